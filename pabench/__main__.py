@@ -1,0 +1,6 @@
+"""``python -m pabench``."""
+
+from pabench.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Page allocators under test, and the reference model they are compared with."""

@@ -1,0 +1,1 @@
+"""Attention backends under test: our own kernels and adapters."""

@@ -1,0 +1,109 @@
+"""The protocol of an attention backend, and what it declares about itself.
+
+A backend plans (uploads, converts, chooses a grid) and runs; the two are apart so that a benchmark can time
+the second alone.  Results stay on the backend's device until ``fetch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pabench.device.base import Device
+from pabench.problem.case import Case
+from pabench.problem.dtypes import Array
+from pabench.problem.pool import KvPool
+from pabench.problem.profile import ComputeProfile
+from pabench.problem.tensors import Tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a backend can do.  ``why_not`` turns it into a reason for a case it cannot.
+
+    Attributes:
+        dtypes: storage types it takes.
+        devices: device names it runs on; empty for a backend that does not launch through a pabench device.
+        operations: subset of ``decode``, ``prefill``, ``append``.
+        kv_layouts: subset of ``NHD``, ``HND``.
+        interleaved: whether it takes strided views of K and V in one pool.
+        lse: whether it returns the log-sum-exp.
+        max_head_dim: largest head dimension.
+        rule: any further condition on a case; returns the reason why not, or None.
+    """
+
+    dtypes: frozenset[str]
+    devices: frozenset[str] = frozenset()
+    operations: frozenset[str] = frozenset({"decode"})
+    kv_layouts: frozenset[str] = frozenset({"NHD", "HND"})
+    interleaved: bool = True
+    lse: bool = True
+    max_head_dim: int = 1024
+    rule: Callable[[Case], str | None] | None = None
+
+    def why_not(self, case: Case) -> str | None:
+        """Return why ``case`` is unsupported, or None when it is supported."""
+        problem = case.problem
+        operation = "decode" if case.batch.is_decode else "prefill"
+        if operation not in self.operations:
+            return f"no {operation}"
+        if problem.dtype not in self.dtypes:
+            return f"no dtype {problem.dtype}"
+        if case.kv_layout not in self.kv_layouts:
+            return f"no {case.kv_layout} layout"
+        if case.interleaved and not self.interleaved:
+            return "no strided views of K and V"
+        if problem.head_dim > self.max_head_dim:
+            return f"head_dim {problem.head_dim} is above {self.max_head_dim}"
+        return self.rule(case) if self.rule else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AttentionOutput:
+    """Result on the host.
+
+    Attributes:
+        out: ``(num_query_tokens, num_qo_heads, head_dim)``, storage dtype of the case.
+        lse: ``(num_query_tokens, num_qo_heads)`` float32, natural log, or None when not offered.
+    """
+
+    out: Array
+    lse: Array | None
+
+
+class Backend(Protocol):
+    """Something that computes attention over a paged cache."""
+
+    name: str
+    capabilities: Capabilities
+    profile: ComputeProfile
+
+    def plan(self, tensors: Tensors) -> Any:
+        """Upload and convert ``tensors``, choose the launch; everything that is not the computation."""
+
+    def run(self, plan: Any) -> None:
+        """Compute; may be called again with the same plan."""
+
+    def fetch(self, plan: Any) -> AttentionOutput:
+        """Wait for ``run`` and return its result."""
+
+    def append(self, pool: KvPool, keys: Array, values: Array, slot_mapping: Array) -> Array:
+        """Write tokens into the cache and return the new storage array, on the host.
+
+        Args:
+            pool: cache before; must stay as it is.
+            keys: ``(num_tokens, num_kv_heads, head_dim)``, storage dtype.
+            values: like ``keys``.
+            slot_mapping: ``(num_tokens,) int64``, slot of each token (page * page_size + offset), -1 to skip.
+        """
+
+
+BackendFactory = Callable[[Device], Backend]
+
+
+def attend(backend: Backend, tensors: Tensors) -> AttentionOutput:
+    """Plan, run and fetch in one call."""
+    plan = backend.plan(tensors)
+    backend.run(plan)
+    return backend.fetch(plan)

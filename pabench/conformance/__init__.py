@@ -1,0 +1,1 @@
+"""Checks of backends and allocators, and the runner of the conformance suite."""

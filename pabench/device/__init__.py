@@ -1,0 +1,1 @@
+"""Devices: memory, compile, launch; CUDA hardware and its emulation behind one protocol."""

@@ -1,0 +1,80 @@
+"""The protocol of a device: memory, compile, launch, synchronise.
+
+Two implementations: ``cuda`` (CuPy) and ``emulated`` (the same sources as C++ on the host).  Arrays of a
+device are numpy arrays or arrays of a library with numpy's slicing and ``dtype``; nothing here knows what
+attention is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pabench.problem.dtypes import Array
+
+Dim3 = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelSource:
+    """One kernel file and the macros that fix its compile-time shape.
+
+    Attributes:
+        path: the ``.cu`` file.
+        defines: macro name to value, for instance ``{"PAB_HEAD_DIM": "128"}``.
+        include_dir: root of the headers, the ``kernels_cuda`` folder.
+    """
+
+    path: Path
+    include_dir: Path
+    defines: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Grid, block, bytes of dynamic shared memory and arguments of one kernel launch.
+
+    Arguments are device arrays or numpy scalars whose type is the parameter's (``np.int32(3)``).
+    """
+
+    entry: str
+    grid: Dim3
+    block: Dim3
+    args: Sequence[Any]
+    shared_bytes: int = 0
+
+
+class Module(Protocol):
+    """A compiled kernel file."""
+
+    def launch(self, launch: Launch) -> None:
+        """Run one kernel; raises ``LaunchError`` or ``DeviceFault``."""
+
+
+class Device(Protocol):
+    """A place where kernels run."""
+
+    name: str
+    description: str
+
+    def to_device(self, array: Array) -> Any:
+        """Return ``array`` as device memory; it may share memory with ``array``, so neither is written."""
+
+    def to_host(self, array: Any) -> Array:
+        """Return a numpy copy of a device array."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Return new device memory with every byte 0xFF, which is NaN in every floating type."""
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Return new device memory of zeros."""
+
+    def load(self, source: KernelSource) -> Module:
+        """Compile ``source`` or fetch it from the cache; raises ``CompileError``."""
+
+    def synchronize(self) -> None:
+        """Wait until all launches have finished."""

@@ -1,0 +1,1 @@
+"""Launch plans of pabench's own kernels: pure functions from a problem to grid, block and arguments."""

@@ -1,0 +1,1 @@
+"""Dense float64 truth, per-element error bound, verdicts, traffic."""

@@ -1,0 +1,23 @@
+"""What is asked: problems, batches, page layouts, input families, cases (numpy only, no device, no files)."""
+
+from pabench.problem.batch import Batch
+from pabench.problem.case import Case, case_from_dict
+from pabench.problem.layout import CsrTable, PageLayout, layout_from_csr
+from pabench.problem.pool import KvPool
+from pabench.problem.problem import Problem
+from pabench.problem.profile import ComputeProfile
+from pabench.problem.tensors import Tensors, build_tensors
+
+__all__ = [
+    "Batch",
+    "Case",
+    "ComputeProfile",
+    "CsrTable",
+    "KvPool",
+    "PageLayout",
+    "Problem",
+    "Tensors",
+    "build_tensors",
+    "case_from_dict",
+    "layout_from_csr",
+]

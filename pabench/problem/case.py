@@ -1,0 +1,94 @@
+"""A case: everything that determines one judged computation, small enough for a line of JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pabench.errors import InvalidCase, UnknownName
+from pabench.problem.batch import Batch
+from pabench.problem.checks import one_of, whole_number
+from pabench.problem.families import FAMILIES
+from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
+from pabench.problem.pool import KV_LAYOUTS
+from pabench.problem.problem import Problem
+
+CASE_SCHEMA = 1
+POISONS = ("zero", "nan", "inf", "huge")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A problem, a batch, a layout, an input family and a seed.
+
+    Attributes:
+        family: input family, see ``families.py``.
+        poison: what fills every slot that no query may read: ``zero``, ``nan``, ``inf`` or ``huge`` (the
+            largest finite value).
+        placement: physical order of the pages, see ``placement.py``.
+        tail: what the unused block-table entries hold.
+        spare_pages: pages of the pool that no sequence uses.
+        seed: drives every random choice of the tensors, but neither lengths nor shapes.
+    """
+
+    problem: Problem
+    batch: Batch
+    kv_layout: str = "NHD"
+    interleaved: bool = False
+    family: str = "normal"
+    poison: str = "zero"
+    placement: str = "shuffled"
+    tail: str = "minus-one"
+    spare_pages: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
+        one_of("poison", self.poison, POISONS)
+        one_of("placement", self.placement, PLACEMENTS)
+        one_of("tail", self.tail, TABLE_TAILS)
+        if self.family not in FAMILIES:
+            raise UnknownName("input family", str(self.family), FAMILIES)
+        whole_number("spare_pages", self.spare_pages, low=0)
+        whole_number("seed", self.seed, low=0, high=2**64 - 1)
+
+    @property
+    def id(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON: equal cases have equal ids."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the case as plain JSON values; ``case_from_dict`` reads them back."""
+        return {
+            "schema": CASE_SCHEMA,
+            "problem": self.problem.to_dict(),
+            "kv_lens": list(self.batch.kv_lens),
+            "q_lens": list(self.batch.query_lens),
+            "kv_layout": self.kv_layout,
+            "interleaved": self.interleaved,
+            "family": self.family,
+            "poison": self.poison,
+            "placement": self.placement,
+            "tail": self.tail,
+            "spare_pages": self.spare_pages,
+            "seed": self.seed,
+        }
+
+
+def case_from_dict(data: Any) -> Case:
+    """Read ``Case.to_dict`` back; raises ``InvalidCase`` naming the field that is missing, extra or wrong."""
+    if not isinstance(data, dict):
+        raise InvalidCase("case", data, "must be a JSON object")
+    if data.get("schema") != CASE_SCHEMA:
+        raise InvalidCase("case.schema", data.get("schema"), f"this version reads schema {CASE_SCHEMA}")
+    fields = {key: value for key, value in data.items() if key != "schema"}
+    try:
+        problem = Problem(**fields.pop("problem"))
+        batch = Batch(kv_lens=fields.pop("kv_lens"), q_lens=fields.pop("q_lens"))
+        return Case(problem=problem, batch=batch, **fields)
+    except KeyError as missing:
+        raise InvalidCase("case", sorted(data), f"has no field {missing}") from None
+    except TypeError as error:
+        raise InvalidCase("case", sorted(data), str(error).split(") ", 1)[-1]) from None

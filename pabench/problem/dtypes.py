@@ -1,0 +1,95 @@
+"""The storage types of a KV cache, and exact conversion between them and float64.
+
+numpy has no bfloat16, so bfloat16 arrays are carried as their bits in uint16: ``DType.storage`` is the
+numpy type of the array, ``encode`` and ``decode`` translate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pabench.errors import UnknownName
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DType:
+    """A floating-point storage type.
+
+    Attributes:
+        unit_roundoff: half the distance from 1 to the next number, so that rounding to nearest errs by at
+            most ``unit_roundoff * abs(x)`` in the normal range.
+        half_subnormal: half the smallest subnormal, the error of rounding below the normal range.
+        maximum: the largest finite value.
+    """
+
+    name: str
+    storage: np.dtype[Any]
+    unit_roundoff: float
+    half_subnormal: float
+    maximum: float
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return int(self.storage.itemsize)
+
+
+FLOAT32 = DType(
+    name="float32",
+    storage=np.dtype(np.float32),
+    unit_roundoff=2.0**-24,
+    half_subnormal=2.0**-150,
+    maximum=float(np.finfo(np.float32).max),
+)
+FLOAT16 = DType(
+    name="float16",
+    storage=np.dtype(np.float16),
+    unit_roundoff=2.0**-11,
+    half_subnormal=2.0**-25,
+    maximum=65504.0,
+)
+BFLOAT16 = DType(
+    name="bfloat16",
+    storage=np.dtype(np.uint16),
+    unit_roundoff=2.0**-8,
+    half_subnormal=2.0**-134,
+    maximum=(2.0 - 2.0**-7) * 2.0**127,
+)
+
+DTYPES = {dtype.name: dtype for dtype in (FLOAT32, FLOAT16, BFLOAT16)}
+
+
+def dtype_by_name(name: str) -> DType:
+    """Return the storage type called ``name``; raises ``UnknownName`` with the nearest name."""
+    try:
+        return DTYPES[name]
+    except (KeyError, TypeError):
+        raise UnknownName("dtype", str(name), DTYPES) from None
+
+
+def encode(values: Array, dtype: DType) -> Array:
+    """Round ``values`` (any float type, any shape) to ``dtype``, nearest even; returns ``dtype.storage``.
+
+    Values beyond the largest finite one become infinities, NaN stays NaN.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = np.asarray(values, dtype=np.float32)
+        if dtype is not BFLOAT16:
+            return single.astype(dtype.storage)
+    bits = single.view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
+    quiet_nan = (bits >> 16) | 0x40
+    return np.where(np.isnan(single), quiet_nan, rounded).astype(np.uint16)
+
+
+def decode(stored: Array, dtype: DType) -> Array:
+    """Return ``stored`` (of ``dtype.storage``) as float64, exactly."""
+    if dtype is BFLOAT16:
+        widened = np.asarray(stored, dtype=np.uint16).astype(np.uint32) << 16
+        return widened.view(np.float32).astype(np.float64)
+    return np.asarray(stored).astype(np.float64)

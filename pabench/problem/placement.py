@@ -1,0 +1,75 @@
+"""Where the pages of a batch lie in the pool, and what stands in the unused entries of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pabench.problem.checks import INT32_MAX, one_of, whole_number
+from pabench.problem.dtypes import Array
+from pabench.problem.layout import PageLayout, pages_needed
+
+PLACEMENTS = ("identity", "shuffled", "reversed", "high")
+TABLE_TAILS = ("zero", "minus-one", "int-max", "out-of-pool", "foreign")
+
+HIGH_PAGE_BASE = 2**16
+"""``high`` placement spreads ids on both sides of this one, where a 16-bit page id wraps."""
+
+
+def place_pages(
+    kv_lens: Sequence[int],
+    page_size: int,
+    *,
+    placement: str = "shuffled",
+    spare_pages: int = 0,
+    tail: str = "minus-one",
+    tail_columns: int = 1,
+    rng: np.random.Generator,
+) -> PageLayout:
+    """Give each sequence its pages and return the padded table.
+
+    Args:
+        kv_lens: tokens of each sequence.
+        page_size: tokens of one page.
+        placement: ``identity`` (in order of use), ``shuffled``, ``reversed``, or ``high`` (shuffled, with
+            ids around and above 65,536, so that an id cut to 16 bits lands on a page of no sequence).
+        spare_pages: pages of the pool that no sequence uses.
+        tail: what the unused entries hold; ``foreign`` means pages of other sequences.
+        tail_columns: columns beyond the widest row.
+        rng: source of the shuffles.
+    """
+    one_of("placement", placement, PLACEMENTS)
+    one_of("tail", tail, TABLE_TAILS)
+    whole_number("spare_pages", spare_pages, low=0)
+    counts = [pages_needed(n, page_size) for n in kv_lens]
+    total = sum(counts)
+    num_pages = total + spare_pages
+    if placement == "high":
+        num_pages = HIGH_PAGE_BASE + max(num_pages, 8)
+        low_ids = total // 8
+        high_ids = HIGH_PAGE_BASE + rng.permutation(num_pages - HIGH_PAGE_BASE)[: total - low_ids]
+        ids = np.concatenate([HIGH_PAGE_BASE - 1 - np.arange(low_ids), high_ids])
+        rng.shuffle(ids)
+    elif placement == "shuffled":
+        ids = rng.permutation(num_pages)[:total]
+    else:
+        ids = np.arange(total)
+        if placement == "reversed":
+            ids = num_pages - 1 - ids
+    width = max(counts, default=0) + tail_columns
+    table = _tail_values(tail, (len(counts), width), ids, num_pages, rng)
+    start = 0
+    for row, count in enumerate(counts):
+        table[row, :count] = ids[start : start + count]
+        start += count
+    return PageLayout(page_size=page_size, num_pages=num_pages, block_table=table)
+
+
+def _tail_values(
+    tail: str, shape: tuple[int, int], ids: Array, num_pages: int, rng: np.random.Generator
+) -> Array:
+    if tail == "foreign" and ids.size:
+        return rng.choice(ids, size=shape).astype(np.int32)
+    value = {"zero": 0, "minus-one": -1, "int-max": INT32_MAX, "out-of-pool": num_pages, "foreign": -1}[tail]
+    return np.full(shape, value, dtype=np.int32)

@@ -1,0 +1,37 @@
+"""What a backend declares about its arithmetic; the error bound is computed from this declaration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pabench.problem.checks import finite_number, one_of
+from pabench.problem.dtypes import dtype_by_name
+
+ACCUMULATIONS = ("blocked", "serial")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeProfile:
+    """Where a kernel rounds.  A profile that promises more than the kernel does is caught.
+
+    Attributes:
+        p_dtype: type of the softmax weights as operand of the second product.
+        partial_dtype: type of stored partial outputs when the keys are split; ``None`` if there are none.
+        kv_dtype: type that keys and values are converted into before use; ``None`` if used as stored.
+        accumulation: ``blocked`` when sums run over lanes or tiles of at least 32 terms, so that error chains
+            have about ``32 + n / 32`` links; ``serial`` when one running sum takes all n terms.
+        tanh_error: absolute error of a fast tanh, 0 when none is used.
+    """
+
+    p_dtype: str = "float32"
+    partial_dtype: str | None = "float32"
+    kv_dtype: str | None = None
+    accumulation: str = "blocked"
+    tanh_error: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in (self.p_dtype, self.partial_dtype, self.kv_dtype):
+            if name is not None:
+                dtype_by_name(name)
+        one_of("accumulation", self.accumulation, ACCUMULATIONS)
+        finite_number("tanh_error", self.tanh_error, low=0.0)

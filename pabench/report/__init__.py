@@ -1,0 +1,1 @@
+"""Journal to view model to charts to one HTML file."""

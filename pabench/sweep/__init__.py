@@ -1,0 +1,1 @@
+"""Sweeps: grid, cells, journal."""

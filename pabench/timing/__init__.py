@@ -1,0 +1,1 @@
+"""Host clocks, GPU specifications and the roofline model."""

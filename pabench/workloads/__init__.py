@@ -1,0 +1,1 @@
+"""Workloads read from files: shipped quantile tables and request traces."""
