@@ -43,7 +43,7 @@ def finite_number(field: str, value: Any, *, low: float | None = None, high: flo
 
 
 def lengths_tuple(field: str, values: Iterable[Any], *, low: int = 0) -> tuple[int, ...]:
-    """Return ``values`` as a tuple of token counts, each in ``[low, 2**31 - 1]``; errors name the position."""
+    """Return ``values`` as a tuple of token counts, each in ``[low, 2**31)``; errors name the position."""
     try:
         items = list(values)
     except TypeError:

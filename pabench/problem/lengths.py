@@ -84,7 +84,7 @@ def _zipf(p: Mapping[str, float], r: LengthRequest) -> Array:
     """Rank k of 1..max has weight k^-s; inverse of the cumulative weights, exact for any s >= 0."""
     weights = np.arange(1, int(p["max"]) + 1, dtype=np.float64) ** -p["s"]
     cumulative = np.cumsum(weights)
-    return np.searchsorted(cumulative, r.rng.random(r.batch) * cumulative[-1], side="right") + 1
+    return np.asarray(np.searchsorted(cumulative, r.rng.random(r.batch) * cumulative[-1], side="right") + 1)
 
 
 def _bimodal(p: Mapping[str, float], r: LengthRequest) -> Array:

@@ -1,0 +1,99 @@
+"""The ``pabench`` command: a table of commands, each imported only when it is called.
+
+Every error leaves as one line on standard error and the exit code of ``pabench.errors``; a traceback is shown
+only when ``PABENCH_TRACEBACK`` is set.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from pabench import __version__
+from pabench.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, PabenchError, UnknownName
+
+COMMANDS = {
+    "conformance": "Judge a backend against the dense oracle with generated cases.",
+    "sweep": "Run page sizes x length distributions x batches and write a report.",
+    "report": "Render the report of one or more runs.",
+    "replay": "Run a saved failing case again.",
+    "list": "List backends, lengths, families, gpus, ...",
+    "doctor": "Show what this machine offers to pabench.",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports ``pabench.cli.<command>`` when the command is called; ``--help`` imports none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in COMMANDS:
+            raise UnknownName("command", cmd_name, COMMANDS)
+        module = importlib.import_module(f"pabench.cli.{cmd_name}_command")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="pabench")
+def cli() -> None:
+    """Conformance suite and benchmark for paged attention kernels and KV-cache page allocators.
+
+    \b
+    Examples:
+      pabench conformance --profile quick
+      pabench sweep --page-sizes 8,16,32
+
+    \b
+    Exit codes: 0 ok, 1 failure or regression, 2 interrupted, 3 internal error, 4 usage,
+    5 nothing ran, 6 inconclusive, 7 environment refused.
+    """
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; a command returns its own code or None for 0."""
+    try:
+        code = cli.main(args=arguments, prog_name="pabench", standalone_mode=False)
+    except PabenchError as error:
+        return _fail(str(error), error.exit_code, hint=error.hint)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        return _fail(error.format_message(), EXIT_USAGE, hint="pabench COMMAND --help shows the options")
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except Exception as error:
+        if os.environ.get("PABENCH_TRACEBACK"):
+            raise
+        text = f"internal error: {type(error).__name__}: {error}"
+        return _fail(text, EXIT_INTERNAL, hint="PABENCH_TRACEBACK=1 shows the traceback; please report it")
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def main() -> NoReturn:
+    """Entry point of the ``pabench`` script."""
+    sys.exit(run())
+
+
+def _fail(message: str, code: int, *, hint: str | None = None) -> int:
+    line = " ".join(message.split())
+    click.echo(f"pabench: {line}" + (f" ({hint})" if hint else ""), err=True)
+    return code
