@@ -28,7 +28,13 @@ TABLE = [
 
 @pytest.mark.parametrize(("page_size", "pages", "slots", "waste", "internal", "gain", "fill"), TABLE)
 def test_memory_exact_figures(
-    page_size: int, pages: tuple[int, ...], slots: int, waste: int, internal: F, gain: F, fill: tuple[int, ...]
+    page_size: int,
+    pages: tuple[int, ...],
+    slots: int,
+    waste: int,
+    internal: F,
+    gain: F,
+    fill: tuple[int, ...],
 ) -> None:
     figures = memory_figures(LENGTHS, page_size)
     assert (figures.num_pages, figures.slots, figures.tokens) == (sum(pages), slots, 1408)
