@@ -11,9 +11,11 @@ from pabench.backends.base import AttentionOutput, Backend, attend
 from pabench.conformance.outcome import PASSED, Outcome, failed
 from pabench.device.base import Device
 from pabench.errors import UsageError
+from pabench.oracle.reference import Truth, truth
 from pabench.oracle.verdict import judge
-from pabench.problem.case import Case
+from pabench.problem.case import POISONS, Case
 from pabench.problem.dtypes import Array
+from pabench.problem.placement import TABLE_TAILS
 from pabench.problem.tensors import Tensors, build_tensors
 
 
@@ -30,65 +32,30 @@ def check_decode(case: Case, backend: Backend, device: Device) -> Outcome:
 
 def check_poison(case: Case, backend: Backend, device: Device) -> Outcome:
     """What stands in slots that no query may read changes no bit of the output."""
-    first = None
-    for poison in ("zero", "nan", "inf", "huge"):
-        tensors = build_tensors(replace(case, poison=poison))
-        output = attend(backend, tensors)
-        outcome = _judged(tensors, output, backend)
-        if not outcome.passed:
-            return replace(outcome, text=f"with {poison} in dead slots: {outcome.text}")
-        first = first or output
-        difference = _difference(case, output, first)
-        if difference:
-            return failed(f"{poison} instead of zero in dead slots changes {difference}")
-    return PASSED
+    variants = {f"{poison} in dead slots": replace(case, poison=poison) for poison in POISONS}
+    return _all_alike(case, variants, backend)
 
 
 def check_table_tail(case: Case, backend: Backend, device: Device) -> Outcome:
     """Unused block-table entries, and spare columns, change no bit of the output."""
-    first = None
-    for tail in ("zero", "minus-one", "int-max", "out-of-pool", "foreign"):
-        output = attend(backend, build_tensors(replace(case, tail=tail)))
-        first = first or output
-        difference = _difference(case, output, first)
-        if difference:
-            return failed(f"{tail} instead of zero in unused table entries changes {difference}")
-    return _judged(build_tensors(case), first, backend) if first else PASSED
+    variants = {f"{tail} in unused table entries": replace(case, tail=tail) for tail in TABLE_TAILS}
+    return _all_alike(case, variants, backend)
 
 
 def check_placement(case: Case, backend: Backend, device: Device) -> Outcome:
     """Where the pages lie in the pool changes no bit of the output."""
-    first = None
-    for placement in ("identity", "shuffled", "reversed"):
-        tensors = build_tensors(replace(case, placement=placement))
-        output = attend(backend, tensors)
-        outcome = _judged(tensors, output, backend)
-        if not outcome.passed:
-            return replace(outcome, text=f"{placement} pages: {outcome.text}")
-        first = first or output
-        difference = _difference(case, output, first)
-        if difference:
-            return failed(f"{placement} instead of identity placement changes {difference}")
-    return PASSED
+    placements = ("identity", "shuffled", "reversed")
+    variants = {f"{placement} pages": replace(case, placement=placement) for placement in placements}
+    return _all_alike(case, variants, backend)
 
 
 def check_views(case: Case, backend: Backend, device: Device) -> Outcome:
     """Strided views of K and V in one pool give the bits of two contiguous arrays."""
-    first = None
-    for interleaved in (False, True):
-        variant = replace(case, interleaved=interleaved)
-        if backend.capabilities.why_not(variant):
-            return PASSED
-        tensors = build_tensors(variant)
-        output = attend(backend, tensors)
-        outcome = _judged(tensors, output, backend)
-        if not outcome.passed:
-            return outcome
-        first = first or output
-        difference = _difference(case, output, first)
-        if difference:
-            return failed(f"interleaving K and V changes {difference}")
-    return PASSED
+    variants = {
+        "K and V in two arrays": replace(case, interleaved=False),
+        "K and V interleaved in one pool": replace(case, interleaved=True),
+    }
+    return _all_alike(case, variants, backend)
 
 
 def check_empty(case: Case, backend: Backend, device: Device) -> Outcome:
@@ -164,9 +131,42 @@ def _corruptions(good: Tensors) -> list[tuple[str, Tensors]]:
     return found
 
 
-def _judged(tensors: Tensors, output: AttentionOutput, backend: Backend) -> Outcome:
+def _all_alike(case: Case, variants: dict[str, Case], backend: Backend) -> Outcome:
+    """Judge spellings of one computation: each right, and all with the bits of the first.
+
+    ``variants`` maps what is special about a spelling to the case; all hold the same tokens, so that the
+    truth is computed once.
+    """
+    reference: Truth | None = None
+    first: tuple[str, AttentionOutput] | None = None
+    worst = 0.0
+    for words, variant in variants.items():
+        if backend.capabilities.why_not(variant):
+            continue
+        tensors = build_tensors(variant)
+        reference = reference or truth(tensors, backend.profile)
+        output = attend(backend, tensors)
+        outcome = _judged(tensors, output, backend, reference=reference)
+        if not outcome.passed:
+            return replace(outcome, text=f"with {words}: {outcome.text}")
+        worst = max(worst, outcome.max_ratio or 0.0)
+        first = first or (words, output)
+        difference = _difference(case, output, first[1])
+        if difference:
+            return failed(f"{words} instead of {first[0]} changes {difference}")
+    return replace(PASSED, max_ratio=worst)
+
+
+def _judged(
+    tensors: Tensors, output: AttentionOutput, backend: Backend, *, reference: Truth | None = None
+) -> Outcome:
     verdict = judge(
-        tensors, output.out, output.lse, backend.profile, allow_missing_lse=not backend.capabilities.lse
+        tensors,
+        output.out,
+        output.lse,
+        backend.profile,
+        reference=reference,
+        allow_missing_lse=not backend.capabilities.lse,
     )
     return Outcome(passed=verdict.passed, text=verdict.text, max_ratio=verdict.max_ratio)
 
