@@ -178,7 +178,7 @@ def parse_lengths(text: str, families: Mapping[str, LengthFamily] = SYNTHETIC) -
         if key not in parameters:
             raise UnknownName(f"parameter of {name}", key, family.defaults)
         parameters[key] = _parameter(family, key, value)
-    shown = ",".join(f"{key}={value:g}" for key, value in parameters.items())
+    shown = ",".join(f"{key}={value:.15g}" for key, value in parameters.items())
     return LengthSpec(text=f"{name}:{shown}" if shown else name, family=family, parameters=parameters)
 
 
