@@ -49,10 +49,13 @@ class Case:
         one_of("poison", self.poison, POISONS)
         one_of("placement", self.placement, PLACEMENTS)
         one_of("tail", self.tail, TABLE_TAILS)
-        if self.family not in FAMILIES:
+        if not isinstance(self.interleaved, bool):
+            raise InvalidCase("interleaved", self.interleaved, "must be true or false")
+        if not isinstance(self.family, str) or self.family not in FAMILIES:
             raise UnknownName("input family", str(self.family), FAMILIES)
-        whole_number("spare_pages", self.spare_pages, low=0)
-        whole_number("seed", self.seed, low=0, high=2**64 - 1)
+        # stored as plain integers, so that a case built with numpy's writes the same JSON
+        object.__setattr__(self, "spare_pages", whole_number("spare_pages", self.spare_pages, low=0))
+        object.__setattr__(self, "seed", whole_number("seed", self.seed, low=0, high=2**64 - 1))
 
     @property
     def id(self) -> str:
