@@ -1,1 +1,1 @@
-"""Dense float64 truth, per-element error bound, verdicts, traffic."""
+"""Dense float64 truth, error bound, verdict and traffic."""

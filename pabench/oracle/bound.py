@@ -1,0 +1,162 @@
+"""The error bound T: how far a right kernel with a declared arithmetic may be from the float64 truth.
+
+For one query row with logits ``s_j``, softmax weights ``p_j``, values ``v_jd`` and output ``o_d``:
+
+* ``G_j = |sm_scale| * sum_d |q_d k_jd|``, the size of the terms of a logit; ``A_d = sum_j p_j |v_jd|``, of an
+  output; ``l = sum_j exp(s_j - max s)``;
+* ``E_j``, the error of a logit and its exponential (``logit_error``);
+* ``T_d`` (``output_bound``) and ``T_lse`` (``lse_bound``).
+
+The terms are first-order rounding analysis (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3);
+``docs/mathematics.md`` derives each.  There is no factor to tune: a right kernel that breaks T means that a
+term is missing here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pabench.problem.dtypes import FLOAT32, DType, dtype_by_name
+from pabench.problem.profile import ComputeProfile
+
+U32 = FLOAT32.unit_roundoff
+LANES = 32
+"""Blocked sums run over at least this many lanes or tile rows."""
+FLUSH = 2.0**-126
+"""Smallest normal float32; fast exponentials flush results below it to zero."""
+EXP_CAP = 700.0
+"""Exponents are cut here, so that a hopeless bound is a huge number and not infinity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """Unit roundoffs ``u_*`` and underflow errors ``eta_*`` of one profile and storage type.
+
+    Suffixes: ``p`` softmax weights as an operand, ``t`` stored partial outputs, ``k`` keys and values after
+    conversion, ``o`` the output.  A rounding that does not take place has 0.
+    """
+
+    u_p: float
+    eta_p: float
+    u_t: float
+    eta_t: float
+    u_k: float
+    eta_k: float
+    u_o: float
+    eta_o: float
+    blocked: bool
+    tanh_error: float
+
+    def chain(self, terms: Tensor, extra: int) -> Tensor:
+        """Return the links of the longest rounding chain L of a float32 sum of ``terms`` terms.
+
+        Blocked sums: ``min(terms, 32) + terms / 32 + extra``; serial ones: ``terms + extra``.
+        """
+        if not self.blocked:
+            return terms + extra
+        return torch.clamp(terms, max=LANES) + terms / LANES + extra
+
+
+def rounding_of(profile: ComputeProfile, storage: DType) -> Rounding:
+    """Return the rounding constants of a kernel that declares ``profile`` on ``storage`` operands."""
+    weights = dtype_by_name(profile.p_dtype)
+    partial = dtype_by_name(profile.partial_dtype) if profile.partial_dtype else None
+    kv = dtype_by_name(profile.kv_dtype) if profile.kv_dtype else storage
+    exact = kv is storage or kv is FLOAT32
+    return Rounding(
+        u_p=weights.unit_roundoff,
+        eta_p=max(weights.half_subnormal, FLUSH),
+        u_t=partial.unit_roundoff if partial else 0.0,
+        eta_t=partial.half_subnormal if partial else 0.0,
+        u_k=0.0 if exact else kv.unit_roundoff,
+        eta_k=0.0 if exact else kv.half_subnormal,
+        u_o=storage.unit_roundoff,
+        eta_o=storage.half_subnormal,
+        blocked=profile.accumulation == "blocked",
+        tanh_error=profile.tanh_error,
+    )
+
+
+def logit_error(
+    logits: Tensor,
+    sizes: Tensor,
+    maximum: Tensor,
+    underflow: Tensor,
+    rounding: Rounding,
+    *,
+    head_dim: int,
+    soft_cap: float = 0.0,
+) -> Tensor:
+    """Return ``E_j``, the error of each logit and of its exponential.
+
+    ``E_j = 2 L_qk u32 G_j + u_k G_j + u32 (6 + 2 min(|s_j - max s|, 200)) + 2 u32 |s_j|``, plus the
+    underflow of converted keys and ``tanh_error * soft_cap``.
+
+    Args:
+        logits: ``s_j``.
+        sizes: ``G_j``, same shape.
+        maximum: ``max s`` of the row, broadcastable.
+        underflow: ``|sm_scale| * sum_d |q_d|``, broadcastable: what an absolute error of the keys becomes.
+        rounding: the constants.
+        head_dim: terms of the dot product.
+        soft_cap: cap of a tanh on the logits, 0 for none.
+    """
+    chain = float(rounding.chain(torch.tensor(float(head_dim)), 3))
+    below = (logits - maximum).abs_().clamp_(max=200.0)
+    error = sizes * (2.0 * chain * U32 + rounding.u_k)
+    error += below.mul_(2.0).add_(6.0).mul_(U32)
+    error += logits.abs().mul_(2.0 * U32)
+    if rounding.eta_k:
+        error += rounding.eta_k * underflow
+    return error.add_(rounding.tanh_error * soft_cap)
+
+
+def logit_weight(relative: Tensor, error: Tensor) -> Tensor:
+    """Return ``p_j (exp(E_j) - 1)`` from ``relative = s_j - lse`` and ``E_j``, without overflow."""
+    return torch.where(
+        relative + error < EXP_CAP,
+        torch.exp(relative) * torch.expm1(error.clamp(max=EXP_CAP)),
+        torch.full_like(relative, EXP_CAP).exp_(),
+    )
+
+
+def output_bound(
+    *, logit_sum: Tensor, a: Tensor, v_sum: Tensor, l: Tensor, o: Tensor, n: Tensor, rounding: Rounding
+) -> Tensor:
+    """Return ``T_d``, the bound on the absolute error of each output.
+
+    ``T_d = sum_j p_j (exp(E_j) - 1) |v_jd - o_d| + (u_p + u_t + u_k + 2 L_pv u32) A_d
+    + eta_p sum_j |v_jd| / l + eta_t + eta_k + u_o |o_d| + eta_o``.
+
+    Args:
+        logit_sum: the first term, ``(..., head_dim)``.
+        a: ``A_d``, same shape.
+        v_sum: ``sum_j |v_jd|``, same shape.
+        l: ``(..., 1)``.
+        o: ``o_d``, same shape.
+        n: keys the row sees, ``(..., 1)``.
+        rounding: the constants.
+    """
+    chain = rounding.chain(n, 8)
+    relative = rounding.u_p + rounding.u_t + rounding.u_k + 2.0 * U32 * chain
+    absolute = rounding.eta_t + rounding.eta_k + rounding.eta_o
+    return logit_sum + relative * a + rounding.eta_p * v_sum / l + rounding.u_o * o.abs() + absolute
+
+
+def lse_bound(*, weight_sum: Tensor, lse: Tensor, n: Tensor, rounding: Rounding) -> Tensor:
+    """Return ``T_lse = sum_j p_j (exp(E_j) - 1) + (2 L_pv + 8) u32 + 2 u32 |lse| + eta32``.
+
+    ``exp(E_j) - 1`` is ``E_j`` to first order and also covers errors that are not small.  The terms in
+    ``lse`` hold the addition ``max + log l`` and the final rounding to the float32 output.
+
+    Args:
+        weight_sum: the first term.
+        lse: natural-log LSE, same shape.
+        n: keys the row sees, same shape.
+        rounding: the constants.
+    """
+    chain = rounding.chain(n, 8)
+    return weight_sum + (2.0 * chain + 8.0) * U32 + 2.0 * U32 * lse.abs() + FLOAT32.half_subnormal

@@ -1,0 +1,80 @@
+"""Reads stored tokens through the block table and widens them to float64, exactly.
+
+The judge's own way to the data: page by page, with Python integers as page ids, so that no width of an
+integer can wrap.  It shares no code with what writes the cache nor with any backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pabench.errors import InvalidCase
+from pabench.problem.dtypes import Array, DType
+from pabench.problem.tensors import Tensors
+
+
+def to_float64(stored: Array, dtype: DType) -> Array:
+    """Return the numbers that ``stored`` (of ``dtype.storage``) stands for, as float64 of the same shape."""
+    if dtype.name == "bfloat16":
+        # a bfloat16 is the upper half of a float32
+        wide = np.zeros((*stored.shape, 2), dtype="<u2")
+        wide[..., 1] = stored
+        numbers: Array = wide.view("<f4")[..., 0].astype(np.float64)
+        return numbers
+    return np.asarray(stored, dtype=np.float64)
+
+
+def gather_tokens(
+    tensors: Tensors, sequence: int, kind: str, start: int, stop: int, *, head: int | None = None
+) -> Array:
+    """Return the keys (``kind="k"``) or values (``"v"``) of tokens ``start..stop-1`` of one sequence.
+
+    Args:
+        tensors: the case's arrays; only the pages of these tokens are touched.
+        sequence: row of the block table.
+        kind: ``k`` or ``v``.
+        start: first logical token.
+        stop: one past the last logical token; the table must cover it.
+        head: one KV head, or all of them.
+
+    Returns:
+        float64 ``(stop - start, num_kv_heads, head_dim)``, or ``(stop - start, head_dim)`` with ``head``.
+
+    Raises:
+        InvalidCase: the table is too narrow or names a page outside the pool.
+    """
+    page_size = tensors.case.problem.page_size
+    row = tensors.layout.block_table[sequence]
+    need = -(-stop // page_size)
+    if need > row.size:
+        rule = f"token {stop - 1} of sequence {sequence} needs {need} pages of {page_size}"
+        raise InvalidCase("block_table width", int(row.size), rule)
+    return gather_pages(tensors, row[:need].tolist(), kind, start, stop, head=head)
+
+
+def gather_pages(
+    tensors: Tensors, pages: Sequence[int], kind: str, start: int, stop: int, *, head: int | None = None
+) -> Array:
+    """Like ``gather_tokens`` with the physical pages given, in logical order."""
+    pool, problem = tensors.pool, tensors.case.problem
+    view: Any = pool.k if kind == "k" else pool.v
+    token_axis = 0 if pool.kv_layout == "NHD" else 1
+    page_size, num_pages = problem.page_size, int(view.shape[0])
+    heads = problem.num_kv_heads if head is None else 1
+    stored = np.empty((max(0, stop - start), heads, problem.head_dim), dtype=view.dtype)
+    at = start
+    while at < stop:
+        logical, offset = divmod(at, page_size)
+        count = min(page_size - offset, stop - at)
+        page = int(pages[logical])
+        if not 0 <= page < num_pages:
+            rule = f"logical page {logical} must be a page of the pool, 0 to {num_pages - 1}"
+            raise InvalidCase("page id", page, rule)
+        slots = view[page].swapaxes(0, token_axis)[offset : offset + count]
+        stored[at - start : at - start + count] = slots if head is None else slots[:, head : head + 1]
+        at += count
+    numbers = to_float64(stored, problem.storage)
+    return numbers if head is None else numbers[:, 0]

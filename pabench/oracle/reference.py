@@ -1,0 +1,230 @@
+"""The truth: dense attention in float64 on the stored values, with the bound of every element.
+
+Two passes over the keys, in blocks.  The first is the online softmax (Milakov and Gimelshein, 2018) in
+float64 and gives output and LSE; the second, knowing them, sums the terms of the bound.  Nothing is ever held
+for a whole long sequence but its output rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pabench.errors import InvalidCase
+from pabench.oracle.bound import Rounding, logit_error, logit_weight, lse_bound, output_bound, rounding_of
+from pabench.oracle.gather import gather_tokens, to_float64
+from pabench.problem.dtypes import Array
+from pabench.problem.profile import ComputeProfile
+from pabench.problem.tensors import Tensors
+
+BLOCK_ELEMENTS = 2**22
+"""Elements of the largest float64 temporary: 32 MiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Truth:
+    """What a right kernel computes, and how far it may be off.
+
+    Attributes:
+        out: ``(rows, num_qo_heads, head_dim)`` float64.
+        lse: ``(rows, num_qo_heads)`` float64, natural log; -inf for a row that sees no key.
+        out_bound: like ``out``, the largest absolute error; 0 for a row that sees no key.
+        lse_bound: like ``lse``.
+    """
+
+    out: Array
+    lse: Array
+    out_bound: Array
+    lse_bound: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Rows:
+    """Query rows of one sequence, heads by rows: ``q (Hk, R, D)`` and the keys each row sees, ``(R,)``."""
+
+    q: Tensor
+    limits: Tensor
+    scale: float
+
+
+_Blocks = Callable[[], Iterable[tuple[int, Tensor, Tensor]]]
+"""Yields ``start, keys (Hk, D, C), values (Hk, C, D)``; called once for each pass."""
+
+
+def visible_keys(q_len: int, kv_len: int, *, causal: bool) -> Array:
+    """Return how many keys each of ``q_len`` rows sees, int64 ``(q_len,)``.
+
+    Causal masks align at the bottom right: row i sees keys ``0 .. kv_len - q_len + i``, none if that is < 0.
+    """
+    if not causal:
+        return np.full(q_len, kv_len, dtype=np.int64)
+    return np.clip(kv_len - q_len + 1 + np.arange(q_len, dtype=np.int64), 0, kv_len)
+
+
+def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
+    """Return output, natural-log LSE and their bounds for every query row of ``tensors``.
+
+    Args:
+        tensors: the stored arrays; slots that no query row may read are not looked at.
+        profile: what the judged kernel declares about its arithmetic.
+
+    Raises:
+        InvalidCase: the arrays do not fit one another.
+    """
+    problem = tensors.case.problem
+    check_tensors(tensors)
+    rounding = rounding_of(profile, problem.storage)
+    group, head_dim, kv_heads = problem.group_size, problem.head_dim, problem.num_kv_heads
+    rows = tensors.q.shape[0]
+    out = np.zeros((rows, problem.num_qo_heads, head_dim))
+    out_bound = np.zeros_like(out)
+    lse = np.full((rows, problem.num_qo_heads), -math.inf)
+    lse_bounds = np.zeros_like(lse)
+    queries = to_float64(tensors.q, problem.storage)
+
+    def fill(sequence: int, first: int, last: int, limits: Array) -> None:
+        """Compute rows ``first..last-1``, all of ``sequence``."""
+        count = last - first
+        q = queries[first:last].reshape(count, kv_heads, group, head_dim).transpose(1, 0, 2, 3)
+        part = _Rows(
+            q=torch.from_numpy(q.reshape(kv_heads, count * group, head_dim)),
+            limits=torch.from_numpy(np.repeat(limits, group)),
+            scale=problem.scale,
+        )
+        blocks = _block_reader(tensors, sequence, int(limits.max()))
+        found = _attend(part, blocks, rounding)
+        if count > 1 and not bool(torch.isfinite(found[0]).all()):
+            # a NaN that one row sees must not reach the others, for which it is masked: 0 * NaN is NaN
+            for i in range(count):
+                if limits[i]:
+                    fill(sequence, first + i, first + i + 1, limits[i : i + 1])
+            return
+        for target, value in zip((out, lse, out_bound, lse_bounds), found, strict=True):
+            back = value.reshape(kv_heads, count, group, *value.shape[2:]).transpose(0, 1)
+            target[first:last] = back.reshape(count, kv_heads * group, *value.shape[2:]).numpy()
+
+    indptr = tensors.qo_indptr.tolist()
+    for sequence, kv_len in enumerate(tensors.kv_lens.tolist()):
+        limits = visible_keys(indptr[sequence + 1] - indptr[sequence], kv_len, causal=problem.causal)
+        block = min(kv_len, _block_tokens(tensors))
+        step = max(1, BLOCK_ELEMENTS // max(1, problem.num_qo_heads * block))
+        # rows that see nothing come first and keep the values they were made with
+        hidden = int((limits == 0).sum())
+        for begin in range(hidden, limits.size, step):
+            part = limits[begin : begin + step]
+            first = indptr[sequence] + begin
+            fill(sequence, first, first + part.size, part)
+    return Truth(out=out, lse=lse, out_bound=out_bound, lse_bound=lse_bounds)
+
+
+def check_tensors(tensors: Tensors) -> None:
+    """Raise ``InvalidCase`` unless queries, lengths, block table and pool fit one another."""
+    problem, lengths, indptr = tensors.case.problem, tensors.kv_lens.tolist(), tensors.qo_indptr.tolist()
+    if len(indptr) != len(lengths) + 1 or indptr[0] != 0 or sorted(indptr) != indptr:
+        raise InvalidCase("qo_indptr", indptr, f"must rise from 0 over {len(lengths)} sequences")
+    shape = (indptr[-1], problem.num_qo_heads, problem.head_dim)
+    if tensors.q.shape != shape:
+        raise InvalidCase("q.shape", tensors.q.shape, f"must be {shape}")
+    if min(lengths, default=0) < 0:
+        raise InvalidCase("kv_lens", min(lengths), "must be at least 0")
+    tensors.layout.validate(lengths)
+    if tensors.layout.num_pages > tensors.pool.num_pages:
+        rule = f"the pool has {tensors.pool.num_pages} pages"
+        raise InvalidCase("layout.num_pages", tensors.layout.num_pages, rule)
+
+
+def _block_tokens(tensors: Tensors) -> int:
+    problem = tensors.case.problem
+    return max(1, BLOCK_ELEMENTS // (problem.num_kv_heads * problem.head_dim))
+
+
+def _block_reader(tensors: Tensors, sequence: int, stop: int) -> _Blocks:
+    size = _block_tokens(tensors)
+
+    def read(start: int) -> tuple[int, Tensor, Tensor]:
+        end = min(stop, start + size)
+        keys = gather_tokens(tensors, sequence, "k", start, end)
+        values = gather_tokens(tensors, sequence, "v", start, end)
+        return start, torch.from_numpy(keys).permute(1, 2, 0), torch.from_numpy(values).transpose(0, 1)
+
+    if stop <= size:
+        only = read(0)
+        return lambda: (only,)
+    return lambda: (read(start) for start in range(0, stop, size))
+
+
+def _logits(rows: _Rows, start: int, keys: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return ``s (Hk, R, C)`` and which are masked, ``(R, C)``, or None when no key of the block is."""
+    logits = torch.matmul(rows.q, keys).mul_(rows.scale)
+    end = start + keys.shape[2]
+    if int(rows.limits.min()) >= end:
+        return logits, None
+    return logits, torch.arange(start, end) >= rows.limits[:, None]
+
+
+def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return out ``(Hk, R, D)``, lse ``(Hk, R)`` and their bounds, of the same shapes."""
+    kv_heads, count, head_dim = rows.q.shape
+    maximum = torch.full((kv_heads, count, 1), -math.inf, dtype=torch.float64)
+    total = torch.zeros_like(maximum)
+    acc = torch.zeros_like(rows.q)
+    for start, keys, values in blocks():
+        logits, masked = _logits(rows, start, keys)
+        if masked is not None:
+            logits.masked_fill_(masked, -math.inf)
+        higher = torch.maximum(maximum, logits.amax(2, keepdim=True))
+        # a row without a key so far has no maximum to subtract
+        base = torch.where(higher == -math.inf, 0.0, higher)
+        weights = logits.sub_(base).exp_()
+        keep = torch.exp(maximum - base)
+        total = total * keep + weights.sum(2, keepdim=True)
+        acc = acc * keep + torch.matmul(weights, values)
+        maximum = higher
+    out = acc / total
+    lse = maximum + torch.log(total)
+
+    magnitude, size, abs_scale = rows.q.abs(), rows.limits[:, None].double(), abs(rows.scale)
+    underflow = magnitude.sum(2, keepdim=True) * abs_scale
+    logit_sum, a, v_sum = torch.zeros_like(out), torch.zeros_like(out), torch.zeros_like(out)
+    weight_sum = torch.zeros_like(lse)
+    for start, keys, values in blocks():
+        logits, masked = _logits(rows, start, keys)
+        sizes = torch.matmul(magnitude, keys.abs()).mul_(abs_scale)
+        error = logit_error(logits, sizes, maximum, underflow, rounding, head_dim=head_dim)
+        relative = logits.sub_(lse)
+        if masked is not None:
+            relative.masked_fill_(masked, -math.inf)
+        drift = logit_weight(relative, error)
+        absolute = values.abs()
+        a += torch.matmul(relative.exp_(), absolute)
+        if masked is None:
+            v_sum += absolute.sum(1, keepdim=True)
+        else:
+            v_sum += torch.matmul((~masked).double(), absolute)
+        weight_sum += drift.sum(2, keepdim=True)
+        _add_spread(logit_sum, drift, values, out)
+    bound = output_bound(
+        logit_sum=logit_sum,
+        a=a,
+        v_sum=v_sum,
+        l=torch.exp(lse - maximum),
+        o=out,
+        n=size,
+        rounding=rounding,
+    )
+    lse_limit = lse_bound(weight_sum=weight_sum, lse=lse, n=size, rounding=rounding)
+    return out, lse[..., 0], bound, lse_limit[..., 0]
+
+
+def _add_spread(target: Tensor, drift: Tensor, values: Tensor, out: Tensor) -> None:
+    """Add ``sum_j drift_j |v_jd - o_d|`` in slices of keys that keep the four-fold product small."""
+    step = max(1, BLOCK_ELEMENTS // 2 // out.numel())
+    for start in range(0, values.shape[1], step):
+        part = values[:, None, start : start + step]
+        distance = (part - out[:, :, None]).abs_()
+        target += torch.matmul(drift[:, :, None, start : start + step], distance)[:, :, 0]
