@@ -58,8 +58,6 @@ def prepare(config: SweepConfig) -> Prepared:
     """
     gpu = gpu_by_name(config.gpu)
     specs = length_specs(config)
-    if config.kernels is not None and not Path(config.kernels).is_dir():
-        raise UsageError(f"--kernels {config.kernels}: is not a folder")
     kernels = None if config.kernels is None else Path(config.kernels)
     device = open_device(config.device, seed=config.seed, kernels=kernels)
     cells = make_cells(config, specs, device=device.name)
