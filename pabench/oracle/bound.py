@@ -124,7 +124,7 @@ def logit_weight(relative: Tensor, error: Tensor) -> Tensor:
 
 
 def output_bound(
-    *, logit_sum: Tensor, a: Tensor, v_sum: Tensor, l: Tensor, o: Tensor, n: Tensor, rounding: Rounding
+    *, logit_sum: Tensor, a: Tensor, v_sum: Tensor, total: Tensor, o: Tensor, n: Tensor, rounding: Rounding
 ) -> Tensor:
     """Return ``T_d``, the bound on the absolute error of each output.
 
@@ -135,7 +135,7 @@ def output_bound(
         logit_sum: the first term, ``(..., head_dim)``.
         a: ``A_d``, same shape.
         v_sum: ``sum_j |v_jd|``, same shape.
-        l: ``(..., 1)``.
+        total: ``l``, ``(..., 1)``.
         o: ``o_d``, same shape.
         n: keys the row sees, ``(..., 1)``.
         rounding: the constants.
@@ -143,7 +143,7 @@ def output_bound(
     chain = rounding.chain(n, 8)
     relative = rounding.u_p + rounding.u_t + rounding.u_k + 2.0 * U32 * chain
     absolute = rounding.eta_t + rounding.eta_k + rounding.eta_o
-    return logit_sum + relative * a + rounding.eta_p * v_sum / l + rounding.u_o * o.abs() + absolute
+    return logit_sum + relative * a + rounding.eta_p * v_sum / total + rounding.u_o * o.abs() + absolute
 
 
 def lse_bound(*, weight_sum: Tensor, lse: Tensor, n: Tensor, rounding: Rounding) -> Tensor:

@@ -212,7 +212,7 @@ def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Tensor, T
         logit_sum=logit_sum,
         a=a,
         v_sum=v_sum,
-        l=torch.exp(lse - maximum),
+        total=torch.exp(lse - maximum),
         o=out,
         n=size,
         rounding=rounding,

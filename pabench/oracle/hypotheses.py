@@ -1,0 +1,348 @@
+"""Explanations of a wrong output: recompute the row as a faulty kernel would, and see which one fits.
+
+An explanation is only offered when every number of the row (and its LSE, when that is wrong too) lies within
+rounding of what the fault would give.  They are tried from the plain to the involved; the first that fits is
+named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from pabench.oracle.bound import U32, Rounding, logit_error
+from pabench.oracle.gather import gather_pages, to_float64
+from pabench.oracle.reference import Truth
+from pabench.problem.dtypes import Array
+from pabench.problem.placement import HIGH_PAGE_BASE
+from pabench.problem.tensors import Tensors
+
+MAX_PAGE_PAIRS = 2**22
+"""Elements of the largest table of (logical page, physical page, dim) that is searched."""
+TILES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What one fault would have given: the output row, the slack of its rounding, and the LSE."""
+
+    words: str
+    out: Array
+    slack: Array
+    lse: float
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Suspect:
+    """One wrong row of one query head, with everything needed to recompute it.
+
+    Attributes:
+        seen: keys the row sees.
+        query_index: place of the row among the rows of its sequence.
+        got_out: ``(head_dim,)`` float64.
+        got_lse: the LSE found, or None when the kernel has none.
+        output_wrong: False when only the LSE is wrong.
+    """
+
+    tensors: Tensors
+    reference: Truth
+    rounding: Rounding
+    row: int
+    sequence: int
+    head: int
+    seen: int
+    query_index: int
+    got_out: Array
+    got_lse: float | None
+    output_wrong: bool
+    page_size: int = field(init=False)
+    kv_len: int = field(init=False)
+    pages: list[int] = field(init=False)
+    query: Array = field(init=False)
+    keys: Array = field(init=False)
+    values: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        problem = self.tensors.case.problem
+        self.page_size = problem.page_size
+        self.kv_len = int(self.tensors.kv_lens[self.sequence])
+        self.pages = self.tensors.layout.pages(self.sequence, self.kv_len).tolist()
+        self.query = to_float64(self.tensors.q[self.row, self.head], problem.storage)
+        self.keys, self.values = self.rows(self.pages, 0, self.seen, self.kv_head)
+
+    @property
+    def kv_head(self) -> int:
+        """The KV head that this query head must read."""
+        return self.head // self.tensors.case.problem.group_size
+
+    def rows(self, pages: list[int], start: int, stop: int, kv_head: int) -> tuple[Array, Array]:
+        """Return keys and values ``(stop - start, head_dim)`` read through ``pages``."""
+        found = [gather_pages(self.tensors, pages, kind, start, stop, head=kv_head) for kind in "kv"]
+        return found[0], found[1]
+
+    def logits(self, keys: Array) -> Array:
+        """Return ``sm_scale * q . k`` of each key."""
+        logits: Array = keys @ self.query * self.tensors.case.problem.scale
+        return logits
+
+    def weights(self) -> Array:
+        """Return the softmax weights of the keys the row sees."""
+        weights, _, _ = _softmax(self.logits(self.keys))
+        return weights
+
+    def weighted(
+        self, words: str, keys: Array, values: Array, *, factor: Array | None = None, lse_shift: float = 0.0
+    ) -> Fault:
+        """Return the fault that gives softmax over ``keys``, each weight multiplied by ``factor``."""
+        logits = self.logits(keys)
+        weights, lse, top = _softmax(logits)
+        if factor is not None:
+            weights = weights * factor
+        sizes = np.abs(keys) @ np.abs(self.query) * abs(self.tensors.case.problem.scale)
+        error = logit_error(
+            torch.from_numpy(logits),
+            torch.from_numpy(sizes),
+            torch.tensor(top),
+            torch.tensor(float(np.abs(self.query).sum())),
+            self.rounding,
+            head_dim=self.query.size,
+        ).numpy()
+        out = weights @ values
+        r = self.rounding
+        chain = float(r.chain(torch.tensor(float(logits.size)), 8)) * 2.0 * U32
+        per_key = np.abs(weights) * (np.expm1(np.minimum(error, 100.0)) + r.u_p + r.u_t + r.u_k + chain)
+        slack = per_key @ (np.abs(values) + np.abs(out)) + r.u_o * np.abs(out)
+        slack += r.eta_p * np.abs(values).sum(0) + r.eta_o + r.eta_t
+        return Fault(words=words, out=out, slack=slack, lse=lse + lse_shift)
+
+    def fits(self, fault: Fault, *, with_lse: bool = True) -> bool:
+        """Whether the row found is what ``fault`` gives, within rounding."""
+        with np.errstate(invalid="ignore"):
+            if not bool((np.abs(self.got_out - fault.out) <= fault.slack).all()):
+                return False
+            if self.got_lse is None or not with_lse:
+                return True
+            slack = float(self.reference.lse_bound[self.row, self.head]) + 1e-6 * abs(fault.lse)
+            return bool(abs(self.got_lse - fault.lse) <= slack)
+
+
+def explain(suspect: Suspect) -> str | None:
+    """Return the first explanation that fits, or None when none does."""
+    if not suspect.output_wrong:
+        return _explain_lse(suspect)
+    if not suspect.got_out.any() and suspect.reference.out[suspect.row, suspect.head].any():
+        return "the output is 0 in all dims, as for an empty sequence"
+    if not np.isfinite(suspect.got_out).all():
+        top = float(suspect.logits(suspect.keys).max())
+        return f"logits reach {top:.4g}: exp overflows unless the maximum is subtracted" if top > 80 else None
+    with np.errstate(all="ignore"):
+        faults = list(_all_faults(suspect))
+        for with_lse in (True, False):
+            for fault in faults:
+                if suspect.fits(fault, with_lse=with_lse):
+                    return f"the output matches {fault.words}"
+    return None
+
+
+def _all_faults(suspect: Suspect) -> Iterator[Fault]:
+    yield from _key_ranges(suspect)
+    yield from _kv_heads(suspect)
+    yield from _rescaling(suspect)
+    yield from _normalisation(suspect)
+    yield from _other_rows(suspect)
+    yield from _page_tables(suspect)
+    yield from _single_pages(suspect)
+
+
+def _key_ranges(suspect: Suspect) -> Iterator[Fault]:
+    """Keys missing or too many at either end."""
+    seen, page_size = suspect.seen, suspect.page_size
+    full, floor = -(-seen // page_size) * page_size, seen // page_size * page_size
+    first_row = suspect.query_index + 1
+    ranges = [
+        (0, seen - 1, f"its last key missing (bound {seen - 1} in place of {seen})"),
+        (0, seen + 1, f"one key too many ({seen + 1} in place of {seen})"),
+        (1, seen, "its first key missing"),
+        (0, floor, f"its last page missing ({floor} keys in place of {seen})"),
+        (0, full, f"all slots of the last page taken as keys ({full} in place of {seen})"),
+        (0, suspect.kv_len, f"no causal mask ({suspect.kv_len} keys in place of {seen})"),
+        (0, first_row, f"a causal mask aligned at the top left ({first_row} keys in place of {seen})"),
+    ]
+    room = len(suspect.pages) * page_size
+    for start, stop, words in ranges:
+        if 0 <= start < stop <= room and (start, stop) != (0, seen):
+            yield suspect.weighted(words, *suspect.rows(suspect.pages, start, stop, suspect.kv_head))
+
+
+def _kv_heads(suspect: Suspect) -> Iterator[Fault]:
+    """Another KV head read; head modulo number of heads is the usual slip."""
+    problem = suspect.tensors.case.problem
+    modulo = suspect.head % problem.num_kv_heads
+    others = [head for head in range(problem.num_kv_heads) if head != suspect.kv_head]
+    for other in sorted(others, key=lambda head: head != modulo):
+        words = f"KV head {other} read in place of {suspect.kv_head}"
+        if other == modulo:
+            words += f" (query head mod num_kv_heads, {suspect.head} mod {problem.num_kv_heads})"
+        yield suspect.weighted(words, *suspect.rows(suspect.pages, 0, suspect.seen, other))
+
+
+def _rescaling(suspect: Suspect) -> Iterator[Fault]:
+    """Accumulator or sum not multiplied by exp(old max - new max) when the maximum grows."""
+    logits = suspect.logits(suspect.keys)
+    highest = np.maximum.accumulate(logits)
+    for tile in sorted({*TILES, suspect.page_size}):
+        ends = np.minimum(np.arange(logits.size) // tile * tile + tile, logits.size) - 1
+        grown = np.exp(np.minimum(highest[-1] - highest[ends], 700.0))
+        if (grown == 1.0).all():
+            continue
+        weights, _, _ = _softmax(logits)
+        total = float((weights * grown).sum())
+        shift = math.log(total)
+        for words, factor, lse_shift in (
+            ("the accumulator", grown, 0.0),
+            ("the accumulator and the sum", grown / total, shift),
+            ("the sum", np.full(logits.size, 1.0 / total), shift),
+        ):
+            yield suspect.weighted(
+                f"{words} not rescaled when the running maximum grows (tiles of {tile} keys)",
+                suspect.keys,
+                suspect.values,
+                factor=factor,
+                lse_shift=lse_shift,
+            )
+
+
+def _normalisation(suspect: Suspect) -> Iterator[Fault]:
+    """The sum of weights not applied, and a softmax for each page on its own."""
+    logits = suspect.logits(suspect.keys)
+    weights, lse, top = _softmax(logits)
+    scale = np.full(logits.size, math.exp(min(lse - top, 700.0)))
+    words = "an accumulator not divided by the sum of weights"
+    yield suspect.weighted(words, suspect.keys, suspect.values, factor=scale)
+    page = np.arange(logits.size) // suspect.page_size
+    share = np.bincount(page, weights)[page]
+    words = "a softmax for each page on its own"
+    yield suspect.weighted(f"{words}, summed", suspect.keys, suspect.values, factor=1.0 / share)
+    mean = 1.0 / (share * (int(page[-1]) + 1))
+    yield suspect.weighted(f"{words}, averaged", suspect.keys, suspect.values, factor=mean)
+
+
+def _other_rows(suspect: Suspect) -> Iterator[Fault]:
+    """The right output of another row or head in this place."""
+    reference = suspect.reference
+    near = np.abs(reference.out - suspect.got_out) <= 2.0 * reference.out_bound
+    for row, head in np.argwhere(near.all(axis=2))[:8].tolist():
+        if (row, head) != (suspect.row, suspect.head):
+            sequence = int(np.searchsorted(suspect.tensors.qo_indptr, row, side="right")) - 1
+            yield Fault(
+                words=f"the right output of sequence {sequence}, query row {row}, query head {head}",
+                out=reference.out[row, head],
+                slack=2.0 * reference.out_bound[row, head],
+                lse=float(reference.lse[row, head]),
+            )
+
+
+def _page_tables(suspect: Suspect) -> Iterator[Fault]:
+    """Every page of the row looked up wrongly."""
+    pages, limit = suspect.pages, suspect.tensors.pool.num_pages
+    tables = [
+        ("page ids cut to 16 bits", [page % HIGH_PAGE_BASE for page in pages]),
+        ("the block table ignored (physical page = logical page)", list(range(len(pages)))),
+        ("page ids one too high", [page + 1 for page in pages]),
+        ("page ids one too low", [page - 1 for page in pages]),
+        ("pages in reverse order", pages[::-1]),
+    ]
+    for other, kv_len in enumerate(suspect.tensors.kv_lens.tolist()[:64]):
+        if other != suspect.sequence:
+            row = suspect.tensors.layout.pages(other, kv_len).tolist()
+            tables.append((f"the block table row of sequence {other}", row[: len(pages)]))
+    for words, table in tables:
+        if len(table) == len(pages) and table != pages and all(0 <= page < limit for page in table):
+            yield suspect.weighted(words, *suspect.rows(table, 0, suspect.seen, suspect.kv_head))
+
+
+def _single_pages(suspect: Suspect) -> Iterator[Fault]:
+    """One logical page read from the wrong physical page: try each against each live page."""
+    used = -(-suspect.seen // suspect.page_size)
+    candidates = _candidate_pages(suspect)[: max(1, MAX_PAGE_PAIRS // (used * suspect.query.size))]
+    size = suspect.page_size
+    keys, values = suspect.rows(candidates, 0, len(candidates) * size, suspect.kv_head)
+    keys, values = keys.reshape(-1, size, keys.shape[1]), values.reshape(-1, size, values.shape[1])
+    foreign = suspect.logits(keys)
+    own = suspect.logits(suspect.keys)
+    finite = np.isfinite(foreign) & np.isfinite(values).all(axis=2)
+    top = max(float(own.max()), float(foreign[finite].max(initial=-math.inf)))
+    mine = np.exp(own - top)
+    page = np.arange(suspect.seen) // size
+    sums = np.bincount(page, mine, minlength=used)
+    accs = np.add.reduceat(mine[:, None] * suspect.values, np.arange(0, suspect.seen, size))
+    # what the other pages give, summed rather than subtracted: the page in question may have all the weight
+    others = 1.0 - np.eye(used)
+    rest_sum, rest_acc = others @ sums, others @ accs
+    for logical in range(used):
+        fill = min(size, suspect.seen - logical * size)
+        weights = np.exp(foreign[:, :fill] - top)
+        total = rest_sum[logical] + weights.sum(axis=1)
+        acc = rest_acc[logical] + np.einsum("cs,csd->cd", weights, values[:, :fill])
+        distance = np.abs(acc / total[:, None] - suspect.got_out).max(axis=1)
+        distance[~finite[:, :fill].all(axis=1)] = math.inf
+        distance[[i for i, page in enumerate(candidates) if page == suspect.pages[logical]]] = math.inf
+        nearest = int(distance.argmin())
+        if not distance[nearest] < math.inf:
+            continue
+        wrong, right = candidates[nearest], suspect.pages[logical]
+        table = [*suspect.pages[:logical], wrong, *suspect.pages[logical + 1 :]]
+        words = f"logical page {logical} read from physical page {wrong}, expected {right}"
+        if right % HIGH_PAGE_BASE == wrong and right != wrong:
+            words += f" ({right} cut to 16 bits is {wrong})"
+        yield suspect.weighted(words, *suspect.rows(table, 0, suspect.seen, suspect.kv_head))
+
+
+def _candidate_pages(suspect: Suspect) -> list[int]:
+    """Pages that a faulty lookup may reach: own ones and aliases first, then neighbours, then all live."""
+    tensors, limit = suspect.tensors, suspect.tensors.pool.num_pages
+    live = [
+        page
+        for sequence, kv_len in enumerate(tensors.kv_lens.tolist())
+        for page in tensors.layout.pages(sequence, kv_len).tolist()
+    ]
+    near = [page + step for page in suspect.pages for step in (-1, 1)]
+    table = tensors.layout.block_table[suspect.sequence].tolist()
+    wanted = [*suspect.pages, *(page % HIGH_PAGE_BASE for page in suspect.pages), 0, *near, *table, *live]
+    return [page for page in dict.fromkeys(wanted) if 0 <= page < limit]
+
+
+def _explain_lse(suspect: Suspect) -> str | None:
+    """Why only the LSE is wrong."""
+    right = float(suspect.reference.lse[suspect.row, suspect.head])
+    got = suspect.got_lse
+    if got is None or math.isnan(got):
+        return None
+    top = float(suspect.logits(suspect.keys).max())
+    known = (
+        (right / math.log(2.0), "a base-2 LSE in place of natural log"),
+        (right * math.log(2.0), "an LSE multiplied by ln 2 once too often"),
+        (right - top, "an LSE without the maximum added back"),
+        (top, "the maximum alone, without the log of the sum"),
+        (top + math.exp(right - top), "the maximum plus the sum, without the log"),
+        (top / math.log(2.0) + right - top, "a base-2 maximum plus a natural log"),
+        (top + (right - top) / math.log(2.0), "a natural maximum plus a base-2 log"),
+        (-right, "the LSE negated"),
+    )
+    slack = float(suspect.reference.lse_bound[suspect.row, suspect.head])
+    for value, words in known:
+        if abs(got - value) <= slack + 4e-7 * (abs(value) + abs(top)):
+            return f"the lse matches {words}"
+    return None
+
+
+def _softmax(logits: Array) -> tuple[Array, float, float]:
+    """Return weights, natural-log LSE and maximum."""
+    top = float(logits.max())
+    weights = np.exp(logits - top)
+    total = float(weights.sum())
+    return weights / total, top + math.log(total), top

@@ -1,0 +1,120 @@
+"""Bytes that a decode step must move and operations it must do: the floor, not what a kernel does.
+
+Closed forms per layer, with ``H_q``, ``H_kv`` heads, head dimension d, s bytes a number and L keys: attention
+reads ``2 H_kv d s L`` bytes of cache and does ``4 H_q d L`` operations (2 for each product and sum of q.k,
+2 of p.v).  Tokens that several sequences share through their block tables are read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pabench.problem.batch import Batch
+from pabench.problem.layout import PageLayout, pages_needed
+from pabench.problem.problem import Problem
+
+TABLE_ENTRY_BYTES = 4
+LENGTH_BYTES = 4
+LSE_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Bytes and operations of one decode step of one layer.
+
+    Attributes:
+        kv_bytes: distinct cached tokens, K and V.
+        kv_page_bytes: the same when whole pages are read, unused slots of last pages included.
+        table_bytes: block-table entries in use and ``kv_lens``, int32.
+        q_bytes: queries.
+        out_bytes: outputs.
+        lse_bytes: float32 LSE.
+        flops: multiplications and additions of the two products.
+        tokens: distinct cached tokens.
+        pages: distinct pages.
+    """
+
+    kv_bytes: int
+    kv_page_bytes: int
+    table_bytes: int
+    q_bytes: int
+    out_bytes: int
+    lse_bytes: int
+    flops: int
+    tokens: int
+    pages: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Everything read and written once, of the cache only the slots in use."""
+        return self.kv_bytes + self.table_bytes + self.q_bytes + self.out_bytes + self.lse_bytes
+
+    @property
+    def intensity(self) -> float:
+        """Operations per byte of cache; 0 when no key is read.  For 16-bit types it is the group size."""
+        return self.flops / self.kv_bytes if self.kv_bytes else 0.0
+
+
+def decode_traffic(problem: Problem, kv_lens: Sequence[int], *, layout: PageLayout | None = None) -> Traffic:
+    """Return the traffic of one query token per sequence over ``kv_lens`` cached tokens.
+
+    Args:
+        problem: heads, head dimension, page size, storage type.
+        kv_lens: cached tokens of each sequence.
+        layout: block table; with it, pages that sequences share count once.  Without it nothing is shared.
+
+    Raises:
+        InvalidCase: a length is not a token count, or the table does not cover the lengths.
+    """
+    batch = Batch(kv_lens=tuple(kv_lens))
+    lengths = batch.kv_lens
+    entries = sum(pages_needed(n, problem.page_size) for n in lengths)
+    tokens, pages = sum(lengths), entries
+    if layout is not None:
+        tokens, pages = _distinct(problem.page_size, lengths, layout)
+    vectors = batch.num_seqs * problem.num_qo_heads
+    vector_bytes = vectors * problem.head_dim * problem.storage.itemsize
+    return Traffic(
+        kv_bytes=tokens * problem.token_bytes,
+        kv_page_bytes=pages * problem.page_size * problem.token_bytes,
+        table_bytes=TABLE_ENTRY_BYTES * entries + LENGTH_BYTES * batch.num_seqs,
+        q_bytes=vector_bytes,
+        out_bytes=vector_bytes,
+        lse_bytes=LSE_BYTES * vectors,
+        flops=attention_flops(problem, batch),
+        tokens=tokens,
+        pages=pages,
+    )
+
+
+def attention_flops(problem: Problem, batch: Batch) -> int:
+    """Return ``4 H_q d`` times the number of (query row, visible key) pairs, for decode and prefill."""
+    pairs = 0
+    for q_len, kv_len in zip(batch.query_lens, batch.kv_lens, strict=True):
+        if problem.causal:
+            # the last rows see kv_len, kv_len - 1, ... keys; rows before the first key see none
+            rows = min(q_len, kv_len)
+            pairs += rows * (2 * kv_len - rows + 1) // 2
+        else:
+            pairs += q_len * kv_len
+    return 4 * problem.num_qo_heads * problem.head_dim * pairs
+
+
+def _distinct(page_size: int, kv_lens: Sequence[int], layout: PageLayout) -> tuple[int, int]:
+    """Return distinct tokens and pages; of a shared page the longest use counts."""
+    layout.validate(kv_lens)
+    used, fills = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for sequence, kv_len in enumerate(kv_lens):
+        count = pages_needed(kv_len, page_size)
+        fill = np.full(count, page_size, dtype=np.int64)
+        if count:
+            fill[-1] = kv_len - (count - 1) * page_size
+        used.append(layout.pages(sequence, kv_len).astype(np.int64))
+        fills.append(fill)
+    ids, index = np.unique(np.concatenate(used), return_inverse=True)
+    most = np.zeros(ids.size, dtype=np.int64)
+    np.maximum.at(most, index, np.concatenate(fills))
+    return int(most.sum()), int(ids.size)
