@@ -38,7 +38,7 @@ def config(**options: Any) -> SweepConfig:
 
 def cells(*specs: str, **options: Any) -> tuple[Cell, ...]:
     parsed = [parse_lengths(text) for text in specs or ("fixed:len=100",)]
-    return make_cells(config(**options), parsed, device="emulated")
+    return make_cells(config(**options), parsed, device="emulated", gpu="h200")
 
 
 def test_grid_is_the_product_with_page_size_innermost() -> None:

@@ -33,11 +33,12 @@ def parse_numbers(option: str, text: object, *, high: int = INT32_MAX) -> tuple[
         shown = ",".join(str(item) for item in text)
     else:
         shown = str(text)
+    whole = shown if len(shown) <= 80 else shown[:77] + "..."
     if not shown.strip():
         raise UsageError(f"{option}: the list is empty, must name at least one whole number such as 16")
     numbers: list[int] = []
     for position, item in enumerate(shown.split(","), start=1):
-        where = f"{option} {shown!r}: item {position}"
+        where = f"{option} {whole!r}: item {position}"
         for number in _expand(where, item.strip(), high):
             if number in numbers:
                 raise UsageError(f"{where} gives {number} a second time, each number may stand once")

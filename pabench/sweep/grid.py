@@ -17,7 +17,7 @@ MAX_CELLS = 100_000
 """Largest grid; a bigger one is a slip of the pen."""
 
 
-def make_cells(config: SweepConfig, specs: Sequence[LengthSpec], *, device: str) -> tuple[Cell, ...]:
+def make_cells(config: SweepConfig, specs: Sequence[LengthSpec], *, device: str, gpu: str) -> tuple[Cell, ...]:
     """Return all cells of the grid in the order they run, page size innermost.
 
     An explicit list of lengths is its own batch, so it makes one cell whatever ``config.batch`` says.
@@ -26,6 +26,7 @@ def make_cells(config: SweepConfig, specs: Sequence[LengthSpec], *, device: str)
         config: the axes.
         specs: the length specs, parsed, the trace among them.
         device: name of the device, resolved.
+        gpu: name of the GPU of the modelled figures, as its table spells it.
 
     Raises:
         UsageError: a length spec stands twice, or the grid is too large.
@@ -51,7 +52,7 @@ def make_cells(config: SweepConfig, specs: Sequence[LengthSpec], *, device: str)
         Cell(
             backend=backend,
             device=device,
-            gpu=config.gpu,
+            gpu=gpu,
             problem=Problem(
                 num_qo_heads=heads[0],
                 num_kv_heads=heads[1],
