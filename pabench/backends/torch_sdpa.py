@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as functional
 
 from pabench.backends.base import AttentionOutput, Capabilities
-from pabench.backends.slots import checked_slots
+from pabench.backends.validate import check_append, check_attention
 from pabench.device.base import Device
-from pabench.errors import EnvironmentRefused, Unsupported
+from pabench.errors import EnvironmentRefused
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
@@ -88,15 +88,12 @@ class TorchSdpaBackend:
         """Upload ``tensors`` and read the block table.
 
         Raises:
-            InvalidCase: the table does not cover the lengths with pages of the pool.
+            InvalidCase: the arrays do not agree with the case, or the table names pages outside the pool.
             Unsupported: the case is outside the declared capabilities.
         """
-        why = self.capabilities.why_not(tensors.case)
-        if why:
-            raise Unsupported(f"torch-sdpa: {why}")
+        check_attention(self.name, self.capabilities, tensors)
         problem = tensors.case.problem
         kv_lens = [int(n) for n in tensors.kv_lens]
-        tensors.layout.validate(kv_lens)
         q = self._upload(tensors.q, problem.dtype)
         storage = self._upload(tensors.pool.storage, problem.dtype)
         return SdpaPlan(
@@ -125,20 +122,21 @@ class TorchSdpaBackend:
         """Return the output in the storage type of the case, and the float32 natural-log LSE."""
         return AttentionOutput(out=_to_numpy(plan.out), lse=plan.lse.cpu().numpy().copy())
 
-    def append(self, pool: KvPool, keys: Array, values: Array, slot_mapping: Array) -> Array:
+    def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
         """Write tokens into a copy of the cache; see ``Backend.append``.
 
         Raises:
             InvalidCase: a shape or type that does not fit the pool, or a slot outside it or named twice.
         """
-        slots = checked_slots(pool, keys, values, slot_mapping)
+        page_size = check_append(pool, keys, values, slot_mapping)
+        slots = np.asarray(slot_mapping).astype(np.int64)
         # A copy of bits: integers of the same width, so that no NaN payload can change on the way.
         bits = np.dtype(f"i{pool.storage.dtype.itemsize}")
         copy = torch.from_numpy(np.array(pool.storage, order="C").view(bits)).to(self._where)
         written = pool.with_storage(copy)
         kept = slots >= 0
-        page = torch.from_numpy(slots[kept] // pool.page_size).to(self._where)
-        offset = torch.from_numpy(slots[kept] % pool.page_size).to(self._where)
+        page = torch.from_numpy(slots[kept] // page_size).to(self._where)
+        offset = torch.from_numpy(slots[kept] % page_size).to(self._where)
         for view, rows in ((written.k, keys), (written.v, values)):
             source = torch.from_numpy(np.ascontiguousarray(rows[kept]).view(bits)).to(self._where)
             if pool.kv_layout == "NHD":

@@ -45,11 +45,6 @@ class KvPool:
         return int(self.storage.shape[0 if self.interleaved else 1])
 
     @property
-    def page_size(self) -> int:
-        """Tokens of one page."""
-        return int(self.storage.shape[-3 if self.kv_layout == "NHD" else -2])
-
-    @property
     def element_strides(self) -> tuple[int, int, int]:
         """Elements between neighbouring pages, tokens and KV heads; the same for K and V."""
         first, second, head_dim = self.storage.shape[-3:]
