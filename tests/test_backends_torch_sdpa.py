@@ -58,7 +58,7 @@ def make_case(
         causal=causal,
         sm_scale=sm_scale,
     )
-    defaults = {"poison": "nan", "tail": "out-of-pool", "spare_pages": 3}
+    defaults: dict[str, Any] = {"poison": "nan", "tail": "out-of-pool", "spare_pages": 3}
     return Case(problem=problem, batch=Batch(kv_lens=kv_lens, q_lens=q_lens), **(defaults | options))
 
 
@@ -78,14 +78,20 @@ def test_torch_sdpa_rounds_its_weights_as_its_profile_says(dtype: str) -> None:
 @pytest.mark.parametrize("layout", ["NHD", "HND"])
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(
-    ("kv_lens", "q_lens"), [((40, 3, 64), (8, 5, 64)), ((0, 2, 33), (3, 3, 1)), ((17,), (17,)), ((9, 4), (0, 2))]
+    ("kv_lens", "q_lens"),
+    [((40, 3, 64), (8, 5, 64)), ((0, 2, 33), (3, 3, 1)), ((17,), (17,)), ((9, 4), (0, 2))],
 )
 def test_torch_sdpa_prefill_aligns_at_the_bottom_right(
     kv_lens: tuple[int, ...], q_lens: tuple[int, ...], interleaved: bool, layout: str
 ) -> None:
     for causal in (True, False):
         case = make_case(
-            kv_lens=kv_lens, q_lens=q_lens, interleaved=interleaved, kv_layout=layout, causal=causal, page_size=5
+            kv_lens=kv_lens,
+            q_lens=q_lens,
+            interleaved=interleaved,
+            kv_layout=layout,
+            causal=causal,
+            page_size=5,
         )
         verdict = verdict_of(case)
         assert verdict.passed, verdict.text
@@ -151,7 +157,9 @@ def test_torch_sdpa_refuses_pages_outside_the_pool() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["NHD", "HND"])
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_torch_sdpa_append_writes_its_slots_and_nothing_else(dtype: str, layout: str, interleaved: bool) -> None:
+def test_torch_sdpa_append_writes_its_slots_and_nothing_else(
+    dtype: str, layout: str, interleaved: bool
+) -> None:
     pages, page_size, heads, dim = 4, 3, 2, 8
     rng, width = np.random.default_rng(3), DTYPES[dtype].itemsize
     page = (page_size, heads, dim) if layout == "NHD" else (heads, page_size, dim)

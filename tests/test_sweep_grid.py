@@ -172,7 +172,9 @@ def test_config_errors_name_option_and_value(options: dict[str, Any], words: str
 
 def test_config_file_reads_numbers_lists_and_texts(tmp_path: Path) -> None:
     path = tmp_path / "sweep.toml"
-    path.write_text('page_sizes = [8, 16]\nbatch = 4\nhead-dim = 64\nlengths = ["zipf", "fixed"]\ndtypes = "float32"\n')
+    path.write_text(
+        'page_sizes = [8, 16]\nbatch = 4\nhead-dim = 64\nlengths = ["zipf", "fixed"]\ndtypes = "float32"\n'
+    )
     found = read_config_file(path, KEYS)
     resolved = resolve_config(found, backends=BACKENDS)
     assert (resolved.page_sizes, resolved.batch, resolved.head_dim) == ((8, 16), (4,), 64)
@@ -208,8 +210,8 @@ def test_config_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="not UTF-8"):
         read_config_file(tmp_path / "bytes.toml", KEYS)
+    (tmp_path / "a.toml").write_text("lengts = 'zipf'")
     with pytest.raises(UnknownName):
-        (tmp_path / "a.toml").write_text("lengts = 'zipf'")
         read_config_file(tmp_path / "a.toml", KEYS)
 
 

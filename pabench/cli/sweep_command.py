@@ -96,7 +96,7 @@ def _configuration(
 
 
 def _stored_config(path: Path) -> Mapping[str, Any] | None:
-    """Configuration of the run in ``path``; None when there is no run yet, so that it starts from the front."""
+    """Configuration of the run in ``path``, or None when none has begun there: then all cells are missing."""
     from pabench.store.run import read_run
 
     with contextlib.suppress(OSError):
@@ -116,7 +116,9 @@ def _refuse_other_run(record: Mapping[str, Any], stored: Mapping[str, Any], path
         if key == "digests":
             before = stored.get(key) or {}
             what = "the kernel sources" if before.get("cells") == value["cells"] else "the lengths drawn"
-            raise UsageError(f"--resume: {what} differ from those of the run in {path}", hint="use a new --out")
+            raise UsageError(
+                f"--resume: {what} differ from those of the run in {path}", hint="use a new --out"
+            )
         was = stored.get(key)
         raise UsageError(f"--resume: {key} = {value!r}: must be {was!r} as in the run in {path}")
 

@@ -63,7 +63,11 @@ def check_lengths(kv_lens: Sequence[int], page_size: int) -> tuple[int, ...]:
     """
     ordered = sorted(kv_lens)
     longest = max(CHECK_TOKENS, min(2 * page_size, CHECK_TOKENS_LIMIT))
-    picks = [(ordered[-1], longest), (ordered[0], CHECK_TOKENS // 4), (ordered[len(ordered) // 2], longest // 4)]
+    picks = [
+        (ordered[-1], longest),
+        (ordered[0], CHECK_TOKENS // 4),
+        (ordered[len(ordered) // 2], longest // 4),
+    ]
     return tuple(_cut(length, budget, page_size) for length, budget in picks[: len(ordered)])
 
 

@@ -32,11 +32,13 @@ def read_config_file(path: Path, known: Iterable[str]) -> dict[str, Any]:
         if key not in keys:
             raise UnknownName(f"key in {path}", written, keys)
         if key in found:
-            raise UsageError(f"configuration {path}: {key} is set twice, as {key} and {key.replace('-', '_')}")
+            raise UsageError(
+                f"configuration {path}: {key} is set twice, as {key} and {key.replace('-', '_')}"
+            )
         items = value if isinstance(value, list) else [value]
         if any(isinstance(item, bool) or not isinstance(item, str | int) for item in items):
             raise UsageError(
-                f"configuration {path}: {written} = {value!r} must be a text, a whole number or a list of them"
+                f"configuration {path}: {written} = {value!r} must be a text, a whole number or a list"
             )
         found[key] = value
     return found

@@ -17,7 +17,9 @@ MAX_CELLS = 100_000
 """Largest grid; a bigger one is a slip of the pen."""
 
 
-def make_cells(config: SweepConfig, specs: Sequence[LengthSpec], *, device: str, gpu: str) -> tuple[Cell, ...]:
+def make_cells(
+    config: SweepConfig, specs: Sequence[LengthSpec], *, device: str, gpu: str
+) -> tuple[Cell, ...]:
     """Return all cells of the grid in the order they run, page size innermost.
 
     An explicit list of lengths is its own batch, so it makes one cell whatever ``config.batch`` says.
@@ -36,15 +38,15 @@ def make_cells(config: SweepConfig, specs: Sequence[LengthSpec], *, device: str,
     for position, text in enumerate(texts):
         if text in texts[:position]:
             raise UsageError(f"--lengths: {text!r} is given twice")
-    rows = [(spec, batch) for spec in specs for batch in ((1,) if spec.explicit is not None else config.batch)]
+    rows = [
+        (spec, batch) for spec in specs for batch in ((1,) if spec.explicit is not None else config.batch)
+    ]
     outer = list(product(config.backends, config.layouts, config.dtypes, config.heads))
     count = len(outer) * len(rows) * len(config.page_sizes)
     if count > MAX_CELLS:
         raise UsageError(f"the grid has {count} cells, must be at most {MAX_CELLS}")
     drawn = {
-        (spec.text, batch, page_size): Batch(
-            kv_lens=spec.draw(batch, seed=config.seed, page_size=page_size)
-        )
+        (spec.text, batch, page_size): Batch(kv_lens=spec.draw(batch, seed=config.seed, page_size=page_size))
         for spec, batch in rows
         for page_size in config.page_sizes
     }

@@ -47,7 +47,7 @@ def run_lengths(kv_lens: Sequence[int], num_qo_heads: int, budget: int) -> tuple
 
 
 def measure(cell: Cell, backend: Backend, device: Device) -> HostTimes:
-    """Time ``plan`` and ``run`` of ``backend``; one warm-up of both goes before, so that no compiler is timed.
+    """Time ``plan`` and ``run``; one warm-up of both goes before, so that no compiler is timed.
 
     Whatever the backend raises passes through.
     """

@@ -57,7 +57,7 @@ def run_cell(cell: Cell, backend: Backend, device: Device, gpu: Gpu) -> CellResu
         EnvironmentRefused: the machine lacks what every cell of this backend needs, a compiler for instance.
     """
     line: dict[str, Any] = {"kind": "cell", "id": cell.id, "status": "ok", "reason": None, **cell.axes()}
-    line |= cell.counted() | {"check": None, **NO_SPEED, "modelled_gpu": gpu.name}
+    line |= cell.counted() | {"check": None, **NO_SPEED, "modelled_gpu": gpu.name.upper()}
     line["provenance"] = dict.fromkeys(COUNTED_FIGURES, "counted")
     reason = why_unsupported(cell, backend)
     if reason:

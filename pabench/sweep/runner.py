@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from pabench.backends.base import Backend
 from pabench.device.base import Device
-from pabench.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EXIT_OK
+from pabench.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EXIT_OK, PabenchError
 from pabench.problem.case import Case
 from pabench.store.files import atomic_write_text, pretty
 from pabench.store.run import RunDirectory
@@ -63,6 +64,11 @@ def run_sweep(
                 display.done(cell, result.line)
     except KeyboardInterrupt:
         interrupted = True
+    except PabenchError as error:
+        # the machine gave out (disk, compiler): what is done stays, and can be resumed
+        with contextlib.suppress(PabenchError, OSError):
+            directory.finish(status="interrupted", exit_code=error.exit_code)
+        raise
     by_id = {line["id"]: line for line in directory.done}
     lines = tuple(by_id[cell.id] for cell in cells if cell.id in by_id)
     code = EXIT_INTERRUPTED if interrupted else exit_code(lines)
