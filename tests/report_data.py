@@ -56,7 +56,7 @@ def cell(page_size: int, lengths: str, batch: int, **changes: Any) -> dict[str, 
     base = 1100.0 * min(tokens, 2048) * 32
     line: dict[str, Any] = {
         "kind": "cell",
-        "id": f"{zlib.crc32(repr((page_size, lengths, batch, sorted(changes.items(), key=repr))).encode()):08x}",
+        "id": f"{zlib.crc32(repr((page_size, lengths, batch, sorted(changes.items()))).encode()):08x}",
         "status": "ok",
         "reason": None,
         "backend": "rawkernel",
