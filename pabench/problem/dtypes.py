@@ -105,7 +105,8 @@ def _float32_bits_to_odd(values: Array) -> Array:
 
 def decode(stored: Array, dtype: DType) -> Array:
     """Return ``stored`` (of ``dtype.storage``) as float64, exactly."""
-    if dtype is BFLOAT16:
-        widened = np.asarray(stored, dtype=np.uint16).astype(np.uint32) << 16
-        return widened.view(np.float32).astype(np.float64)
-    return np.asarray(stored).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        if dtype is BFLOAT16:
+            widened = np.asarray(stored, dtype=np.uint16).astype(np.uint32) << 16
+            return widened.view(np.float32).astype(np.float64)
+        return np.asarray(stored).astype(np.float64)

@@ -10,7 +10,13 @@ from pabench.problem.checks import INT32_MAX, lengths_tuple, one_of, whole_numbe
 from pabench.problem.dtypes import Array
 from pabench.problem.layout import PageLayout, pages_needed
 
-PLACEMENTS = ("identity", "shuffled", "reversed", "high")
+PLACEMENT_NOTES = {
+    "identity": "pages in the order of their use",
+    "shuffled": "any page of the pool, in any order",
+    "reversed": "from the end of the pool downwards",
+    "high": "shuffled, on both sides of page 65,536, where a 16-bit page id wraps",
+}
+PLACEMENTS = tuple(PLACEMENT_NOTES)
 TABLE_TAILS = ("zero", "minus-one", "int-max", "out-of-pool", "foreign")
 
 HIGH_PAGE_BASE = 2**16
