@@ -232,8 +232,11 @@ def test_check_lengths_stay_in_budget_and_keep_the_last_page_fill(
 
 def test_check_cases_keep_group_size_and_shape() -> None:
     cell = cells(heads="28:4", dtypes="bfloat16", layouts="HND-strided", head_dim=80)[1]
-    for case in check_cases(cell):
-        assert (case.problem.num_qo_heads, case.problem.num_kv_heads) == (14, 2)
+    cases = check_cases(cell)
+    assert {case.placement for case in cases} == {"shuffled", "high"}
+    for case in cases:
+        assert case.problem.group_size == 7
+        assert case.problem.num_kv_heads == (1 if case.placement == "high" else 2)
         assert (case.problem.dtype, case.problem.head_dim, case.problem.page_size) == ("bfloat16", 80, 16)
         assert (case.kv_layout, case.interleaved, case.poison) == ("HND", True, "nan")
 

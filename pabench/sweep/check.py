@@ -1,8 +1,10 @@
 """The quick check of a cell: no figure of speed for a kernel that is wrong.
 
 The backend runs a bounded problem cut out of the cell (same page size, dtype, head dimension, layout and
-group size; shortest, longest and middle lengths of the batch) with two input families that show paging
-faults, every slot that no query may read poisoned with NaN, and the oracle judges output and log-sum-exp.
+group size; shortest, longest and middle lengths of the batch), every slot that no query may read poisoned with
+NaN, and the oracle judges output and log-sum-exp.  The input families complement one another: ``needle`` and
+``spotlight`` show which slot was read, ``normal`` any key too many or too few (in the log-sum-exp), and
+``ascending`` a missing last key and an accumulator that is not rescaled.
 """
 
 from __future__ import annotations
@@ -14,16 +16,20 @@ from typing import Any
 from pabench.backends.base import Backend, attend
 from pabench.oracle.verdict import Verdict, judge
 from pabench.problem.case import Case
+from pabench.problem.layout import pages_needed
+from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.tensors import build_tensors
 from pabench.sweep.cell import Cell
 
-CHECK_FAMILIES = ("needle", "spotlight")
+CHECK_FAMILIES = ("needle", "spotlight", "normal", "ascending")
 CHECK_KV_HEADS = 2
 """Two KV heads are enough to tell them apart."""
 CHECK_TOKENS = 448
 """Tokens that the longest sequence keeps; the others keep at most a quarter of it."""
 CHECK_TOKENS_LIMIT = 4096
 """The longest keeps enough to cross one page, as long as a page is not larger than this."""
+HIGH_POOL_BYTES = 2**31
+"""Largest pool, nearly all of it never touched, for page ids above 65,536 on the emulated device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +90,21 @@ def check_cases(cell: Cell) -> tuple[Case, ...]:
     kv_heads = min(problem.num_kv_heads, CHECK_KV_HEADS)
     small = replace(problem, num_kv_heads=kv_heads, num_qo_heads=kv_heads * problem.group_size)
     lengths = check_lengths(cell.batch.kv_lens, problem.page_size)
-    return tuple(
+    cases = [
         cell.case(lengths, problem=small, family=family, poison="nan", tail="out-of-pool", spare_pages=2)
         for family in CHECK_FAMILIES
-    )
+    ]
+    one_head = replace(problem, num_kv_heads=1, num_qo_heads=problem.group_size)
+    high = cell.case(lengths, problem=one_head, family="needle", poison="nan", placement="high")
+    # a GPU would have to be given the whole pool
+    if cell.device != "cuda" and _pool_bytes(high) <= HIGH_POOL_BYTES:
+        cases.append(high)
+    return tuple(cases)
+
+
+def _pool_bytes(case: Case) -> int:
+    pages = HIGH_PAGE_BASE + sum(pages_needed(n, case.problem.page_size) for n in case.batch.kv_lens) + 8
+    return pages * case.problem.page_size * case.problem.token_bytes
 
 
 def quick_check(cell: Cell, backend: Backend) -> CheckResult:

@@ -14,7 +14,7 @@ from pabench.sweep.cell import Cell
 TOKEN_HEAD_BUDGET = {"cuda": 2**23, "emulated": 2**16}
 """KV tokens x query heads that one run may cost.  The emulated device takes about a microsecond for each, so
 that a run stays under a tenth of a second; on a GPU the bound only keeps the host's memory in check."""
-SAMPLES = {"cuda": 20, "emulated": 3}
+SAMPLES = {"cuda": 20, "emulated": 5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
