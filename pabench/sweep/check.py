@@ -1,10 +1,10 @@
 """The quick check of a cell: no figure of speed for a kernel that is wrong.
 
 The backend runs a bounded problem cut out of the cell (same page size, dtype, head dimension, layout and
-group size; shortest, longest and middle lengths of the batch), every slot that no query may read poisoned with
-NaN, and the oracle judges output and log-sum-exp.  The input families complement one another: ``needle`` and
-``spotlight`` show which slot was read, ``normal`` any key too many or too few (in the log-sum-exp), and
-``ascending`` a missing last key and an accumulator that is not rescaled.
+group size; shortest, longest and middle lengths of the batch), every slot that no query may read poisoned
+with NaN, and the oracle judges output and log-sum-exp.  The input families complement one another:
+``needle`` and ``spotlight`` show which slot was read, ``normal`` any key too many or too few (in the
+log-sum-exp), ``ascending`` a missing last key and an accumulator that is not rescaled.
 """
 
 from __future__ import annotations
