@@ -38,7 +38,6 @@ constexpr int kValuePacks = kHeadDim / kValueVec;
 constexpr int kPacksPerLane = (kValuePacks + 31) / 32;
 
 constexpr float kLn2 = 0.693147180559945309f;
-constexpr float kMinusInf = -__builtin_huge_valf();
 
 struct WarpMemory {
   float query[kHeadDim + (kHeadDim & 1)];
@@ -49,13 +48,13 @@ struct WarpMemory {
 // scale * log2(e) * q . k for one key row; four running sums keep the chains short.
 PAB_FN float score(const float* query, const Stored* key, float scale_log2) {
   float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
+#pragma unroll(kVec >= 4 ? 4 : kHeadDim)
   for (int d = 0; d < kHeadDim; d += kVec) {
     const Pack<Stored, kVec> pack = load_pack<kVec>(key + d);
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
       float& into = sum[(kVec >= 4 ? i : d / kVec) % 4];
-      into = fma(query[d + i], to_float(pack.at[i]), into);
+      into = fmadd(query[d + i], to_float(pack.at[i]), into);
     }
   }
   return ((sum[0] + sum[1]) + (sum[2] + sum[3])) * scale_log2;
@@ -74,7 +73,7 @@ PAB_FN float warp_sum(float value) {
 
 }  // namespace pab
 
-extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_simple(
+extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_simple(
     const pab::Stored* q, const pab::Stored* k, const pab::Stored* v, const pab::i32* block_table,
     const pab::i32* kv_lens, pab::Stored* out, float* lse, float* partial_out, float* partial_max,
     float* partial_sum, pab::i32 num_rows, pab::i32 num_qo_heads, pab::i32 group_size, pab::i32 page_size,
@@ -103,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_simple
   for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) memory.query[d] = to_float(q[row * kHeadDim + d]);
   warp_sync(kFullMask);
 
-  float running_max = kMinusInf, running_sum = 0.0f;  // the sum is this lane's share
+  float running_max = minus_infinity(), running_sum = 0.0f;  // the sum is this lane's share
   float acc[kPacksPerLane][kValueVec] = {};
   const i32* pages = block_table + sequence * max_pages;
   for (i64 tile = begin; tile < end; tile += kTile) {
@@ -112,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_simple
     const bool live = token < end;
     const i64 page = pages[(live ? token : end - 1) / page_size];
     const i64 slot = page * page_stride + (token % page_size) * token_stride + kv_head * head_stride;
-    const float logit = live ? score(memory.query, k + slot, scale_log2) : kMinusInf;
+    const float logit = live ? score(memory.query, k + slot, scale_log2) : minus_infinity();
 
     const float new_max = fmaxf(running_max, warp_max(logit));
     const float rescale = ex2(running_max - new_max);
@@ -136,11 +135,11 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_simple
             t < count ? load_pack<kValueVec>(v + memory.value_row[t] + element) : Pack<Stored, kValueVec>{};
 #pragma unroll
         for (int i = 0; i < kValueVec; ++i) {
-          tile_sum[i] = fma(memory.weight[t], to_float(value.at[i]), tile_sum[i]);
+          tile_sum[i] = fmadd(memory.weight[t], to_float(value.at[i]), tile_sum[i]);
         }
       }
 #pragma unroll
-      for (int i = 0; i < kValueVec; ++i) acc[p][i] = fma(acc[p][i], rescale, tile_sum[i]);
+      for (int i = 0; i < kValueVec; ++i) acc[p][i] = fmadd(acc[p][i], rescale, tile_sum[i]);
     }
     warp_sync(kFullMask);
   }
@@ -160,7 +159,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_simple
     return;
   }
   const float inverse = running_sum > 0.0f ? 1.0f / running_sum : 0.0f;  // no key: output 0
-  if (lane == 0) lse[row] = running_sum > 0.0f ? (running_max + lg2(running_sum)) * kLn2 : kMinusInf;
+  if (lane == 0) lse[row] = running_sum > 0.0f ? (running_max + lg2(running_sum)) * kLn2 : minus_infinity();
   for (int p = 0; p < kPacksPerLane; ++p) {
     const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
     if (element >= kHeadDim) break;
@@ -179,14 +178,14 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
   const i64 row = static_cast<i64>(blockIdx.x) * kWarps + warp;
   if (row >= num_rows) return;
   const i64 first = row * num_splits;
-  float max = kMinusInf;
+  float max = minus_infinity();
   for (int s = 0; s < num_splits; ++s) max = fmaxf(max, partial_max[first + s]);
   float sum = 0.0f;
   for (int s = 0; s < num_splits; ++s) {
     if (partial_sum[first + s] > 0.0f) sum += partial_sum[first + s] * ex2(partial_max[first + s] - max);
   }
   const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
-  if (lane == 0) lse[row] = sum > 0.0f ? (max + lg2(sum)) * kLn2 : kMinusInf;
+  if (lane == 0) lse[row] = sum > 0.0f ? (max + lg2(sum)) * kLn2 : minus_infinity();
   for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) {
     float total = 0.0f;
     for (int s = 0; s < num_splits; ++s) {

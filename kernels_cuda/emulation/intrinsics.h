@@ -112,7 +112,8 @@ inline float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.
 inline float ex2(float x) { return flush(pab_emu::approximate(std::exp2(x), x)); }
 inline float lg2(float x) { return pab_emu::approximate(std::log2(flush(x)), x); }
 inline float rcp(float x) { return flush(pab_emu::approximate(1.0f / flush(x), x)); }
-inline float fma(float a, float b, float c) { return std::fma(a, b, c); }
+inline float minus_infinity() { return std::bit_cast<float>(0xFF800000u); }
+inline float fmadd(float a, float b, float c) { return std::fma(a, b, c); }
 
 // --- conversion ---------------------------------------------------------------------------------------------
 inline float half_to_float(u16 bits) {

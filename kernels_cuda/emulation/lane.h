@@ -69,7 +69,6 @@ struct Block {
   Dim3 index, grid, block;
   unsigned char* shared = nullptr;
   u32 shared_bytes = 0;
-  u64 seed = 0;
 };
 
 // The lane that runs on this OS thread.
@@ -92,7 +91,7 @@ void copy_wait(u32 newest_groups_left);
 // Ends the launch with a message; does not return.
 [[noreturn]] void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-// A relative error within +-2^-22, fixed by the operand and the seed: what ex2.approx may be off by.
+// A relative error within +-2^-22, fixed by the operand: what ex2.approx may be off by, the same every time.
 float approximate(float exact, float operand);
 
 }  // namespace pab_emu

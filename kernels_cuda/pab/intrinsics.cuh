@@ -13,7 +13,8 @@
 //                           relaxed, device scope, return the old value
 //   asynchronous copy       cp_async16(shared, global, valid): 16 bytes, zeros when not valid;
 //                           cp_async_commit; cp_async_wait<N>: all but the newest N groups have landed
-//   math                    ex2, lg2, rcp: approximate, relative error up to about 2^-22; fma
+//   math                    ex2, lg2, rcp: approximate, relative error up to about 2^-22; fmadd;
+//                           minus_infinity
 //   conversion              half_to_float, float_to_half, bf16_to_float, float_to_bf16: bits in u16,
 //                           rounding to nearest even
 #pragma once

@@ -96,7 +96,8 @@ PAB_FN float rcp(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-PAB_FN float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+PAB_FN float minus_infinity() { return __uint_as_float(0xFF800000u); }
+PAB_FN float fmadd(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
 // --- conversion ---------------------------------------------------------------------------------------------
 PAB_FN float half_to_float(u16 bits) {

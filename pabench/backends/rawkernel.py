@@ -28,7 +28,7 @@ class RawKernelBackend:
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),
         operations=frozenset({"decode", "append"}),
-        max_head_dim=512,
+        max_head_dim=256,
     )
     profile = ComputeProfile(p_dtype="float32", partial_dtype="float32", accumulation="blocked")
 

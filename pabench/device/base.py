@@ -83,5 +83,8 @@ class Device(Protocol):
     def load(self, source: KernelSource) -> Module:
         """Compile ``source`` or fetch it from the cache; raises ``CompileError``."""
 
+    def reschedule(self, seed: int) -> None:
+        """Choose another legal order of blocks, warps and lanes, where the device lets us."""
+
     def synchronize(self) -> None:
         """Wait until all launches have finished."""

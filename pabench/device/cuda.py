@@ -108,6 +108,9 @@ class CudaDevice:
 
         return cupy.zeros(shape, dtype)
 
+    def reschedule(self, seed: int) -> None:
+        """Do nothing: hardware chooses its own order."""
+
     def synchronize(self) -> None:
         """Wait for the current device; a fault of an earlier kernel is raised here."""
         import cupy

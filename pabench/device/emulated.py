@@ -86,7 +86,7 @@ class EmulatedDevice:
     """Implements ``Device`` on the host; arrays are numpy arrays.
 
     Args:
-        seed: drives the order of blocks, warps and lanes, and the errors of approximate instructions.
+        seed: drives the order of blocks, warps and lanes.
         workers: OS threads; default one a core.
         kernels: folder with the emulation headers, by default the project's ``kernels_cuda``.
     """
@@ -118,6 +118,10 @@ class EmulatedDevice:
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return new memory of zeros."""
         return np.zeros(shape, dtype)
+
+    def reschedule(self, seed: int) -> None:
+        """Use another order of blocks, warps and lanes from the next launch on."""
+        self.seed = seed
 
     def synchronize(self) -> None:
         """Launches run to their end, so there is nothing to wait for."""
