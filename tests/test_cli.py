@@ -141,7 +141,7 @@ def test_cli_list_names_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == names
 
 
-@pytest.mark.parametrize("what", ["backends", "devices", "families", "dtypes", "placements"])
+@pytest.mark.parametrize("what", ["backends", "devices", "families", "dtypes", "placements", "gpus"])
 def test_cli_list_text_and_json_agree(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["list", what, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

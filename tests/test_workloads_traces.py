@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,11 @@ def test_traces_draw_no_request_twice() -> None:
     assert spec.draw(20, seed=4, page_size=16) == spec.draw(20, seed=4, page_size=64)
     assert spec.draw(20, seed=4, page_size=16) != spec.draw(20, seed=5, page_size=16)
     assert len(spec.draw(80, seed=4, page_size=16)) == 80
+
+
+def test_traces_spec_crosses_processes() -> None:
+    spec = _trace(50).length_spec()
+    assert pickle.loads(pickle.dumps(spec)).draw(9, seed=1, page_size=8) == spec.draw(9, seed=1, page_size=8)  # noqa: S301
 
 
 def test_traces_fields_agree() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -111,12 +109,11 @@ def _resources() -> Rows:
     return [{"name": name, "path": str(resource_dir(name))} for name in RESOURCES]
 
 
-if importlib.util.find_spec("pabench.timing.gpus") is not None:
+@_lists("gpus")
+def _gpus() -> Rows:
+    from pabench.timing.gpus import GPUS
 
-    @_lists("gpus")
-    def _gpus() -> Rows:
-        gpus = importlib.import_module("pabench.timing.gpus").GPUS
-        return [{**asdict(gpu), "name": name} for name, gpu in gpus.items()]
+    return [asdict(gpu) for gpu in GPUS.values()]
 
 
 def sketch(counts: list[int]) -> str:

@@ -65,14 +65,20 @@ class Trace:
 
         No request is drawn twice while the batch is at most as large as the trace.
         """
-        total = self.total_tokens
-
-        def sample(parameters: Mapping[str, float], request: LengthRequest) -> Array:
-            return np.asarray(request.rng.choice(total, request.batch, replace=request.batch > total.size))
-
         about = f"total lengths of the {self.num_requests} requests of {self.name}"
-        family = LengthFamily(name=f"trace:{self.name}", about=about, defaults={}, sampler=sample)
+        sampler = _TraceSampler(self.total_tokens)
+        family = LengthFamily(name=f"trace:{self.name}", about=about, defaults={}, sampler=sampler)
         return LengthSpec(text=family.name, family=family)
+
+
+class _TraceSampler:
+    # a class rather than a closure, so that a spec can be sent to another process
+    def __init__(self, total: Array) -> None:
+        self.total = total
+
+    def __call__(self, parameters: Mapping[str, float], request: LengthRequest) -> Array:
+        again = request.batch > self.total.size
+        return np.asarray(request.rng.choice(self.total, request.batch, replace=again))
 
 
 def read_trace(path: str | Path) -> Trace:
