@@ -243,11 +243,17 @@ def test_report_model_trend_names_what_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_report_model_short_names_never_merge_two_specs() -> None:
-    names = short_names(
-        ["lognormal:mean=1024,cv=1", "lognormal:mean=2048,cv=1", "zipf:s=1,max=8192", "azure"]
-    )
-    assert names["zipf:s=1,max=8192"] == "zipf"
-    assert len(set(names.values())) == 4
+    specs = {
+        "lognormal:mean=1024,cv=1": "lognormal:mean=1024",
+        "lognormal:mean=2048,cv=1": "lognormal:mean=2048",
+        "zipf:s=1.25,max=8192,more=1": "zipf",
+        "azure-conv": "azure-conv",
+        "list:" + "1," * 20 + "1": "list:1,1,1,1,1,1,1,…",
+        "list:" + "1," * 20 + "2": "list:1,1,1,1,1,1,1,… (2)",
+        "y" * 30: "y" * 19 + "…",
+        "y" * 31: "y" * 19 + "… (2)",
+    }
+    assert short_names(list(specs)) == specs
 
 
 def test_report_model_differing_machines_are_a_warning(tmp_path: Path) -> None:
