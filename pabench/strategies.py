@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 from hypothesis import strategies as st
 
+from pabench.problem.append import AppendCase
 from pabench.problem.batch import Batch
 from pabench.problem.case import POISONS, Case
 from pabench.problem.dtypes import DTYPES
@@ -163,3 +164,23 @@ def high_page_cases(
 
         reject()
     return case
+
+
+@st.composite
+def append_cases(draw: st.DrawFn, *, dtypes: Sequence[str] = tuple(DTYPES)) -> AppendCase:
+    """Tokens scattered over a small pool, some of them skipped, pages in any order."""
+    problem = draw(problems(dtypes=dtypes))
+    num_pages = draw(st.integers(1, 6))
+    slots = draw(
+        st.lists(st.integers(0, num_pages * problem.page_size - 1), unique=True, max_size=24).flatmap(
+            lambda live: st.permutations([*live, *[-1] * (len(live) // 4)])
+        )
+    )
+    return AppendCase(
+        problem=problem,
+        num_pages=num_pages,
+        slots=tuple(slots),
+        kv_layout=draw(st.sampled_from(KV_LAYOUTS)),
+        interleaved=draw(st.booleans()),
+        seed=draw(st.integers(0, 2**16)),
+    )

@@ -18,7 +18,7 @@ from pabench.problem.tensors import Tensors, build_tensors
 
 
 def check_decode(case: Case, backend: Backend, device: Device) -> Outcome:
-    """Output and LSE are within the error bound of the dense float64 oracle, and the inputs are left alone."""
+    """Output and LSE are within the bound of the dense float64 oracle, and the inputs are left alone."""
     tensors = build_tensors(case)
     inputs = (tensors.q, tensors.layout.block_table, tensors.kv_lens)
     before = [array.tobytes() for array in inputs]

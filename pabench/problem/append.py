@@ -80,7 +80,7 @@ def append_case_from_dict(data: Any) -> AppendCase:
 
 
 def build_append(case: AppendCase) -> tuple[KvPool, Array, Array, Array]:
-    """Return ``(pool, keys, values, slot_mapping)``: random bits everywhere, so that every byte is its own.
+    """Return ``(pool, keys, values, slot_mapping)``: random bits everywhere.
 
     ``keys`` and ``values`` are ``(num_tokens, num_kv_heads, head_dim)`` in storage form, ``slot_mapping`` int64.
     """
