@@ -223,6 +223,7 @@ def test_sweep_wrong_backend_fails_without_a_figure_of_speed(capsys: pytest.Capt
         assert "query head 1, dim 3" in line["reason"]
         saved = json.loads(Path("out/failures", line["check"]["case_id"], "case.json").read_text())
         assert saved["case"]["problem"]["page_size"] == line["page_size"]
+        assert line["check"]["replay"] == f"pabench replay out/{line['check']['path']}"
     assert record()["exit_code"] == 1
     assert "8 failed" in capsys.readouterr().out
 

@@ -52,3 +52,5 @@ def test_sweep_kernels_with_a_fault_fail_and_name_the_place(
     line = json.loads(Path("out/journal.jsonl").read_text())
     assert (line["status"], line["run_ns"], line["modelled_ns"]) == ("failed", None, None)
     assert re.search(r"sequence \d+, query head \d+", line["reason"])
+    # the shipped kernels are right, so that replaying the saved case with them passes
+    assert run(line["check"]["replay"].split()[1:]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pabench.sweep.progress import Progress, make_progress
 from pabench.sweep.run_cell import run_cell
 from pabench.timing.gpus import Gpu
 
-CASE_FILE = "case.json"
+CASE_FILE_SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +59,11 @@ def run_sweep(
             for cell in missing:
                 display.start(cell)
                 result = run_cell(cell, backends[cell.backend], device, gpu)
+                line = result.line
                 if result.failing is not None:
-                    save_failure(directory, result.failing, result.line)
-                directory.append(result.line)
-                display.done(cell, result.line)
+                    line = save_failure(directory, result.failing, line)
+                directory.append(line)
+                display.done(cell, line)
     except KeyboardInterrupt:
         interrupted = True
     except PabenchError as error:
@@ -84,8 +86,21 @@ def exit_code(lines: Sequence[Mapping[str, Any]]) -> int:
     return EXIT_OK if counts["ok"] else EXIT_NOTHING_RAN
 
 
-def save_failure(directory: RunDirectory, case: Case, line: Mapping[str, Any]) -> None:
-    """Write ``failures/<case id>/case.json``: the case, its backend and device, and what the oracle said."""
-    record = {"backend": line["backend"], "device": line["device"], "text": line["reason"]}
-    text = pretty({**record, "case": case.to_dict()})
-    atomic_write_text(directory.failure_dir(case.id) / CASE_FILE, text)
+def save_failure(directory: RunDirectory, case: Case, line: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``failures/<case id>/``, which ``pabench replay`` reads, and return ``line`` with the way to it.
+
+    The layout is that of a failed ``decode`` check of the conformance suite, which judges the same case.
+    """
+    folder = directory.failure_dir(case.id)
+    record = {
+        "schema": CASE_FILE_SCHEMA,
+        "check": "decode",
+        "subject": line["backend"],
+        "device": line["device"],
+        "kind": "attention",
+        "case": case.to_dict(),
+    }
+    atomic_write_text(folder / "verdict.txt", f"{line['reason']}\n")
+    atomic_write_text(folder / "case.json", pretty(record))
+    way = {"path": f"failures/{case.id}", "replay": shlex.join(["pabench", "replay", str(folder)])}
+    return {**line, "check": {**line["check"], **way}}
