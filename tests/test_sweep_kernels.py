@@ -52,5 +52,7 @@ def test_sweep_kernels_with_a_fault_fail_and_name_the_place(
     line = json.loads(Path("out/journal.jsonl").read_text())
     assert (line["status"], line["run_ns"], line["modelled_ns"]) == ("failed", None, None)
     assert re.search(r"sequence \d+, query head \d+", line["reason"])
-    # the shipped kernels are right, so that replaying the saved case with them passes
-    assert run(line["check"]["replay"].split()[1:]) == 0
+    replay = line["check"]["replay"].split()[1:]
+    assert replay[-2:] == ["--kernels", "kernels"]
+    assert run(replay) == 1
+    assert run(replay[:-2]) == 0  # the shipped kernels are right

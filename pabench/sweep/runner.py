@@ -102,5 +102,7 @@ def save_failure(directory: RunDirectory, case: Case, line: Mapping[str, Any]) -
     }
     atomic_write_text(folder / "verdict.txt", f"{line['reason']}\n")
     atomic_write_text(folder / "case.json", pretty(record))
-    way = {"path": f"failures/{case.id}", "replay": shlex.join(["pabench", "replay", str(folder)])}
+    kernels = directory.run["config"].get("kernels")
+    words = ["pabench", "replay", str(folder), *(["--kernels", kernels] if kernels else [])]
+    way = {"path": f"failures/{case.id}", "replay": shlex.join(words)}
     return {**line, "check": {**line["check"], **way}}
