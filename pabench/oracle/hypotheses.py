@@ -134,18 +134,17 @@ def explain(suspect: Suspect) -> str | None:
     """Return the first explanation that fits, or None when none does."""
     if not suspect.output_wrong:
         return _explain_lse(suspect)
-    if not suspect.got_out.any() and suspect.reference.out[suspect.row, suspect.head].any():
-        return "the output is 0 in all dims, as for an empty sequence"
-    if not np.isfinite(suspect.got_out).all():
-        top = float(suspect.logits(suspect.keys).max())
-        return f"logits reach {top:.4g}: exp overflows unless the maximum is subtracted" if top > 80 else None
+    zero = not suspect.got_out.any()
+    if zero and suspect.got_lse == -math.inf:
+        return "the output is 0 in all dims and the lse -inf, as for a row that sees no key"
+    out_only = None
     with np.errstate(all="ignore"):
-        faults = list(_all_faults(suspect))
-        for with_lse in (True, False):
-            for fault in faults:
-                if suspect.fits(fault, with_lse=with_lse):
-                    return f"the output matches {fault.words}"
-    return None
+        for fault in _all_faults(suspect):
+            if suspect.fits(fault):
+                return f"the output matches {fault.words}"
+            if out_only is None and suspect.fits(fault, with_lse=False):
+                out_only = f"the output, but not the lse, matches {fault.words}"
+    return out_only or ("the output is 0 in all dims" if zero else None)
 
 
 def _all_faults(suspect: Suspect) -> Iterator[Fault]:

@@ -11,6 +11,9 @@ from pabench.report.palette import STEPS
 from pabench.report.source import Line, Source
 from pabench.report.words import DASH, digits, number, percent, scaled
 
+NAME_ROOM = 20
+"""Characters of a length spec that fit beside a chart."""
+
 WORDS = {"failed": "failed", "crashed": "crashed", "unsupported": "n/a", "unchecked": "unchecked"}
 
 
@@ -111,12 +114,25 @@ def build_heat_maps(source: Source) -> tuple[HeatMap, ...]:
 
 
 def short_names(specs: Sequence[str]) -> dict[str, str]:
-    """Return a name for each length spec: itself when short, else its family where that is enough."""
+    """Return a name for each length spec that fits beside a chart; different specs have different names.
+
+    A short spec names itself; a long one is its family with those parameters that tell it from the others of
+    its family, and is cut where that is still too long.
+    """
     unique = list(dict.fromkeys(specs))
-    families = [spec.partition(":")[0] for spec in unique]
-    names = {}
-    for spec, family in zip(unique, families, strict=True):
-        names[spec] = family if len(spec) > 16 and families.count(family) == 1 else spec
+    names: dict[str, str] = {}
+    for spec in unique:
+        family, _, rest = spec.partition(":")
+        siblings = [
+            other.partition(":")[2].split(",") for other in unique if other.partition(":")[0] == family
+        ]
+        own = [part for part in rest.split(",") if not all(part in parts for parts in siblings)]
+        # the items of a list mean nothing one by one
+        whole = len(spec) <= NAME_ROOM or (family == "list" and len(siblings) > 1)
+        name = spec if whole else ":".join([family, *([",".join(own)] if own else [])])
+        name = name if len(name) <= NAME_ROOM else name[: NAME_ROOM - 1] + "…"
+        taken = sum(other.partition(" (")[0] == name for other in names.values())
+        names[spec] = f"{name} ({taken + 1})" if taken else name
     return names
 
 

@@ -20,8 +20,8 @@ from pabench.resources import resource_dir
 from pabench.store.files import atomic_write_text, json_line
 from pabench.store.read import Run, read_runs
 
-MAX_CHARTS = 36
-"""Drawings of one page, each about 50 ms and some kilobytes; the tables carry the rest."""
+MAX_CHARTS = 24
+"""Drawings of one page, each about 0.1 s and 15 kB; the tables carry the rest."""
 
 
 def render_report(runs: Sequence[Path], out: Path) -> Path:
@@ -50,6 +50,7 @@ def render_html(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = _breakable
     page = environment.get_template("report.html.j2").render(
         model=model,
         charts=charts,
@@ -75,6 +76,11 @@ def _charts(model: ReportModel) -> dict[str, Markup]:
             if len(drawn) < MAX_CHARTS and (svg := heat_svg(heat, panel, uid)) is not None:
                 drawn[uid] = Markup(svg)
     return drawn
+
+
+def _breakable(text: str) -> Markup:
+    """Escaped text that may wrap after a comma, so that a long spec does not break within a word."""
+    return Markup(",<wbr>").join(text.split(","))
 
 
 def _script_safe(data: dict[str, Any]) -> str:

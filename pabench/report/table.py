@@ -35,6 +35,7 @@ class CellTable:
 Read = Callable[[dict[str, Any]], Any]
 Show = Callable[[Any], str]
 
+MODELLED = "modelled for"
 ASKED: tuple[tuple[str, Read], ...] = (
     ("lengths", lambda d: d["lengths"]),
     ("batch", lambda d: d["batch"]),
@@ -46,7 +47,7 @@ ASKED: tuple[tuple[str, Read], ...] = (
     ("dtype", lambda d: d.get("dtype")),
     ("layout", lambda d: f"{d.get('kv_layout') or DASH}{' interleaved' if d.get('interleaved') else ''}"),
     ("seed", lambda d: d.get("seed")),
-    ("modelled for", lambda d: d.get("modelled_gpu")),
+    (MODELLED, lambda d: d.get("modelled_gpu")),
 )
 ALWAYS = ("lengths", "batch", "page size")
 COUNTS = (
@@ -74,8 +75,10 @@ def build_table(source: Source) -> CellTable | None:
         values = [read(line.data) for line in lines]
         if all(value is None for value in values):
             continue
-        if label not in ALWAYS and len(set(map(str, values))) == 1:
-            same.append((label, str(values[0])))
+        # a cell without a modelled figure names no GPU, which does not make the others' differ
+        given = {str(value) for value in values if value is not None or label != MODELLED}
+        if label not in ALWAYS and len(given) == 1:
+            same.append((label, given.pop()))
             continue
         counts = all(isinstance(value, int) for value in values)
         columns.append(Column(label=label, unit="", provenance="", numeric=counts))
@@ -94,7 +97,7 @@ def _order(lines: Sequence[Line]) -> Callable[[Line], tuple[Any, ...]]:
 
     def key(line: Line) -> tuple[Any, ...]:
         data = line.data
-        settings = tuple(str(read(data)) for _, read in ASKED[3:])
+        settings = tuple(str(read(data)) for label, read in ASKED[3:] if label != MODELLED)
         return specs[data["lengths"]], data["batch"], settings, data["page_size"], line.run, data["id"]
 
     return key

@@ -74,7 +74,7 @@ def _exit_words(codes: Sequence[int | None]) -> str:
 def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> str:
     if word == "FAIL":
         bad = [_part(lines, noun) for lines, noun in ((source.checks, "check"), (source.cells, "cell"))]
-        said = join([part for part in bad if part])
+        said = "; ".join(part for part in bad if part)
         if not said:
             return "A run ended with an error that no line of its journal explains."
         text = f"{said[0].upper()}{said[1:]}."

@@ -24,6 +24,8 @@ def clean_text(text: str, limit: int = TEXT_LIMIT) -> str:
     """
     if len(text) > limit:
         text = f"{text[:limit]}… ({len(text) - limit:,} more characters in the journal)"
+    if text.isprintable():
+        return text
     return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else _spelled(c) for c in text)
 
 
