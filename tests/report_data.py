@@ -28,7 +28,7 @@ LENGTHS = ("fixed:len=1024", "lognormal:mean=1024,cv=1,max=32768", "azure-conv")
 WORDS = {
     **dict.fromkeys(("num_pages", "slots", "tokens", "waste_tokens", "internal_fragmentation"), "counted"),
     **dict.fromkeys(("contiguous_fragmentation", "efficiency_gain", "block_table_bytes"), "counted"),
-    **dict.fromkeys(("csr_table_bytes", "kv_bytes"), "counted"),
+    **dict.fromkeys(("csr_table_bytes", "kv_bytes", "run_token_heads"), "counted"),
     **dict.fromkeys(("plan_ns", "run_ns"), "host"),
     **dict.fromkeys(("modelled_ns", "modelled_tokens_per_s"), "modelled"),
 }

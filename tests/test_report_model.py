@@ -60,6 +60,7 @@ VERDICTS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "code 1": (sweep_lines(batches=(8,)), {"exit_code": 1}, "FAIL"),
     "code 3": ([], {"exit_code": 3}, "FAIL"),
     "interrupted": (sweep_lines(batches=(8,)), {"exit_code": 2, "status": "interrupted"}, "INCOMPLETE"),
+    "stopped, code 0": (sweep_lines(batches=(8,)), {"status": "interrupted"}, "INCOMPLETE"),
     "killed": (
         sweep_lines(batches=(8,)),
         {"exit_code": None, "status": "running", "finished": None},
@@ -159,8 +160,10 @@ def test_report_model_two_classes_share_neither_chart_nor_column(tmp_path: Path)
         "measured",
         "modelled",
     ]
-    run = [c.provenance for c in table(built).columns if c.label == "run"]
-    assert run == ["host", "measured"]
+    places = [place for place, c in enumerate(table(built).columns) if c.label == "run"]
+    assert [table(built).columns[place].provenance for place in places] == ["host", "measured"]
+    figures = [[texts[place] != "–" for place in places] for _, texts in table(built).rows]
+    assert figures == [[True, False], [False, True]]
 
 
 def test_report_model_unstated_provenance_is_a_warning(tmp_path: Path) -> None:

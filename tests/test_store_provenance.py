@@ -42,7 +42,11 @@ def test_store_provenance_takes_the_named_compiler(monkeypatch: pytest.MonkeyPat
 
 
 def test_store_provenance_ignores_a_foreign_checkout(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    (tmp_path / "inside").mkdir()
+    assert provenance.git_state(tmp_path)[0] is not None
     assert provenance.git_state(tmp_path / "inside") == (None, None)
 
 

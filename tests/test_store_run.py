@@ -33,6 +33,18 @@ def test_store_run_round_trip(tmp_path: Path) -> None:
     assert found.record["config"] == {"seed": 1}
 
 
+def test_store_run_line_is_on_the_disk_before_append_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[bytes] = []
+    with new(tmp_path / "run") as run:
+        monkeypatch.setattr(
+            os, "fsync", lambda handle: synced.append((run.path / "journal.jsonl").read_bytes())
+        )
+        run.append(cell(8, "azure-conv", 8))
+    assert [content.count(b"\n") for content in synced] == [1]
+
+
 def test_store_run_starts_as_running(tmp_path: Path) -> None:
     new(tmp_path / "run").close()
     record = read_run(tmp_path / "run").record

@@ -72,7 +72,9 @@ def _title(source: Source) -> str:
         [line.data["subject"] for line in source.checks] + [line.data["backend"] for line in source.cells]
     )
     what = " and ".join(dict.fromkeys(str(run.record["kind"]) for run in source.runs))
-    few = ", ".join(list(names)[:4]) + (", …" if len(names) > 4 else "")
+    few = ", ".join(name if len(name) <= 40 else name[:39] + "…" for name in list(names)[:4]) + (
+        ", …" if len(names) > 4 else ""
+    )
     return f"{what.capitalize()} of {few}" if names else what.capitalize()
 
 

@@ -71,6 +71,7 @@ FIGURES = (
     "block_table_bytes",
     "csr_table_bytes",
     "kv_bytes",
+    "run_token_heads",
     "plan_ns",
     "run_ns",
     "modelled_ns",
