@@ -12,7 +12,10 @@ from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 
-DIAGNOSED_ELEMENTS = 2**23
+NEVER_WRITTEN = "every byte of the output is 0xFF, as in fresh memory: it was never written"
+EXP_OVERFLOW = 88.0
+"""exp of more than this is infinite in float32."""
+DIAGNOSED_ELEMENTS = 2**21
 """Rows with more numbers than this in keys or values of one head are located but not diagnosed."""
 
 
@@ -60,6 +63,8 @@ def describe(
     parts = [f"{place}: {numbers}"]
     if seen == 0:
         parts.append(f"the row sees no key (kv_len {kv_len}), so its output is 0 and its lse -inf")
+        if dim is not None and untouched(out[row, head]):
+            parts.append(NEVER_WRITTEN)
         return "; ".join(parts)
     parts.append(f"the row sees {seen} keys")
     if seen * problem.head_dim > DIAGNOSED_ELEMENTS:
@@ -103,13 +108,16 @@ def _not_a_number(suspect: Suspect) -> str | None:
     dims = np.flatnonzero(bad)
     where = "all dims" if bad.all() else f"{dims.size} of {bad.size} dims, {dims[0]} to {dims[-1]}"
     kinds = "NaN" if np.isnan(suspect.got_out[bad]).all() else "NaN or Inf"
-    if _untouched(suspect.got_out):
-        return "every byte of the output is 0xFF: it was never written"
+    if untouched(suspect.got_out):
+        return NEVER_WRITTEN
     words = f"the output is {kinds} in {where}"
+    top = float(suspect.logits(suspect.keys).max())
+    if top > EXP_OVERFLOW:
+        words += f"; logits reach {top:.4g}, where exp overflows float32 unless the maximum is subtracted"
     poison = suspect.tensors.case.poison
     if poison not in ("nan", "inf"):
         return words
-    words += f"; slots that no query may read hold {poison}, so one of them was read"
+    words += f"; slots that no query may read hold {poison}, so one of them was probably read"
     tail = -suspect.seen % suspect.page_size
     if suspect.got_lse is None:
         return words
@@ -131,7 +139,7 @@ def _not_a_number(suspect: Suspect) -> str | None:
     return f"{words}, its key too: the lse is {suspect.got_lse:g}; {place}"
 
 
-def _untouched(out: Array) -> bool:
+def untouched(out: Array) -> bool:
     """Whether all numbers still are the NaN of all ones that fresh output memory holds."""
     # widening keeps the payload; 7 bits of it exist in every storage type
     return bool((np.ascontiguousarray(out).view(np.uint64) >> np.uint64(45) == 0x7FFFF).all())

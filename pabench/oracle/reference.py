@@ -8,7 +8,8 @@ for a whole long sequence but its output rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,8 @@ from pabench.problem.tensors import Tensors
 
 BLOCK_ELEMENTS = 2**22
 """Elements of the largest float64 temporary: 32 MiB."""
+THREADED_WORK = 2**26
+"""Query numbers times keys from which on torch may use more than one thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -109,16 +112,18 @@ def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
             target[first:last] = back.reshape(count, kv_heads * group, *value.shape[2:]).numpy()
 
     indptr = tensors.qo_indptr.tolist()
-    for sequence, kv_len in enumerate(tensors.kv_lens.tolist()):
-        limits = visible_keys(indptr[sequence + 1] - indptr[sequence], kv_len, causal=problem.causal)
-        block = min(kv_len, _block_tokens(tensors))
-        step = max(1, BLOCK_ELEMENTS // max(1, problem.num_qo_heads * block))
-        # rows that see nothing come first and keep the values they were made with
-        hidden = int((limits == 0).sum())
-        for begin in range(hidden, limits.size, step):
-            part = limits[begin : begin + step]
-            first = indptr[sequence] + begin
-            fill(sequence, first, first + part.size, part)
+    longest = int(tensors.kv_lens.max(initial=0))
+    with _threads_for(longest * tensors.q.size):
+        for sequence, kv_len in enumerate(tensors.kv_lens.tolist()):
+            limits = visible_keys(indptr[sequence + 1] - indptr[sequence], kv_len, causal=problem.causal)
+            block = min(kv_len, _block_tokens(tensors))
+            step = max(1, BLOCK_ELEMENTS // max(1, problem.num_qo_heads * block))
+            # rows that see nothing come first and keep the values they were made with
+            hidden = int((limits == 0).sum())
+            for begin in range(hidden, limits.size, step):
+                part = limits[begin : begin + step]
+                first = indptr[sequence] + begin
+                fill(sequence, first, first + part.size, part)
     return Truth(out=out, lse=lse, out_bound=out_bound, lse_bound=lse_bounds)
 
 
@@ -136,6 +141,18 @@ def check_tensors(tensors: Tensors) -> None:
     if tensors.layout.num_pages > tensors.pool.num_pages:
         rule = f"the pool has {tensors.pool.num_pages} pages"
         raise InvalidCase("layout.num_pages", tensors.layout.num_pages, rule)
+
+
+@contextmanager
+def _threads_for(work: int) -> Iterator[None]:
+    """Run small cases on one thread: waking a second one costs more, a hundredfold when the CPU is busy."""
+    before = torch.get_num_threads()
+    if work < THREADED_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _block_tokens(tensors: Tensors) -> int:
