@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from pabench.oracle.bound import rounding_of
+from pabench.oracle.bound import logit_weight, rounding_of
 from pabench.oracle.gather import gather_tokens, to_float64
 from pabench.oracle.reference import Truth, truth
 from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
@@ -129,3 +130,10 @@ def test_bound_stays_a_number_for_enormous_logits() -> None:
     assert np.isfinite(found.out).all()
     assert not np.isnan(found.out_bound).any()
     assert not np.isnan(found.lse_bound).any()
+
+
+def test_bound_weighs_a_key_that_its_error_lifts_from_nothing() -> None:
+    relative = torch.tensor([-1000.0, -1000.0, -1.0, -2.0, -np.inf], dtype=torch.float64)
+    error = torch.tensor([1100.0, 1e5, 1e-12, 1.5, 3.0], dtype=torch.float64)
+    expected = [np.exp(100.0), np.exp(700.0), np.exp(-1.0) * 1e-12, np.exp(-0.5) - np.exp(-2.0), 0.0]
+    np.testing.assert_allclose(logit_weight(relative, error).numpy(), expected, rtol=1e-10)

@@ -160,3 +160,15 @@ def test_verdict_names_an_output_of_zeros_and_the_row_of_another_sequence() -> N
     assert "as for a row that sees no key" in judge(tensors, zeros, empty, PROFILE).text
     out[0], lse[0] = out[1], lse[1]
     assert "the right output of sequence 1, query row 1" in judge(tensors, out, lse, PROFILE).text
+
+
+def test_verdict_wants_the_infinity_of_the_truth_whatever_the_bound() -> None:
+    tensors = make()
+    out, lse = right(tensors)
+    found = truth(tensors, PROFILE)
+    expected, bound = found.out.copy(), found.out_bound.copy()
+    expected[0, 0, 0], bound[0, 0, 0] = np.inf, np.inf
+    reference = replace(found, out=expected, out_bound=bound)
+    assert not judge(tensors, out, lse, PROFILE, reference=reference).passed
+    out[0, 0, 0] = np.inf
+    assert judge(tensors, out, lse, PROFILE, reference=reference).passed

@@ -116,11 +116,11 @@ def logit_error(
 
 def logit_weight(relative: Tensor, error: Tensor) -> Tensor:
     """Return ``p_j (exp(E_j) - 1)`` from ``relative = s_j - lse`` and ``E_j``, without overflow."""
-    return torch.where(
-        relative + error < EXP_CAP,
-        torch.exp(relative) * torch.expm1(error.clamp(max=EXP_CAP)),
-        torch.full_like(relative, EXP_CAP).exp_(),
-    )
+    weight = torch.exp(relative)
+    # the product keeps small errors exact, the difference keeps large ones from 0 * inf
+    small = weight * torch.expm1(error.clamp(max=1.0))
+    large = torch.exp((relative + error).clamp_(max=EXP_CAP)) - weight
+    return torch.where(error < 1.0, small, large)
 
 
 def output_bound(

@@ -21,8 +21,10 @@ from pabench.problem.dtypes import Array
 from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.tensors import Tensors
 
-MAX_PAGE_PAIRS = 2**22
-"""Elements of the largest table of (logical page, physical page, dim) that is searched."""
+MAX_SEARCHED = 2**22
+"""Numbers in the candidate pages, and in the table of (logical page, physical page, dim), at most."""
+MAX_LOGICAL_PAGES = 128
+"""Logical pages of one row, the weightiest, for which another physical page is tried."""
 TILES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -267,8 +269,9 @@ def _page_tables(suspect: Suspect) -> Iterator[Fault]:
 def _single_pages(suspect: Suspect) -> Iterator[Fault]:
     """One logical page read from the wrong physical page: try each against each live page."""
     used = -(-suspect.seen // suspect.page_size)
-    candidates = _candidate_pages(suspect)[: max(1, MAX_PAGE_PAIRS // (used * suspect.query.size))]
     size = suspect.page_size
+    most = max(1, MAX_SEARCHED // (max(used, size) * suspect.query.size))
+    candidates = _candidate_pages(suspect)[:most]
     keys, values = suspect.rows(candidates, 0, len(candidates) * size, suspect.kv_head)
     keys, values = keys.reshape(-1, size, keys.shape[1]), values.reshape(-1, size, values.shape[1])
     foreign = suspect.logits(keys)
@@ -280,9 +283,9 @@ def _single_pages(suspect: Suspect) -> Iterator[Fault]:
     sums = np.bincount(page, mine, minlength=used)
     accs = np.add.reduceat(mine[:, None] * suspect.values, np.arange(0, suspect.seen, size))
     # what the other pages give, summed rather than subtracted: the page in question may have all the weight
-    others = 1.0 - np.eye(used)
-    rest_sum, rest_acc = others @ sums, others @ accs
-    for logical in range(used):
+    rest_sum, rest_acc = _all_but_one(sums), _all_but_one(accs)
+    tried: list[tuple[float, int, int]] = []
+    for logical in np.sort(np.argsort(-sums)[:MAX_LOGICAL_PAGES]).tolist():
         fill = min(size, suspect.seen - logical * size)
         weights = np.exp(foreign[:, :fill] - top)
         total = rest_sum[logical] + weights.sum(axis=1)
@@ -291,14 +294,24 @@ def _single_pages(suspect: Suspect) -> Iterator[Fault]:
         distance[~finite[:, :fill].all(axis=1)] = math.inf
         distance[[i for i, page in enumerate(candidates) if page == suspect.pages[logical]]] = math.inf
         nearest = int(distance.argmin())
-        if not distance[nearest] < math.inf:
-            continue
-        wrong, right = candidates[nearest], suspect.pages[logical]
+        if distance[nearest] < math.inf:
+            tried.append((float(distance[nearest]), logical, candidates[nearest]))
+    for _, logical, wrong in sorted(tried)[:4]:
+        right = suspect.pages[logical]
         table = [*suspect.pages[:logical], wrong, *suspect.pages[logical + 1 :]]
         words = f"logical page {logical} read from physical page {wrong}, expected {right}"
-        if right % HIGH_PAGE_BASE == wrong and right != wrong:
+        if right % HIGH_PAGE_BASE == wrong:
             words += f" ({right} cut to 16 bits is {wrong})"
         yield suspect.weighted(words, *suspect.rows(table, 0, suspect.seen, suspect.kv_head))
+
+
+def _all_but_one(parts: Array) -> Array:
+    """Return for each row of ``parts`` the sum of all others, without subtraction."""
+    none = np.zeros((1, *parts.shape[1:]))
+    before = np.concatenate([none, np.cumsum(parts[:-1], axis=0)])
+    after = np.concatenate([np.cumsum(parts[:0:-1], axis=0)[::-1], none])
+    total: Array = before + after
+    return total
 
 
 def _candidate_pages(suspect: Suspect) -> list[int]:

@@ -15,7 +15,7 @@ from pabench.problem.tensors import Tensors
 NEVER_WRITTEN = "every byte of the output is 0xFF, as in fresh memory: it was never written"
 EXP_OVERFLOW = 88.0
 """exp of more than this is infinite in float32."""
-DIAGNOSED_ELEMENTS = 2**23
+DIAGNOSED_ELEMENTS = 2**21
 """Rows with more numbers than this in keys or values of one head are located but not diagnosed."""
 
 
