@@ -179,7 +179,7 @@ def test_verdict_names_one_key_too_many() -> None:
 
 
 def test_verdict_names_page_ids_cut_to_16_bits() -> None:
-    for family, poison in (("normal", "zero"), ("normal", "nan")):
+    for family, poison in (("normal", "zero"), ("normal", "nan"), ("constant-value", "zero")):
         tensors = make(family=family, placement="high", poison=poison)
         verdict = verdict_of(Kernel(fault="page-16"), tensors)
         assert not verdict.passed

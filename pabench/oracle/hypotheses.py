@@ -128,6 +128,8 @@ class Suspect:
                 return False
             if self.got_lse is None or not with_lse:
                 return True
+            if math.isinf(fault.lse):
+                return self.got_lse == fault.lse
             slack = float(self.reference.lse_bound[self.row, self.head]) + 1e-6 * abs(fault.lse)
             return bool(abs(self.got_lse - fault.lse) <= slack)
 
