@@ -91,6 +91,7 @@ def cases(
     placements: Sequence[str] = PLACEMENTS,
     tails: Sequence[str] = TABLE_TAILS,
     kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
     dtypes: Sequence[str] = tuple(DTYPES),
     head_dims: Sequence[int] = HEAD_DIMS,
     max_seqs: int = 5,
@@ -107,6 +108,7 @@ def cases(
         placements: physical orders of the pages; ``high`` is drawn for small pages only.
         tails: contents of unused table entries.
         kv_layouts: NHD, HND or both.
+        interleaved: whether K and V may be strided views of one pool.
         dtypes: storage types.
         head_dims: head dimensions.
         max_seqs: largest batch.
@@ -122,7 +124,7 @@ def cases(
         problem=problem,
         batch=batch,
         kv_layout=draw(st.sampled_from(list(kv_layouts))),
-        interleaved=draw(st.booleans()),
+        interleaved=draw(st.sampled_from(list(interleaved))),
         family=draw(st.sampled_from(list(families))),
         poison=draw(st.sampled_from(list(poisons))),
         placement=draw(st.sampled_from(fits or ["shuffled"])),
@@ -141,6 +143,8 @@ def cases(
 def high_page_cases(
     draw: st.DrawFn,
     *,
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
     dtypes: Sequence[str] = tuple(DTYPES),
     supported: Callable[[Case], bool] = lambda case: True,
 ) -> Case:
@@ -152,8 +156,8 @@ def high_page_cases(
     case = Case(
         problem=problem,
         batch=draw(batches(page_size, max_seqs=3, max_len=80, min_len=1)),
-        kv_layout=draw(st.sampled_from(KV_LAYOUTS)),
-        interleaved=draw(st.booleans()),
+        kv_layout=draw(st.sampled_from(list(kv_layouts))),
+        interleaved=draw(st.sampled_from(list(interleaved))),
         family=draw(st.sampled_from(["needle", "normal", "spotlight"])),
         poison=draw(st.sampled_from(["nan", "zero"])),
         placement="high",
@@ -167,9 +171,16 @@ def high_page_cases(
 
 
 @st.composite
-def append_cases(draw: st.DrawFn, *, dtypes: Sequence[str] = tuple(DTYPES)) -> AppendCase:
+def append_cases(
+    draw: st.DrawFn,
+    *,
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
+    dtypes: Sequence[str] = tuple(DTYPES),
+    head_dims: Sequence[int] = HEAD_DIMS,
+) -> AppendCase:
     """Tokens scattered over a small pool, some of them skipped, pages in any order."""
-    problem = draw(problems(dtypes=dtypes))
+    problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
     num_pages = draw(st.integers(1, 6))
     slots = draw(
         st.lists(st.integers(0, num_pages * problem.page_size - 1), unique=True, max_size=24).flatmap(
@@ -180,7 +191,7 @@ def append_cases(draw: st.DrawFn, *, dtypes: Sequence[str] = tuple(DTYPES)) -> A
         problem=problem,
         num_pages=num_pages,
         slots=tuple(slots),
-        kv_layout=draw(st.sampled_from(KV_LAYOUTS)),
-        interleaved=draw(st.booleans()),
+        kv_layout=draw(st.sampled_from(list(kv_layouts))),
+        interleaved=draw(st.sampled_from(list(interleaved))),
         seed=draw(st.integers(0, 2**16)),
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 from importlib.metadata import entry_points
 
-from pabench.backends.base import Backend, BackendFactory
+from pabench.backends.base import Backend, BackendFactory, Capabilities
 from pabench.device.base import Device
-from pabench.errors import EnvironmentRefused, UnknownName
+from pabench.errors import EnvironmentRefused, PabenchError, UnknownName, UsageError
+from pabench.problem.profile import ComputeProfile
 
 GROUP = "pabench.backends"
 OWN = {
@@ -26,7 +27,8 @@ def load_backend(name: str, device: Device) -> Backend:
 
     Raises:
         UnknownName: no such backend.
-        EnvironmentRefused: its module cannot be imported here; the message says why.
+        EnvironmentRefused: it cannot be imported or made here; the message says why.
+        UsageError: what was made is no backend.
     """
     names = backend_names()
     if name not in names:
@@ -34,6 +36,15 @@ def load_backend(name: str, device: Device) -> Backend:
     module, _, attribute = names[name].partition(":")
     try:
         factory: BackendFactory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise EnvironmentRefused(f"backend {name!r} cannot be loaded: {error}") from error
-    return factory(device)
+        backend = factory(device)
+    except PabenchError:
+        raise
+    except Exception as error:
+        # anybody's module: whatever it raises is about it, not about us
+        text = f"backend {name!r} cannot be loaded: {type(error).__name__}: {error}"
+        raise EnvironmentRefused(text) from error
+    for field, kind in (("capabilities", Capabilities), ("profile", ComputeProfile)):
+        found = getattr(backend, field, None)
+        if not isinstance(found, kind):
+            raise UsageError(f"backend {name!r}: {field} is {type(found).__name__}, must be {kind.__name__}")
+    return backend
