@@ -193,7 +193,7 @@ class _Progress:
         try:
             self._stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="replace")
         except (OSError, ValueError):
-            self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            self._stream = open(os.devnull, "w", encoding="utf-8")
         console = Console(file=self._stream)
         columns: tuple[Any, ...] = (
             TextColumn("{task.description}"),
