@@ -88,11 +88,12 @@ class Backend(Protocol):
     def fetch(self, plan: Any) -> AttentionOutput:
         """Wait for ``run`` and return its result."""
 
-    def append(self, pool: KvPool, keys: Array, values: Array, slot_mapping: Array) -> Array:
+    def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
         """Write tokens into the cache and return the new storage array, on the host.
 
         Args:
             pool: cache before; must stay as it is.
+            dtype: name of the storage type.
             keys: ``(num_tokens, num_kv_heads, head_dim)``, storage dtype.
             values: like ``keys``.
             slot_mapping: ``(num_tokens,) int64``, slot of each token (page * page_size + offset), -1 to skip.

@@ -67,8 +67,10 @@ def cli() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; a command returns its own code or None for 0."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = cli.main(args=arguments, prog_name="pabench", standalone_mode=False)
+        # no command at all asks for help and is no mistake
+        code = cli.main(args=arguments or ["--help"], prog_name="pabench", standalone_mode=False)
     except PabenchError as error:
         return _fail(str(error), error.exit_code, hint=error.hint)
     except click.exceptions.Exit as stop:

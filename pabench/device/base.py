@@ -56,10 +56,17 @@ class Module(Protocol):
 
 
 class Device(Protocol):
-    """A place where kernels run."""
+    """A place where kernels run.
+
+    Attributes:
+        name: ``cuda`` or ``emulated``.
+        description: hardware or compiler, in words.
+        kernels: the folder of kernels and headers in use.
+    """
 
     name: str
     description: str
+    kernels: Path
 
     def to_device(self, array: Array) -> Any:
         """Return ``array`` as device memory; it may share memory with ``array``, so neither is written."""
@@ -75,6 +82,9 @@ class Device(Protocol):
 
     def load(self, source: KernelSource) -> Module:
         """Compile ``source`` or fetch it from the cache; raises ``CompileError``."""
+
+    def reschedule(self, seed: int) -> None:
+        """Choose another legal order of blocks, warps and lanes, where the device lets us."""
 
     def synchronize(self) -> None:
         """Wait until all launches have finished."""

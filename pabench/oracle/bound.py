@@ -62,7 +62,7 @@ class Rounding:
 
 def rounding_of(profile: ComputeProfile, storage: DType) -> Rounding:
     """Return the rounding constants of a kernel that declares ``profile`` on ``storage`` operands."""
-    weights = dtype_by_name(profile.p_dtype)
+    weights = dtype_by_name(profile.resolve(storage.name).p_dtype)
     partial = dtype_by_name(profile.partial_dtype) if profile.partial_dtype else None
     kv = dtype_by_name(profile.kv_dtype) if profile.kv_dtype else storage
     exact = kv is storage or kv is FLOAT32

@@ -31,6 +31,8 @@ class Batch:
         if len(q_lens) != len(self.kv_lens):
             rule = f"must have one entry per sequence, {len(self.kv_lens)}"
             raise InvalidCase("q_lens", q_lens, rule)
+        if sum(q_lens) > INT32_MAX:
+            raise InvalidCase("q_lens", sum(q_lens), f"must sum to at most {INT32_MAX} tokens")
         object.__setattr__(self, "q_lens", q_lens)
 
     @property

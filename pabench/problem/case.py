@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pabench.errors import InvalidCase, UnknownName
@@ -49,10 +49,13 @@ class Case:
         one_of("poison", self.poison, POISONS)
         one_of("placement", self.placement, PLACEMENTS)
         one_of("tail", self.tail, TABLE_TAILS)
-        if self.family not in FAMILIES:
+        if not isinstance(self.interleaved, bool):
+            raise InvalidCase("interleaved", self.interleaved, "must be true or false")
+        if not isinstance(self.family, str) or self.family not in FAMILIES:
             raise UnknownName("input family", str(self.family), FAMILIES)
-        whole_number("spare_pages", self.spare_pages, low=0)
-        whole_number("seed", self.seed, low=0, high=2**64 - 1)
+        # stored as plain integers, so that a case built with numpy's writes the same JSON
+        object.__setattr__(self, "spare_pages", whole_number("spare_pages", self.spare_pages, low=0))
+        object.__setattr__(self, "seed", whole_number("seed", self.seed, low=0, high=2**64 - 1))
 
     @property
     def id(self) -> str:
@@ -79,16 +82,22 @@ class Case:
 
 def case_from_dict(data: Any) -> Case:
     """Read ``Case.to_dict`` back; raises ``InvalidCase`` naming the field that is missing, extra or wrong."""
-    if not isinstance(data, dict):
-        raise InvalidCase("case", data, "must be a JSON object")
-    if data.get("schema") != CASE_SCHEMA:
+    if isinstance(data, dict) and data.get("schema") != CASE_SCHEMA:
         raise InvalidCase("case.schema", data.get("schema"), f"this version reads schema {CASE_SCHEMA}")
-    fields = {key: value for key, value in data.items() if key != "schema"}
-    try:
-        problem = Problem(**fields.pop("problem"))
-        batch = Batch(kv_lens=fields.pop("kv_lens"), q_lens=fields.pop("q_lens"))
-        return Case(problem=problem, batch=batch, **fields)
-    except KeyError as missing:
-        raise InvalidCase("case", sorted(data), f"has no field {missing}") from None
-    except TypeError as error:
-        raise InvalidCase("case", sorted(data), str(error).split(") ", 1)[-1]) from None
+    names = {field.name for field in fields(Case)} - {"batch"}
+    rest = _exactly("case", data, {"schema", "kv_lens", "q_lens", *names})
+    problem = _exactly("case.problem", rest.pop("problem"), {field.name for field in fields(Problem)})
+    batch = Batch(kv_lens=rest.pop("kv_lens"), q_lens=rest.pop("q_lens"))
+    del rest["schema"]
+    return Case(problem=Problem(**problem), batch=batch, **rest)
+
+
+def _exactly(what: str, data: Any, names: set[str]) -> dict[str, Any]:
+    """A copy of ``data``, which must be a JSON object of just these fields."""
+    if not isinstance(data, dict):
+        raise InvalidCase(what, data, "must be a JSON object")
+    for name in sorted(names - data.keys()):
+        raise InvalidCase(what, sorted(data), f"has no field {name!r}")
+    for name in sorted(data.keys() - names):
+        raise InvalidCase(what, sorted(data), f"has an unknown field {name!r}")
+    return dict(data)

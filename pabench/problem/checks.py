@@ -28,7 +28,9 @@ def whole_number(field: str, value: Any, *, low: int, high: int = INT32_MAX) -> 
 
 
 def finite_number(field: str, value: Any, *, low: float | None = None, high: float | None = None) -> float:
-    """Return ``value`` as a finite float within the closed bounds given."""
+    """Return ``value`` as a finite float within the closed bounds given; booleans and text do not count."""
+    if isinstance(value, bool | str | bytes):
+        raise InvalidCase(field, value, "must be a number")
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

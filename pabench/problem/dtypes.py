@@ -75,21 +75,38 @@ def dtype_by_name(name: str) -> DType:
 def encode(values: Array, dtype: DType) -> Array:
     """Round ``values`` (any float type, any shape) to ``dtype``, nearest even; returns ``dtype.storage``.
 
-    Values beyond the largest finite one become infinities, NaN stays NaN.
+    The value is rounded once, whatever its type.  Values beyond the largest finite one become infinities,
+    NaN stays NaN.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        single = np.asarray(values, dtype=np.float32)
+    values = np.asarray(values)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if dtype is not BFLOAT16:
-            return single.astype(dtype.storage)
-    bits = single.view(np.uint32)
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
+            return values.astype(dtype.storage)
+        bits = _float32_bits_to_odd(values)
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
     quiet_nan = (bits >> 16) | 0x40
-    return np.where(np.isnan(single), quiet_nan, rounded).astype(np.uint16)
+    return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
+
+
+def _float32_bits_to_odd(values: Array) -> Array:
+    """Bits of ``values`` as float32, where an inexact one is cut off and its last bit set.
+
+    A later rounding to fewer bits then sees on which side of a tie the value was; rounding to nearest twice
+    would not (Boldo and Melquiond, "When double rounding is odd", 2005).
+    """
+    single = values.astype(np.float32)
+    bits = single.view(np.uint32)
+    if values.dtype.itemsize <= single.dtype.itemsize:
+        return bits
+    back = single.astype(values.dtype)
+    cut = bits - (np.abs(back) > np.abs(values)).astype(np.uint32)
+    return np.where((back == values) | np.isnan(values), bits, cut | np.uint32(1))
 
 
 def decode(stored: Array, dtype: DType) -> Array:
     """Return ``stored`` (of ``dtype.storage``) as float64, exactly."""
-    if dtype is BFLOAT16:
-        widened = np.asarray(stored, dtype=np.uint16).astype(np.uint32) << 16
-        return widened.view(np.float32).astype(np.float64)
-    return np.asarray(stored).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        if dtype is BFLOAT16:
+            widened = np.asarray(stored, dtype=np.uint16).astype(np.uint32) << 16
+            return widened.view(np.float32).astype(np.float64)
+        return np.asarray(stored).astype(np.float64)

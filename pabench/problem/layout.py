@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pabench.errors import InvalidCase
-from pabench.problem.checks import whole_number
+from pabench.problem.checks import lengths_tuple, whole_number
 from pabench.problem.dtypes import Array
 
 
@@ -68,6 +68,7 @@ class PageLayout:
 
     def validate(self, kv_lens: Sequence[int]) -> None:
         """Raise ``InvalidCase`` unless the table covers ``kv_lens`` with pages of the pool."""
+        lengths_tuple("kv_lens", kv_lens)
         if len(kv_lens) != self.num_seqs:
             rule = f"must have one row per sequence, {len(kv_lens)}"
             raise InvalidCase("block_table rows", self.num_seqs, rule)
@@ -102,19 +103,24 @@ def layout_from_csr(table: CsrTable, *, page_size: int, num_pages: int) -> tuple
     """Return the padded table (padding is -1) and the ``kv_lens`` that a CSR table describes.
 
     Raises:
-        InvalidCase: ``indptr`` does not start at 0, decreases or does not end at the number of indices, or a
-            ``last_page_len`` is outside ``1..page_size`` (0 for a sequence without pages).
+        InvalidCase: ``indptr`` does not start at 0, decreases or does not end at the number of indices, an
+            index is not a page of the pool, or a ``last_page_len`` is outside ``1..page_size`` (0 for a
+            sequence without pages).
     """
-    indptr, last = table.indptr.astype(np.int64), table.last_page_len
-    if indptr.ndim != 1 or indptr.size < 1 or indptr[0] != 0:
-        raise InvalidCase("indptr", table.indptr.tolist(), "must be a vector that starts at 0")
+    whole_number("page_size", page_size, low=1)
+    indptr, indices, last = (_vector(table, name) for name in ("indptr", "indices", "last_page_len"))
+    if indptr.size < 1 or indptr[0] != 0:
+        raise InvalidCase("indptr", indptr.tolist(), "must be a vector that starts at 0")
     counts = np.diff(indptr)
     if (counts < 0).any():
-        raise InvalidCase("indptr", table.indptr.tolist(), "must not decrease")
-    if indptr[-1] != table.indices.size:
-        raise InvalidCase(
-            "indptr", int(indptr[-1]), f"must end at the number of indices, {table.indices.size}"
-        )
+        raise InvalidCase("indptr", indptr.tolist(), "must not decrease")
+    if indptr[-1] != indices.size:
+        raise InvalidCase("indptr", int(indptr[-1]), f"must end at the number of indices, {indices.size}")
+    # before they go into an int32 table, where a larger one would wrap to a page of the pool
+    bad = np.flatnonzero((indices < 0) | (indices >= num_pages))
+    if bad.size:
+        rule = f"must be a page of the pool, 0 to {num_pages - 1}"
+        raise InvalidCase(f"indices[{int(bad[0])}]", int(indices[bad[0]]), rule)
     if last.shape != counts.shape:
         raise InvalidCase("last_page_len", last.shape, f"must have one entry per sequence, {counts.size}")
     lengths = []
@@ -125,7 +131,14 @@ def layout_from_csr(table: CsrTable, *, page_size: int, num_pages: int) -> tuple
         lengths.append((count - 1) * page_size + fill if count else 0)
     padded = np.full((counts.size, int(counts.max(initial=0))), -1, dtype=np.int32)
     for i, count in enumerate(counts.tolist()):
-        padded[i, :count] = table.indices[indptr[i] : indptr[i] + count]
-    layout = PageLayout(page_size=page_size, num_pages=num_pages, block_table=padded)
-    layout.validate(lengths)
-    return layout, tuple(lengths)
+        padded[i, :count] = indices[indptr[i] : indptr[i] + count]
+    return PageLayout(page_size=page_size, num_pages=num_pages, block_table=padded), tuple(lengths)
+
+
+def _vector(table: CsrTable, name: str) -> Array:
+    """A field of ``table`` as an int64 vector."""
+    array = np.asarray(getattr(table, name))
+    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or not array.size):
+        shape = f"{array.dtype} of shape {array.shape}"
+        raise InvalidCase(name, shape, "must be a vector of whole numbers")
+    return array.astype(np.int64)

@@ -20,6 +20,9 @@ from pabench.problem.dtypes import Array
 MAX_LENGTH = 2**24
 """Longest sequence a family may draw, in tokens; longer ones are a slip of the pen."""
 
+MAX_DIGITS = 18
+"""Digits of a whole number worth reading; Python refuses to convert thousands of them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthRequest:
@@ -60,6 +63,9 @@ class LengthSpec:
             return self.explicit
         if self.family is None:
             raise InvalidCase("lengths", self.text, "has neither a family nor a list")
+        whole_number("batch", batch, low=1)
+        whole_number("seed", seed, low=0, high=2**64 - 1)
+        whole_number("page_size", page_size, low=1)
         rng = np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(self.text.encode())]))
         drawn = self.family.sampler(self.parameters, LengthRequest(batch=batch, page_size=page_size, rng=rng))
         return tuple(int(n) for n in np.clip(np.rint(drawn), 0, MAX_LENGTH))
@@ -70,8 +76,6 @@ def _fixed(p: Mapping[str, float], r: LengthRequest) -> Array:
 
 
 def _uniform(p: Mapping[str, float], r: LengthRequest) -> Array:
-    if p["low"] > p["high"]:
-        raise InvalidCase("uniform:low", int(p["low"]), f"must be at most high = {int(p['high'])}")
     return np.asarray(r.rng.integers(int(p["low"]), int(p["high"]) + 1, r.batch))
 
 
@@ -163,6 +167,9 @@ def parse_lengths(text: str, families: Mapping[str, LengthFamily] = SYNTHETIC) -
                 raise UsageError(
                     f"lengths {text!r}: item {position} is {part!r}, must be a whole number >= 0"
                 )
+            if len(part) > MAX_DIGITS:
+                rule = f"must be at most {INT32_MAX}"
+                raise UsageError(f"lengths: item {position} is {part[:20]}..., {rule}")
         lengths = lengths_tuple("lengths", [int(part) for part in items])
         return LengthSpec(text=f"list:{','.join(map(str, lengths))}", explicit=lengths)
     if name not in families:
@@ -171,23 +178,39 @@ def parse_lengths(text: str, families: Mapping[str, LengthFamily] = SYNTHETIC) -
     if colon and not rest:
         raise UsageError(f"lengths {text!r}: nothing after the colon")
     parameters = dict(family.defaults)
+    given: set[str] = set()
     for part in rest.split(",") if rest else ():
         key, equals, value = part.strip().partition("=")
         if not equals:
             raise UsageError(f"lengths {text!r}: {part!r} must read key=value")
         if key not in parameters:
             raise UnknownName(f"parameter of {name}", key, family.defaults)
+        if key in given:
+            raise UsageError(f"lengths {text!r}: {key!r} is given twice")
+        given.add(key)
         parameters[key] = _parameter(family, key, value)
-    shown = ",".join(f"{key}={value:g}" for key, value in parameters.items())
+    if "high" in parameters and parameters["low"] > parameters["high"]:
+        rule = f"must be at most high = {_plain(parameters['high'])}"
+        raise InvalidCase(f"{name}:low", _plain(parameters["low"]), rule)
+    # every digit, since the text tells two specs apart and seeds their draws
+    shown = ",".join(f"{key}={_plain(value)}" for key, value in parameters.items())
     return LengthSpec(text=f"{name}:{shown}" if shown else name, family=family, parameters=parameters)
 
 
 def _parameter(family: LengthFamily, key: str, value: str) -> float:
     label = f"{family.name}:{key}"
     if key in family.whole:
-        if not value.isascii() or not value.isdigit():
-            raise InvalidCase(label, value, "must be a whole number of tokens")
+        if not value.isascii() or not value.isdigit() or len(value) > MAX_DIGITS:
+            raise InvalidCase(label, value, f"must be a whole number of tokens, at most {MAX_LENGTH}")
         return whole_number(label, int(value), low=0 if family.name == "fixed" else 1, high=MAX_LENGTH)
+    try:
+        number = float(value)
+    except ValueError:
+        raise InvalidCase(label, value, "must be a number") from None
     if key == "fraction":
-        return finite_number(label, value, low=0, high=1)
-    return finite_number(label, value, low=1 if key == "mean" else 0, high=INT32_MAX)
+        return finite_number(label, number, low=0, high=1)
+    return finite_number(label, number, low=1 if key == "mean" else 0, high=INT32_MAX)
+
+
+def _plain(value: float) -> int | float:
+    return int(value) if value == int(value) else value

@@ -6,11 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pabench.problem.checks import INT32_MAX, one_of, whole_number
+from pabench.problem.checks import INT32_MAX, lengths_tuple, one_of, whole_number
 from pabench.problem.dtypes import Array
 from pabench.problem.layout import PageLayout, pages_needed
 
-PLACEMENTS = ("identity", "shuffled", "reversed", "high")
+PLACEMENT_NOTES = {
+    "identity": "pages in the order of their use",
+    "shuffled": "any page of the pool, in any order",
+    "reversed": "from the end of the pool downwards",
+    "high": "shuffled, on both sides of page 65,536, where a 16-bit page id wraps",
+}
+PLACEMENTS = tuple(PLACEMENT_NOTES)
 TABLE_TAILS = ("zero", "minus-one", "int-max", "out-of-pool", "foreign")
 
 HIGH_PAGE_BASE = 2**16
@@ -41,12 +47,18 @@ def place_pages(
     """
     one_of("placement", placement, PLACEMENTS)
     one_of("tail", tail, TABLE_TAILS)
+    whole_number("page_size", page_size, low=1)
     whole_number("spare_pages", spare_pages, low=0)
+    whole_number("tail_columns", tail_columns, low=0)
+    lengths_tuple("kv_lens", kv_lens)
     counts = [pages_needed(n, page_size) for n in kv_lens]
     total = sum(counts)
     num_pages = total + spare_pages
     if placement == "high":
         num_pages = HIGH_PAGE_BASE + max(num_pages, 8)
+    # page ids are int32, and so is the first id out of the pool
+    whole_number("num_pages", num_pages, low=0)
+    if placement == "high":
         low_ids = total // 8
         high_ids = HIGH_PAGE_BASE + rng.permutation(num_pages - HIGH_PAGE_BASE)[: total - low_ids]
         ids = np.concatenate([HIGH_PAGE_BASE - 1 - np.arange(low_ids), high_ids])

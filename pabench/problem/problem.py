@@ -11,6 +11,8 @@ from pabench.problem.checks import finite_number, whole_number
 from pabench.problem.dtypes import DType, dtype_by_name
 
 MAX_HEAD_DIM = 1024
+MAX_SCALE = 2**20
+"""Beyond it, either way, no 16-bit queries and keys reach the logits that the input families ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,11 @@ class Problem:
         if not isinstance(self.causal, bool):
             raise InvalidCase("causal", self.causal, "must be true or false")
         if self.sm_scale is not None:
-            object.__setattr__(self, "sm_scale", finite_number("sm_scale", self.sm_scale))
+            scale = finite_number("sm_scale", self.sm_scale)
+            if scale and not 1 / MAX_SCALE <= abs(scale) <= MAX_SCALE:
+                rule = f"must be 0, or in size between 1/{MAX_SCALE} and {MAX_SCALE}"
+                raise InvalidCase("sm_scale", self.sm_scale, rule)
+            object.__setattr__(self, "sm_scale", scale)
 
     @property
     def group_size(self) -> int:

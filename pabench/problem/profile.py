@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pabench.problem.checks import finite_number, one_of
 from pabench.problem.dtypes import dtype_by_name
 
 ACCUMULATIONS = ("blocked", "serial")
+STORAGE = "storage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +16,8 @@ class ComputeProfile:
     """Where a kernel rounds.  A profile that promises more than the kernel does is caught.
 
     Attributes:
-        p_dtype: type of the softmax weights as operand of the second product.
+        p_dtype: type of the softmax weights as operand of the second product; ``storage`` for kernels that
+            round them to the storage type of the case, whichever it is.
         partial_dtype: type of stored partial outputs when the keys are split; ``None`` if there are none.
         kv_dtype: type that keys and values are converted into before use; ``None`` if used as stored.
         accumulation: ``blocked`` when sums run over lanes or tiles of at least 32 terms, so that error chains
@@ -30,8 +32,13 @@ class ComputeProfile:
     tanh_error: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in (self.p_dtype, self.partial_dtype, self.kv_dtype):
+        weights = None if self.p_dtype == STORAGE else self.p_dtype
+        for name in (weights, self.partial_dtype, self.kv_dtype):
             if name is not None:
                 dtype_by_name(name)
         one_of("accumulation", self.accumulation, ACCUMULATIONS)
         finite_number("tanh_error", self.tanh_error, low=0.0)
+
+    def resolve(self, storage: str) -> ComputeProfile:
+        """Return the profile for cases stored as ``storage``, with ``p_dtype = "storage"`` filled in."""
+        return replace(self, p_dtype=storage) if self.p_dtype == STORAGE else self

@@ -41,14 +41,14 @@ class Tensors:
 def build_tensors(case: Case) -> Tensors:
     """Generate the arrays of ``case``; the same case always gives the same bytes."""
     problem, batch = case.problem, case.batch
-    rng = np.random.default_rng(np.random.SeedSequence([case.seed, len(batch.kv_lens)]))
+    rng = _generator(case, stream=0)
     layout = place_pages(
         batch.kv_lens,
         problem.page_size,
         placement=case.placement,
         spare_pages=case.spare_pages,
         tail=case.tail,
-        rng=np.random.default_rng(np.random.SeedSequence([case.seed, 1])),
+        rng=_generator(case, stream=1),
     )
     pool = _poisoned_pool(case, layout)
     rows = []
@@ -64,6 +64,11 @@ def build_tensors(case: Case) -> Tensors:
         kv_lens=np.asarray(batch.kv_lens, dtype=np.int32),
         qo_indptr=batch.qo_indptr,
     )
+
+
+def _generator(case: Case, *, stream: int) -> np.random.Generator:
+    """Contents and placement draw from streams of their own, so that neither changes with the other."""
+    return np.random.default_rng(np.random.SeedSequence(case.seed, spawn_key=(stream,)))
 
 
 def write_tokens(pool: KvPool, pages: Array, keys: Array, values: Array) -> None:

@@ -1,0 +1,76 @@
+# pabench: `make sweep` and `make test` each work as the first command in a fresh clone.
+# They need Python 3.11 or newer, make and a C++ compiler; the rest goes into $(VENV).
+#
+#   PYTHON=python3.12 make test        another interpreter
+#   make test ARGS="-k layout -x"      arguments for pytest
+#   make sweep ARGS="--batch 1,8"      options for pabench sweep
+# pip takes its settings from the environment (PIP_INDEX_URL, PIP_FIND_LINKS, ...).
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+RUNS ?= runs/ci-$(shell date -u +%Y%m%d-%H%M%S)
+# one value for the whole of make, whatever the clock does
+RUNS := $(RUNS)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PABENCH := $(BIN)/python -m pabench
+
+.DEFAULT_GOAL := help
+.PHONY: help sweep test lint format conformance bench ci-report dist clean distclean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+sweep: $(VENV)/.ready ## Set up, then sweep page sizes 8, 16 and 32 on the emulated device
+	$(PABENCH) sweep --page-sizes 8,16,32 --device emulated $(ARGS)
+
+test: lint ## Set up, then run the linters and every test
+	$(BIN)/python -m pytest tests $(ARGS)
+
+lint: $(VENV)/.dev-ready ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+
+format: $(VENV)/.dev-ready ## Format the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+conformance: $(VENV)/.ready ## Judge our kernels against the oracle
+	$(PABENCH) conformance --device emulated $(ARGS)
+
+bench: $(VENV)/.ready ## Time pabench itself (not the kernels)
+	$(BIN)/python -m pytest suites/benchmark --benchmark-only $(ARGS)
+
+# All three always run, so that a failing kernel still leaves its report; the exit code is the first bad one.
+ci-report: $(VENV)/.ready ## What CI publishes: conformance and a sweep in one HTML file, in $(RUNS)
+	@mkdir -p $(RUNS); code=0; \
+	$(PABENCH) conformance --profile quick --device emulated --artifacts $(RUNS)/conformance || code=$$?; \
+	$(PABENCH) sweep --page-sizes 8,16,32 --device emulated --out $(RUNS)/sweep || { c=$$?; [ $$code -ne 0 ] || code=$$c; }; \
+	$(PABENCH) report $(RUNS)/conformance $(RUNS)/sweep --out $(RUNS)/report.html || { c=$$?; [ $$code -ne 0 ] || code=$$c; }; \
+	exit $$code
+
+dist: $(VENV)/.dev-ready ## Build wheel and sdist into dist/
+	$(BIN)/python -m build
+
+clean: ## Remove caches and built files
+	rm -rf dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	find pabench tests suites -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the virtual environment too
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "pabench needs Python 3.11 or newer, and '$(PYTHON)' is not: set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev-ready: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.ready

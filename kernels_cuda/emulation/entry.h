@@ -1,0 +1,38 @@
+// From a kernel function to something the launcher can call: unpacks an array of pointers to arguments.
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+
+namespace pab_emu {
+
+template <typename... Args, std::size_t... I>
+inline void invoke_with(void (*kernel)(Args...), void** args, std::index_sequence<I...>) {
+  kernel(*static_cast<std::remove_cvref_t<Args>*>(args[I])...);
+}
+
+template <typename... Args>
+inline void invoke(void (*kernel)(Args...), void** args) {
+  invoke_with(kernel, args, std::index_sequence_for<Args...>{});
+}
+
+// One letter a parameter, for the launcher's check: p pointer, i signed, u unsigned, f floating; then its size.
+template <typename T>
+constexpr int describe() {
+  const int kind = std::is_pointer_v<T> ? 'p' : std::is_floating_point_v<T> ? 'f' : std::is_signed_v<T> ? 'i' : 'u';
+  return kind * 256 + static_cast<int>(sizeof(T));
+}
+
+template <typename... Args>
+inline int signature(void (*)(Args...), int* out) {
+  int n = 0;
+  ((out[n++] = describe<std::remove_cvref_t<Args>>()), ...);
+  return n;
+}
+
+}  // namespace pab_emu
+
+#define PAB_EMU_ENTRY(kernel)                                                             \
+  extern "C" void pab_emu_invoke_##kernel(void** args) { ::pab_emu::invoke(&kernel, args); } \
+  extern "C" int pab_emu_signature_##kernel(int* out) { return ::pab_emu::signature(&kernel, out); }

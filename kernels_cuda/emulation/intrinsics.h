@@ -1,0 +1,144 @@
+// The emulated side of pab/intrinsics.cuh: portable C++ over the fibers of emulation/lane.h.
+#pragma once
+
+#include "emulation/cuda.h"
+#include "pab/types.cuh"
+
+#define PAB_SHARED(name) unsigned char* name = ::pab_emu::current->block->shared
+#define PAB_FN static inline
+
+namespace pab {
+
+// --- warp ---------------------------------------------------------------------------------------------------
+template <typename T>
+inline u64 to_bits(T value) {
+  u64 bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  return bits;
+}
+template <typename T>
+inline T from_bits(u64 bits) {
+  T value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline u32 lane_id() { return pab_emu::current->index; }
+inline u32 lanemask_lt() { return (1u << lane_id()) - 1; }
+
+template <typename T>
+inline T shfl_idx(u32 mask, T value, u32 lane) {
+  return from_bits<T>(pab_emu::collective(mask, pab_emu::Op::kShuffle, to_bits(value), lane % kWarpSize));
+}
+template <typename T>
+inline T shfl_xor(u32 mask, T value, u32 lanes) { return shfl_idx(mask, value, lane_id() ^ lanes); }
+template <typename T>
+inline T shfl_up(u32 mask, T value, u32 delta) {
+  return shfl_idx(mask, value, lane_id() < delta ? lane_id() : lane_id() - delta);
+}
+template <typename T>
+inline T shfl_down(u32 mask, T value, u32 delta) {
+  return shfl_idx(mask, value, lane_id() + delta < kWarpSize ? lane_id() + delta : lane_id());
+}
+inline u32 ballot(u32 mask, bool predicate) {
+  return static_cast<u32>(pab_emu::collective(mask, pab_emu::Op::kBallot, predicate, 0));
+}
+inline bool any(u32 mask, bool predicate) { return pab_emu::collective(mask, pab_emu::Op::kAny, predicate, 0); }
+inline bool all(u32 mask, bool predicate) { return pab_emu::collective(mask, pab_emu::Op::kAll, predicate, 0); }
+inline u32 match_any(u32 mask, u32 value) {
+  return static_cast<u32>(pab_emu::collective(mask, pab_emu::Op::kMatchAny, value, 0));
+}
+inline u32 reduce_add(u32 mask, u32 value) {
+  return static_cast<u32>(pab_emu::collective(mask, pab_emu::Op::kReduceAdd, value, 0));
+}
+inline void warp_sync(u32 mask) { pab_emu::collective(mask, pab_emu::Op::kSync, 0, 0); }
+
+// --- bits ---------------------------------------------------------------------------------------------------
+inline u32 popc(u32 bits) { return static_cast<u32>(__builtin_popcount(bits)); }
+inline u32 ffs(u32 bits) { return static_cast<u32>(__builtin_ffs(static_cast<int>(bits))); }
+
+// --- block --------------------------------------------------------------------------------------------------
+inline void block_sync() { pab_emu::barrier(0, 0, true); }
+inline void bar_sync(u32 id, u32 threads) { pab_emu::barrier(id, threads, true); }
+inline void bar_arrive(u32 id, u32 threads) { pab_emu::barrier(id, threads, false); }
+
+// --- memory order -------------------------------------------------------------------------------------------
+inline void fence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void fence_device() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline u32 ld_acquire(const u32* address) {
+  const u32 value = __atomic_load_n(address, __ATOMIC_ACQUIRE);
+  pab_emu::yield();  // whoever polls must let the others run
+  return value;
+}
+inline void st_release(u32* address, u32 value) { __atomic_store_n(address, value, __ATOMIC_RELEASE); }
+
+// --- atomics ------------------------------------------------------------------------------------------------
+inline u32 atomic_add(u32* address, u32 value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
+inline u64 atomic_add(u64* address, u64 value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
+inline u32 atomic_or(u32* address, u32 value) { return __atomic_fetch_or(address, value, __ATOMIC_RELAXED); }
+inline u32 atomic_and(u32* address, u32 value) { return __atomic_fetch_and(address, value, __ATOMIC_RELAXED); }
+inline u32 atomic_exch(u32* address, u32 value) { return __atomic_exchange_n(address, value, __ATOMIC_RELAXED); }
+template <typename T>
+inline T atomic_cas(T* address, T expected, T value) {
+  __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  return expected;
+}
+template <typename T, typename Better>
+inline T atomic_keep(T* address, T value, Better better) {
+  T old = __atomic_load_n(address, __ATOMIC_RELAXED);
+  while (better(value, old) &&
+         !__atomic_compare_exchange_n(address, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return old;
+}
+template <typename T>
+inline T atomic_max(T* address, T value) {
+  return atomic_keep(address, value, [](T a, T b) { return a > b; });
+}
+template <typename T>
+inline T atomic_min(T* address, T value) {
+  return atomic_keep(address, value, [](T a, T b) { return a < b; });
+}
+
+// --- asynchronous copy --------------------------------------------------------------------------------------
+inline void cp_async16(void* shared, const void* global, bool valid) { pab_emu::copy_async(shared, global, valid); }
+inline void cp_async_commit() { pab_emu::copy_commit(); }
+template <int N>
+inline void cp_async_wait() { pab_emu::copy_wait(N); }
+
+// --- math ---------------------------------------------------------------------------------------------------
+// Denormal results are flushed as the .ftz forms do.
+inline float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+inline float ex2(float x) { return flush(pab_emu::approximate(std::exp2(x), x)); }
+inline float lg2(float x) { return pab_emu::approximate(std::log2(flush(x)), x); }
+inline float rcp(float x) { return flush(pab_emu::approximate(1.0f / flush(x), x)); }
+inline float minus_infinity() { return std::bit_cast<float>(0xFF800000u); }
+inline float fmadd(float a, float b, float c) { return std::fma(a, b, c); }
+
+// --- conversion ---------------------------------------------------------------------------------------------
+inline float half_to_float(u16 bits) {
+  // the exponent is moved by a multiplication, which also normalises subnormals
+  const u32 sign = static_cast<u32>(bits & 0x8000u) << 16, rest = static_cast<u32>(bits & 0x7FFFu) << 13;
+  u32 scaled = std::bit_cast<u32>(std::bit_cast<float>(rest) * 0x1p112f);
+  if (rest >= 0x0F800000u) scaled |= 0x7F800000u;  // infinity and NaN
+  return std::bit_cast<float>(sign | scaled);
+}
+inline u16 float_to_half(float value) {
+  const u32 bits = std::bit_cast<u32>(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
+  if (magnitude > 0x7F800000u) return static_cast<u16>(sign | 0x7FFFu);   // NaN
+  if (magnitude >= 0x477FF000u) return static_cast<u16>(sign | 0x7C00u);  // rounds to infinity
+  if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 rounds at the right place
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return static_cast<u16>(sign | (std::bit_cast<u32>(shifted) - 0x3F000000u));
+  }
+  const u32 odd = magnitude >> 13 & 1u;
+  return static_cast<u16>(sign | ((magnitude - 0x38000000u + 0xFFFu + odd) >> 13));
+}
+inline float bf16_to_float(u16 bits) { return std::bit_cast<float>(static_cast<u32>(bits) << 16); }
+inline u16 float_to_bf16(float value) {
+  const u32 bits = std::bit_cast<u32>(value);
+  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<u16>(bits >> 16 | 0x40u);
+  return static_cast<u16>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}
+
+}  // namespace pab

@@ -1,0 +1,97 @@
+// What an emulated CUDA thread knows of itself, and how it meets others.
+//
+// Every CUDA thread is a fiber; all fibers of a block run on one OS thread, so that code between two meeting
+// points needs no locks.  Lanes of a warp meet at collectives, threads of a block at barriers.  A lane that
+// waits hands the processor straight to the next lane of its warp, in an order that the seed chose.
+#pragma once
+
+#include <cstdint>
+
+#include "emulation/context.h"
+
+namespace pab_emu {
+
+using u32 = std::uint32_t;
+using u64 = std::uint64_t;
+
+constexpr u32 kWarpSize = 32;
+constexpr u32 kBarriers = 16;        // named barriers of a block, as on hardware
+constexpr u32 kCopyQueue = 256;      // asynchronous 16-byte copies in flight per lane
+constexpr unsigned char kPoison = 0xFF;  // every byte of fresh memory: NaN in each floating type
+
+struct Dim3 {
+  u32 x = 1, y = 1, z = 1;
+};
+
+// What a collective does with the values of its lanes.
+enum class Op : u32 { kSync, kShuffle, kBallot, kAny, kAll, kMatchAny, kReduceAdd };
+
+struct Warp;
+struct Block;
+
+// One asynchronous copy: performed at the wait that covers it, never earlier.
+struct PendingCopy {
+  void* target;
+  const void* source;  // null: fill with zeros
+  u32 group;
+};
+
+struct Lane {
+  Context context = nullptr;
+  Warp* warp = nullptr;
+  Block* block = nullptr;
+  Dim3 thread;
+  u32 index = 0;  // lane within the warp
+
+  // Published at a collective, read by the lane that completes it.
+  Op op = Op::kSync;
+  u32 mask = 0;
+  u64 value = 0;
+  u32 source = 0;
+  u64 result = 0;
+
+  u32 copy_group = 0;  // open group of asynchronous copies
+  u32 copy_count = 0;
+  PendingCopy* copies = nullptr;  // kCopyQueue of them
+};
+
+struct Warp {
+  u32 runnable = 0;            // lanes that can run now
+  u32 arrived = 0;             // lanes that wait at a collective
+  u32 finished = 0;            // lanes that have returned
+  u32 waiting[kBarriers] = {};  // lanes that wait at each block barrier
+  u32 count = 0;               // lanes that exist
+  unsigned char next[kWarpSize] = {};  // visiting order: next[i] follows lane i
+  Lane* lanes[kWarpSize] = {};
+};
+
+struct Block {
+  Dim3 index, grid, block;
+  unsigned char* shared = nullptr;
+  u32 shared_bytes = 0;
+};
+
+// The lane that runs on this OS thread.
+extern thread_local Lane* current __attribute__((tls_model("initial-exec")));
+
+// Meets the lanes of `mask`; returns what `op` gives this lane.
+u64 collective(u32 mask, Op op, u64 value, u32 source);
+
+// Arrives at block barrier `id`; `expected` threads complete it (0: all that have not returned).
+void barrier(u32 id, u32 expected, bool wait);
+
+// Lets other lanes of the block run; for loops that poll memory.
+void yield();
+
+// Asynchronous copies of 16 bytes.
+void copy_async(void* target, const void* source, bool valid);
+void copy_commit();
+void copy_wait(u32 newest_groups_left);
+
+// Ends the launch with a message; does not return.
+[[noreturn]] void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// A relative error within +-2^-22, fixed by the operand: what ex2.approx may be off by, the same every time.
+float approximate(float exact, float operand);
+
+}  // namespace pab_emu

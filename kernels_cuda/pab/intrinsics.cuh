@@ -1,0 +1,28 @@
+// The only door to the hardware: kernels include this header and use no intrinsic, no inline PTX, of their own.
+//
+// Two sides with the same declarations: intrinsics_cuda.cuh (PTX and CUDA built-ins, sm_80 and later) and
+// emulation/intrinsics.h (portable C++ over fibers).  What each function promises is written here, once.
+//
+//   dynamic shared memory   PAB_SHARED(name)                  unsigned char* name, aligned to 16 bytes
+//   warp                    lane_id, shfl_xor / shfl_up / shfl_down / shfl_idx (float, u32, i32, u64, i64), ballot,
+//                           any, all, match_any, reduce_add, warp_sync; all take the mask of taking part lanes
+//   bits                    popc, ffs (1-based, 0 for none), lanemask_lt
+//   block                   block_sync, bar_sync(id, threads), bar_arrive(id, threads)
+//   memory order            fence_block, fence_device, ld_acquire, st_release (u32, device scope)
+//   atomics                 atomic_add / max / min / exch / cas / or / and on u32, add / min / cas on u64;
+//                           relaxed, device scope, return the old value
+//   asynchronous copy       cp_async16(shared, global, valid): 16 bytes, zeros when not valid;
+//                           cp_async_commit; cp_async_wait<N>: all but the newest N groups have landed
+//   math                    ex2, lg2, rcp: approximate, relative error up to about 2^-22; fmadd;
+//                           minus_infinity
+//   conversion              half_to_float, float_to_half, bf16_to_float, float_to_bf16: bits in u16,
+//                           rounding to nearest even
+#pragma once
+
+#include "pab/types.cuh"
+
+#ifdef __CUDACC__
+#include "pab/intrinsics_cuda.cuh"
+#else
+#include "emulation/intrinsics.h"
+#endif

@@ -1,0 +1,120 @@
+// The hardware side of pab/intrinsics.cuh: CUDA built-ins and inline PTX for sm_80 and later.
+#pragma once
+
+#include "pab/types.cuh"
+
+#define PAB_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+
+#define PAB_FN static __device__ __forceinline__
+
+namespace pab {
+
+// --- warp ---------------------------------------------------------------------------------------------------
+PAB_FN u32 lane_id() {
+  u32 lane;
+  asm("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+PAB_FN u32 lanemask_lt() {
+  u32 mask;
+  asm("mov.u32 %0, %%lanemask_lt;" : "=r"(mask));
+  return mask;
+}
+template <typename T>
+PAB_FN T shfl_xor(u32 mask, T value, u32 lanes) { return __shfl_xor_sync(mask, value, lanes); }
+template <typename T>
+PAB_FN T shfl_up(u32 mask, T value, u32 delta) { return __shfl_up_sync(mask, value, delta); }
+template <typename T>
+PAB_FN T shfl_down(u32 mask, T value, u32 delta) { return __shfl_down_sync(mask, value, delta); }
+template <typename T>
+PAB_FN T shfl_idx(u32 mask, T value, u32 lane) { return __shfl_sync(mask, value, lane); }
+PAB_FN u32 ballot(u32 mask, bool predicate) { return __ballot_sync(mask, predicate); }
+PAB_FN bool any(u32 mask, bool predicate) { return __any_sync(mask, predicate); }
+PAB_FN bool all(u32 mask, bool predicate) { return __all_sync(mask, predicate); }
+PAB_FN u32 match_any(u32 mask, u32 value) { return __match_any_sync(mask, value); }
+PAB_FN u32 reduce_add(u32 mask, u32 value) { return __reduce_add_sync(mask, value); }
+PAB_FN void warp_sync(u32 mask) { __syncwarp(mask); }
+
+// --- bits ---------------------------------------------------------------------------------------------------
+PAB_FN u32 popc(u32 bits) { return __popc(bits); }
+PAB_FN u32 ffs(u32 bits) { return __ffs(bits); }
+
+// --- block --------------------------------------------------------------------------------------------------
+PAB_FN void block_sync() { __syncthreads(); }
+PAB_FN void bar_sync(u32 id, u32 threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+PAB_FN void bar_arrive(u32 id, u32 threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// --- memory order -------------------------------------------------------------------------------------------
+PAB_FN void fence_block() { __threadfence_block(); }
+PAB_FN void fence_device() { __threadfence(); }
+PAB_FN u32 ld_acquire(const u32* address) {
+  u32 value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+PAB_FN void st_release(u32* address, u32 value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
+// --- atomics ------------------------------------------------------------------------------------------------
+PAB_FN u32 atomic_add(u32* address, u32 value) { return atomicAdd(address, value); }
+PAB_FN u64 atomic_add(u64* address, u64 value) { return atomicAdd(address, value); }
+PAB_FN u32 atomic_max(u32* address, u32 value) { return atomicMax(address, value); }
+PAB_FN u32 atomic_min(u32* address, u32 value) { return atomicMin(address, value); }
+PAB_FN u64 atomic_min(u64* address, u64 value) { return atomicMin(address, value); }
+PAB_FN u32 atomic_exch(u32* address, u32 value) { return atomicExch(address, value); }
+PAB_FN u32 atomic_or(u32* address, u32 value) { return atomicOr(address, value); }
+PAB_FN u32 atomic_and(u32* address, u32 value) { return atomicAnd(address, value); }
+PAB_FN u32 atomic_cas(u32* address, u32 expected, u32 value) { return atomicCAS(address, expected, value); }
+PAB_FN u64 atomic_cas(u64* address, u64 expected, u64 value) { return atomicCAS(address, expected, value); }
+
+// --- asynchronous copy --------------------------------------------------------------------------------------
+PAB_FN void cp_async16(void* shared, const void* global, bool valid) {
+  const u32 target = static_cast<u32>(__cvta_generic_to_shared(shared));
+  const u32 bytes = valid ? 16u : 0u;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(global), "r"(bytes) : "memory");
+}
+PAB_FN void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N>
+PAB_FN void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+// --- math ---------------------------------------------------------------------------------------------------
+PAB_FN float ex2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+PAB_FN float lg2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+PAB_FN float rcp(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+PAB_FN float minus_infinity() { return __uint_as_float(0xFF800000u); }
+PAB_FN float fmadd(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+
+// --- conversion ---------------------------------------------------------------------------------------------
+PAB_FN float half_to_float(u16 bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+PAB_FN u16 float_to_half(float value) {
+  u16 bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+PAB_FN float bf16_to_float(u16 bits) { return __uint_as_float(static_cast<u32>(bits) << 16); }
+PAB_FN u16 float_to_bf16(float value) {
+  u32 both;  // sm_80 converts in pairs: the low half is ours
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(0.0f), "f"(value));
+  return static_cast<u16>(both);
+}
+
+}  // namespace pab

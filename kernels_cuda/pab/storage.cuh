@@ -1,0 +1,41 @@
+// The storage type of a kernel instance and vector access to it.
+//
+//   PAB_DTYPE   0 float32, 1 float16, 2 bfloat16 (the 16-bit types are carried as their bits)
+#pragma once
+
+#include "pab/intrinsics.cuh"
+
+namespace pab {
+
+#if PAB_DTYPE == 0
+using Stored = float;
+PAB_FN float to_float(Stored x) { return x; }
+PAB_FN Stored from_float(float x) { return x; }
+#elif PAB_DTYPE == 1
+using Stored = u16;
+PAB_FN float to_float(Stored x) { return half_to_float(x); }
+PAB_FN Stored from_float(float x) { return float_to_half(x); }
+#elif PAB_DTYPE == 2
+using Stored = u16;
+PAB_FN float to_float(Stored x) { return bf16_to_float(x); }
+PAB_FN Stored from_float(float x) { return float_to_bf16(x); }
+#else
+#error "PAB_DTYPE must be 0, 1 or 2"
+#endif
+
+// N neighbouring elements, moved by one load or store; the address must be a multiple of their size.
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T at[N];
+};
+
+template <int N, typename T>
+PAB_FN Pack<T, N> load_pack(const T* address) {
+  return *reinterpret_cast<const Pack<T, N>*>(address);
+}
+template <int N, typename T>
+PAB_FN void store_pack(T* address, const Pack<T, N>& pack) {
+  *reinterpret_cast<Pack<T, N>*>(address) = pack;
+}
+
+}  // namespace pab

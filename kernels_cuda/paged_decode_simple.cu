@@ -1,0 +1,198 @@
+// Paged decode attention, the readable one: one warp per (sequence, query head, split of the keys).
+//
+//   paged_decode_simple   grid  ceil(num_seqs * num_qo_heads * num_splits / PAB_WARPS), 1, 1
+//                         block 32 * PAB_WARPS threads
+//                         shared, per warp: PAB_HEAD_DIM floats (query), 32 floats (weights), 32 i64 (value rows)
+//   paged_decode_merge    grid  ceil(num_seqs * num_qo_heads / PAB_WARPS), block as above, no shared memory
+//
+// Layout   q, out (num_seqs, num_qo_heads, head_dim); lse (num_seqs, num_qo_heads) float, natural log;
+//          k, v any layout with contiguous head_dim, given by three element strides (page, token, head);
+//          block_table (num_seqs, max_pages), kv_lens (num_seqs); partial_* (row, split) with row = seq * Hq + head.
+// Compile  PAB_HEAD_DIM any; PAB_DTYPE see pab/storage.cuh; PAB_VEC elements of one load (divides head_dim);
+//          PAB_WARPS warps of a block.
+// Floor    each live K and V element once: 2 * sum(kv_lens) * num_kv_heads * head_dim * itemsize bytes.  This
+//          kernel reads them once per query head (the group's heads are separate warps), so a group of G asks
+//          L2 for G times the floor: it is the specification, not the fast one.
+//
+// A warp takes 32 tokens at a time.  For the scores a lane owns a token and walks its key row; for the output a
+// lane owns elements of the head and walks the 32 value rows, so that both passes need no reduction but the
+// running maximum.  Sums are blocked: 32 products first, then the rescaled accumulator.
+#include "pab/storage.cuh"
+
+namespace pab {
+
+constexpr int kHeadDim = PAB_HEAD_DIM;
+constexpr int kVec = PAB_VEC;
+constexpr int kWarps = PAB_WARPS;
+constexpr int kTile = 32;
+static_assert(kHeadDim % kVec == 0, "a load must not cross the end of a row");
+
+// Elements of one value load: as wide as allowed while every lane has work.
+PAB_FN constexpr int value_vec() {
+  int vec = kVec;
+  while (vec > 1 && kHeadDim / vec < 32) vec /= 2;
+  return vec;
+}
+constexpr int kValueVec = value_vec();
+constexpr int kValuePacks = kHeadDim / kValueVec;
+constexpr int kPacksPerLane = (kValuePacks + 31) / 32;
+
+constexpr float kLn2 = 0.693147180559945309f;
+
+struct WarpMemory {
+  float query[kHeadDim + (kHeadDim & 1)];
+  float weight[kTile];
+  i64 value_row[kTile];
+};
+
+// scale * log2(e) * q . k for one key row; four running sums keep the chains short.
+PAB_FN float score(const float* query, const Stored* key, float scale_log2) {
+  float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll(kVec >= 4 ? 4 : kHeadDim)
+  for (int d = 0; d < kHeadDim; d += kVec) {
+    const Pack<Stored, kVec> pack = load_pack<kVec>(key + d);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      float& into = sum[(kVec >= 4 ? i : d / kVec) % 4];
+      into = fmadd(query[d + i], to_float(pack.at[i]), into);
+    }
+  }
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) * scale_log2;
+}
+
+PAB_FN float warp_max(float value) {
+#pragma unroll
+  for (u32 step = 16; step > 0; step /= 2) value = fmaxf(value, shfl_xor(kFullMask, value, step));
+  return value;
+}
+PAB_FN float warp_sum(float value) {
+#pragma unroll
+  for (u32 step = 16; step > 0; step /= 2) value += shfl_xor(kFullMask, value, step);
+  return value;
+}
+
+}  // namespace pab
+
+extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_simple(
+    const pab::Stored* q, const pab::Stored* k, const pab::Stored* v, const pab::i32* block_table,
+    const pab::i32* kv_lens, pab::Stored* out, float* lse, float* partial_out, float* partial_max,
+    float* partial_sum, pab::i32 num_rows, pab::i32 num_qo_heads, pab::i32 group_size, pab::i32 page_size,
+    pab::i32 max_pages, pab::i32 num_splits, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
+    float scale_log2) {
+  using namespace pab;
+  PAB_SHARED(shared);
+  const u32 warp = threadIdx.x / kWarpSize, lane = lane_id();
+  const i64 item = static_cast<i64>(blockIdx.x) * kWarps + warp;
+  if (item >= static_cast<i64>(num_rows) * num_splits) return;
+  const i64 row = item / num_splits;
+  const int split = static_cast<int>(item % num_splits);
+  const i64 sequence = row / num_qo_heads;
+  const int head = static_cast<int>(row % num_qo_heads);
+  const int kv_head = head / group_size;
+  WarpMemory& memory = reinterpret_cast<WarpMemory*>(shared)[warp];
+
+  // whole tiles to each split, so that the sums do not depend on where a split ends
+  const int kv_len = kv_lens[sequence];
+  const int tiles = (kv_len + kTile - 1) / kTile;
+  const int split_tiles = (tiles + num_splits - 1) / num_splits;
+  const i64 begin = static_cast<i64>(split) * split_tiles * kTile;
+  const i64 split_end = begin + static_cast<i64>(split_tiles) * kTile;
+  const int end = static_cast<int>(split_end < kv_len ? split_end : kv_len);
+
+  for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) memory.query[d] = to_float(q[row * kHeadDim + d]);
+  warp_sync(kFullMask);
+
+  float running_max = minus_infinity(), running_sum = 0.0f;  // the sum is this lane's share
+  float acc[kPacksPerLane][kValueVec] = {};
+  const i32* pages = block_table + sequence * max_pages;
+  for (i64 tile = begin; tile < end; tile += kTile) {
+    // a lane past the end looks at the last page's row but never at its contents
+    const int token = static_cast<int>(tile) + static_cast<int>(lane);
+    const bool live = token < end;
+    const i64 page = pages[(live ? token : end - 1) / page_size];
+    const i64 slot = page * page_stride + (token % page_size) * token_stride + kv_head * head_stride;
+    const float logit = live ? score(memory.query, k + slot, scale_log2) : minus_infinity();
+
+    const float new_max = fmaxf(running_max, warp_max(logit));
+    const float rescale = ex2(running_max - new_max);
+    const float weight = live ? ex2(logit - new_max) : 0.0f;
+    running_max = new_max;
+    running_sum = running_sum * rescale + weight;
+    memory.weight[lane] = weight;
+    memory.value_row[lane] = slot;
+    warp_sync(kFullMask);
+
+    const int count = end - static_cast<int>(tile);
+#pragma unroll
+    for (int p = 0; p < kPacksPerLane; ++p) {
+      const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
+      if (element >= kHeadDim) break;
+      float tile_sum[kValueVec] = {};
+#pragma unroll 8
+      for (int t = 0; t < kTile; ++t) {
+        // a weight of zero does not silence a NaN: dead rows are not read
+        const Pack<Stored, kValueVec> value =
+            t < count ? load_pack<kValueVec>(v + memory.value_row[t] + element) : Pack<Stored, kValueVec>{};
+#pragma unroll
+        for (int i = 0; i < kValueVec; ++i) {
+          tile_sum[i] = fmadd(memory.weight[t], to_float(value.at[i]), tile_sum[i]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kValueVec; ++i) acc[p][i] = fmadd(acc[p][i], rescale, tile_sum[i]);
+    }
+    warp_sync(kFullMask);
+  }
+  running_sum = warp_sum(running_sum);
+
+  if (num_splits > 1) {
+    if (lane == 0) {
+      partial_max[item] = running_max;
+      partial_sum[item] = running_sum;
+    }
+    for (int p = 0; p < kPacksPerLane; ++p) {
+      const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
+      for (int i = 0; i < kValueVec && element < kHeadDim; ++i) {
+        partial_out[item * kHeadDim + element + i] = acc[p][i];
+      }
+    }
+    return;
+  }
+  const float inverse = running_sum > 0.0f ? 1.0f / running_sum : 0.0f;  // no key: output 0
+  if (lane == 0) lse[row] = running_sum > 0.0f ? (running_max + lg2(running_sum)) * kLn2 : minus_infinity();
+  for (int p = 0; p < kPacksPerLane; ++p) {
+    const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
+    if (element >= kHeadDim) break;
+    Pack<Stored, kValueVec> result;
+    for (int i = 0; i < kValueVec; ++i) result.at[i] = from_float(acc[p][i] * inverse);
+    store_pack(out + row * kHeadDim + element, result);
+  }
+}
+
+// Joins the splits of a row: out = sum_s e^(m_s - m) acc_s / sum_s e^(m_s - m) l_s, an empty split having m = -inf.
+extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
+    const float* partial_out, const float* partial_max, const float* partial_sum, pab::Stored* out, float* lse,
+    pab::i32 num_rows, pab::i32 num_splits) {
+  using namespace pab;
+  const u32 warp = threadIdx.x / kWarpSize, lane = lane_id();
+  const i64 row = static_cast<i64>(blockIdx.x) * kWarps + warp;
+  if (row >= num_rows) return;
+  const i64 first = row * num_splits;
+  float max = minus_infinity();
+  for (int s = 0; s < num_splits; ++s) max = fmaxf(max, partial_max[first + s]);
+  float sum = 0.0f;
+  for (int s = 0; s < num_splits; ++s) {
+    if (partial_sum[first + s] > 0.0f) sum += partial_sum[first + s] * ex2(partial_max[first + s] - max);
+  }
+  const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
+  if (lane == 0) lse[row] = sum > 0.0f ? (max + lg2(sum)) * kLn2 : minus_infinity();
+  for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) {
+    float total = 0.0f;
+    for (int s = 0; s < num_splits; ++s) {
+      if (partial_sum[first + s] > 0.0f) {
+        total += partial_out[(first + s) * kHeadDim + d] * ex2(partial_max[first + s] - max);
+      }
+    }
+    out[row * kHeadDim + d] = from_float(total * inverse);
+  }
+}

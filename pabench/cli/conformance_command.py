@@ -1,0 +1,202 @@
+"""``pabench conformance``: judge backends and allocators with the generated suite."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pabench.errors import EXIT_INTERRUPTED, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from pabench.conformance.results import CheckResult
+
+DEFAULT_BACKEND = "rawkernel"
+PROFILE_NAMES = ("quick", "default", "deep")
+
+
+@click.command(name="conformance")
+@click.option(
+    "--backend", "backends", multiple=True, metavar="NAME", help="Backend to judge; may be repeated."
+)
+@click.option(
+    "--allocator",
+    "allocators",
+    multiple=True,
+    metavar="NAME",
+    help="Page allocator to judge; may be repeated.  Default: scan, together with rawkernel.",
+)
+@click.option("--device", default="auto", metavar="NAME", help="auto, cuda or emulated.", show_default=True)
+@click.option(
+    "--profile", default="default", metavar="NAME", help="quick, default or deep.", show_default=True
+)
+@click.option(
+    "--seed", default=0, type=click.IntRange(0, 2**63 - 1), help="Of the generated cases.", show_default=True
+)
+@click.option("-k", "select", metavar="EXPR", help="Only tests whose name matches (pytest's -k).")
+@click.option(
+    "--kernels", type=click.Path(path_type=Path), metavar="DIR", help="A copy of kernels_cuda to judge."
+)
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write totals and results."
+)
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report here too.")
+@click.option(
+    "--artifacts",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Run directory (new or empty).  Default: runs/conformance-<UTC time>.",
+)
+def command(
+    backends: tuple[str, ...],
+    allocators: tuple[str, ...],
+    device: str,
+    profile: str,
+    seed: int,
+    select: str | None,
+    kernels: Path | None,
+    junit: Path | None,
+    json_file: Path | None,
+    html: Path | None,
+    artifacts: Path | None,
+) -> int:
+    """Judge a backend against the dense float64 oracle with generated cases.
+
+    \b
+    Examples:
+      pabench conformance --profile quick
+      pabench conformance --backend torch-sdpa --json result.json --junit result.xml
+    """
+    if profile not in PROFILE_NAMES:
+        raise UnknownName("profile", profile, PROFILE_NAMES)
+    backends, allocators = _subjects(backends, allocators)
+    for option, file in (("--junit", junit), ("--json", json_file), ("--html", html)):
+        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+            raise UsageError(f"{option} {str(file)!r}: must be a file in an existing folder")
+
+    from pabench.allocators.registry import ALLOCATORS
+    from pabench.backends.registry import load_backend
+    from pabench.device.registry import open_device
+
+    for name in allocators:
+        if name not in ALLOCATORS:
+            raise UnknownName("allocator", name, ALLOCATORS)
+    target = open_device(device, kernels=kernels)
+    for name in backends:
+        load_backend(name, target)
+
+    from pabench.conformance.results import totals
+    from pabench.conformance.runner import ConformanceRequest, run_conformance
+    from pabench.report.render import render_report
+    from pabench.store.files import atomic_write_text, pretty
+    from pabench.store.provenance import collect
+    from pabench.store.run import REPORT_FILE, RunDirectory
+
+    folder = artifacts or Path("runs") / f"conformance-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    config = {
+        "backends": backends,
+        "allocators": allocators,
+        "device": target.name,
+        "profile": profile,
+        "seed": seed,
+        "select": select,
+        "kernels": str(kernels) if kernels else None,
+    }
+    run = RunDirectory.create(
+        folder,
+        kind="conformance",
+        command=shlex.join(["pabench", *sys.argv[1:]]),
+        config=config,
+        provenance=collect(device_name=target.name, device_description=target.description),
+    )
+    replay_options = ("--kernels", str(kernels)) if kernels else ()
+    request = ConformanceRequest(
+        backends=backends,
+        allocators=allocators,
+        profile=profile,
+        seed=seed,
+        junit=junit,
+        select=select,
+        replay_options=replay_options,
+    )
+    click.echo(
+        f"pabench conformance: {', '.join((*backends, *allocators))} on {target.description}", err=True
+    )
+    with run:
+        try:
+            with _Progress() as progress:
+                code, results = run_conformance(
+                    request, target, run, on_result=progress.show, on_collected=progress.start
+                )
+        except KeyboardInterrupt:
+            run.finish(status="interrupted", exit_code=EXIT_INTERRUPTED)
+            raise
+        run.finish(status="interrupted" if code == EXIT_INTERRUPTED else "finished", exit_code=code)
+    report = render_report([folder], folder / REPORT_FILE)
+    if html is not None:
+        render_report([folder], html)
+    counts = totals(results)
+    if json_file is not None:
+        record = {**counts, "exit_code": code, "seed": seed, "profile": profile, "device": target.name}
+        lines = [result.to_line() for result in results]
+        atomic_write_text(json_file, pretty({**record, "results": lines}))
+    _print_summary(results, counts)
+    click.echo(f"report: {report}")
+    return code
+
+
+def _subjects(
+    backends: tuple[str, ...], allocators: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The default judges our own kernels and our own allocator; a named subject is judged alone."""
+    if not backends and not allocators:
+        return (DEFAULT_BACKEND,), ("scan",)
+    if DEFAULT_BACKEND in backends and not allocators:
+        allocators = ("scan",)
+    return tuple(dict.fromkeys(backends)), tuple(dict.fromkeys(allocators))
+
+
+def _print_summary(results: list[CheckResult], counts: dict[str, int]) -> None:
+    for result in results:
+        if result.status in ("failed", "crashed"):
+            click.echo(f"{result.status.upper()} {result.subject} {result.check}: {result.reason}")
+            if result.failure:
+                click.echo(f"  again: {result.failure.replay}")
+    numbers = ", ".join(f"{counts[name]} {name}" for name in ("passed", "failed", "crashed", "unsupported"))
+    click.echo(f"{counts['cases']} generated cases, {counts['checks']} checks: {numbers}")
+
+
+class _Progress:
+    """A bar on standard error; only finished checks that went wrong are printed as lines."""
+
+    def __enter__(self) -> _Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        columns: tuple[Any, ...] = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar.start()
+        self._task = self._bar.add_task("preparing", total=None)
+        return self
+
+    def start(self, count: int) -> None:
+        """Learn how many checks there are."""
+        self._bar.update(self._task, total=count)
+
+    def show(self, result: CheckResult) -> None:
+        """Note a finished check."""
+        self._bar.update(self._task, advance=1, description=f"{result.subject} {result.check}")
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,190 @@
+"""``pabench doctor``: what this machine offers to pabench, and what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pabench import __version__
+from pabench.errors import EnvironmentRefused
+
+PACKAGES = (
+    "numpy",
+    "torch",
+    "cupy-cuda13x",
+    "cupy-cuda12x",
+    "nvidia-cuda-nvrtc",
+    "nvidia-cuda-runtime",
+    "hypothesis",
+    "pytest",
+    "pytest-benchmark",
+    "pandas",
+    "altair",
+    "vl-convert-python",
+    "jinja2",
+    "click",
+    "rich",
+    "platformdirs",
+    "ray",
+    "ziglang",
+)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--strict", is_flag=True, help="Exit 7 when no device works here or a resource is missing.")
+def command(as_json: bool, strict: bool) -> None:
+    """Show versions, compiler, NVRTC, GPUs, resources and the cache folder.
+
+    \b
+    Examples:
+      pabench doctor
+      pabench doctor --json --strict
+    """
+    facts = examine()
+    click.echo(json.dumps(facts, indent=2) if as_json else _text(facts))
+    if strict and not facts["devices"]:
+        raise EnvironmentRefused(
+            "neither a CUDA GPU nor a C++ compiler is here, so no device works",
+            hint="install g++ or clang++, or `pip install ziglang`, or CuPy on a machine with a GPU",
+        )
+    missing = [name for name, found in facts["resources"].items() if not found["files"]]
+    if strict and missing:
+        raise EnvironmentRefused(f"resources without files: {', '.join(missing)}", hint="reinstall pabench")
+
+
+def examine() -> dict[str, Any]:
+    """Return the facts as JSON values; what is missing carries a ``problem`` that says why."""
+    compiler, gpu = _compiler(), _gpu()
+    devices = [name for name, found in (("cuda", gpu), ("emulated", compiler)) if "problem" not in found]
+    return {
+        "pabench": {"version": __version__, "path": str(Path(__file__).resolve().parents[1])},
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "platform": {"name": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
+        "devices": devices,
+        "compiler": compiler,
+        "gpu": gpu,
+        "nvrtc": _nvrtc(),
+        "resources": _resources(),
+        "backends": _backends(),
+        "cache": _cache(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _compiler() -> dict[str, Any]:
+    from pabench.device.compiler import find_compiler
+
+    try:
+        found = find_compiler()
+    except EnvironmentRefused as error:
+        return {"problem": str(error)}
+    return {"command": shlex.join(found.command), "version": found.version}
+
+
+def _gpu() -> dict[str, Any]:
+    from pabench.device.cuda import why_no_cuda
+
+    if problem := why_no_cuda():
+        return {"problem": problem}
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    names = []
+    for index in range(runtime.getDeviceCount()):
+        about = runtime.getDeviceProperties(index)
+        names.append(f"{about['name'].decode()} (sm_{about['major']}{about['minor']})")
+    return {"names": names, "driver": runtime.driverGetVersion()}
+
+
+def _nvrtc() -> dict[str, Any]:
+    try:
+        from cupy.cuda import nvrtc
+
+        major, minor = nvrtc.getVersion()
+    except Exception as error:
+        # cupy reports a missing or broken library in half a dozen ways, and none of them is our failure
+        return {"problem": f"{type(error).__name__}: {error}"}
+    return {"version": f"{major}.{minor}"}
+
+
+def _resources() -> dict[str, Any]:
+    from pabench.resources import RESOURCES, resource_dir
+
+    out: dict[str, Any] = {}
+    for name in RESOURCES:
+        try:
+            folder = resource_dir(name)
+        except EnvironmentRefused as error:
+            out[name] = {"files": 0, "problem": str(error)}
+            continue
+        files = sum(path.is_file() and "__pycache__" not in path.parts for path in folder.rglob("*"))
+        out[name] = {"path": str(folder), "files": files}
+    return out
+
+
+def _backends() -> dict[str, Any]:
+    from pabench.backends.registry import GROUP, backend_names
+
+    installed = {point.name for point in metadata.entry_points(group=GROUP)}
+    return {name: {"object": at, "entry_point": name in installed} for name, at in backend_names().items()}
+
+
+def _cache() -> dict[str, Any]:
+    from pabench.device.cache import cache_root
+
+    folder = cache_root()
+    # the folder is made at the first use; until then its nearest parent has to take it
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    found: dict[str, Any] = {"path": str(folder)}
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        found["problem"] = f"{nearest} cannot be written; a temporary folder is used instead"
+    return found
+
+
+def _text(facts: dict[str, Any]) -> str:
+    lines = []
+    for part, found in facts.items():
+        if part == "devices":
+            lines.append(f"{part:<10} {', '.join(found) or 'none works here'}")
+        elif part == "packages":
+            known = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+            absent = ", ".join(name for name, version in found.items() if not version)
+            lines += [f"{part:<10} {known}", f"{'':<10} not installed: {absent or 'none'}"]
+        elif part in ("resources", "backends"):
+            lines += [
+                f"{part if not n else '':<10} {_line(row, name)}"
+                for n, (name, row) in enumerate(found.items())
+            ]
+        else:
+            lines.append(f"{part:<10} {_line(found)}")
+    return "\n".join(lines)
+
+
+def _line(row: dict[str, Any], name: str = "") -> str:
+    if "problem" in row:
+        said = f"missing: {' '.join(row['problem'].split())}"
+    else:
+        said = ", ".join(f"{key} {_value(value)}" for key, value in row.items())
+    return f"{name} {said}".strip()
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "; ".join(value) if isinstance(value, list) else str(value)

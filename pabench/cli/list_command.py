@@ -1,0 +1,189 @@
+"""``pabench list``: the names that options take, with a line about each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from pabench.errors import UnknownName
+
+Rows = list[dict[str, Any]]
+
+SKETCH_DRAWS = 2000
+SKETCH_BINS = 18
+SKETCH_UNICODE = "▁▂▃▄▅▆▇█"
+SKETCH_ASCII = ".:-=+*%@"
+
+ROWS: dict[str, Callable[[], Rows]] = {}
+
+
+def _lists(what: str) -> Callable[[Callable[[], Rows]], Callable[[], Rows]]:
+    def enter(rows: Callable[[], Rows]) -> Callable[[], Rows]:
+        ROWS[what] = rows
+        return rows
+
+    return enter
+
+
+@_lists("backends")
+def _backends() -> Rows:
+    from pabench.backends.registry import backend_names
+
+    return [{"name": name, "object": value} for name, value in sorted(backend_names().items())]
+
+
+@_lists("devices")
+def _devices() -> Rows:
+    from pabench.device.compiler import find_compiler
+    from pabench.device.cuda import why_no_cuda
+    from pabench.errors import EnvironmentRefused
+
+    try:
+        compiler, refusal = find_compiler().version, None
+    except EnvironmentRefused as error:
+        compiler, refusal = "", str(error)
+    no_cuda = why_no_cuda()
+    return [
+        {"name": "cuda", "usable": no_cuda is None, "about": no_cuda or "CuPy and NVRTC on a GPU"},
+        {"name": "emulated", "usable": refusal is None, "about": refusal or f"on the host, by {compiler}"},
+    ]
+
+
+@_lists("lengths")
+def _lengths() -> Rows:
+    import numpy as np
+
+    from pabench.workloads.families import length_families, resolve_lengths
+
+    rows: Rows = []
+    for name, family in length_families().items():
+        drawn = np.asarray(resolve_lengths(name).draw(SKETCH_DRAWS, seed=0, page_size=16))
+        bins = np.minimum(np.log2(np.maximum(drawn, 1)).astype(int), SKETCH_BINS - 1)
+        rows.append(
+            {
+                "name": name,
+                "sketch": sketch(np.bincount(bins, minlength=SKETCH_BINS).tolist()),
+                "mean": round(float(drawn.mean())),
+                "p50": int(np.median(drawn)),
+                "p99": int(np.percentile(drawn, 99)),
+                "defaults": dict(family.defaults),
+                "about": family.about,
+            }
+        )
+    return rows
+
+
+@_lists("families")
+def _families() -> Rows:
+    from pabench.problem.families import FAMILIES
+
+    return [{"name": name, "about": _first_line(make)} for name, make in FAMILIES.items()]
+
+
+@_lists("dtypes")
+def _dtypes() -> Rows:
+    from pabench.problem.dtypes import DTYPES
+
+    return [
+        {"name": t.name, "bytes": t.itemsize, "unit_roundoff": t.unit_roundoff, "maximum": t.maximum}
+        for t in DTYPES.values()
+    ]
+
+
+@_lists("placements")
+def _placements() -> Rows:
+    from pabench.problem.placement import PLACEMENT_NOTES
+
+    return [{"name": name, "about": about} for name, about in PLACEMENT_NOTES.items()]
+
+
+@_lists("resources")
+def _resources() -> Rows:
+    from pabench.resources import RESOURCES, resource_dir
+
+    return [{"name": name, "path": str(resource_dir(name))} for name in RESOURCES]
+
+
+@_lists("gpus")
+def _gpus() -> Rows:
+    from pabench.timing.gpus import GPUS
+
+    return [asdict(gpu) for gpu in GPUS.values()]
+
+
+def sketch(counts: list[int]) -> str:
+    """Return a bar of eighths for each count; a space where there is nothing, full height at the largest."""
+    try:
+        SKETCH_UNICODE.encode(sys.stdout.encoding or "ascii")
+        ramp = SKETCH_UNICODE
+    except (UnicodeEncodeError, LookupError):
+        ramp = SKETCH_ASCII
+    top = max(counts, default=0)
+    return "".join(ramp[-(-count * len(ramp) // top) - 1] if count else " " for count in counts)
+
+
+@click.command()
+@click.argument("what", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(what: str | None, as_json: bool) -> None:
+    """List what the options take: backends, devices, lengths, families, dtypes, placements, gpus, resources.
+
+    \b
+    Examples:
+      pabench list lengths
+      pabench list backends --json
+    """
+    if what is None:
+        click.echo(json.dumps(sorted(ROWS)) if as_json else "\n".join(sorted(ROWS)))
+        return
+    if what not in ROWS:
+        raise UnknownName("list", what, ROWS)
+    rows = ROWS[what]()
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    if what == "lengths":
+        click.echo(
+            f"{SKETCH_DRAWS} draws each; a column of the sketch is a doubling of the length, from 1 to "
+            f"{2 ** (SKETCH_BINS - 1):,} tokens and more.\n"
+            "Other lengths: list:100,250,17 (themselves), or --trace FILE.\n"
+        )
+    click.echo(_table(rows))
+
+
+def _table(rows: Rows) -> str:
+    """Aligned columns, numbers to the right; the last column is left ragged."""
+    if not rows:
+        return "none"
+    names = list(rows[0])
+    cells = [[_cell(row[name]) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    lines = []
+    for row in [names, *cells]:
+        padded = [
+            text.rjust(width) if _is_number(rows[0][name]) else text.ljust(width)
+            for text, width, name in zip(row, widths, names, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={item:g}" for key, item in value.items()) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _first_line(documented: object) -> str:
+    return (documented.__doc__ or "").strip().splitlines()[0]

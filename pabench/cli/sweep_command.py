@@ -1,0 +1,206 @@
+"""``pabench sweep``: page sizes x length distributions x batches, from the options to the report."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pabench.errors import EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from pabench.store.run import RunDirectory
+    from pabench.sweep.config import SweepConfig
+    from pabench.sweep.prepare import Prepared
+
+EPILOG = """\b
+Examples:
+  pabench sweep --page-sizes 8,16,32
+  pabench sweep --page-sizes 1:256:x2 --lengths azure-conv --lengths one-long:long=8192 --batch 1,32
+  pabench sweep --page-sizes 16,64 --lengths list:100,250,17,1024,16,1 --backend torch-sdpa
+  pabench sweep --resume --out runs/sweep-20260801-120000
+
+Numbers are lists such as 8,16,32, ranges such as 16:64:16, or 1:64:x2. A flag wins over --config."""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--page-sizes", metavar="LIST", help="Tokens of a page, for example 8,16,32.")
+@click.option("--lengths", metavar="SPEC", multiple=True, help="Length spec; see `pabench list lengths`.")
+@click.option("--trace", metavar="FILE", help="Azure CSV or Mooncake JSONL; its lengths are drawn from.")
+@click.option("--batch", metavar="LIST", help="Sequences of a batch.  [default: 1,8,64]")
+@click.option("--heads", metavar="Q:KV", multiple=True, help="Query and KV heads.  [default: 32:8]")
+@click.option("--head-dim", metavar="N", help="Elements of one head.  [default: 128]")
+@click.option("--dtypes", metavar="LIST", help="float32, float16, bfloat16.  [default: float16]")
+@click.option("--layouts", metavar="LIST", help="NHD, HND, NHD-strided, HND-strided.  [default: NHD]")
+@click.option("--backend", metavar="NAME", multiple=True, help="What runs.  [default: rawkernel]")
+@click.option("--device", metavar="NAME", help="auto, cuda or emulated.  [default: auto]")
+@click.option("--gpu", metavar="NAME", help="GPU of the modelled figures.  [default: H200]")
+@click.option("--seed", metavar="N", help="Drives lengths and tensors.  [default: 0]")
+@click.option("--kernels", metavar="DIR", help="Use this copy of the kernel sources.")
+@click.option("--config", metavar="FILE", help="TOML file with these options as keys.")
+@click.option("--out", metavar="DIR", help="New folder of the run.  [default: runs/sweep-TIME]")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out; options may be left out.")
+@click.option("--dry-run", is_flag=True, help="Print the cells and write nothing.")
+def command(*, config: str | None, out: str | None, resume: bool, dry_run: bool, **flags: Any) -> int:
+    """Run page sizes x length distributions x batches and write a report.
+
+    Each cell is checked against the oracle first: a kernel that is wrong gets no figure of speed.
+    """
+    from pabench.store.run import check_new
+
+    given = {name.replace("_", "-"): value for name, value in flags.items() if value not in (None, ())}
+    resolved, out_path, stored = _configuration(given, config=config, out=out, resume=resume)
+    if stored is None and out_path is not None:
+        check_new(out_path)
+    from pabench.sweep.prepare import prepare
+
+    prepared = prepare(resolved)
+    if dry_run:
+        _print_cells(prepared)
+        return EXIT_OK
+    if stored is not None:
+        _refuse_other_run(prepared.record(), stored, out_path)
+    path = out_path or _default_out()
+    if stored is None:
+        check_new(path)
+    prepared.warm_up()
+    return _run(prepared, path, resumed=stored is not None, command_line=_command_line(given, config, out))
+
+
+def _configuration(
+    given: Mapping[str, Any], *, config: str | None, out: str | None, resume: bool
+) -> tuple[SweepConfig, Path | None, Mapping[str, Any] | None]:
+    """Merge flags, file, the configuration of a run to resume, and defaults, in this order of precedence."""
+    from pabench.backends.registry import backend_names
+    from pabench.sweep.config import KEYS, resolve_config
+    from pabench.sweep.config_file import read_config_file
+
+    from_file = read_config_file(Path(config), (*KEYS, "out")) if config else {}
+    folder = out if out is not None else from_file.pop("out", None)
+    from_file.pop("out", None)
+    if folder is not None and (not isinstance(folder, str) or not folder):
+        raise UsageError(f"--out: {folder!r} must be the name of a folder")
+    if resume and folder is None:
+        raise UsageError("--resume: needs the folder of the run", hint="add --out DIR")
+    path = Path(folder) if folder is not None else None
+    stored = _stored_config(path) if resume and path is not None else None
+    options = {key: value for key, value in (stored or {}).items() if key in KEYS} | from_file | dict(given)
+    origin = {key: f"{key} in {config}" for key in from_file if key not in given}
+    return resolve_config(options, backends=list(backend_names()), origin=origin), path, stored
+
+
+def _stored_config(path: Path) -> Mapping[str, Any] | None:
+    """Configuration of the run in ``path``, or None when none has begun there: then all cells are missing."""
+    from pabench.store.run import read_run
+
+    with contextlib.suppress(OSError):
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return None
+    run = read_run(path)
+    if run.kind != "sweep":
+        raise UsageError(f"--out {path}: holds a {run.kind} run, not a sweep")
+    stored: Mapping[str, Any] = run.record["config"]
+    return stored
+
+
+def _refuse_other_run(record: Mapping[str, Any], stored: Mapping[str, Any], path: Path | None) -> None:
+    for key, value in record.items():
+        if stored.get(key) == value:
+            continue
+        if key == "digests":
+            before = stored.get(key) or {}
+            what = "the kernel sources" if before.get("cells") == value["cells"] else "the lengths drawn"
+            raise UsageError(
+                f"--resume: {what} differ from those of the run in {path}", hint="use a new --out"
+            )
+        was = stored.get(key)
+        raise UsageError(f"--resume: {key} = {value!r}: must be {was!r} as in the run in {path}")
+
+
+def _run(prepared: Prepared, path: Path, *, resumed: bool, command_line: str) -> int:
+    from pabench.report.render import render_report
+    from pabench.store.run import REPORT_FILE
+    from pabench.sweep.runner import run_sweep
+    from pabench.sweep.table import print_table
+
+    with _open(prepared, path, resumed=resumed, command_line=command_line) as directory, _stop_on_sigterm():
+        result = run_sweep(
+            prepared.cells,
+            directory=directory,
+            backends=prepared.backends,
+            device=prepared.device,
+            gpu=prepared.gpu,
+        )
+    if result.interrupted:
+        again = shlex.join(["pabench", "sweep", "--resume", "--out", str(path)])
+        finished = f"{len(result.lines)} of {len(prepared.cells)} cells are in {path}"
+        click.echo(f"pabench: interrupted: {finished}; go on with: {again}", err=True)
+        return result.exit_code
+    print_table(result.lines)
+    report = render_report([path], path / REPORT_FILE)
+    click.echo(f"report: {report}")
+    return result.exit_code
+
+
+def _open(prepared: Prepared, path: Path, *, resumed: bool, command_line: str) -> RunDirectory:
+    from pabench.store.provenance import collect
+    from pabench.store.run import RunDirectory
+
+    if resumed:
+        return RunDirectory.open(path, kind="sweep")
+    device = prepared.device
+    return RunDirectory.create(
+        path,
+        kind="sweep",
+        command=command_line,
+        config=prepared.record(),
+        provenance=collect(device_name=device.name, device_description=device.description),
+    )
+
+
+def _default_out() -> Path:
+    """``runs/sweep-<UTC time>``, with a number behind it when two sweeps start in the same second."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    path, number = Path("runs") / f"sweep-{stamp}", 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"sweep-{stamp}-{number}"
+    return path
+
+
+def _command_line(given: Mapping[str, Any], config: str | None, out: str | None) -> str:
+    words = ["pabench", "sweep"]
+    for key, value in [*given.items(), ("config", config), ("out", out)]:
+        for item in value if isinstance(value, tuple) else (value,):
+            words += [f"--{key}", str(item)] if item is not None else []
+    return shlex.join(words)
+
+
+def _print_cells(prepared: Prepared) -> None:
+    for cell in prepared.cells:
+        click.echo(f"{cell.id}  {cell.label}")
+    click.echo(f"{len(prepared.cells)} cells on device {prepared.device.name}; nothing was written")
+
+
+@contextlib.contextmanager
+def _stop_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM (a cancelled CI job) end the sweep as Ctrl-C does."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,199 @@
+"""Checks of decode attention: ``Case x Backend -> Outcome``.  Pure functions; the suite draws the cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pabench.backends.base import AttentionOutput, Backend, attend
+from pabench.conformance.outcome import PASSED, Outcome, failed
+from pabench.device.base import Device
+from pabench.errors import UsageError
+from pabench.oracle.reference import Truth, truth
+from pabench.oracle.verdict import judge
+from pabench.problem.case import POISONS, Case
+from pabench.problem.dtypes import Array
+from pabench.problem.placement import TABLE_TAILS
+from pabench.problem.tensors import Tensors, build_tensors
+
+
+def check_decode(case: Case, backend: Backend, device: Device) -> Outcome:
+    """Output and LSE are within the bound of the dense float64 oracle, and the inputs are left alone."""
+    tensors = build_tensors(case)
+    inputs = (tensors.q, tensors.layout.block_table, tensors.kv_lens)
+    before = [array.tobytes() for array in inputs]
+    output = attend(backend, tensors)
+    if [array.tobytes() for array in inputs] != before:
+        return failed("the backend changed q, block_table or kv_lens")
+    return _judged(tensors, output, backend)
+
+
+def check_poison(case: Case, backend: Backend, device: Device) -> Outcome:
+    """What stands in slots that no query may read changes no bit of the output."""
+    variants = {f"{poison} in dead slots": replace(case, poison=poison) for poison in POISONS}
+    return _all_alike(case, variants, backend)
+
+
+def check_table_tail(case: Case, backend: Backend, device: Device) -> Outcome:
+    """Unused block-table entries, and spare columns, change no bit of the output."""
+    variants = {f"{tail} in unused table entries": replace(case, tail=tail) for tail in TABLE_TAILS}
+    return _all_alike(case, variants, backend)
+
+
+def check_placement(case: Case, backend: Backend, device: Device) -> Outcome:
+    """Where the pages lie in the pool changes no bit of the output."""
+    placements = ("identity", "shuffled", "reversed")
+    variants = {f"{placement} pages": replace(case, placement=placement) for placement in placements}
+    return _all_alike(case, variants, backend)
+
+
+def check_views(case: Case, backend: Backend, device: Device) -> Outcome:
+    """Strided views of K and V in one pool give the bits of two contiguous arrays."""
+    variants = {
+        "K and V in two arrays": replace(case, interleaved=False),
+        "K and V interleaved in one pool": replace(case, interleaved=True),
+    }
+    return _all_alike(case, variants, backend)
+
+
+def check_empty(case: Case, backend: Backend, device: Device) -> Outcome:
+    """A sequence of no tokens gives output 0 and LSE -inf, exactly, beside sequences that have some."""
+    tensors = build_tensors(case)
+    output = attend(backend, tensors)
+    for sequence, kv_len in enumerate(case.batch.kv_lens):
+        if kv_len:
+            continue
+        row = output.out[sequence]
+        if np.any(row.view(_bits(row)) & _magnitude(row)):
+            return failed(f"sequence {sequence} is empty: its output must be 0, got {row.ravel()[:4]}")
+        if output.lse is not None and not np.all(np.isneginf(output.lse[sequence])):
+            return failed(
+                f"sequence {sequence} is empty: its LSE must be -inf, got {output.lse[sequence][:4]}"
+            )
+    return _judged(tensors, output, backend)
+
+
+def check_repeat(case: Case, backend: Backend, device: Device) -> Outcome:
+    """Running the same plan again, under another schedule of the device, gives the same bits."""
+    tensors = build_tensors(case)
+    plan = backend.plan(tensors)
+    backend.run(plan)
+    first = backend.fetch(plan)
+    try:
+        for again in range(1, 4):
+            device.reschedule(case.seed * 4 + again)
+            backend.run(plan)
+            difference = _difference(case, backend.fetch(plan), first)
+            if difference:
+                return failed(f"run {again + 1} under another schedule changes {difference}")
+    finally:
+        device.reschedule(0)
+    return _judged(tensors, first, backend)
+
+
+def check_reject(case: Case, backend: Backend, device: Device) -> Outcome:
+    """A corrupt problem is refused with a typed error, and the backend still works afterwards."""
+    for name, broken in _corruptions(build_tensors(case)):
+        try:
+            attend(backend, broken)
+        except UsageError as error:
+            if not str(error).strip():
+                return failed(f"{name}: the error has no text")
+        except Exception as error:
+            return failed(f"{name}: must be refused with InvalidCase, raised {type(error).__name__}: {error}")
+        else:
+            return failed(f"{name}: must be refused, was accepted")
+    return check_decode(case, backend, device)
+
+
+def _corruptions(good: Tensors) -> list[tuple[str, Tensors]]:
+    """Problems with one broken field each; which ones exist depends on the case."""
+    case, layout = good.case, good.layout
+    found: list[tuple[str, Tensors]] = []
+    longest = int(np.argmax(case.batch.kv_lens))
+    if case.batch.kv_lens[longest]:
+        for name, page in (("page id -1", -1), ("page id beyond the pool", layout.num_pages)):
+            table = layout.block_table.copy()
+            table[longest, 0] = page
+            found.append((name, replace(good, layout=replace(layout, block_table=table))))
+        need = layout.pages(longest, case.batch.kv_lens[longest]).size
+        narrow = np.ascontiguousarray(layout.block_table[:, : need - 1])
+        found.append(
+            ("table narrower than the lengths", replace(good, layout=replace(layout, block_table=narrow)))
+        )
+    found.append(("one query row missing", replace(good, q=good.q[1:])))
+    found.append(("q of another type", replace(good, q=good.q.astype(np.float64))))
+    lens = good.kv_lens.copy()
+    lens[0] = -1
+    found.append(("negative length", replace(good, kv_lens=lens)))
+    return found
+
+
+def _all_alike(case: Case, variants: dict[str, Case], backend: Backend) -> Outcome:
+    """Judge spellings of one computation: each right, and all with the bits of the first.
+
+    ``variants`` maps what is special about a spelling to the case; all hold the same tokens, so that the
+    truth is computed once.
+    """
+    reference: Truth | None = None
+    first: tuple[str, AttentionOutput] | None = None
+    worst = 0.0
+    for words, variant in variants.items():
+        if backend.capabilities.why_not(variant):
+            continue
+        tensors = build_tensors(variant)
+        reference = reference or truth(tensors, backend.profile)
+        output = attend(backend, tensors)
+        outcome = _judged(tensors, output, backend, reference=reference)
+        if not outcome.passed:
+            return replace(outcome, text=f"with {words}: {outcome.text}")
+        worst = max(worst, outcome.max_ratio or 0.0)
+        first = first or (words, output)
+        difference = _difference(case, output, first[1])
+        if difference:
+            return failed(f"{words} instead of {first[0]} changes {difference}")
+    return replace(PASSED, max_ratio=worst)
+
+
+def _judged(
+    tensors: Tensors, output: AttentionOutput, backend: Backend, *, reference: Truth | None = None
+) -> Outcome:
+    verdict = judge(
+        tensors,
+        output.out,
+        output.lse,
+        backend.profile,
+        reference=reference,
+        allow_missing_lse=not backend.capabilities.lse,
+    )
+    return Outcome(passed=verdict.passed, text=verdict.text, max_ratio=verdict.max_ratio)
+
+
+def _difference(case: Case, got: AttentionOutput, first: AttentionOutput) -> str | None:
+    """Say where two outputs differ in any bit, or None."""
+    pairs = [("output", got.out, first.out)]
+    if got.lse is not None and first.lse is not None:
+        pairs.append(("LSE", got.lse, first.lse))
+    for name, a, b in pairs:
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return f"the shape or type of the {name}"
+        bits = _bits(a)
+        where = np.argwhere(a.view(bits) != b.view(bits))
+        if where.size:
+            row, head, *dim = (int(i) for i in where[0])
+            place = f"sequence {case.batch.sequence_of_row(row)}, query head {head}"
+            place += f", dim {dim[0]}" if dim else ""
+            at = tuple(where[0])
+            return f"the {name} in {len(where)} places, first at {place}: {b[at]} became {a[at]}"
+    return None
+
+
+def _bits(array: Array) -> np.dtype[Any]:
+    return np.dtype(f"u{array.dtype.itemsize}")
+
+
+def _magnitude(array: Array) -> int:
+    """All bits but the sign: -0 is zero too."""
+    return int(np.iinfo(_bits(array)).max >> 1)

@@ -1,0 +1,164 @@
+"""What a test of the suite is given: a subject, an effort, and a notebook for what was judged.
+
+A test draws cases by a strategy and hands each to a check.  Hypothesis runs the smallest failing case last,
+so the last failure in the notebook is the shrunk one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from hypothesis.strategies import SearchStrategy
+
+from pabench.allocators.base import PageAllocator, PoolShape
+from pabench.allocators.registry import make_allocator
+from pabench.backends.base import Backend
+from pabench.conformance.failures import AnyCase
+from pabench.conformance.outcome import Outcome, failed
+from pabench.conformance.registry import Check
+from pabench.device.base import Device
+from pabench.errors import Unsupported
+from pabench.problem.case import Case
+
+
+class CheckFailed(AssertionError):
+    """A check found its property broken; the message is the verdict."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How many cases a check draws.
+
+    Attributes:
+        examples: cases of a common check; a check may ask for a share of it.
+        machine_runs: histories of a state machine.
+        machine_steps: operations of one history.
+    """
+
+    examples: int
+    machine_runs: int
+    machine_steps: int
+
+
+PROFILES = {
+    "quick": Effort(examples=60, machine_runs=40, machine_steps=20),
+    "default": Effort(examples=400, machine_runs=200, machine_steps=40),
+    "deep": Effort(examples=5000, machine_runs=5000, machine_steps=100),
+}
+
+
+@dataclass(slots=True)
+class Notebook:
+    """What happened within one test."""
+
+    check: str = ""
+    about: str = ""
+    cases: int = 0
+    max_ratio: float | None = None
+    failing: AnyCase | None = None
+    outcome: Outcome | None = None
+    crashed: bool = False
+
+    def record(self, case: AnyCase, outcome: Outcome) -> None:
+        """Count a judged case; remember it when it failed."""
+        self.cases += 1
+        if not outcome.passed:
+            self.failing, self.outcome = case, outcome
+        elif outcome.max_ratio is not None:
+            self.max_ratio = max(self.max_ratio or 0.0, outcome.max_ratio)
+
+
+@dataclass(slots=True, kw_only=True)
+class Examiner:
+    """Examines one subject; a fixture of the suite."""
+
+    subject: str
+    device: Device
+    effort: Effort
+    seed: int
+    backend: Backend | None = None
+    notebook: Notebook = field(default_factory=Notebook)
+
+    def examine(
+        self, check: Check, cases: SearchStrategy[Any], *, label: str | None = None, share: float = 1.0
+    ) -> None:
+        """Draw cases and hand each to ``check``.
+
+        Args:
+            check: from the registry.
+            cases: strategy of the check's kind of case.
+            label: what tells this use of the check from others, such as the family.
+            share: part of the effort's examples to draw.
+
+        Raises:
+            CheckFailed: with the verdict of the smallest failing case found.
+        """
+        backend = self.backend
+        if backend is None:
+            raise TypeError("examine needs a backend; an allocator is examined by examine_machine")
+        self._begin(check.id if label is None else f"{check.id}[{label}]", check.about)
+        if check.operation not in backend.capabilities.operations:
+            pytest.skip(f"{self.subject} offers no {check.operation}")
+
+        @self._settings(max(1, round(self.effort.examples * share)))
+        @seed(self.seed)
+        @given(cases)
+        def judged(case: Any) -> None:
+            self._judge(case, lambda: check.run(case, backend, self.device))
+
+        judged()
+        if self.notebook.cases == 0:
+            pytest.skip(f"{self.subject} supports none of the cases of {self.notebook.check}")
+
+    def examine_machine(self, check: str, about: str, machine: type[RuleBasedStateMachine]) -> None:
+        """Run a state machine that calls ``note`` with each finished history."""
+        self._begin(check, about)
+        chosen = settings(
+            self._settings(self.effort.machine_runs), stateful_step_count=self.effort.machine_steps
+        )
+        run_state_machine_as_test(seed(self.seed)(machine), settings=chosen)
+
+    def new_allocator(self, shape: PoolShape) -> PageAllocator:
+        """Return an empty allocator of the kind under examination."""
+        return make_allocator(self.subject, self.device, shape)
+
+    def supports(self, case: Case) -> bool:
+        """Whether the backend declares that it can run ``case``."""
+        return self.backend is not None and self.backend.capabilities.why_not(case) is None
+
+    def note(self, case: AnyCase, outcome: Outcome) -> None:
+        """Record a judgement; raise ``CheckFailed`` when it is a failure."""
+        self.notebook.record(case, outcome)
+        if not outcome.passed:
+            raise CheckFailed(outcome.text)
+
+    def _begin(self, check: str, about: str) -> None:
+        self.notebook.check, self.notebook.about = check, about
+
+    def _judge(self, case: Any, run: Callable[[], Outcome]) -> None:
+        try:
+            outcome = run()
+        except Unsupported:
+            return
+        except Exception as error:
+            self.notebook.crashed = True
+            outcome = failed(f"{type(error).__name__}: {error}")
+        else:
+            self.notebook.crashed = self.notebook.crashed and not outcome.passed
+        self.note(case, outcome)
+
+    def _settings(self, examples: int) -> settings:
+        return settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            report_multiple_bugs=False,
+            print_blob=False,
+            phases=(Phase.explicit, Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+        )

@@ -1,0 +1,132 @@
+"""The pytest plugin of a conformance run: gives tests their examiner, turns reports into results."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from pabench.backends.registry import load_backend
+from pabench.conformance.examiner import Effort, Examiner
+from pabench.conformance.failures import SavedCase, save_case
+from pabench.conformance.results import CheckResult, Failure
+from pabench.device.base import Device
+from pabench.store.run import RunDirectory
+
+BACKEND_FIXTURE = "backend_examiner"
+ALLOCATOR_FIXTURE = "allocator_examiner"
+
+
+@dataclass(slots=True, kw_only=True)
+class ConformancePlugin:
+    """Holds what the run was asked for; ``results`` grows as tests end."""
+
+    device: Device
+    backends: tuple[str, ...]
+    allocators: tuple[str, ...]
+    effort: Effort
+    seed: int
+    run: RunDirectory
+    replay_options: tuple[str, ...] = ()
+    on_result: Callable[[CheckResult], None] = lambda result: None
+    on_collected: Callable[[int], None] = lambda count: None
+    results: list[CheckResult] = field(default_factory=list)
+    _current: Examiner | None = None
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run each test once a subject of its kind."""
+        for fixture, names in ((BACKEND_FIXTURE, self.backends), (ALLOCATOR_FIXTURE, self.allocators)):
+            if fixture in metafunc.fixturenames:
+                metafunc.parametrize(fixture, names, indirect=True)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Tell the progress display how many tests there are."""
+        self.on_collected(len(session.items))
+
+    @pytest.fixture
+    def backend_examiner(self, request: pytest.FixtureRequest) -> Examiner:
+        """Examiner of one backend."""
+        backend = load_backend(request.param, self.device)
+        self._current = self._examiner(request.param)
+        self._current.backend = backend
+        return self._current
+
+    @pytest.fixture
+    def allocator_examiner(self, request: pytest.FixtureRequest) -> Examiner:
+        """Examiner of one allocator."""
+        self._current = self._examiner(request.param)
+        return self._current
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[Any]
+    ) -> Generator[None, Any, Any]:
+        """Keep the verdict, not the traceback, as the text of a failure."""
+        report: Any = yield
+        examiner = self._current
+        if examiner and report.failed and examiner.notebook.outcome:
+            report.longrepr = f"{item.name}: {examiner.notebook.outcome.text}"
+        if report.when == "call" or (report.when == "setup" and not report.passed):
+            self._finish(item, report)
+        return report
+
+    def _examiner(self, subject: str) -> Examiner:
+        return Examiner(subject=subject, device=self.device, effort=self.effort, seed=self.seed)
+
+    def _finish(self, item: pytest.Item, report: Any) -> None:
+        examiner, self._current = self._current, None
+        subject = item.callspec.params if hasattr(item, "callspec") else {}
+        notebook = examiner.notebook if examiner else None
+        failure = None
+        if report.passed:
+            status, reason = "passed", None
+        elif report.skipped:
+            status, reason = "unsupported", _skip_reason(report)
+        else:
+            status = "failed"
+            reason = str(report.longrepr).strip().splitlines()[-1]
+            if notebook is None or notebook.outcome is None or notebook.crashed:
+                status = "crashed"
+            if examiner and notebook and notebook.failing is not None and notebook.outcome is not None:
+                failure = self._save(examiner)
+                reason = notebook.outcome.text
+        result = CheckResult(
+            check=notebook.check if notebook and notebook.check else item.name,
+            about=notebook.about if notebook else "",
+            subject=examiner.subject if examiner else str(next(iter(subject.values()), "unknown")),
+            subject_kind="backend" if BACKEND_FIXTURE in subject else "allocator",
+            device=self.device.name,
+            status=status,
+            cases=notebook.cases if notebook else 0,
+            max_ratio=notebook.max_ratio if notebook else None,
+            reason=reason,
+            failure=failure,
+            duration_s=round(report.duration, 3),
+        )
+        self.results.append(result)
+        self.run.append(result.to_line())
+        self.on_result(result)
+
+    def _save(self, examiner: Examiner) -> Failure:
+        notebook = examiner.notebook
+        case, outcome = notebook.failing, notebook.outcome
+        if case is None or outcome is None:
+            raise TypeError("a failure without a case cannot be saved")
+        folder = self.run.failure_dir(f"{case.id}-{notebook.check.split('[')[0]}-{examiner.subject}")
+        saved = SavedCase(check=notebook.check, subject=examiner.subject, device=self.device.name, case=case)
+        save_case(folder, saved, outcome.text)
+        command = ["pabench", "replay", str(folder), *self.replay_options]
+        return Failure(
+            case_id=case.id,
+            text=outcome.text,
+            path=str(folder.relative_to(self.run.path)),
+            replay=shlex.join(command),
+        )
+
+
+def _skip_reason(report: Any) -> str:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return str(reason).removeprefix("Skipped: ")

@@ -1,0 +1,61 @@
+"""The checks by name, for the suite, the report and ``pabench replay``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pabench.backends.base import Backend
+from pabench.conformance import attention_checks as attention
+from pabench.conformance.append_checks import check_append
+from pabench.conformance.outcome import Outcome
+from pabench.device.base import Device
+from pabench.errors import UnknownName
+
+BackendCheck = Callable[[Any, Backend, Device], Outcome]
+
+ALLOCATOR_CHECK = "allocator-invariants"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A named property of a backend.
+
+    Attributes:
+        id: name in reports and on the command line.
+        operation: what the backend must offer: ``decode`` or ``append``.
+        run: the property itself.
+    """
+
+    id: str
+    operation: str
+    run: BackendCheck
+
+    @property
+    def about(self) -> str:
+        """The property in one sentence: the first line of the check's docstring."""
+        return (self.run.__doc__ or self.id).splitlines()[0]
+
+
+CHECKS = {
+    check.id: check
+    for check in (
+        Check(id="decode", operation="decode", run=attention.check_decode),
+        Check(id="poison", operation="decode", run=attention.check_poison),
+        Check(id="table-tail", operation="decode", run=attention.check_table_tail),
+        Check(id="placement", operation="decode", run=attention.check_placement),
+        Check(id="views", operation="decode", run=attention.check_views),
+        Check(id="empty", operation="decode", run=attention.check_empty),
+        Check(id="repeat", operation="decode", run=attention.check_repeat),
+        Check(id="reject", operation="decode", run=attention.check_reject),
+        Check(id="append", operation="append", run=check_append),
+    )
+}
+
+
+def check_by_id(name: str) -> Check:
+    """Return a backend check; raises ``UnknownName``."""
+    if name not in CHECKS:
+        raise UnknownName("check", name, [*CHECKS, ALLOCATOR_CHECK])
+    return CHECKS[name]

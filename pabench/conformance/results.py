@@ -1,0 +1,72 @@
+"""Results of a conformance run: one a check and subject, counted, and the exit code they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pabench.errors import EXIT_FAILURE, EXIT_NOTHING_RAN, EXIT_OK
+
+STATUSES = ("passed", "failed", "unsupported", "crashed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A saved failing case.
+
+    Attributes:
+        case_id: content hash of the case.
+        text: what went wrong and where.
+        path: the case directory, relative to the run.
+        replay: command that runs it again.
+    """
+
+    case_id: str
+    text: str
+    path: str
+    replay: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """One check of one subject.
+
+    Attributes:
+        check: id of the check, with the family in brackets where there is one.
+        subject: name of the backend or allocator.
+        subject_kind: ``backend`` or ``allocator``.
+        cases: generated problems that were judged.
+        max_ratio: largest err/T over all judged cases, None when no number was compared.
+        reason: why it is unsupported or crashed.
+    """
+
+    check: str
+    about: str
+    subject: str
+    subject_kind: str
+    device: str
+    status: str
+    cases: int
+    max_ratio: float | None
+    reason: str | None
+    failure: Failure | None
+    duration_s: float
+
+    def to_line(self) -> dict[str, Any]:
+        """Return the journal line of this result."""
+        return {"kind": "check", "id": f"{self.subject}/{self.check}", **asdict(self)}
+
+
+def totals(results: Sequence[CheckResult]) -> dict[str, int]:
+    """Return ``cases, checks, passed, failed, unsupported, crashed``."""
+    counts = {status: sum(r.status == status for r in results) for status in STATUSES}
+    return {"cases": sum(r.cases for r in results), "checks": len(results), **counts}
+
+
+def exit_code(results: Sequence[CheckResult]) -> int:
+    """Return 1 when a check failed or crashed, 5 when none was judged, else 0."""
+    counts = totals(results)
+    if counts["failed"] or counts["crashed"]:
+        return EXIT_FAILURE
+    return EXIT_OK if counts["passed"] else EXIT_NOTHING_RAN

@@ -1,0 +1,151 @@
+"""The CUDA device: CuPy for memory and launches, NVRTC for compilation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pabench.device.arguments import check_limits, check_scalars
+from pabench.device.base import KernelSource, Launch
+from pabench.device.compiler import first_error
+from pabench.device.nvrtc import header_key, nvrtc_options
+from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, LaunchError
+from pabench.problem.dtypes import Array
+from pabench.resources import resource_dir
+
+STATIC_SHARED_LIMIT = 48 * 1024
+"""Dynamic shared memory above this must be asked for, kernel by kernel."""
+
+
+class CudaModule:
+    """A kernel file as a CuPy RawModule."""
+
+    def __init__(self, module: Any, source: KernelSource) -> None:
+        self._module = module
+        self._source = source
+        self._kernels: dict[str, Any] = {}
+
+    def launch(self, launch: Launch) -> None:
+        """Queue one kernel on the current stream."""
+        import cupy
+
+        check_limits(launch)
+        check_scalars(launch)
+        kernel = self._kernel(launch)
+        try:
+            kernel(launch.grid, launch.block, tuple(launch.args), shared_mem=launch.shared_bytes)
+        except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as error:
+            raise LaunchError(f"{launch.entry}: {error}") from error
+
+    def _kernel(self, launch: Launch) -> Any:
+        import cupy
+
+        if launch.entry not in self._kernels:
+            try:
+                self._kernels[launch.entry] = self._module.get_function(launch.entry)
+            except cupy.cuda.driver.CUDADriverError:
+                raise LaunchError(f"{self._source.path.name} has no kernel {launch.entry!r}") from None
+        kernel = self._kernels[launch.entry]
+        if launch.shared_bytes > STATIC_SHARED_LIMIT:
+            kernel.max_dynamic_shared_size_bytes = launch.shared_bytes
+        return kernel
+
+
+class CudaDevice:
+    """Implements ``Device`` on the current CUDA device; arrays are CuPy arrays.
+
+    Args:
+        kernels: folder with the kernels and their headers, by default the project's ``kernels_cuda``.
+
+    Raises:
+        EnvironmentRefused: CuPy is missing or sees no GPU.
+    """
+
+    name = "cuda"
+
+    def __init__(self, *, kernels: Path | None = None) -> None:
+        self.kernels = kernels or resource_dir("kernels_cuda")
+        why = why_no_cuda()
+        if why:
+            raise EnvironmentRefused(f"no CUDA device: {why}", hint="use --device emulated")
+        import cupy
+
+        properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+        driver = cupy.cuda.runtime.driverGetVersion()
+        self.description = (
+            f"{properties['name'].decode()}, CUDA driver {driver // 1000}.{driver % 1000 // 10}"
+        )
+
+    def to_device(self, array: Array) -> Any:
+        """Copy ``array`` to the GPU."""
+        import cupy
+
+        return cupy.asarray(np.ascontiguousarray(array))
+
+    def to_host(self, array: Any) -> Array:
+        """Copy ``array`` to the host, after all queued work."""
+        import cupy
+
+        try:
+            return np.asarray(cupy.asnumpy(array))
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise DeviceFault(f"the CUDA device reports: {error}") from error
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Return new GPU memory with every byte 0xFF."""
+        import cupy
+
+        array = cupy.empty(shape, dtype)
+        if array.nbytes:
+            array.data.memset(0xFF, array.nbytes)
+        return array
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Return new GPU memory of zeros."""
+        import cupy
+
+        return cupy.zeros(shape, dtype)
+
+    def reschedule(self, seed: int) -> None:
+        """Do nothing: hardware chooses its own order."""
+
+    def synchronize(self) -> None:
+        """Wait for the current device; a fault of an earlier kernel is raised here."""
+        import cupy
+
+        try:
+            cupy.cuda.Device().synchronize()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise DeviceFault(f"the CUDA device reports: {error}") from error
+
+    def load(self, source: KernelSource) -> CudaModule:
+        """Compile ``source`` with NVRTC; CuPy keeps the binary in its cache."""
+        import cupy
+
+        # CuPy's cache looks at the text and the options only, so a changed header must change an option
+        defines = {**source.defines, "PAB_HEADERS": f'"{header_key(source.include_dir)}"'}
+        options = nvrtc_options(include_dir=source.include_dir, defines=defines)
+        try:
+            text = source.path.read_text(encoding="utf-8")
+            module = cupy.RawModule(code=text, options=options, backend="nvrtc")
+            module.compile()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CompileError(f"kernel file {source.path} cannot be read: {error}") from None
+        except cupy.cuda.compiler.CompileException as error:
+            raise CompileError(f"{source.path.name} does not compile: {first_error(str(error))}") from error
+        return CudaModule(module, source)
+
+
+def why_no_cuda() -> str | None:
+    """Return why there is no usable CUDA device, or None when there is one."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy cannot be imported ({error})"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return str(error)
+    return None if count else "CuPy sees no GPU"

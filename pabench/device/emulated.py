@@ -1,0 +1,187 @@
+"""The emulated device: kernel files compiled as C++20, each CUDA thread a fiber (kernels_cuda/emulation)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pabench.device.arguments import check_limits, check_scalars, check_signature
+from pabench.device.base import KernelSource, Launch
+from pabench.device.cache import cached_file, content_key
+from pabench.device.compiler import FLAGS, Compiler, compile_shared, find_compiler, processor_key
+from pabench.errors import CompileError, DeviceFault, LaunchError
+from pabench.problem.dtypes import Array
+from pabench.resources import resource_dir
+
+ENTRY = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^;{]*?\)\s+)?(\w+)\s*\(')
+MAX_PARAMETERS = 64
+POISON = 0xFF
+
+_libraries: dict[Path, ctypes.CDLL] = {}
+_libraries_lock = threading.Lock()
+
+
+class EmulatedModule:
+    """A kernel file as a loaded shared library."""
+
+    def __init__(
+        self, library: ctypes.CDLL, runtime: ctypes.CDLL, source: KernelSource, device: EmulatedDevice
+    ):
+        self._library = library
+        self._runtime = runtime
+        self._source = source
+        self._device = device
+        self._signatures: dict[str, list[tuple[str, int]]] = {}
+
+    def launch(self, launch: Launch) -> None:
+        """Run one kernel to its end; raises ``LaunchError`` or ``DeviceFault``."""
+        check_limits(launch)
+        check_scalars(launch)
+        check_signature(launch, self._signature(launch.entry))
+        held = [self._argument(launch, position, arg) for position, arg in enumerate(launch.args)]
+        pointers = (ctypes.c_void_p * max(1, len(held)))(*(ctypes.addressof(value) for value in held))
+        message = ctypes.create_string_buffer(1024)
+        invoke = ctypes.cast(getattr(self._library, f"pab_emu_invoke_{launch.entry}"), ctypes.c_void_p)
+        status = self._runtime.pab_emu_launch(
+            invoke,
+            pointers,
+            (ctypes.c_uint * 3)(*launch.grid),
+            (ctypes.c_uint * 3)(*launch.block),
+            ctypes.c_uint(launch.shared_bytes),
+            ctypes.c_ulonglong(self._device.seed),
+            ctypes.c_uint(self._device.workers),
+            message,
+            ctypes.c_uint(len(message)),
+        )
+        if status:
+            raise DeviceFault(f"{launch.entry}: {message.value.decode(errors='replace')}")
+
+    def _signature(self, entry: str) -> list[tuple[str, int]]:
+        if entry not in self._signatures:
+            try:
+                describe = getattr(self._library, f"pab_emu_signature_{entry}")
+            except AttributeError:
+                raise LaunchError(f"{self._source.path.name} has no kernel {entry!r}") from None
+            codes = (ctypes.c_int * MAX_PARAMETERS)()
+            count = describe(codes)
+            self._signatures[entry] = [(chr(code >> 8), code & 0xFF) for code in codes[:count]]
+        return self._signatures[entry]
+
+    def _argument(self, launch: Launch, position: int, arg: Any) -> Any:
+        if isinstance(arg, np.ndarray):
+            return ctypes.c_void_p(arg.ctypes.data)
+        if isinstance(arg, np.generic):
+            return ctypes.create_string_buffer(arg.tobytes(), arg.dtype.itemsize)
+        message = f"argument {position} is not an array of the emulated device: {type(arg).__module__}"
+        raise LaunchError(f"{launch.entry}: {message}")
+
+
+class EmulatedDevice:
+    """Implements ``Device`` on the host; arrays are numpy arrays.
+
+    Args:
+        seed: drives the order of blocks, warps and lanes.
+        workers: OS threads; default one a core.
+        kernels: folder with the emulation headers, by default the project's ``kernels_cuda``.
+    """
+
+    name = "emulated"
+
+    def __init__(self, *, seed: int = 0, workers: int | None = None, kernels: Path | None = None) -> None:
+        self.seed = seed
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self.kernels = kernels or resource_dir("kernels_cuda")
+        self._compiler: Compiler = find_compiler()
+        self.description = f"emulated CUDA device on {self.workers} cores ({self._compiler.version})"
+        self._modules: dict[tuple[Path, tuple[tuple[str, str], ...]], EmulatedModule] = {}
+
+    def to_device(self, array: Array) -> Array:
+        """Return ``array`` itself, made contiguous: host memory is device memory here."""
+        return np.ascontiguousarray(array)
+
+    def to_host(self, array: Array) -> Array:
+        """Return a copy."""
+        return array.copy()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return new memory with every byte 0xFF."""
+        array = np.empty(shape, dtype)
+        array.view(np.uint8).fill(POISON) if array.ndim else array.fill(np.nan)
+        return array
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return new memory of zeros."""
+        return np.zeros(shape, dtype)
+
+    def reschedule(self, seed: int) -> None:
+        """Use another order of blocks, warps and lanes from the next launch on."""
+        self.seed = seed
+
+    def synchronize(self) -> None:
+        """Launches run to their end, so there is nothing to wait for."""
+
+    def load(self, source: KernelSource) -> EmulatedModule:
+        """Compile ``source`` or fetch it from the cache."""
+        key = (source.path, tuple(sorted(source.defines.items())))
+        if key not in self._modules:
+            runtime = _load(self._build_runtime(), ctypes.RTLD_GLOBAL)
+            library = _load(self._build_kernel(source), ctypes.RTLD_LOCAL)
+            self._modules[key] = EmulatedModule(library, runtime, source, self)
+        return self._modules[key]
+
+    def _build_runtime(self) -> Path:
+        source = self.kernels / "emulation" / "runtime.cpp"
+        key = content_key([*self._environment(), *_headers(self.kernels), source.read_bytes()])
+        arguments = ["-O3", f"-I{self.kernels}", str(source), "-fvisibility=default"]
+        return cached_file(
+            f"runtime-{key}.so",
+            lambda out: compile_shared(self._compiler, arguments, out, what="emulation/runtime.cpp"),
+        )
+
+    def _build_kernel(self, source: KernelSource) -> Path:
+        try:
+            text = source.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CompileError(f"kernel file {source.path} cannot be read: {error}") from None
+        entries = ENTRY.findall(text)
+        if not entries:
+            raise CompileError(f'{source.path.name} has no extern "C" __global__ kernel')
+        defines = [f"-D{name}={value}" for name, value in sorted(source.defines.items())]
+        key = content_key([*self._environment(), *_headers(source.include_dir), text, *defines])
+
+        def make(out: Path) -> None:
+            unit = out.with_suffix(".cpp")
+            exports = "".join(f"PAB_EMU_ENTRY({entry})\n" for entry in entries)
+            unit.write_text(
+                f'#include "emulation/cuda.h"\n#include "{source.path.resolve()}"\n'
+                f'#include "emulation/entry.h"\n#pragma GCC visibility push(default)\n{exports}',
+                encoding="utf-8",
+            )
+            try:
+                arguments = [*defines, f"-I{source.include_dir}", str(unit)]
+                compile_shared(self._compiler, arguments, out, what=source.path.name)
+            finally:
+                unit.unlink(missing_ok=True)
+
+        return cached_file(f"{source.path.stem}-{key}.so", make)
+
+    def _environment(self) -> list[str]:
+        return [self._compiler.version, *self._compiler.command, *FLAGS, processor_key()]
+
+
+def _headers(folder: Path) -> list[bytes]:
+    files = sorted(path for sub in ("pab", "emulation") for path in (folder / sub).glob("*.*"))
+    return [path.name.encode() + b"\0" + path.read_bytes() for path in files if path.suffix in (".cuh", ".h")]
+
+
+def _load(path: Path, mode: int) -> ctypes.CDLL:
+    with _libraries_lock:
+        if path not in _libraries:
+            _libraries[path] = ctypes.CDLL(str(path), mode=mode)
+        return _libraries[path]

@@ -1,0 +1,110 @@
+"""Launch plan of ``paged_decode_simple.cu``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pabench.device.base import Device, Launch, Module
+from pabench.kernels.instance import DTYPE_CODES, WARPS, kernel_source, vector_width
+from pabench.problem.pool import KvPool
+from pabench.problem.problem import Problem
+
+FILE = "paged_decode_simple.cu"
+TILE_TOKENS = 32
+SPLIT_TOKENS = 512
+"""Keys worth a warp of their own; fewer and the merge costs more than it gains."""
+MAX_SPLITS = 32
+WARPS_WANTED = 2048
+"""Enough warps to fill a large GPU; no split beyond that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DecodePlan:
+    """Device arrays and launches of one decode call; ``out`` and ``lse`` are written by them."""
+
+    module: Module
+    launches: tuple[Launch, ...]
+    out: Any
+    lse: Any
+
+
+def split_count(kv_lens: Sequence[int], num_qo_heads: int) -> int:
+    """Return how many warps share the keys of one query head."""
+    rows = len(kv_lens) * num_qo_heads
+    by_length = -(-max(kv_lens, default=0) // SPLIT_TOKENS)
+    by_warps = -(-WARPS_WANTED // max(rows, 1))
+    return max(1, min(by_length, by_warps, MAX_SPLITS))
+
+
+def shared_bytes(head_dim: int) -> int:
+    """Return the dynamic shared memory of a block: ``sizeof(WarpMemory)`` times its warps."""
+    floats = head_dim + head_dim % 2 + TILE_TOKENS
+    return WARPS * (4 * floats + 8 * TILE_TOKENS)
+
+
+def plan_decode(
+    device: Device,
+    problem: Problem,
+    *,
+    q: Any,
+    pool: KvPool,
+    block_table: Any,
+    kv_lens: Any,
+    num_splits: int,
+) -> DecodePlan:
+    """Return the launches for one query token a sequence.
+
+    Args:
+        device: where the arrays lie.
+        problem: heads, head_dim, page_size, dtype and scale.
+        q: ``(num_seqs, num_qo_heads, head_dim)`` on the device.
+        pool: the cache on the device.
+        block_table: ``(num_seqs, max_pages) int32`` on the device.
+        kv_lens: ``(num_seqs,) int32`` on the device.
+        num_splits: warps that share the keys of one query head, at least 1.
+    """
+    num_seqs, max_pages = block_table.shape
+    heads, head_dim = problem.num_qo_heads, problem.head_dim
+    rows = num_seqs * heads
+    source = kernel_source(
+        device,
+        FILE,
+        PAB_HEAD_DIM=head_dim,
+        PAB_DTYPE=DTYPE_CODES[problem.dtype],
+        PAB_VEC=vector_width(head_dim, problem.storage, q, pool.k, pool.v),
+        PAB_WARPS=WARPS,
+    )
+    single = np.dtype(np.float32)
+    out = device.empty((num_seqs, heads, head_dim), problem.storage.storage)
+    lse = device.empty((num_seqs, heads), single)
+    parts = rows * num_splits if num_splits > 1 else 1
+    partial_out = device.empty((parts, head_dim), single)
+    partial_max = device.empty((parts,), single)
+    partial_sum = device.empty((parts,), single)
+    page, token, head = pool.element_strides
+    decode = Launch(
+        entry="paged_decode_simple",
+        grid=(-(-rows * num_splits // WARPS), 1, 1),
+        block=(32 * WARPS, 1, 1),
+        shared_bytes=shared_bytes(head_dim),
+        args=(
+            *(q, pool.k, pool.v, block_table, kv_lens, out, lse, partial_out, partial_max, partial_sum),
+            *(np.int32(rows), np.int32(heads), np.int32(problem.group_size), np.int32(problem.page_size)),
+            *(np.int32(max_pages), np.int32(num_splits)),
+            *(np.int64(page), np.int64(token), np.int64(head)),
+            np.float32(problem.scale * math.log2(math.e)),
+        ),
+    )
+    merge = Launch(
+        entry="paged_decode_merge",
+        grid=(-(-rows // WARPS), 1, 1),
+        block=(32 * WARPS, 1, 1),
+        args=(partial_out, partial_max, partial_sum, out, lse, np.int32(rows), np.int32(num_splits)),
+    )
+    launches = (decode, merge) if num_splits > 1 else (decode,)
+    return DecodePlan(module=device.load(source), launches=launches, out=out, lse=lse)

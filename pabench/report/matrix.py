@@ -1,0 +1,175 @@
+"""The conformance matrix: which check said what about which subject, and each failure in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pabench.report.source import Line, Source
+from pabench.report.words import DASH, digits, number, plural, whole
+
+SEVERITY = ("unsupported", "passed", "failed", "crashed")
+KINDS = {"backend": "Attention backends", "allocator": "Page allocators"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixCell:
+    """One check of one subject; ``state`` is ``absent`` where it was not asked."""
+
+    state: str
+    cases: str
+    worst: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixRow:
+    """One check over all subjects."""
+
+    check: str
+    about: str
+    cells: tuple[MatrixCell, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """Checks down, subjects across; ``subjects`` are (name, device, summary)."""
+
+    title: str
+    subjects: tuple[tuple[str, str, str], ...]
+    rows: tuple[MatrixRow, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One failure in words."""
+
+    title: str
+    state: str
+    worst: str
+    text: str
+    case_id: str
+    path: str
+    replay: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellChecks:
+    """The quick checks of a sweep's cells, for one backend on one device."""
+
+    subject: str
+    device: str
+    passed: int
+    failed: int
+    crashed: int
+    unsupported: int
+    unchecked: int
+    worst: str
+
+
+def build_matrices(source: Source) -> tuple[Matrix, ...]:
+    """Return one matrix per kind of subject, backends first; empty for a sweep alone."""
+    kinds = dict.fromkeys(line.data.get("subject_kind") or "backend" for line in source.checks)
+    order = sorted(kinds, key=lambda kind: (kind != "backend", kind != "allocator"))
+    return tuple(_matrix(kind, [x for x in source.checks if _kind(x) == kind]) for kind in order)
+
+
+def build_failures(source: Source) -> tuple[Failure, ...]:
+    """Return every failed or crashed check and cell, in the order of the journals."""
+    bad = [line for line in source.lines if line.state in ("failed", "crashed")]
+    return tuple(_check_failure(line) if "subject" in line.data else _cell_failure(line) for line in bad)
+
+
+def build_cell_checks(source: Source) -> tuple[CellChecks, ...]:
+    """Return the summary of the cells' quick checks, one row a backend and device."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in source.cells:
+        groups.setdefault((line.data["backend"], line.data["device"]), []).append(line)
+    rows = []
+    for (backend, device), lines in groups.items():
+        ratios = [number((line.data.get("check") or {}).get("max_ratio")) for line in lines]
+        counts = {state: sum(line.state == state for line in lines) for state in (*SEVERITY, "unchecked")}
+        rows.append(CellChecks(subject=backend, device=device, worst=digits(_largest(ratios)), **counts))
+    return tuple(rows)
+
+
+def cell_title(line: Line) -> str:
+    """Return a cell in words, ``page size 16, fixed:len=1024, batch 8``."""
+    data = line.data
+    return f"page size {data['page_size']}, {data['lengths']}, batch {data['batch']}"
+
+
+def _kind(line: Line) -> str:
+    return str(line.data.get("subject_kind") or "backend")
+
+
+def _matrix(kind: str, lines: Sequence[Line]) -> Matrix:
+    subjects = list(dict.fromkeys((line.data["subject"], line.data["device"]) for line in lines))
+    found: dict[tuple[str, str, str], list[Line]] = {}
+    for line in lines:
+        found.setdefault((line.data["check"], line.data["subject"], line.data["device"]), []).append(line)
+    rows = []
+    for check in dict.fromkeys(line.data["check"] for line in lines):
+        abouts = [line.data.get("about") or "" for line in lines if line.data["check"] == check]
+        cells = tuple(_cell(found.get((check, *subject), [])) for subject in subjects)
+        rows.append(MatrixRow(check=check, about=max(abouts, key=len), cells=cells))
+    heads = []
+    for position, subject in enumerate(subjects):
+        asked = [r.cells[position] for r in rows if r.cells[position].state not in ("absent", "unsupported")]
+        passed = sum(cell.state == "passed" for cell in asked)
+        heads.append((*subject, f"{passed} of {len(asked)} passed"))
+    title = KINDS.get(kind, f"{kind.capitalize()} subjects")
+    return Matrix(title=title, subjects=tuple(heads), rows=tuple(rows))
+
+
+def _cell(lines: Sequence[Line]) -> MatrixCell:
+    """Several runs may have asked the same: the worst answer stands, the cases add up."""
+    if not lines:
+        return MatrixCell(state="absent", cases="", worst="", reason="")
+    worst = max(lines, key=lambda line: SEVERITY.index(line.state))
+    cases = sum(line.data.get("cases") or 0 for line in lines)
+    ratio = _largest([number(line.data.get("max_ratio")) for line in lines])
+    return MatrixCell(
+        state=worst.state,
+        cases=plural(cases, "case") if cases else "",
+        worst="" if ratio is None else f"err/T {digits(ratio)}",
+        reason=worst.data.get("reason") or "",
+    )
+
+
+def _check_failure(line: Line) -> Failure:
+    data, failure = line.data, line.data.get("failure") or {}
+    return Failure(
+        title=f"{data['subject']} on {data['device']}: {data['check']}",
+        state=line.state,
+        worst=digits(number(data.get("max_ratio"))),
+        text=failure.get("text") or data.get("reason") or "The journal gives no reason.",
+        case_id=failure.get("case_id") or DASH,
+        path=failure.get("path") or "",
+        replay=failure.get("replay") or "",
+    )
+
+
+def _cell_failure(line: Line) -> Failure:
+    data, check = line.data, line.data.get("check") or {}
+    path = check.get("path") or ""
+    return Failure(
+        title=f"{data['backend']} on {data['device']}: cell {cell_title(line)}",
+        state=line.state,
+        worst=digits(number(check.get("max_ratio"))),
+        text=check.get("text") or data.get("reason") or "The journal gives no reason.",
+        case_id=check.get("case_id") or DASH,
+        path=path,
+        replay=check.get("replay") or (f"pabench replay {path}" if path else ""),
+    )
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    # NaN is the worst error of all, and max() would lose it
+    return next((v for v in known if v != v), max(known)) if known else None
+
+
+def total_cases(source: Source) -> str:
+    """Return the number of generated problems over all checks."""
+    return whole(sum(line.data.get("cases") or 0 for line in source.checks))

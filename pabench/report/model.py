@@ -1,0 +1,93 @@
+"""Everything the page says, computed before a template sees it: journal -> view model, a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pabench.report.facts import RunFacts, build_facts
+from pabench.report.heat import HeatMap, build_heat_maps
+from pabench.report.matrix import (
+    CellChecks,
+    Failure,
+    Matrix,
+    build_cell_checks,
+    build_failures,
+    build_matrices,
+)
+from pabench.report.notes import Skip, build_skips, build_warnings
+from pabench.report.source import Source, build_source
+from pabench.report.table import CellTable, build_table
+from pabench.report.trend import PageSizeRow, Trend, build_page_sizes, build_trend
+from pabench.report.verdict import Verdict, build_verdict
+from pabench.store.read import Run
+
+DATA_SCHEMA = 1
+DATA_SAMPLES = 50
+"""Samples of one cell that the page carries along; the journal has them all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportModel:
+    """The report, ready to be laid out."""
+
+    title: str
+    verdict: Verdict
+    runs: tuple[RunFacts, ...]
+    matrices: tuple[Matrix, ...]
+    cell_checks: tuple[CellChecks, ...]
+    failures: tuple[Failure, ...]
+    page_sizes: tuple[PageSizeRow, ...]
+    heat_maps: tuple[HeatMap, ...]
+    trend: Trend | None
+    table: CellTable | None
+    warnings: tuple[str, ...]
+    skips: tuple[Skip, ...]
+    data: dict[str, Any]
+
+
+def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportModel:
+    """Return the view model of one page over ``runs``; ``notes`` are further warnings of the caller."""
+    source = build_source(runs)
+    return ReportModel(
+        title=_title(source),
+        verdict=build_verdict(source),
+        runs=build_facts(source),
+        matrices=build_matrices(source),
+        cell_checks=build_cell_checks(source),
+        failures=build_failures(source),
+        page_sizes=build_page_sizes(source),
+        heat_maps=build_heat_maps(source),
+        trend=build_trend(source),
+        table=build_table(source),
+        warnings=build_warnings(source, notes),
+        skips=build_skips(source),
+        data=_data(source),
+    )
+
+
+def _title(source: Source) -> str:
+    names = dict.fromkeys(
+        [line.data["subject"] for line in source.checks] + [line.data["backend"] for line in source.cells]
+    )
+    what = " and ".join(dict.fromkeys(str(run.record["kind"]) for run in source.runs))
+    few = ", ".join(name if len(name) <= 40 else name[:39] + "…" for name in list(names)[:4]) + (
+        ", …" if len(names) > 4 else ""
+    )
+    return f"{what.capitalize()} of {few}" if names else what.capitalize()
+
+
+def _data(source: Source) -> dict[str, Any]:
+    """The journals as columns and rows, which takes half the room of one object a line."""
+    tables = {}
+    for name, lines in (("cells", source.cells), ("checks", source.checks)):
+        columns = list(dict.fromkeys(key for line in lines for key in line.data if key != "kind"))
+        rows = [[line.run, *(_few(line.data.get(key)) for key in columns)] for line in lines]
+        tables[name] = {"columns": ["run", *columns], "rows": rows}
+    runs = [{"name": run.name, **run.record} for run in source.runs]
+    return {"schema": DATA_SCHEMA, "runs": runs, **tables}
+
+
+def _few(value: Any) -> Any:
+    return value[:DATA_SAMPLES] if isinstance(value, list) else value

@@ -1,0 +1,92 @@
+"""One HTML file from one or more run directories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from pabench import __version__
+from pabench.report.charts import charts_missing, heat_svg, trend_svg
+from pabench.report.model import ReportModel, build_model
+from pabench.report.palette import DARK, LIGHT, chart_colours
+from pabench.report.words import percent
+from pabench.resources import resource_dir
+from pabench.store.files import atomic_write_text, json_line
+from pabench.store.read import Run, read_runs
+
+MAX_CHARTS = 24
+"""Drawings of one page, each about 0.1 s and 15 kB; the tables carry the rest."""
+
+
+def render_report(runs: Sequence[Path], out: Path) -> Path:
+    """Read ``runs``, write the page to ``out`` in one go, and return ``out``.
+
+    The same journals give the same bytes: all times on the page come from ``run.json``.
+
+    Raises:
+        UsageError: a folder that is no run directory, or a line that breaks the schema.
+        EnvironmentRefused: ``out`` cannot be written; it is then as it was.
+    """
+    atomic_write_text(out, render_html(read_runs(runs)))
+    return out
+
+
+def render_html(runs: Sequence[Run]) -> str:
+    """Return the page over ``runs``; a pure function of them and of the charts' fonts."""
+    missing = charts_missing()
+    notes = (f"No charts on this page: {missing}. The tables carry every figure.",) if missing else ()
+    model = build_model(runs, notes=notes)
+    charts = {} if missing else _charts(model)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(resource_dir("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = _breakable
+    page = environment.get_template("report.html.j2").render(
+        model=model,
+        charts=charts,
+        version=__version__,
+        light=asdict(LIGHT),
+        dark=asdict(DARK),
+        recolour=chart_colours(),
+        percent=percent,
+        speed_shown=any(heat.metric.speed for heat in model.heat_maps),
+        data=Markup(_script_safe(model.data)),
+    )
+    return page if page.endswith("\n") else page + "\n"
+
+
+def _charts(model: ReportModel) -> dict[str, Markup]:
+    """SVG by chart id: ``trend``, and ``heat-<map>-<panel>`` by position."""
+    drawn = {}
+    if model.trend is not None:
+        drawn["trend"] = Markup(trend_svg(model.trend, "trend"))
+    for place, heat in enumerate(model.heat_maps):
+        for number, panel in enumerate(heat.panels):
+            uid = f"heat-{place}-{number}"
+            if len(drawn) < MAX_CHARTS and (svg := heat_svg(heat, panel, uid)) is not None:
+                drawn[uid] = Markup(svg)
+    return drawn
+
+
+def _breakable(text: str) -> Markup:
+    """Escaped text that may wrap after a comma, so that a long spec does not break within a word."""
+    return Markup(",<wbr>").join(text.split(","))
+
+
+def _script_safe(data: dict[str, Any]) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json_line(data)
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    json.loads(text)
+    return text

@@ -1,0 +1,129 @@
+"""The first thing a reader sees: one word, one sentence, the counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pabench.errors import EXIT_FAILURE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EXIT_OK
+from pabench.report.source import Line, Source
+from pabench.report.words import join, plural
+
+TONES = {"PASS": "passed", "FAIL": "failed", "INCOMPLETE": "warned", "NOTHING RAN": "neutral"}
+ORDER = ("passed", "failed", "crashed", "unchecked", "unsupported")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """One figure of the banner: ``27``, ``cells passed``."""
+
+    value: int
+    label: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The banner.
+
+    Attributes:
+        word: ``PASS``, ``FAIL``, ``INCOMPLETE`` or ``NOTHING RAN``.
+        tone: name of its colours.
+        exit_code: in words, as several runs may have several.
+        sentence: what happened.
+        counts: zero counts left out, but for those of what passed.
+    """
+
+    word: str
+    tone: str
+    exit_code: str
+    sentence: str
+    counts: tuple[Count, ...]
+
+
+def build_verdict(source: Source) -> Verdict:
+    """Return the worst that any run or line says: a failure outweighs a hole, a hole outweighs a pass."""
+    states = Counter(line.state for line in source.lines)
+    codes = [run.record.get("exit_code") for run in source.runs]
+    broken = [run for run in source.runs if run.record["status"] != "finished"]
+    if states["failed"] or states["crashed"] or EXIT_FAILURE in codes or EXIT_INTERNAL in codes:
+        word = "FAIL"
+    elif broken or EXIT_INTERRUPTED in codes or states["unchecked"]:
+        word = "INCOMPLETE"
+    elif not states["passed"]:
+        word = "NOTHING RAN"
+    elif all(code in (EXIT_OK, EXIT_NOTHING_RAN) for code in codes):
+        word = "PASS"
+    else:
+        word = "INCOMPLETE"
+    return Verdict(
+        word=word,
+        tone=TONES[word],
+        exit_code=_exit_words(codes),
+        sentence=_sentence(word, source, states, len(broken)),
+        counts=_counts(source),
+    )
+
+
+def _exit_words(codes: Sequence[int | None]) -> str:
+    shown = ["none yet" if code is None else str(code) for code in codes]
+    return f"exit code {shown[0]}" if len(set(shown)) == 1 else f"exit codes {join(shown)}"
+
+
+def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> str:
+    if word == "FAIL":
+        bad = [_part(lines, noun) for lines, noun in ((source.checks, "check"), (source.cells, "cell"))]
+        said = "; ".join(part for part in bad if part)
+        if not said:
+            return "A run ended with an error that no line of its journal explains."
+        text = f"{said[0].upper()}{said[1:]}."
+        if any(line.state in ("failed", "crashed") for line in source.cells):
+            text += " A wrong cell gets no figure of speed."
+        return text if not broken else f"{text} {_broken_words(broken, source)}"
+    if word == "INCOMPLETE":
+        if states["unchecked"]:
+            return f"{plural(states['unchecked'], 'cell')} ran without a check of the result."
+        return _broken_words(broken, source) if broken else "A run ended early; see the exit code."
+    if word == "NOTHING RAN":
+        if states["unsupported"]:
+            return "Nothing asked for is supported here; the reasons are below."
+        return "The journal holds no finished check and no finished cell."
+    parts = []
+    if checks := [line for line in source.checks if line.state == "passed"]:
+        cases = sum(line.data.get("cases") or 0 for line in checks)
+        over = f" over {plural(cases, 'generated case')}" if cases else ""
+        parts.append(f"{plural(len(checks), 'check')} passed{over}")
+    if cells := [line for line in source.cells if line.state == "passed"]:
+        parts.append(f"{plural(len(cells), 'cell')} ran, each result checked against the oracle")
+    skipped = states["unsupported"]
+    tail = f" {plural(skipped, 'item')} {'is' if skipped == 1 else 'are'} unsupported." if skipped else ""
+    return f"{join(parts)}.{tail}"
+
+
+def _part(lines: Sequence[Line], noun: str) -> str:
+    states = Counter(line.state for line in lines)
+    total = len(lines) - states["unsupported"]
+    said = [f"{states[s]:,} {s}" for s in ("failed", "crashed") if states[s]]
+    return f"of {plural(total, noun)}, {join(said)}" if said else ""
+
+
+def _broken_words(broken: int, source: Source) -> str:
+    done = plural(len(source.lines), "finished item")
+    what = "The run" if len(source.runs) == 1 else plural(broken, "run")
+    stopped = any(run.record["status"] == "interrupted" for run in source.runs)
+    return f"{what} {'was interrupted' if stopped else 'did not end'}; {done} in the journal can be trusted."
+
+
+def _counts(source: Source) -> tuple[Count, ...]:
+    counts = []
+    for lines, noun in ((source.checks, "check"), (source.cells, "cell")):
+        states = Counter(line.state for line in lines)
+        for state in ORDER:
+            if states[state] or (lines and state == "passed"):
+                name = noun if states[state] == 1 else f"{noun}s"
+                counts.append(Count(value=states[state], label=f"{name} {state}", state=state))
+    cases = sum(line.data.get("cases") or 0 for line in source.checks)
+    if cases:
+        counts.append(Count(value=cases, label="generated cases", state="neutral"))
+    return tuple(counts)

@@ -1,0 +1,186 @@
+"""Public Hypothesis strategies over problems, batches and cases.
+
+Anyone's property test can draw our cases::
+
+    from hypothesis import given
+    from pabench.strategies import cases
+
+    @given(cases(families=["needle"], poisons=["nan"]))
+    def test_my_kernel(case): ...
+
+Draws shrink towards few short sequences, small pages and few heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hypothesis import strategies as st
+
+from pabench.problem.append import AppendCase
+from pabench.problem.batch import Batch
+from pabench.problem.case import POISONS, Case
+from pabench.problem.dtypes import DTYPES
+from pabench.problem.families import FAMILIES
+from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
+from pabench.problem.pool import KV_LAYOUTS
+from pabench.problem.problem import Problem
+
+HEAD_DIMS = (16, 80, 128)
+"""A small one, one that is no power of two, and the usual one; each is one more compiled kernel."""
+GROUP_SIZES = (1, 2, 3, 4, 5, 7, 8)
+PAGE_SIZES = (1, 2, 3, 5, 8, 16, 32, 64)
+TILE_TOKENS = 32
+HIGH_POOL_BYTES = 2**26
+"""Pools with page ids above 65,536 are kept below this, so that they can be poisoned whole."""
+
+
+def head_counts(max_qo_heads: int = 16) -> st.SearchStrategy[tuple[int, int]]:
+    """``(num_qo_heads, num_kv_heads)``: MHA, GQA of every group size, MQA."""
+    pairs = [(group * kv, kv) for kv in (1, 2, 3, 4) for group in GROUP_SIZES if group * kv <= max_qo_heads]
+    return st.sampled_from(sorted(pairs))
+
+
+def problems(
+    *,
+    dtypes: Sequence[str] = tuple(DTYPES),
+    head_dims: Sequence[int] = HEAD_DIMS,
+    page_sizes: Sequence[int] = PAGE_SIZES,
+) -> st.SearchStrategy[Problem]:
+    """Problems with the default scale or one far from it."""
+    return st.builds(
+        lambda heads, head_dim, page_size, dtype, sm_scale: Problem(
+            num_qo_heads=heads[0],
+            num_kv_heads=heads[1],
+            head_dim=head_dim,
+            page_size=page_size,
+            dtype=dtype,
+            sm_scale=sm_scale,
+        ),
+        head_counts(),
+        st.sampled_from(sorted(head_dims)),
+        st.sampled_from(sorted(page_sizes)),
+        st.sampled_from(list(dtypes)),
+        st.sampled_from([None, None, None, 0.0625, 1.0]),
+    )
+
+
+def kv_lengths(page_size: int, *, max_len: int = 200, min_len: int = 0) -> st.SearchStrategy[int]:
+    """Lengths at and beside the edges of pages and of 32-token tiles, and any other."""
+    edges = {0, 1}
+    for step in (page_size, TILE_TOKENS, 2 * TILE_TOKENS):
+        edges |= {step * k + d for k in (1, 2, 3) for d in (-1, 0, 1)}
+    near = sorted(n for n in edges if min_len <= n <= max_len)
+    return st.one_of(st.sampled_from(near or [min_len]), st.integers(min_len, max_len))
+
+
+def batches(
+    page_size: int, *, max_seqs: int = 5, max_len: int = 200, min_len: int = 0
+) -> st.SearchStrategy[Batch]:
+    """Ragged decode batches of one to ``max_seqs`` sequences."""
+    lengths = kv_lengths(page_size, max_len=max_len, min_len=min_len)
+    return st.lists(lengths, min_size=1, max_size=max_seqs).map(lambda lens: Batch(kv_lens=tuple(lens)))
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    *,
+    families: Sequence[str] = tuple(FAMILIES),
+    poisons: Sequence[str] = POISONS,
+    placements: Sequence[str] = PLACEMENTS,
+    tails: Sequence[str] = TABLE_TAILS,
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    dtypes: Sequence[str] = tuple(DTYPES),
+    head_dims: Sequence[int] = HEAD_DIMS,
+    max_seqs: int = 5,
+    max_len: int = 200,
+    min_len: int = 0,
+    supported: Callable[[Case], bool] = lambda case: True,
+) -> Case:
+    """Whole cases.
+
+    Args:
+        draw: given by Hypothesis.
+        families: input families to choose from.
+        poisons: fillings of the slots that no query may read.
+        placements: physical orders of the pages; ``high`` is drawn for small pages only.
+        tails: contents of unused table entries.
+        kv_layouts: NHD, HND or both.
+        dtypes: storage types.
+        head_dims: head dimensions.
+        max_seqs: largest batch.
+        max_len: longest sequence, in tokens.
+        min_len: shortest sequence, in tokens.
+        supported: cases for which this is false are not drawn.
+    """
+    problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
+    batch = draw(batches(problem.page_size, max_seqs=max_seqs, max_len=max_len, min_len=min_len))
+    page_bytes = problem.page_size * problem.token_bytes
+    fits = [p for p in placements if p != "high" or page_bytes * 2**16 <= HIGH_POOL_BYTES]
+    case = Case(
+        problem=problem,
+        batch=batch,
+        kv_layout=draw(st.sampled_from(list(kv_layouts))),
+        interleaved=draw(st.booleans()),
+        family=draw(st.sampled_from(list(families))),
+        poison=draw(st.sampled_from(list(poisons))),
+        placement=draw(st.sampled_from(fits or ["shuffled"])),
+        tail=draw(st.sampled_from(list(tails))),
+        spare_pages=draw(st.integers(0, 4)),
+        seed=draw(st.integers(0, 2**16)),
+    )
+    if not supported(case):
+        from hypothesis import reject
+
+        reject()
+    return case
+
+
+@st.composite
+def high_page_cases(
+    draw: st.DrawFn,
+    *,
+    dtypes: Sequence[str] = tuple(DTYPES),
+    supported: Callable[[Case], bool] = lambda case: True,
+) -> Case:
+    """Cases whose page ids lie around and above 65,536, over pages of at most 1 KiB."""
+    dtype = draw(st.sampled_from(list(dtypes)))
+    page_size = draw(st.sampled_from([1, 2, 3, 4] if dtype != "float32" else [1, 2]))
+    group = draw(st.sampled_from([1, 2, 3]))
+    problem = Problem(num_qo_heads=2 * group, num_kv_heads=2, head_dim=16, page_size=page_size, dtype=dtype)
+    case = Case(
+        problem=problem,
+        batch=draw(batches(page_size, max_seqs=3, max_len=80, min_len=1)),
+        kv_layout=draw(st.sampled_from(KV_LAYOUTS)),
+        interleaved=draw(st.booleans()),
+        family=draw(st.sampled_from(["needle", "normal", "spotlight"])),
+        poison=draw(st.sampled_from(["nan", "zero"])),
+        placement="high",
+        seed=draw(st.integers(0, 2**16)),
+    )
+    if not supported(case):
+        from hypothesis import reject
+
+        reject()
+    return case
+
+
+@st.composite
+def append_cases(draw: st.DrawFn, *, dtypes: Sequence[str] = tuple(DTYPES)) -> AppendCase:
+    """Tokens scattered over a small pool, some of them skipped, pages in any order."""
+    problem = draw(problems(dtypes=dtypes))
+    num_pages = draw(st.integers(1, 6))
+    slots = draw(
+        st.lists(st.integers(0, num_pages * problem.page_size - 1), unique=True, max_size=24).flatmap(
+            lambda live: st.permutations([*live, *[-1] * (len(live) // 4)])
+        )
+    )
+    return AppendCase(
+        problem=problem,
+        num_pages=num_pages,
+        slots=tuple(slots),
+        kv_layout=draw(st.sampled_from(KV_LAYOUTS)),
+        interleaved=draw(st.booleans()),
+        seed=draw(st.integers(0, 2**16)),
+    )

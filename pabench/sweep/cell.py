@@ -1,0 +1,131 @@
+"""A cell: one point of the grid, and all that determines its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from pabench.problem.batch import Batch
+from pabench.problem.case import Case
+from pabench.problem.memory import MemoryFigures, memory_figures
+from pabench.problem.problem import Problem
+
+CELL_SCHEMA = 1
+"""Goes up when the way a cell is checked, run or modelled changes, so that old results are not taken over."""
+
+EXACT_FIGURES = ("internal_fragmentation", "contiguous_fragmentation", "efficiency_gain")
+COUNTED_FIGURES = (
+    "num_pages",
+    "slots",
+    "tokens",
+    "waste_tokens",
+    *EXACT_FIGURES,
+    "block_table_bytes",
+    "csr_table_bytes",
+    "kv_bytes",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """Backend x device x problem x lengths.
+
+    Attributes:
+        backend: backend name.
+        device: name of the device it runs on, never ``auto``.
+        gpu: name of the GPU that the modelled figures are for.
+        problem: heads, head dimension, page size, dtype.
+        batch: KV lengths, drawn; one query token a sequence.
+        lengths: text of the length spec that they were drawn from.
+        seed: drives the draw and the tensors.
+        kv_layout, interleaved: see ``KvPool``.
+    """
+
+    backend: str
+    device: str
+    gpu: str
+    problem: Problem
+    batch: Batch
+    lengths: str
+    seed: int
+    kv_layout: str
+    interleaved: bool
+
+    @property
+    def id(self) -> str:
+        """First 16 hex digits of the SHA-256 over everything that determines what is asked."""
+        question = {
+            "schema": CELL_SCHEMA,
+            "kv_lens": self.batch.kv_lens,
+            "gpu": self.gpu,
+            "problem": self.problem.to_dict(),
+            **self.axes(),
+        }
+        return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """One short line for people, with the axes that differ most often first."""
+        parts = (
+            f"page {self.problem.page_size}",
+            self.lengths,
+            f"batch {self.batch.num_seqs}",
+            self.backend,
+            f"{self.problem.num_qo_heads}:{self.problem.num_kv_heads}x{self.problem.head_dim}",
+            self.problem.dtype,
+            self.kv_layout + ("-strided" if self.interleaved else ""),
+        )
+        return "  ".join(parts)
+
+    def axes(self) -> dict[str, Any]:
+        """Return the cell's coordinates as they stand in its journal line."""
+        return {
+            "backend": self.backend,
+            "device": self.device,
+            "page_size": self.problem.page_size,
+            "lengths": self.lengths,
+            "batch": self.batch.num_seqs,
+            "seed": self.seed,
+            "heads": f"{self.problem.num_qo_heads}:{self.problem.num_kv_heads}",
+            "head_dim": self.problem.head_dim,
+            "dtype": self.problem.dtype,
+            "kv_layout": self.kv_layout,
+            "interleaved": self.interleaved,
+        }
+
+    def memory(self) -> MemoryFigures:
+        """Return pages, slots, waste and table bytes of the whole batch, exact."""
+        return memory_figures(self.batch.kv_lens, self.problem.page_size)
+
+    def counted(self) -> dict[str, Any]:
+        """Return the exact figures of the journal line: numbers, and the fractions as texts in ``exact``.
+
+        ``kv_bytes`` is what the allocated pages take in one layer: slots x bytes of a token.
+        """
+        figures = self.memory()
+        shares: dict[str, Fraction] = {name: getattr(figures, name) for name in EXACT_FIGURES}
+        return {
+            "num_pages": figures.num_pages,
+            "slots": figures.slots,
+            "tokens": figures.tokens,
+            "waste_tokens": figures.waste_tokens,
+            **{name: float(share) for name, share in shares.items()},
+            "exact": {name: str(share) for name, share in shares.items()},
+            "block_table_bytes": figures.block_table_bytes,
+            "csr_table_bytes": figures.csr_table_bytes,
+            "kv_bytes": figures.slots * self.problem.token_bytes,
+        }
+
+    def case(self, kv_lens: tuple[int, ...], **options: Any) -> Case:
+        """Return a decode case with the cell's shape, layout and seed over ``kv_lens`` tokens."""
+        options = {"problem": self.problem, **options}
+        return Case(
+            batch=Batch(kv_lens=kv_lens),
+            kv_layout=self.kv_layout,
+            interleaved=self.interleaved,
+            seed=self.seed,
+            **options,
+        )

@@ -1,0 +1,44 @@
+"""Reads the TOML file of ``--config``: keys as the options are called, values as text, numbers or lists."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pabench.errors import UnknownName, UsageError
+
+
+def read_config_file(path: Path, known: Iterable[str]) -> dict[str, Any]:
+    """Return option name to value; ``page_sizes`` and ``page-sizes`` are the same key.
+
+    Raises:
+        UsageError: the file cannot be read, is no TOML, holds a key twice or a value that is no option's.
+        UnknownName: a key that is no option; the nearest is offered.
+    """
+    keys = list(known)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read configuration {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise UsageError(f"configuration {path}: not UTF-8 text") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"configuration {path}: not TOML: {error}") from None
+    found: dict[str, Any] = {}
+    for written, value in data.items():
+        key = written.replace("_", "-")
+        if key not in keys:
+            raise UnknownName(f"key in {path}", written, keys)
+        if key in found:
+            raise UsageError(
+                f"configuration {path}: {key} is set twice, as {key} and {key.replace('-', '_')}"
+            )
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, bool) or not isinstance(item, str | int) for item in items):
+            raise UsageError(
+                f"configuration {path}: {written} = {value!r} must be a text, a whole number or a list"
+            )
+        found[key] = value
+    return found

@@ -1,0 +1,121 @@
+"""Progress of a sweep on standard error: a bar on a terminal, one line a cell elsewhere; with time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+from pabench.sweep.cell import Cell
+
+
+class Progress(Protocol):
+    """Told about each cell; a context manager that is open while cells run."""
+
+    def start(self, cell: Cell) -> None:
+        """Note that ``cell`` begins."""
+
+    def done(self, cell: Cell, line: Mapping[str, Any]) -> None:
+        """Note that ``cell`` ended with the journal line ``line``."""
+
+    def __enter__(self) -> Progress:
+        """Open the display."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the display."""
+
+
+def make_progress(total: int) -> Progress:
+    """Return the display that suits standard error, for ``total`` cells that are still to run."""
+    return BarProgress(total) if sys.stderr.isatty() else PlainProgress(total)
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration as people say it: ``42 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class PlainProgress:
+    """One line a finished cell."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._count = total, 0
+        self._began = self._cell_began = time.monotonic()
+
+    def start(self, cell: Cell) -> None:
+        """Start the clock of one cell."""
+        self._cell_began = time.monotonic()
+
+    def done(self, cell: Cell, line: Mapping[str, Any]) -> None:
+        """Print the cell, its status and the time left at the mean pace so far."""
+        now = time.monotonic()
+        self._count += 1
+        left = (now - self._began) / self._count * (self._total - self._count)
+        status = line["status"] + (f" ({line['reason']})" if line["reason"] else "")
+        place = f"[{self._count:{len(str(self._total))}d}/{self._total}]"
+        text = f"{place} {cell.label}  {status}  {now - self._cell_began:.1f} s, {seconds_text(left)} left"
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def __enter__(self) -> PlainProgress:
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the lines as they are."""
+
+
+class BarProgress:
+    """A rich progress bar with the running cell, count, elapsed and remaining time."""
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("sweep", total=total)
+
+    def start(self, cell: Cell) -> None:
+        """Show which cell runs."""
+        self._bar.update(self._task, description=cell.label)
+
+    def done(self, cell: Cell, line: Mapping[str, Any]) -> None:
+        """Advance; a cell that is not ok leaves a line above the bar."""
+        if line["status"] != "ok":
+            self._bar.console.print(f"{cell.label}  {line['status']}: {line['reason']}", markup=False)
+        self._bar.advance(self._task)
+
+    def __enter__(self) -> BarProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the display."""
+        self._bar.stop()

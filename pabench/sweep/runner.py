@@ -1,0 +1,108 @@
+"""Runs the cells that the journal lacks, and closes the run with its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pabench.backends.base import Backend
+from pabench.device.base import Device
+from pabench.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EXIT_OK, PabenchError
+from pabench.problem.case import Case
+from pabench.store.files import atomic_write_text, pretty
+from pabench.store.run import RunDirectory
+from pabench.sweep.cell import Cell
+from pabench.sweep.progress import Progress, make_progress
+from pabench.sweep.run_cell import run_cell
+from pabench.timing.gpus import Gpu
+
+CASE_FILE_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepResult:
+    """How a sweep ended.
+
+    Attributes:
+        lines: journal lines of the sweep's cells that are finished, in the order of the grid.
+        interrupted: the user or the system asked to stop before the last cell.
+        exit_code: of the command line.
+    """
+
+    lines: tuple[dict[str, Any], ...]
+    interrupted: bool
+    exit_code: int
+
+
+def run_sweep(
+    cells: Sequence[Cell],
+    *,
+    directory: RunDirectory,
+    backends: Mapping[str, Backend],
+    device: Device,
+    gpu: Gpu,
+    progress: Callable[[int], Progress] = make_progress,
+) -> SweepResult:
+    """Run what is missing, one line of the journal a cell, then record status and exit code in ``run.json``.
+
+    ``KeyboardInterrupt`` ends the sweep in order: finished cells are in the journal, the running one is not.
+    """
+    done = directory.done_ids()
+    missing = [cell for cell in cells if cell.id not in done]
+    interrupted = False
+    try:
+        with progress(len(missing)) as display:
+            for cell in missing:
+                display.start(cell)
+                result = run_cell(cell, backends[cell.backend], device, gpu)
+                line = result.line
+                if result.failing is not None:
+                    line = save_failure(directory, result.failing, line)
+                directory.append(line)
+                display.done(cell, line)
+    except KeyboardInterrupt:
+        interrupted = True
+    except PabenchError as error:
+        # the machine gave out (disk, compiler): what is done stays, and can be resumed
+        with contextlib.suppress(PabenchError, OSError):
+            directory.finish(status="interrupted", exit_code=error.exit_code)
+        raise
+    by_id = {line["id"]: line for line in directory.done}
+    lines = tuple(by_id[cell.id] for cell in cells if cell.id in by_id)
+    code = EXIT_INTERRUPTED if interrupted else exit_code(lines)
+    directory.finish(status="interrupted" if interrupted else "finished", exit_code=code)
+    return SweepResult(lines=lines, interrupted=interrupted, exit_code=code)
+
+
+def exit_code(lines: Sequence[Mapping[str, Any]]) -> int:
+    """Return 1 when a cell failed or crashed, 5 when none ran, else 0."""
+    counts = Counter(line["status"] for line in lines)
+    if counts["failed"] or counts["crashed"]:
+        return EXIT_FAILURE
+    return EXIT_OK if counts["ok"] else EXIT_NOTHING_RAN
+
+
+def save_failure(directory: RunDirectory, case: Case, line: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``failures/<case id>/``, which ``pabench replay`` reads, and return ``line`` with the way to it.
+
+    The layout is that of a failed ``decode`` check of the conformance suite, which judges the same case.
+    """
+    folder = directory.failure_dir(case.id)
+    record = {
+        "schema": CASE_FILE_SCHEMA,
+        "check": "decode",
+        "subject": line["backend"],
+        "device": line["device"],
+        "kind": "attention",
+        "case": case.to_dict(),
+    }
+    atomic_write_text(folder / "verdict.txt", f"{line['reason']}\n")
+    atomic_write_text(folder / "case.json", pretty(record))
+    kernels = directory.run["config"].get("kernels")
+    words = ["pabench", "replay", str(folder), *(["--kernels", kernels] if kernels else [])]
+    way = {"path": f"failures/{case.id}", "replay": shlex.join(words)}
+    return {**line, "check": {**line["check"], **way}}

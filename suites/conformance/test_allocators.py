@@ -1,0 +1,83 @@
+"""Page allocators: a state machine over extend, free and what must be refused."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from pabench.allocators.base import PoolShape
+from pabench.allocators.invariants import Trial
+from pabench.conformance.allocator_checks import HistoryCase, Operation, apply
+from pabench.conformance.examiner import Examiner
+from pabench.conformance.outcome import PASSED, failed
+from pabench.conformance.registry import ALLOCATOR_CHECK
+
+ABOUT = (
+    "Pages are neither lost, doubled nor swapped by any history of extend and free; refusals change nothing."
+)
+SMALL_POOLS = st.builds(
+    lambda num_pages, page_size, max_seqs, width: PoolShape(
+        num_pages=num_pages, page_size=page_size, max_seqs=max_seqs, max_pages_per_seq=width
+    ),
+    st.integers(1, 24),
+    st.sampled_from([1, 2, 3, 4, 8]),
+    st.sampled_from([3, 5, 40]),
+    st.integers(1, 8),
+)
+
+
+def test_allocator_keeps_its_invariants(allocator_examiner: Examiner) -> None:
+    examiner = allocator_examiner
+
+    class AllocatorMachine(RuleBasedStateMachine):
+        """Small pools, so that running out and recycling are frequent."""
+
+        @initialize(shape=SMALL_POOLS)
+        def start(self, shape: PoolShape) -> None:
+            self.shape = shape
+            self.trial = Trial(examiner.new_allocator(shape))
+            self.history: list[Operation] = []
+
+        @rule(data=st.data())
+        def extend(self, data: st.DataObject) -> None:
+            most = 2 * self.shape.page_size + 1
+            sequences = st.integers(0, self.shape.max_seqs - 1)
+            self.step("extend", data.draw(st.dictionaries(sequences, st.integers(0, most), max_size=4)))
+
+        @precondition(lambda self: self.trial.tokens)
+        @rule(data=st.data())
+        def free(self, data: st.DataObject) -> None:
+            live = sorted(self.trial.tokens)
+            self.step("free", data.draw(st.lists(st.sampled_from(live), min_size=1, max_size=3, unique=True)))
+
+        @rule(data=st.data())
+        def free_what_may_not_be(self, data: st.DataObject) -> None:
+            anything = st.integers(-2, self.shape.max_seqs + 1)
+            self.step("free", data.draw(st.lists(anything, min_size=1, max_size=3)))
+
+        @rule(sequence=st.integers(-2, 50), tokens=st.integers(-3, 200))
+        def extend_what_may_not_be(self, sequence: int, tokens: int) -> None:
+            self.step("extend", {sequence: tokens})
+
+        def step(self, name: str, given: object) -> None:
+            self.history.append((name, given))
+            violation = apply(self.trial, self.history[-1])
+            if violation:
+                self.close(violation)
+
+        def teardown(self) -> None:
+            if not hasattr(self, "trial"):
+                return
+            self.history.append(("drain", None))
+            self.close(self.trial.drain())
+
+        def close(self, violation: str | None) -> None:
+            case = HistoryCase(shape=self.shape, operations=tuple(self.history))
+            outcome = PASSED
+            if violation:
+                number, name = len(self.history), self.history[-1][0]
+                outcome = failed(f"operation {number} ({name}): {violation}")
+                del self.trial  # a broken history is not drained
+            examiner.note(case, outcome)
+
+    examiner.examine_machine(ALLOCATOR_CHECK, ABOUT, AllocatorMachine)

@@ -1,0 +1,58 @@
+"""A sweep over our own kernels on the emulated device, right and with an edit that breaks them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pabench.cli.main import run
+from pabench.resources import resource_dir
+
+EDITS = {
+    "last key left out": (
+        "const int kv_len = kv_lens[sequence];",
+        "const int kv_len = kv_lens[sequence] - 1;",
+    ),
+    "page ids cut to 16 bits": ("const i64 page = pages", "const u16 page = pages"),
+    "heads dealt in turn": ("head / group_size;", "head % (num_qo_heads / group_size);"),
+}
+
+
+def sweep(*words: str) -> int:
+    shape = ["--heads", "4:2", "--head-dim", "32", "--batch", "2", "--lengths", "fixed:len=70"]
+    return run(["sweep", "--page-sizes", "16", "--device", "emulated", *shape, "--out", "out", *words])
+
+
+def test_sweep_kernels_end_in_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sweep() == 0
+    page = Path("out/report.html").read_text()
+    assert "fixed:len=70" in page
+    assert re.search(r"<script(?! type=.application/json)", page) is None
+    assert "report: out/report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", EDITS)
+def test_sweep_kernels_with_a_fault_fail_and_name_the_place(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(resource_dir("kernels_cuda"), "kernels")
+    source, (before, after) = Path("kernels/paged_decode_simple.cu"), EDITS[fault]
+    text = source.read_text()
+    assert text.count(before) == 1
+    source.write_text(text.replace(before, after))
+    assert sweep("--kernels", "kernels") == 1
+    line = json.loads(Path("out/journal.jsonl").read_text())
+    assert (line["status"], line["run_ns"], line["modelled_ns"]) == ("failed", None, None)
+    assert re.search(r"sequence \d+, query head \d+", line["reason"])
+    replay = line["check"]["replay"].split()[1:]
+    assert replay[-2:] == ["--kernels", "kernels"]
+    assert run(replay) == 1
+    assert run(replay[:-2]) == 0  # the shipped kernels are right
