@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -115,7 +116,9 @@ class ConformancePlugin:
         case, outcome = notebook.failing, notebook.outcome
         if case is None or outcome is None:
             raise TypeError("a failure without a case cannot be saved")
-        folder = self.run.failure_dir(f"{case.id}-{notebook.check.split('[')[0]}-{examiner.subject}")
+        # a subject may be a place in the file system: only what a folder name can hold is kept
+        name = re.sub(r"[^A-Za-z0-9_]+", "-", f"{notebook.check.split('[')[0]}-{examiner.subject}")
+        folder = self.run.failure_dir(f"{case.id}-{name[:80]}")
         saved = SavedCase(check=notebook.check, subject=examiner.subject, device=self.device.name, case=case)
         save_case(folder, saved, outcome.text)
         command = ["pabench", "replay", str(folder), *self.replay_options]

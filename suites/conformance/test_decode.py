@@ -13,7 +13,8 @@ from pabench.strategies import cases, high_page_cases
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decode_matches_oracle(backend_examiner: Examiner, family: str) -> None:
     drawn = cases(families=[family], supported=backend_examiner.supports)
-    backend_examiner.examine(check_by_id("decode"), drawn, label=family)
+    about = (FAMILIES[family].__doc__ or family).splitlines()[0]
+    backend_examiner.examine(check_by_id("decode"), drawn, label=family, about=about)
 
 
 def test_decode_long_sequences(backend_examiner: Examiner) -> None:
@@ -21,12 +22,14 @@ def test_decode_long_sequences(backend_examiner: Examiner) -> None:
     drawn = cases(
         families=families, max_seqs=2, max_len=3000, head_dims=[16, 128], supported=backend_examiner.supports
     )
-    backend_examiner.examine(check_by_id("decode"), drawn, label="long", share=0.5)
+    about = "Sequences of up to 3,000 tokens: many tiles, many pages, split keys and their merge."
+    backend_examiner.examine(check_by_id("decode"), drawn, label="long", about=about, share=0.5)
 
 
 def test_decode_high_page_ids(backend_examiner: Examiner) -> None:
     drawn = high_page_cases(supported=backend_examiner.supports)
-    backend_examiner.examine(check_by_id("decode"), drawn, label="high-page-ids", share=0.5)
+    about = "Page ids around and above 65,536, where an id cut to 16 bits names another page."
+    backend_examiner.examine(check_by_id("decode"), drawn, label="high-page-ids", about=about, share=0.5)
 
 
 def test_dead_slots_change_nothing(backend_examiner: Examiner) -> None:
