@@ -43,6 +43,15 @@ class ConformancePlugin:
             if fixture in metafunc.fixturenames:
                 metafunc.parametrize(fixture, names, indirect=True)
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave out tests of a kind of subject that this run has none of."""
+        absent = {
+            fixture
+            for fixture, names in ((BACKEND_FIXTURE, self.backends), (ALLOCATOR_FIXTURE, self.allocators))
+            if not names
+        }
+        items[:] = [item for item in items if absent.isdisjoint(getattr(item, "fixturenames", ()))]
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Tell the progress display how many tests there are."""
         self.on_collected(len(session.items))
