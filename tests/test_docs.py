@@ -5,11 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from pabench.conformance.registry import ALLOCATOR_CHECK, CHECKS
+from pabench.problem.memory import memory_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -85,3 +87,17 @@ def test_specification_and_checks_agree() -> None:
         assert checks, f"no check is named for: {clause.strip()[:60]}"
         named |= {name.strip() for name in checks[-1].split(",")}
     assert named == {*CHECKS, ALLOCATOR_CHECK}
+
+
+def test_docs_memory_table_is_what_the_code_gives() -> None:
+    text = (ROOT / "docs" / "mathematics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\S+) \| (\S+) \|$", text, re.M)
+    assert len(rows) == 5
+    for page_size, pages, slots, waste, fragmentation, gain in rows:
+        figures = memory_figures((100, 250, 17, 1024, 16, 1), int(page_size))
+        shown = (figures.num_pages, figures.slots, figures.waste_tokens)
+        assert shown == (int(pages), int(slots), int(waste))
+        assert (figures.internal_fragmentation, figures.efficiency_gain) == (
+            Fraction(fragmentation),
+            Fraction(gain),
+        )
