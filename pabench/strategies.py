@@ -83,6 +83,15 @@ def batches(
 
 
 @st.composite
+def long_batches(draw: st.DrawFn, page_size: int, *, max_len: int = 3000) -> Batch:
+    """One sequence long enough for a kernel to split its keys, beside at most two short or empty ones."""
+    edges = sorted({size * k + d for size in (256, 512, 1024) for k in (1, 2) for d in (-1, 0, 1, 33)})
+    longest = draw(st.one_of(st.sampled_from([n for n in edges if n > 512]), st.integers(513, max_len)))
+    others = draw(st.lists(st.one_of(st.just(0), kv_lengths(page_size)), max_size=2))
+    return Batch(kv_lens=tuple(draw(st.permutations([longest, *others]))))
+
+
+@st.composite
 def cases(
     draw: st.DrawFn,
     *,
@@ -97,6 +106,7 @@ def cases(
     max_seqs: int = 5,
     max_len: int = 200,
     min_len: int = 0,
+    batch: Callable[[int], st.SearchStrategy[Batch]] | None = None,
     supported: Callable[[Case], bool] = lambda case: True,
 ) -> Case:
     """Whole cases.
@@ -114,15 +124,20 @@ def cases(
         max_seqs: largest batch.
         max_len: longest sequence, in tokens.
         min_len: shortest sequence, in tokens.
+        batch: strategy of the batch for a page size, such as ``long_batches``; the three limits above then
+            have no say.
         supported: cases for which this is false are not drawn.
     """
     problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
-    batch = draw(batches(problem.page_size, max_seqs=max_seqs, max_len=max_len, min_len=min_len))
+    if batch is None:
+        drawn = draw(batches(problem.page_size, max_seqs=max_seqs, max_len=max_len, min_len=min_len))
+    else:
+        drawn = draw(batch(problem.page_size))
     page_bytes = problem.page_size * problem.token_bytes
     fits = [p for p in placements if p != "high" or page_bytes * 2**16 <= HIGH_POOL_BYTES]
     case = Case(
         problem=problem,
-        batch=batch,
+        batch=drawn,
         kv_layout=draw(st.sampled_from(list(kv_layouts))),
         interleaved=draw(st.sampled_from(list(interleaved))),
         family=draw(st.sampled_from(list(families))),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,6 +11,7 @@ from pabench.allocators.invariants import Trial
 from pabench.conformance.outcome import PASSED, Outcome, crashed, failed
 from pabench.errors import InvalidCase
 from pabench.problem.checks import INT32_MAX, whole_number
+from pabench.problem.identity import content_id
 
 HISTORY_SCHEMA = 1
 Operation = tuple[str, Any]
@@ -29,7 +28,7 @@ class HistoryCase:
     @property
     def id(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        return content_id(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain JSON values."""

@@ -90,7 +90,13 @@ class Examiner:
     notebook: Notebook = field(default_factory=Notebook)
 
     def examine(
-        self, check: Check, cases: SearchStrategy[Any], *, label: str | None = None, share: float = 1.0
+        self,
+        check: Check,
+        cases: SearchStrategy[Any],
+        *,
+        label: str | None = None,
+        about: str | None = None,
+        share: float = 1.0,
     ) -> None:
         """Draw cases and hand each to ``check``.
 
@@ -98,6 +104,7 @@ class Examiner:
             check: from the registry.
             cases: strategy of the check's kind of case.
             label: what tells this use of the check from others, such as the family.
+            about: what this use asks, when the check's own sentence says too little.
             share: part of the effort's examples to draw.
 
         Raises:
@@ -106,7 +113,7 @@ class Examiner:
         backend = self.backend
         if backend is None:
             raise TypeError("examine needs a backend; an allocator is examined by examine_machine")
-        self._begin(check.id if label is None else f"{check.id}[{label}]", check.about)
+        self._begin(check.id if label is None else f"{check.id}[{label}]", about or check.about)
         if check.operation not in backend.capabilities.operations:
             pytest.skip(f"{self.subject} offers no {check.operation}")
 

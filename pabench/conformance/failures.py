@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pabench.allocators.registry import make_allocator
-from pabench.backends.registry import load_backend
+from pabench.backends.registry import is_place, load_backend
 from pabench.conformance.allocator_checks import HistoryCase, check_history, history_from_dict
 from pabench.conformance.outcome import Outcome, crashed
 from pabench.conformance.registry import ALLOCATOR_CHECK, check_by_id
@@ -32,7 +33,7 @@ from pabench.store.files import atomic_write_text, pretty
 AnyCase = Case | AppendCase | HistoryCase
 CASE_FILE = "case.json"
 FAILURE_SCHEMA = 1
-NAME = re.compile(r"[\w.:-]+(\[[\w.:-]+\])?")
+NAME = re.compile(r"[\w.:/+~-]{1,400}(\[[\w.:-]{1,100}\])?")
 READERS: dict[str, Callable[[Any], AnyCase]] = {
     "attention": case_from_dict,
     "append": append_case_from_dict,
@@ -113,7 +114,11 @@ def load_case(folder: Path) -> SavedCase:
 def rerun(saved: SavedCase, device: Device, *, subject: str | None = None) -> Outcome:
     """Judge a saved case again, with its own subject or another one; what a crash says becomes the text.
 
+    A saved subject that is a place in the file system is not run on the word of the file: whoever asks names
+    it as ``subject``.
+
     Raises:
+        UsageError: the saved subject is a place.
         UnknownName: no such check or subject.
         Unsupported: the subject declares that it cannot run the case.
     """
@@ -121,6 +126,11 @@ def rerun(saved: SavedCase, device: Device, *, subject: str | None = None) -> Ou
     if isinstance(case, HistoryCase):
         allocator = make_allocator(name, device, case.shape)
         return check_history(case, allocator)
+    if subject is None and is_place(name):
+        hint = f"add --backend {shlex.quote(name)} if you trust that code"
+        raise UsageError(
+            f"the case was saved for code at {name!r}, which replay does not run unasked", hint=hint
+        )
     check, backend = check_by_id(_check_id(saved.check)), load_backend(name, device)
     if check.operation not in backend.capabilities.operations:
         raise Unsupported(f"{name}: no {check.operation}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pabench.backends.registry import load_backend
+from pabench.backends.registry import is_place, load_backend
 from pabench.conformance.examiner import Effort, Examiner
 from pabench.conformance.failures import SavedCase, save_case
 from pabench.conformance.outcome import crashed
@@ -132,11 +132,13 @@ class ConformancePlugin(SubjectsPlugin):
         case, outcome = notebook.failing, notebook.outcome
         if case is None or outcome is None:
             raise TypeError("a failure without a case cannot be saved")
-        name = f"{case.id}-{notebook.check.split('[')[0]}-{examiner.subject}"
-        folder = self.run.failure_dir(re.sub(r"[^A-Za-z0-9_-]", "_", name))
+        # a subject may be a place in the file system: only what a folder name can hold is kept
+        name = re.sub(r"[^A-Za-z0-9_]+", "-", f"{notebook.check.split('[')[0]}-{examiner.subject}")
+        folder = self.run.failure_dir(f"{case.id}-{name[:80]}")
         saved = SavedCase(check=notebook.check, subject=examiner.subject, device=self.device.name, case=case)
         save_case(folder, saved, outcome.text)
-        command = ["pabench", "replay", str(folder), *self.replay_options]
+        place = ("--backend", examiner.subject) if is_place(examiner.subject) else ()
+        command = ["pabench", "replay", str(folder), *place, *self.replay_options]
         return Failure(
             case_id=case.id,
             text=outcome.text,

@@ -9,7 +9,7 @@ import pytest
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.registry import check_by_id
 from pabench.problem.families import FAMILIES
-from pabench.strategies import cases, high_page_cases
+from pabench.strategies import cases, high_page_cases, long_batches
 
 
 def drawable(examiner: Examiner) -> dict[str, Any]:
@@ -20,21 +20,24 @@ def drawable(examiner: Examiner) -> dict[str, Any]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decode_matches_oracle(backend_examiner: Examiner, family: str) -> None:
     drawn = cases(families=[family], **drawable(backend_examiner))
-    backend_examiner.examine(check_by_id("decode"), drawn, label=family)
+    about = (FAMILIES[family].__doc__ or family).splitlines()[0]
+    backend_examiner.examine(check_by_id("decode"), drawn, label=family, about=about)
 
 
 def test_decode_long_sequences(backend_examiner: Examiner) -> None:
-    families = ["needle", "spotlight", "ascending", "marker"]
     choices = drawable(backend_examiner) | {"head_dims": backend_examiner.head_dims([16, 128])}
-    drawn = cases(families=families, max_seqs=2, max_len=3000, **choices)
-    backend_examiner.examine(check_by_id("decode"), drawn, label="long", share=0.5)
+    families = ["marker", "normal", "needle", "spotlight", "ascending"]
+    drawn = cases(families=families, batch=long_batches, **choices)
+    about = "Sequences of up to 3,000 tokens: many tiles, many pages, split keys and their merge."
+    backend_examiner.examine(check_by_id("decode"), drawn, label="long", about=about)
 
 
 def test_decode_high_page_ids(backend_examiner: Examiner) -> None:
     choices = drawable(backend_examiner)
     del choices["head_dims"]
     drawn = high_page_cases(**choices)
-    backend_examiner.examine(check_by_id("decode"), drawn, label="high-page-ids", share=0.5)
+    about = "Page ids around and above 65,536, where an id cut to 16 bits names another page."
+    backend_examiner.examine(check_by_id("decode"), drawn, label="high-page-ids", about=about, share=0.5)
 
 
 def test_dead_slots_change_nothing(backend_examiner: Examiner) -> None:
