@@ -1,4 +1,4 @@
-"""Runs single checks of the product's suite against a folder of kernels, as the plugin would, without pytest."""
+"""Runs single tests of the suite against a folder of kernels, as the plugin would, without pytest."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ MATRIX: dict[str, Entry] = {
 """Check id to the test that examines it."""
 
 
-def tests_of_suite() -> set[str]:
+def names_in_suite() -> set[str]:
     """Names of all tests of the suite."""
     found: set[str] = set()
     for path in SUITE.glob("test_*.py"):
@@ -71,9 +71,8 @@ def narrow_backend(
 ) -> RawKernelBackend:
     """Our backend, declared to do little, so that few instances are compiled."""
     backend = RawKernelBackend(device)
-    backend.capabilities = replace(  # type: ignore[misc]
-        backend.capabilities, dtypes=frozenset(dtypes), max_head_dim=max_head_dim
-    )
+    narrow = replace(backend.capabilities, dtypes=frozenset(dtypes), max_head_dim=max_head_dim)
+    object.__setattr__(backend, "capabilities", narrow)
     return backend
 
 
