@@ -11,7 +11,7 @@ from pabench.errors import InvalidCase, UsageError
 from pabench.resources import resource_dir
 
 PLANTED = load_mutants(Path(__file__).parent / "mutants" / "kernels.toml")
-GOOD = {
+GOOD: dict[str, Any] = {
     "id": "one",
     "file": "a.cu",
     "before": "x < n",

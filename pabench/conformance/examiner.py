@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.errors import Flaky
+from hypothesis.errors import Flaky, Unsatisfiable
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
 
@@ -186,6 +186,8 @@ class Examiner:
         """Run Hypothesis; say so when the failure it found does not happen again on the same case."""
         try:
             search()
+        except Unsatisfiable:
+            return  # the backend supports nothing that the strategy draws
         except Flaky:
             outcome = self.notebook.outcome
             if outcome is None:
