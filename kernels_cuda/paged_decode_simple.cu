@@ -93,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
 
   // whole tiles to each split, so that the sums do not depend on where a split ends
   const int kv_len = kv_lens[sequence];
-  const int tiles = (kv_len + kTile - 1) / kTile;
+  const int tiles = kv_len / kTile + (kv_len % kTile != 0);
   const int split_tiles = (tiles + num_splits - 1) / num_splits;
   const i64 begin = static_cast<i64>(split) * split_tiles * kTile;
   const i64 split_end = begin + static_cast<i64>(split_tiles) * kTile;
@@ -158,8 +158,9 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     }
     return;
   }
-  const float inverse = running_sum > 0.0f ? 1.0f / running_sum : 0.0f;  // no key: output 0
-  if (lane == 0) lse[row] = running_sum > 0.0f ? (running_max + lg2(running_sum)) * kLn2 : minus_infinity();
+  // no key: output 0; a sum that is NaN stays NaN
+  const float inverse = running_sum == 0.0f ? 0.0f : 1.0f / running_sum;
+  if (lane == 0) lse[row] = running_sum == 0.0f ? minus_infinity() : (running_max + lg2(running_sum)) * kLn2;
   for (int p = 0; p < kPacksPerLane; ++p) {
     const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
     if (element >= kHeadDim) break;
@@ -182,14 +183,14 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
   for (int s = 0; s < num_splits; ++s) max = fmaxf(max, partial_max[first + s]);
   float sum = 0.0f;
   for (int s = 0; s < num_splits; ++s) {
-    if (partial_sum[first + s] > 0.0f) sum += partial_sum[first + s] * ex2(partial_max[first + s] - max);
+    if (partial_sum[first + s] != 0.0f) sum += partial_sum[first + s] * ex2(partial_max[first + s] - max);
   }
-  const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
-  if (lane == 0) lse[row] = sum > 0.0f ? (max + lg2(sum)) * kLn2 : minus_infinity();
+  const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+  if (lane == 0) lse[row] = sum == 0.0f ? minus_infinity() : (max + lg2(sum)) * kLn2;
   for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) {
     float total = 0.0f;
     for (int s = 0; s < num_splits; ++s) {
-      if (partial_sum[first + s] > 0.0f) {
+      if (partial_sum[first + s] != 0.0f) {
         total += partial_out[(first + s) * kHeadDim + d] * ex2(partial_max[first + s] - max);
       }
     }
