@@ -114,8 +114,9 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     const float logit = live ? score(memory.query, k + slot, scale_log2) : minus_infinity();
 
     const float new_max = fmaxf(running_max, warp_max(logit));
-    const float rescale = ex2(running_max - new_max);
-    const float weight = live ? ex2(logit - new_max) : 0.0f;
+    const float base = new_max == minus_infinity() ? 0.0f : new_max;  // -inf - -inf would be NaN
+    const float rescale = ex2(running_max - base);
+    const float weight = live ? ex2(logit - base) : 0.0f;
     running_max = new_max;
     running_sum = running_sum * rescale + weight;
     memory.weight[lane] = weight;
@@ -158,9 +159,9 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     }
     return;
   }
-  // no key: output 0; a sum that is NaN stays NaN
-  const float inverse = running_sum == 0.0f ? 0.0f : 1.0f / running_sum;
-  if (lane == 0) lse[row] = running_sum == 0.0f ? minus_infinity() : (running_max + lg2(running_sum)) * kLn2;
+  // no key: output 0, LSE -inf; a NaN among the logits, or nothing but -inf, comes out as NaN
+  const float inverse = kv_len == 0 ? 0.0f : 1.0f / running_sum;
+  if (lane == 0) lse[row] = (running_max + lg2(running_sum)) * kLn2;
   for (int p = 0; p < kPacksPerLane; ++p) {
     const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
     if (element >= kHeadDim) break;
@@ -170,10 +171,11 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   }
 }
 
-// Joins the splits of a row: out = sum_s e^(m_s - m) acc_s / sum_s e^(m_s - m) l_s, an empty split having m = -inf.
+// Joins the splits of a row: out = sum_s e^(m_s - m) acc_s / sum_s e^(m_s - m) l_s.  An empty split has m = -inf
+// and l = 0 and is left out.
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
-    const float* partial_out, const float* partial_max, const float* partial_sum, pab::Stored* out, float* lse,
-    pab::i32 num_rows, pab::i32 num_splits) {
+    const float* partial_out, const float* partial_max, const float* partial_sum, const pab::i32* kv_lens,
+    pab::Stored* out, float* lse, pab::i32 num_rows, pab::i32 num_qo_heads, pab::i32 num_splits) {
   using namespace pab;
   const u32 warp = threadIdx.x / kWarpSize, lane = lane_id();
   const i64 row = static_cast<i64>(blockIdx.x) * kWarps + warp;
@@ -185,8 +187,8 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
   for (int s = 0; s < num_splits; ++s) {
     if (partial_sum[first + s] != 0.0f) sum += partial_sum[first + s] * ex2(partial_max[first + s] - max);
   }
-  const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
-  if (lane == 0) lse[row] = sum == 0.0f ? minus_infinity() : (max + lg2(sum)) * kLn2;
+  const float inverse = kv_lens[row / num_qo_heads] == 0 ? 0.0f : 1.0f / sum;
+  if (lane == 0) lse[row] = (max + lg2(sum)) * kLn2;
   for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) {
     float total = 0.0f;
     for (int s = 0; s < num_splits; ++s) {
