@@ -45,18 +45,28 @@ struct WarpMemory {
   i64 value_row[kTile];
 };
 
-// scale * log2(e) * q . k for one key row; four running sums keep the chains short.
-PAB_FN float score(const float* query, const Stored* key, float scale_log2) {
-  float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll(kVec >= 4 ? 4 : kHeadDim)
-  for (int d = 0; d < kHeadDim; d += kVec) {
-    const Pack<Stored, kVec> pack = load_pack<kVec>(key + d);
+// Adds kVec products of `query` and `key` to the running sums; `pack` numbers the load.
+PAB_FN void add_products(float (&sum)[4], const float* query, const Stored* key, int pack) {
+  const Pack<Stored, kVec> loaded = load_pack<kVec>(key);
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      float& into = sum[(kVec >= 4 ? i : d / kVec) % 4];
-      into = fmadd(query[d + i], to_float(pack.at[i]), into);
-    }
+  for (int i = 0; i < kVec; ++i) {
+    float& into = sum[(kVec >= 4 ? i : pack) % 4];
+    into = fmadd(query[i], to_float(loaded.at[i]), into);
   }
+}
+
+// scale * log2(e) * q . k for one key row; four running sums keep the chains short.  Loads go by in runs whose
+// length is a constant, so that the sums stay in registers.
+PAB_FN float score(const float* query, const Stored* key, float scale_log2) {
+  constexpr int kRun = kVec >= 4 ? kVec : 4 * kVec, kRuns = kHeadDim / kRun * kRun;
+  float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 4
+  for (int d = 0; d < kRuns; d += kRun) {
+#pragma unroll
+    for (int r = 0; r < kRun; r += kVec) add_products(sum, query + d + r, key + d + r, r / kVec);
+  }
+#pragma unroll
+  for (int d = kRuns; d < kHeadDim; d += kVec) add_products(sum, query + d, key + d, (d - kRuns) / kVec);
   return ((sum[0] + sum[1]) + (sum[2] + sum[3])) * scale_log2;
 }
 

@@ -226,17 +226,29 @@ EDITS = {
         "{ return (tokens + page_size - 1) / page_size; }",
         "{ return tokens / page_size; }",
     ),
-    "page count one too high": ("{ return (tokens + page_size - 1) / page_size; }", "{ return tokens / page_size + 1; }"),
-    "ring not masked": ("ring[(first + (j - have)) & ring_mask]", "ring[first % 8 + 0 * (j - have) & ring_mask]"),
+    "page count one too high": (
+        "{ return (tokens + page_size - 1) / page_size; }",
+        "{ return tokens / page_size + 1; }",
+    ),
+    "ring not masked": (
+        "ring[(first + (j - have)) & ring_mask]",
+        "ring[first % 8 + 0 * (j - have) & ring_mask]",
+    ),
     "offsets of other sequences left out": ("head + carried.pages + before.pages;", "head + carried.pages;"),
-    "lack of pages overlooked": ("if (too_long >= 0 || carried.pages > free_pages) {", "if (too_long >= 0) {"),
+    "lack of pages overlooked": (
+        "if (too_long >= 0 || carried.pages > free_pages) {",
+        "if (too_long >= 0) {",
+    ),
     "lack of pages by one": ("carried.pages > free_pages)", "carried.pages >= free_pages)"),
     "length not written": ("lengths[sequence] = static_cast<i32>(old + added);", ""),
     "length before the append": ("static_cast<i32>(old + added);", "static_cast<i32>(old);"),
     "head not moved": ("cursor[0] = head + carried.pages;", ""),
     "tail not moved": ("cursor[1] = tail + carried;", ""),
     "freed in reverse and one lost": ("for (i64 j = 0; j < have; ++j) {", "for (i64 j = 1; j < have; ++j) {"),
-    "freed pages not carried": ("(tail + carried + before.pages + j) & ring_mask", "(tail + carried + j) & ring_mask"),
+    "freed pages not carried": (
+        "(tail + carried + before.pages + j) & ring_mask",
+        "(tail + carried + j) & ring_mask",
+    ),
     "still live after free": ("      lengths[sequence] = -1;\n", ""),
     "slots of the old tokens": ("slots[t - old] =", "slots[old + added - 1 - t] ="),
 }

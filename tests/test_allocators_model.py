@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,7 @@ from tests.probe import DEVICE
 
 
 def shape_of(num_pages: int, page_size: int, max_seqs: int, width: int) -> PoolShape:
-    return PoolShape(
-        num_pages=num_pages, page_size=page_size, max_seqs=max_seqs, max_pages_per_seq=width
-    )
+    return PoolShape(num_pages=num_pages, page_size=page_size, max_seqs=max_seqs, max_pages_per_seq=width)
 
 
 def outcome(operation: Callable[[], Any]) -> Any:
@@ -55,7 +54,7 @@ def test_allocators_model_and_scan_agree_step_by_step_property(data: st.DataObje
     ends = st.lists(sequence, max_size=3)
     for operation in data.draw(st.lists(st.one_of(requests, ends), max_size=12)):
         name = "extend" if isinstance(operation, dict) else "free"
-        answers = [outcome(lambda a=a: getattr(a, name)(operation)) for a in (model, scan)]
+        answers = [outcome(partial(getattr(subject, name), operation)) for subject in (model, scan)]
         assert answers[0] == answers[1], (name, operation)
         assert state(model) == state(scan)
 
@@ -128,7 +127,7 @@ def test_allocators_model_refuses_all_or_nothing(name: str) -> None:
 def test_allocators_model_starts_sequences_of_no_tokens(name: str) -> None:
     allocator = make_allocator(name, DEVICE, shape_of(1, 3, 2, 1))
     slots = allocator.extend({1: 0})
-    assert (slots.dtype, slots.shape) == (np.int64, (0,))
+    assert (slots.dtype.name, slots.shape) == ("int64", (0,))
     assert (allocator.length(0), allocator.length(1), allocator.pages(1)) == (None, 0, ())
     assert allocator.extend({}).shape == (0,)
     allocator.free([])
@@ -156,7 +155,13 @@ def test_allocators_model_takes_numpy_integers(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_pages", 0), ("num_pages", 2**30 + 1), ("page_size", 0), ("max_seqs", -1), ("max_pages_per_seq", 1.5)],
+    [
+        ("num_pages", 0),
+        ("num_pages", 2**30 + 1),
+        ("page_size", 0),
+        ("max_seqs", -1),
+        ("max_pages_per_seq", 1.5),
+    ],
 )
 def test_allocators_model_shape_is_checked(field: str, value: Any) -> None:
     sizes: Mapping[str, Any] = {"num_pages": 4, "page_size": 4, "max_seqs": 4, "max_pages_per_seq": 4}

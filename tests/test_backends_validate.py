@@ -24,7 +24,7 @@ class NoDevice:
         raise AssertionError(f"the device was asked for {name}")
 
 
-BACKEND = RawKernelBackend(NoDevice())  # type: ignore[arg-type]
+BACKEND = RawKernelBackend(NoDevice())
 
 
 def tensors() -> Tensors:
@@ -124,10 +124,10 @@ def test_backends_validate_takes_garbage_where_it_may_be() -> None:
 
 def test_backends_validate_says_what_it_cannot() -> None:
     prefill = build_tensors(Case(problem=PROBLEM, batch=Batch(kv_lens=(9,), q_lens=(2,))))
-    with pytest.raises(Unsupported, match="^rawkernel: no prefill$"):
+    with pytest.raises(Unsupported, match=r"^rawkernel: no prefill$"):
         BACKEND.plan(prefill)
     wide = replace(PROBLEM, head_dim=257)
-    with pytest.raises(Unsupported, match="^rawkernel: head_dim 257 is above 256$"):
+    with pytest.raises(Unsupported, match=r"^rawkernel: head_dim 257 is above 256$"):
         BACKEND.plan(build_tensors(Case(problem=wide, batch=Batch(kv_lens=(1,)))))
 
 
@@ -153,7 +153,11 @@ def test_backends_validate_refuses_appends(changes: dict[str, Any], text: str) -
     slots = np.asarray(changes.get("slots", [0, 1]))
     with pytest.raises(InvalidCase) as caught:
         BACKEND.append(
-            pool, changes.get("dtype", "float32"), changes.get("keys", rows), changes.get("values", rows), slots
+            pool,
+            changes.get("dtype", "float32"),
+            changes.get("keys", rows),
+            changes.get("values", rows),
+            slots,
         )
     assert str(caught.value) == text
 

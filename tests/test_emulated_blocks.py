@@ -66,9 +66,7 @@ def test_emulated_blocks_do_not_wait_for_threads_that_returned(stay: int) -> Non
 def test_emulated_blocks_pass_a_buffer_through_named_barriers(seed: int) -> None:
     given = np.arange(6 * 32, dtype=np.uint32) * 3
     out = np.zeros((6, 2, 32), np.uint32)
-    probe(
-        *("blocks", "pipeline", given, out, np.uint32(6)), block=(96, 1, 1), shared_bytes=128, seed=seed
-    )
+    probe(*("blocks", "pipeline", given, out, np.uint32(6)), block=(96, 1, 1), shared_bytes=128, seed=seed)
     for item, warp in itertools.product(range(6), range(2)):
         np.testing.assert_array_equal(out[item, warp], given[32 * item : 32 * item + 32][::-1] + warp + 1)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ extern "C" __global__ void answer(pab::u32* out) { out[0] = ANSWER + PAB_EXTRA; 
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of what was compiled from now on."""
     names: list[str] = []
-    compile_shared = emulated.compile_shared
+    compile_shared = compiler.compile_shared
 
     def counted(*args: Any, what: str) -> None:
         names.append(what)
@@ -133,7 +135,7 @@ def test_emulated_build_says_what_a_kernel_file_must_have(folder: Path) -> None:
     ("given", "text"),
     [
         ("no-such-compiler -O3", "CXX = 'no-such-compiler -O3': no such compiler"),
-        ("'unclosed", "CXX = \"'unclosed\": No closing quotation"),
+        ("'unclosed", 'CXX = "\'unclosed": No closing quotation'),
         (" ", "CXX = ' ': no such compiler"),
         ("false", "C++ compiler false --version failed"),
     ],
@@ -146,7 +148,17 @@ def test_emulated_build_refuses_a_wrong_compiler(
     with pytest.raises(EnvironmentRefused) as caught:
         EmulatedDevice()
     assert str(caught.value).startswith(text)
-    words = ["sweep", "--page-sizes", "16", "--lengths", "fixed:len=8", "--batch", "1", "--device", "emulated"]
+    words = [
+        "sweep",
+        "--page-sizes",
+        "16",
+        "--lengths",
+        "fixed:len=8",
+        "--batch",
+        "1",
+        "--device",
+        "emulated",
+    ]
     assert run([*words, "--out", "out"]) == 7
     assert text in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -164,7 +176,7 @@ def test_emulated_build_refuses_a_program_that_is_no_compiler(
 def test_emulated_build_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentRefused) as caught:
         EmulatedDevice()
     assert str(caught.value) == "the emulated device needs a C++ compiler and found none"
@@ -191,7 +203,7 @@ def test_emulated_build_falls_back_where_the_cache_cannot_be_written(
 ) -> None:
     (folder / "file").write_text("")
     monkeypatch.setenv("PABENCH_CACHE", str(folder / "file" / "cache"))
-    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(folder / "tmp"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(folder / "tmp"))
     (folder / "tmp").mkdir()
     (folder / "tmp" / f"pabench-cache-{os.getuid()}").mkdir(mode=0o700)
     (runtime,) = (folder / "cache").iterdir()
@@ -255,7 +267,9 @@ def test_emulated_build_finds_a_cache_without_platformdirs(
     assert cache.cache_root() == expected
 
 
-def test_emulated_build_resolves_a_relative_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_emulated_build_resolves_a_relative_cache_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PABENCH_CACHE", ".")
     assert cache.cache_root() == tmp_path
@@ -264,7 +278,9 @@ def test_emulated_build_resolves_a_relative_cache_folder(monkeypatch: pytest.Mon
     assert cache.cache_root() == tmp_path / "x"
 
 
-def test_emulated_build_keeps_nothing_of_a_failed_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulated_build_keeps_nothing_of_a_failed_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PABENCH_CACHE", str(tmp_path))
 
     def broken(path: Path) -> None:
@@ -280,7 +296,7 @@ def test_emulated_build_keeps_nothing_of_a_failed_build(tmp_path: Path, monkeypa
 def test_emulated_build_makes_a_private_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PABENCH_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     path = cache.cached_file("x.so", lambda path: None)
     assert path.parent == tmp_path / f"pabench-cache-{os.getuid()}"
     assert path.parent.stat().st_mode & 0o077 == 0

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pabench.problem.dtypes import Array
 from tests.probe import probe
 
 FULL = 0xFFFFFFFF
@@ -18,8 +19,8 @@ VALUES = {
 }
 
 
-def in_mask(mask: int) -> np.ndarray:
-    return (mask >> LANES) & 1 == 1
+def in_mask(mask: int) -> Array:
+    return np.array([mask >> lane & 1 == 1 for lane in range(32)])
 
 
 @pytest.mark.parametrize("kind", VALUES)
@@ -31,7 +32,7 @@ def test_emulated_collectives_shuffle_every_type(kind: str, mask: int, amount: i
     probe("collectives", f"shuffles_{kind}", given_values, out, np.uint32(mask), np.uint32(amount))
     sources = {
         "xor": LANES ^ amount,
-        "up": np.where(LANES < amount, LANES, LANES - amount),
+        "up": np.where(amount > LANES, LANES, LANES - amount),
         "down": np.where(LANES + amount > 31, LANES, LANES + amount),
         "idx": np.full(32, amount),
     }
@@ -69,7 +70,7 @@ def test_emulated_collectives_of_disjoint_masks_run_at_once(seed: int) -> None:
     rounds, together = np.zeros(32, np.uint32), np.zeros(32, np.uint32)
     probe("collectives", "disjoint", rounds, together, seed=seed)
     for group in range(3):
-        lanes = LANES[LANES % 3 == group]
+        lanes = LANES[group == LANES % 3]
         value = int(lanes.sum()) * len(lanes) ** (1 + group)
         assert set(rounds[lanes].tolist()) == {value % 2**32}
     assert set(together.tolist()) == {int((LANES % 3).sum())}

@@ -23,8 +23,8 @@ FAULTS: dict[str, tuple[tuple[Any, ...], int, str]] = {
     "lane_at_barrier": (
         (),
         32,
-        "deadlock in block (0, 0, 0); 1 of 32 threads are at barrier 0; warp 0: lanes 0xffffffdf at reduce_add "
-        "with mask 0xffffffff, where lanes 0x00000020 never arrive, lanes 0x00000020 at barrier 0",
+        "deadlock in block (0, 0, 0); 1 of 32 threads are at barrier 0; warp 0: lanes 0xffffffdf at "
+        "reduce_add with mask 0xffffffff, where lanes 0x00000020 never arrive, lanes 0x00000020 at barrier 0",
     ),
     "masks_differ": ((), 5, "with mask 0x0000000f, another lane to ballot with 0x0000001f"),
     "operations_differ": ((), 32, "came to any with mask 0xffffffff, another lane to ballot with 0xffffffff"),
@@ -51,7 +51,7 @@ def test_emulated_faults_are_reported(entry: str) -> None:
 
 def test_emulated_faults_of_overlapping_masks() -> None:
     for seed in range(6):
-        with pytest.raises(DeviceFault, match="warp collective: lane|at ballot with mask 0x00000007, where"):
+        with pytest.raises(DeviceFault, match=r"warp collective: lane|at ballot with mask 0x00000007, where"):
             probe("wrong", "masks_split", block=(4, 1, 1), seed=seed)
 
 
@@ -87,7 +87,7 @@ def test_emulated_faults_name_the_block_and_few_of_many_warps() -> None:
     with pytest.raises(DeviceFault) as caught:
         probe("wrong", "lane_at_barrier", grid=(2, 3, 4), block=(32, 1, 1), device=EmulatedDevice(workers=1))
     assert "deadlock in block (" in str(caught.value)
-    with pytest.raises(DeviceFault, match="; 28 more warps$"):
+    with pytest.raises(DeviceFault, match=r"; 28 more warps$"):
         probe("wrong", "barrier_of", np.uint32(1), np.uint32(64 * 32), block=(1024, 1, 1))
 
 

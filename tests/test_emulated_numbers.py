@@ -6,14 +6,22 @@ import torch
 
 from pabench.device.emulated import EmulatedDevice
 from pabench.problem.dtypes import Array
-from tests.probe import probe
+from tests.probe import DEVICE, probe
 
 BITS = np.arange(65536, dtype=np.uint16)
 
 
-def spread(entry: str, given: Array, *outputs: Array, **options: int) -> None:
+def spread(entry: str, given: Array, *outputs: Array) -> None:
     size = np.uint32(given.size)
-    probe("numbers", entry, given, *outputs, size, grid=(-(-given.size // 256), 1, 1), block=(256, 1, 1), **options)
+    probe(
+        "numbers",
+        entry,
+        given,
+        *outputs,
+        size,
+        grid=(-(-given.size // 256), 1, 1),
+        block=(256, 1, 1),
+    )
 
 
 def narrow(values: Array) -> tuple[Array, Array]:
@@ -63,8 +71,17 @@ def functions(values: Array, device: EmulatedDevice | None = None, seed: int = 0
     outputs = [np.zeros(values.size, np.float32) for _ in range(3)]
     size = np.uint32(values.size)
     grid = (-(-values.size // 256), 1, 1)
-    where = {"device": device} if device else {}
-    probe("numbers", "functions", values, *outputs, size, grid=grid, block=(256, 1, 1), seed=seed, **where)
+    probe(
+        "numbers",
+        "functions",
+        values,
+        *outputs,
+        size,
+        grid=grid,
+        block=(256, 1, 1),
+        seed=seed,
+        device=device or DEVICE,
+    )
     return outputs
 
 

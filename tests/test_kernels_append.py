@@ -63,9 +63,7 @@ def test_kernels_append_beyond_two_to_the_31_elements() -> None:
     keys = np.arange(3 * 64, dtype=np.float16).reshape(3, 1, 64)
     tokens = page // 64
     slots = np.array([5, (num_pages - 1) * tokens + 3, -1], np.int64)
-    append_tokens(
-        DEVICE, FLOAT16, pool=pool, keys=keys, values=-keys, slot_mapping=slots, page_size=tokens
-    )
+    append_tokens(DEVICE, FLOAT16, pool=pool, keys=keys, values=-keys, slot_mapping=slots, page_size=tokens)
     np.testing.assert_array_equal(pool.k[0, 5], keys[0])
     np.testing.assert_array_equal(pool.k[num_pages - 1, 3], keys[1])
     np.testing.assert_array_equal(pool.v[num_pages - 1, 3], -keys[1])
