@@ -12,7 +12,7 @@
 //          sequence).  All or nothing: when the pages do not suffice nothing but `status` is written.
 // free     request i32: nonzero frees the sequence; its pages go to the end of the ring, in logical order.
 // status   i64[4]: 0 ok, 1 too few pages, 2 a sequence is longer than its table row, 3 request to free a
-//          sequence that is not live; then pages needed, pages free, first sequence concerned.
+//          sequence that is not live; then pages needed (free: returned), pages free, first sequence concerned.
 // Floor    28 bytes a sequence and 12 a page are nothing: an empty launch plus four dependent memory latencies
 //          and two barriers, about 4 us on an H200 (predicted, not measured).
 //
@@ -80,15 +80,18 @@ extern "C" __global__ void __launch_bounds__(PAB_THREADS) page_alloc_extend(
     }
     block_scan(need, total, shared);
     carried.pages += total.pages;
-    block_scan({overflow, 0}, total, shared);
-    if (total.pages && too_long < 0) too_long = base;
+    const Pair before = block_scan({overflow, 0}, total, shared);
+    if (total.pages && too_long < 0) {
+      too_long = base;
+      if (overflow && before.pages == 0) status[3] = sequence;
+    }
   }
   if (too_long >= 0 || carried.pages > free_pages) {
     if (threadIdx.x == 0) {
       status[0] = too_long >= 0 ? 2 : 1;
       status[1] = static_cast<i64>(carried.pages);
       status[2] = static_cast<i64>(free_pages);
-      status[3] = too_long;
+      if (too_long < 0) status[3] = -1;
     }
     return;
   }
@@ -140,13 +143,17 @@ extern "C" __global__ void __launch_bounds__(PAB_THREADS) page_alloc_free(
   for (i32 base = 0; base < max_seqs; base += PAB_THREADS) {
     const i32 sequence = base + static_cast<i32>(threadIdx.x);
     const u64 bad = sequence < max_seqs && request[sequence] != 0 && lengths[sequence] < 0;
-    block_scan({bad, 0}, total, shared);
-    if (total.pages && not_live < 0) not_live = base;
+    const Pair before = block_scan({bad, 0}, total, shared);
+    if (total.pages && not_live < 0) {
+      not_live = base;
+      if (bad && before.pages == 0) status[3] = sequence;
+    }
   }
   if (not_live >= 0) {
     if (threadIdx.x == 0) {
       status[0] = 3;
-      status[3] = not_live;
+      status[1] = 0;
+      status[2] = static_cast<i64>(tail - cursor[0]);
     }
     return;
   }

@@ -45,18 +45,28 @@ struct WarpMemory {
   i64 value_row[kTile];
 };
 
-// scale * log2(e) * q . k for one key row; four running sums keep the chains short.
-PAB_FN float score(const float* query, const Stored* key, float scale_log2) {
-  float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll(kVec >= 4 ? 4 : kHeadDim)
-  for (int d = 0; d < kHeadDim; d += kVec) {
-    const Pack<Stored, kVec> pack = load_pack<kVec>(key + d);
+// Adds kVec products of `query` and `key` to the running sums; `pack` numbers the load.
+PAB_FN void add_products(float (&sum)[4], const float* query, const Stored* key, int pack) {
+  const Pack<Stored, kVec> loaded = load_pack<kVec>(key);
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      float& into = sum[(kVec >= 4 ? i : d / kVec) % 4];
-      into = fmadd(query[d + i], to_float(pack.at[i]), into);
-    }
+  for (int i = 0; i < kVec; ++i) {
+    float& into = sum[(kVec >= 4 ? i : pack) % 4];
+    into = fmadd(query[i], to_float(loaded.at[i]), into);
   }
+}
+
+// scale * log2(e) * q . k for one key row; four running sums keep the chains short.  Loads go by in runs whose
+// length is a constant, so that the sums stay in registers.
+PAB_FN float score(const float* query, const Stored* key, float scale_log2) {
+  constexpr int kRun = kVec >= 4 ? kVec : 4 * kVec, kRuns = kHeadDim / kRun * kRun;
+  float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 4
+  for (int d = 0; d < kRuns; d += kRun) {
+#pragma unroll
+    for (int r = 0; r < kRun; r += kVec) add_products(sum, query + d + r, key + d + r, r / kVec);
+  }
+#pragma unroll
+  for (int d = kRuns; d < kHeadDim; d += kVec) add_products(sum, query + d, key + d, (d - kRuns) / kVec);
   return ((sum[0] + sum[1]) + (sum[2] + sum[3])) * scale_log2;
 }
 
@@ -93,7 +103,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
 
   // whole tiles to each split, so that the sums do not depend on where a split ends
   const int kv_len = kv_lens[sequence];
-  const int tiles = (kv_len + kTile - 1) / kTile;
+  const int tiles = kv_len / kTile + (kv_len % kTile != 0);
   const int split_tiles = (tiles + num_splits - 1) / num_splits;
   const i64 begin = static_cast<i64>(split) * split_tiles * kTile;
   const i64 split_end = begin + static_cast<i64>(split_tiles) * kTile;
@@ -114,8 +124,9 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     const float logit = live ? score(memory.query, k + slot, scale_log2) : minus_infinity();
 
     const float new_max = fmaxf(running_max, warp_max(logit));
-    const float rescale = ex2(running_max - new_max);
-    const float weight = live ? ex2(logit - new_max) : 0.0f;
+    const float base = new_max == minus_infinity() ? 0.0f : new_max;  // -inf - -inf would be NaN
+    const float rescale = ex2(running_max - base);
+    const float weight = live ? ex2(logit - base) : 0.0f;
     running_max = new_max;
     running_sum = running_sum * rescale + weight;
     memory.weight[lane] = weight;
@@ -158,8 +169,9 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     }
     return;
   }
-  const float inverse = running_sum > 0.0f ? 1.0f / running_sum : 0.0f;  // no key: output 0
-  if (lane == 0) lse[row] = running_sum > 0.0f ? (running_max + lg2(running_sum)) * kLn2 : minus_infinity();
+  // no key: output 0, LSE -inf; a NaN among the logits, or nothing but -inf, comes out as NaN
+  const float inverse = kv_len == 0 ? 0.0f : 1.0f / running_sum;
+  if (lane == 0) lse[row] = (running_max + lg2(running_sum)) * kLn2;
   for (int p = 0; p < kPacksPerLane; ++p) {
     const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
     if (element >= kHeadDim) break;
@@ -169,10 +181,11 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   }
 }
 
-// Joins the splits of a row: out = sum_s e^(m_s - m) acc_s / sum_s e^(m_s - m) l_s, an empty split having m = -inf.
+// Joins the splits of a row: out = sum_s e^(m_s - m) acc_s / sum_s e^(m_s - m) l_s.  An empty split has m = -inf
+// and l = 0 and is left out.
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
-    const float* partial_out, const float* partial_max, const float* partial_sum, pab::Stored* out, float* lse,
-    pab::i32 num_rows, pab::i32 num_splits) {
+    const float* partial_out, const float* partial_max, const float* partial_sum, const pab::i32* kv_lens,
+    pab::Stored* out, float* lse, pab::i32 num_rows, pab::i32 num_qo_heads, pab::i32 num_splits) {
   using namespace pab;
   const u32 warp = threadIdx.x / kWarpSize, lane = lane_id();
   const i64 row = static_cast<i64>(blockIdx.x) * kWarps + warp;
@@ -182,14 +195,14 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
   for (int s = 0; s < num_splits; ++s) max = fmaxf(max, partial_max[first + s]);
   float sum = 0.0f;
   for (int s = 0; s < num_splits; ++s) {
-    if (partial_sum[first + s] > 0.0f) sum += partial_sum[first + s] * ex2(partial_max[first + s] - max);
+    if (partial_sum[first + s] != 0.0f) sum += partial_sum[first + s] * ex2(partial_max[first + s] - max);
   }
-  const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
-  if (lane == 0) lse[row] = sum > 0.0f ? (max + lg2(sum)) * kLn2 : minus_infinity();
+  const float inverse = kv_lens[row / num_qo_heads] == 0 ? 0.0f : 1.0f / sum;
+  if (lane == 0) lse[row] = (max + lg2(sum)) * kLn2;
   for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) {
     float total = 0.0f;
     for (int s = 0; s < num_splits; ++s) {
-      if (partial_sum[first + s] > 0.0f) {
+      if (partial_sum[first + s] != 0.0f) {
         total += partial_out[(first + s) * kHeadDim + d] * ex2(partial_max[first + s] - max);
       }
     }

@@ -22,4 +22,4 @@
 #define blockDim (::pab_emu::current->block->block)
 #define gridDim (::pab_emu::current->block->grid)
 
-inline void __syncthreads() { ::pab_emu::barrier(0, 0, true); }
+inline void __syncthreads() { ::pab_emu::barrier(0, ::pab_emu::kAllThreads, true); }

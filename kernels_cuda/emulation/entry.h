@@ -26,6 +26,7 @@ constexpr int describe() {
 
 template <typename... Args>
 inline int signature(void (*)(Args...), int* out) {
+  static_assert(sizeof...(Args) <= 64, "a kernel takes at most 64 parameters");  // the launcher's room for them
   int n = 0;
   ((out[n++] = describe<std::remove_cvref_t<Args>>()), ...);
   return n;

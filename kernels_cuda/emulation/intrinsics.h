@@ -58,16 +58,20 @@ inline u32 popc(u32 bits) { return static_cast<u32>(__builtin_popcount(bits)); }
 inline u32 ffs(u32 bits) { return static_cast<u32>(__builtin_ffs(static_cast<int>(bits))); }
 
 // --- block --------------------------------------------------------------------------------------------------
-inline void block_sync() { pab_emu::barrier(0, 0, true); }
-inline void bar_sync(u32 id, u32 threads) { pab_emu::barrier(id, threads, true); }
-inline void bar_arrive(u32 id, u32 threads) { pab_emu::barrier(id, threads, false); }
+inline void block_sync() { pab_emu::barrier(0, pab_emu::kAllThreads, true); }
+inline void meet(u32 id, u32 threads, bool wait) {
+  if (threads == 0) pab_emu::fault("barrier %u: 0 threads, must be a multiple of the warp size", id);
+  pab_emu::barrier(id, threads, wait);
+}
+inline void bar_sync(u32 id, u32 threads) { meet(id, threads, true); }
+inline void bar_arrive(u32 id, u32 threads) { meet(id, threads, false); }
 
 // --- memory order -------------------------------------------------------------------------------------------
 inline void fence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void fence_device() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline u32 ld_acquire(const u32* address) {
   const u32 value = __atomic_load_n(address, __ATOMIC_ACQUIRE);
-  pab_emu::yield();  // whoever polls must let the others run
+  pab_emu::poll();  // whoever polls must let the others run
   return value;
 }
 inline void st_release(u32* address, u32 value) { __atomic_store_n(address, value, __ATOMIC_RELEASE); }
@@ -109,9 +113,21 @@ inline void cp_async_wait() { pab_emu::copy_wait(N); }
 // --- math ---------------------------------------------------------------------------------------------------
 // Denormal results are flushed as the .ftz forms do.
 inline float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
-inline float ex2(float x) { return flush(pab_emu::approximate(std::exp2(x), x)); }
-inline float lg2(float x) { return pab_emu::approximate(std::log2(flush(x)), x); }
-inline float rcp(float x) { return flush(pab_emu::approximate(1.0f / flush(x), x)); }
+// PTX allows ex2 a relative error of 2^-22, lg2 the same but absolute between 1/2 and 2, rcp 2^-23 relative; the
+// rounding to float takes 2^-24 of it.
+inline float ex2(float x) {
+  const double exact = std::exp2(static_cast<double>(x));
+  return flush(pab_emu::approximate(exact, exact * 0.75 * 0x1p-22, x));
+}
+inline float lg2(float x) {
+  const double exact = std::log2(static_cast<double>(flush(x)));
+  const double size = x > 0.5f && x < 2.0f ? 1.0 : std::fabs(exact);
+  return pab_emu::approximate(exact, size * 0.75 * 0x1p-22, x);
+}
+inline float rcp(float x) {
+  const double exact = 1.0 / flush(x);
+  return flush(pab_emu::approximate(exact, exact * 0.5 * 0x1p-23, x));
+}
 inline float minus_infinity() { return std::bit_cast<float>(0xFF800000u); }
 inline float fmadd(float a, float b, float c) { return std::fma(a, b, c); }
 

@@ -74,14 +74,18 @@ struct Block {
 // The lane that runs on this OS thread.
 extern thread_local Lane* current __attribute__((tls_model("initial-exec")));
 
-// Meets the lanes of `mask`; returns what `op` gives this lane.
+// Meets the lanes of `mask` that have not returned; returns what `op` gives this lane.
 u64 collective(u32 mask, Op op, u64 value, u32 source);
 
-// Arrives at block barrier `id`; `expected` threads complete it (0: all that have not returned).
+// Arrives at block barrier `id`; `expected` threads complete it, 0 (kAllThreads) all that have not returned.
+constexpr u32 kAllThreads = 0;
 void barrier(u32 id, u32 expected, bool wait);
 
-// Lets other lanes of the block run; for loops that poll memory.
+// Lets other lanes of the block run.
 void yield();
+
+// The same from a loop that polls memory; ends the launch when what is polled for does not come.
+void poll();
 
 // Asynchronous copies of 16 bytes.
 void copy_async(void* target, const void* source, bool valid);
@@ -91,7 +95,7 @@ void copy_wait(u32 newest_groups_left);
 // Ends the launch with a message; does not return.
 [[noreturn]] void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-// A relative error within +-2^-22, fixed by the operand: what ex2.approx may be off by, the same every time.
-float approximate(float exact, float operand);
+// `exact` off by at most `off_by`, by an amount fixed by the operand: the same every time, as on hardware.
+float approximate(double exact, double off_by, float operand);
 
 }  // namespace pab_emu

@@ -4,15 +4,20 @@
 // change of warp at a collective.  Shared memory is poisoned before every block.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
+#include <bit>
+#include <chrono>
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <numeric>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -38,6 +43,7 @@ constexpr std::size_t kStackBytes = 64 * 1024;
 constexpr std::size_t kGuardBytes = 4096;
 // Lanes use the same offsets of their stacks at the same time; staggered tops keep them out of one cache set.
 constexpr std::size_t kStaggerBytes = 320, kStaggerSpan = 4096;
+constexpr u32 kPollsPerLook = 4096;  // polls between two looks at the clock
 
 struct Random {  // splitmix64
   u64 state;
@@ -59,11 +65,20 @@ struct Launch {
   Dim3 grid, block;
   u32 shared_bytes;
   u64 seed;
+  std::chrono::steady_clock::time_point poll_deadline;
+  u32 poll_seconds;
   std::vector<u64> order;  // block numbers in the order they are started
   std::atomic<u64> next{0};
   std::atomic<bool> failed{false};
   std::mutex mutex;
   std::string message;
+
+  // Ends the launch; the first reason given is the one that is told.
+  void fail(const std::string& reason) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (message.empty()) message = reason;
+    failed = true;
+  }
 };
 
 // One OS thread's stacks, lanes and shared memory; kept between launches.
@@ -96,7 +111,7 @@ struct Worker {
   std::vector<u32> warp_order;
   u32 barrier_arrived[kBarriers] = {};
   u32 barrier_expected[kBarriers] = {};
-  u32 live = 0, threads = 0, running_warp = 0;
+  u32 live = 0, threads = 0, running_warp = 0, polls = 0;
   Block block;
   Launch* launch = nullptr;
   Context scheduler = nullptr;
@@ -122,6 +137,9 @@ std::unique_ptr<Worker> take_worker(u32 threads, u32 shared_bytes) {
   }
   return std::make_unique<Worker>(std::max(threads, 128u), std::max(shared_bytes, 49152u));
 }
+
+constexpr u32 kWarpsTold = 4;  // warps that a deadlock's message describes
+constexpr const char* kOpNames[] = {"warp_sync", "a shuffle", "ballot", "any", "all", "match_any", "reduce_add"};
 
 void lane_main();
 
@@ -157,6 +175,13 @@ inline void resume(Context* from, Lane* to) {
   pab_emu_switch(from, to->context);
 }
 
+// A lane of `lanes` (not empty), by chance: always the lowest would hide what it does first from the others.
+u32 some_lane(u32 lanes) {
+  const u32 turn = static_cast<u32>(worker->random() % kWarpSize);
+  const u32 first = static_cast<u32>(std::countr_zero(std::rotr(lanes, static_cast<int>(turn))));
+  return (first + turn) % kWarpSize;
+}
+
 // The lane to run when `me` cannot: the next of its warp, else of the next warp; null when none can run.
 Lane* pick(Lane* me) {
   Warp& warp = *me->warp;
@@ -172,7 +197,7 @@ Lane* pick(Lane* me) {
     Warp& other = w.warps[w.warp_order[at]];
     if (other.runnable) {
       w.running_warp = at;
-      return other.lanes[__builtin_ctz(other.runnable)];
+      return other.lanes[some_lane(other.runnable)];
     }
   }
   return nullptr;
@@ -187,6 +212,65 @@ void suspend(Lane* me) {
   } else {
     pab_emu_switch(&me->context, worker->scheduler);
   }
+}
+
+// Ends a collective once all of `mask` that have not returned are there, and computes its results for all of
+// them.  CUDA waits for the non-exited lanes of a mask only.
+bool try_complete(Warp& warp, const u32 named, Op op) {
+  const u32 mask = named & ~warp.finished;
+  if ((warp.arrived & mask) != mask) return false;
+  u64 all = 0, sum = 0;
+  for (u32 rest = mask; rest; rest &= rest - 1) {
+    const u32 i = static_cast<u32>(__builtin_ctz(rest));
+    Lane& lane = *warp.lanes[i];
+    if (lane.mask != named || lane.op != op) {
+      fault("warp collective: lane %u came to %s with mask 0x%08x, another lane to %s with 0x%08x", i,
+            kOpNames[static_cast<u32>(lane.op)], lane.mask, kOpNames[static_cast<u32>(op)], named);
+    }
+    all |= static_cast<u64>(lane.value != 0) << i;
+    sum += lane.value;
+  }
+  warp.arrived &= ~mask;
+  warp.runnable |= mask;
+  if (op == Op::kSync) return true;
+  for (u32 rest = mask; rest; rest &= rest - 1) {
+    Lane& lane = *warp.lanes[__builtin_ctz(rest)];
+    switch (op) {
+      case Op::kShuffle:
+        // reading a lane that takes no part is undefined on hardware: give what nobody can use
+        lane.result = (mask >> lane.source) & 1u ? warp.lanes[lane.source]->value : ~u64{0};
+        break;
+      case Op::kBallot: lane.result = all; break;
+      case Op::kAny: lane.result = all != 0; break;
+      case Op::kAll: lane.result = all == mask; break;
+      case Op::kReduceAdd: lane.result = sum; break;
+      case Op::kMatchAny: {
+        u64 equal = 0;
+        for (u32 other = mask; other; other &= other - 1) {
+          const u32 i = static_cast<u32>(__builtin_ctz(other));
+          equal |= static_cast<u64>(warp.lanes[i]->value == lane.value) << i;
+        }
+        lane.result = equal;
+        break;
+      }
+      case Op::kSync: break;
+    }
+  }
+  return true;
+}
+
+// Ends the collectives that waited only for a lane that has now returned.
+void release_collectives(Warp& warp) {
+  for (u32 rest = warp.arrived; rest; rest &= rest - 1) {
+    const Lane& lane = *warp.lanes[__builtin_ctz(rest)];
+    if ((warp.arrived >> lane.index) & 1u) try_complete(warp, lane.mask, lane.op);
+  }
+}
+
+// Leaves the block for good; its fibers are never resumed.
+[[noreturn]] void abandon_block() {
+  pab_emu_switch(&current->context, worker->scheduler);
+  __builtin_unreachable();
 }
 
 void release_barrier(u32 id) {
@@ -206,40 +290,51 @@ void lane_main() {
   me->warp->runnable &= ~bit;
   me->warp->finished |= bit;
   --w.live;
+  if (me->warp->arrived) release_collectives(*me->warp);
   if (w.barrier_arrived[0] && w.barrier_expected[0] == 0 && w.barrier_arrived[0] == w.live) release_barrier(0);
   suspend(me);
   __builtin_unreachable();
 }
 
-void describe_deadlock() {
-  Worker& w = *worker;
-  char text[512];
-  const Dim3 at = w.block.index;
-  for (u32 wi = 0; wi < w.warps.size(); ++wi) {
-    Warp& warp = w.warps[wi];
-    u32 stuck = warp.arrived;
-    if (stuck) {
-      Lane* lane = warp.lanes[__builtin_ctz(stuck)];
-      const u32 absent = lane->mask & ~warp.arrived;
-      std::snprintf(text, sizeof text,
-                    "deadlock in block (%u, %u, %u): lanes 0x%08x of warp %u wait at a warp collective with mask "
-                    "0x%08x, lanes 0x%08x never arrive (%s)",
-                    at.x, at.y, at.z, stuck, wi, lane->mask, absent,
-                    (absent & warp.finished) == absent ? "they have returned" : "they wait elsewhere");
-      w.launch->message = text;
-      return;
-    }
-  }
+// One line on a block in which nobody can run: what each warp waits for, the first few of them.
+std::string describe_deadlock() {
+  const Worker& w = *worker;
+  std::string text;
+  char part[200];
+  const auto add = [&text, &part](auto... values) {
+    std::snprintf(part, sizeof part, values...);
+    text += part;
+  };
+  add("deadlock in block (%u, %u, %u)", w.block.index.x, w.block.index.y, w.block.index.z);
   for (u32 id = 0; id < kBarriers; ++id) {
-    if (!w.barrier_arrived[id]) continue;
+    const u32 arrived = w.barrier_arrived[id];
     const u32 expected = w.barrier_expected[id] ? w.barrier_expected[id] : w.live;
-    std::snprintf(text, sizeof text,
-                  "deadlock in block (%u, %u, %u): %u of %u threads wait at barrier %u, the others never arrive",
-                  at.x, at.y, at.z, w.barrier_arrived[id], expected, id);
-    w.launch->message = text;
-    return;
+    if (arrived) add("; %u of %u threads are at barrier %u", arrived, expected, id);
   }
-  w.launch->message = "deadlock: no thread of the block can run";
+  u32 told = 0, stuck = 0;
+  for (u32 wi = 0; wi < w.warps.size(); ++wi) {
+    const Warp& warp = w.warps[wi];
+    if (std::popcount(warp.finished) == kWarpSize || ++stuck > kWarpsTold) continue;
+    add("; warp %u:", wi);
+    for (u32 rest = warp.arrived; rest;) {
+      const Lane& lane = *warp.lanes[__builtin_ctz(rest)];
+      u32 alike = 0;
+      for (u32 i = 0; i < kWarpSize; ++i) {
+        if (((rest >> i) & 1u) && warp.lanes[i]->mask == lane.mask) alike |= 1u << i;
+      }
+      const u32 absent = lane.mask & ~warp.finished & ~warp.arrived;
+      add(" lanes 0x%08x at %s with mask 0x%08x, where lanes 0x%08x never arrive,", alike,
+          kOpNames[static_cast<u32>(lane.op)], lane.mask, absent);
+      rest &= ~alike;
+    }
+    for (u32 id = 0; id < kBarriers; ++id) {
+      if (warp.waiting[id]) add(" lanes 0x%08x at barrier %u,", warp.waiting[id], id);
+    }
+    text.pop_back();
+    ++told;
+  }
+  if (stuck > told) add("; %u more warps", stuck - told);
+  return text;
 }
 
 void prepare_block(Worker& w, u64 number) {
@@ -264,6 +359,7 @@ void prepare_block(Worker& w, u64 number) {
     warp = Warp{};
     warp.count = std::min(kWarpSize, w.threads - wi * kWarpSize);
     warp.runnable = warp.count == kWarpSize ? ~0u : (1u << warp.count) - 1;
+    warp.finished = ~warp.runnable;  // a lane that does not exist is waited for as little as one that returned
     unsigned char order[kWarpSize];
     for (u32 i = 0; i < warp.count; ++i) order[i] = static_cast<unsigned char>(i);
     w.random.shuffle(order, warp.count);
@@ -302,54 +398,12 @@ void work(Launch& launch) {
     worker->running_warp = 0;
     Warp& first = worker->warps[worker->warp_order[0]];
     resume(&worker->scheduler, first.lanes[worker->random() % first.count]);
-    if (worker->live && !launch.failed.exchange(true)) {
-      std::lock_guard<std::mutex> lock(launch.mutex);
-      if (launch.message.empty()) describe_deadlock();
-    }
+    if (worker->live && !launch.failed) launch.fail(describe_deadlock());
   }
   current = nullptr;
   worker = nullptr;
   std::lock_guard<std::mutex> lock(idle_mutex);
   idle_workers.push_back(std::move(mine));
-}
-
-// Results of a complete collective, computed once for all its lanes.
-void complete(Warp& warp, u32 mask, Op op) {
-  u64 all = 0, sum = 0;
-  for (u32 rest = mask; rest; rest &= rest - 1) {
-    const u32 i = static_cast<u32>(__builtin_ctz(rest));
-    Lane& lane = *warp.lanes[i];
-    if (lane.mask != mask || lane.op != op) {
-      fault("warp collective: lane %u came with mask 0x%08x, lane %u with 0x%08x, or to another operation", i,
-            lane.mask, current->index, mask);
-    }
-    all |= static_cast<u64>(lane.value != 0) << i;
-    sum += lane.value;
-  }
-  if (op == Op::kSync) return;
-  for (u32 rest = mask; rest; rest &= rest - 1) {
-    Lane& lane = *warp.lanes[__builtin_ctz(rest)];
-    switch (op) {
-      case Op::kShuffle:
-        // reading a lane outside the mask is undefined on hardware: give what nobody can use
-        lane.result = (mask >> lane.source) & 1u ? warp.lanes[lane.source]->value : ~u64{0};
-        break;
-      case Op::kBallot: lane.result = all; break;
-      case Op::kAny: lane.result = all != 0; break;
-      case Op::kAll: lane.result = all == mask; break;
-      case Op::kReduceAdd: lane.result = sum; break;
-      case Op::kMatchAny: {
-        u64 equal = 0;
-        for (u32 other = mask; other; other &= other - 1) {
-          const u32 i = static_cast<u32>(__builtin_ctz(other));
-          equal |= static_cast<u64>(warp.lanes[i]->value == lane.value) << i;
-        }
-        lane.result = equal;
-        break;
-      }
-      case Op::kSync: break;
-    }
-  }
 }
 
 }  // namespace
@@ -364,10 +418,7 @@ u64 collective(u32 mask, Op op, u64 value, u32 source) {
   const u32 bit = 1u << me->index;
   if (!(mask & bit)) fault("warp collective: lane %u is not in its own mask 0x%08x", me->index, mask);
   warp.arrived |= bit;
-  if ((warp.arrived & mask) == mask) {
-    complete(warp, mask, op);
-    warp.arrived &= ~mask;
-    warp.runnable |= mask;
+  if (try_complete(warp, mask, op)) {
     // now and then another warp goes first, so that what only works in step is seen
     if (worker->warps.size() > 1 && (worker->random() & 7) == 0) yield();
   } else {
@@ -406,11 +457,24 @@ void yield() {
     if (&other == me->warp) can &= ~(1u << me->index);
     if (can) {
       w.running_warp = at;
-      resume(&me->context, other.lanes[__builtin_ctz(can)]);
+      resume(&me->context, other.lanes[some_lane(can)]);
       return;
     }
   }
-  std::this_thread::yield();
+}
+
+void poll() {
+  Worker& w = *worker;
+  Launch& launch = *w.launch;
+  // what is waited for may never come: another block has failed, or nobody writes it
+  if (launch.failed.load(std::memory_order_relaxed)) abandon_block();
+  if (++w.polls % kPollsPerLook == 0) {
+    if (std::chrono::steady_clock::now() > launch.poll_deadline) {
+      fault("polled memory for more than %u s without end", launch.poll_seconds);
+    }
+    std::this_thread::yield();  // the one who writes may be another block
+  }
+  yield();
 }
 
 void copy_async(void* target, const void* source, bool valid) {
@@ -451,23 +515,16 @@ void fault(const char* format, ...) {
   char where[160];
   std::snprintf(where, sizeof where, " [block (%u, %u, %u), thread (%u, %u, %u)]", me->block->index.x,
                 me->block->index.y, me->block->index.z, me->thread.x, me->thread.y, me->thread.z);
-  {
-    Launch& launch = *worker->launch;
-    std::lock_guard<std::mutex> lock(launch.mutex);
-    if (launch.message.empty()) launch.message = std::string(text) + where;
-    launch.failed = true;
-  }
-  pab_emu_switch(&me->context, worker->scheduler);
-  __builtin_unreachable();
+  worker->launch->fail(std::string(text) + where);
+  abandon_block();
 }
 
-float approximate(float exact, float operand) {
-  if (!std::isfinite(exact)) return exact;
+float approximate(double exact, double off_by, float operand) {
+  if (!std::isfinite(exact)) return static_cast<float>(exact);
   u32 bits;
   std::memcpy(&bits, &operand, sizeof bits);
   const u64 hash = (bits + 1ull) * 0x9E3779B97F4A7C15ull;
-  const float unit = static_cast<float>(static_cast<std::int32_t>(hash >> 32)) * 0x1p-31f;
-  return exact + exact * (unit * 0x1p-22f);
+  return static_cast<float>(exact + off_by * (static_cast<std::int32_t>(hash >> 32) * 0x1p-31));
 }
 
 }  // namespace pab_emu
@@ -535,10 +592,10 @@ pab_emu_switch:
 )");
 #endif
 
-// Runs one launch.  Returns 0, or 1 with the reason in `message`.
+// Runs one launch.  Returns 0, or 1 with the reason in `message`.  No exception leaves: the caller is Python.
 extern "C" int pab_emu_launch(void (*invoke)(void**), void** args, const unsigned* grid, const unsigned* block,
-                              unsigned shared_bytes, unsigned long long seed, unsigned workers, char* message,
-                              unsigned message_bytes) {
+                              unsigned shared_bytes, unsigned long long seed, unsigned workers,
+                              unsigned poll_seconds, char* message, unsigned message_bytes) {
   using namespace pab_emu;
   Launch launch;
   launch.invoke = invoke;
@@ -547,13 +604,29 @@ extern "C" int pab_emu_launch(void (*invoke)(void**), void** args, const unsigne
   launch.block = {block[0], block[1], block[2]};
   launch.shared_bytes = shared_bytes;
   launch.seed = seed;
-  launch.order.resize(static_cast<u64>(grid[0]) * grid[1] * grid[2]);
-  std::iota(launch.order.begin(), launch.order.end(), u64{0});
-  Random{seed}.shuffle(launch.order.data(), launch.order.size());
-  const u64 useful = std::min<u64>(workers ? workers : 1, launch.order.size());
+  launch.poll_seconds = poll_seconds;
+  launch.poll_deadline = std::chrono::steady_clock::now() + std::chrono::seconds(poll_seconds);
+  const auto guarded = [&launch] {
+    try {
+      work(launch);
+    } catch (const std::exception& error) {
+      launch.fail(std::string("the emulated device lacks memory: ") + error.what());
+    }
+  };
   std::vector<std::thread> threads;
-  for (u64 i = 1; i < useful; ++i) threads.emplace_back([&launch] { work(launch); });
-  work(launch);
+  try {
+    launch.order.resize(static_cast<u64>(grid[0]) * grid[1] * grid[2]);
+    std::iota(launch.order.begin(), launch.order.end(), u64{0});
+    Random{seed}.shuffle(launch.order.data(), launch.order.size());
+    const u64 useful = std::min<u64>(workers ? workers : 1, launch.order.size());
+    threads.reserve(useful);
+    for (u64 i = 1; i < useful; ++i) threads.emplace_back(guarded);
+  } catch (const std::system_error&) {
+    // fewer threads than wished: the rest do the work
+  } catch (const std::exception& error) {
+    launch.fail(std::string("the emulated device lacks memory: ") + error.what());
+  }
+  guarded();
   for (std::thread& thread : threads) thread.join();
   if (!launch.failed) return 0;
   std::snprintf(message, message_bytes, "%s", launch.message.c_str());

@@ -5,7 +5,8 @@
 //
 //   dynamic shared memory   PAB_SHARED(name)                  unsigned char* name, aligned to 16 bytes
 //   warp                    lane_id, shfl_xor / shfl_up / shfl_down / shfl_idx (float, u32, i32, u64, i64), ballot,
-//                           any, all, match_any, reduce_add, warp_sync; all take the mask of taking part lanes
+//                           any, all, match_any, reduce_add, warp_sync; all take the mask of taking part lanes,
+//                           of which those that have returned are not waited for
 //   bits                    popc, ffs (1-based, 0 for none), lanemask_lt
 //   block                   block_sync, bar_sync(id, threads), bar_arrive(id, threads)
 //   memory order            fence_block, fence_device, ld_acquire, st_release (u32, device scope)
@@ -13,7 +14,8 @@
 //                           relaxed, device scope, return the old value
 //   asynchronous copy       cp_async16(shared, global, valid): 16 bytes, zeros when not valid;
 //                           cp_async_commit; cp_async_wait<N>: all but the newest N groups have landed
-//   math                    ex2, lg2, rcp: approximate, relative error up to about 2^-22; fmadd;
+//   math                    ex2, rcp: approximate, relative error up to 2^-22; lg2: the same, but an absolute
+//                           error up to 2^-22 between 1/2 and 2; denormals are zeros to them; fmadd;
 //                           minus_infinity
 //   conversion              half_to_float, float_to_half, bf16_to_float, float_to_bf16: bits in u16,
 //                           rounding to nearest even

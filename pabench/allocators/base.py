@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pabench.errors import InvalidCase
-from pabench.problem.checks import whole_number
+from pabench.errors import InvalidCase, OutOfPages
+from pabench.problem.checks import INT32_MAX, whole_number
 from pabench.problem.dtypes import Array
 
 
@@ -76,15 +76,30 @@ class PageAllocator(Protocol):
         """Pages that nobody holds."""
 
 
-def check_extend(shape: PoolShape, tokens: Mapping[int, int], lengths: Mapping[int, int]) -> None:
-    """Raise ``InvalidCase`` for requests that no pool could serve; ``lengths`` holds the live sequences."""
+def check_extend(shape: PoolShape, tokens: Mapping[int, int], lengths: Mapping[int, int]) -> dict[int, int]:
+    """Return ``tokens`` as plain integers, in order of sequence index.
+
+    Args:
+        shape: of the pool.
+        tokens: the request.
+        lengths: tokens of the live sequences.
+
+    Raises:
+        InvalidCase: a request that no pool could serve.
+        OutOfPages: more tokens than the whole pool has slots, said before anybody makes room for them.
+    """
+    request = {}
+    longest = min(shape.max_pages_per_seq * shape.page_size, INT32_MAX)
     for sequence, count in tokens.items():
-        whole_number("sequence", sequence, low=0, high=shape.max_seqs - 1)
-        whole_number(f"tokens of sequence {sequence}", count, low=0)
-        total = lengths.get(sequence, 0) + count
-        capacity = shape.max_pages_per_seq * shape.page_size
-        if total > capacity:
-            raise InvalidCase(f"length of sequence {sequence}", total, f"must be at most {capacity} tokens")
+        index = whole_number("sequence", sequence, low=0, high=shape.max_seqs - 1)
+        request[index] = whole_number(f"tokens of sequence {index}", count, low=0)
+        total = lengths.get(index, 0) + request[index]
+        if total > longest:
+            raise InvalidCase(f"length of sequence {index}", total, f"must be at most {longest} tokens")
+    wanted, slots = sum(request.values()), shape.num_pages * shape.page_size
+    if wanted > slots:
+        raise OutOfPages(f"{wanted} tokens requested, the pool has {slots} slots")
+    return dict(sorted(request.items()))
 
 
 def check_free(shape: PoolShape, sequences: Sequence[int], lengths: Mapping[int, int]) -> None:

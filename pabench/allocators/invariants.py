@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pabench.allocators.base import PageAllocator
 from pabench.allocators.model import ModelAllocator
 from pabench.errors import InvalidCase, OutOfPages
@@ -51,8 +53,10 @@ class Trial:
             return (
                 None if before == after else f"invariant 8: refused extend {dict(request)} changed the state"
             )
-        slots = got.tolist()
+        slots = _slots(got)
         wanted = sum(request.values())
+        if slots is None:
+            return f"extend {dict(request)} returned {type(got).__name__}, must return a vector of slots"
         if len(slots) != wanted:
             return f"extend {dict(request)} returned {len(slots)} slots, must return {wanted}"
         at = 0
@@ -148,6 +152,13 @@ class Trial:
             return operation()
         except (OutOfPages, InvalidCase) as error:
             return type(error)
+
+
+def _slots(got: object) -> list[int] | None:
+    """What ``extend`` returned as a list, or None when it is no vector of whole numbers."""
+    array = np.asarray(got)
+    whole = array.dtype.kind in "iu" or array.size == 0
+    return array.tolist() if array.ndim == 1 and whole else None
 
 
 def _name(outcome: object) -> str:

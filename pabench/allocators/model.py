@@ -26,7 +26,7 @@ class ModelAllocator:
 
     def extend(self, tokens: Mapping[int, int]) -> Array:
         """Add tokens; see ``PageAllocator.extend``."""
-        check_extend(self.shape, tokens, self._lengths)
+        tokens = check_extend(self.shape, tokens, self._lengths)
         page_size = self.shape.page_size
         need = {}
         for sequence, count in tokens.items():
@@ -36,7 +36,7 @@ class ModelAllocator:
         if total > len(self._free):
             raise OutOfPages(f"{total} pages needed, {len(self._free)} free")
         slots = []
-        for sequence in sorted(tokens):
+        for sequence in tokens:
             pages = self._pages.setdefault(sequence, [])
             pages.extend(self._free.popleft() for _ in range(need[sequence]))
             old = self._lengths.get(sequence, 0)

@@ -32,7 +32,7 @@ class ScanAllocator:
 
     def extend(self, tokens: Mapping[int, int]) -> Array:
         """Add tokens; see ``PageAllocator.extend``."""
-        check_extend(self.shape, tokens, self._live())
+        tokens = check_extend(self.shape, tokens, self._live())
         request = np.full(self.shape.max_seqs, -1, np.int32)
         for sequence, count in tokens.items():
             request[sequence] = count

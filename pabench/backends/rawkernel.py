@@ -9,6 +9,7 @@ from pabench.backends.validate import check_append, check_attention
 from pabench.device.base import Device
 from pabench.kernels.append import append_tokens
 from pabench.kernels.decode_simple import DecodePlan, plan_decode, split_count
+from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import DTYPES, Array, dtype_by_name
 from pabench.problem.pool import KvPool
 from pabench.problem.profile import ComputeProfile
@@ -34,7 +35,7 @@ class RawKernelBackend:
 
     def __init__(self, device: Device, *, num_splits: int | None = None) -> None:
         self._device = device
-        self._num_splits = num_splits
+        self._num_splits = num_splits if num_splits is None else whole_number("num_splits", num_splits, low=1)
 
     def plan(self, tensors: Tensors) -> DecodePlan:
         """Upload the arrays and build the launches."""
@@ -63,7 +64,7 @@ class RawKernelBackend:
 
     def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
         """Write tokens into a copy of the cache; see ``Backend.append``."""
-        page_size = check_append(pool, keys, values, slot_mapping)
+        page_size = check_append(pool, keys, values, slot_mapping, dtype)
         device = self._device
         target = pool.with_storage(device.to_device(pool.storage.copy()))
         append_tokens(

@@ -128,7 +128,7 @@ class TorchSdpaBackend:
         Raises:
             InvalidCase: a shape or type that does not fit the pool, or a slot outside it or named twice.
         """
-        page_size = check_append(pool, keys, values, slot_mapping)
+        page_size = check_append(pool, keys, values, slot_mapping, dtype)
         slots = np.asarray(slot_mapping).astype(np.int64)
         # A copy of bits: integers of the same width, so that no NaN payload can change on the way.
         bits = np.dtype(f"i{pool.storage.dtype.itemsize}")

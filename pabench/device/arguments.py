@@ -36,7 +36,8 @@ def check_limits(launch: Launch) -> None:
 def check_scalars(launch: Launch) -> None:
     """Raise ``LaunchError`` for a Python number among the arguments: its width would be a guess."""
     for position, arg in enumerate(launch.args):
-        if isinstance(arg, (bool, int, float)):
+        # a numpy float64 is a Python float as well, and as good a scalar as any
+        if isinstance(arg, bool | int | float | complex) and not isinstance(arg, np.generic):
             rule = "give numbers as numpy scalars such as np.int32(3)"
             raise LaunchError(f"{launch.entry}: argument {position} is the Python number {arg!r}: {rule}")
 

@@ -59,7 +59,10 @@ def find_compiler() -> Compiler:
 def _find(wanted: str | None, search_path: str | None) -> Compiler:
     del search_path  # part of the key only
     if wanted:
-        command = tuple(shlex.split(wanted))
+        try:
+            command = tuple(shlex.split(wanted))
+        except ValueError as error:
+            raise EnvironmentRefused(f"CXX = {wanted!r}: {error}", hint="unset CXX") from None
         if not command or shutil.which(command[0]) is None:
             raise EnvironmentRefused(f"CXX = {wanted!r}: no such compiler", hint="unset CXX or install it")
         return Compiler(command=command, version=_version(command))
@@ -108,8 +111,16 @@ def compile_shared(compiler: Compiler, arguments: Sequence[str], output: Path, *
         )
     except subprocess.TimeoutExpired:
         raise CompileError(f"{what}: the compiler did not finish within {COMPILE_DEADLINE_S} s") from None
+    except OSError as error:
+        raise EnvironmentRefused(
+            f"C++ compiler {shlex.join(compiler.command)} does not run: {error}"
+        ) from None
     if result.returncode:
         raise CompileError(f"{what} does not compile: {first_error(result.stderr)}")
+    if not output.is_file() or not output.stat().st_size:
+        raise EnvironmentRefused(
+            f"C++ compiler {shlex.join(compiler.command)} wrote no output", hint="is CXX a compiler?"
+        )
 
 
 def native_flags() -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +35,22 @@ class CudaModule:
 
         check_limits(launch)
         check_scalars(launch)
-        kernel = self._kernel(launch)
+        for position, arg in enumerate(launch.args):
+            # CuPy may take other things too, but by value or as a null pointer
+            if not isinstance(arg, cupy.ndarray | np.generic):
+                what = f"{type(arg).__module__}.{type(arg).__name__}"
+                rule = "must be an array of the CUDA device or a numpy scalar"
+                raise LaunchError(f"{launch.entry}: argument {position} is a {what}: {rule}")
         try:
+            kernel = self._kernel(launch)
             kernel(launch.grid, launch.block, tuple(launch.args), shared_mem=launch.shared_bytes)
         except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as error:
-            raise LaunchError(f"{launch.entry}: {error}") from error
+            raise LaunchError(f"{self._source.path.name}, {launch.entry}: {error}") from error
 
     def _kernel(self, launch: Launch) -> Any:
-        import cupy
-
         if launch.entry not in self._kernels:
-            try:
-                self._kernels[launch.entry] = self._module.get_function(launch.entry)
-            except cupy.cuda.driver.CUDADriverError:
-                raise LaunchError(f"{self._source.path.name} has no kernel {launch.entry!r}") from None
+            # CuPy looks the name up when the kernel is first used
+            self._kernels[launch.entry] = self._module.get_function(launch.entry)
         kernel = self._kernels[launch.entry]
         if launch.shared_bytes > STATIC_SHARED_LIMIT:
             kernel.max_dynamic_shared_size_bytes = launch.shared_bytes
@@ -82,7 +86,8 @@ class CudaDevice:
         """Copy ``array`` to the GPU."""
         import cupy
 
-        return cupy.asarray(np.ascontiguousarray(array))
+        with _enough_memory():
+            return cupy.asarray(np.ascontiguousarray(array))
 
     def to_host(self, array: Any) -> Array:
         """Copy ``array`` to the host, after all queued work."""
@@ -97,7 +102,8 @@ class CudaDevice:
         """Return new GPU memory with every byte 0xFF."""
         import cupy
 
-        array = cupy.empty(shape, dtype)
+        with _enough_memory():
+            array = cupy.empty(shape, dtype)
         if array.nbytes:
             array.data.memset(0xFF, array.nbytes)
         return array
@@ -106,7 +112,8 @@ class CudaDevice:
         """Return new GPU memory of zeros."""
         import cupy
 
-        return cupy.zeros(shape, dtype)
+        with _enough_memory():
+            return cupy.zeros(shape, dtype)
 
     def reschedule(self, seed: int) -> None:
         """Do nothing: hardware chooses its own order."""
@@ -135,7 +142,18 @@ class CudaDevice:
             raise CompileError(f"kernel file {source.path} cannot be read: {error}") from None
         except cupy.cuda.compiler.CompileException as error:
             raise CompileError(f"{source.path.name} does not compile: {first_error(str(error))}") from error
+        except (ImportError, RuntimeError) as error:
+            raise EnvironmentRefused(f"{source.path.name} cannot be compiled here: {error}") from error
         return CudaModule(module, source)
+
+
+@contextlib.contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Turn CuPy's lack of memory into a clean refusal."""
+    try:
+        yield
+    except MemoryError as error:
+        raise EnvironmentRefused(f"the GPU has too little memory: {error}") from None
 
 
 def why_no_cuda() -> str | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,19 @@ from pabench.device.arguments import check_limits, check_scalars, check_signatur
 from pabench.device.base import KernelSource, Launch
 from pabench.device.cache import cached_file, content_key
 from pabench.device.compiler import FLAGS, Compiler, compile_shared, find_compiler, processor_key
-from pabench.errors import CompileError, DeviceFault, LaunchError
+from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, LaunchError
+from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.resources import resource_dir
 
 ENTRY = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^;{]*?\)\s+)?(\w+)\s*\(')
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+HEADERS = (".cuh", ".h", ".hpp", ".inl")
 MAX_PARAMETERS = 64
+MAX_BLOCKS = 2**24
+"""Blocks of one launch; their order is held in memory."""
 POISON = 0xFF
+POLL_SECONDS = 60
 
 _libraries: dict[Path, ctypes.CDLL] = {}
 _libraries_lock = threading.Lock()
@@ -42,6 +50,9 @@ class EmulatedModule:
     def launch(self, launch: Launch) -> None:
         """Run one kernel to its end; raises ``LaunchError`` or ``DeviceFault``."""
         check_limits(launch)
+        blocks = math.prod(launch.grid)
+        if blocks > MAX_BLOCKS:
+            raise LaunchError(f"{launch.entry}: grid of {blocks} blocks: must be at most {MAX_BLOCKS} here")
         check_scalars(launch)
         check_signature(launch, self._signature(launch.entry))
         held = [self._argument(launch, position, arg) for position, arg in enumerate(launch.args)]
@@ -56,6 +67,7 @@ class EmulatedModule:
             ctypes.c_uint(launch.shared_bytes),
             ctypes.c_ulonglong(self._device.seed),
             ctypes.c_uint(self._device.workers),
+            ctypes.c_uint(self._device.poll_seconds),
             message,
             ctypes.c_uint(len(message)),
         )
@@ -89,18 +101,35 @@ class EmulatedDevice:
         seed: drives the order of blocks, warps and lanes.
         workers: OS threads; default one a core.
         kernels: folder with the emulation headers, by default the project's ``kernels_cuda``.
+        flags: further compiler flags, for instance ``-DPAB_EMU_UCONTEXT`` for portable fibers.
+        poll_seconds: how long a kernel may poll memory before the launch ends as a fault.
+
+    Raises:
+        InvalidCase: ``seed``, ``workers`` or ``poll_seconds`` is out of range.
+        EnvironmentRefused: there is no C++ compiler.
     """
 
     name = "emulated"
 
-    def __init__(self, *, seed: int = 0, workers: int | None = None, kernels: Path | None = None) -> None:
-        self.seed = seed
-        self.workers = workers or len(os.sched_getaffinity(0))
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        workers: int | None = None,
+        kernels: Path | None = None,
+        flags: Sequence[str] = (),
+        poll_seconds: int = POLL_SECONDS,
+    ) -> None:
+        self.seed = whole_number("seed", seed, low=0, high=2**64 - 1)
+        cores = len(os.sched_getaffinity(0))
+        self.workers = cores if workers is None else whole_number("workers", workers, low=1, high=1024)
+        self.poll_seconds = whole_number("poll_seconds", poll_seconds, low=1, high=10**6)
         self.kernels = kernels or resource_dir("kernels_cuda")
+        self._flags = tuple(flags)
         self._compiler: Compiler = find_compiler()
         self.description = f"emulated CUDA device on {self.workers} cores ({self._compiler.version})"
-        self._modules: dict[tuple[Path, tuple[tuple[str, str], ...]], EmulatedModule] = {}
-        self._broken: dict[tuple[Path, tuple[tuple[str, str], ...]], CompileError] = {}
+        self._modules: dict[tuple[Path, Path, tuple[tuple[str, str], ...]], EmulatedModule] = {}
+        self._broken: dict[tuple[Path, Path, tuple[tuple[str, str], ...]], CompileError] = {}
 
     def to_device(self, array: Array) -> Array:
         """Return ``array`` itself, made contiguous: host memory is device memory here."""
@@ -112,9 +141,9 @@ class EmulatedDevice:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return new memory with every byte 0xFF."""
-        array = np.empty(shape, dtype)
-        array.view(np.uint8).fill(POISON) if array.ndim else array.fill(np.nan)
-        return array
+        wanted = np.dtype(dtype)
+        fresh = np.full(math.prod(shape) * wanted.itemsize, POISON, np.uint8)
+        return fresh.view(wanted).reshape(shape)
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return new memory of zeros."""
@@ -122,20 +151,21 @@ class EmulatedDevice:
 
     def reschedule(self, seed: int) -> None:
         """Use another order of blocks, warps and lanes from the next launch on."""
-        self.seed = seed
+        self.seed = whole_number("seed", seed, low=0, high=2**64 - 1)
 
     def synchronize(self) -> None:
         """Launches run to their end, so there is nothing to wait for."""
 
     def load(self, source: KernelSource) -> EmulatedModule:
-        """Compile ``source`` or fetch it from the cache."""
-        key = (source.path, tuple(sorted(source.defines.items())))
+        """Compile ``source`` or fetch it from the cache; a device reads a source's files once."""
+        key = (source.path, source.include_dir, tuple(sorted(source.defines.items())))
         if key in self._broken:
             raise self._broken[key]
         if key not in self._modules:
-            runtime = _load(self._build_runtime(), ctypes.RTLD_GLOBAL)
+            path = self._build_runtime()
+            runtime = _load(path)
             try:
-                library = _load(self._build_kernel(source), ctypes.RTLD_LOCAL)
+                library = _load(self._build_kernel(source, path))
             except CompileError as error:
                 # a search for the smallest failing case asks again and again
                 self._broken[key] = error
@@ -144,24 +174,32 @@ class EmulatedDevice:
         return self._modules[key]
 
     def _build_runtime(self) -> Path:
-        source = self.kernels / "emulation" / "runtime.cpp"
-        key = content_key([*self._environment(), *_headers(self.kernels), source.read_bytes()])
-        arguments = ["-O3", f"-I{self.kernels}", str(source), "-fvisibility=default"]
+        folder = self.kernels / "emulation"
+        source = folder / "runtime.cpp"
+        try:
+            key = content_key([*self._environment(), *_headers(folder), source.read_bytes()])
+        except OSError as error:
+            raise CompileError(f"kernel folder {self.kernels} has no emulation: {error}") from None
+        name = f"runtime-{key}.so"
+        arguments = ["-O3", f"-I{self.kernels}", str(source), "-fvisibility=default", f"-Wl,-soname,{name}"]
         return cached_file(
-            f"runtime-{key}.so",
-            lambda out: compile_shared(self._compiler, arguments, out, what="emulation/runtime.cpp"),
+            name,
+            lambda out: compile_shared(
+                self._compiler, [*arguments, *self._flags], out, what="emulation/runtime.cpp"
+            ),
         )
 
-    def _build_kernel(self, source: KernelSource) -> Path:
+    def _build_kernel(self, source: KernelSource, runtime: Path) -> Path:
         try:
             text = source.path.read_text(encoding="utf-8")
+            headers = _headers(source.include_dir, beside=source.path.parent)
         except (OSError, UnicodeDecodeError) as error:
             raise CompileError(f"kernel file {source.path} cannot be read: {error}") from None
-        entries = ENTRY.findall(text)
+        entries = ENTRY.findall(COMMENT.sub(" ", text))
         if not entries:
             raise CompileError(f'{source.path.name} has no extern "C" __global__ kernel')
         defines = [f"-D{name}={value}" for name, value in sorted(source.defines.items())]
-        key = content_key([*self._environment(), *_headers(source.include_dir), text, *defines])
+        key = content_key([*self._environment(), runtime.name, *headers, text, *defines])
 
         def make(out: Path) -> None:
             unit = out.with_suffix(".cpp")
@@ -172,24 +210,34 @@ class EmulatedDevice:
                 encoding="utf-8",
             )
             try:
-                arguments = [*defines, f"-I{source.include_dir}", str(unit)]
-                compile_shared(self._compiler, arguments, out, what=source.path.name)
+                # linked to its own runtime by name: a second runtime in the process stays apart
+                arguments = [*defines, f"-I{source.include_dir}", str(unit), str(runtime), "-Wl,-z,defs"]
+                compile_shared(self._compiler, [*arguments, *self._flags], out, what=source.path.name)
             finally:
                 unit.unlink(missing_ok=True)
 
         return cached_file(f"{source.path.stem}-{key}.so", make)
 
     def _environment(self) -> list[str]:
-        return [self._compiler.version, *self._compiler.command, *FLAGS, processor_key()]
+        return [self._compiler.version, *self._compiler.command, *FLAGS, *self._flags, processor_key()]
 
 
-def _headers(folder: Path) -> list[bytes]:
-    files = sorted(path for sub in ("pab", "emulation") for path in (folder / sub).glob("*.*"))
-    return [path.name.encode() + b"\0" + path.read_bytes() for path in files if path.suffix in (".cuh", ".h")]
+def _headers(root: Path, *, beside: Path | None = None) -> list[bytes]:
+    """Name and text of every header under ``root`` and in ``beside``: what a kernel file may include."""
+    found = {path for path in root.rglob("*") if path.suffix in HEADERS}
+    if beside is not None:
+        found |= {path for path in beside.iterdir() if path.suffix in HEADERS}
+    return [path.name.encode() + b"\0" + path.read_bytes() for path in sorted(found) if path.is_file()]
 
 
-def _load(path: Path, mode: int) -> ctypes.CDLL:
+def _load(path: Path) -> ctypes.CDLL:
     with _libraries_lock:
         if path not in _libraries:
-            _libraries[path] = ctypes.CDLL(str(path), mode=mode)
+            try:
+                _libraries[path] = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL)
+            except OSError as error:
+                raise EnvironmentRefused(
+                    f"compiled kernel {path} cannot be loaded: {error}",
+                    hint="delete that file, or set PABENCH_CACHE to a folder that allows execution",
+                ) from None
         return _libraries[path]

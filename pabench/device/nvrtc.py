@@ -51,7 +51,7 @@ def nvrtc_options(
 def header_key(include_dir: Path) -> str:
     """Return a hash of the device headers, for caches that know only the kernel's own text."""
     files = sorted((include_dir / "pab").glob("*.cuh"))
-    return content_key([path.read_bytes() for path in files])
+    return content_key([part for path in files for part in (path.name, path.read_bytes())])
 
 
 def compile_cubin(source: KernelSource, architecture: str) -> Cubin:
@@ -65,19 +65,25 @@ def compile_cubin(source: KernelSource, architecture: str) -> Cubin:
         raise EnvironmentRefused(
             "NVRTC is reached through CuPy, which is missing", hint="pip install pabench[nvrtc]"
         )
-    from cupy.cuda import nvrtc
-
     common = nvrtc_options(include_dir=source.include_dir, defines=source.defines, architecture=architecture)
     options = [*common, "--ptxas-options=-v"]
     try:
-        program = nvrtc.createProgram(source.path.read_text(encoding="utf-8"), source.path.name, [], [])
+        text = source.path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompileError(f"kernel file {source.path} cannot be read: {error}") from None
+    try:
+        from cupy.cuda import nvrtc
+
+        program = nvrtc.createProgram(text, source.path.name, [], [])
     except (ImportError, OSError, RuntimeError) as error:
         raise EnvironmentRefused(
             f"NVRTC cannot be loaded: {error}", hint="pip install pabench[nvrtc]"
         ) from error
     try:
         nvrtc.compileProgram(program, options)
+        return Cubin(image=nvrtc.getCUBIN(program), log=nvrtc.getProgramLog(program))
     except nvrtc.NVRTCError:
         message = first_error(nvrtc.getProgramLog(program))
         raise CompileError(f"{source.path.name} for {architecture} does not compile: {message}") from None
-    return Cubin(image=nvrtc.getCUBIN(program), log=nvrtc.getProgramLog(program))
+    finally:
+        nvrtc.destroyProgram(program)

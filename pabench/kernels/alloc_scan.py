@@ -37,8 +37,9 @@ def new_state(
     device: Device, *, num_pages: int, page_size: int, max_seqs: int, max_pages_per_seq: int
 ) -> ScanState:
     """Return the state of an empty pool: pages 0.. in the ring, no sequence live."""
-    threads = min(MAX_THREADS, -(-max_seqs // 32) * 32)
-    capacity = 1 << (num_pages - 1).bit_length() if num_pages > 1 else 1
+    # powers of two, so that few instances of the kernel serve every size
+    threads = max(32, min(MAX_THREADS, 1 << (max_seqs - 1).bit_length()))
+    capacity = 1 << (num_pages - 1).bit_length()
     ring = np.zeros(capacity, np.uint32)
     ring[:num_pages] = np.arange(num_pages)
     return ScanState(

@@ -104,7 +104,10 @@ def plan_decode(
         entry="paged_decode_merge",
         grid=(-(-rows // WARPS), 1, 1),
         block=(32 * WARPS, 1, 1),
-        args=(partial_out, partial_max, partial_sum, out, lse, np.int32(rows), np.int32(num_splits)),
+        args=(
+            *(partial_out, partial_max, partial_sum, kv_lens, out, lse),
+            *(np.int32(rows), np.int32(heads), np.int32(num_splits)),
+        ),
     )
     launches = (decode, merge) if num_splits > 1 else (decode,)
     return DecodePlan(module=device.load(source), launches=launches, out=out, lse=lse)

@@ -1,0 +1,24 @@
+// Conversions and approximate functions, element by element; used by tests/test_emulated_numbers.py.
+#include "pab/intrinsics.cuh"
+
+extern "C" __global__ void widen(const pab::u16* bits, float* from_half, float* from_bf16, pab::u32 n) {
+  const pab::u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  from_half[i] = pab::half_to_float(bits[i]);
+  from_bf16[i] = pab::bf16_to_float(bits[i]);
+}
+
+extern "C" __global__ void narrow(const float* in, pab::u16* half, pab::u16* bf16, pab::u32 n) {
+  const pab::u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  half[i] = pab::float_to_half(in[i]);
+  bf16[i] = pab::float_to_bf16(in[i]);
+}
+
+extern "C" __global__ void functions(const float* in, float* ex2, float* lg2, float* rcp, pab::u32 n) {
+  const pab::u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  ex2[i] = pab::ex2(in[i]);
+  lg2[i] = pab::lg2(in[i]);
+  rcp[i] = pab::rcp(in[i]);
+}
