@@ -69,7 +69,7 @@ def test_strategies_high_pages_are_high_and_buildable_property(case: Case) -> No
 def test_strategies_append_cases_are_valid_and_buildable_property(case: AppendCase) -> None:
     assert append_case_from_dict(case.to_dict()) == case
     pool, keys, values, slots = build_append(case)
-    assert check_append(pool, keys, values, slots) == case.problem.page_size
+    assert check_append(pool, keys, values, slots, case.problem.dtype) == case.problem.page_size
 
 
 @FEW

@@ -191,3 +191,13 @@ def test_verdict_catches_a_profile_that_promises_too_much() -> None:
     out, lse = Kernel(p_dtype="bfloat16").run(tensors)
     assert not judge(tensors, out, lse, ComputeProfile(p_dtype="float32")).passed
     assert judge(tensors, out, lse, ComputeProfile(p_dtype="bfloat16")).passed
+
+
+@pytest.mark.parametrize("fault", ["mod", "not-rescaled"])
+def test_verdict_offers_no_explanation_that_fits_anything(fault: str) -> None:
+    # a key of 3e38 too many would leave its recomputation so much slack that every output lies within it
+    tensors = make("float32", "ascending", poison="huge")
+    verdict = verdict_of(Kernel(fault=fault), tensors)
+    assert not verdict.passed
+    assert "one key too many" not in verdict.text
+    assert {"mod": "mod num_kv_heads", "not-rescaled": "the accumulator not rescaled"}[fault] in verdict.text
