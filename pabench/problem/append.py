@@ -39,6 +39,8 @@ class AppendCase:
     def __post_init__(self) -> None:
         whole_number("num_pages", self.num_pages, low=1)
         one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
+        if not isinstance(self.interleaved, bool):
+            raise InvalidCase("interleaved", self.interleaved, "must be true or false")
         top = self.num_pages * self.problem.page_size - 1
         slots = tuple(whole_number(f"slots[{i}]", s, low=-1, high=top) for i, s in enumerate(self.slots))
         object.__setattr__(self, "slots", slots)
