@@ -71,7 +71,8 @@ def kv_lengths(page_size: int, *, max_len: int = 200, min_len: int = 0) -> st.Se
     for step in (page_size, TILE_TOKENS, 2 * TILE_TOKENS):
         edges |= {step * k + d for k in (1, 2, 3) for d in (-1, 0, 1)}
     near = sorted(n for n in edges if min_len <= n <= max_len)
-    return st.one_of(st.sampled_from(near or [min_len]), st.integers(min_len, max_len))
+    # any length first: what fails at an edge shrinks on to the shortest length that fails
+    return st.one_of(st.integers(min_len, max_len), st.sampled_from(near or [min_len]))
 
 
 def batches(
@@ -83,6 +84,15 @@ def batches(
 
 
 @st.composite
+def long_batches(draw: st.DrawFn, page_size: int, *, max_len: int = 3000) -> Batch:
+    """One sequence long enough for a kernel to split its keys, beside at most two short or empty ones."""
+    edges = sorted({size * k + d for size in (256, 512, 1024) for k in (1, 2) for d in (-1, 0, 1, 33)})
+    longest = draw(st.one_of(st.integers(513, max_len), st.sampled_from([n for n in edges if n > 512])))
+    others = draw(st.lists(st.one_of(st.just(0), kv_lengths(page_size)), max_size=2))
+    return Batch(kv_lens=tuple(draw(st.permutations([longest, *others]))))
+
+
+@st.composite
 def cases(
     draw: st.DrawFn,
     *,
@@ -91,11 +101,13 @@ def cases(
     placements: Sequence[str] = PLACEMENTS,
     tails: Sequence[str] = TABLE_TAILS,
     kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
     dtypes: Sequence[str] = tuple(DTYPES),
     head_dims: Sequence[int] = HEAD_DIMS,
     max_seqs: int = 5,
     max_len: int = 200,
     min_len: int = 0,
+    batch: Callable[[int], st.SearchStrategy[Batch]] | None = None,
     supported: Callable[[Case], bool] = lambda case: True,
 ) -> Case:
     """Whole cases.
@@ -107,22 +119,28 @@ def cases(
         placements: physical orders of the pages; ``high`` is drawn for small pages only.
         tails: contents of unused table entries.
         kv_layouts: NHD, HND or both.
+        interleaved: whether K and V may be strided views of one pool.
         dtypes: storage types.
         head_dims: head dimensions.
         max_seqs: largest batch.
         max_len: longest sequence, in tokens.
         min_len: shortest sequence, in tokens.
+        batch: strategy of the batch for a page size, such as ``long_batches``; the three limits above then
+            have no say.
         supported: cases for which this is false are not drawn.
     """
     problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
-    batch = draw(batches(problem.page_size, max_seqs=max_seqs, max_len=max_len, min_len=min_len))
+    if batch is None:
+        drawn = draw(batches(problem.page_size, max_seqs=max_seqs, max_len=max_len, min_len=min_len))
+    else:
+        drawn = draw(batch(problem.page_size))
     page_bytes = problem.page_size * problem.token_bytes
     fits = [p for p in placements if p != "high" or page_bytes * 2**16 <= HIGH_POOL_BYTES]
     case = Case(
         problem=problem,
-        batch=batch,
+        batch=drawn,
         kv_layout=draw(st.sampled_from(list(kv_layouts))),
-        interleaved=draw(st.booleans()),
+        interleaved=draw(st.sampled_from(list(interleaved))),
         family=draw(st.sampled_from(list(families))),
         poison=draw(st.sampled_from(list(poisons))),
         placement=draw(st.sampled_from(fits or ["shuffled"])),
@@ -141,6 +159,8 @@ def cases(
 def high_page_cases(
     draw: st.DrawFn,
     *,
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
     dtypes: Sequence[str] = tuple(DTYPES),
     supported: Callable[[Case], bool] = lambda case: True,
 ) -> Case:
@@ -152,8 +172,8 @@ def high_page_cases(
     case = Case(
         problem=problem,
         batch=draw(batches(page_size, max_seqs=3, max_len=80, min_len=1)),
-        kv_layout=draw(st.sampled_from(KV_LAYOUTS)),
-        interleaved=draw(st.booleans()),
+        kv_layout=draw(st.sampled_from(list(kv_layouts))),
+        interleaved=draw(st.sampled_from(list(interleaved))),
         family=draw(st.sampled_from(["needle", "normal", "spotlight"])),
         poison=draw(st.sampled_from(["nan", "zero"])),
         placement="high",
@@ -167,9 +187,16 @@ def high_page_cases(
 
 
 @st.composite
-def append_cases(draw: st.DrawFn, *, dtypes: Sequence[str] = tuple(DTYPES)) -> AppendCase:
+def append_cases(
+    draw: st.DrawFn,
+    *,
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
+    dtypes: Sequence[str] = tuple(DTYPES),
+    head_dims: Sequence[int] = HEAD_DIMS,
+) -> AppendCase:
     """Tokens scattered over a small pool, some of them skipped, pages in any order."""
-    problem = draw(problems(dtypes=dtypes))
+    problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
     num_pages = draw(st.integers(1, 6))
     slots = draw(
         st.lists(st.integers(0, num_pages * problem.page_size - 1), unique=True, max_size=24).flatmap(
@@ -180,7 +207,7 @@ def append_cases(draw: st.DrawFn, *, dtypes: Sequence[str] = tuple(DTYPES)) -> A
         problem=problem,
         num_pages=num_pages,
         slots=tuple(slots),
-        kv_layout=draw(st.sampled_from(KV_LAYOUTS)),
-        interleaved=draw(st.booleans()),
+        kv_layout=draw(st.sampled_from(list(kv_layouts))),
+        interleaved=draw(st.sampled_from(list(interleaved))),
         seed=draw(st.integers(0, 2**16)),
     )

@@ -196,3 +196,25 @@ def test_cli_doctor_cache_that_cannot_be_written(tmp_path: Path) -> None:
     facts = json.loads(_pabench("doctor", "--json", PABENCH_CACHE=str(blocked / "cache")).stdout)
     assert facts["cache"]["path"] == str(blocked / "cache")
     assert "cannot be written" in facts["cache"]["problem"]
+
+
+def test_cli_list_checks_names_every_check_of_the_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.kill_support import MATRIX
+
+    assert run(["list", "checks", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["name"] for row in rows} == {check.split("[")[0] for check in MATRIX}
+    assert all(row["about"].endswith(".") and "\n" not in row["about"] for row in rows)
+    assert {row["judges"] for row in rows} == {"decode", "append", "allocator"}
+
+
+def test_cli_list_allocators_are_those_that_can_be_made(capsys: pytest.CaptureFixture[str]) -> None:
+    from pabench.allocators.base import PoolShape
+    from pabench.allocators.registry import make_allocator
+    from pabench.device.emulated import EmulatedDevice
+
+    assert run(["list", "allocators", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    shape = PoolShape(num_pages=2, page_size=1, max_seqs=1, max_pages_per_seq=2)
+    made = [make_allocator(row["name"], EmulatedDevice(), shape) for row in rows]
+    assert [allocator.name for allocator in made] == [row["name"] for row in rows]

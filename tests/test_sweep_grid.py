@@ -128,7 +128,9 @@ def test_config_defaults_cover_all_but_page_sizes() -> None:
 
 
 def test_config_written_down_reads_back_equal() -> None:
-    resolved = config(lengths=("zipf", "list:1,2"), heads=("6:2", "8"), trace="a.csv", layouts="HND-strided")
+    resolved = config(
+        lengths=("zipf", "list:1,2"), heads=("6:2", "8"), trace=("a.csv", "b.jsonl"), layouts="HND-strided"
+    )
     assert set(resolved.to_dict()) == set(KEYS)
     assert resolve_config(resolved.to_dict(), backends=BACKENDS) == resolved
 
@@ -155,7 +157,7 @@ def test_config_trace_replaces_the_default_lengths_only() -> None:
         ({"layouts": "nhd"}, "unknown layout 'nhd'"),
         ({"backend": ("rawkernal",)}, "unknown backend 'rawkernal'; did you mean 'rawkernel'"),
         ({"device": ""}, "--device: '' must be a non-empty text"),
-        ({"trace": 3}, "--trace: 3 must be a non-empty text"),
+        ({"trace": 3}, "--trace: 3 must be a text or a list of texts"),
         ({"lengths": 5}, "--lengths: 5 must be a text"),
         ({"pagesizes": "8"}, "unknown option 'pagesizes'; did you mean 'page-sizes'"),
     ],

@@ -8,7 +8,10 @@ from pabench.allocators.scan import ScanAllocator
 from pabench.device.base import Device
 from pabench.errors import UnknownName
 
-ALLOCATORS = ("scan", "model")
+ALLOCATORS = {
+    "scan": "on the device: table, lengths and free ring in its memory, one launch a step",
+    "model": "the specification in plain Python: a queue of free pages, oldest first",
+}
 
 
 def make_allocator(name: str, device: Device, shape: PoolShape) -> PageAllocator:

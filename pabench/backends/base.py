@@ -104,7 +104,10 @@ BackendFactory = Callable[[Device], Backend]
 
 
 def attend(backend: Backend, tensors: Tensors) -> AttentionOutput:
-    """Plan, run and fetch in one call."""
+    """Plan, run and fetch in one call; raises ``TypeError`` when that gives no ``AttentionOutput``."""
     plan = backend.plan(tensors)
     backend.run(plan)
-    return backend.fetch(plan)
+    output = backend.fetch(plan)
+    if not isinstance(output, AttentionOutput):
+        raise TypeError(f"fetch returned {type(output).__name__}, must return AttentionOutput")
+    return output

@@ -1,13 +1,25 @@
-"""Finds backends: the entry points of group ``pabench.backends``, and our own when run from a checkout."""
+"""Finds backends: our own, the entry points of group ``pabench.backends``, and Python code by its place.
+
+A place reads ``file.py:attribute`` or ``package.module:attribute``.  The attribute is a function (see
+``function.py``) or anything that, called with a device, returns a ``Backend``.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import inspect
+import sys
 from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from pabench.backends.base import Backend, BackendFactory
+from pabench.backends.base import Backend, BackendFactory, Capabilities
+from pabench.backends.function import FunctionBackend
 from pabench.device.base import Device
-from pabench.errors import EnvironmentRefused, UnknownName
+from pabench.errors import EnvironmentRefused, PabenchError, UnknownName, UsageError
+from pabench.problem.profile import ComputeProfile
 
 GROUP = "pabench.backends"
 OWN = {
@@ -22,18 +34,78 @@ def backend_names() -> dict[str, str]:
 
 
 def load_backend(name: str, device: Device) -> Backend:
-    """Return the backend called ``name`` on ``device``.
+    """Return the backend called ``name``, or found at the place ``name``, on ``device``.
 
     Raises:
         UnknownName: no such backend.
-        EnvironmentRefused: its module cannot be imported here; the message says why.
+        UsageError: a place that holds no code, or code that is no backend.
+        EnvironmentRefused: it cannot be imported or made here; the message says why.
     """
     names = backend_names()
     if name not in names:
+        if ":" in name:
+            return _at_place(name, device)
         raise UnknownName("backend", name, names)
     module, _, attribute = names[name].partition(":")
     try:
         factory: BackendFactory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise EnvironmentRefused(f"backend {name!r} cannot be loaded: {error}") from error
-    return factory(device)
+        backend = factory(device)
+    except PabenchError:
+        raise
+    except Exception as error:
+        # anybody's module: whatever it raises is about it, not about us
+        text = f"backend {name!r} cannot be loaded: {type(error).__name__}: {error}"
+        raise EnvironmentRefused(text) from error
+    return _checked(name, backend)
+
+
+def is_place(name: str) -> bool:
+    """Whether ``load_backend`` would run code from a place for ``name``."""
+    return ":" in name and name not in backend_names()
+
+
+def _checked(name: str, backend: Any) -> Backend:
+    for field in ("capabilities", "profile", "plan", "run", "fetch"):
+        if not hasattr(backend, field):
+            raise UsageError(f"backend {name!r}: {type(backend).__name__} has no {field!r}")
+    for field, kind in (("capabilities", Capabilities), ("profile", ComputeProfile)):
+        found = getattr(backend, field)
+        if not isinstance(found, kind):
+            raise UsageError(f"backend {name!r}: {field} is {type(found).__name__}, must be {kind.__name__}")
+    return backend  # type: ignore[no-any-return]
+
+
+def _at_place(place: str, device: Device) -> Backend:
+    where, _, attribute = place.rpartition(":")
+    try:
+        module = _module_of_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        found: Any = getattr(module, attribute)
+        if inspect.isfunction(found):
+            return FunctionBackend(place, found, device)
+        backend: Any = found(device) if callable(found) else found
+    except PabenchError:
+        raise
+    except AttributeError as error:
+        text = f"{where} has no {attribute!r}" if error.name == attribute else f"AttributeError: {error}"
+        raise UsageError(f"backend {place!r}: {text}") from None
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"backend {place!r}: {error}") from error
+    except Exception as error:
+        raise UsageError(f"backend {place!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    checked = _checked(place, backend)
+    checked.name = place
+    return checked
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ImportError(f"no file {path}")
+    name = f"pabench_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses and pickling look the module up by its name
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

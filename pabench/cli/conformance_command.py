@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pabench.errors import EXIT_INTERRUPTED, UnknownName, UsageError
+from pabench.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PabenchError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from pabench.conformance.results import CheckResult
@@ -75,8 +76,9 @@ def command(
     if profile not in PROFILE_NAMES:
         raise UnknownName("profile", profile, PROFILE_NAMES)
     backends, allocators = _subjects(backends, allocators)
+    folder = artifacts or Path("runs") / f"conformance-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     for option, file in (("--junit", junit), ("--json", json_file), ("--html", html)):
-        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+        if file is not None and (file.is_dir() or not _will_exist(file.absolute().parent, folder)):
             raise UsageError(f"{option} {str(file)!r}: must be a file in an existing folder")
 
     from pabench.allocators.registry import ALLOCATORS
@@ -91,13 +93,23 @@ def command(
         load_backend(name, target)
 
     from pabench.conformance.results import totals
-    from pabench.conformance.runner import ConformanceRequest, run_conformance
+    from pabench.conformance.runner import ConformanceRequest, check_selection, run_conformance
     from pabench.report.render import render_report
     from pabench.store.files import atomic_write_text, pretty
     from pabench.store.provenance import collect
     from pabench.store.run import REPORT_FILE, RunDirectory
 
-    folder = artifacts or Path("runs") / f"conformance-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    request = ConformanceRequest(
+        backends=backends,
+        allocators=allocators,
+        profile=profile,
+        seed=seed,
+        junit=junit.absolute() if junit else None,
+        select=select,
+        replay_options=("--kernels", str(kernels)) if kernels else (),
+    )
+    if select is not None:
+        check_selection(request)
     config = {
         "backends": backends,
         "allocators": allocators,
@@ -114,16 +126,6 @@ def command(
         config=config,
         provenance=collect(device_name=target.name, device_description=target.description),
     )
-    replay_options = ("--kernels", str(kernels)) if kernels else ()
-    request = ConformanceRequest(
-        backends=backends,
-        allocators=allocators,
-        profile=profile,
-        seed=seed,
-        junit=junit,
-        select=select,
-        replay_options=replay_options,
-    )
     click.echo(
         f"pabench conformance: {', '.join((*backends, *allocators))} on {target.description}", err=True
     )
@@ -133,8 +135,10 @@ def command(
                 code, results = run_conformance(
                     request, target, run, on_result=progress.show, on_collected=progress.start
                 )
-        except KeyboardInterrupt:
-            run.finish(status="interrupted", exit_code=EXIT_INTERRUPTED)
+        except BaseException as error:
+            refused = error.exit_code if isinstance(error, PabenchError) else EXIT_INTERNAL
+            code = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else refused
+            run.finish(status="interrupted", exit_code=code)
             raise
         run.finish(status="interrupted" if code == EXIT_INTERRUPTED else "finished", exit_code=code)
     report = render_report([folder], folder / REPORT_FILE)
@@ -147,7 +151,14 @@ def command(
         atomic_write_text(json_file, pretty({**record, "results": lines}))
     _print_summary(results, counts)
     click.echo(f"report: {report}")
+    if code == EXIT_INTERRUPTED:
+        click.echo(f"pabench: interrupted; the {len(results)} checks that ended are in {folder}", err=True)
     return code
+
+
+def _will_exist(parent: Path, run_folder: Path) -> bool:
+    """The run directory is made by this command, so files may go into it."""
+    return parent.is_dir() or parent == run_folder.absolute()
 
 
 def _subjects(
@@ -172,13 +183,18 @@ def _print_summary(results: list[CheckResult], counts: dict[str, int]) -> None:
 
 
 class _Progress:
-    """A bar on standard error; only finished checks that went wrong are printed as lines."""
+    """A bar on standard error, when that is a terminal."""
 
     def __enter__(self) -> _Progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        console = Console(stderr=True)
+        # a stream of its own: while the suite runs, pytest captures what goes to the usual one
+        try:
+            self._stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="replace")
+        except (OSError, ValueError):
+            self._stream = open(os.devnull, "w", encoding="utf-8")
+        console = Console(file=self._stream)
         columns: tuple[Any, ...] = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -200,3 +216,4 @@ class _Progress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+        self._stream.close()

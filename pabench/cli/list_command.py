@@ -37,6 +37,21 @@ def _backends() -> Rows:
     return [{"name": name, "object": value} for name, value in sorted(backend_names().items())]
 
 
+@_lists("allocators")
+def _allocators() -> Rows:
+    from pabench.allocators.registry import ALLOCATORS
+
+    return [{"name": name, "about": about} for name, about in ALLOCATORS.items()]
+
+
+@_lists("checks")
+def _checks() -> Rows:
+    from pabench.conformance.registry import ALLOCATOR_ABOUT, ALLOCATOR_CHECK, CHECKS
+
+    rows: Rows = [{"name": c.id, "judges": c.operation, "about": c.about} for c in CHECKS.values()]
+    return [*rows, {"name": ALLOCATOR_CHECK, "judges": "allocator", "about": ALLOCATOR_ABOUT}]
+
+
 @_lists("devices")
 def _devices() -> Rows:
     from pabench.device.compiler import find_compiler
@@ -131,7 +146,9 @@ def sketch(counts: list[int]) -> str:
 @click.argument("what", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(what: str | None, as_json: bool) -> None:
-    """List what the options take: backends, devices, lengths, families, dtypes, placements, gpus, resources.
+    """List what options take and checks are called: allocators, backends, checks, devices, dtypes, ...
+
+    Without WHAT, lists the lists.
 
     \b
     Examples:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.invariants import Trial
-from pabench.conformance.outcome import PASSED, Outcome, failed
+from pabench.conformance.outcome import PASSED, Outcome, crashed, failed
 from pabench.errors import InvalidCase
+from pabench.problem.checks import INT32_MAX, whole_number
+from pabench.problem.identity import content_id
 
 HISTORY_SCHEMA = 1
 Operation = tuple[str, Any]
@@ -28,7 +28,7 @@ class HistoryCase:
     @property
     def id(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        return content_id(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain JSON values."""
@@ -44,30 +44,44 @@ def history_from_dict(data: Any) -> HistoryCase:
     if not isinstance(data, dict) or data.get("schema") != HISTORY_SCHEMA:
         raise InvalidCase("history", data, f"must be a JSON object of schema {HISTORY_SCHEMA}")
     try:
-        operations = []
-        for name, given in data["operations"]:
-            if name not in ("extend", "free", "drain"):
-                raise InvalidCase("operation", name, "must be extend, free or drain")
-            operations.append((name, {s: n for s, n in given} if name == "extend" else given))
-        return HistoryCase(shape=PoolShape(**data["shape"]), operations=tuple(operations))
+        operations = tuple(_operation(entry) for entry in data["operations"])
+        return HistoryCase(shape=PoolShape(**data["shape"]), operations=operations)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidCase("history", sorted(data), f"cannot be read: {error}") from None
 
 
-def apply(trial: Trial, operation: Operation) -> str | None:
-    """Do one operation on a trial; return a violation in words, or None."""
-    name, given = operation
+def _operation(entry: Any) -> Operation:
+    """Sequences and token counts may be any whole numbers: refusing them is what is tested."""
+    name, given = entry
+    if name not in ("extend", "free", "drain"):
+        raise InvalidCase("operation", name, "must be extend, free or drain")
+    numbers = [number for pair in given for number in pair] if name == "extend" else given or []
+    for number in numbers:
+        whole_number(f"number of {name}", number, low=-INT32_MAX)
     if name == "extend":
-        request: Mapping[int, int] = given
-        return trial.extend(request)
-    return trial.free(given) if name == "free" else trial.drain()
+        return name, {sequence: tokens for sequence, tokens in given}
+    return name, None if name == "drain" else list(given)
+
+
+def judge_operation(trial: Trial, history: Sequence[Operation]) -> Outcome:
+    """Do the last operation of ``history`` on a trial that has seen the others."""
+    name, given = history[-1]
+    try:
+        if name == "extend":
+            violation = trial.extend(given)
+        else:
+            violation = trial.free(given) if name == "free" else trial.drain()
+    except Exception as error:
+        outcome = crashed(error)
+        return replace(outcome, text=f"operation {len(history)} ({name}): {outcome.text}")
+    return failed(f"operation {len(history)} ({name}): {violation}") if violation else PASSED
 
 
 def check_history(case: HistoryCase, allocator: PageAllocator) -> Outcome:
     """After every operation all invariants hold; see ``allocators/invariants.py``."""
     trial = Trial(allocator)
-    for number, operation in enumerate(case.operations, start=1):
-        violation = apply(trial, operation)
-        if violation:
-            return failed(f"operation {number} ({operation[0]}): {violation}")
+    for count in range(1, len(case.operations) + 1):
+        outcome = judge_operation(trial, case.operations[:count])
+        if not outcome.passed:
+            return outcome
     return PASSED

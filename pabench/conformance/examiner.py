@@ -6,12 +6,13 @@ so the last failure in the notebook is the shrunk one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Flaky, Unsatisfiable
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
 
@@ -19,11 +20,14 @@ from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.registry import make_allocator
 from pabench.backends.base import Backend
 from pabench.conformance.failures import AnyCase
-from pabench.conformance.outcome import Outcome, failed
+from pabench.conformance.outcome import Outcome, crashed
 from pabench.conformance.registry import Check
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 from pabench.problem.case import Case
+from pabench.problem.dtypes import DTYPES
+from pabench.problem.pool import KV_LAYOUTS
+from pabench.strategies import HEAD_DIMS
 
 
 class CheckFailed(AssertionError):
@@ -38,11 +42,13 @@ class Effort:
         examples: cases of a common check; a check may ask for a share of it.
         machine_runs: histories of a state machine.
         machine_steps: operations of one history.
+        shrink: whether a failing case is made smaller before it is reported.
     """
 
     examples: int
     machine_runs: int
     machine_steps: int
+    shrink: bool = True
 
 
 PROFILES = {
@@ -62,7 +68,6 @@ class Notebook:
     max_ratio: float | None = None
     failing: AnyCase | None = None
     outcome: Outcome | None = None
-    crashed: bool = False
 
     def record(self, case: AnyCase, outcome: Outcome) -> None:
         """Count a judged case; remember it when it failed."""
@@ -85,7 +90,13 @@ class Examiner:
     notebook: Notebook = field(default_factory=Notebook)
 
     def examine(
-        self, check: Check, cases: SearchStrategy[Any], *, label: str | None = None, share: float = 1.0
+        self,
+        check: Check,
+        cases: SearchStrategy[Any],
+        *,
+        label: str | None = None,
+        about: str | None = None,
+        share: float = 1.0,
     ) -> None:
         """Draw cases and hand each to ``check``.
 
@@ -93,6 +104,7 @@ class Examiner:
             check: from the registry.
             cases: strategy of the check's kind of case.
             label: what tells this use of the check from others, such as the family.
+            about: what this use asks, when the check's own sentence says too little.
             share: part of the effort's examples to draw.
 
         Raises:
@@ -101,7 +113,7 @@ class Examiner:
         backend = self.backend
         if backend is None:
             raise TypeError("examine needs a backend; an allocator is examined by examine_machine")
-        self._begin(check.id if label is None else f"{check.id}[{label}]", check.about)
+        self._begin(check.id if label is None else f"{check.id}[{label}]", about or check.about)
         if check.operation not in backend.capabilities.operations:
             pytest.skip(f"{self.subject} offers no {check.operation}")
 
@@ -111,7 +123,7 @@ class Examiner:
         def judged(case: Any) -> None:
             self._judge(case, lambda: check.run(case, backend, self.device))
 
-        judged()
+        self._until_failure(judged)
         if self.notebook.cases == 0:
             pytest.skip(f"{self.subject} supports none of the cases of {self.notebook.check}")
 
@@ -121,7 +133,7 @@ class Examiner:
         chosen = settings(
             self._settings(self.effort.machine_runs), stateful_step_count=self.effort.machine_steps
         )
-        run_state_machine_as_test(seed(self.seed)(machine), settings=chosen)
+        self._until_failure(lambda: run_state_machine_as_test(seed(self.seed)(machine), settings=chosen))
 
     def new_allocator(self, shape: PoolShape) -> PageAllocator:
         """Return an empty allocator of the kind under examination."""
@@ -130,6 +142,27 @@ class Examiner:
     def supports(self, case: Case) -> bool:
         """Whether the backend declares that it can run ``case``."""
         return self.backend is not None and self.backend.capabilities.why_not(case) is None
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """Arguments of the strategies, so that they draw what the backend declares and little else.
+
+        A narrow backend is then judged by as many cases as a wide one; ``supports`` is left with its rule.
+        """
+        if self.backend is None:
+            return {}
+        can = self.backend.capabilities
+        return {
+            "dtypes": [name for name in DTYPES if name in can.dtypes] or list(DTYPES),
+            "kv_layouts": [name for name in KV_LAYOUTS if name in can.kv_layouts] or list(KV_LAYOUTS),
+            "interleaved": [False, True] if can.interleaved else [False],
+            "head_dims": self.head_dims(),
+        }
+
+    def head_dims(self, among: Sequence[int] = HEAD_DIMS) -> list[int]:
+        """Return those of ``among`` that the backend declares, or all when it declares none of them."""
+        most = self.backend.capabilities.max_head_dim if self.backend else 0
+        return [size for size in among if size <= most] or list(among)
 
     def note(self, case: AnyCase, outcome: Outcome) -> None:
         """Record a judgement; raise ``CheckFailed`` when it is a failure."""
@@ -145,12 +178,22 @@ class Examiner:
             outcome = run()
         except Unsupported:
             return
-        except Exception as error:
-            self.notebook.crashed = True
-            outcome = failed(f"{type(error).__name__}: {error}")
-        else:
-            self.notebook.crashed = self.notebook.crashed and not outcome.passed
+        except (Exception, SystemExit) as error:
+            outcome = crashed(error)
         self.note(case, outcome)
+
+    def _until_failure(self, search: Callable[[], None]) -> None:
+        """Run Hypothesis; say so when the failure it found does not happen again on the same case."""
+        try:
+            search()
+        except Unsatisfiable:
+            return  # the backend supports nothing that the strategy draws
+        except Flaky:
+            outcome = self.notebook.outcome
+            if outcome is None:
+                raise
+            self.notebook.outcome = replace(outcome, text=f"not on every run: {outcome.text}")
+            raise CheckFailed(self.notebook.outcome.text) from None
 
     def _settings(self, examples: int) -> settings:
         return settings(
@@ -159,6 +202,6 @@ class Examiner:
             database=None,
             report_multiple_bugs=False,
             print_blob=False,
-            phases=(Phase.explicit, Phase.generate, Phase.shrink),
+            phases=(Phase.generate, Phase.shrink) if self.effort.shrink else (Phase.generate,),
             suppress_health_check=list(HealthCheck),
         )

@@ -1,8 +1,11 @@
-"""What one check says of one case, and the registry that names checks."""
+"""What one check says of one case."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+MAX_TEXT = 600
+"""Characters of an exception's message that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,11 +16,13 @@ class Outcome:
         passed: the property holds.
         text: what happened and where, one line.
         max_ratio: largest err/T when the oracle was asked, else None.
+        crashed: the subject raised instead of giving an answer to judge.
     """
 
     passed: bool
     text: str
     max_ratio: float | None = None
+    crashed: bool = False
 
 
 PASSED = Outcome(passed=True, text="as it should be")
@@ -26,3 +31,12 @@ PASSED = Outcome(passed=True, text="as it should be")
 def failed(text: str, *, max_ratio: float | None = None) -> Outcome:
     """Return a failing outcome."""
     return Outcome(passed=False, text=text, max_ratio=max_ratio)
+
+
+def crashed(error: BaseException) -> Outcome:
+    """Return the outcome of a subject that raised ``error``: its type and message on one line."""
+    message = " ".join(str(error).split())
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return Outcome(
+        passed=False, text=text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}...", crashed=True
+    )

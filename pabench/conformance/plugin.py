@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from pabench.backends.registry import load_backend
+from pabench.backends.registry import is_place, load_backend
 from pabench.conformance.examiner import Effort, Examiner
 from pabench.conformance.failures import SavedCase, save_case
+from pabench.conformance.outcome import crashed
 from pabench.conformance.results import CheckResult, Failure
 from pabench.device.base import Device
 from pabench.store.run import RunDirectory
@@ -21,12 +23,33 @@ ALLOCATOR_FIXTURE = "allocator_examiner"
 
 
 @dataclass(slots=True, kw_only=True)
-class ConformancePlugin:
+class SubjectsPlugin:
+    """Runs each test of the suite once a subject of its kind; enough to collect."""
+
+    backends: tuple[str, ...]
+    allocators: tuple[str, ...]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run each test once a subject of its kind."""
+        for fixture, names in ((BACKEND_FIXTURE, self.backends), (ALLOCATOR_FIXTURE, self.allocators)):
+            if fixture in metafunc.fixturenames:
+                metafunc.parametrize(fixture, names, indirect=True)
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Drop the tests of a kind that nobody asked to judge; pytest would list them as skipped."""
+        asked = {BACKEND_FIXTURE: bool(self.backends), ALLOCATOR_FIXTURE: bool(self.allocators)}
+        unasked = {fixture for fixture, names in asked.items() if not names}
+        dropped = [item for item in items if unasked & set(getattr(item, "fixturenames", ()))]
+        if dropped:
+            config.hook.pytest_deselected(items=dropped)
+            items[:] = [item for item in items if item not in dropped]
+
+
+@dataclass(slots=True, kw_only=True)
+class ConformancePlugin(SubjectsPlugin):
     """Holds what the run was asked for; ``results`` grows as tests end."""
 
     device: Device
-    backends: tuple[str, ...]
-    allocators: tuple[str, ...]
     effort: Effort
     seed: int
     run: RunDirectory
@@ -35,12 +58,6 @@ class ConformancePlugin:
     on_collected: Callable[[int], None] = lambda count: None
     results: list[CheckResult] = field(default_factory=list)
     _current: Examiner | None = None
-
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run each test once a subject of its kind."""
-        for fixture, names in ((BACKEND_FIXTURE, self.backends), (ALLOCATOR_FIXTURE, self.allocators)):
-            if fixture in metafunc.fixturenames:
-                metafunc.parametrize(fixture, names, indirect=True)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Tell the progress display how many tests there are."""
@@ -67,8 +84,11 @@ class ConformancePlugin:
         """Keep the verdict, not the traceback, as the text of a failure."""
         report: Any = yield
         examiner = self._current
+        # without a verdict something broke around the check: the exception says what
+        report.verdict = call.excinfo and crashed(call.excinfo.value)
         if examiner and report.failed and examiner.notebook.outcome:
-            report.longrepr = f"{item.name}: {examiner.notebook.outcome.text}"
+            report.verdict = examiner.notebook.outcome
+            report.longrepr = f"{item.name}: {report.verdict.text}"
         if report.when == "call" or (report.when == "setup" and not report.passed):
             self._finish(item, report)
         return report
@@ -86,13 +106,10 @@ class ConformancePlugin:
         elif report.skipped:
             status, reason = "unsupported", _skip_reason(report)
         else:
-            status = "failed"
-            reason = str(report.longrepr).strip().splitlines()[-1]
-            if notebook is None or notebook.outcome is None or notebook.crashed:
-                status = "crashed"
-            if examiner and notebook and notebook.failing is not None and notebook.outcome is not None:
+            status = "crashed" if report.verdict.crashed else "failed"
+            reason = report.verdict.text
+            if examiner and examiner.notebook.failing is not None:
                 failure = self._save(examiner)
-                reason = notebook.outcome.text
         result = CheckResult(
             check=notebook.check if notebook and notebook.check else item.name,
             about=notebook.about if notebook else "",
@@ -115,10 +132,13 @@ class ConformancePlugin:
         case, outcome = notebook.failing, notebook.outcome
         if case is None or outcome is None:
             raise TypeError("a failure without a case cannot be saved")
-        folder = self.run.failure_dir(f"{case.id}-{notebook.check.split('[')[0]}-{examiner.subject}")
+        # a subject may be a place in the file system: only what a folder name can hold is kept
+        name = re.sub(r"[^A-Za-z0-9_]+", "-", f"{notebook.check.split('[')[0]}-{examiner.subject}")
+        folder = self.run.failure_dir(f"{case.id}-{name[:80]}")
         saved = SavedCase(check=notebook.check, subject=examiner.subject, device=self.device.name, case=case)
         save_case(folder, saved, outcome.text)
-        command = ["pabench", "replay", str(folder), *self.replay_options]
+        place = ("--backend", examiner.subject) if is_place(examiner.subject) else ()
+        command = ["pabench", "replay", str(folder), *place, *self.replay_options]
         return Failure(
             case_id=case.id,
             text=outcome.text,

@@ -16,6 +16,9 @@ from pabench.errors import UnknownName
 BackendCheck = Callable[[Any, Backend, Device], Outcome]
 
 ALLOCATOR_CHECK = "allocator-invariants"
+ALLOCATOR_ABOUT = (
+    "Pages are neither lost, doubled nor swapped by any history of extend and free; refusals change nothing."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +27,8 @@ class Check:
 
     Attributes:
         id: name in reports and on the command line.
-        operation: what the backend must offer: ``decode`` or ``append``.
+        operation: what the backend must offer: ``decode`` or ``append``; ``decode`` checks take a ``Case``,
+            ``append`` checks an ``AppendCase``.
         run: the property itself.
     """
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from pabench.conformance.examiner import PROFILES
-from pabench.conformance.plugin import ConformancePlugin
+from pabench.conformance.plugin import ConformancePlugin, SubjectsPlugin
 from pabench.conformance.results import CheckResult, exit_code
 from pabench.device.base import Device
-from pabench.errors import EXIT_INTERRUPTED, EXIT_NOTHING_RAN, PabenchError
+from pabench.device.cache import cache_root
+from pabench.errors import EXIT_INTERRUPTED, EXIT_NOTHING_RAN, PabenchError, Unsupported, UsageError
 from pabench.resources import resource_dir
 from pabench.store.run import RunDirectory
 
-PYTEST_INTERRUPTED, PYTEST_INTERNAL, PYTEST_USAGE = 2, 3, 4
+PYTEST_INTERRUPTED, PYTEST_INTERNAL, PYTEST_USAGE, PYTEST_NOTHING = 2, 3, 4, 5
+FOREIGN_VARIABLES = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DEBUG", "PYTEST_THEME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +71,61 @@ def run_conformance(
         on_result=on_result,
         on_collected=on_collected,
     )
-    log = io.StringIO()
-    # the suite's own output is pytest's; the command prints results as they come, on the real streams
-    with contextlib.redirect_stdout(log):
-        status = int(pytest.main(_arguments(request), plugins=[plugin]))
+    status, said = _pytest(_arguments(request), plugin)
     if status == PYTEST_INTERRUPTED:
         return EXIT_INTERRUPTED, plugin.results
     if status in (PYTEST_INTERNAL, PYTEST_USAGE):
-        raise PabenchError(f"the suite could not run: {_last_line(log.getvalue())}")
+        raise PabenchError(f"the suite could not run: {said}")
     return (exit_code(plugin.results) if plugin.results else EXIT_NOTHING_RAN), plugin.results
+
+
+def check_selection(request: ConformanceRequest) -> None:
+    """Collect without running, so that a selection that cannot work is refused before anything is written.
+
+    Raises:
+        UsageError: ``select`` is no expression.
+        Unsupported: it names no check of these subjects.
+    """
+    subjects = SubjectsPlugin(backends=request.backends, allocators=request.allocators)
+    status, said = _pytest([*_arguments(replace(request, junit=None)), "--collect-only"], subjects)
+    if status == PYTEST_USAGE:
+        raise UsageError(f"-k {request.select!r}: {said.removeprefix('ERROR: ')}")
+    if status == PYTEST_NOTHING:
+        raise Unsupported(f"-k {request.select!r}: matches no check, so there is nothing to run")
+    if status != 0:
+        raise PabenchError(f"the suite could not be collected: {said}")
+
+
+def _pytest(arguments: list[str], plugin: object) -> tuple[int, str]:
+    """Run pytest in this process and return its exit status and the line that says why it failed.
+
+    The suite's own output is pytest's; commands print results as they come, on streams of their own.
+    """
+    log = io.StringIO()
+    with _own_environment(), contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        status = int(pytest.main(arguments, plugins=[plugin]))
+    return status, _last_line(log.getvalue())
+
+
+@contextlib.contextmanager
+def _own_environment() -> Iterator[None]:
+    """Keep out what the user's environment tells pytest and Hypothesis to do in projects of their own."""
+    ours = {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(cache_root() / "hypothesis"),
+    }
+    before = {name: os.environ.get(name) for name in (*ours, *FOREIGN_VARIABLES)}
+    for name in FOREIGN_VARIABLES:
+        os.environ.pop(name, None)
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _arguments(request: ConformanceRequest) -> list[str]:
@@ -91,9 +140,6 @@ def _arguments(request: ConformanceRequest) -> list[str]:
         "--no-header",
         "--tb=short",
         *("-p", "no:cacheprovider"),
-        *("-p", "no:benchmark"),
-        *("-p", "no:randomly"),
-        *("-p", "no:xdist"),
     ]
     if request.junit is not None:
         arguments += [f"--junit-xml={request.junit}", "-o", "junit_suite_name=pabench-conformance"]

@@ -131,6 +131,7 @@ class EmulatedDevice:
         self._compiler: Compiler = find_compiler()
         self.description = f"emulated CUDA device on {self.workers} cores ({self._compiler.version})"
         self._modules: dict[tuple[Path, Path, tuple[tuple[str, str], ...]], EmulatedModule] = {}
+        self._broken: dict[tuple[Path, Path, tuple[tuple[str, str], ...]], CompileError] = {}
 
     def to_device(self, array: Array) -> Array:
         """Return ``array`` itself, made contiguous: host memory is device memory here."""
@@ -160,10 +161,17 @@ class EmulatedDevice:
     def load(self, source: KernelSource) -> EmulatedModule:
         """Compile ``source`` or fetch it from the cache; a device reads a source's files once."""
         key = (source.path, source.include_dir, tuple(sorted(source.defines.items())))
+        if key in self._broken:
+            raise self._broken[key]
         if key not in self._modules:
             path = self._build_runtime()
             runtime = _load(path)
-            library = _load(self._build_kernel(source, path))
+            try:
+                library = _load(self._build_kernel(source, path))
+            except CompileError as error:
+                # a search for the smallest failing case asks again and again
+                self._broken[key] = error
+                raise
             self._modules[key] = EmulatedModule(library, runtime, source, self)
         return self._modules[key]
 

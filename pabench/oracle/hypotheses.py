@@ -122,8 +122,15 @@ class Suspect:
         return Fault(words=words, out=out, slack=slack, lse=lse + lse_shift)
 
     def fits(self, fault: Fault, *, with_lse: bool = True) -> bool:
-        """Whether the row found is what ``fault`` gives, within rounding."""
+        """Whether the row found is what ``fault`` gives, within rounding.
+
+        Huge numbers among what the fault would read leave it so much slack that it fits anything; an
+        explanation must be nearer to the row found than the truth is.
+        """
         with np.errstate(invalid="ignore"):
+            distance = float(np.abs(self.got_out - self.reference.out[self.row, self.head]).max())
+            if not float(fault.slack.max()) < 0.5 * distance:
+                return False
             if not bool((np.abs(self.got_out - fault.out) <= fault.slack).all()):
                 return False
             if self.got_lse is None or not with_lse:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +11,7 @@ from pabench.errors import InvalidCase
 from pabench.problem.case import CASE_SCHEMA
 from pabench.problem.checks import one_of, whole_number
 from pabench.problem.dtypes import Array
+from pabench.problem.identity import content_id
 from pabench.problem.pool import KV_LAYOUTS, KvPool, pool_shape
 from pabench.problem.problem import Problem
 
@@ -40,6 +39,8 @@ class AppendCase:
     def __post_init__(self) -> None:
         whole_number("num_pages", self.num_pages, low=1)
         one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
+        if not isinstance(self.interleaved, bool):
+            raise InvalidCase("interleaved", self.interleaved, "must be true or false")
         top = self.num_pages * self.problem.page_size - 1
         slots = tuple(whole_number(f"slots[{i}]", s, low=-1, high=top) for i, s in enumerate(self.slots))
         object.__setattr__(self, "slots", slots)
@@ -51,7 +52,7 @@ class AppendCase:
     @property
     def id(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        return content_id(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain JSON values."""

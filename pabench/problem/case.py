@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +9,7 @@ from pabench.errors import InvalidCase, UnknownName
 from pabench.problem.batch import Batch
 from pabench.problem.checks import one_of, whole_number
 from pabench.problem.families import FAMILIES
+from pabench.problem.identity import content_id
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import Problem
@@ -60,7 +59,7 @@ class Case:
     @property
     def id(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON: equal cases have equal ids."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        return content_id(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain JSON values; ``case_from_dict`` reads them back."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
+from pabench.problem.identity import content_id
 from pabench.problem.memory import MemoryFigures, memory_figures
 from pabench.problem.problem import Problem
 
@@ -64,7 +63,7 @@ class Cell:
             "problem": self.problem.to_dict(),
             **self.axes(),
         }
-        return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]
+        return content_id(question)
 
     @property
     def label(self) -> str:

@@ -30,7 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "device": "auto",
     "gpu": "H200",
     "seed": 0,
-    "trace": None,
+    "trace": (),
     "kernels": None,
 }
 KEYS = ("page-sizes", *DEFAULTS)
@@ -43,9 +43,9 @@ class SweepConfig:
 
     Attributes:
         heads: pairs of query heads and KV heads.
-        lengths: length specs as written; empty when a trace alone gives the lengths.
+        lengths: length specs as written; empty when traces alone give the lengths.
         layouts: names in ``LAYOUTS``.
-        trace: path of a trace file, or None.
+        traces: paths of trace files.
         kernels: folder used instead of the kernels that ship with pabench, or None.
     """
 
@@ -60,7 +60,7 @@ class SweepConfig:
     device: str
     gpu: str
     seed: int
-    trace: str | None
+    traces: tuple[str, ...]
     kernels: str | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class SweepConfig:
             "device": self.device,
             "gpu": self.gpu,
             "seed": self.seed,
-            "trace": self.trace,
+            "trace": list(self.traces),
             "kernels": self.kernels,
         }
 
@@ -101,7 +101,7 @@ def resolve_config(
     for key in options:
         if key not in KEYS:
             raise UnknownName("option", key, KEYS)
-    given = {key: value for key, value in options.items() if value is not None and value != ()}
+    given = {key: value for key, value in options.items() if value is not None and value not in ((), [])}
     words = {key: (origin or {}).get(key, f"--{key}") for key in KEYS}
     if "page-sizes" not in given:
         raise UsageError("no page sizes given", hint="for example --page-sizes 8,16,32")
@@ -116,13 +116,11 @@ def resolve_config(
         head_dim=_one_number(words["head-dim"], value["head-dim"], low=1, high=MAX_HEAD_DIM),
         dtypes=parse_names(words["dtypes"], "dtype", _commas(words["dtypes"], value["dtypes"]), DTYPES),
         layouts=parse_names(words["layouts"], "layout", _commas(words["layouts"], value["layouts"]), LAYOUTS),
-        backends=parse_names(
-            words["backend"], "backend", _commas(words["backend"], value["backend"]), backends
-        ),
+        backends=_backends(words["backend"], value["backend"], backends),
         device=_text(words["device"], value["device"]),
         gpu=_text(words["gpu"], value["gpu"]),
         seed=_one_number(words["seed"], value["seed"], low=0, high=MAX_SEED),
-        trace=None if value["trace"] is None else _text(words["trace"], value["trace"]),
+        traces=_texts(words["trace"], value["trace"]),
         kernels=None if value["kernels"] is None else _text(words["kernels"], value["kernels"]),
     )
 
@@ -143,6 +141,13 @@ def _texts(option: str, value: Any) -> tuple[str, ...]:
 
 def _commas(option: str, value: Any) -> tuple[str, ...]:
     return tuple(part for item in _texts(option, value) for part in item.split(","))
+
+
+def _backends(option: str, value: Any, known: Sequence[str]) -> tuple[str, ...]:
+    """Known names, and places of code (``file.py:attribute``), which are looked at when they are loaded."""
+    items = _commas(option, value)
+    places = [item.strip() for item in items if ":" in item]
+    return parse_names(option, "backend", items, [*known, *places])
 
 
 def _heads(option: str, value: Any) -> tuple[tuple[int, int], ...]:

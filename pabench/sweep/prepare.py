@@ -66,10 +66,9 @@ def prepare(config: SweepConfig) -> Prepared:
 
 
 def length_specs(config: SweepConfig) -> tuple[LengthSpec, ...]:
-    """Return the parsed length specs, that of the trace last."""
+    """Return the parsed length specs, those of the traces last."""
     specs = [resolve_lengths(text) for text in config.lengths]
-    if config.trace is not None:
-        specs.append(read_trace(Path(config.trace)).length_spec())
+    specs += [read_trace(Path(trace)).length_spec() for trace in config.traces]
     if not specs:
         raise UsageError("--lengths: the list is empty, must name at least one length spec")
     return tuple(specs)

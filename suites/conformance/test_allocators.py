@@ -7,14 +7,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from pabench.allocators.base import PoolShape
 from pabench.allocators.invariants import Trial
-from pabench.conformance.allocator_checks import HistoryCase, Operation, apply
+from pabench.conformance.allocator_checks import HistoryCase, Operation, judge_operation
 from pabench.conformance.examiner import Examiner
-from pabench.conformance.outcome import PASSED, failed
-from pabench.conformance.registry import ALLOCATOR_CHECK
+from pabench.conformance.outcome import Outcome
+from pabench.conformance.registry import ALLOCATOR_ABOUT, ALLOCATOR_CHECK
 
-ABOUT = (
-    "Pages are neither lost, doubled nor swapped by any history of extend and free; refusals change nothing."
-)
 SMALL_POOLS = st.builds(
     lambda num_pages, page_size, max_seqs, width: PoolShape(
         num_pages=num_pages, page_size=page_size, max_seqs=max_seqs, max_pages_per_seq=width
@@ -61,23 +58,20 @@ def test_allocator_keeps_its_invariants(allocator_examiner: Examiner) -> None:
 
         def step(self, name: str, given: object) -> None:
             self.history.append((name, given))
-            violation = apply(self.trial, self.history[-1])
-            if violation:
-                self.close(violation)
+            outcome = judge_operation(self.trial, self.history)
+            if not outcome.passed:
+                self.close(outcome)
 
         def teardown(self) -> None:
             if not hasattr(self, "trial"):
                 return
             self.history.append(("drain", None))
-            self.close(self.trial.drain())
+            self.close(judge_operation(self.trial, self.history))
 
-        def close(self, violation: str | None) -> None:
+        def close(self, outcome: Outcome) -> None:
             case = HistoryCase(shape=self.shape, operations=tuple(self.history))
-            outcome = PASSED
-            if violation:
-                number, name = len(self.history), self.history[-1][0]
-                outcome = failed(f"operation {number} ({name}): {violation}")
+            if not outcome.passed:
                 del self.trial  # a broken history is not drained
             examiner.note(case, outcome)
 
-    examiner.examine_machine(ALLOCATOR_CHECK, ABOUT, AllocatorMachine)
+    examiner.examine_machine(ALLOCATOR_CHECK, ALLOCATOR_ABOUT, AllocatorMachine)

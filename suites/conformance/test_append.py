@@ -8,4 +8,4 @@ from pabench.strategies import append_cases
 
 
 def test_append_is_exact_and_touches_nothing_else(backend_examiner: Examiner) -> None:
-    backend_examiner.examine(check_by_id("append"), append_cases(), share=2.0)
+    backend_examiner.examine(check_by_id("append"), append_cases(**backend_examiner.choices), share=2.0)

@@ -2,65 +2,76 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.registry import check_by_id
 from pabench.problem.families import FAMILIES
-from pabench.strategies import cases, high_page_cases
+from pabench.strategies import cases, high_page_cases, long_batches
+
+
+def drawable(examiner: Examiner) -> dict[str, Any]:
+    """Arguments of ``cases`` that keep to what the backend declares."""
+    return {**examiner.choices, "supported": examiner.supports}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decode_matches_oracle(backend_examiner: Examiner, family: str) -> None:
-    drawn = cases(families=[family], supported=backend_examiner.supports)
-    backend_examiner.examine(check_by_id("decode"), drawn, label=family)
+    drawn = cases(families=[family], **drawable(backend_examiner))
+    about = (FAMILIES[family].__doc__ or family).splitlines()[0]
+    backend_examiner.examine(check_by_id("decode"), drawn, label=family, about=about)
 
 
 def test_decode_long_sequences(backend_examiner: Examiner) -> None:
-    families = ["needle", "spotlight", "ascending", "marker"]
-    drawn = cases(
-        families=families, max_seqs=2, max_len=3000, head_dims=[16, 128], supported=backend_examiner.supports
-    )
-    backend_examiner.examine(check_by_id("decode"), drawn, label="long", share=0.5)
+    choices = drawable(backend_examiner) | {"head_dims": backend_examiner.head_dims([16, 128])}
+    families = ["marker", "normal", "needle", "spotlight", "ascending"]
+    drawn = cases(families=families, batch=long_batches, **choices)
+    about = "Sequences of up to 3,000 tokens: many tiles, many pages, split keys and their merge."
+    backend_examiner.examine(check_by_id("decode"), drawn, label="long", about=about)
 
 
 def test_decode_high_page_ids(backend_examiner: Examiner) -> None:
-    drawn = high_page_cases(supported=backend_examiner.supports)
-    backend_examiner.examine(check_by_id("decode"), drawn, label="high-page-ids", share=0.5)
+    choices = drawable(backend_examiner)
+    del choices["head_dims"]
+    drawn = high_page_cases(**choices)
+    about = "Page ids around and above 65,536, where an id cut to 16 bits names another page."
+    backend_examiner.examine(check_by_id("decode"), drawn, label="high-page-ids", about=about, share=0.5)
 
 
 def test_dead_slots_change_nothing(backend_examiner: Examiner) -> None:
-    drawn = cases(families=["normal", "needle", "all-negative"], supported=backend_examiner.supports)
+    drawn = cases(families=["normal", "needle", "all-negative"], **drawable(backend_examiner))
     backend_examiner.examine(check_by_id("poison"), drawn)
 
 
 def test_unused_table_entries_change_nothing(backend_examiner: Examiner) -> None:
-    drawn = cases(families=["normal", "needle"], poisons=["nan"], supported=backend_examiner.supports)
+    drawn = cases(families=["normal", "needle"], poisons=["nan"], **drawable(backend_examiner))
     backend_examiner.examine(check_by_id("table-tail"), drawn)
 
 
 def test_page_placement_changes_nothing(backend_examiner: Examiner) -> None:
-    drawn = cases(families=["normal", "needle", "one-hot"], supported=backend_examiner.supports)
+    drawn = cases(families=["normal", "needle", "one-hot"], **drawable(backend_examiner))
     backend_examiner.examine(check_by_id("placement"), drawn)
 
 
 def test_strided_views_change_nothing(backend_examiner: Examiner) -> None:
-    drawn = cases(families=["normal", "needle"], poisons=["nan"], supported=backend_examiner.supports)
+    drawn = cases(families=["normal", "needle"], poisons=["nan"], **drawable(backend_examiner))
     backend_examiner.examine(check_by_id("views"), drawn)
 
 
 def test_empty_sequences(backend_examiner: Examiner) -> None:
-    drawn = cases(poisons=["nan", "zero"], supported=backend_examiner.supports).filter(
+    drawn = cases(poisons=["nan", "zero"], **drawable(backend_examiner)).filter(
         lambda case: 0 in case.batch.kv_lens
     )
     backend_examiner.examine(check_by_id("empty"), drawn)
 
 
 def test_runs_repeat_bit_for_bit(backend_examiner: Examiner) -> None:
-    drawn = cases(families=["normal", "ascending"], supported=backend_examiner.supports)
+    drawn = cases(families=["normal", "ascending"], **drawable(backend_examiner))
     backend_examiner.examine(check_by_id("repeat"), drawn)
 
 
 def test_corrupt_problems_are_refused(backend_examiner: Examiner) -> None:
-    drawn = cases(families=["normal"], supported=backend_examiner.supports)
+    drawn = cases(families=["normal"], **drawable(backend_examiner))
     backend_examiner.examine(check_by_id("reject"), drawn, share=0.5)

@@ -1,0 +1,140 @@
+"""Mutants: planted one-line faults in the kernels, kept as data, to measure what the suite catches.
+
+A file is TOML with one ``[[mutant]]`` table a fault::
+
+    [[mutant]]
+    id = "loop-bound-minus-one"
+    file = "paged_decode_simple.cu"
+    before = "const int kv_len = kv_lens[sequence];"
+    after = "const int kv_len = kv_lens[sequence] - 1;"
+    bugs = ["B059"]
+    trigger = "any sequence with a token"
+    killed_by = "decode[needle]"
+
+``overlay`` plants a mutant into a copy of the kernel folder; the sources themselves are never touched.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pabench.errors import InvalidCase, UsageError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One planted fault.
+
+    Attributes:
+        id: letters, digits, ``.``, ``_`` and ``-``; unique in its file.
+        file: kernel file that is changed, relative to the kernel folder, with forward slashes.
+        before: text that stands in ``file`` exactly once.
+        after: text that takes its place.
+        bugs: what is known of real bugs of this kind; names or links, may be empty.
+        trigger: the input without which the fault changes nothing.
+        killed_by: id of the check that must fail, with the family in brackets where it has one.
+    """
+
+    id: str
+    file: str
+    before: str
+    after: str
+    bugs: tuple[str, ...]
+    trigger: str
+    killed_by: str
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "bugs":
+                if not isinstance(value, tuple) or not all(isinstance(bug, str) for bug in value):
+                    raise InvalidCase("bugs", value, "must be a list of text")
+            elif not isinstance(value, str) or not (value.strip() or field.name == "after"):
+                raise InvalidCase(field.name, value, "must be text that is not empty")
+        if not NAME.fullmatch(self.id):
+            raise InvalidCase("id", self.id, "must be letters, digits, '.', '_' and '-'")
+        path = PurePosixPath(self.file)
+        if path.is_absolute() or ".." in path.parts or "\\" in self.file:
+            raise InvalidCase("file", self.file, "must be a path inside the kernel folder")
+        if self.before == self.after:
+            raise InvalidCase("after", self.after, "must differ from before")
+
+
+def load_mutants(path: Path) -> tuple[Mutant, ...]:
+    """Read a file of mutants, in its order.
+
+    Raises:
+        UsageError: the file cannot be read, is not TOML, or has no or other tables than ``[[mutant]]``.
+        InvalidCase: a field is missing, unknown or wrong, or an id is there twice.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"mutants {str(path)!r} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"mutants {str(path)!r} is not TOML: {error}") from None
+    entries = data.pop("mutant", None)
+    if data or not isinstance(entries, list) or not entries:
+        raise UsageError(f"mutants {str(path)!r}: must hold [[mutant]] tables and nothing else")
+    mutants: dict[str, Mutant] = {}
+    for number, entry in enumerate(entries, start=1):
+        try:
+            mutant = _mutant(entry)
+            if mutant.id in mutants:
+                raise InvalidCase("id", mutant.id, "must be unique in its file")
+        except InvalidCase as error:
+            raise InvalidCase(f"{path}: mutant {number}: {error.field}", error.value, error.rule) from None
+        mutants[mutant.id] = mutant
+    return tuple(mutants.values())
+
+
+def _mutant(entry: Any) -> Mutant:
+    names = {field.name for field in fields(Mutant)}
+    if not isinstance(entry, dict):
+        raise InvalidCase("entry", entry, "must be a table")
+    for name in sorted(names ^ entry.keys()):
+        rule = "is missing" if name in names else f"is unknown; the fields are {', '.join(sorted(names))}"
+        raise InvalidCase(name, entry.get(name), rule)
+    bugs = entry["bugs"]
+    return Mutant(**{**entry, "bugs": tuple(bugs) if isinstance(bugs, list) else bugs})
+
+
+def mutated(mutant: Mutant, kernels: Path) -> str:
+    """Return the text of the mutant's file with the fault in it.
+
+    Raises:
+        UsageError: the file cannot be read, or does not hold ``before`` exactly once.
+    """
+    path = kernels / mutant.file
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"mutant {mutant.id!r}: {path} cannot be read: {error}") from None
+    count = text.count(mutant.before)
+    if count != 1:
+        rule = f"before must stand in {mutant.file} exactly once, found {count} times"
+        raise UsageError(f"mutant {mutant.id!r}: {rule}")
+    return text.replace(mutant.before, mutant.after)
+
+
+def overlay(mutant: Mutant, kernels: Path, target: Path) -> Path:
+    """Copy the folder ``kernels`` to ``target``, which must not exist, plant the fault, return ``target``.
+
+    Nothing is written when the fault does not fit.
+
+    Raises:
+        UsageError: as for ``mutated``, or ``target`` is there already.
+    """
+    text = mutated(mutant, kernels)
+    if target.exists():
+        raise UsageError(f"mutant {mutant.id!r}: {target} exists already")
+    shutil.copytree(kernels, target)
+    (target / mutant.file).write_text(text, encoding="utf-8")
+    return target

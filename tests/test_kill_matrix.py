@@ -1,0 +1,147 @@
+"""The kill matrix: the suite passes on the right kernels and kills every planted fault, by name and place."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pabench.cli.main import run
+from pabench.conformance import attention_checks
+from pabench.conformance.examiner import CheckFailed
+from pabench.conformance.mutants import Mutant, load_mutants, overlay
+from pabench.conformance.registry import check_by_id
+from pabench.oracle import verdict
+from pabench.oracle.reference import Truth, truth
+from pabench.resources import resource_dir
+from pabench.strategies import cases
+from tests.kill_support import MATRIX, examine, examiner_of, names_in_suite
+
+MUTANTS = load_mutants(Path(__file__).parent / "mutants" / "kernels.toml")
+BY_ID = {mutant.id: mutant for mutant in MUTANTS}
+KERNELS = resource_dir("kernels_cuda")
+SEEDS = (0, 1, 2)
+
+WIDE = {"head-dim-tail-dropped-in-output", "append-head-dim-tail-dropped"}
+"""Faults that need a head_dim beside 16; it costs a second compiled kernel."""
+
+PLACES = {
+    "attention": r"sequence \d+, query head \d+(, dim \d+)?|sequence \d+ is empty",
+    "append": r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
+    "allocator-invariants": r"operation \d+ \((extend|free|drain)\): ",
+}
+
+
+def plant(mutant: Mutant, folder: Path) -> Path:
+    return overlay(mutant, KERNELS, folder / "kernels")
+
+
+def place_of(check: str) -> str:
+    return PLACES.get(check, PLACES["attention"])
+
+
+def test_kill_matrix_names_every_test_of_the_suite() -> None:
+    assert {entry.test.__name__ for entry in MATRIX.values()} == names_in_suite()
+    assert {mutant.killed_by for mutant in MUTANTS} <= set(MATRIX)
+
+
+@pytest.mark.parametrize("check", MATRIX)
+def test_kill_matrix_passes_right_kernels(check: str) -> None:
+    notebook = examine(check, KERNELS, max_head_dim=80)
+    assert notebook.outcome is None
+    assert notebook.cases >= 30
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)
+def test_kill_matrix_kills(mutant: Mutant, tmp_path: Path) -> None:
+    kernels = plant(mutant, tmp_path)
+    head_dim = 80 if mutant.id in WIDE else 16
+    for seed in SEEDS:
+        outcome = examine(mutant.killed_by, kernels, seed=seed, max_head_dim=head_dim).outcome
+        assert outcome is not None, f"{mutant.id} lives with seed {seed}"
+        assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
+
+
+# --- what kills: take the mechanism away and the named mutants live -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mutant", "check"),
+    [("weights-of-11-bits", "decode[cancelling-value]"), ("partials-of-11-bits", "decode[long]")],
+)
+def test_kill_matrix_needs_the_bound(
+    mutant: str, check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loose(*arguments: Any, **options: Any) -> Truth:
+        right = truth(*arguments, **options)
+        return replace(right, out_bound=right.out_bound * 100.0, lse_bound=right.lse_bound * 100.0)
+
+    kernels = plant(BY_ID[mutant], tmp_path)
+    assert examine(check, kernels).outcome is not None
+    monkeypatch.setattr(verdict, "truth", loose)
+    assert examine(check, kernels).outcome is None
+
+
+@pytest.mark.parametrize("mutant", ["masked-tail-values-read", "tail-guard-by-page"])
+def test_kill_matrix_needs_the_poison(mutant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = plant(BY_ID[mutant], tmp_path)
+    assert examine("poison", kernels).outcome is not None
+    monkeypatch.setattr(attention_checks, "POISONS", ("zero",))
+    assert examine("poison", kernels).outcome is None
+
+
+@pytest.mark.parametrize("mutant", ["lse-base-2", "lse-without-maximum", "merge-lse-base-2"])
+def test_kill_matrix_needs_the_lse(mutant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_lse(tensors: Any, out: Any, lse: Any, profile: Any, **options: Any) -> verdict.Verdict:
+        return verdict.judge(tensors, out, None, profile, **{**options, "allow_missing_lse": True})
+
+    kernels = plant(BY_ID[mutant], tmp_path)
+    monkeypatch.setattr(attention_checks, "judge", without_lse)
+    assert examine(BY_ID[mutant].killed_by, kernels).outcome is None
+
+
+def test_kill_matrix_needs_high_page_ids(tmp_path: Path) -> None:
+    examiner = examiner_of(plant(BY_ID["page-id-16-bit"], tmp_path))
+    low = cases(families=["needle"], placements=["shuffled", "reversed"], **examiner.choices)
+    examiner.examine(check_by_id("decode"), low)
+    high = cases(families=["needle"], placements=["high"], **examiner.choices)
+    with pytest.raises(CheckFailed, match=r"sequence \d+, query head \d+"):
+        examiner.examine(check_by_id("decode"), high)
+
+
+# --- the command, as a user calls it ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mutant", "select", "words"),
+    [
+        ("loop-bound-minus-one", "needle", r"its last key missing|as for a row that sees no key"),
+        ("page-id-16-bit", "high", r"physical page 6\d{4}.*cut to 16 bits"),
+        ("masked-tail-values-read", "dead_slots", r"a masked slot leaked through V"),
+        ("kv-head-modulo", "normal", r"query head mod num_kv_heads"),
+        ("accumulator-not-rescaled", "ascending", r"accumulator not rescaled"),
+    ],
+)
+def test_kill_matrix_command_names_the_place(
+    mutant: str, select: str, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kernels = plant(BY_ID[mutant], tmp_path)
+    options = f"--profile quick --device emulated --kernels {kernels} -k {select}".split()
+    files = ["--artifacts", str(tmp_path / "run"), "--json", str(tmp_path / "result.json")]
+    assert run(["conformance", *options, *files]) == 1
+    failed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("FAILED")]
+    assert len(failed) == 1
+    assert re.search(PLACES["attention"], failed[0])
+    assert re.search(words, failed[0]), failed[0]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["checks"], result["failed"], result["exit_code"]) == (1, 1, 1)
+    case = json.loads((tmp_path / "run" / result["results"][0]["failure"]["path"] / "case.json").read_text())
+    assert sum(case["case"]["kv_lens"]) <= 64
+    replay = ["replay", str(tmp_path / "run" / result["results"][0]["failure"]["path"])]
+    assert run([*replay, "--kernels", str(kernels)]) == 1
+    assert failed[0].split(": ", 1)[1] in capfd.readouterr().out
+    assert run(replay) == 0

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, find, given, seed, settings
+from hypothesis import strategies as st
+
+from pabench.backends.rawkernel import RawKernelBackend
+from pabench.backends.validate import check_append, check_attention
+from pabench.problem.append import AppendCase, append_case_from_dict, build_append
+from pabench.problem.case import POISONS, Case, case_from_dict
+from pabench.problem.dtypes import DTYPES
+from pabench.problem.families import FAMILIES
+from pabench.problem.placement import HIGH_PAGE_BASE, PLACEMENTS, TABLE_TAILS
+from pabench.problem.tensors import build_tensors
+from pabench.strategies import (
+    GROUP_SIZES,
+    HEAD_DIMS,
+    PAGE_SIZES,
+    TILE_TOKENS,
+    append_cases,
+    cases,
+    high_page_cases,
+    long_batches,
+)
+
+T = TypeVar("T")
+FEW = settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+def drawn(strategy: st.SearchStrategy[T], count: int) -> list[T]:
+    found: list[T] = []
+
+    @seed(1)
+    @settings(FEW, max_examples=count, phases=(Phase.generate,))
+    @given(strategy)
+    def collect(value: T) -> None:
+        found.append(value)
+
+    collect()
+    return found
+
+
+@FEW
+@given(cases())
+def test_strategies_cases_are_valid_and_buildable_property(case: Case) -> None:
+    assert case_from_dict(case.to_dict()) == case
+    tensors = build_tensors(case)
+    check_attention("any", RawKernelBackend.capabilities, tensors)
+    tensors.layout.validate(case.batch.kv_lens)
+    assert not np.isnan(tensors.q.astype(np.float32)).any()
+
+
+@settings(FEW, max_examples=10)
+@given(high_page_cases())
+def test_strategies_high_pages_are_high_and_buildable_property(case: Case) -> None:
+    tensors = build_tensors(case)
+    check_attention("any", RawKernelBackend.capabilities, tensors)
+    used = np.concatenate([tensors.layout.pages(i, n) for i, n in enumerate(case.batch.kv_lens)])
+    assert used.max() >= HIGH_PAGE_BASE or used.size == 1
+
+
+@FEW
+@given(append_cases())
+def test_strategies_append_cases_are_valid_and_buildable_property(case: AppendCase) -> None:
+    assert append_case_from_dict(case.to_dict()) == case
+    pool, keys, values, slots = build_append(case)
+    assert check_append(pool, keys, values, slots, case.problem.dtype) == case.problem.page_size
+
+
+@FEW
+@given(cases(max_seqs=2, max_len=50, min_len=3, dtypes=["float16"], kv_layouts=["HND"], interleaved=[True]))
+def test_strategies_cases_keep_to_their_arguments_property(case: Case) -> None:
+    assert case.batch.num_seqs <= 2
+    assert all(3 <= n <= 50 for n in case.batch.kv_lens)
+    assert (case.problem.dtype, case.kv_layout, case.interleaved) == ("float16", "HND", True)
+
+
+@FEW
+@given(st.sampled_from(PAGE_SIZES).flatmap(long_batches))
+def test_strategies_long_batches_hold_one_long_sequence_property(batch: Any) -> None:
+    lengths = sorted(batch.kv_lens, reverse=True)
+    assert 512 < lengths[0] <= 3000
+    assert all(n <= 200 for n in lengths[1:])
+
+
+def test_strategies_cases_reach_every_choice() -> None:
+    found = drawn(cases(), 400)
+    for field, wanted in (
+        ("family", FAMILIES),
+        ("poison", POISONS),
+        ("placement", PLACEMENTS),
+        ("tail", TABLE_TAILS),
+        ("kv_layout", ("NHD", "HND")),
+        ("interleaved", (False, True)),
+    ):
+        assert {getattr(case, field) for case in found} == set(wanted)
+    problems = [case.problem for case in found]
+    assert {p.dtype for p in problems} == set(DTYPES)
+    assert {p.head_dim for p in problems} == set(HEAD_DIMS)
+    assert {p.page_size for p in problems} == set(PAGE_SIZES)
+    assert {p.group_size for p in problems} >= set(GROUP_SIZES)
+    assert {p.sm_scale is None for p in problems} == {True, False}
+    assert {case.batch.num_seqs for case in found} == {1, 2, 3, 4, 5}
+
+
+def test_strategies_lengths_hit_the_edges() -> None:
+    """Shares that a suite of 60 cases a check can count on; uniform lengths would give a tenth of them."""
+    found = drawn(cases(), 400)
+    lengths = [(n, case.problem.page_size) for case in found for n in case.batch.kv_lens]
+    near: Counter[str] = Counter()
+    for n, page_size in lengths:
+        near["empty"] += n == 0
+        near["one"] += n == 1
+        for name, size in (("page", page_size), ("tile", TILE_TOKENS)):
+            for d in (-1, 0, 1):
+                near[f"{name}{d:+d}"] += size > 2 and n > 1 and (n - d) % size == 0
+    shares = {name: count / len(lengths) for name, count in near.items()}
+    assert shares["empty"] > 0.01
+    assert shares["one"] > 0.01
+    assert all(shares[f"{name}{d:+d}"] > 0.06 for name in ("page", "tile") for d in (-1, 0, 1)), shares
+    longer = [case for case in found if max(case.batch.kv_lens) > case.problem.page_size]
+    assert len(longer) > 0.7 * len(found)
+
+
+@pytest.mark.parametrize(
+    ("fails", "lengths"),
+    [
+        (lambda case: max(case.batch.kv_lens) >= 33, (33,)),
+        (lambda case: case.batch.num_seqs >= 3 and sum(case.batch.kv_lens) > 9, None),
+        (lambda case: case.problem.page_size > 4 and max(case.batch.kv_lens) > case.problem.page_size, (6,)),
+    ],
+)
+def test_strategies_shrink_to_few_short_sequences(
+    fails: Callable[[Case], bool], lengths: tuple[int, ...] | None
+) -> None:
+    smallest = find(cases(), fails, settings=settings(FEW, max_examples=400))
+    if lengths is not None:
+        assert smallest.batch.kv_lens == lengths
+    assert sum(smallest.batch.kv_lens) <= 33
+    assert smallest.problem.num_qo_heads == 1
+    assert (smallest.seed, smallest.spare_pages, smallest.interleaved) == (0, 0, False)
