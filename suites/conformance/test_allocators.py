@@ -41,6 +41,22 @@ def test_allocator_keeps_its_invariants(allocator_examiner: Examiner) -> None:
             sequences = st.integers(0, self.shape.max_seqs - 1)
             self.step("extend", data.draw(st.dictionaries(sequences, st.integers(0, most), max_size=4)))
 
+        @rule(spare=st.integers(-1, 1), first=st.integers(0, 39))
+        def fill_to_the_brim(self, spare: int, first: int) -> None:
+            """Ask for all free pages, one fewer or one more, of as many sequences as that takes."""
+            shape, request = self.shape, {}
+            left = (self.trial.subject.free_pages - spare) * shape.page_size
+            for turn in range(shape.max_seqs):
+                sequence = (first + turn) % shape.max_seqs
+                held = len(self.trial.tokens.get(sequence, ()))
+                # from a page's end on, so that tokens asked for and pages needed agree
+                slack = -held % shape.page_size
+                room = shape.max_pages_per_seq * shape.page_size - held - slack
+                if min(room, left) > 0:
+                    request[sequence] = slack + min(room, left)
+                    left -= min(room, left)
+            self.step("extend", request)
+
         @precondition(lambda self: self.trial.tokens)
         @rule(data=st.data())
         def free(self, data: st.DataObject) -> None:
