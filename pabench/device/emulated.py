@@ -25,6 +25,8 @@ from pabench.resources import resource_dir
 ENTRY = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^;{]*?\)\s+)?(\w+)\s*\(')
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 HEADERS = (".cuh", ".h", ".hpp", ".inl")
+RUNTIME_FLAGS = ("-O3", "-fvisibility=default")
+KERNEL_FLAGS = ("-Wl,-z,defs",)
 MAX_PARAMETERS = 64
 MAX_BLOCKS = 2**24
 """Blocks of one launch; their order is held in memory."""
@@ -177,11 +179,11 @@ class EmulatedDevice:
         folder = self.kernels / "emulation"
         source = folder / "runtime.cpp"
         try:
-            key = content_key([*self._environment(), *_headers(folder), source.read_bytes()])
+            key = content_key([*self._environment(), *RUNTIME_FLAGS, *_headers(folder), source.read_bytes()])
         except OSError as error:
             raise CompileError(f"kernel folder {self.kernels} has no emulation: {error}") from None
         name = f"runtime-{key}.so"
-        arguments = ["-O3", f"-I{self.kernels}", str(source), "-fvisibility=default", f"-Wl,-soname,{name}"]
+        arguments = [*RUNTIME_FLAGS, f"-I{self.kernels}", str(source), f"-Wl,-soname,{name}"]
         return cached_file(
             name,
             lambda out: compile_shared(
@@ -199,7 +201,7 @@ class EmulatedDevice:
         if not entries:
             raise CompileError(f'{source.path.name} has no extern "C" __global__ kernel')
         defines = [f"-D{name}={value}" for name, value in sorted(source.defines.items())]
-        key = content_key([*self._environment(), runtime.name, *headers, text, *defines])
+        key = content_key([*self._environment(), *KERNEL_FLAGS, runtime.name, *headers, text, *defines])
 
         def make(out: Path) -> None:
             unit = out.with_suffix(".cpp")
@@ -211,7 +213,7 @@ class EmulatedDevice:
             )
             try:
                 # linked to its own runtime by name: a second runtime in the process stays apart
-                arguments = [*defines, f"-I{source.include_dir}", str(unit), str(runtime), "-Wl,-z,defs"]
+                arguments = [*defines, f"-I{source.include_dir}", str(unit), str(runtime), *KERNEL_FLAGS]
                 compile_shared(self._compiler, [*arguments, *self._flags], out, what=source.path.name)
             finally:
                 unit.unlink(missing_ok=True)

@@ -41,6 +41,18 @@ def test_allocator_keeps_its_invariants(allocator_examiner: Examiner) -> None:
             sequences = st.integers(0, self.shape.max_seqs - 1)
             self.step("extend", data.draw(st.dictionaries(sequences, st.integers(0, most), max_size=4)))
 
+        @precondition(lambda self: self.trial.tokens)
+        @rule(data=st.data())
+        def grow(self, data: st.DataObject) -> None:
+            live = st.sampled_from(sorted(self.trial.tokens))
+            tokens = st.integers(1, self.shape.page_size + 1)
+            self.step("extend", data.draw(st.dictionaries(live, tokens, min_size=1, max_size=3)))
+
+        @precondition(lambda self: self.trial.tokens)
+        @rule()
+        def decode_step(self) -> None:
+            self.step("extend", dict.fromkeys(sorted(self.trial.tokens), 1))
+
         @rule(spare=st.integers(-1, 1), first=st.integers(0, 39))
         def fill_to_the_brim(self, spare: int, first: int) -> None:
             """Ask for all free pages, one fewer or one more, of as many sequences as that takes."""
