@@ -21,6 +21,7 @@ from pabench.allocators.registry import make_allocator
 from pabench.backends.base import Backend
 from pabench.conformance.failures import AnyCase
 from pabench.conformance.outcome import Outcome, crashed
+from pabench.conformance.process import raise_if_interrupted
 from pabench.conformance.registry import Check
 from pabench.device.base import Device
 from pabench.errors import Unsupported
@@ -166,6 +167,7 @@ class Examiner:
 
     def note(self, case: AnyCase, outcome: Outcome) -> None:
         """Record a judgement; raise ``CheckFailed`` when it is a failure."""
+        raise_if_interrupted()
         self.notebook.record(case, outcome)
         if not outcome.passed:
             raise CheckFailed(outcome.text)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,15 +12,14 @@ import pytest
 
 from pabench.conformance.examiner import PROFILES
 from pabench.conformance.plugin import ConformancePlugin, SubjectsPlugin
+from pabench.conformance.process import own_process
 from pabench.conformance.results import CheckResult, exit_code
 from pabench.device.base import Device
-from pabench.device.cache import cache_root
 from pabench.errors import EXIT_INTERRUPTED, EXIT_NOTHING_RAN, PabenchError, Unsupported, UsageError
 from pabench.resources import resource_dir
 from pabench.store.run import RunDirectory
 
 PYTEST_INTERRUPTED, PYTEST_INTERNAL, PYTEST_USAGE, PYTEST_NOTHING = 2, 3, 4, 5
-FOREIGN_VARIABLES = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DEBUG", "PYTEST_THEME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,30 +100,9 @@ def _pytest(arguments: list[str], plugin: object) -> tuple[int, str]:
     The suite's own output is pytest's; commands print results as they come, on streams of their own.
     """
     log = io.StringIO()
-    with _own_environment(), contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with own_process(), contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         status = int(pytest.main(arguments, plugins=[plugin]))
     return status, _last_line(log.getvalue())
-
-
-@contextlib.contextmanager
-def _own_environment() -> Iterator[None]:
-    """Keep out what the user's environment tells pytest and Hypothesis to do in projects of their own."""
-    ours = {
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        "HYPOTHESIS_STORAGE_DIRECTORY": str(cache_root() / "hypothesis"),
-    }
-    before = {name: os.environ.get(name) for name in (*ours, *FOREIGN_VARIABLES)}
-    for name in FOREIGN_VARIABLES:
-        os.environ.pop(name, None)
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _arguments(request: ConformanceRequest) -> list[str]:
