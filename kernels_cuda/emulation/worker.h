@@ -1,0 +1,132 @@
+// One launch and the OS threads that run it: stacks, lanes and shared memory of the emulated device.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "emulation/lane.h"
+
+#ifdef PAB_EMU_UCONTEXT
+#include <ucontext.h>
+#endif
+
+namespace pab_emu {
+
+#ifdef PAB_EMU_UCONTEXT
+struct UContext {
+  ucontext_t context;
+};
+#endif
+
+constexpr std::size_t kStackBytes = 64 * 1024;
+constexpr std::size_t kGuardBytes = 4096;
+// Lanes use the same offsets of their stacks at the same time; staggered tops keep them out of one cache set.
+constexpr std::size_t kStaggerBytes = 320, kStaggerSpan = 4096;
+
+struct Random {  // splitmix64
+  u64 state;
+  u64 operator()() {
+    u64 z = (state += 0x9E3779B97F4A7C15ull);
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
+  }
+  template <typename T>
+  void shuffle(T* items, std::size_t count) {
+    for (std::size_t i = count; i > 1; --i) std::swap(items[i - 1], items[(*this)() % i]);
+  }
+};
+
+struct Launch {
+  void (*invoke)(void**);
+  void** args;
+  Dim3 grid, block;
+  u32 shared_bytes;
+  u64 seed;
+  std::chrono::steady_clock::time_point poll_deadline;
+  u32 poll_seconds;
+  std::vector<u64> order;  // block numbers in the order they are started
+  std::atomic<u64> next{0};
+  std::atomic<bool> failed{false};
+  std::mutex mutex;
+  std::string message;
+
+  // Ends the launch; the first reason given is the one that is told.
+  void fail(const std::string& reason) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (message.empty()) message = reason;
+    failed = true;
+  }
+};
+
+// One OS thread's stacks, lanes and shared memory; kept between launches.
+struct Worker {
+  explicit Worker(u32 threads, u32 shared_bytes) : capacity(threads), lanes(threads), copies(threads * kCopyQueue) {
+    const std::size_t bytes = threads * (kStackBytes + kGuardBytes);
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    stacks = static_cast<unsigned char*>(memory);
+    for (u32 i = 0; i < threads; ++i) mprotect(stacks + i * (kStackBytes + kGuardBytes), kGuardBytes, PROT_NONE);
+    warps.resize((threads + kWarpSize - 1) / kWarpSize);
+    shared.reset(new (std::align_val_t{1024}) unsigned char[shared_bytes + 1]);
+    shared_capacity = shared_bytes;
+  }
+  ~Worker() { munmap(stacks, capacity * (kStackBytes + kGuardBytes)); }
+
+  struct AlignedDelete {
+    void operator()(unsigned char* p) const { ::operator delete[](p, std::align_val_t{1024}); }
+  };
+  u32 capacity, shared_capacity;
+  unsigned char* stacks = nullptr;
+  std::unique_ptr<unsigned char[], AlignedDelete> shared;
+  std::vector<Lane> lanes;
+  std::vector<PendingCopy> copies;
+#ifdef PAB_EMU_UCONTEXT
+  std::vector<UContext> contexts;
+  UContext home;
+#endif
+  std::vector<Warp> warps;
+  std::vector<u32> warp_order;
+  u32 barrier_arrived[kBarriers] = {};
+  u32 barrier_expected[kBarriers] = {};
+  u32 live = 0, threads = 0, running_warp = 0, polls = 0;
+  Block block;
+  Launch* launch = nullptr;
+  Context scheduler = nullptr;
+  Random random{0};
+};
+
+// The worker of this OS thread.
+inline thread_local Worker* worker = nullptr;
+
+inline std::mutex idle_mutex;
+inline std::vector<std::unique_ptr<Worker>> idle_workers;
+
+// Returns a worker with room enough, an idle one where there is one.
+inline std::unique_ptr<Worker> take_worker(u32 threads, u32 shared_bytes) {
+  {
+    std::lock_guard<std::mutex> lock(idle_mutex);
+    for (auto& idle : idle_workers) {
+      if (idle->capacity >= threads && idle->shared_capacity >= shared_bytes) {
+        std::unique_ptr<Worker> found = std::move(idle);
+        idle = std::move(idle_workers.back());
+        idle_workers.pop_back();
+        return found;
+      }
+    }
+  }
+  return std::make_unique<Worker>(std::max(threads, 128u), std::max(shared_bytes, 49152u));
+}
+
+}  // namespace pab_emu
