@@ -95,6 +95,10 @@ def test_conformance_keeps_the_output_of_a_backend_out(
     assert len(printed.out.splitlines()) == 2
 
 
+def test_conformance_gives_the_ratio_of_the_failure(tmp_path: Path) -> None:
+    assert judged(tmp_path, "Nan", "placement", 1)["max_ratio"] == "inf"
+
+
 def test_conformance_says_when_a_failure_does_not_repeat(tmp_path: Path) -> None:
     result = judged(tmp_path, "Undecided", "normal", 1)
     assert result["status"] == "failed"

@@ -70,6 +70,11 @@ class Notebook:
     failing: AnyCase | None = None
     outcome: Outcome | None = None
 
+    @property
+    def worst(self) -> float | None:
+        """Largest err/T over the cases that passed, or that of the failure."""
+        return self.outcome.max_ratio if self.outcome is not None else self.max_ratio
+
     def record(self, case: AnyCase, outcome: Outcome) -> None:
         """Count a judged case; remember it when it failed."""
         self.cases += 1

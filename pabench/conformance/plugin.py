@@ -118,7 +118,7 @@ class ConformancePlugin(SubjectsPlugin):
             device=self.device.name,
             status=status,
             cases=notebook.cases if notebook else 0,
-            max_ratio=notebook.max_ratio if notebook else None,
+            max_ratio=notebook.worst if notebook else None,
             reason=reason,
             failure=failure,
             duration_s=round(report.duration, 3),

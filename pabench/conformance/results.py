@@ -37,7 +37,8 @@ class CheckResult:
         subject: name of the backend or allocator.
         subject_kind: ``backend`` or ``allocator``.
         cases: generated problems that were judged.
-        max_ratio: largest err/T over all judged cases, None when no number was compared.
+        max_ratio: largest err/T over all judged cases, that of the failure when there is one; None when no
+            number was compared.
         reason: why it is unsupported or crashed.
     """
 
