@@ -71,19 +71,17 @@ extern "C" __global__ void __launch_bounds__(PAB_THREADS) page_alloc_extend(
   i64 too_long = -1;
   for (i32 base = 0; base < max_seqs; base += PAB_THREADS) {
     const i32 sequence = base + static_cast<i32>(threadIdx.x);
-    Pair need = {0, 0};
-    u64 overflow = 0;
+    Pair need = {0, 0};  // pages; in place of tokens, whether the sequence outgrows its row
     if (sequence < max_seqs && request[sequence] >= 0) {
       const i64 old = lengths[sequence] < 0 ? 0 : lengths[sequence], now = old + request[sequence];
       need.pages = static_cast<u64>(pages_of(now, page_size) - pages_of(old, page_size));
-      overflow = pages_of(now, page_size) > max_pages;
+      need.tokens = pages_of(now, page_size) > max_pages;
     }
-    block_scan(need, total, shared);
+    const Pair before = block_scan(need, total, shared);
     carried.pages += total.pages;
-    const Pair before = block_scan({overflow, 0}, total, shared);
-    if (total.pages && too_long < 0) {
+    if (total.tokens && too_long < 0) {
       too_long = base;
-      if (overflow && before.pages == 0) status[3] = sequence;
+      if (need.tokens && before.tokens == 0) status[3] = sequence;
     }
   }
   if (too_long >= 0 || carried.pages > free_pages) {
