@@ -15,27 +15,11 @@ import click
 
 from pabench import __version__
 from pabench.errors import EnvironmentRefused
+from pabench.store import provenance
+from pabench.store.provenance import package_versions
 
-PACKAGES = (
-    "numpy",
-    "torch",
-    "cupy-cuda13x",
-    "cupy-cuda12x",
-    "nvidia-cuda-nvrtc",
-    "nvidia-cuda-runtime",
-    "hypothesis",
-    "pytest",
-    "pytest-benchmark",
-    "pandas",
-    "altair",
-    "vl-convert-python",
-    "jinja2",
-    "click",
-    "rich",
-    "platformdirs",
-    "ray",
-    "ziglang",
-)
+PACKAGES = (*provenance.PACKAGES, "nvidia-cuda-runtime", "platformdirs", "pytest-benchmark")
+"""What a run records, and what else an installation may lack."""
 
 
 @click.command()
@@ -63,7 +47,7 @@ def command(as_json: bool, strict: bool) -> None:
 
 def examine() -> dict[str, Any]:
     """Return the facts as JSON values; what is missing carries a ``problem`` that says why."""
-    compiler, gpu = _compiler(), _gpu()
+    compiler, gpu, versions = _compiler(), _gpu(), package_versions(PACKAGES)
     devices = [name for name, found in (("cuda", gpu), ("emulated", compiler)) if "problem" not in found]
     return {
         "pabench": {"version": __version__, "path": str(Path(__file__).resolve().parents[1])},
@@ -76,15 +60,8 @@ def examine() -> dict[str, Any]:
         "resources": _resources(),
         "backends": _backends(),
         "cache": _cache(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: versions.get(name) for name in PACKAGES},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _compiler() -> dict[str, Any]:
