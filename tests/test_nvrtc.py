@@ -136,7 +136,9 @@ def test_nvrtc_header_key_follows_text_and_name(tmp_path: Path) -> None:
     keys.append(header_key(tmp_path))
     header.rename(tmp_path / "pab" / "b.cuh")
     keys.append(header_key(tmp_path))
-    assert len(set(keys)) == 3
+    (tmp_path / "more.h").write_text("")
+    keys.append(header_key(tmp_path))
+    assert len(set(keys)) == 4
 
 
 def test_nvrtc_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from pabench.device.arguments import check_limits, check_scalars, check_signatur
 from pabench.device.base import KernelSource, Launch
 from pabench.device.cache import cached_file, content_key
 from pabench.device.compiler import FLAGS, Compiler, compile_shared, find_compiler, processor_key
+from pabench.device.headers import header_texts
 from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, LaunchError
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
@@ -24,7 +25,6 @@ from pabench.resources import resource_dir
 
 ENTRY = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^;{]*?\)\s+)?(\w+)\s*\(')
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-HEADERS = (".cuh", ".h", ".hpp", ".inl")
 RUNTIME_FLAGS = ("-O3", "-fvisibility=default")
 KERNEL_FLAGS = ("-Wl,-z,defs",)
 MAX_PARAMETERS = 64
@@ -179,7 +179,9 @@ class EmulatedDevice:
         folder = self.kernels / "emulation"
         source = folder / "runtime.cpp"
         try:
-            key = content_key([*self._environment(), *RUNTIME_FLAGS, *_headers(folder), source.read_bytes()])
+            key = content_key(
+                [*self._environment(), *RUNTIME_FLAGS, *header_texts(folder), source.read_bytes()]
+            )
         except OSError as error:
             raise CompileError(f"kernel folder {self.kernels} has no emulation: {error}") from None
         name = f"runtime-{key}.so"
@@ -194,7 +196,7 @@ class EmulatedDevice:
     def _build_kernel(self, source: KernelSource, runtime: Path) -> Path:
         try:
             text = source.path.read_text(encoding="utf-8")
-            headers = _headers(source.include_dir, beside=source.path.parent)
+            headers = header_texts(source.include_dir, beside=source.path.parent)
         except (OSError, UnicodeDecodeError) as error:
             raise CompileError(f"kernel file {source.path} cannot be read: {error}") from None
         entries = ENTRY.findall(COMMENT.sub(" ", text))
@@ -222,14 +224,6 @@ class EmulatedDevice:
 
     def _environment(self) -> list[str]:
         return [self._compiler.version, *self._compiler.command, *FLAGS, *self._flags, processor_key()]
-
-
-def _headers(root: Path, *, beside: Path | None = None) -> list[bytes]:
-    """Name and text of every header under ``root`` and in ``beside``: what a kernel file may include."""
-    found = {path for path in root.rglob("*") if path.suffix in HEADERS}
-    if beside is not None:
-        found |= {path for path in beside.iterdir() if path.suffix in HEADERS}
-    return [path.name.encode() + b"\0" + path.read_bytes() for path in sorted(found) if path.is_file()]
 
 
 def _load(path: Path) -> ctypes.CDLL:

@@ -11,6 +11,7 @@ from pathlib import Path
 from pabench.device.base import KernelSource
 from pabench.device.cache import content_key
 from pabench.device.compiler import first_error
+from pabench.device.headers import header_texts
 from pabench.errors import CompileError, EnvironmentRefused
 
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100a", "sm_120")
@@ -50,8 +51,7 @@ def nvrtc_options(
 
 def header_key(include_dir: Path) -> str:
     """Return a hash of the device headers, for caches that know only the kernel's own text."""
-    files = sorted((include_dir / "pab").glob("*.cuh"))
-    return content_key([part for path in files for part in (path.name, path.read_bytes())])
+    return content_key(header_texts(include_dir))
 
 
 def compile_cubin(source: KernelSource, architecture: str) -> Cubin:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pabench.backends.base import Backend
 from pabench.backends.registry import load_backend
 from pabench.device.base import Device
+from pabench.device.cache import content_key
 from pabench.device.registry import open_device
 from pabench.errors import EnvironmentRefused, UsageError
 from pabench.problem.lengths import LengthSpec
@@ -80,9 +80,7 @@ def kernels_digest(kernels: str | None) -> str | None:
         root = resource_dir("kernels_cuda") if kernels is None else Path(kernels)
     except EnvironmentRefused:
         return None
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    return content_key(
+        part for path in files for part in (path.relative_to(root).as_posix(), path.read_bytes())
+    )
