@@ -11,8 +11,8 @@
 
 One block for each (sequence, query head): ``blockIdx.x`` and ``blockIdx.y``.  Strides are in elements and
 hold for K and V alike; ``lse`` is the natural log-sum-exp.  The file is compiled once for each storage type
-and head dimension, with ``PAB_DTYPE`` (0 float32, 1 float16, 2 bfloat16) and ``PAB_HEAD_DIM`` defined, and may
-include the headers of ``pab/``.  What is special about it stands in a comment ``// pabench: name=value ...``.
+and head dimension, with ``PAB_DTYPE`` (0 float32, 1 float16, 2 bfloat16) and ``PAB_HEAD_DIM`` defined, and
+may include the headers of ``pab/``.  A comment ``// pabench: name=value ...`` says what is special about it.
 """
 
 from __future__ import annotations
