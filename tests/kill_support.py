@@ -28,7 +28,9 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-decode, append, allocators = (_load(f"test_{name}") for name in ("decode", "append", "allocators"))
+decode, prefill, append, allocators = (
+    _load(f"test_{name}") for name in ("decode", "prefill", "append", "allocators")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,14 @@ class Entry:
 
 MATRIX: dict[str, Entry] = {
     **{f"decode[{f}]": Entry(test=decode.test_decode_matches_oracle, arguments=(f,)) for f in FAMILIES},
+    **{f"decode[{f}]": Entry(test=decode.test_decode_features, arguments=(f,)) for f in decode.ABOUT},
+    **{
+        f"prefill[{k}]": Entry(test=prefill.test_prefill_matches_oracle, arguments=(k,))
+        for k in prefill.ABOUT
+    },
+    "poison[prefill]": Entry(test=prefill.test_prefill_unread_slots_change_nothing),
+    "empty[prefill]": Entry(test=prefill.test_prefill_rows_that_see_nothing),
+    "repeat[prefill]": Entry(test=prefill.test_prefill_same_bits_every_run),
     "decode[long]": Entry(test=decode.test_decode_long_sequences),
     "decode[high-page-ids]": Entry(test=decode.test_decode_high_page_ids),
     "poison": Entry(test=decode.test_dead_slots_change_nothing),
@@ -67,11 +77,20 @@ def names_in_suite() -> set[str]:
 
 
 def narrow_backend(
-    device: EmulatedDevice, *, dtypes: Sequence[str] = ("float32",), max_head_dim: int = 16
+    device: EmulatedDevice,
+    *,
+    dtypes: Sequence[str] = ("float32",),
+    max_head_dim: int = 16,
+    features: Sequence[str] = (),
 ) -> RawKernelBackend:
     """Our backend, declared to do little, so that few instances are compiled."""
     backend = RawKernelBackend(device)
-    narrow = replace(backend.capabilities, dtypes=frozenset(dtypes), max_head_dim=max_head_dim)
+    narrow = replace(
+        backend.capabilities,
+        dtypes=frozenset(dtypes),
+        max_head_dim=max_head_dim,
+        features=frozenset(features),
+    )
     object.__setattr__(backend, "capabilities", narrow)
     return backend
 

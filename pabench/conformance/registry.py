@@ -27,8 +27,8 @@ class Check:
 
     Attributes:
         id: name in reports and on the command line.
-        operation: what the backend must offer: ``decode`` or ``append``; ``decode`` checks take a ``Case``,
-            ``append`` checks an ``AppendCase``.
+        operation: what the backend must offer: ``decode``, ``prefill`` or ``append``; ``append`` checks take
+            an ``AppendCase``, the others a ``Case``.
         run: the property itself.
     """
 
@@ -46,6 +46,7 @@ CHECKS = {
     check.id: check
     for check in (
         Check(id="decode", operation="decode", run=attention.check_decode),
+        Check(id="prefill", operation="prefill", run=attention.check_decode),
         Check(id="poison", operation="decode", run=attention.check_poison),
         Check(id="table-tail", operation="decode", run=attention.check_table_tail),
         Check(id="placement", operation="decode", run=attention.check_placement),

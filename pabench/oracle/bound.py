@@ -149,12 +149,20 @@ def logit_weight(relative: Tensor, error: Tensor) -> Tensor:
 
 
 def output_bound(
-    *, logit_sum: Tensor, a: Tensor, v_sum: Tensor, total: Tensor, o: Tensor, n: Tensor, rounding: Rounding
+    *,
+    logit_sum: Tensor,
+    a: Tensor,
+    v_sum: Tensor,
+    total: Tensor,
+    o: Tensor,
+    n: Tensor,
+    v_scale: Tensor,
+    rounding: Rounding,
 ) -> Tensor:
     """Return ``T_d``, the bound on the absolute error of each output.
 
     ``T_d = sum_j p_j (exp(E_j) - 1) |v_jd - o_d| + (u_p + u_t + u_k + u_s + 2 L_pv u32) A_d
-    + eta_p sum_j |v_jd| / l + eta_t + eta_k + u_o |o_d| + eta_o``.
+    + eta_p sum_j |v_jd| / l + max(1, v_scale) eta_t + eta_k + u_o |o_d| + eta_o``.
 
     Args:
         logit_sum: the first term, ``(..., head_dim)``; a sink is a key whose value is 0.
@@ -163,11 +171,12 @@ def output_bound(
         total: ``l``, ``(..., 1)``.
         o: ``o_d``, same shape.
         n: keys the row sees, a sink included, ``(..., 1)``.
+        v_scale: scale of the values, with which partial outputs may be multiplied at the end; 1 for none.
         rounding: the constants.
     """
     chain = rounding.chain(n, 8)
     relative = rounding.u_p + rounding.u_t + rounding.u_k + rounding.u_s + 2.0 * U32 * chain
-    absolute = rounding.eta_t + rounding.eta_k + rounding.eta_o
+    absolute = rounding.eta_t * v_scale.clamp(min=1.0) + rounding.eta_k + rounding.eta_o
     return logit_sum + relative * a + rounding.eta_p * v_sum / total + rounding.u_o * o.abs() + absolute
 
 

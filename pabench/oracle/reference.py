@@ -289,6 +289,7 @@ def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Tensor, T
         total=torch.exp(lse - maximum),
         o=out,
         n=size,
+        v_scale=torch.tensor(problem.kv_scales("v"), dtype=torch.float64)[:, None, None],
         rounding=rounding,
     )
     lse_limit = lse_bound(weight_sum=weight_sum, lse=lse, n=size, rounding=rounding)
