@@ -20,6 +20,7 @@ COMMANDS = {
     "conformance": "Judge a backend against the dense oracle with generated cases.",
     "sweep": "Run page sizes x length distributions x batches and write a report.",
     "report": "Render the report of one or more runs.",
+    "kernels": "Compile every kernel instance without a GPU: registers, spills, occupancy.",
     "replay": "Run a saved failing case again.",
     "list": "List backends, lengths, families, gpus, ...",
     "doctor": "Show what this machine offers to pabench.",
