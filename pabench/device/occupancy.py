@@ -3,7 +3,7 @@
 Limits of an SM: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability", and NVIDIA's
 libcu++ (``cuda/__device/arch_traits.h``): 64 Ki registers, 1 KiB of shared memory reserved in each block.
 Rules of allocation: ``cuda_occupancy.h`` of the CUDA toolkit, 13.0: registers by 256 a warp, a quarter of the
-file for each of four schedulers; shared memory by 128 bytes; from compute capability 9.0 on barriers count too.
+file for each of four schedulers; shared memory by 128 bytes; from compute capability 9.0 on barriers too.
 Clusters and tensor memory, which limit further, are not covered.
 """
 
