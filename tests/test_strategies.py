@@ -162,9 +162,9 @@ def test_strategies_features_reach_every_choice_and_stay_out_unless_asked() -> N
     windows = [(case.problem.window or 0, case) for case in required]
     assert sum(w == 1 for w, _ in windows) > 10
     assert sum(w > max(case.batch.kv_lens) for w, case in windows) > 10
-    for size in (TILE_TOKENS, 0):
-        edges = [w for w, case in windows if w > 1 and w % (size or case.problem.page_size) in (0, 1)]
-        assert len(edges) > 20
+    assert sum(min(w % TILE_TOKENS, -w % TILE_TOKENS) <= 1 < w for w, _ in windows) > 10
+    pages = [(w, case.problem.page_size) for w, case in windows if case.problem.page_size > 3]
+    assert sum(min(w % size, -w % size) <= 1 < w for w, size in pages) > 10
     crossed = [w for w, case in windows if 0 < w < max(case.batch.kv_lens)]
     assert len(crossed) > 0.3 * len(windows)
 

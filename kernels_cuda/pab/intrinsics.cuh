@@ -18,7 +18,8 @@
 //                           error up to 2^-22 between 1/2 and 2; denormals are zeros to them; fmadd;
 //                           minus_infinity
 //   conversion              half_to_float, float_to_half, bf16_to_float, float_to_bf16: bits in u16,
-//                           rounding to nearest even
+//                           rounding to nearest even; e4m3_to_float, float_to_e4m3: bits in u8, the same, and
+//                           what is too large becomes +-448
 #pragma once
 
 #include "pab/types.cuh"
