@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pabench.device.base import Device
 from pabench.errors import EnvironmentRefused, UnknownName, UsageError
@@ -10,13 +12,40 @@ from pabench.errors import EnvironmentRefused, UnknownName, UsageError
 DEVICES = ("cuda", "emulated")
 
 
-def open_device(name: str, *, seed: int = 0, kernels: Path | None = None) -> Device:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRequest:
+    """A device to open, as options say it and as it goes to a worker process in JSON.
+
+    Attributes:
+        name, seed, kernels: see ``open_device``; ``kernels`` as text.
+        poll_seconds: see ``open_device``.
+    """
+
+    name: str
+    seed: int = 0
+    kernels: str | None = None
+    poll_seconds: int | None = None
+
+    def open(self) -> Device:
+        """Open the device; raises what ``open_device`` raises."""
+        kernels = None if self.kernels is None else Path(self.kernels)
+        return open_device(self.name, seed=self.seed, kernels=kernels, poll_seconds=self.poll_seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values: the arguments of this class."""
+        return asdict(self)
+
+
+def open_device(
+    name: str, *, seed: int = 0, kernels: Path | None = None, poll_seconds: int | None = None
+) -> Device:
     """Return a device.
 
     Args:
         name: ``cuda``, ``emulated``, or ``auto`` for cuda where there is one and emulated elsewhere.
         seed: schedule of the emulated device.
         kernels: a folder to use in place of the project's ``kernels_cuda``.
+        poll_seconds: how long a kernel of the emulated device may poll in vain; None for its own limit.
 
     Raises:
         UnknownName: no such device.
@@ -33,10 +62,11 @@ def open_device(name: str, *, seed: int = 0, kernels: Path | None = None) -> Dev
 
     if name == "cuda" or (name == "auto" and why_no_cuda() is None):
         return CudaDevice(kernels=kernels)
-    from pabench.device.emulated import EmulatedDevice
+    from pabench.device.emulated import POLL_SECONDS, EmulatedDevice
 
     try:
-        return EmulatedDevice(seed=seed, kernels=kernels)
+        limit = POLL_SECONDS if poll_seconds is None else poll_seconds
+        return EmulatedDevice(seed=seed, kernels=kernels, poll_seconds=limit)
     except EnvironmentRefused as error:
         if name == "auto":
             raise EnvironmentRefused(f"neither GPU nor compiler: {error}", hint=error.hint) from None

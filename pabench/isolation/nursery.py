@@ -2,7 +2,7 @@
 
 A worker is then there in hundredths of a second, however often one dies.  The nursery does two things: when
 told to (byte ``s``, with the worker's socket and output as descriptors) it forks, and reports how the worker
-ended; told so (byte ``r``) it kills what is left of the worker's process group and forgets it.  One worker at a
+ended; told so (byte ``r``) it kills what is left of the process group and forgets it.  One worker at a
 time.  Its parent's end, known by the end of the control socket, is its own and the worker's.
 """
 
