@@ -119,6 +119,7 @@ def command(
     wanted = DeviceRequest(
         name=device, kernels=str(kernels) if kernels else None, poll_seconds=poll_seconds(deadline_s)
     )
+    wanted.check()
     with contextlib.ExitStack() as stack:
         suite = stack.enter_context(_suite(request, wanted, None if in_process else deadline_s))
         target = suite.prepare()

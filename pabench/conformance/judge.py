@@ -15,7 +15,9 @@ from pabench.isolation.workers import Nursery, Worker, WorkerEnded
 
 MAX_CANDIDATES = 200
 SEARCH_SECONDS = 20.0
-"""How long a smaller case is looked for."""
+"""How long a smaller case that crashes is looked for; one that hangs, for as long as the deadline."""
+BRIEF_SECONDS = 0.5
+"""What a candidate for a hang is given at least: a worker has to start."""
 ALONE = "; the case alone does not do it again"
 
 
@@ -56,11 +58,11 @@ def smallest(
 ) -> tuple[AnyCase, Ending]:
     """Return the smallest case found that ends a worker as ``ending`` says ``case`` did, and how that ends.
 
-    A hang is tried with a tenth of the deadline; what is returned has been seen to take all of it.  The
+    A hang is tried with a part of the deadline; what is returned has been seen to take all of it.  The
     search is bounded, so that the result is small and not always the smallest there is.
     """
-    brief_s = max(1.0, deadline_s / 10) if ending.hung else deadline_s
-    stop = time.monotonic() + max(SEARCH_SECONDS, deadline_s if ending.hung else 0.0)
+    brief_s = max(BRIEF_SECONDS, deadline_s / 20) if ending.hung else deadline_s
+    stop = time.monotonic() + (deadline_s if ending.hung else SEARCH_SECONDS)
     again = judge(case, brief_s)
     if again is None or again.hung != ending.hung:
         return case, Ending(text=ending.text + ALONE, hung=ending.hung)

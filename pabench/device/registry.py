@@ -31,9 +31,28 @@ class DeviceRequest:
         kernels = None if self.kernels is None else Path(self.kernels)
         return open_device(self.name, seed=self.seed, kernels=kernels, poll_seconds=self.poll_seconds)
 
+    def check(self) -> None:
+        """Raise what is wrong with the request whatever the machine offers; cheap, opens nothing."""
+        check_device(self.name, kernels=None if self.kernels is None else Path(self.kernels))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values: the arguments of this class."""
         return asdict(self)
+
+
+def check_device(name: str, *, kernels: Path | None = None) -> None:
+    """Look at the arguments of ``open_device``.
+
+    Raises:
+        UnknownName: no such device.
+        UsageError: ``kernels`` is not a kernel folder.
+    """
+    if name not in (*DEVICES, "auto"):
+        raise UnknownName("device", name, (*DEVICES, "auto"))
+    if kernels is not None and not (kernels / "pab").is_dir():
+        raise UsageError(
+            f"kernels = {str(kernels)!r}: must be a folder like kernels_cuda, with a folder pab in it"
+        )
 
 
 def open_device(
@@ -52,12 +71,7 @@ def open_device(
         UsageError: ``kernels`` is not a kernel folder.
         EnvironmentRefused: the device cannot work here.
     """
-    if name not in (*DEVICES, "auto"):
-        raise UnknownName("device", name, (*DEVICES, "auto"))
-    if kernels is not None and not (kernels / "pab").is_dir():
-        raise UsageError(
-            f"kernels = {str(kernels)!r}: must be a folder like kernels_cuda, with a folder pab in it"
-        )
+    check_device(name, kernels=kernels)
     from pabench.device.cuda import CudaDevice, why_no_cuda
 
     if name == "cuda" or (name == "auto" and why_no_cuda() is None):
