@@ -139,6 +139,8 @@ class IsolatedSuite:
                 if message["event"] == "lost":
                     raise WorkerEnded(Ending(text=str(message["text"])))
                 self._note(message, recorder)
+                if message.get("last") and self._flight is not None:
+                    return self._flight.position + 1
         except WorkerEnded as ended:
             if self._flight is None:
                 raise PabenchError(f"a worker ended before its first check: {ended.ending.text}") from None

@@ -50,11 +50,16 @@ def work(channel: Channel) -> None:
 
 
 class ChannelWitness(Witness):
-    """Tells the supervisor what is about to run."""
+    """Tells the supervisor what is about to run.
+
+    Attributes:
+        copied: a copy of this process came back from the subject.
+    """
 
     isolated = True
 
     def __init__(self, channel: Channel) -> None:
+        self.copied = False
         self._channel = channel
         self._guard = ForkGuard()
 
@@ -72,6 +77,7 @@ class ChannelWitness(Witness):
         After an illegal access every later call of the context fails too: only a new process helps.
         """
         if self._guard.copy_came_back():
+            self.copied = True
             return Outcome(passed=False, text=FORKED, crashed=True)
         if device.name == "cuda" and not outcome.passed:
             try:
@@ -89,14 +95,24 @@ def _suite(channel: Channel, message: Message) -> None:
         channel.send({"event": "loading", "what": f"backend {name!r}"})
         load_backend(name, device)
     channel.send({"event": "ready", "device": device.name, "description": device.description})
+    witness = ChannelWitness(channel)
+
+    def on_result(result: CheckResult, failing: AnyCase | None) -> None:
+        case = None if failing is None else case_message(failing)
+        last = witness.copied
+        channel.send({"event": "result", "result": asdict(result), "failing": case, "last": last})
+        if last:
+            # copies still come back, and would be taken for the next check's
+            os._exit(0)
+
     plugin = make_plugin(
         request,
         device,
-        on_result=lambda result, failing: channel.send(_result_message(result, failing)),
+        on_result=on_result,
         on_collected=lambda tests: _wait_for_go(channel, tests),
         on_start=lambda position: channel.send({"event": "start", "position": position}),
         skip=message["skip"],
-        witness=ChannelWitness(channel),
+        witness=witness,
     )
     # what crashes says why on standard error, which the supervisor keeps: pytest must not have it
     arguments = [*arguments_for(request), "--capture=no"]
@@ -111,11 +127,6 @@ def _wait_for_go(channel: Channel, tests: list[PlannedTest]) -> None:
     if tests:
         channel.send({"event": "collected", "tests": [asdict(test) for test in tests]})
         channel.receive()
-
-
-def _result_message(result: CheckResult, failing: AnyCase | None) -> Message:
-    case = None if failing is None else case_message(failing)
-    return {"event": "result", "result": asdict(result), "failing": case}
 
 
 def _judge(channel: Channel, message: Message) -> None:
