@@ -94,7 +94,7 @@ def command(
             raise UsageError(f"{option} {str(file)!r}: must be a file in an existing folder")
 
     from pabench.allocators.registry import ALLOCATORS
-    from pabench.backends.registry import backend_names
+    from pabench.backends.registry import backend_names, is_place
     from pabench.conformance.junit import write_junit
     from pabench.conformance.recorder import Recorder
     from pabench.conformance.request import ConformanceRequest
@@ -107,7 +107,7 @@ def command(
 
     for kind, asked, known in (
         ("allocator", allocators, ALLOCATORS),
-        ("backend", [name for name in backends if ":" not in name], backend_names()),
+        ("backend", [name for name in backends if not is_place(name)], backend_names()),
     ):
         for name in asked:
             if name not in known:
