@@ -89,7 +89,7 @@ def open_device(
         EnvironmentRefused: the device cannot work here.
     """
     check_device(name, kernels=kernels, checked=checked)
-    limits = {} if poll_seconds is None else {"poll_seconds": poll_seconds}
+    limits: dict[str, Any] = {} if poll_seconds is None else {"poll_seconds": poll_seconds}
     if checked:
         from pabench.device.checked import CheckedDevice
 
