@@ -16,7 +16,7 @@ SCHEMA = 1
 RUN_KINDS = ("sweep", "conformance")
 RUN_STATES = ("running", "finished", "interrupted")
 CELL_STATES = ("ok", "failed", "unsupported", "crashed")
-CHECK_STATES = ("passed", "failed", "unsupported", "crashed")
+CHECK_STATES = ("passed", "failed", "unsupported", "crashed", "not-run")
 PROVENANCE_WORDS = ("measured", "counted", "modelled", "host")
 NON_FINITE = ("inf", "-inf", "nan")
 
