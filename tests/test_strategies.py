@@ -149,15 +149,15 @@ def test_strategies_shrink_to_few_short_sequences(
 
 
 def test_strategies_features_reach_every_choice_and_stay_out_unless_asked() -> None:
-    assert not any(case.problem.features for case in drawn(cases(), 100))
-    found = drawn(cases(features=FEATURES), 400)
+    assert not any(case.problem.features for case in drawn(cases(), 40))
+    found = drawn(cases(features=FEATURES), 200)
     plain = sum(not case.problem.features for case in found)
     assert 0.25 < plain / len(found) < 0.75
     for feature in FEATURES:
         assert sum(feature in case.problem.features for case in found) > 0.05 * len(found), feature
     for case in found:
         assert case_from_dict(case.to_dict()) == case
-    required = drawn(cases(required=["window"], features=["sinks"]), 200)
+    required = drawn(cases(required=["window"], features=["sinks"]), 120)
     assert all({"window"} <= case.problem.features <= {"window", "sinks"} for case in required)
     windows = [(case.problem.window or 0, case) for case in required]
     assert sum(w == 1 for w, _ in windows) > 10
@@ -178,7 +178,7 @@ def test_strategies_prefill_batches_have_several_rows_property(batch: Any) -> No
 
 
 def test_strategies_prefill_batches_reach_their_edges() -> None:
-    batches = drawn(st.sampled_from(PAGE_SIZES).flatmap(prefill_batches), 300)
+    batches = drawn(st.sampled_from(PAGE_SIZES).flatmap(prefill_batches), 200)
     pairs = [pair for b in batches for pair in zip(b.query_lens, b.kv_lens, strict=True)]
     found = Counter(
         {
