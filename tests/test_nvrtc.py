@@ -91,7 +91,7 @@ def test_nvrtc_compiles_append_and_allocator(architecture: str) -> None:
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("name", ["collectives", "blocks", "wrong", "numbers"])
+@pytest.mark.parametrize("name", ["collectives", "blocks", "wrong", "numbers", "matrix"])
 def test_nvrtc_knows_every_intrinsic_of_the_emulation(name: str) -> None:
     """The test kernels use the whole header; both sides of it must offer the same."""
     path = Path(__file__).parent / "kernels" / f"{name}.cu"
