@@ -38,6 +38,8 @@ def own_kernel() -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
 def test_docs_commands_run(page: Path, tmp_path: Path) -> None:
     (tmp_path / "my_kernel.py").write_text(own_kernel(), encoding="utf-8")
+    for example in (ROOT / "docs" / "examples").glob("*.cu"):
+        shutil.copy(example, tmp_path)
     for line in commands(page):
         words = line.split()
         assert words[0] == "pabench", line

@@ -11,10 +11,23 @@
 
 #include "emulation/matrix.h"
 #include "emulation/numbers.h"
+#include "emulation/observe.h"
 
 namespace pab_emu {
 
 namespace {
+
+// What a lane brings to ldmatrix, and gets.
+struct MatrixRows {
+  pab::u16 row[8];
+  u32 out[4];
+};
+
+// What a lane brings to mma; c is replaced by the result.
+struct MatrixProduct {
+  u32 a[4], b[2];
+  float c[4];
+};
 
 constexpr u32 kMatrixRows = 16, kMatrixColumns = 8, kMatrixDepth = 16;
 
@@ -97,6 +110,30 @@ void run_matrix(Lane* const* lanes, MatrixKind kind) {
   }
 }
 
+// Meets all 32 lanes; `share` is a MatrixRows or a MatrixProduct.
+void matrix_collective(void* share, MatrixKind kind) {
+  collective(~0u, Op::kMatrix, reinterpret_cast<std::uintptr_t>(share), static_cast<u32>(kind));
+}
+
 }  // namespace
+
+void load_matrices(u32 (&out)[4], const void* row, MatrixKind kind) {
+  const auto address = reinterpret_cast<std::uintptr_t>(row);
+  const Block& block = *current->block;
+  MatrixRows share;
+  if (address % sizeof share.row) fault("ldmatrix: address not aligned to 16 bytes");
+  const std::uintptr_t offset = address - reinterpret_cast<std::uintptr_t>(block.shared);
+  if (offset + sizeof share.row > block.shared_bytes) fault("ldmatrix: address outside the block's shared memory");
+  observe::matrix_row(row, __builtin_return_address(0));
+  std::memcpy(share.row, row, sizeof share.row);
+  matrix_collective(&share, kind);
+  std::memcpy(out, share.out, sizeof out);
+}
+
+void multiply_matrices(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1, MatrixKind kind) {
+  MatrixProduct share = {{a[0], a[1], a[2], a[3]}, {b0, b1}, {c[0], c[1], c[2], c[3]}};
+  matrix_collective(&share, kind);
+  std::memcpy(c, share.c, sizeof c);
+}
 
 }  // namespace pab_emu

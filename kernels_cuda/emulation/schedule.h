@@ -7,6 +7,7 @@
 
 #include "emulation/deadlock.h"
 #include "emulation/matrix_compute.h"
+#include "emulation/observe.h"
 #include "emulation/worker.h"
 
 namespace pab_emu {
@@ -118,6 +119,7 @@ bool try_complete(Warp& warp, const u32 named, Op op) {
   if (op == Op::kMatrix) check_matrix(warp, mask);
   warp.arrived &= ~mask;
   warp.runnable |= mask;
+  observe::collective_complete(warp, mask, op);
   if (op == Op::kSync) return true;
   if (op == Op::kMatrix) {
     run_matrix(warp.lanes, static_cast<MatrixKind>(warp.lanes[0]->source));
@@ -167,6 +169,7 @@ void release_collectives(Warp& warp) {
 // Lets all that wait at barrier `id` go on.
 void release_barrier(u32 id) {
   Worker& w = *worker;
+  observe::barrier_release(w, id);
   w.barrier_arrived[id] = 0;
   for (Warp& warp : w.warps) {
     warp.runnable |= warp.waiting[id];
@@ -178,6 +181,7 @@ void lane_main() {
   Worker& w = *worker;
   w.launch->invoke(w.launch->args);
   Lane* me = current;
+  observe::lane_exit(*me);
   const u32 bit = 1u << me->index;
   me->warp->runnable &= ~bit;
   me->warp->finished |= bit;
