@@ -2,7 +2,7 @@
 //
 //   paged_decode_plan   grid 1; block PAB_PLAN_THREADS (a multiple of 32); shared: kScanWords u64
 //   paged_decode        grid any (blocks that stay resident: SMs x blocks an SM); block 32 * PAB_WARPS
-//                       shared: sizeof(SharedMemory), see decode.py
+//                       shared: sizeof(SharedMemory)
 //
 // Layout   q, out (num_query_tokens, num_qo_heads, head_dim), rows qo_indptr[s]..qo_indptr[s+1] of sequence s; lse
 //          (num_query_tokens, num_qo_heads) float, natural log; k, v any layout with contiguous head_dim, given by
@@ -12,7 +12,7 @@
 //          partial_max and partial_sum (slot, 16).  The plan writes the first three; a launch leaves arrivals 0, so
 //          that one plan serves all layers of a model.
 // Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block; PAB_STAGES tiles in shared
-//          memory, at least 2; PAB_PLAN_THREADS.
+//          memory, at least 2; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_decode, checked.
 // Floor    each live K and V element once: 2 * sum(kv_lens) * num_kv_heads * head_dim * 2 bytes, times the blocks of
 //          16 rows when query_len * group_size is above 16; 16 * that many flops for each row.
 //
@@ -57,6 +57,8 @@ struct SharedMemory {
   float max[kWarps][kUnitRows], sum[kWarps][kUnitRows];
   u32 last;
 };
+
+static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan computes the same size");
 
 // The kernel's arguments.
 struct Call {
