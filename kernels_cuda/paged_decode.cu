@@ -12,7 +12,7 @@
 //          partial_max and partial_sum (slot, 16).  The plan writes the first three; a launch leaves arrivals 0, so
 //          that one plan serves all layers of a model.
 // Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block; PAB_STAGES tiles in shared
-//          memory, at least 2; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_decode, checked.
+//          memory, at least 2; PAB_BLOCKS blocks of a multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_decode, checked.
 // Floor    each live K and V element once: 2 * sum(kv_lens) * num_kv_heads * head_dim * 2 bytes, times the blocks of
 //          16 rows when query_len * group_size is above 16; 16 * that many flops for each row.
 //
@@ -31,6 +31,7 @@ constexpr int kStages = PAB_STAGES;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kSlice = 16;  // tokens of a warp
 constexpr int kTile = kSlice * kWarps;
+constexpr int kWorks = kStages + 2;  // tiles between look-up and end
 constexpr int kChunks = kHeadDim / 8;
 constexpr int kSteps = kHeadDim / 16;  // matrix instructions along head_dim
 // the query stays in registers while the output leaves room for it
@@ -53,7 +54,8 @@ struct SharedMemory {
   Slice stages[kStages][kWarps];
   u16 queries[kStages][kUnitRows * kHeadDim];  // of the pieces under way
   i64 rows[2][kTile];                          // element offsets of tokens; negative: no such token
-  Work works[kStages + 1];
+  Work works[kWorks];
+  Walk walk;                                   // one thread's
   float max[kWarps][kUnitRows], sum[kWarps][kUnitRows];
   u32 last;
 };
@@ -93,19 +95,17 @@ PAB_FN u32 row_limit(const Call& call, const Batch& batch, const Work& work, i32
   return static_cast<u32>(work.kv_len > later ? work.kv_len - later : 0);
 }
 
-// Element offset of the token that this thread looks up in the walk's tile; negative past the end.
-PAB_FN i64 token_offset(const Call& call, const Batch& batch, const Walk& walk) {
-  const i64 token = static_cast<i64>(walk.tile) * kTile + threadIdx.x;
-  if (threadIdx.x >= kTile || token >= walk.shape.kv_len) return -1;
-  const u32 page_size = static_cast<u32>(call.page_size), index = static_cast<u32>(token);
-  const i64 page = call.block_table[static_cast<i64>(walk.sequence) * call.max_pages + index / page_size];
-  const i32 kv_head = walk.part / (walk.shape.units / batch.num_kv_heads);
-  return page * call.page_stride + index % page_size * call.token_stride + kv_head * call.head_stride;
+// Element offset of the token of a tile that this thread looks up; negative past the end of the sequence.
+PAB_FN i64 token_offset(const Call& call, const Work& work) {
+  const u32 token = static_cast<u32>(work.tile) * kTile + threadIdx.x, page_size = static_cast<u32>(call.page_size);
+  if (work.tile < 0 || threadIdx.x >= kTile || token >= static_cast<u32>(work.kv_len)) return -1;
+  const i64 page = call.block_table[static_cast<i64>(work.sequence) * call.max_pages + token / page_size];
+  return page * call.page_stride + token % page_size * call.token_stride + work.kv_head * call.head_stride;
 }
 
 // Starts the copies of tile `n` of the share, and of the query where a piece begins.
 PAB_FN void fetch(SharedMemory& memory, const Call& call, const Batch& batch, u32 n) {
-  const Work& work = memory.works[n % (kStages + 1)];
+  const Work& work = memory.works[n % kWorks];
   if (work.tile < 0) return;
   Slice* slices = memory.stages[n % kStages];
 #pragma unroll
@@ -385,7 +385,7 @@ extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_plan
   }
 }
 
-extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode(
+extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_decode(
     const pab::Stored* q, const pab::Stored* k, const pab::Stored* v, const pab::i32* block_table,
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::Stored* out, float* lse, const pab::i64* line,
     const pab::i32* first, pab::u32* arrivals, float* partial_out, float* partial_max, float* partial_sum,
@@ -399,47 +399,44 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode(
                      arrivals,    partial_out, partial_max, partial_sum,  num_qo_heads, page_size,
                      max_pages,   causal,      page_stride, token_stride, head_stride, scale_log2};
   const Batch batch = {kv_lens, qo_indptr, num_kv_heads, num_qo_heads / num_kv_heads, kTile, split_tiles};
-  Walk walk = begin_walk(batch, line, first, num_seqs, blockIdx.x, gridDim.x);
-
-  // Tile n of the share is looked up kStages tiles ahead and fetched kStages - 1 ahead; each step is one barrier
-  // after the one before.  A group is committed a tile, also when there is nothing left to fetch.
-  const auto look_up = [&](u32 n, i64& offset) {
-    const bool more = next_tile(walk, batch);
-    offset = more ? token_offset(call, batch, walk) : -1;
-    if (threadIdx.x == 0) {
-      Work& work = memory.works[n % (kStages + 1)];
-      if (more) {
-        work = work_of(walk, batch, blockIdx.x);
-      } else {
-        work.tile = -1;
-      }
-    }
+  // Tile n of the share is found by one thread kStages + 1 tiles ahead, its tokens are looked up kStages ahead and
+  // fetched kStages - 1 ahead, each step a barrier after the one before.  A group of copies is committed a tile, also
+  // when there is nothing left to fetch.
+  const auto find = [&](u32 n) {
+    if (threadIdx.x != 0) return;
+    next_tile(memory.walk, batch, blockIdx.x);
+    memory.works[n % kWorks] = memory.walk.work;
   };
   const auto note_row = [&](u32 n, i64 offset) {
     if (threadIdx.x < kTile) memory.rows[n % 2][threadIdx.x] = offset;
   };
-  i64 offset;
-  look_up(0, offset);
-  note_row(0, offset);
+  if (threadIdx.x == 0) {
+    begin_walk(memory.walk, batch, line, first, num_seqs, blockIdx.x, gridDim.x);
+    find(0);
+    find(1);
+  }
+  block_sync();
+  note_row(0, token_offset(call, memory.works[0]));
   block_sync();
   for (u32 n = 0; n < kStages - 1; ++n) {
     fetch(memory, call, batch, n);
     cp_async_commit();
-    look_up(n + 1, offset);
-    note_row(n + 1, offset);
+    find(n + 2);
+    note_row(n + 1, token_offset(call, memory.works[(n + 1) % kWorks]));
     block_sync();
   }
 
   const u32 warp = threadIdx.x / kWarpSize;
   State state;
-  for (u32 n = 0; memory.works[n % (kStages + 1)].tile >= 0; ++n) {
+  for (u32 n = 0; memory.works[n % kWorks].tile >= 0; ++n) {
     cp_async_wait<kStages - 2>();
     block_sync();
     fetch(memory, call, batch, n + kStages - 1);
     cp_async_commit();
-    look_up(n + kStages, offset);
+    find(n + kStages + 1);
+    const i64 offset = token_offset(call, memory.works[(n + kStages) % kWorks]);
 
-    const Work& work = memory.works[n % (kStages + 1)];
+    const Work& work = memory.works[n % kWorks];
     Slice* slices = memory.stages[n % kStages];
     const u16* query = memory.queries[static_cast<u32>(work.number) % kStages];
     if (work.begins) begin_piece(state, query, call, batch, work);

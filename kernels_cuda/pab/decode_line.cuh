@@ -64,9 +64,9 @@ PAB_FN i64 block_at(const Cut& cut, i64 position) {
 // A tile that a block attends to, and what it needs to know of its piece.
 struct Work {
   i32 tile;  // of the sequence; -1: the share is done
+  i32 begins, ends;  // whether this is the first, the last tile of the piece
   i32 sequence, kv_len, first_query, query_len;
   i32 kv_head, first_row;  // the unit; first_row is its first packed row
-  i32 begins, ends;        // whether this is the first, the last tile of the piece
   i32 number;              // of the piece in this share
   i32 piece, pieces;       // of the unit
   i64 home;                // where the unit's pieces meet: see partial_slot
@@ -75,89 +75,93 @@ struct Work {
 // Walks over the tiles of one share, in order.
 struct Walk {
   Cut cut;
-  i64 at, end;         // positions: next piece, end of the share
-  i64 unit;            // position of the unit
-  i32 sequence, part;  // the unit is number `part` of the sequence
-  Shape shape;
-  i32 tile, begun, tile_end;  // the current tile, and the first and end of its piece
-  i32 number;
+  i64 at, end;  // positions: next piece, end of the share
+  i64 unit;     // position of the unit
+  i32 part;     // the unit is this one of its sequence
+  i32 tile_end;  // of the piece
+  Shape shape;   // of the sequence
+  Work work;     // the current tile
 };
 
 // `line` holds the position of each sequence's first unit, then that of the end; `first` the sequence of each share's
 // first position.
-PAB_FN Walk begin_walk(const Batch& batch, const i64* line, const i32* first, i32 num_seqs, u32 block, u32 blocks) {
-  Walk walk = {};
+PAB_FN void begin_walk(Walk& walk, const Batch& batch, const i64* line, const i32* first, i32 num_seqs, u32 block,
+                       u32 blocks) {
   walk.cut = cut_line(line[num_seqs], blocks);
-  walk.number = -1;
-  if (block >= walk.cut.blocks) return walk;
+  walk.at = walk.end = 0;
+  walk.tile_end = walk.work.tile = 0;
+  walk.work.number = -1;
+  if (block >= walk.cut.blocks) return;
   walk.at = share_begin(walk.cut, block);
   walk.end = share_begin(walk.cut, block + 1);
-  walk.sequence = first[block];
-  walk.shape = shape_of(batch, walk.sequence);
-  const i64 origin = line[walk.sequence];
-  walk.part = static_cast<i32>((walk.at - origin) / walk.shape.weight);
-  walk.unit = origin + static_cast<i64>(walk.part) * walk.shape.weight;
-  return walk;
+  const i32 sequence = first[block];
+  walk.work.sequence = sequence;
+  walk.shape = shape_of(batch, sequence);
+  walk.part = static_cast<i32>((walk.at - line[sequence]) / walk.shape.weight);
+  walk.unit = line[sequence] + static_cast<i64>(walk.part) * walk.shape.weight;
 }
 
-// Goes to the next tile; false when the share is done.
-PAB_FN bool next_tile(Walk& walk, const Batch& batch) {
-  if (++walk.tile < walk.tile_end) return true;
-  while (walk.at < walk.end) {
-    if (walk.at == walk.unit + walk.shape.weight) {
-      walk.unit = walk.at;
-      if (++walk.part == walk.shape.units) {
-        walk.part = 0;
-        do {
-          walk.shape = shape_of(batch, ++walk.sequence);
-        } while (walk.shape.units == 0);
-      }
-    }
-    const i32 offset = static_cast<i32>(walk.at - walk.unit);
-    if (batch.split_tiles) {
-      const i32 begin = offset * batch.split_tiles, left = walk.shape.tiles - begin;
-      walk.at += 1;
-      walk.tile = begin;
-      walk.tile_end = begin + (left < batch.split_tiles ? left : batch.split_tiles);
-    } else {
-      const i64 unit_end = walk.unit + walk.shape.weight;
-      walk.at = walk.end < unit_end ? walk.end : unit_end;
-      walk.tile = offset > kUnitCost ? offset - kUnitCost : 0;
-      walk.tile_end = static_cast<i32>(walk.at - walk.unit) - kUnitCost;
-    }
-    if (walk.tile < walk.tile_end) {  // else the share ends before the unit's first tile
-      walk.begun = walk.tile;
-      ++walk.number;
-      return true;
-    }
-  }
-  return false;
+// Goes on to the next unit with rows of queries.
+PAB_FN void next_unit(Walk& walk, const Batch& batch) {
+  walk.unit = walk.at;
+  if (++walk.part < walk.shape.units) return;
+  walk.part = 0;
+  i32 sequence = walk.work.sequence;
+  do {
+    walk.shape = shape_of(batch, ++sequence);
+  } while (walk.shape.units == 0);
+  walk.work.sequence = sequence;
 }
 
-// Describes the tile that next_tile went to.
-PAB_FN Work work_of(const Walk& walk, const Batch& batch, u32 block) {
+// Describes the piece that begins at the walk's tile.
+PAB_FN void describe_piece(Walk& walk, const Batch& batch, u32 block) {
   const i32 row_blocks = walk.shape.units / batch.num_kv_heads;
-  Work work;
-  work.tile = walk.tile;
-  work.sequence = walk.sequence;
+  Work& work = walk.work;
   work.kv_len = walk.shape.kv_len;
   work.first_query = walk.shape.first_query;
   work.query_len = walk.shape.query_len;
   work.kv_head = walk.part / row_blocks;
   work.first_row = walk.part % row_blocks * kUnitRows;
-  work.begins = walk.tile == walk.begun;
-  work.ends = walk.tile + 1 == walk.tile_end;
-  work.number = walk.number;
+  work.number += 1;
   if (batch.split_tiles) {
     work.home = walk.unit;
-    work.piece = walk.tile / batch.split_tiles;
+    work.piece = work.tile / batch.split_tiles;
     work.pieces = walk.shape.weight;
   } else {
     work.home = block_at(walk.cut, walk.unit + kUnitCost);
     work.piece = static_cast<i32>(block - work.home);
     work.pieces = static_cast<i32>(block_at(walk.cut, walk.unit + walk.shape.weight - 1) - work.home) + 1;
   }
-  return work;
+}
+
+// Goes to the next tile and describes it in walk.work.
+PAB_FN void next_tile(Walk& walk, const Batch& batch, u32 block) {
+  Work& work = walk.work;
+  work.begins = 0;
+  work.tile += 1;
+  while (work.tile >= walk.tile_end) {
+    if (walk.at >= walk.end) {
+      work.tile = -1;
+      walk.tile_end = -1;
+      return;
+    }
+    if (walk.at == walk.unit + walk.shape.weight) next_unit(walk, batch);
+    const i32 offset = static_cast<i32>(walk.at - walk.unit);
+    if (batch.split_tiles) {
+      const i32 begin = offset * batch.split_tiles, left = walk.shape.tiles - begin;
+      walk.at += 1;
+      work.tile = begin;
+      walk.tile_end = begin + (left < batch.split_tiles ? left : batch.split_tiles);
+    } else {
+      const i64 unit_end = walk.unit + walk.shape.weight;
+      walk.at = walk.end < unit_end ? walk.end : unit_end;
+      work.tile = offset > kUnitCost ? offset - kUnitCost : 0;
+      walk.tile_end = static_cast<i32>(walk.at - walk.unit) - kUnitCost;
+    }
+    work.begins = work.tile < walk.tile_end;  // else the share ends before the unit's first tile
+  }
+  if (work.begins) describe_piece(walk, batch, block);
+  work.ends = work.tile + 1 == walk.tile_end;
 }
 
 // Where the partial result of a piece lies.  With shares that end anywhere a block has at most two: of a unit that

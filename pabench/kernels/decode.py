@@ -26,11 +26,15 @@ HEAD_DIM_STEP = 16
 MAX_HEAD_DIM = 256
 UNIT_ROWS = 16
 """Rows of a unit: query tokens x heads of a group."""
+WORK_BYTES, WALK_BYTES = 56, 128
+"""``sizeof(Work)`` and ``sizeof(Walk)`` of ``pab/decode_line.cuh``."""
 PLAN_THREADS = 1024
 PLAN_SHARED_BYTES = 32 * 8
 ALIGNMENT = 16
 """Bytes of one asynchronous copy; queries, cache and output start at a multiple."""
 MAX_BLOCKS_PER_SM = 4
+SM_REGISTERS = 65536
+OTHER_REGISTERS = 72
 BLOCK_RESERVED_BYTES = 1024
 """Shared memory that the system takes of each resident block."""
 
@@ -65,16 +69,20 @@ class DecodeShape:
         """Return ``sizeof(SharedMemory)`` of the kernel file, which compares both."""
         queries = self.stages * UNIT_ROWS * head_dim * 2
         rows = 2 * self.tile_tokens * 8
-        works = (self.stages + 1) * 56
+        works = (self.stages + 2) * WORK_BYTES + WALK_BYTES
         states = 2 * self.warps * UNIT_ROWS * 4
         return self.stages * self.tile_bytes(head_dim) + queries + rows + works + states + 8
 
     def blocks_per_sm(self, head_dim: int, limits: DeviceLimits) -> int:
-        """Return how many blocks the shared memory of a multiprocessor holds, 0 when not even one fits."""
+        """Return how many blocks a multiprocessor holds, by shared memory and registers; 0 when not even one."""
         needed = self.shared_bytes(head_dim)
         if needed > limits.shared_bytes_per_block:
             return 0
-        return min(limits.shared_bytes_per_sm // (needed + BLOCK_RESERVED_BYTES), MAX_BLOCKS_PER_SM)
+        # output and query of a lane, and what everything else takes
+        registers = head_dim // 2 + (head_dim // 4 if head_dim <= 128 else 0) + OTHER_REGISTERS
+        by_registers = SM_REGISTERS // (registers * self.threads)
+        by_shared = limits.shared_bytes_per_sm // (needed + BLOCK_RESERVED_BYTES)
+        return max(1, min(by_shared, by_registers, MAX_BLOCKS_PER_SM))
 
 
 SHAPES = tuple(DecodeShape(warps=warps, stages=stages) for warps, stages in itertools.product((4, 2), (3, 2)))
@@ -117,8 +125,8 @@ def decode_shape(head_dim: int, limits: DeviceLimits) -> DecodeShape:
     return best
 
 
-def decode_instance(head_dim: int, dtype: str, shape: DecodeShape) -> DecodeInstance:
-    """Return the instance of one head dimension, storage type and shape."""
+def decode_instance(head_dim: int, dtype: str, shape: DecodeShape, blocks: int) -> DecodeInstance:
+    """Return the instance of one head dimension, storage type and shape, ``blocks`` to a multiprocessor."""
     shared = shape.shared_bytes(head_dim)
     return DecodeInstance(
         file=FILE,
@@ -128,6 +136,7 @@ def decode_instance(head_dim: int, dtype: str, shape: DecodeShape) -> DecodeInst
             "PAB_DTYPE": DTYPE_CODES[dtype],
             "PAB_WARPS": shape.warps,
             "PAB_STAGES": shape.stages,
+            "PAB_BLOCKS": blocks,
             "PAB_PLAN_THREADS": PLAN_THREADS,
             "PAB_SHARED_BYTES": shared,
         },
@@ -138,9 +147,10 @@ def decode_instance(head_dim: int, dtype: str, shape: DecodeShape) -> DecodeInst
 
 def decode_instances(limits: DeviceLimits) -> list[DecodeInstance]:
     """Return the instances that ``plan_decode`` takes on a device with these limits, for ``HEAD_DIMS``."""
+    shapes = {head_dim: decode_shape(head_dim, limits) for head_dim in HEAD_DIMS}
     return [
-        decode_instance(head_dim, dtype, decode_shape(head_dim, limits))
-        for head_dim in HEAD_DIMS
+        decode_instance(head_dim, dtype, shape, shape.blocks_per_sm(head_dim, limits))
+        for head_dim, shape in shapes.items()
         for dtype in DTYPES
     ]
 
@@ -189,10 +199,10 @@ def plan_decode(
         raise InvalidCase(
             "split_tokens", split_tokens, f"must be a multiple of the tile, {shape.tile_tokens}"
         )
-    instance = decode_instance(head_dim, problem.dtype, shape)
+    per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits))
+    instance = decode_instance(head_dim, problem.dtype, shape, per_sm)
     num_seqs, max_pages = block_table.shape
-    resident = device.limits.multiprocessors * max(1, shape.blocks_per_sm(head_dim, device.limits))
-    blocks = blocks or resident
+    blocks = blocks or device.limits.multiprocessors * per_sm
     slots, meetings = _workspace(
         problem, num_seqs, q.shape[0], max_pages, split_tokens=split_tokens, blocks=blocks
     )
