@@ -89,7 +89,8 @@ PAB_FN void begin_walk(Walk& walk, const Batch& batch, const i64* line, const i3
                        u32 blocks) {
   walk.cut = cut_line(line[num_seqs], blocks);
   walk.at = walk.end = 0;
-  walk.tile_end = walk.work.tile = 0;
+  walk.tile_end = 0;
+  walk.work = {};
   walk.work.number = -1;
   if (block >= walk.cut.blocks) return;
   walk.at = share_begin(walk.cut, block);

@@ -32,9 +32,9 @@ MAX_BLOCKS = 2**24
 """Blocks of one launch; their order is held in memory."""
 POISON = 0xFF
 LIMITS = DeviceLimits(
-    multiprocessors=4, shared_bytes_per_block=MAX_SHARED_BYTES, shared_bytes_per_sm=MAX_SHARED_BYTES + 1024
+    multiprocessors=1, shared_bytes_per_block=MAX_SHARED_BYTES, shared_bytes_per_sm=MAX_SHARED_BYTES + 1024
 )
-"""Shared memory of an sm_90; few multiprocessors, so that small cases are cut between blocks like large ones."""
+"""Shared memory of an sm_90; one multiprocessor, so that small cases fill it as large ones fill a GPU."""
 POLL_SECONDS = 60
 
 _libraries: dict[Path, ctypes.CDLL] = {}
