@@ -13,7 +13,7 @@ import pytest
 from pabench.cli.main import run
 from pabench.conformance import attention_checks
 from pabench.conformance.examiner import CheckFailed
-from pabench.conformance.mutants import Mutant, load_mutants, overlay
+from pabench.conformance.mutants import Mutant, load_mutants
 from pabench.conformance.registry import check_by_id
 from pabench.oracle import verdict
 from pabench.oracle.reference import Truth, truth

@@ -42,7 +42,7 @@ def check_decode(case: Case, backend: Backend, device: Device) -> Outcome:
 
 
 def check_speculative(case: Case, backend: Backend, device: Device) -> Outcome:
-    """Up to 8 query tokens a sequence, each seeing the keys up to its own place, are right like single ones."""
+    """Up to 8 query tokens a sequence, each seeing the keys up to its own place, are right like one alone."""
     return check_decode(case, backend, device)
 
 

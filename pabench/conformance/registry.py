@@ -27,8 +27,8 @@ class Check:
 
     Attributes:
         id: name in reports and on the command line.
-        operation: what the backend must offer: ``decode``, ``speculative`` or ``append``; ``append`` checks take an
-            ``AppendCase``, the others a ``Case``.
+        operation: what the backend must offer: ``decode``, ``speculative`` or ``append``; ``append`` checks
+            take an ``AppendCase``, the others a ``Case``.
         run: the property itself.
     """
 

@@ -74,7 +74,7 @@ class DecodeShape:
         return self.stages * self.tile_bytes(head_dim) + queries + rows + works + states + 8
 
     def blocks_per_sm(self, head_dim: int, limits: DeviceLimits) -> int:
-        """Return how many blocks a multiprocessor holds, by shared memory and registers; 0 when not even one."""
+        """Return how many blocks a multiprocessor holds, by shared memory and registers; 0 when none fits."""
         needed = self.shared_bytes(head_dim)
         if needed > limits.shared_bytes_per_block:
             return 0
@@ -168,9 +168,9 @@ def plan_decode(
     blocks: int | None = None,
     shape: DecodeShape | None = None,
 ) -> DecodePlan:
-    """Return two launches: a plan, made on the device from the lengths as they are then, and the attention.
+    """Return two launches: a plan, made on the device from the lengths of that moment, and the attention.
 
-    Everything may change in place between two runs, lengths and query lengths too, within the shapes given here.
+    Everything may change in place between two runs, lengths and query lengths too, within the given shapes.
 
     Args:
         device: where the arrays lie.
@@ -180,8 +180,8 @@ def plan_decode(
         block_table: ``(num_seqs, max_pages) int32`` on the device.
         kv_lens: ``(num_seqs,) int32`` on the device.
         qo_indptr: ``(num_seqs + 1,) int32`` on the device; query rows of each sequence.
-        split_tokens: 0 cuts the work into equal shares; otherwise each sequence is cut after so many tokens, a
-            multiple of the tile, and its result does not depend on the rest of the batch.
+        split_tokens: 0 cuts the work into equal shares; otherwise each sequence is cut after so many tokens,
+            a multiple of the tile, and its result does not depend on the rest of the batch.
         blocks: of the persistent grid; None fills the device.
         shape: of the instance; None chooses by the device.
 
