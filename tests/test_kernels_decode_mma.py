@@ -28,23 +28,11 @@ from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import Array, decode
 from pabench.problem.tensors import Tensors
 from pabench.strategies import cases, speculative_batches
+from tests.architectures import KIB, LIMITS, limits_of
 from tests.probe import DEVICE
 
-KIB = 1024
-LIMITS = {
-    "sm_80": (163 * KIB, 164 * KIB),
-    "sm_90a": (227 * KIB, 228 * KIB),
-    "sm_100a": (227 * KIB, 228 * KIB),
-    "sm_120": (99 * KIB, 100 * KIB),
-}
-"""Shared memory of a block and of a multiprocessor: CUDA C++ programming guide, technical specifications."""
 LENGTHS = (0, 1, 15, 16, 17, 64, 65, 127, 200, 700, 0)
 CUTS: tuple[dict[str, int], ...] = ({"blocks": 1}, {"blocks": 3}, {"blocks": 40}, {"split_tokens": 128})
-
-
-def limits_of(architecture: str) -> DeviceLimits:
-    block, sm = LIMITS[architecture]
-    return DeviceLimits(multiprocessors=100, shared_bytes_per_block=block, shared_bytes_per_sm=sm)
 
 
 def bits(result: AttentionOutput, rows: slice = slice(None)) -> bytes:

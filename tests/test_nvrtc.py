@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from pabench.device.base import KernelSource
-from pabench.device.nvrtc import ARCHITECTURES, compile_cubin, header_key, nvrtc_options
+from pabench.device.nvrtc import ARCHITECTURES, Cubin, compile_cubin, header_key, nvrtc_options
 from pabench.errors import CompileError, EnvironmentRefused
+from pabench.kernels.decode import DecodeInstance, decode_instances
 from pabench.problem.dtypes import DTYPES
 from pabench.resources import resource_dir
+from tests.architectures import limits_of
 
 KERNELS_CUDA = resource_dir("kernels_cuda")
 WIDTHS = {0: 4, 1: 8, 2: 8}
@@ -42,7 +44,7 @@ def shaped(file: str, head_dim: int, dtype: int, vec: int | None = None) -> Kern
     return source(file, PAB_HEAD_DIM=head_dim, PAB_DTYPE=dtype, PAB_VEC=width, PAB_WARPS=4)
 
 
-def check(instance: KernelSource, architecture: str, entries: set[str]) -> None:
+def check(instance: KernelSource, architecture: str, entries: set[str]) -> Cubin:
     cubin = compile_cubin(instance, architecture)
     assert cubin.image.startswith(b"\x7fELF")
     assert set(re.findall(r"Compiling entry function '(\w+)'", cubin.log)) == entries
@@ -52,6 +54,7 @@ def check(instance: KernelSource, architecture: str, entries: set[str]) -> None:
     )
     assert len(spills) == len(entries)
     assert set(spills) == {("0", "0", "0")}, cubin.log
+    return cubin
 
 
 DECODE = {"paged_decode_simple", "paged_decode_merge"}
@@ -77,6 +80,33 @@ def test_nvrtc_compiles_decode_for_narrow_loads(head_dim: int, vec: int) -> None
     check(shaped("paged_decode_simple.cu", head_dim, 1, vec), "sm_90a", DECODE)
 
 
+def tensor_core_instances() -> list[tuple[str, DecodeInstance]]:
+    """Head dimension 128 and the largest on every architecture; every other instance on one of them."""
+    chosen = []
+    for at, architecture in enumerate(ARCHITECTURES):
+        for number, instance in enumerate(decode_instances(limits_of(architecture))):
+            always = instance.defines["PAB_HEAD_DIM"] in (128, 256) and instance.defines["PAB_DTYPE"] == 2
+            if always or number % len(ARCHITECTURES) == at:
+                chosen.append((architecture, instance))
+    return chosen
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("architecture", "instance"),
+    tensor_core_instances(),
+    ids=lambda value: value if isinstance(value, str) else f"{value.defines['PAB_HEAD_DIM']}",
+)
+def test_nvrtc_compiles_tensor_core_decode(architecture: str, instance: DecodeInstance) -> None:
+    cubin = check(
+        source(instance.file, **instance.defines), architecture, {"paged_decode", "paged_decode_plan"}
+    )
+    registers = int(re.findall(r"function 'paged_decode'.*?Used (\d+) registers", cubin.log, re.DOTALL)[0])
+    # allocated by the warp in steps of 8 a thread
+    resident = 65536 // (-(-registers // 8) * 8 * instance.threads)
+    assert resident >= instance.defines["PAB_BLOCKS"]
+
+
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvrtc_compiles_append_and_allocator(architecture: str) -> None:
@@ -91,7 +121,7 @@ def test_nvrtc_compiles_append_and_allocator(architecture: str) -> None:
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("name", ["collectives", "blocks", "wrong", "numbers", "matrix"])
+@pytest.mark.parametrize("name", ["collectives", "blocks", "wrong", "numbers", "matrix", "swizzle"])
 def test_nvrtc_knows_every_intrinsic_of_the_emulation(name: str) -> None:
     """The test kernels use the whole header; both sides of it must offer the same."""
     path = Path(__file__).parent / "kernels" / f"{name}.cu"
