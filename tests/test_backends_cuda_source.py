@@ -85,8 +85,8 @@ def test_cuda_source_that_is_no_file(device: EmulatedDevice, tmp_path: Path) -> 
     assert is_place("anything.cu")
     with pytest.raises(UsageError, match="No such file"):
         load_backend(str(tmp_path / "none.cu"), device)
+    (tmp_path / "folder.cu").mkdir()
     with pytest.raises(UsageError, match="directory"):
-        (tmp_path / "folder.cu").mkdir()
         load_backend(str(tmp_path / "folder.cu"), device)
 
 

@@ -5,13 +5,14 @@
     // pabench: threads=32 shared_bytes=0 dtypes=float32,float16 p_dtype=float32
     extern "C" __global__ void paged_decode(
         const STORED* q, const STORED* k, const STORED* v, const int* block_table, const int* kv_lens,
-        STORED* out, float* lse, int num_seqs, int num_qo_heads, int num_kv_heads, int head_dim, int page_size,
-        int max_pages, long long page_stride, long long token_stride, long long head_stride, float sm_scale)
+        STORED* out, float* lse, int num_seqs, int num_qo_heads, int num_kv_heads, int head_dim,
+        int page_size, int max_pages, long long page_stride, long long token_stride,
+        long long head_stride, float sm_scale)
 
-One block for each (sequence, query head): ``blockIdx.x`` and ``blockIdx.y``.  Strides are in elements and hold
-for K and V alike; ``lse`` is the natural log-sum-exp.  The file is compiled once for each storage type and head
-dimension, with ``PAB_DTYPE`` (0 float32, 1 float16, 2 bfloat16) and ``PAB_HEAD_DIM`` defined, and may include
-the headers of ``pab/``.  What is special about it stands in a comment line ``// pabench: name=value ...``.
+One block for each (sequence, query head): ``blockIdx.x`` and ``blockIdx.y``.  Strides are in elements and
+hold for K and V alike; ``lse`` is the natural log-sum-exp.  The file is compiled once for each storage type
+and head dimension, with ``PAB_DTYPE`` (0 float32, 1 float16, 2 bfloat16) and ``PAB_HEAD_DIM`` defined, and
+may include the headers of ``pab/``.  A comment ``// pabench: name=value ...`` says what is special about it.
 """
 
 from __future__ import annotations

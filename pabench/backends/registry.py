@@ -1,8 +1,8 @@
 """Finds backends: our own, the entry points of group ``pabench.backends``, and Python code by its place.
 
 A place reads ``file.py:attribute`` or ``package.module:attribute``.  The attribute is a function (see
-``function.py``) or anything that, called with a device, returns a ``Backend``.  A place that ends in ``.cu`` is
-a kernel (see ``cuda_source.py``).
+``function.py``) or anything that, called with a device, returns a ``Backend``.  A place that ends in ``.cu``
+is a kernel (see ``cuda_source.py``).
 """
 
 from __future__ import annotations
