@@ -13,24 +13,26 @@ from pabench.backends.rawkernel import RawKernelBackend
 from pabench.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.device.base import DeviceLimits
 from pabench.device.checked import CheckedDevice
+from pabench.device.occupancy import SM_LIMITS
 from pabench.errors import InvalidCase, Unsupported
 from pabench.kernels.decode import (
-    HEAD_DIMS,
     DecodeShape,
-    decode_instances,
+    architecture_limits,
     decode_shape,
+    instances,
     plan_decode,
 )
 from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.instance import HEAD_DIMS
 from pabench.oracle.reference import truth
 from pabench.oracle.verdict import judge
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import Array, decode
 from pabench.problem.tensors import Tensors
 from pabench.strategies import cases, speculative_batches
-from tests.architectures import KIB, LIMITS, limits_of
 from tests.probe import DEVICE
 
+KIB = 1024
 LENGTHS = (0, 1, 15, 16, 17, 64, 65, 127, 200, 700, 0)
 CUTS: tuple[dict[str, int], ...] = ({"blocks": 1}, {"blocks": 3}, {"blocks": 40}, {"split_tokens": 128})
 
@@ -253,22 +255,24 @@ def test_kernels_decode_mma_no_sequence_with_queries() -> None:
 # --- shapes of instances ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", LIMITS)
+@pytest.mark.parametrize("architecture", SM_LIMITS)
 def test_kernels_decode_mma_instances_fit_their_device(architecture: str) -> None:
-    limits = limits_of(architecture)
-    instances = decode_instances(limits)
-    assert [(i.defines["PAB_HEAD_DIM"], i.defines["PAB_DTYPE"]) for i in instances] == [
+    limits = architecture_limits(SM_LIMITS[architecture])
+    found = [instance for instance in instances() if architecture in instance.architectures]
+    assert [(one.defines["PAB_HEAD_DIM"], one.defines["PAB_DTYPE"]) for one in found] == [
         (head_dim, dtype) for head_dim in HEAD_DIMS for dtype in (1, 2)
     ]
-    for instance in instances:
-        assert instance.shared_bytes <= limits.shared_bytes_per_block
+    for instance in found:
+        plan, attention = instance.entries
+        assert plan.name == "paged_decode_plan"
+        assert attention.shared_bytes <= limits.shared_bytes_per_block
         resident = instance.defines["PAB_BLOCKS"]
-        assert resident * (instance.shared_bytes + KIB) <= limits.shared_bytes_per_sm
-        assert instance.threads == 32 * instance.defines["PAB_WARPS"]
+        assert resident * (attention.shared_bytes + KIB) <= limits.shared_bytes_per_sm
+        assert attention.threads == 32 * instance.defines["PAB_WARPS"]
 
 
 def test_kernels_decode_mma_two_blocks_of_head_dim_128_on_hopper() -> None:
-    limits = limits_of("sm_90a")
+    limits = architecture_limits(SM_LIMITS["sm_90a"])
     shape = decode_shape(128, limits)
     assert shape == DecodeShape(warps=4, stages=3)
     assert shape.blocks_per_sm(128, limits) == 2

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pabench.device.base import Device, DeviceLimits, Launch
+from pabench.device.occupancy import REGISTERS, RESERVED_SHARED_BYTES, SM_LIMITS, SmLimits
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_simple import DecodePlan
-from pabench.kernels.instance import DTYPE_CODES, address_of, kernel_source
+from pabench.kernels.instance import (
+    DTYPE_CODES,
+    HEAD_DIMS,
+    KernelEntry,
+    KernelInstance,
+    address_of,
+    kernel_source,
+)
 from pabench.problem.dtypes import dtype_by_name
 from pabench.problem.layout import pages_needed
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
 FILE = "paged_decode.cu"
+PLAN, DECODE = "paged_decode_plan", "paged_decode"
 DTYPES = ("float16", "bfloat16")
-HEAD_DIMS = (64, 80, 96, 112, 128, 192, 256)
-"""Those of models; any multiple of ``HEAD_DIM_STEP`` works."""
 HEAD_DIM_STEP = 16
 MAX_HEAD_DIM = 256
 UNIT_ROWS = 16
@@ -33,10 +41,7 @@ PLAN_SHARED_BYTES = 32 * 8
 ALIGNMENT = 16
 """Bytes of one asynchronous copy; queries, cache and output start at a multiple."""
 MAX_BLOCKS_PER_SM = 4
-SM_REGISTERS = 65536
 OTHER_REGISTERS = 72
-BLOCK_RESERVED_BYTES = 1024
-"""Shared memory that the system takes of each resident block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,31 +85,12 @@ class DecodeShape:
             return 0
         # output and query of a lane, and what everything else takes
         registers = head_dim // 2 + (head_dim // 4 if head_dim <= 128 else 0) + OTHER_REGISTERS
-        by_registers = SM_REGISTERS // (registers * self.threads)
-        by_shared = limits.shared_bytes_per_sm // (needed + BLOCK_RESERVED_BYTES)
+        by_registers = REGISTERS // (registers * self.threads)
+        by_shared = limits.shared_bytes_per_sm // (needed + RESERVED_SHARED_BYTES)
         return max(1, min(by_shared, by_registers, MAX_BLOCKS_PER_SM))
 
 
 SHAPES = tuple(DecodeShape(warps=warps, stages=stages) for warps, stages in itertools.product((4, 2), (3, 2)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeInstance:
-    """One compiled form of a kernel file.
-
-    Attributes:
-        file: name within the kernel folder.
-        entry: the kernel whose figures ``threads`` and ``shared_bytes`` are.
-        defines: macros.
-        threads: of a block.
-        shared_bytes: dynamic shared memory of a block.
-    """
-
-    file: str
-    entry: str
-    defines: dict[str, int]
-    threads: int
-    shared_bytes: int
 
 
 def decode_shape(head_dim: int, limits: DeviceLimits) -> DecodeShape:
@@ -125,12 +111,12 @@ def decode_shape(head_dim: int, limits: DeviceLimits) -> DecodeShape:
     return best
 
 
-def decode_instance(head_dim: int, dtype: str, shape: DecodeShape, blocks: int) -> DecodeInstance:
+def decode_instance(head_dim: int, dtype: str, shape: DecodeShape, blocks: int) -> KernelInstance:
     """Return the instance of one head dimension, storage type and shape, ``blocks`` to a multiprocessor."""
     shared = shape.shared_bytes(head_dim)
-    return DecodeInstance(
+    return KernelInstance(
         file=FILE,
-        entry="paged_decode",
+        label=f"{dtype} head_dim {head_dim} {shape.warps} warps {shape.stages} stages",
         defines={
             "PAB_HEAD_DIM": head_dim,
             "PAB_DTYPE": DTYPE_CODES[dtype],
@@ -140,19 +126,32 @@ def decode_instance(head_dim: int, dtype: str, shape: DecodeShape, blocks: int) 
             "PAB_PLAN_THREADS": PLAN_THREADS,
             "PAB_SHARED_BYTES": shared,
         },
-        threads=shape.threads,
-        shared_bytes=shared,
+        entries=(
+            KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
+            KernelEntry(name=DECODE, threads=shape.threads, shared_bytes=shared),
+        ),
     )
 
 
-def decode_instances(limits: DeviceLimits) -> list[DecodeInstance]:
-    """Return the instances that ``plan_decode`` takes on a device with these limits, for ``HEAD_DIMS``."""
-    shapes = {head_dim: decode_shape(head_dim, limits) for head_dim in HEAD_DIMS}
-    return [
-        decode_instance(head_dim, dtype, shape, shape.blocks_per_sm(head_dim, limits))
-        for head_dim, shape in shapes.items()
-        for dtype in DTYPES
-    ]
+def instances() -> Iterator[KernelInstance]:
+    """Yield the instances of the static table, each for the architectures whose devices take it."""
+    for head_dim, dtype in itertools.product(HEAD_DIMS, DTYPES):
+        fitting: dict[tuple[DecodeShape, int], set[str]] = {}
+        for architecture, sm in SM_LIMITS.items():
+            limits = architecture_limits(sm)
+            shape = decode_shape(head_dim, limits)
+            fitting.setdefault((shape, shape.blocks_per_sm(head_dim, limits)), set()).add(architecture)
+        for (shape, blocks), names in fitting.items():
+            yield replace(decode_instance(head_dim, dtype, shape, blocks), architectures=frozenset(names))
+
+
+def architecture_limits(sm: SmLimits, multiprocessors: int = 1) -> DeviceLimits:
+    """Return the limits of a device with these multiprocessors."""
+    return DeviceLimits(
+        multiprocessors=multiprocessors,
+        shared_bytes_per_block=sm.shared_bytes - RESERVED_SHARED_BYTES,
+        shared_bytes_per_sm=sm.shared_bytes,
+    )
 
 
 def plan_decode(
@@ -219,7 +218,7 @@ def plan_decode(
     heads = (np.int32(problem.num_qo_heads), np.int32(problem.num_kv_heads))
     page, token, head = pool.element_strides
     plan = Launch(
-        entry="paged_decode_plan",
+        entry=PLAN,
         grid=(1, 1, 1),
         block=(PLAN_THREADS, 1, 1),
         shared_bytes=PLAN_SHARED_BYTES,
@@ -230,10 +229,10 @@ def plan_decode(
         ),
     )
     decode = Launch(
-        entry=instance.entry,
+        entry=DECODE,
         grid=(blocks, 1, 1),
-        block=(instance.threads, 1, 1),
-        shared_bytes=instance.shared_bytes,
+        block=(shape.threads, 1, 1),
+        shared_bytes=shape.shared_bytes(head_dim),
         args=(
             *(q, pool.k, pool.v, block_table, kv_lens, qo_indptr, out, lse),
             *(line, first, arrivals, partial_out, partial_max, partial_sum),
