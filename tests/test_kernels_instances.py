@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.device.base import KernelSource, Launch
-from pabench.device.base import DeviceLimits
+from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.occupancy import SM_LIMITS
 from pabench.kernels import alloc_scan, decode
 from pabench.kernels.append import append_tokens

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from pabench.device.base import Device, DeviceLimits, Launch
-from pabench.device.occupancy import REGISTERS, RESERVED_SHARED_BYTES, SM_LIMITS, SmLimits
+from pabench.device.occupancy import (
+    RESERVED_SHARED_BYTES,
+    SM_LIMITS,
+    SmLimits,
+    blocks_by_registers,
+    blocks_by_shared,
+)
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_simple import DecodePlan
 from pabench.kernels.instance import (
@@ -85,8 +91,8 @@ class DecodeShape:
             return 0
         # output and query of a lane, and what everything else takes
         registers = head_dim // 2 + (head_dim // 4 if head_dim <= 128 else 0) + OTHER_REGISTERS
-        by_registers = REGISTERS // (registers * self.threads)
-        by_shared = limits.shared_bytes_per_sm // (needed + RESERVED_SHARED_BYTES)
+        by_registers = blocks_by_registers(self.warps, registers)
+        by_shared = blocks_by_shared(limits.shared_bytes_per_sm, needed)
         return max(1, min(by_shared, by_registers, MAX_BLOCKS_PER_SM))
 
 
