@@ -24,7 +24,7 @@ struct Dim3 {
 };
 
 // What a collective does with the values of its lanes.
-enum class Op : u32 { kSync, kShuffle, kBallot, kAny, kAll, kMatchAny, kReduceAdd };
+enum class Op : u32 { kSync, kShuffle, kBallot, kAny, kAll, kMatchAny, kReduceAdd, kMatrix };
 
 struct Warp;
 struct Block;

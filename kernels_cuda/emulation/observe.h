@@ -21,6 +21,7 @@ inline void barrier_release(Worker&, u32) {}
 inline void fence(Lane&, bool) {}
 inline bool copy_issue(Lane&, const PendingCopy&) { return true; }
 inline void copy_land(Lane&, const PendingCopy&) {}
+inline void matrix_row(const void*, const void*) {}
 inline void poll(Lane&) {}
 
 }  // namespace pab_emu::observe

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pabench.device.arguments import check_limits, check_scalars
-from pabench.device.base import KernelSource, Launch
+from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.compiler import first_error
 from pabench.device.nvrtc import header_key, nvrtc_options
 from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, LaunchError
@@ -80,6 +80,18 @@ class CudaDevice:
         driver = cupy.cuda.runtime.driverGetVersion()
         self.description = (
             f"{properties['name'].decode()}, CUDA driver {driver // 1000}.{driver % 1000 // 10}"
+        )
+
+    @property
+    def limits(self) -> DeviceLimits:
+        """Multiprocessors and shared memory of the current GPU."""
+        import cupy
+
+        properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+        return DeviceLimits(
+            multiprocessors=properties["multiProcessorCount"],
+            shared_bytes_per_block=properties["sharedMemPerBlockOptin"],
+            shared_bytes_per_sm=properties["sharedMemPerMultiprocessor"],
         )
 
     def to_device(self, array: Array) -> Any:

@@ -52,6 +52,10 @@ inline void copy_land(Lane& lane, const PendingCopy& copy) {
   Touch touch{&lane, reinterpret_cast<u64>(copy.target), 16, Access::kAsyncWrite, copy.pc};
   if (locate(*worker->launch->checked, touch) && touch.written) std::memset(touch.written, 1, 16);
 }
+// The 16 bytes that a lane names to ldmatrix.
+inline void matrix_row(const void* row, const void* pc) {
+  access(reinterpret_cast<u64>(row), 16, Access::kRead, pc);
+}
 inline void poll(Lane&) {}
 
 }  // namespace
