@@ -38,5 +38,7 @@ inline int signature(void (*)(Args...), int* out) {
 }  // namespace pab_emu
 
 #define PAB_EMU_ENTRY(kernel)                                                             \
-  extern "C" void pab_emu_invoke_##kernel(void** args) { ::pab_emu::invoke(&kernel, args); } \
+  extern "C" PAB_EMU_UNCHECKED void pab_emu_invoke_##kernel(void** args) {                \
+    ::pab_emu::invoke(&kernel, args);                                                     \
+  }                                                                                       \
   extern "C" int pab_emu_signature_##kernel(int* out) { return ::pab_emu::signature(&kernel, out); }
