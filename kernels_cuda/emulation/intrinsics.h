@@ -85,7 +85,7 @@ inline void fence_device() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #endif
 inline u32 ld_acquire(const u32* address) {
   const u32 value = __atomic_load_n(address, __ATOMIC_ACQUIRE);
-  pab_emu::poll();  // whoever polls must let the others run
+  pab_emu::poll(value);  // whoever polls must let the others run
   return value;
 }
 inline void st_release(u32* address, u32 value) { __atomic_store_n(address, value, __ATOMIC_RELEASE); }

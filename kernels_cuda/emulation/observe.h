@@ -22,6 +22,8 @@ inline void fence(Lane&, bool) {}
 inline bool copy_issue(Lane&, const PendingCopy&) { return true; }
 inline void copy_land(Lane&, const PendingCopy&) {}
 inline void poll(Lane&) {}
+inline void fault(const Lane&, const char*) {}
+inline void deadlock(Worker&, const std::string&) {}
 
 }  // namespace pab_emu::observe
 
