@@ -251,6 +251,46 @@ extern "C" __global__ void halves_of_a_warp_alone(const pab::u32* in, pab::u32* 
   out[lane] = tile[lane ^ 15u] ^ 15u;
 }
 
+// Lane 0 hands out one word after the other.
+extern "C" __global__ void broadcast_overwritten_at_once(const pab::u32* in, pab::u32* out, pab::u32 rounds) {
+  using namespace pab;
+  PAB_SHARED(memory);
+  u32* word = reinterpret_cast<u32*>(memory);
+  u32 sum = 0;
+  for (u32 round = 0; round < rounds; ++round) {
+    if (threadIdx.x == 0) word[0] = in[round];
+    warp_sync(kFullMask);
+    sum += word[0];  // FAULT: lane 0 may write the next word while others still read
+  }
+  out[threadIdx.x] = sum;
+}
+
+extern "C" __global__ void broadcast_with_two_syncs(const pab::u32* in, pab::u32* out, pab::u32 rounds) {
+  using namespace pab;
+  PAB_SHARED(memory);
+  u32* word = reinterpret_cast<u32*>(memory);
+  u32 sum = 0;
+  for (u32 round = 0; round < rounds; ++round) {
+    if (threadIdx.x == 0) word[0] = in[round];
+    warp_sync(kFullMask);
+    sum += word[0];
+    warp_sync(kFullMask);
+  }
+  out[threadIdx.x] = sum;
+}
+
+extern "C" __global__ void broadcast_overwritten_after_a_sync_of_two(const pab::u32* in, pab::u32* out) {
+  using namespace pab;
+  PAB_SHARED(memory);
+  u32* word = reinterpret_cast<u32*>(memory);
+  if (threadIdx.x == 0) word[0] = in[0];
+  warp_sync(kFullMask);
+  const u32 seen = word[0];  // FAULT: lane 0 waits for one of 31 readers
+  if (threadIdx.x < 2) warp_sync(3u);
+  if (threadIdx.x == 0) word[0] = seen + 1;
+  out[threadIdx.x] = seen;
+}
+
 // --- bytes and words ----------------------------------------------------------------------------------------
 extern "C" __global__ void word_over_a_neighbours_half(const pab::u16* in, pab::u32* out) {
   using namespace pab;
@@ -267,6 +307,35 @@ extern "C" __global__ void halves_of_two_neighbours(const pab::u16* in, pab::u32
   u16* halves = reinterpret_cast<u16*>(memory);
   halves[threadIdx.x] = in[threadIdx.x];
   out[threadIdx.x] = halves[threadIdx.x];
+}
+
+extern "C" __global__ void upper_half_overwritten_while_read(const pab::u16* in, pab::u32* out) {
+  using namespace pab;
+  PAB_SHARED(memory);
+  u16* halves = reinterpret_cast<u16*>(memory);
+  halves[threadIdx.x] = in[threadIdx.x];
+  warp_sync(kFullMask);
+  u32 sum = 0;
+  if (threadIdx.x == 0) {
+    for (u32 i = 0; i < kWarpSize; ++i) sum += halves[i];
+  }
+  if (threadIdx.x == 1) halves[7] = 0;  // FAULT: lane 0 reads it, half by half
+  out[threadIdx.x] = sum;
+}
+
+extern "C" __global__ void halves_read_and_others_overwritten(const pab::u16* in, pab::u32* out) {
+  using namespace pab;
+  PAB_SHARED(memory);
+  u16* halves = reinterpret_cast<u16*>(memory);
+  halves[threadIdx.x] = in[threadIdx.x];
+  warp_sync(kFullMask);
+  u32 sum = 0;
+  if (threadIdx.x == 0) {
+    for (u32 i = 0; i < kWarpSize; i += 2) sum += halves[i];
+  }
+  if (threadIdx.x == 1) halves[7] = 0;
+  sum = shfl_idx(kFullMask, sum, 0u);
+  out[threadIdx.x] = sum;
 }
 
 // --- counters -----------------------------------------------------------------------------------------------
