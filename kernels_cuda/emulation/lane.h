@@ -53,7 +53,8 @@ struct Lane {
   u32 source = 0;
   u64 result = 0;
   const void* pc = nullptr;  // return address of the last meeting, poll or copy
-  u64 polled = 0;            // what the last poll found
+  const void* polled_at = nullptr;  // return address of the last poll, and what it found
+  u64 polled = 0;
 #ifdef PAB_EMU_CHECKED
   void* trace = nullptr;  // the checkers' own
 #endif

@@ -89,8 +89,8 @@ void poll(u64 found) {
   const void* pc = __builtin_return_address(0);
   // what is waited for may never come: another block has failed
   if (w.launch->failed.load(std::memory_order_relaxed)) abandon_block();
-  const bool again = me->pc == pc && me->polled == found;
-  me->pc = pc;
+  const bool again = me->polled_at == pc && me->polled == found;
+  me->pc = me->polled_at = pc;
   me->polled = found;
   observe::poll(*me);
   if (!again) {
