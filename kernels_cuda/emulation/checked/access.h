@@ -60,9 +60,13 @@ inline Site& site_of(const Trace& t, const void* pc) {
 
 inline void note_cells(Site& site, const Trace& t, u64 address, u32 event, u32 bytes, const Cells& cells) {
   if (site.stamp != t.stamp) site.cell_event[0] = site.cell_event[1] = 0;
+  if (site.stamp != t.stamp || site.lane != t.lane) {
+    for (u32 half = 0; half < 2; ++half) site.from[half] = site.to[half] = kNoCell;
+  }
   site.stamp = t.stamp;
   if (bytes > 1) site.cell_event[address >> 1 & 1] = event << 5;
-  site.to = *readers_at(cells, address & ~u64{3});
+  site.lane = t.lane;
+  site.to[address >> 1 & 1] = *readers_at(cells, address & ~u64{3});
 }
 
 // The long way: every check.
@@ -95,7 +99,7 @@ inline void note_cells(Site& site, const Trace& t, u64 address, u32 event, u32 b
   site.shared = touch.shared();
   if (event) {
     note_cells(site, t, address, event, bytes, cells);
-    site.from = from;
+    site.from[address >> 1 & 1] = from;
   }
 }
 
@@ -124,7 +128,7 @@ inline bool long_past(const Trace& t, u32 cell) {
 }
 
 // A read that needs no look at tables: of memory that was written, last by a write that is past, by a reader whose
-// mark is there or is set as it was just set next to it.
+// mark is there, or is the only one, or changes the marks as it just did next to it.
 template <u32 kBytes>
 inline bool short_read(const Trace& t, Site& site, u64 address) {
   if (!site.reads) return all_written<kBytes>(site, address);
@@ -137,9 +141,19 @@ inline bool short_read(const Trace& t, Site& site, u64 address) {
            : !(all_hold<kHalves>(writes, 0) && all_written<kBytes>(site, address))) {
     return false;
   }
-  if (all_hold<kWords>(readers, site.to)) return true;
-  if (!site.shared || !all_hold<kWords>(readers, site.from)) return false;
-  fill<kWords>(readers, site.to);
+  if constexpr (kBytes == 1) return false;  // a cell's event names all bytes of a half
+  const u32 half = address >> 1 & 1, mine = site.cell_event[half] | t.lane;
+  if (!site.cell_event[half]) return false;
+  if (all_hold<kWords>(readers, mine)) return true;
+  if (site.shared && all_hold<kWords>(readers, 0)) {
+    fill<kWords>(readers, mine);
+    return true;
+  }
+  // beside other readers: what this lane became part of next to it it becomes part of here
+  if (site.lane != t.lane) return false;
+  if (all_hold<kWords>(readers, site.to[half])) return true;
+  if (!site.shared || !all_hold<kWords>(readers, site.from[half])) return false;
+  fill<kWords>(readers, site.to[half]);
   return true;
 }
 

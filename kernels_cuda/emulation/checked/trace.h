@@ -31,10 +31,12 @@ struct alignas(64) Site {
   u64 written = 0;             // map of written bytes, to be added to the address; 0: all are
   u32 stamp = 0;
   u32 cell_event[2] = {};      // the event of this stretch, by the half of the word, shifted to its place in a cell
-  u32 from = 0, to = 0;        // cell of readers that became another by one more reader of this stretch
+  u32 lane = 0;                // who did the following
+  u32 from[2] = {}, to[2] = {};  // by the half of the word: a cell of readers, and what it became by this lane
   bool shared = false;
 };
 constexpr u32 kSites = 256;
+constexpr u32 kNoCell = ~0u;  // what no cell of readers holds
 
 struct Trace {
   BlockTrace* block = nullptr;
