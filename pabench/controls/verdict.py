@@ -117,10 +117,11 @@ def judge(
 
 
 def at_a_mark(control: Control, finding: Finding) -> bool:
-    """Whether either party of ``finding`` stands at a marked line of the control's file."""
+    """Whether a party of ``finding`` stands at a marked line of the control's file."""
+    parties = (finding.at, finding.other, *finding.waiting)
     return any(
         party is not None and party.place.file == control.file and party.place.line in control.marks
-        for party in (finding.at, finding.other)
+        for party in parties
     )
 
 
