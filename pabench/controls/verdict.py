@@ -97,7 +97,7 @@ def judge(
     place_right: bool | None = None
     for seed in seeds:
         seen = observe(control, folder, device, seed)
-        wrong = _problem(control, seen, places=places)
+        wrong = problem_of(control, seen, places=places)
         if wrong is not None and problem is None:
             problem = f"seed {seed}: {wrong}"
         if seen.findings:
@@ -125,8 +125,8 @@ def at_a_mark(control: Control, finding: Finding) -> bool:
     )
 
 
-def _problem(control: Control, seen: Observation, *, places: bool) -> str | None:
-    """Return what the checked device got wrong, or None."""
+def problem_of(control: Control, seen: Observation, *, places: bool = True) -> str | None:
+    """Return what the checked device got wrong in one launch, or None; ``places`` as for ``judge``."""
     if not control.faulty:
         return (f"false alarm: {seen.findings[0]}" if seen.findings else None) or seen.fault or seen.wrong
     if not seen.findings:
