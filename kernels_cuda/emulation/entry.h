@@ -39,8 +39,11 @@ inline int signature(void (*)(Args...), int* out) {
 
 }  // namespace pab_emu
 
-#define PAB_EMU_ENTRY(kernel)                                                             \
-  extern "C" PAB_EMU_UNCHECKED void pab_emu_invoke_##kernel(void** args) {                \
-    ::pab_emu::invoke(&kernel, args);                                                     \
-  }                                                                                       \
+// The kernel is called through what the compiler cannot see through: inlined here it would lose its own instrumentation
+// or give it to the reads of `args`.
+#define PAB_EMU_ENTRY(kernel)                                                     \
+  extern "C" PAB_EMU_UNCHECKED void pab_emu_invoke_##kernel(void** args) {        \
+    auto* volatile entry = &kernel;                                               \
+    ::pab_emu::invoke(+entry, args);                                              \
+  }                                                                               \
   extern "C" int pab_emu_signature_##kernel(int* out) { return ::pab_emu::signature(&kernel, out); }

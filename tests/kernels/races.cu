@@ -202,7 +202,7 @@ extern "C" __global__ void staged(pab::u32* from, pab::u32* out, pab::u32 when) 
   if (when != 1) block_sync();
   out[t] = shared[4 * (blockDim.x - 1 - t)] + early;  // staged: read
   block_sync();
-  from[4 * t] = 7;
+  from[4 * t] = 7;  // staged: reused
 }
 
 // Blocks write the same word, or each its own.

@@ -94,7 +94,7 @@ inline u32 cell_with(Sets& sets, Members& members) {
   if (members.count == 1 && !(only.lanes & (only.lanes - 1))) {
     return cell_of(only.event, static_cast<u32>(__builtin_ctz(only.lanes)));
   }
-  // the highest first, so that it is the first to be forgotten: which are kept depends on no order
+  // by number, so that the same members are the same set
   std::sort(members.at, members.at + members.count, [](const Member& a, const Member& b) { return a.event < b.event; });
   u32 cell = 0;
   for (u32 i = 0; i < members.count; ++i) cell = sets.intern(cell, members.at[i].event, members.at[i].lanes);
@@ -188,7 +188,16 @@ inline u32 joined(Actor& actor, u32 old, u64 word, u32 mask) {
     if (!(past && e.kind == static_cast<u32>(actor.kind) && !(e.mask & ~mask))) after.add(member);
   }
   if (!there) after.add({actor.event, 1u << t.lane});
-  if (after.count > kMostReaders) --after.count;
+  if (after.count > kMostReaders) {
+    // the highest block and warp is forgotten, whoever came last
+    const auto place = [&](const Member& member) {
+      const Event& e = event_at(t, actor.touch.shared(), member.event);
+      return std::pair{e.block, e.warp};
+    };
+    Member* highest = std::max_element(after.at, after.at + after.count,
+                                       [&](const Member& a, const Member& b) { return place(a) < place(b); });
+    *highest = after.at[--after.count];
+  }
   const u32 now = cell_with(sets, after);
   if (old & kSet && !races && now) sets[old].step.store(u64{mine} << 32 | now, std::memory_order_release);
   return now;
@@ -222,13 +231,12 @@ inline void race_word(Actor& actor, u32* writes_at, u32* readers, u64 word, u32 
     Members left;
     for (u32 i = 0; i < members.count; ++i) {
       const Event& e = event_at(actor.t, actor.touch.shared(), members.at[i].event);
-      if (e.mask & mask && conflict(static_cast<Access>(e.kind), actor.kind) &&
-          !ordered(e, members.at[i].lanes, actor.t)) {
-        report_race(actor, e, members.at[i].lanes, word, e.mask & mask);
-      }
-      if (e.mask & ~mask) left.add(members.at[i]);
+      const bool races = e.mask & mask && !ordered(e, members.at[i].lanes, actor.t);
+      if (races) report_race(actor, e, members.at[i].lanes, word, e.mask & mask);
+      if (races || e.mask & ~mask) left.add(members.at[i]);
     }
-    if (replace_cell(readers, old, cell_with(sets, left))) break;
+    const u32 now = cell_with(sets, left);
+    if (now == old || replace_cell(readers, old, now)) break;
   }
 }
 
