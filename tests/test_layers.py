@@ -20,7 +20,7 @@ ROWS: list[tuple[str, ...]] = [
     ("problem",),
     ("workloads",),
     ("oracle",),
-    ("device", "timing", "store"),
+    ("device", "timing", "store", "isolation"),
     ("kernels", "controls"),
     ("backends", "allocators"),
     ("strategies",),
@@ -42,6 +42,7 @@ NEVER: dict[str, set[str]] = {
     "allocators": {"oracle", "workloads", "store"},
     "strategies": {"oracle", "backends", "allocators", "kernels", "device"},
     "conformance": {"timing"},
+    "isolation": {"problem", "workloads", "oracle", "resources"},
 }
 
 # libraries a unit is limited to, beside the standard library
@@ -53,6 +54,7 @@ ONLY: dict[str, set[str]] = {
     "problem": {"numpy"},
     "workloads": {"numpy"},
     "store": {"numpy"},
+    "isolation": set(),
 }
 
 # no files, processes or network where only the question is stated

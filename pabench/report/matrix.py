@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pabench.report.source import Line, Source
 from pabench.report.words import DASH, digits, number, plural, whole
 
-SEVERITY = ("unsupported", "passed", "failed", "crashed")
+SEVERITY = ("not-run", "unsupported", "passed", "failed", "crashed")
+CELL_STATES = ("passed", "failed", "crashed", "unsupported", "unchecked")
+UNJUDGED = ("absent", "unsupported", "not-run")
 KINDS = {"backend": "Attention backends", "allocator": "Page allocators"}
 
 
@@ -88,7 +90,7 @@ def build_cell_checks(source: Source) -> tuple[CellChecks, ...]:
     rows = []
     for (backend, device), lines in groups.items():
         ratios = [number((line.data.get("check") or {}).get("max_ratio")) for line in lines]
-        counts = {state: sum(line.state == state for line in lines) for state in (*SEVERITY, "unchecked")}
+        counts = {state: sum(line.state == state for line in lines) for state in CELL_STATES}
         rows.append(CellChecks(subject=backend, device=device, worst=digits(_largest(ratios)), **counts))
     return tuple(rows)
 
@@ -115,7 +117,7 @@ def _matrix(kind: str, lines: Sequence[Line]) -> Matrix:
         rows.append(MatrixRow(check=check, about=max(abouts, key=len), cells=cells))
     heads = []
     for position, subject in enumerate(subjects):
-        asked = [r.cells[position] for r in rows if r.cells[position].state not in ("absent", "unsupported")]
+        asked = [row.cells[position] for row in rows if row.cells[position].state not in UNJUDGED]
         passed = sum(cell.state == "passed" for cell in asked)
         heads.append((*subject, f"{passed} of {len(asked)} passed"))
     title = KINDS.get(kind, f"{kind.capitalize()} subjects")

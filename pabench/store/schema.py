@@ -16,7 +16,7 @@ SCHEMA = 1
 RUN_KINDS = ("sweep", "conformance")
 RUN_STATES = ("running", "finished", "interrupted")
 CELL_STATES = ("ok", "failed", "unsupported", "crashed")
-CHECK_STATES = ("passed", "failed", "unsupported", "crashed")
+CHECK_STATES = ("passed", "failed", "unsupported", "crashed", "not-run")
 PROVENANCE_WORDS = ("measured", "counted", "modelled", "host")
 NON_FINITE = ("inf", "-inf", "nan")
 
@@ -85,7 +85,7 @@ CELL_REQUIRED: dict[str, Rule] = {
     "batch": COUNT,
 }
 CELL_OPTIONAL: dict[str, Rule] = {
-    **dict.fromkeys(("reason", "heads", "dtype", "kv_layout", "modelled_gpu"), TEXT),
+    **dict.fromkeys(("reason", "heads", "dtype", "kv_layout", "modelled_gpu", "modelled_bound"), TEXT),
     **dict.fromkeys(("seed", "head_dim", "num_pages", "slots", "tokens", "waste_tokens"), COUNT),
     **dict.fromkeys(("block_table_bytes", "csr_table_bytes", "kv_bytes", "run_token_heads"), COUNT),
     **dict.fromkeys(("internal_fragmentation", "contiguous_fragmentation", "efficiency_gain"), NUMBER),
