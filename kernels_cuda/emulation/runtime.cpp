@@ -14,11 +14,15 @@
 #ifdef PAB_EMU_CHECKED
 #include "emulation/checked/callbacks.h"
 #endif
-#include "emulation/blocks.h"
 #include "emulation/deadlock.h"
 #include "emulation/observe.h"
 #include "emulation/schedule.h"
 #include "emulation/switch.h"
+#ifdef PAB_EMU_CHECKED
+#include "emulation/checked/runner.h"
+#else
+#include "emulation/runner.h"
+#endif
 
 namespace pab_emu {
 
@@ -245,6 +249,8 @@ extern "C" int pab_emu_launch_checked(const PabEmuLaunch* asked, const pab_emu::
   pab_emu::Checked checked(*request, pab_emu::u64{asked->grid[0]} * asked->grid[1] * asked->grid[2]);
   pab_emu::Launch launch;
   launch.checked = &checked;
+  pab_emu::Turns turns;
+  launch.turns = &turns;
   prepare(launch, *asked);
   run(launch, asked->workers);
   *report = strdup(pab_emu::report_json(checked).c_str());

@@ -166,6 +166,9 @@ u32 runnable_lanes(const Worker& w) {
 void wait_block(Lane* me) {
   Worker& w = *worker;
   w.outcome = Outcome::kWaits;
+#ifdef PAB_EMU_CHECKED
+  if (!w.has_turn) w.outcome = Outcome::kGate;
+#endif
   w.waiting = me;
   pab_emu_switch(&me->context, w.scheduler);
 }

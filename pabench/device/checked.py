@@ -17,7 +17,7 @@ from pabench.device.compiler import compile_object, compile_shared
 from pabench.device.emulated import COMMENT, KERNEL_FLAGS, EmulatedDevice, NativeLaunch
 from pabench.device.findings import Finding, Party, Place
 from pabench.device.symbols import resolve
-from pabench.errors import DeviceFault, InvalidCase
+from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, InvalidCase
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 
@@ -32,6 +32,8 @@ CHECKED_FLAGS = (
     "-fno-tree-loop-distribute-patterns",
 )
 INSTRUMENT = "-fsanitize=thread"
+INSTRUMENTED = b"__tsan_init"
+"""Called by all instrumented code, so that a compiler which ignores the flag is seen."""
 STEP_BUDGET = 2**32
 """Half a minute to a minute of one block; a block that reads 100,000 tokens makes a hundredth of it."""
 
@@ -191,13 +193,27 @@ class CheckedDevice(EmulatedDevice):
     def _compile(self, unit: Path, arguments: list[str], runtime: Path, out: Path, *, what: str) -> None:
         compiled = out.with_suffix(".o")
         try:
-            compile_object(
-                self._compiler, [*arguments, *self._flags, INSTRUMENT, str(unit)], compiled, what=what
-            )
+            try:
+                compile_object(
+                    self._compiler, [*arguments, *self._flags, INSTRUMENT, str(unit)], compiled, what=what
+                )
+            except CompileError as error:
+                if "sanitize" in str(error):
+                    raise self._cannot_instrument() from None
+                raise
+            if INSTRUMENTED not in compiled.read_bytes():
+                raise self._cannot_instrument()
             # linked without the sanitizer's own runtime: ours answers its calls
             compile_shared(self._compiler, [str(compiled), str(runtime), *KERNEL_FLAGS], out, what=what)
         finally:
             compiled.unlink(missing_ok=True)
+
+    def _cannot_instrument(self) -> EnvironmentRefused:
+        return EnvironmentRefused(
+            f"C++ compiler {' '.join(self._compiler.command)} cannot instrument code ({INSTRUMENT}), "
+            "which the checked device needs",
+            hint="install g++ or clang++ for this machine, or set CXX",
+        )
 
 
 def _mark_constant(

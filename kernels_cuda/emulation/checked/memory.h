@@ -89,6 +89,8 @@ struct Checked {
 
 // Leaves the block for good.  Other blocks run on, so that what is found does not depend on who came first.
 [[noreturn]] void leave_block();
+// Returns when the block may do what other blocks see.
+void take_turn();
 
 inline Party party_of(const Touch& touch) {
   return {touch.pc, touch.lane->block->index, touch.lane->thread, kAccessNames[static_cast<u32>(touch.kind)]};

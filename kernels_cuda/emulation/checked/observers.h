@@ -11,6 +11,9 @@ namespace {
 inline void atomic_access(u64 address, u32 bytes, bool reads, bool writes, const void* pc) {
   if (!current) return;
   current->pc = pc;
+  Worker& w = *trace_of(*current).block->worker;
+  // what other blocks may see happens in turns
+  if (!w.has_turn && address - reinterpret_cast<u64>(w.shared.get()) > w.shared_capacity) take_turn();
   const Access kind = reads && writes ? Access::kAtomic : reads ? Access::kAtomicRead : Access::kAtomicWrite;
   access(address, bytes, kind, pc);
 }

@@ -158,6 +158,12 @@ inline bool race_with_write(Actor& actor, u32 cell, u64 word, u32 mask) {
   return true;
 }
 
+// Of two writes that race the lower stays, so that the pair of the lowest two is found in every order.
+inline bool lower(const Actor& actor, u32 cell) {
+  const Event& e = event_at(actor.t, actor.touch.shared(), cell >> 5);
+  return before(party_of(actor.t, e, cell & 31), party_of(actor.touch));
+}
+
 // Adds the actor to the readers in `old`: drops who did the same before it, tells of races.
 inline u32 joined(Actor& actor, u32 old, u64 word, u32 mask) {
   Trace& t = actor.t;
@@ -216,26 +222,28 @@ inline void race_word(Actor& actor, u32* writes_at, u32* readers, u64 word, u32 
     }
     return;
   }
-  const u32 mine = actor.cell();
-  for (u32 half = 0; half < 2; ++half) {
-    if (!(mask >> 2 * half & 3)) continue;
-    const u32 old = __atomic_exchange_n(writes_at + half, mine, __ATOMIC_SEQ_CST);
-    if (!race_with_write(actor, old, word, mask & 3u << 2 * half)) continue;
-    // of two that race the lower stays: the pair of the lowest two is found in every order
-    const Event& e = event_at(actor.t, actor.touch.shared(), old >> 5);
-    if (before(party_of(actor.t, e, old & 31), party_of(actor.touch))) __atomic_store_n(writes_at + half, old, __ATOMIC_SEQ_CST);
-  }
+  auto* const both = reinterpret_cast<u64*>(writes_at);
+  u64 found = __atomic_load_n(both, __ATOMIC_ACQUIRE), left = 0;
+  do {
+    left = found;
+    for (u32 half = 0; half < 2; ++half) {
+      if (!(mask >> 2 * half & 3)) continue;
+      const u32 old = static_cast<u32>(found >> 32 * half);
+      if (race_with_write(actor, old, word, mask & 3u << 2 * half) && lower(actor, old)) continue;
+      left = (left & ~(u64{~0u} << 32 * half)) | u64{actor.cell()} << 32 * half;
+    }
+  } while (left != found && !__atomic_compare_exchange_n(both, &found, left, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
   Sets& sets = sets_of(actor.t, actor.touch.shared());
   for (u32 old = load_cell(readers); old;) {
     const Members members = members_of(sets, old);
-    Members left;
+    Members kept;
     for (u32 i = 0; i < members.count; ++i) {
       const Event& e = event_at(actor.t, actor.touch.shared(), members.at[i].event);
       const bool races = e.mask & mask && !ordered(e, members.at[i].lanes, actor.t);
       if (races) report_race(actor, e, members.at[i].lanes, word, e.mask & mask);
-      if (races || e.mask & ~mask) left.add(members.at[i]);
+      if (races || e.mask & ~mask) kept.add(members.at[i]);
     }
-    const u32 now = cell_with(sets, left);
+    const u32 now = cell_with(sets, kept);
     if (now == old || replace_cell(readers, old, now)) break;
   }
 }
