@@ -23,6 +23,8 @@ inline bool copy_issue(Lane&, const PendingCopy&) { return true; }
 inline void copy_land(Lane&, const PendingCopy&) {}
 inline void matrix_row(const void*, const void*) {}
 inline void poll(Lane&) {}
+inline void fault(const Lane&, const char*) {}
+inline void deadlock(Worker&, const std::string&) {}
 
 }  // namespace pab_emu::observe
 

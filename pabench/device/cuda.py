@@ -62,6 +62,7 @@ class CudaDevice:
 
     Args:
         kernels: folder with the kernels and their headers, by default the project's ``kernels_cuda``.
+        line_info: let tools such as compute-sanitizer name lines of the source.
 
     Raises:
         EnvironmentRefused: CuPy is missing or sees no GPU.
@@ -69,7 +70,8 @@ class CudaDevice:
 
     name = "cuda"
 
-    def __init__(self, *, kernels: Path | None = None) -> None:
+    def __init__(self, *, kernels: Path | None = None, line_info: bool = False) -> None:
+        self._options = ("--generate-line-info",) if line_info else ()
         self.kernels = kernels or resource_dir("kernels_cuda")
         why = why_no_cuda()
         if why:
@@ -145,7 +147,7 @@ class CudaDevice:
 
         # CuPy's cache looks at the text and the options only, so a changed header must change an option
         defines = {**source.defines, "PAB_HEADERS": f'"{header_key(source.include_dir)}"'}
-        options = nvrtc_options(include_dir=source.include_dir, defines=defines)
+        options = (*nvrtc_options(include_dir=source.include_dir, defines=defines), *self._options)
         try:
             text = source.path.read_text(encoding="utf-8")
             module = cupy.RawModule(code=text, options=options, backend="nvrtc")

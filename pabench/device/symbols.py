@@ -12,6 +12,14 @@ from pabench.device.findings import Place
 TOOLS = ("addr2line", "llvm-addr2line")
 DEADLINE_S = 60
 
+# what has been looked up: a module's name is a hash of its content, so that it never changes
+_known: dict[tuple[str, int], Place] = {}
+
+
+def symbolizer() -> str | None:
+    """Return the program that knows lines, or None where there is none."""
+    return next((path for name in TOOLS if (path := shutil.which(name))), None)
+
 
 def resolve(module: str, offsets: Iterable[int]) -> dict[int, Place]:
     """Return the source place of each offset; without a tool the place is the module and the offset.
@@ -22,8 +30,14 @@ def resolve(module: str, offsets: Iterable[int]) -> dict[int, Place]:
         module: path of a shared library.
         offsets: of instructions within it.
     """
-    wanted = sorted(set(offsets))
-    tool = next((path for name in TOOLS if (path := shutil.which(name))), None)
+    asked = set(offsets)
+    wanted = sorted(at for at in asked if (module, at) not in _known)
+    _known.update(((module, at), place) for at, place in _look_up(module, wanted).items())
+    return {at: _known[module, at] for at in asked}
+
+
+def _look_up(module: str, wanted: list[int]) -> dict[int, Place]:
+    tool = symbolizer()
     fallback = {at: Place(file=f"{Path(module).name}+0x{at:x}", line=0) for at in wanted}
     if not wanted or tool is None or not module:
         return fallback
