@@ -48,10 +48,18 @@ struct WarpMemory {
 // Adds kVec products of `query` and `key` to the running sums; `pack` numbers the load.
 PAB_FN void add_products(float (&sum)[4], const float* query, const Stored* key, int pack) {
   const Pack<Stored, kVec> loaded = load_pack<kVec>(key);
+  constexpr int kWide = kVec < 4 ? kVec : 4;
+  float wanted[kVec];
+#pragma unroll
+  for (int i = 0; i < kVec; i += kWide) {
+    const Pack<float, kWide> part = load_pack<kWide>(query + i);
+#pragma unroll
+    for (int j = 0; j < kWide; ++j) wanted[i + j] = part.at[j];
+  }
 #pragma unroll
   for (int i = 0; i < kVec; ++i) {
     float& into = sum[(kVec >= 4 ? i : pack) % 4];
-    into = fmadd(query[i], to_float(loaded.at[i]), into);
+    into = fmadd(wanted[i], to_float(loaded.at[i]), into);
   }
 }
 

@@ -4,11 +4,14 @@
 #include "emulation/cuda.h"
 #include "pab/types.cuh"
 
-#define PAB_FN static inline
-
 #ifdef PAB_EMU_CHECKED
+// as on a GPU: what is inlined is told apart by where it stands in the kernel
+#define PAB_FN static inline __attribute__((always_inline))
 #define PAB_SHARED(name) unsigned char* name = ::pab_emu::shared_memory()
+#define PAB_REGION(name) ::pab_emu::Region pab_region_(name)
 #else
+#define PAB_FN static inline
+#define PAB_REGION(name) static_assert(true)
 #define PAB_SHARED(name) unsigned char* name = ::pab_emu::current->block->shared
 #endif
 
@@ -101,6 +104,12 @@ inline T atomic_cas(T* address, T expected, T value) {
   __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   return expected;
 }
+#ifdef PAB_EMU_CHECKED
+template <typename T>
+inline T atomic_max(T* address, T value) { return pab_emu::atomic_extreme(address, value, true); }
+template <typename T>
+inline T atomic_min(T* address, T value) { return pab_emu::atomic_extreme(address, value, false); }
+#else
 template <typename T, typename Better>
 inline T atomic_keep(T* address, T value, Better better) {
   T old = __atomic_load_n(address, __ATOMIC_RELAXED);
@@ -117,6 +126,7 @@ template <typename T>
 inline T atomic_min(T* address, T value) {
   return atomic_keep(address, value, [](T a, T b) { return a < b; });
 }
+#endif
 
 // --- wide moves ---------------------------------------------------------------------------------------------
 #ifdef PAB_EMU_CHECKED

@@ -101,6 +101,7 @@ void work(Launch& launch) {
 u64 collective(u32 mask, Op op, u64 value, u32 source) {
   Lane* me = current;
   Warp& warp = *me->warp;
+  observe::count_collective(*me, op, __builtin_return_address(0));
   me->op = op;
   me->mask = mask;
   me->value = value;
@@ -125,6 +126,7 @@ void barrier(u32 id, u32 expected, bool wait) {
   Lane* me = current;
   if (id >= kBarriers) fault("barrier %u: there are %u barriers", id, kBarriers);
   if (expected % kWarpSize) fault("barrier %u: %u threads is not a multiple of the warp size", id, expected);
+  observe::count_barrier(*me, __builtin_return_address(0));
   if (w.barrier_arrived[id] && w.barrier_expected[id] != expected) {
     fault("barrier %u: threads expect %u and %u arrivals", id, w.barrier_expected[id], expected);
   }
@@ -191,7 +193,10 @@ void copy_async(void* target, const void* source, bool valid) {
   me->copies[me->copy_count++] = copy;
 }
 
-void copy_commit() { ++current->copy_group; }
+void copy_commit() {
+  observe::count_commit(*current, __builtin_return_address(0));
+  ++current->copy_group;
+}
 
 void copy_wait(u32 newest_groups_left) {
   Lane* me = current;

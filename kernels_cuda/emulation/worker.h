@@ -54,6 +54,7 @@ struct Random {  // splitmix64
 #ifdef PAB_EMU_CHECKED
 struct Buffer;
 struct Checked;
+struct Counters;
 #endif
 
 struct Launch {
@@ -119,6 +120,9 @@ struct Worker {
 #ifdef PAB_EMU_CHECKED
   std::vector<unsigned char> shared_written;  // nonzero for each byte of shared memory once written
   const Buffer* last_buffer = nullptr;        // the one hit last: most accesses hit it again
+  std::unique_ptr<u64[]> log;                 // what lanes did since they met, kLogStride words a lane
+  Counters* counters = nullptr;               // of this worker in the launch `counted`
+  u64 counted = 0;
 #endif
 };
 

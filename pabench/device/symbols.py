@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pabench.device.findings import Place
 
 TOOLS = ("addr2line", "llvm-addr2line")
 DEADLINE_S = 60
+HEADERS = re.compile(r"/(emulation|pab)/[^/]*$")
+
+_known: dict[tuple[str, int], Place] = {}
 
 
 def resolve(module: str, offsets: Iterable[int]) -> dict[int, Place]:
     """Return the source place of each offset; without a tool the place is the module and the offset.
 
-    Of code that was inlined into a kernel the innermost line outside the emulation's own headers counts.
+    Of code that was inlined into a kernel the innermost line outside the shared headers counts.
 
     Args:
-        module: path of a shared library.
+        module: path of a shared library, whose contents its name stands for.
         offsets: of instructions within it.
     """
     wanted = sorted(set(offsets))
+    missing = [at for at in wanted if (module, at) not in _known]
+    if missing:
+        _known.update({(module, at): place for at, place in _look_up(module, missing).items()})
+    return {at: _known[module, at] for at in wanted}
+
+
+def _look_up(module: str, wanted: Sequence[int]) -> dict[int, Place]:
     tool = next((path for name in TOOLS if (path := shutil.which(name))), None)
     fallback = {at: Place(file=f"{Path(module).name}+0x{at:x}", line=0) for at in wanted}
-    if not wanted or tool is None or not module:
+    if tool is None or not module:
         return fallback
     command = [tool, "-a", "-i", "-f", "-C", "-e", module, *(hex(at) for at in wanted)]
     try:
@@ -33,6 +44,7 @@ def resolve(module: str, offsets: Iterable[int]) -> dict[int, Place]:
     except (OSError, subprocess.TimeoutExpired):
         return fallback
     places: dict[int, Place] = {}
+    headers: dict[int, Place] = {}
     at, function = 0, ""
     for line in told.stdout.splitlines():
         if line.startswith("0x") and ":" not in line:
@@ -41,7 +53,8 @@ def resolve(module: str, offsets: Iterable[int]) -> dict[int, Place]:
             function = line
         else:
             file, _, number = line.split(" (")[0].rpartition(":")
-            if at not in places and number.isdigit() and "/emulation/" not in file:
-                places[at] = Place(file=Path(file).name, line=int(number), function=function)
+            if number.isdigit() and "/emulation/" not in file:
+                place = Place(file=Path(file).name, line=int(number), function=function)
+                (headers if HEADERS.search(file) else places).setdefault(at, place)
             function = ""
-    return {**fallback, **places}
+    return {**fallback, **headers, **places}

@@ -35,7 +35,41 @@ void store_vec16(void* to, Vec16 value) {
   observe::access(reinterpret_cast<u64>(to), 16, Access::kWrite, PAB_EMU_HERE);
   std::memcpy(to, &value, 16);
 }
-void note_fence(bool device) { observe::fence(*current, device); }
+void note_fence(bool device) {
+  observe::count_event(*current, device ? Event::fence_device : Event::fence_block, PAB_EMU_HERE);
+  observe::fence(*current, device);
+}
+
+template <typename T>
+T keep_extreme(T* address, T value, bool largest, const void* pc) {
+  observe::count_atomic(largest ? Event::fetch_max : Event::fetch_min, address, sizeof(T), pc);
+  observe::atomic(address, sizeof(T), __ATOMIC_RELAXED, true, true, pc);
+  T old = __atomic_load_n(address, __ATOMIC_RELAXED);
+  while ((largest ? value > old : value < old) &&
+         !__atomic_compare_exchange_n(address, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return old;
+}
+u32 atomic_extreme(u32* address, u32 value, bool largest) {
+  return keep_extreme(address, value, largest, PAB_EMU_HERE);
+}
+unsigned long long atomic_extreme(unsigned long long* address, unsigned long long value, bool largest) {
+  return keep_extreme(address, value, largest, PAB_EMU_HERE);
+}
+
+u64 enter_region(const char* name) {
+  Lane& me = *current;
+  const u64 before = me.region;
+  if (me.watch & kCount) {
+    try {
+      me.region = u64{worker->counters->tally.region(name)} << kRegionAt;
+    } catch (const std::exception& error) {
+      fault("region %s: %s", name, error.what());
+    }
+  }
+  return before;
+}
+void leave_region(u64 before) { current->region = before; }
 
 }  // namespace pab_emu
 
@@ -81,6 +115,7 @@ void __tsan_atomic_signal_fence(int) {}
 // Atomics of N bits; the order is the compiler's number (0 relaxed, 2 acquire, 3 release, 4 both, 5 sequential).
 #define PAB_EMU_ATOMIC_OP(bits, type, name, builtin)                                                          \
   extern "C" type __tsan_atomic##bits##_##name(volatile type* address, type value, int order) {               \
+    ::pab_emu::observe::count_atomic(::pab_emu::Event::name, address, bits / 8, PAB_EMU_HERE);                \
     ::pab_emu::observe::atomic(const_cast<type*>(address), bits / 8, order, true, true, PAB_EMU_HERE);        \
     return builtin(address, value, __ATOMIC_SEQ_CST);                                                         \
   }
@@ -101,6 +136,7 @@ void __tsan_atomic_signal_fence(int) {}
   }                                                                                                           \
   extern "C" int __tsan_atomic##bits##_compare_exchange_strong(volatile type* address, type* expected,        \
                                                                type value, int order, int) {                  \
+    ::pab_emu::observe::count_atomic(::pab_emu::Event::compare_exchange, address, bits / 8, PAB_EMU_HERE);    \
     ::pab_emu::observe::atomic(const_cast<type*>(address), bits / 8, order, true, true, PAB_EMU_HERE);        \
     return __atomic_compare_exchange_n(address, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);  \
   }                                                                                                           \
@@ -110,6 +146,7 @@ void __tsan_atomic_signal_fence(int) {}
   }                                                                                                           \
   extern "C" type __tsan_atomic##bits##_compare_exchange_val(volatile type* address, type expected,           \
                                                              type value, int order, int) {                    \
+    ::pab_emu::observe::count_atomic(::pab_emu::Event::compare_exchange, address, bits / 8, PAB_EMU_HERE);    \
     ::pab_emu::observe::atomic(const_cast<type*>(address), bits / 8, order, true, true, PAB_EMU_HERE);        \
     __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
     return expected;                                                                                          \

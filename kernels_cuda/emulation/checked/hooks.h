@@ -28,6 +28,24 @@ void store_vec16(void* to, Vec16 value);
 // A fence of the calling thread; `device`: at device scope, else for its block.
 void note_fence(bool device);
 
+// Keeps the larger or smaller of two values: one operation, as on a GPU.
+u32 atomic_extreme(u32* address, u32 value, bool largest);
+unsigned long long atomic_extreme(unsigned long long* address, unsigned long long value, bool largest);
+
+// What a thread does from here to the end of the scope is counted under `name`, a literal.
+u64 enter_region(const char* name);
+void leave_region(u64 before);
+class Region {
+ public:
+  explicit Region(const char* name) : before_(enter_region(name)) {}
+  ~Region() { leave_region(before_); }
+  Region(const Region&) = delete;
+  Region& operator=(const Region&) = delete;
+
+ private:
+  u64 before_;
+};
+
 template <typename T>
 inline T load_aggregate(const T* from) {
   static_assert(sizeof(T) <= 8 || sizeof(T) == 16, "a request moves 1, 2, 4, 8 or 16 bytes");

@@ -2,11 +2,11 @@
 // have been written (initcheck).
 #pragma once
 
-#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
 
+#include "emulation/checked/counters.h"
 #include "emulation/checked/findings.h"
 #include "emulation/checked/request.h"
 #include "emulation/worker.h"
@@ -40,6 +40,7 @@ struct Touch {
 struct Checked {
   Request request;
   Findings findings;
+  LaunchCounters counters{request};
   bool wants(Checks check) const { return (request.checks & check) != 0; }
 };
 
@@ -56,14 +57,6 @@ inline void report(Checked& checked, const char* check, const std::string& text,
   finding.offset = touch.buffer == kNoMemory ? touch.address : touch.offset;
   finding.bytes = touch.bytes;
   checked.findings.add(std::move(finding));
-}
-
-// The last buffer that starts at or before `address`, or null.
-inline const Buffer* buffer_before(const Request& request, u64 address) {
-  const Buffer* end = request.buffers + request.buffer_count;
-  const Buffer* after =
-      std::upper_bound(request.buffers, end, address, [](u64 a, const Buffer& b) { return a < b.base; });
-  return after == request.buffers ? nullptr : after - 1;
 }
 
 // Memory that belongs to a loaded library: constants of the kernel file.

@@ -8,15 +8,49 @@ namespace pab_emu::observe {
 
 namespace {
 
-// One access of the running thread; called before it happens.
-inline void access(u64 address, u32 bytes, Access kind, const void* pc) {
-  Lane* me = current;
-  if (!me) return;  // the launcher's own work
+// Hands an access to the counters.  Atomic operations go there by name: see count_atomic.
+__attribute__((always_inline)) inline void count_access(Lane& me, u64 address, u32 bytes, Access kind, const void* pc) {
+  if (kind == Access::kRead) note(me, Event::load, address, bytes, pc);
+  if (kind == Access::kWrite || kind == Access::kAtomicWrite) note(me, Event::store, address, bytes, pc);
+  if (kind == Access::kAtomicRead) note_poll(me, address, bytes, pc);
+  if (kind == Access::kAsyncRead) note(me, Event::async_load, address, bytes, pc);
+}
+
+__attribute__((noinline)) void check_access(Lane* me, u64 address, u32 bytes, Access kind, const void* pc) {
   Checked& checked = *worker->launch->checked;
   Touch touch{me, address, bytes, kind, pc};
   if (!locate(checked, touch)) return;
   check_alignment(checked, touch);
   check_written(checked, touch);
+}
+
+// One access of the running thread; called before it happens.
+__attribute__((always_inline)) inline void access(u64 address, u32 bytes, Access kind, const void* pc) {
+  Lane* me = current;
+  if (!me) return;  // the launcher's own work
+  if (me->watch & kCount) {
+    count_access(*me, address, bytes, kind, pc);
+    if (me->watch == kCount) return;
+  }
+  check_access(me, address, bytes, kind, pc);
+}
+
+// One instruction of the running thread, for the counters only; before it takes effect.
+inline void count_event(Lane& me, Event event, const void* pc) {
+  if (me.watch & kCount) note(me, event, 0, 1, pc);
+}
+inline void count_collective(Lane& me, Op op, const void* pc) {
+  count_event(me, static_cast<Event>(static_cast<u32>(Event::warp_sync) + static_cast<u32>(op)), pc);
+}
+inline void count_barrier(Lane& me, const void* pc) { count_event(me, Event::barrier, pc); }
+inline void count_commit(Lane& me, const void* pc) { count_event(me, Event::async_commit, pc); }
+inline void count_atomic(Event event, const volatile void* address, u32 bytes, const void* pc) {
+  if (current && current->watch & kCount) note(*current, event, reinterpret_cast<u64>(address), bytes, pc);
+}
+// A matrix product of the warp; `shape` is a literal such as "m16n8k16.f16".
+inline void count_mma(Warp& warp, const char* shape) {
+  const Lane& lane = *warp.lanes[0];
+  if (lane.watch & kCount) worker->counters->tally.add_products(shape, static_cast<u32>(lane.region >> kRegionAt));
 }
 
 // One atomic operation of the running thread; `order` is the compiler's number of a memory order.
@@ -29,19 +63,28 @@ inline void atomic(void* address, u32 bytes, int order, bool reads, bool writes,
 inline void block_begin(Worker& w) {
   w.shared_written.assign(w.shared_capacity + 1, 0);
   w.last_buffer = nullptr;
+  counters::begin_block(w, w.launch->checked->counters);
 }
 inline void block_end(Worker&) {}
-inline void lane_exit(Lane&) {}
+inline void lane_exit(Lane& me) {
+  if (me.watch & kCount) counters::lane_exit(me);
+}
 inline void collective_arrive(Lane&) {}
-inline void collective_complete(Warp&, u32, Op) {}
+inline void collective_complete(Warp& warp, u32 mask, Op) {
+  if (current->watch & kCount) counters::collective_complete(warp, mask);
+}
 inline void barrier_arrive(Lane&, u32, u32, bool) {}
-inline void barrier_release(Worker&, u32) {}
+inline void barrier_release(Worker& w, u32 id) {
+  if (current->watch & kCount) counters::barrier_release(w, id);
+}
 inline void fence(Lane&, bool) {}
 
 // Issue of an asynchronous copy: the source is read, the target is unreadable until the copy lands.
 inline bool copy_issue(Lane& lane, const PendingCopy& copy) {
   Checked& checked = *worker->launch->checked;
   if (copy.source) access(reinterpret_cast<u64>(copy.source), 16, Access::kAsyncRead, copy.pc);
+  if (lane.watch & kCount) note(lane, Event::async_store, reinterpret_cast<u64>(copy.target), 16, copy.pc);
+  if (lane.watch == kCount) return true;
   Touch touch{&lane, reinterpret_cast<u64>(copy.target), 16, Access::kAsyncWrite, copy.pc};
   if (!locate(checked, touch)) return false;
   check_alignment(checked, touch);
@@ -49,6 +92,7 @@ inline bool copy_issue(Lane& lane, const PendingCopy& copy) {
   return true;
 }
 inline void copy_land(Lane& lane, const PendingCopy& copy) {
+  if (lane.watch == kCount) return;
   Touch touch{&lane, reinterpret_cast<u64>(copy.target), 16, Access::kAsyncWrite, copy.pc};
   if (locate(*worker->launch->checked, touch) && touch.written) std::memset(touch.written, 1, 16);
 }
@@ -64,7 +108,8 @@ namespace {
 
 // The outcome of a launch: findings, and what was counted.
 std::string report_json(const Checked& checked) {
-  return "{\"findings\":" + checked.findings.json() + ",\"total\":" + std::to_string(checked.findings.total()) + "}";
+  return "{\"findings\":" + checked.findings.json() + ",\"total\":" + std::to_string(checked.findings.total()) +
+         (checked.wants(kCount) ? ",\"counters\":" + checked.counters.json() : "") + "}";
 }
 
 }  // namespace
