@@ -8,10 +8,10 @@
 // as on a GPU: what is inlined is told apart by where it stands in the kernel
 #define PAB_FN static inline __attribute__((always_inline))
 #define PAB_SHARED(name) unsigned char* name = ::pab_emu::shared_memory()
-#define PAB_REGION(name) ::pab_emu::Region pab_region_(name)
+#define PAB_REGION(name) ::pab_emu::enter_region(name)
 #else
 #define PAB_FN static inline
-#define PAB_REGION(name) static_assert(true)
+#define PAB_REGION(name) static_cast<void>(0)
 #define PAB_SHARED(name) unsigned char* name = ::pab_emu::current->block->shared
 #endif
 

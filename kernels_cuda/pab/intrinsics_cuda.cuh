@@ -5,7 +5,7 @@
 
 #define PAB_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
-#define PAB_REGION(name) static_assert(true)
+#define PAB_REGION(name) static_cast<void>(0)
 
 #define PAB_FN static __device__ __forceinline__
 

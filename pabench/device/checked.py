@@ -129,7 +129,7 @@ class CheckedDevice(EmulatedDevice):
     ) -> None:
         for arg in launch.args:
             # memory that did not come from this device is the host's: all of it may be read and written
-            if isinstance(arg, np.ndarray) and arg.nbytes and self._allocations.at(arg.ctypes.data) is None:
+            if isinstance(arg, np.ndarray) and arg.nbytes and not self._allocations.knows(arg):
                 self._allocations.add(owner_of(arg), written=True)
         table, entries = self._allocations.native()
         request = NativeRequest(

@@ -57,19 +57,15 @@ unsigned long long atomic_extreme(unsigned long long* address, unsigned long lon
   return keep_extreme(address, value, largest, PAB_EMU_HERE);
 }
 
-u64 enter_region(const char* name) {
+void enter_region(const char* name) {
   Lane& me = *current;
-  const u64 before = me.region;
-  if (me.watch & kCount) {
-    try {
-      me.region = u64{worker->counters->tally.region(name)} << kRegionAt;
-    } catch (const std::exception& error) {
-      fault("region %s: %s", name, error.what());
-    }
+  if (!(me.watch & kCount)) return;
+  try {
+    me.region = u64{worker->counters->tally.region(name)} << kRegionAt;
+  } catch (const std::exception& error) {
+    fault("region %s: %s", name, error.what());
   }
-  return before;
 }
-void leave_region(u64 before) { current->region = before; }
 
 }  // namespace pab_emu
 

@@ -32,19 +32,8 @@ void note_fence(bool device);
 u32 atomic_extreme(u32* address, u32 value, bool largest);
 unsigned long long atomic_extreme(unsigned long long* address, unsigned long long value, bool largest);
 
-// What a thread does from here to the end of the scope is counted under `name`, a literal.
-u64 enter_region(const char* name);
-void leave_region(u64 before);
-class Region {
- public:
-  explicit Region(const char* name) : before_(enter_region(name)) {}
-  ~Region() { leave_region(before_); }
-  Region(const Region&) = delete;
-  Region& operator=(const Region&) = delete;
-
- private:
-  u64 before_;
-};
+// What the thread does from here on is counted under `name`, a literal.
+void enter_region(const char* name);
 
 template <typename T>
 inline T load_aggregate(const T* from) {

@@ -47,10 +47,12 @@ struct Wavefronts {
   u32 ideal = 0;   // had no two words of a part met in a bank
 };
 
+constexpr u32 lanes_together(u32 bytes) { return bytes <= 4 ? kWarpSize : kWarpSize * 4 / bytes; }
+
 template <typename NextStamp>
 Wavefronts wavefronts(const Group& group, u64 base, u32 bytes, Stamps& stamps, NextStamp next_stamp) {
   Wavefronts found;
-  const u32 part = bytes <= 4 ? kWarpSize : kWarpSize * 4 / bytes;
+  const u32 part = lanes_together(bytes);
   for (u32 i = 0; i < group.count;) {
     const u32 end = (group.lanes[i] / part + 1) * part, stamp = next_stamp();
     unsigned char words[kBanks] = {};

@@ -97,6 +97,7 @@ class Tally {
 
   // The number of a region; the names are literals of the kernel, so that their addresses tell them apart.
   u32 region(const char* name) {
+    if (!*name) return 0;
     for (u32 i = 1; i < regions_.size(); ++i) {
       if (regions_[i] == name) return i;
     }
@@ -117,7 +118,8 @@ class Tally {
   // Adds a request whose addresses all lie in [low, end).  False: no single buffer holds them.
   bool add_within(u64 pc, u32 label, const Group& group, u64 low, u64 end, u32 requests) {
     if (low >= shared_base_ && end <= shared_base_ + shared_bytes_) {
-      add_shared(row_of(pc, label, kSharedMemory), group, requests);
+      const u32 bytes = bytes_of(label);
+      add_shared(row_of(pc, label, kSharedMemory), group, requests, group.count == kWarpSize && low + bytes == end);
       return true;
     }
     if (low >= stack_base_ && end <= stack_base_ + stack_bytes_) return true;  // a thread's own variables
@@ -144,10 +146,14 @@ class Tally {
     }
   }
 
-  void add_shared(Row& row, const Group& group, u32 requests) {
-    const u32 bytes = bytes_of(row.label);
-    shared_words_.reserve(shared_bytes_ / kBankBytes + 1);
-    const Wavefronts found = wavefronts(group, shared_base_, bytes, shared_words_, [this] { return ++stamp_; });
+  // `uniform`: all 32 lanes name one address, which is what most requests do.
+  void add_shared(Row& row, const Group& group, u32 requests, bool uniform) {
+    const u32 bytes = bytes_of(row.label), parts = kWarpSize / lanes_together(bytes);
+    Wavefronts found{parts, parts};
+    if (!uniform) {
+      shared_words_.reserve(shared_bytes_ / kBankBytes + 1);
+      found = wavefronts(group, shared_base_, bytes, shared_words_, [this] { return ++stamp_; });
+    }
     row.requests += requests;
     row.lanes += group.count;
     row.wavefronts += found.needed;
