@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pabench.device.counters import LocationCounts
+from pabench.device.counter_rows import LocationCounts
 from tests.counting import count, line_of, words
 
 

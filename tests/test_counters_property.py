@@ -24,8 +24,11 @@ def kernels(seed: int, workers: int) -> list[Counters]:
         count("long_run", words(4096), words(128), np.int32(3000), threads=64, blocks=2, device=device),
         count("regions", words(200), words(64), threads=64, blocks=2, device=device),
         count(
-            *("copies", words(4096), words(32), np.int32(5), np.uint32(7)),
-            **{"shared_bytes": 512, "blocks": 2, "device": device},
+            "copies",
+            *(words(4096), words(32), np.int32(5), np.uint32(7)),
+            shared_bytes=512,
+            blocks=2,
+            device=device,
         ),
     ]
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pabench.device.counters import (
-    SHARED,
+from pabench.device.counter_rows import (
     BufferCounts,
-    Counters,
     LocationCounts,
     MatrixCounts,
     merge_buffers,
     merge_locations,
     merge_products,
 )
+from pabench.device.counters import SHARED, Counters
 from pabench.device.symbols import resolve
 
 

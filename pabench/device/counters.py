@@ -7,8 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from pabench.device.counter_rows import (
+    BufferCounts,
+    LocationCounts,
+    MatrixCounts,
+    merge_buffers,
+    merge_locations,
+    merge_products,
+)
 
 SECTOR_BYTES = 32
 """The unit in which global memory is asked for."""
@@ -21,80 +30,11 @@ SHARED = "shared memory"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LocationCounts:
-    """What one line of a kernel did within one region, to one buffer.
-
-    Attributes:
-        file, line: of the source; line 0 where the compiler left none behind.
-        region: name given by ``PAB_REGION``, or empty.
-        event: ``load``, ``store``, ``async load``, ``barrier``, ``shuffle``, ``add`` (atomic), ...
-        memory: name of the buffer, ``shared memory``, or empty for what touches no memory.
-        requests: instructions of warps.
-        lanes: threads that took part, over all requests.
-        nbytes: bytes asked for, a byte that two lanes ask for counted twice.
-        sectors: of 32 bytes, distinct within each request; global memory only.
-        ideal_sectors: the least that the bytes of each request could take.
-        wavefronts: passes over the banks; shared memory only.
-        ideal_wavefronts: the same without bank conflicts.
-        addresses: distinct addresses within each request; atomic operations only.
-    """
-
-    file: str
-    line: int
-    region: str
-    event: str
-    memory: str
-    requests: int = 0
-    lanes: int = 0
-    nbytes: int = 0
-    sectors: int = 0
-    ideal_sectors: int = 0
-    wavefronts: int = 0
-    ideal_wavefronts: int = 0
-    addresses: int = 0
-
-    @property
-    def key(self) -> tuple[str, int, str, str, str]:
-        """Return what tells rows apart and orders them."""
-        return self.file, self.line, self.region, self.event, self.memory
-
-
-LOCATION_FIGURES = (
-    *("requests", "lanes", "nbytes", "sectors", "ideal_sectors", "wavefronts", "ideal_wavefronts"),
-    "addresses",
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BufferCounts:
-    """Distinct 32-byte sectors of one buffer, in each launch: what memory must deliver and take at least.
-
-    Attributes:
-        name: the kernel's parameters that point into it, joined by ``+``, or the name of the allocation.
-        loaded_sectors: that were read; atomic operations read too.
-        stored_sectors: that were written.
-    """
-
-    name: str
-    loaded_sectors: int = 0
-    stored_sectors: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MatrixCounts:
-    """Matrix products of one shape within one region."""
-
-    shape: str
-    region: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
     """Sums over lines, of a launch or of one region.
 
     Attributes:
-        load_requests, store_requests: of global memory, without atomic operations; asynchronous loads are loads.
+        load_requests, store_requests: of global memory, asynchronous loads included, without atomic operations.
         load_bytes, store_bytes: asked for.
         load_sectors, store_sectors: distinct within each request.
         shared_requests: of shared memory, loads, stores and atomic operations.
@@ -105,7 +45,9 @@ class Totals:
         atomic_addresses: distinct within each request.
         collectives: requests by kind.
         barriers, fences: requests.
-        async_copies: requests; async_copy_bytes: written to shared memory; async_commits: groups closed, a warp's.
+        async_copies: requests.
+        async_copy_bytes: written to shared memory.
+        async_commits: groups closed, by warps.
         matrix_products: instructions of warps by shape.
     """
 
@@ -169,7 +111,7 @@ class Counters:
     @property
     def regions(self) -> tuple[str, ...]:
         """Return the names of all regions, the empty one for code outside any, sorted."""
-        return tuple(sorted({row.region for row in (*self.locations, *self.products)}))
+        return tuple(sorted({row.region for row in self.locations} | {one.region for one in self.products}))
 
     def totals(self, *, region: str | None = None) -> Totals:
         """Return sums over all lines, or over those of one region."""
@@ -252,43 +194,6 @@ class Counters:
     def to_json(self) -> str:
         """Return ``to_dict`` as text; equal for equal counts, byte by byte."""
         return json.dumps(self.to_dict(), indent=1)
-
-
-def merge_locations(rows: Iterable[LocationCounts]) -> tuple[LocationCounts, ...]:
-    """Return rows of the same line, region, event and buffer added up, sorted."""
-    sums: dict[tuple[str, int, str, str, str], dict[str, int]] = {}
-    for row in rows:
-        figures = sums.setdefault(row.key, dict.fromkeys(LOCATION_FIGURES, 0))
-        for name in LOCATION_FIGURES:
-            figures[name] += getattr(row, name)
-    names = [field.name for field in fields(LocationCounts)][:5]
-    return tuple(
-        LocationCounts(**dict(zip(names, key, strict=True)), **figures)  # type: ignore[arg-type]
-        for key, figures in sorted(sums.items())
-    )
-
-
-def merge_buffers(rows: Iterable[BufferCounts]) -> tuple[BufferCounts, ...]:
-    """Return rows of the same name added up, sorted."""
-    sums: dict[str, tuple[int, int]] = {}
-    for row in rows:
-        loaded, stored = sums.get(row.name, (0, 0))
-        sums[row.name] = (loaded + row.loaded_sectors, stored + row.stored_sectors)
-    return tuple(
-        BufferCounts(name=name, loaded_sectors=loaded, stored_sectors=stored)
-        for name, (loaded, stored) in sorted(sums.items())
-    )
-
-
-def merge_products(rows: Iterable[MatrixCounts]) -> tuple[MatrixCounts, ...]:
-    """Return rows of the same shape and region added up, sorted."""
-    sums: dict[tuple[str, str], int] = {}
-    for row in rows:
-        sums[row.shape, row.region] = sums.get((row.shape, row.region), 0) + row.count
-    return tuple(
-        MatrixCounts(shape=shape, region=region, count=count)
-        for (shape, region), count in sorted(sums.items())
-    )
 
 
 def _sum(rows: Iterable[LocationCounts], figure: str) -> int:
