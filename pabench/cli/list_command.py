@@ -124,6 +124,23 @@ def _resources() -> Rows:
     return [{"name": name, "path": str(resource_dir(name))} for name in RESOURCES]
 
 
+@_lists("models")
+def _models() -> Rows:
+    from pabench.problem.models import MODELS
+
+    return [
+        {
+            "name": model.name,
+            "about": model.title,
+            "layers": model.num_layers,
+            "kv_heads": model.num_kv_heads,
+            "bytes_a_token": model.token_bytes(2),
+            "source": model.source,
+        }
+        for model in MODELS.values()
+    ]
+
+
 @_lists("gpus")
 def _gpus() -> Rows:
     from pabench.timing.gpus import GPUS
