@@ -123,7 +123,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         setattr(module, kind.__name__, kind)
         monkeypatch.setitem(registry.OWN, kind.__name__.lower(), f"stand_in_backends:{kind.__name__}")
     monkeypatch.setitem(sys.modules, "stand_in_backends", module)
-    monkeypatch.setattr("pabench.sweep.prepare.open_device", lambda name, *, seed, kernels: Host())
+    monkeypatch.setattr("pabench.sweep.prepare.open_device", lambda name, **options: Host())
     monkeypatch.setattr("pabench.report.render.render_report", stub_report)
     monkeypatch.chdir(tmp_path)
     PLANNED.clear()
@@ -423,7 +423,7 @@ SLOW = """
     module.Slow = Slow
     sys.modules["slow_backends"] = module
     registry.OWN["slow"] = "slow_backends:Slow"
-    pabench.sweep.prepare.open_device = lambda name, *, seed, kernels: Host()
+    pabench.sweep.prepare.open_device = lambda name, **options: Host()
     pabench.report.render.render_report = lambda runs, out: out
     main()
 """

@@ -34,7 +34,7 @@ class Totals:
     """Sums over lines, of a launch or of one region.
 
     Attributes:
-        load_requests, store_requests: of global memory, asynchronous loads included, without atomic operations.
+        load_requests, store_requests: of global memory, atomic operations left out, asynchronous loads not.
         load_bytes, store_bytes: asked for.
         load_sectors, store_sectors: distinct within each request.
         shared_requests: of shared memory, loads, stores and atomic operations.

@@ -10,7 +10,14 @@ from pabench.errors import EnvironmentRefused, UnknownName, UsageError
 DEVICES = ("cuda", "emulated")
 
 
-def open_device(name: str, *, seed: int = 0, kernels: Path | None = None, checked: bool = False) -> Device:
+def open_device(
+    name: str,
+    *,
+    seed: int = 0,
+    kernels: Path | None = None,
+    checked: bool = False,
+    count: bool = False,
+) -> Device:
     """Return a device.
 
     Args:
@@ -18,6 +25,7 @@ def open_device(name: str, *, seed: int = 0, kernels: Path | None = None, checke
         seed: schedule of the emulated device.
         kernels: a folder to use in place of the project's ``kernels_cuda``.
         checked: look at every access; with ``auto`` this chooses the emulated device.
+        count: let a checked device count traffic as well.
 
     Raises:
         UnknownName: no such device.
@@ -38,7 +46,7 @@ def open_device(name: str, *, seed: int = 0, kernels: Path | None = None, checke
             )
         from pabench.device.checked import CheckedDevice
 
-        return CheckedDevice(seed=seed, kernels=kernels)
+        return CheckedDevice(seed=seed, kernels=kernels, count=count)
     from pabench.device.cuda import CudaDevice, why_no_cuda
 
     if name == "cuda" or (name == "auto" and why_no_cuda() is None):

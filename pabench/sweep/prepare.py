@@ -59,7 +59,9 @@ def prepare(config: SweepConfig) -> Prepared:
     gpu = gpu_by_name(config.gpu)
     specs = length_specs(config)
     kernels = None if config.kernels is None else Path(config.kernels)
-    device = open_device(config.device, seed=config.seed, kernels=kernels)
+    device = open_device(
+        config.device, seed=config.seed, kernels=kernels, checked=config.checked, count=config.checked
+    )
     cells = make_cells(config, specs, device=device.name, gpu=gpu.name)
     backends = {name: load_backend(name, device) for name in config.backends}
     return Prepared(config=config, cells=cells, device=device, backends=backends, gpu=gpu)
