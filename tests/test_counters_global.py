@@ -77,6 +77,17 @@ def test_counters_global_loops_of_different_lengths() -> None:
     assert counted.totals().store_requests == 1
 
 
+def test_counters_global_occurrences_start_anew_at_a_barrier() -> None:
+    once = count("trips", words(32 * 32), words(32)).of("from")[0]
+    twice = count("trips_twice", words(32 * 32), words(32)).of("from")[0]
+    assert (twice.requests, twice.lanes, twice.sectors, twice.ideal_sectors) == (
+        2 * once.requests,
+        2 * once.lanes,
+        2 * once.sectors,
+        2 * once.ideal_sectors,
+    )
+
+
 @pytest.mark.parametrize("rounds", [100, 2048, 5000, 20_000])
 def test_counters_global_more_requests_than_the_log_holds(rounds: int) -> None:
     counted = count("long_run", words(4096), words(32), np.int32(rounds))

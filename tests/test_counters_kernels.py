@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -121,6 +124,12 @@ def test_counters_kernels_are_counted_beside_all_checks() -> None:
     device = CheckedDevice(count=True)
     assert decode(case, device=device).to_json() == decode(case).to_json()
     assert device.findings == []
+
+
+def test_counters_kernels_example_of_the_documents_runs() -> None:
+    page = Path(__file__).parents[1] / "docs" / "emulated-device.md"
+    (example,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    exec(compile(example, str(page), "exec"), {})
 
 
 def test_counters_kernels_are_not_counted_unasked() -> None:

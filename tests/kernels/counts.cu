@@ -29,6 +29,16 @@ extern "C" __global__ void trips(const u32* from, u32* to) {
   to[threadIdx.x] = sum;
 }
 
+// The same loop twice, with a barrier of the block in between.
+extern "C" __global__ void trips_twice(const u32* from, u32* to) {
+  u32 sum = 0;
+  for (int round = 0; round < 2; ++round) {
+    for (u32 i = 0; i <= threadIdx.x % 32; ++i) sum += from[32 * i + threadIdx.x % 32];
+    pab::block_sync();
+  }
+  to[threadIdx.x] = sum;
+}
+
 // Stores and loads words of shared memory `stride` words apart.
 extern "C" __global__ void banks(u32* to, i32 stride) {
   PAB_SHARED(memory);

@@ -72,16 +72,15 @@ Wavefronts wavefronts(const Group& group, u64 base, u32 bytes, Stamps& stamps, N
   return found;
 }
 
-// Calls visit(sector) for each sector of the buffer at `base` that the request touches, maybe more than once.
+// Calls visit(sector) for each sector of the buffer at `base` that the request touches, maybe more than once.  A
+// lane touches one: what is aligned, as a GPU demands, does not cross into the next.
 template <typename Visit>
-void each_sector(const Group& group, u64 base, u32 bytes, Visit visit) {
+void each_sector(const Group& group, u64 base, Visit visit) {
   u64 before = ~u64{0};
   for (u32 i = 0; i < group.count; ++i) {
-    const u64 offset = group.addresses[i] - base, first = offset / kSectorBytes;
-    if (first != before) visit(first);
-    before = first;
-    const u64 last = (offset + bytes - 1) / kSectorBytes;
-    if (last != first) visit(before = last);
+    const u64 sector = (group.addresses[i] - base) / kSectorBytes;
+    if (sector != before) visit(sector);
+    before = sector;
   }
 }
 

@@ -170,7 +170,7 @@ class Tally {
     stamps.reserve(all);
     const u32 stamp = ++stamp_;
     u32 sectors = 0;
-    each_sector(group, buffer.base, bytes, [&](u64 sector) {
+    each_sector(group, buffer.base, [&](u64 sector) {
       const u32 before = stamps.replace(sector, stamp);
       if (before == stamp) return;
       ++sectors;
