@@ -36,13 +36,13 @@ void store_vec16(void* to, Vec16 value) {
   std::memcpy(to, &value, 16);
 }
 void note_fence(bool device) {
-  observe::count_event(*current, device ? Event::fence_device : Event::fence_block, PAB_EMU_HERE);
+  observe::count_instruction(*current, device ? Instruction::fence_device : Instruction::fence_block, PAB_EMU_HERE);
   observe::fence(*current, device);
 }
 
 template <typename T>
 T keep_extreme(T* address, T value, bool largest, const void* pc) {
-  observe::count_atomic(largest ? Event::fetch_max : Event::fetch_min, address, sizeof(T), pc);
+  observe::count_atomic(largest ? Instruction::fetch_max : Instruction::fetch_min, address, sizeof(T), pc);
   observe::atomic(address, sizeof(T), __ATOMIC_RELAXED, true, true, pc);
   T old = __atomic_load_n(address, __ATOMIC_RELAXED);
   while ((largest ? value > old : value < old) &&
@@ -111,7 +111,7 @@ void __tsan_atomic_signal_fence(int) {}
 // Atomics of N bits; the order is the compiler's number (0 relaxed, 2 acquire, 3 release, 4 both, 5 sequential).
 #define PAB_EMU_ATOMIC_OP(bits, type, name, builtin)                                                          \
   extern "C" type __tsan_atomic##bits##_##name(volatile type* address, type value, int order) {               \
-    ::pab_emu::observe::count_atomic(::pab_emu::Event::name, address, bits / 8, PAB_EMU_HERE);                \
+    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::name, address, bits / 8, PAB_EMU_HERE);                \
     ::pab_emu::observe::atomic(const_cast<type*>(address), bits / 8, order, true, true, PAB_EMU_HERE);        \
     return builtin(address, value, __ATOMIC_SEQ_CST);                                                         \
   }
@@ -132,7 +132,7 @@ void __tsan_atomic_signal_fence(int) {}
   }                                                                                                           \
   extern "C" int __tsan_atomic##bits##_compare_exchange_strong(volatile type* address, type* expected,        \
                                                                type value, int order, int) {                  \
-    ::pab_emu::observe::count_atomic(::pab_emu::Event::compare_exchange, address, bits / 8, PAB_EMU_HERE);    \
+    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::compare_exchange, address, bits / 8, PAB_EMU_HERE);    \
     ::pab_emu::observe::atomic(const_cast<type*>(address), bits / 8, order, true, true, PAB_EMU_HERE);        \
     return __atomic_compare_exchange_n(address, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);  \
   }                                                                                                           \
@@ -142,7 +142,7 @@ void __tsan_atomic_signal_fence(int) {}
   }                                                                                                           \
   extern "C" type __tsan_atomic##bits##_compare_exchange_val(volatile type* address, type expected,           \
                                                              type value, int order, int) {                    \
-    ::pab_emu::observe::count_atomic(::pab_emu::Event::compare_exchange, address, bits / 8, PAB_EMU_HERE);    \
+    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::compare_exchange, address, bits / 8, PAB_EMU_HERE);    \
     ::pab_emu::observe::atomic(const_cast<type*>(address), bits / 8, order, true, true, PAB_EMU_HERE);        \
     __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
     return expected;                                                                                          \

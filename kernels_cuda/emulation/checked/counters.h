@@ -63,10 +63,10 @@ class LaunchCounters {
       const auto& [pc, label, buffer, region] = key;
       if (text.back() != '[') text += ',';
       text += "{\"place\":" + Findings::place(reinterpret_cast<const void*>(pc)) + ",\"event\":\"" +
-              kEventNames[static_cast<u32>(event_of(label))] + "\",\"region\":" + Findings::quoted(region);
+              kInstructionNames[static_cast<u32>(instruction_of(label))] + "\",\"region\":" + Findings::quoted(region);
       text += ",\"memory\":" + std::string(buffer == kSharedMemory ? "-1" : buffer == kNoMemory ? "-2" :
                                                                             std::to_string(buffer));
-      text += ",\"access_bytes\":" + std::to_string(touches_memory(event_of(label)) ? bytes_of(label) : 0);
+      text += ",\"access_bytes\":" + std::to_string(touches_memory(instruction_of(label)) ? bytes_of(label) : 0);
       const std::pair<const char*, u64> figures[] = {
           {"requests", sum.requests},     {"lanes", sum.lanes},
           {"sectors", sum.sectors},       {"ideal_sectors", sum.ideal_sectors},

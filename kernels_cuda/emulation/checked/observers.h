@@ -10,10 +10,10 @@ namespace {
 
 // Hands an access to the counters.  Atomic operations go there by name: see count_atomic.
 __attribute__((always_inline)) inline void count_access(Lane& me, u64 address, u32 bytes, Access kind, const void* pc) {
-  if (kind == Access::kRead) note(me, Event::load, address, bytes, pc);
-  if (kind == Access::kWrite || kind == Access::kAtomicWrite) note(me, Event::store, address, bytes, pc);
+  if (kind == Access::kRead) note(me, Instruction::load, address, bytes, pc);
+  if (kind == Access::kWrite || kind == Access::kAtomicWrite) note(me, Instruction::store, address, bytes, pc);
   if (kind == Access::kAtomicRead) note_poll(me, address, bytes, pc);
-  if (kind == Access::kAsyncRead) note(me, Event::async_load, address, bytes, pc);
+  if (kind == Access::kAsyncRead) note(me, Instruction::async_load, address, bytes, pc);
 }
 
 __attribute__((noinline)) void check_access(Lane* me, u64 address, u32 bytes, Access kind, const void* pc) {
@@ -36,16 +36,16 @@ __attribute__((always_inline)) inline void access(u64 address, u32 bytes, Access
 }
 
 // One instruction of the running thread, for the counters only; before it takes effect.
-inline void count_event(Lane& me, Event event, const void* pc) {
-  if (me.watch & kCount) note(me, event, 0, 1, pc);
+inline void count_instruction(Lane& me, Instruction what, const void* pc) {
+  if (me.watch & kCount) note(me, what, 0, 1, pc);
 }
 inline void count_collective(Lane& me, Op op, const void* pc) {
-  count_event(me, static_cast<Event>(static_cast<u32>(Event::warp_sync) + static_cast<u32>(op)), pc);
+  count_instruction(me, static_cast<Instruction>(static_cast<u32>(Instruction::warp_sync) + static_cast<u32>(op)), pc);
 }
-inline void count_barrier(Lane& me, const void* pc) { count_event(me, Event::barrier, pc); }
-inline void count_commit(Lane& me, const void* pc) { count_event(me, Event::async_commit, pc); }
-inline void count_atomic(Event event, const volatile void* address, u32 bytes, const void* pc) {
-  if (current && current->watch & kCount) note(*current, event, reinterpret_cast<u64>(address), bytes, pc);
+inline void count_barrier(Lane& me, const void* pc) { count_instruction(me, Instruction::barrier, pc); }
+inline void count_commit(Lane& me, const void* pc) { count_instruction(me, Instruction::async_commit, pc); }
+inline void count_atomic(Instruction what, const volatile void* address, u32 bytes, const void* pc) {
+  if (current && current->watch & kCount) note(*current, what, reinterpret_cast<u64>(address), bytes, pc);
 }
 // A matrix product of the warp; `shape` is a literal such as "m16n8k16.f16".
 inline void count_mma(Warp& warp, const char* shape) {
@@ -83,7 +83,7 @@ inline void fence(Lane&, bool) {}
 inline bool copy_issue(Lane& lane, const PendingCopy& copy) {
   Checked& checked = *worker->launch->checked;
   if (copy.source) access(reinterpret_cast<u64>(copy.source), 16, Access::kAsyncRead, copy.pc);
-  if (lane.watch & kCount) note(lane, Event::async_store, reinterpret_cast<u64>(copy.target), 16, copy.pc);
+  if (lane.watch & kCount) note(lane, Instruction::async_store, reinterpret_cast<u64>(copy.target), 16, copy.pc);
   if (lane.watch == kCount) return true;
   Touch touch{&lane, reinterpret_cast<u64>(copy.target), 16, Access::kAsyncWrite, copy.pc};
   if (!locate(checked, touch)) return false;

@@ -71,7 +71,7 @@ class Tally {
 
   // One instruction of a warp.
   void add(u64 pc, u32 label, const Group& group) {
-    if (!touches_memory(event_of(label))) {
+    if (!touches_memory(instruction_of(label))) {
       Row& row = row_of(pc, label, kNoMemory);
       ++row.requests;
       row.lanes += group.count;
@@ -158,14 +158,14 @@ class Tally {
     row.lanes += group.count;
     row.wavefronts += found.needed;
     row.ideal_wavefronts += found.ideal;
-    if (is_atomic(event_of(row.label))) row.addresses += distinct_addresses(group);
+    if (is_atomic(instruction_of(row.label))) row.addresses += distinct_addresses(group);
   }
 
   void add_global(Row& row, const Buffer& buffer, const Group& group, u32 requests) {
     const u32 bytes = bytes_of(row.label);
-    const Event event = event_of(row.label);
+    const Instruction what = instruction_of(row.label);
     const u64 place = static_cast<u64>(&buffer - request_.buffers), all = buffer.bytes / kSectorBytes + 1;
-    const bool writes = event == Event::store || is_atomic(event);
+    const bool writes = what == Instruction::store || is_atomic(what);
     Stamps& stamps = writes ? shadows_[place].stored : shadows_[place].loaded;
     stamps.reserve(all);
     const u32 stamp = ++stamp_;
@@ -176,14 +176,14 @@ class Tally {
       ++sectors;
       if (before) return;
       if (writes) touched_[place].stored.add(sector, all);
-      if (!writes || is_atomic(event)) touched_[place].loaded.add(sector, all);
+      if (!writes || is_atomic(what)) touched_[place].loaded.add(sector, all);
     });
     row.requests += requests;
     row.lanes += group.count;
     row.sectors += sectors;
     // lanes that ask for the same bytes can make it less than the bytes asked for
     row.ideal_sectors += std::min(sectors, (group.count * bytes + kSectorBytes - 1) / kSectorBytes);
-    if (is_atomic(event)) row.addresses += distinct_addresses(group);
+    if (is_atomic(what)) row.addresses += distinct_addresses(group);
   }
 
   Row& row_of(u64 pc, u32 label, u32 buffer) {
