@@ -179,7 +179,8 @@ def test_sweep_line_holds_every_figure_with_its_provenance() -> None:
         assert line["modelled_gpu"] == "H200"
         figures = {key for key, value in line.items() if isinstance(value, int | float | list)}
         axes = {"page_size", "batch", "seed", "head_dim", "interleaved"}
-        assert figures - axes == set(line["provenance"])
+        assert (figures - axes) | {"modelled_bound"} == set(line["provenance"])
+        assert line["modelled_bound"] == "launch"
         assert line["provenance"]["run_ns"] == "host"
         assert line["provenance"]["waste_tokens"] == "counted"
         assert line["provenance"]["modelled_ns"] == "modelled"
@@ -216,7 +217,7 @@ def test_sweep_wrong_backend_fails_without_a_figure_of_speed(capsys: pytest.Capt
     for line in journal():
         assert line["status"] == "failed"
         assert line["num_pages"] > 0
-        for figure in ("plan_ns", "run_ns", "run_token_heads", "modelled_ns", "modelled_tokens_per_s"):
+        for figure in ("plan_ns", "run_ns", "run_token_heads", "modelled_ns", "modelled_bound"):
             assert line[figure] is None
             assert figure not in line["provenance"]
         assert not line["check"]["passed"]

@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": "Run page sizes x length distributions x batches and write a report.",
     "memory": "Waste, gain, capacity and the best page size for a model and lengths.",
     "report": "Render the report of one or more runs.",
+    "kernels": "Compile every kernel instance without a GPU: registers, spills, occupancy.",
     "replay": "Run a saved failing case again.",
     "list": "List backends, lengths, families, gpus, ...",
     "doctor": "Show what this machine offers to pabench.",

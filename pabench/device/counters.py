@@ -6,6 +6,8 @@ A request is one instruction of a warp.  Figures are whole numbers; nothing here
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,14 +21,12 @@ from pabench.device.counter_rows import (
     merge_products,
 )
 
-SECTOR_BYTES = 32
-"""The unit in which global memory is asked for."""
-
 LOADS = ("load", "async load")
 COLLECTIVES = ("warp_sync", "shuffle", "ballot", "any", "all", "match_any", "reduce_add", "matrix")
 ATOMICS = ("exch", "add", "sub", "and", "or", "xor", "cas", "max", "min")
 FENCES = ("fence block", "fence device")
 SHARED = "shared memory"
+SHAPE = re.compile(r"m(\d+)n(\d+)k(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +70,15 @@ class Totals:
     async_copy_bytes: int
     async_commits: int
     matrix_products: dict[str, int]
+
+    @property
+    def matrix_flops(self) -> int:
+        """Return operations of the matrix products, from shapes such as ``m16n8k16.f16``."""
+        flops = 0
+        for shape, count in self.matrix_products.items():
+            sizes = SHAPE.match(shape)
+            flops += count * 2 * math.prod(int(size) for size in sizes.groups()) if sizes else 0
+        return flops
 
     @property
     def sectors_per_request(self) -> float:

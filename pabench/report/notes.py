@@ -86,7 +86,9 @@ FIGURES = (
     "bank_conflicts",
     "page_table_reads",
     "counted_modelled_ns",
+    "counted_bound",
     "closed_form_modelled_ns",
+    "modelled_bound",
 )
 
 

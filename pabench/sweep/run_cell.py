@@ -26,6 +26,7 @@ NO_SPEED: dict[str, Any] = {
     "run_token_heads": None,
     "modelled_ns": None,
     "modelled_tokens_per_s": None,
+    "modelled_bound": None,
 }
 
 
