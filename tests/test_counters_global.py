@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pabench.device.checked import KernelFindings
 from pabench.device.counter_rows import LocationCounts
-from tests.counting import count, line_of, words
+from tests.counting import count, counting_device, line_of, words
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,13 @@ def test_counters_global_more_requests_than_the_log_holds(rounds: int) -> None:
     assert (row.requests, row.lanes) == (rounds, 16 * rounds + 16 * (rounds // 2))
     assert row.sectors == 4 * (rounds // 2) + 2 * (rounds - rounds // 2)
     assert counted.totals().store_bytes == 128
+
+
+def test_counters_global_a_loop_without_end_is_a_finding() -> None:
+    device = counting_device(step_budget=100_000)
+    with pytest.raises(KernelFindings, match=r"sync: a block made 100000 steps .* counts.cu"):
+        count("long_run", words(4096), words(32), np.int32(2**31 - 1), device=device)
+    assert count("long_run", words(4096), words(32), np.int32(100), device=device).launches == 1
 
 
 def test_counters_global_request_over_two_buffers() -> None:

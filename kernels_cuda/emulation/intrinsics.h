@@ -88,21 +88,41 @@ inline void fence_device() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #endif
 inline u32 ld_acquire(const u32* address) {
   const u32 value = __atomic_load_n(address, __ATOMIC_ACQUIRE);
-  pab_emu::poll();  // whoever polls must let the others run
+  pab_emu::poll(value);  // whoever polls must let the others run
   return value;
 }
 inline void st_release(u32* address, u32 value) { __atomic_store_n(address, value, __ATOMIC_RELEASE); }
 
 // --- atomics ------------------------------------------------------------------------------------------------
-inline u32 atomic_add(u32* address, u32 value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
-inline u64 atomic_add(u64* address, u64 value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
-inline u32 atomic_or(u32* address, u32 value) { return __atomic_fetch_or(address, value, __ATOMIC_RELAXED); }
-inline u32 atomic_and(u32* address, u32 value) { return __atomic_fetch_and(address, value, __ATOMIC_RELAXED); }
-inline u32 atomic_exch(u32* address, u32 value) { return __atomic_exchange_n(address, value, __ATOMIC_RELAXED); }
+// One that changes nothing may be the look of a loop that waits, and lets the others run.
+template <typename T>
+inline T looked(T old, bool unchanged) {
+  if (unchanged) pab_emu::poll(old);
+  return old;
+}
+inline u32 atomic_add(u32* address, u32 value) {
+  return looked(__atomic_fetch_add(address, value, __ATOMIC_RELAXED), value == 0);
+}
+inline u64 atomic_add(u64* address, u64 value) {
+  return looked<u64>(__atomic_fetch_add(address, value, __ATOMIC_RELAXED), value == 0);
+}
+inline u32 atomic_or(u32* address, u32 value) {
+  const u32 old = __atomic_fetch_or(address, value, __ATOMIC_RELAXED);
+  return looked(old, (old | value) == old);
+}
+inline u32 atomic_and(u32* address, u32 value) {
+  const u32 old = __atomic_fetch_and(address, value, __ATOMIC_RELAXED);
+  return looked(old, (old & value) == old);
+}
+inline u32 atomic_exch(u32* address, u32 value) {
+  const u32 old = __atomic_exchange_n(address, value, __ATOMIC_RELAXED);
+  return looked(old, old == value);
+}
 template <typename T>
 inline T atomic_cas(T* address, T expected, T value) {
-  __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-  return expected;
+  T old = expected;
+  __atomic_compare_exchange_n(address, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  return looked(old, old != expected || old == value);
 }
 #ifdef PAB_EMU_CHECKED
 template <typename T>

@@ -22,10 +22,12 @@ inline void fence(Lane&, bool) {}
 inline bool copy_issue(Lane&, const PendingCopy&) { return true; }
 inline void copy_land(Lane&, const PendingCopy&) {}
 inline void poll(Lane&) {}
-inline void count_collective(Lane&, Op, const void*) {}
-inline void count_barrier(Lane&, const void*) {}
-inline void count_commit(Lane&, const void*) {}
+inline void count_collective(Lane&, Op) {}
+inline void count_barrier(Lane&) {}
+inline void count_commit(Lane&) {}
 inline void count_mma(Warp&, const char*) {}
+inline void fault(const Lane&, const char*) {}
+inline void deadlock(Worker&, const std::string&) {}
 
 }  // namespace pab_emu::observe
 

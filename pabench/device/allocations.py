@@ -25,6 +25,8 @@ class NativeBuffer(ctypes.Structure):
         ("written", ctypes.c_void_p),
         ("number", ctypes.c_uint),
         ("freed", ctypes.c_uint),
+        ("constant", ctypes.c_uint),
+        ("unused", ctypes.c_uint),
     )
 
 

@@ -20,6 +20,7 @@ from pabench.device.emulated import COMMENT, KERNEL_FLAGS, EmulatedDevice, Nativ
 from pabench.device.findings import Finding, Party, Place
 from pabench.device.symbols import resolve
 from pabench.errors import DeviceFault, InvalidCase
+from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 
 CHECKS = {"memory": 1, "init": 2, "race": 4, "sync": 8}
@@ -35,6 +36,8 @@ CHECKED_FLAGS = (
     "-fno-thread-jumps",
 )
 INSTRUMENT = "-fsanitize=thread"
+STEP_BUDGET = 2**32
+"""Half a minute to a minute of one block; a block that reads 100,000 tokens makes a hundredth of it."""
 
 
 class KernelFindings(DeviceFault):
@@ -64,7 +67,8 @@ class CheckedDevice(EmulatedDevice):
         checks: which of ``memory``, ``init``, ``race`` and ``sync``.
         count: count instructions and traffic; with no checks the fastest way to have them.
         collect: keep findings in ``findings`` instead of raising ``KernelFindings`` at the end of a launch.
-        step_budget: accesses and meetings of one block before the launch ends as a finding.
+        step_budget: accesses, meetings and polls of one block; a block that makes more ends as a finding.
+            0 for no bound.
         options: those of ``EmulatedDevice``.
 
     Attributes:
@@ -79,7 +83,7 @@ class CheckedDevice(EmulatedDevice):
         checks: Sequence[str] = tuple(CHECKS),
         count: bool = False,
         collect: bool = False,
-        step_budget: int = 0,
+        step_budget: int = STEP_BUDGET,
         **options: Any,
     ) -> None:
         unknown = [name for name in checks if name not in CHECKS]
@@ -93,7 +97,7 @@ class CheckedDevice(EmulatedDevice):
         self.counters: dict[str, Counters] = {}
         self.last_counters: Counters | None = None
         self._collect = collect
-        self._step_budget = step_budget
+        self._step_budget = whole_number("step_budget", step_budget, low=0, high=2**64 - 1)
         self._allocations = Allocations()
 
     def to_device(self, array: Array) -> Array:
@@ -126,12 +130,14 @@ class CheckedDevice(EmulatedDevice):
         launch: Launch,
         source: KernelSource,
         message: ctypes.Array[ctypes.c_char],
+        constant: Sequence[bool],
     ) -> None:
         for arg in launch.args:
             # memory that did not come from this device is the host's: all of it may be read and written
             if isinstance(arg, np.ndarray) and arg.nbytes and not self._allocations.knows(arg):
                 self._allocations.add(owner_of(arg), written=True)
         table, entries = self._allocations.native()
+        _mark_constant(table, entries, launch, constant)
         request = NativeRequest(
             buffers=ctypes.cast(table, ctypes.c_void_p),
             buffer_count=len(entries),
@@ -170,10 +176,8 @@ class CheckedDevice(EmulatedDevice):
         raw = told.get("findings", [])
         wanted: dict[str, set[int]] = {}
         for one in raw:
-            for side in ("at", "other"):
-                if side in one:
-                    place = one[side]["place"]
-                    wanted.setdefault(place["module"], set()).add(place["offset"])
+            for side in (one["at"], *([one["other"]] if "other" in one else ()), *one.get("waiting", ())):
+                wanted.setdefault(side["place"]["module"], set()).add(side["place"]["offset"])
         places = {module: resolve(module, offsets) for module, offsets in wanted.items()}
         names = _buffer_names(launch, source, entries)
 
@@ -187,20 +191,25 @@ class CheckedDevice(EmulatedDevice):
                 place=place,
             )
 
-        return [
+        found = [
             Finding(
                 check=one["check"],
                 kernel=launch.entry,
                 text=one["text"],
                 at=party(one["at"]),
                 other=party(one["other"]) if "other" in one else None,
+                waiting=tuple(map(party, one.get("waiting", ()))),
                 buffer=names.get(one["buffer"], ""),
                 offset=one["offset"] - 2**64 if one["offset"] >= 2**63 else one["offset"],
                 nbytes=one["bytes"],
                 count=one["count"],
             )
             for one in raw
+            # with no checks there is only what ended a block
+            if one["check"] in self.checks or not self.checks
         ]
+        # one barrier of the source may be several in the compiled code
+        return [f for f in found if not (f.check == "sync" and f.other and f.at.place == f.other.place)]
 
     def _compile(self, unit: Path, arguments: list[str], runtime: Path, out: Path, *, what: str) -> None:
         compiled = out.with_suffix(".o")
@@ -212,6 +221,19 @@ class CheckedDevice(EmulatedDevice):
             compile_shared(self._compiler, [str(compiled), str(runtime), *KERNEL_FLAGS], out, what=what)
         finally:
             compiled.unlink(missing_ok=True)
+
+
+def _mark_constant(
+    table: Any, entries: Sequence[Allocation], launch: Launch, constant: Sequence[bool]
+) -> None:
+    """Mark what the kernel takes by pointers to const only: nobody writes it, so that reads need no notes."""
+    for row, entry in zip(table, entries, strict=False):
+        marks = [
+            const
+            for arg, const in zip(launch.args, constant, strict=True)
+            if isinstance(arg, np.ndarray) and entry.base <= arg.ctypes.data < entry.base + entry.nbytes
+        ]
+        row.constant = int(bool(marks) and all(marks))
 
 
 def _buffer_names(

@@ -73,7 +73,8 @@ class EmulatedModule:
         if blocks > MAX_BLOCKS:
             raise LaunchError(f"{launch.entry}: grid of {blocks} blocks: must be at most {MAX_BLOCKS} here")
         check_scalars(launch)
-        check_signature(launch, self._signature(launch.entry))
+        signature = [("p" if kind == "c" else kind, size) for kind, size in self._signature(launch.entry)]
+        check_signature(launch, signature)
         held = [self._argument(launch, position, arg) for position, arg in enumerate(launch.args)]
         pointers = (ctypes.c_void_p * max(1, len(held)))(*(ctypes.addressof(value) for value in held))
         message = ctypes.create_string_buffer(1024)
@@ -89,7 +90,11 @@ class EmulatedModule:
             seed=self._device.seed,
             message=ctypes.cast(message, ctypes.c_void_p),
         )
-        self._device._start(self._runtime, asked, launch, self._source, message)
+        self._device._start(self._runtime, asked, launch, self._source, message, self._constant(launch.entry))
+
+    def _constant(self, entry: str) -> tuple[bool, ...]:
+        """For each parameter, whether it is a pointer to const."""
+        return tuple(kind == "c" for kind, _ in self._signature(entry))
 
     def _signature(self, entry: str) -> list[tuple[str, int]]:
         if entry not in self._signatures:
@@ -197,6 +202,7 @@ class EmulatedDevice:
         launch: Launch,
         source: KernelSource,
         message: ctypes.Array[ctypes.c_char],
+        constant: Sequence[bool],
     ) -> None:
         """Run a launch whose arguments have been checked; the checked device does more here."""
         if runtime.pab_emu_launch(ctypes.byref(asked)):

@@ -8,6 +8,7 @@ namespace pab_emu {
 namespace {
 
 void resume(Context* from, Lane* to);
+void spend_steps(Lane& lane, u64 count, const void* pc);  // of the block's budget, at once; see sync.h
 
 // What one worker counts during one launch.
 struct Counters {
@@ -163,6 +164,7 @@ namespace {
 // anew for each lane after as many entries of its own.
 void log_full(Lane& me) {
   Warp& warp = *me.warp;
+  if (me.watch == kCount) spend_steps(me, kLogEntries, reinterpret_cast<const void*>(me.log_next[-1]));
   while (me.log_next == me.log_end) {
     Lane* behind = nullptr;
     for (u32 rest = warp.runnable & ~(1u << me.index); rest && !behind; rest &= rest - 1) {

@@ -16,6 +16,8 @@ struct Buffer {
   unsigned char* written;  // a byte of the map for each byte of memory, nonzero once written; null: all written
   u32 number;              // the caller's name for it
   u32 freed;               // nonzero: given back, kept to name whoever still uses it
+  u32 constant;            // nonzero: the kernel takes it by pointers to const only
+  u32 unused;
 };
 
 // What to check; bits of Request::checks.
