@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -11,6 +12,7 @@ from pabench.backends.base import Backend
 from pabench.device.checked import CheckedDevice
 from pabench.device.counters import Counters
 from pabench.oracle.traffic import Traffic, decode_traffic
+from pabench.problem.case import Case
 from pabench.problem.tensors import build_tensors
 from pabench.sweep.cell import Cell
 from pabench.sweep.measure import TOKEN_HEAD_BUDGET, run_lengths
@@ -35,20 +37,29 @@ TRAFFIC_FIGURES = (
 TRAFFIC_TIMES = ("counted_modelled_ns", "counted_bound", "closed_form_modelled_ns")
 
 
-def counted(cell: Cell, backend: Backend, device: CheckedDevice, gpu: Gpu) -> dict[str, Any]:
+def counted(
+    cell: Cell,
+    backend: Backend,
+    device: CheckedDevice,
+    gpu: Gpu,
+    *,
+    announce: Callable[[Case], None] = lambda case: None,
+) -> dict[str, Any]:
     """Return figures of one run over the part of the batch that ``measure`` would time.
 
     Besides ``run_token_heads`` the dictionary has ``TRAFFIC_FIGURES`` and ``TRAFFIC_TIMES``, the latter for
     counted traffic and for the closed form of the same part.  A backend that launches no
-    kernel on the device has the closed forms only.
+    kernel on the device has the closed forms only.  ``announce`` is told the case that runs.
 
     Raises:
         KernelFindings: the kernel did what it must not.  Whatever else the backend raises passes through.
     """
     heads = cell.problem.num_qo_heads
     lengths = run_lengths(cell.batch.kv_lens, heads, TOKEN_HEAD_BUDGET[cell.device])
+    case = cell.case(lengths)
+    announce(case)
     device.counters.clear()
-    backend.run(backend.plan(build_tensors(cell.case(lengths))))
+    backend.run(backend.plan(build_tensors(case)))
     floor = decode_traffic(cell.problem, lengths)
     figures: dict[str, Any] = dict.fromkeys((*TRAFFIC_FIGURES, *TRAFFIC_TIMES))
     figures |= {
