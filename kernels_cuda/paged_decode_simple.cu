@@ -48,10 +48,18 @@ struct WarpMemory {
 // Adds kVec products of `query` and `key` to the running sums; `pack` numbers the load.
 PAB_FN void add_products(float (&sum)[4], const float* query, const Stored* key, int pack) {
   const Pack<Stored, kVec> loaded = load_pack<kVec>(key);
+  constexpr int kWide = kVec < 4 ? kVec : 4;
+  float wanted[kVec];
+#pragma unroll
+  for (int i = 0; i < kVec; i += kWide) {
+    const Pack<float, kWide> part = load_pack<kWide>(query + i);
+#pragma unroll
+    for (int j = 0; j < kWide; ++j) wanted[i + j] = part.at[j];
+  }
 #pragma unroll
   for (int i = 0; i < kVec; ++i) {
     float& into = sum[(kVec >= 4 ? i : pack) % 4];
-    into = fmadd(query[i], to_float(loaded.at[i]), into);
+    into = fmadd(wanted[i], to_float(loaded.at[i]), into);
   }
 }
 
@@ -109,6 +117,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   const i64 split_end = begin + static_cast<i64>(split_tiles) * kTile;
   const int end = static_cast<int>(split_end < kv_len ? split_end : kv_len);
 
+  PAB_REGION("query");
   for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) memory.query[d] = to_float(q[row * kHeadDim + d]);
   warp_sync(kFullMask);
 
@@ -117,6 +126,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   const i32* pages = block_table + sequence * max_pages;
   for (i64 tile = begin; tile < end; tile += kTile) {
     // a lane past the end looks at the last page's row but never at its contents
+    PAB_REGION("score");
     const int token = static_cast<int>(tile) + static_cast<int>(lane);
     const bool live = token < end;
     const i64 page = pages[(live ? token : end - 1) / page_size];
@@ -133,6 +143,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     memory.value_row[lane] = slot;
     warp_sync(kFullMask);
 
+    PAB_REGION("output");
     const int count = end - static_cast<int>(tile);
 #pragma unroll
     for (int p = 0; p < kPacksPerLane; ++p) {
@@ -154,6 +165,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     }
     warp_sync(kFullMask);
   }
+  PAB_REGION("result");
   running_sum = warp_sum(running_sum);
 
   if (num_splits > 1) {

@@ -6,11 +6,14 @@
 #include "emulation/numbers.h"
 #include "pab/types.cuh"
 
-#define PAB_FN static inline
-
 #ifdef PAB_EMU_CHECKED
+// as on a GPU: what is inlined is told apart by where it stands in the kernel
+#define PAB_FN static inline __attribute__((always_inline))
 #define PAB_SHARED(name) unsigned char* name = ::pab_emu::shared_memory()
+#define PAB_REGION(name) ::pab_emu::enter_region(name)
 #else
+#define PAB_FN static inline
+#define PAB_REGION(name) static_cast<void>(0)
 #define PAB_SHARED(name) unsigned char* name = ::pab_emu::current->block->shared
 #endif
 
@@ -123,6 +126,12 @@ inline T atomic_cas(T* address, T expected, T value) {
   __atomic_compare_exchange_n(address, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   return looked(old, old != expected || old == value);
 }
+#ifdef PAB_EMU_CHECKED
+template <typename T>
+inline T atomic_max(T* address, T value) { return pab_emu::atomic_extreme(address, value, true); }
+template <typename T>
+inline T atomic_min(T* address, T value) { return pab_emu::atomic_extreme(address, value, false); }
+#else
 template <typename T, typename Better>
 inline T atomic_keep(T* address, T value, Better better) {
   T old = __atomic_load_n(address, __ATOMIC_RELAXED);
@@ -139,6 +148,7 @@ template <typename T>
 inline T atomic_min(T* address, T value) {
   return atomic_keep(address, value, [](T a, T b) { return a < b; });
 }
+#endif
 
 // --- wide moves ---------------------------------------------------------------------------------------------
 #ifdef PAB_EMU_CHECKED

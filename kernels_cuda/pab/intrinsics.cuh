@@ -4,6 +4,8 @@
 // emulation/intrinsics.h (portable C++ over fibers).  What each function promises is written here, once.
 //
 //   dynamic shared memory   PAB_SHARED(name)                  unsigned char* name, aligned to 16 bytes
+//   counted region          PAB_REGION("name"): from here on the checked device counts what this thread does under
+//                           that name, "" for none; nothing elsewhere
 //   warp                    lane_id, shfl_xor / shfl_up / shfl_down / shfl_idx (float, u32, i32, u64, i64), ballot,
 //                           any, all, match_any, reduce_add, warp_sync; all take the mask of taking part lanes,
 //                           of which those that have returned are not waited for

@@ -5,6 +5,8 @@
 
 #define PAB_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
+#define PAB_REGION(name) static_cast<void>(0)
+
 #define PAB_FN static __device__ __forceinline__
 
 namespace pab {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from pabench.device.findings import Place
 
 TOOLS = ("addr2line", "llvm-addr2line")
 DEADLINE_S = 60
+HEADERS = re.compile(r"/(emulation|pab)/[^/]*$")
 
 # what has been looked up: a module's name is a hash of its content, so that it never changes
 _known: dict[tuple[str, int], Place] = {}
@@ -24,10 +26,10 @@ def symbolizer() -> str | None:
 def resolve(module: str, offsets: Iterable[int]) -> dict[int, Place]:
     """Return the source place of each offset; without a tool the place is the module and the offset.
 
-    Of code that was inlined into a kernel the innermost line outside the emulation's own headers counts.
+    Of code that was inlined into a kernel the innermost line outside the shared headers counts.
 
     Args:
-        module: path of a shared library.
+        module: path of a shared library, whose contents its name stands for.
         offsets: of instructions within it.
     """
     asked = set(offsets)
@@ -47,6 +49,7 @@ def _look_up(module: str, wanted: list[int]) -> dict[int, Place]:
     except (OSError, subprocess.TimeoutExpired):
         return fallback
     places: dict[int, Place] = {}
+    headers: dict[int, Place] = {}
     at, function = 0, ""
     for line in told.stdout.splitlines():
         if line.startswith("0x") and ":" not in line:
@@ -55,7 +58,8 @@ def _look_up(module: str, wanted: list[int]) -> dict[int, Place]:
             function = line
         else:
             file, _, number = line.split(" (")[0].rpartition(":")
-            if at not in places and number.isdigit() and "/emulation/" not in file:
-                places[at] = Place(file=Path(file).name, line=int(number), function=function)
+            if number.isdigit() and "/emulation/" not in file:
+                place = Place(file=Path(file).name, line=int(number), function=function)
+                (headers if HEADERS.search(file) else places).setdefault(at, place)
             function = ""
-    return {**fallback, **places}
+    return {**fallback, **headers, **places}
