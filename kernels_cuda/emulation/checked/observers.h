@@ -2,6 +2,7 @@
 #pragma once
 
 #include "emulation/checked/access.h"
+#include "emulation/checked/landing.h"
 
 namespace pab_emu::observe {
 
@@ -94,6 +95,7 @@ inline void block_begin(Worker& w) {
   block.shared_reads.resize(w.shared_capacity / 4 + 4);
   std::fill_n(block.shared_writes.begin(), bytes / 2 + 2, 0u);
   std::fill_n(block.shared_reads.begin(), bytes / 4 + 1, 0u);
+  block.sets.concurrent = false;
   block.sets.clear();
   block.variables.at.clear();
 }
@@ -163,9 +165,7 @@ inline void copy_land(Lane& lane, const PendingCopy& copy) {
 inline void poll(Lane& lane) { count_step(lane, lane.pc); }
 
 // A fault of the runtime's own; the block ends.
-inline void fault(const Lane& lane, const char* text) {
-  report_sync(lane, "sync", "meeting", text);
-}
+inline void fault(const Lane& lane, const char* text) { report_sync(lane, "meeting", text); }
 // Nobody can run, or all poll in vain.
 inline void deadlock(Worker& w, const std::string& text) { report_deadlock(w, text); }
 
