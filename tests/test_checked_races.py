@@ -77,6 +77,25 @@ def test_checked_races_know_which_lanes_met(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_checked_races_know_all_readers_of_a_word(seed: int) -> None:
+    wrong = race("write", "// broadcast: write", "read", "// broadcast: read")
+    for writer in (0, 13, 31):
+        (found,) = findings("races", "broadcast", words(32), np.uint32(writer), np.uint32(0), seed=seed)
+        assert found.other is not None
+        assert (found.at.thread[0], found.other.thread[0]) == (writer, 1 if writer == 0 else 0)
+        assert not races("broadcast", words(32), np.uint32(writer), np.uint32(1), seed=seed)
+    assert races("broadcast", words(64), np.uint32(40), np.uint32(1), threads=64, seed=seed) == {wrong}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_checked_races_know_both_halves_of_a_word(seed: int) -> None:
+    wrong = race("write", "// half by half: write", "read", "// half by half: read")
+    assert not races("half_by_half", words(32), np.uint32(0), seed=seed)
+    assert races("half_by_half", words(32), np.uint32(2), seed=seed) == {wrong}
+    assert races("half_by_half", words(32), np.uint32(1), seed=seed) == {wrong}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_checked_races_with_a_lane_that_the_mask_leaves_out(seed: int) -> None:
     assert not races("unnamed", words(32), np.uint32(0xFFFFFFFF), seed=seed)
     found = races("unnamed", words(32), np.uint32(0x7FFFFFFF), seed=seed)

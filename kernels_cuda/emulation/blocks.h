@@ -133,7 +133,8 @@ void put_away(std::unique_ptr<Worker> block, std::unique_ptr<Worker>& spare) {
 std::string describe_polling(const Worker& block) {
   const Lane& lane = *block.waiting;
   char text[200];
-  std::snprintf(text, sizeof text, "polled memory for more than %u s without end [block (%u, %u, %u), thread (%u, %u, %u)]",
+  std::snprintf(text, sizeof text,
+                "polled memory for more than %u s without end [block (%u, %u, %u), thread (%u, %u, %u)]",
                 block.launch->poll_seconds, lane.block->index.x, lane.block->index.y, lane.block->index.z,
                 lane.thread.x, lane.thread.y, lane.thread.z);
   return text;

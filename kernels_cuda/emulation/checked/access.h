@@ -60,12 +60,10 @@ inline Site& site_of(const Trace& t, const void* pc) {
 
 inline void note_cells(Site& site, const Trace& t, u64 address, u32 event, u32 bytes, const Cells& cells) {
   if (site.stamp != t.stamp) site.cell_event[0] = site.cell_event[1] = 0;
-  if (site.stamp != t.stamp || site.lane != t.lane) {
-    for (u32 half = 0; half < 2; ++half) site.from[half] = site.to[half] = kNoCell;
-  }
+  if (site.stamp != t.stamp || site.lane != t.lane) site.to[0] = site.to[1] = site.from[0] = site.from[1] = 0;
   site.stamp = t.stamp;
-  if (bytes > 1) site.cell_event[address >> 1 & 1] = event << 5;
   site.lane = t.lane;
+  if (bytes > 1) site.cell_event[address >> 1 & 1] = event << 5;
   site.to[address >> 1 & 1] = *readers_at(cells, address & ~u64{3});
 }
 
@@ -127,6 +125,34 @@ inline bool long_past(const Trace& t, u32 cell) {
   return (event & ((1u << kEventIndexBits) - 1)) < synced;
 }
 
+// Finds what this lane makes of a cell in which lanes of its own event, or nobody, read before it; false: another case.
+inline bool note_step(const Trace& t, Site& site, u32 half, u32 cell) {
+  const u32 event = site.cell_event[half] >> 5, mine = cell_of(event, t.lane);
+  if (!event) return false;
+  Sets& sets = t.block->sets;
+  u32 now = mine;
+  if (cell & kSet) {
+    Set& set = sets[cell];
+    const u64 step = set.step.load(std::memory_order_relaxed);
+    if (step >> 32 == mine) {
+      now = static_cast<u32>(step);
+    } else {
+      if (set.event != event || set.others) return false;
+      now = set.lanes >> t.lane & 1 ? cell : sets.intern(0, event, set.lanes | 1u << t.lane);
+      set.step.store(u64{mine} << 32 | now, std::memory_order_relaxed);
+    }
+  } else if (cell && cell != mine) {
+    if (cell >> 5 != event) return false;
+    now = sets.intern(0, event, 1u << (cell & 31) | 1u << t.lane);
+  }
+  if (!now) return false;
+  if (site.lane != t.lane) site.to[0] = site.to[1] = site.from[0] = site.from[1] = 0;
+  site.lane = t.lane;
+  site.from[half] = cell;
+  site.to[half] = now;
+  return true;
+}
+
 // A read that needs no look at tables: of memory that was written, last by a write that is past, by a reader whose
 // mark is there, or is the only one, or changes the marks as it just did next to it.
 template <u32 kBytes>
@@ -134,26 +160,23 @@ inline bool short_read(const Trace& t, Site& site, u64 address) {
   if (!site.reads) return all_written<kBytes>(site, address);
   if (site.stamp != t.stamp) return false;
   constexpr u32 kWords = kBytes < 4 ? 1 : kBytes / 4, kHalves = kBytes < 4 ? 1 : 2 * kWords;
-  u32* const writes = reinterpret_cast<u32*>(site.writes + 2 * (address & ~u64{3})) + (kBytes < 4 ? address >> 1 & 1 : 0);
+  const u64 half = kBytes < 4 ? address >> 1 & 1 : 0;
+  u32* const writes = reinterpret_cast<u32*>(site.writes + 2 * (address & ~u64{3})) + half;
   u32* const readers = reinterpret_cast<u32*>(site.reads + (address & ~u64{3}));
   const u32 last = *writes;
   if (last ? !(site.shared && long_past(t, last) && one_event<kHalves>(writes, last))
            : !(all_hold<kHalves>(writes, 0) && all_written<kBytes>(site, address))) {
     return false;
   }
-  if constexpr (kBytes == 1) return false;  // a cell's event names all bytes of a half
-  const u32 half = address >> 1 & 1, mine = site.cell_event[half] | t.lane;
-  if (!site.cell_event[half]) return false;
-  if (all_hold<kWords>(readers, mine)) return true;
-  if (site.shared && all_hold<kWords>(readers, 0)) {
-    fill<kWords>(readers, mine);
-    return true;
+  if (kBytes == 1) return false;
+  const u32 side = address >> 1 & 1, now = *readers;
+  const bool same = site.lane == t.lane;
+  if (!(same && (now == site.to[side] || now == site.from[side]))) {
+    if (!site.shared || !note_step(t, site, side, now)) return false;
   }
-  // beside other readers: what this lane became part of next to it it becomes part of here
-  if (site.lane != t.lane) return false;
-  if (all_hold<kWords>(readers, site.to[half])) return true;
-  if (!site.shared || !all_hold<kWords>(readers, site.from[half])) return false;
-  fill<kWords>(readers, site.to[half]);
+  if (site.to[side] && all_hold<kWords>(readers, site.to[side])) return true;
+  if (!site.shared || !all_hold<kWords>(readers, site.from[side])) return false;
+  fill<kWords>(readers, site.to[side]);
   return true;
 }
 
@@ -162,7 +185,8 @@ template <u32 kBytes>
 inline bool short_write(const Trace& t, const Site& site, u64 address) {
   if (!site.reads || site.stamp != t.stamp || kBytes == 1) return false;
   constexpr u32 kWords = kBytes < 4 ? 1 : kBytes / 4, kHalves = kBytes < 4 ? 1 : 2 * kWords;
-  const u32* const writes = reinterpret_cast<u32*>(site.writes + 2 * (address & ~u64{3})) + (kBytes < 4 ? address >> 1 & 1 : 0);
+  const u64 half = kBytes < 4 ? address >> 1 & 1 : 0;
+  const u32* const writes = reinterpret_cast<u32*>(site.writes + 2 * (address & ~u64{3})) + half;
   const u32* const readers = reinterpret_cast<u32*>(site.reads + (address & ~u64{3}));
   const u32 event = site.cell_event[address >> 1 & 1];
   return event && all_hold<kHalves>(writes, event | t.lane) && all_hold<kWords>(readers, 0);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "emulation/checked/access.h"
+#include "emulation/checked/landing.h"
 
 namespace pab_emu::observe {
 
@@ -112,6 +113,7 @@ inline void block_begin(Worker& w) {
   block.shared_reads.resize(w.shared_capacity / 4 + 4);
   std::fill_n(block.shared_writes.begin(), bytes / 2 + 2, 0u);
   std::fill_n(block.shared_reads.begin(), bytes / 4 + 1, 0u);
+  block.sets.concurrent = false;
   block.sets.clear();
   block.variables.at.clear();
   counters::begin_block(w, checked.counters);
@@ -193,9 +195,7 @@ inline void matrix_row(const void* row, const void* pc) {
 inline void poll(Lane& lane) { count_step(lane, lane.pc); }
 
 // A fault of the runtime's own; the block ends.
-inline void fault(const Lane& lane, const char* text) {
-  report_sync(lane, "sync", "meeting", text);
-}
+inline void fault(const Lane& lane, const char* text) { report_sync(lane, "meeting", text); }
 // Nobody can run, or all poll in vain.
 inline void deadlock(Worker& w, const std::string& text) { report_deadlock(w, text); }
 

@@ -31,8 +31,8 @@ struct alignas(64) Site {
   u64 written = 0;             // map of written bytes, to be added to the address; 0: all are
   u32 stamp = 0;
   u32 cell_event[2] = {};      // the event of this stretch, by the half of the word, shifted to its place in a cell
-  u32 lane = 0;                // who did the following
-  u32 from[2] = {}, to[2] = {};  // by the half of the word: a cell of readers, and what it became by this lane
+  u32 from[2] = {}, to[2] = {};  // cell of readers that became another by this lane, by the half of the word
+  u32 lane = 0;
   bool shared = false;
 };
 constexpr u32 kSites = 256;
