@@ -36,7 +36,6 @@ struct alignas(64) Site {
   bool shared = false;
 };
 constexpr u32 kSites = 256;
-constexpr u32 kNoCell = ~0u;  // what no cell of readers holds
 
 struct Trace {
   BlockTrace* block = nullptr;
