@@ -7,9 +7,11 @@ from pathlib import Path
 from pabench.controls.model import RIGHT, Control
 from pabench.controls.table import TABLE, controls_dir, load_controls
 from pabench.controls.verdict import Verdict, judge
+from pabench.device.base import Device
 from pabench.device.cache import cached_file, content_key
 from pabench.device.checked import CheckedDevice
 from pabench.device.headers import header_texts
+from pabench.device.registry import DeviceRequest
 from pabench.device.symbols import symbolizer
 from pabench.errors import EnvironmentRefused
 
@@ -63,6 +65,23 @@ def controls_hold(device: CheckedDevice) -> list[str]:
         return misses
     _held.add(key)
     return []
+
+
+def open_believed(request: DeviceRequest) -> Device:
+    """Open a device; a checked one only when it finds what it must find and nothing else.
+
+    Raises:
+        EnvironmentRefused: the controls do not hold here.
+        PabenchError: whatever ``DeviceRequest.open`` raises.
+    """
+    device = request.open()
+    if isinstance(device, CheckedDevice) and (misses := controls_hold(device)):
+        more = f" (and {len(misses) - 1} more)" if len(misses) > 1 else ""
+        raise EnvironmentRefused(
+            f"the checked device is not to be believed here: {misses[0]}{more}",
+            hint="pabench selftest --controls",
+        )
+    return device
 
 
 def in_words(verdict: Verdict) -> str:
