@@ -19,10 +19,11 @@ from hypothesis.strategies import SearchStrategy
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.registry import make_allocator
 from pabench.backends.base import Backend
-from pabench.conformance.failures import AnyCase
-from pabench.conformance.outcome import Outcome, crashed
+from pabench.conformance.case_files import AnyCase
+from pabench.conformance.outcome import Outcome
 from pabench.conformance.process import raise_if_interrupted
 from pabench.conformance.registry import Check
+from pabench.conformance.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 from pabench.problem.case import Case
@@ -94,6 +95,7 @@ class Examiner:
     seed: int
     backend: Backend | None = None
     notebook: Notebook = field(default_factory=Notebook)
+    witness: Witness = field(default_factory=Witness)
 
     def examine(
         self,
@@ -127,14 +129,18 @@ class Examiner:
         @seed(self.seed)
         @given(cases)
         def judged(case: Any) -> None:
-            self._judge(case, lambda: check.run(case, backend, self.device))
+            try:
+                outcome = self.witness.judge(case, lambda: check.run(case, backend, self.device))
+            except Unsupported:
+                return
+            self.note(case, outcome)
 
         self._until_failure(judged)
         if self.notebook.cases == 0:
             pytest.skip(f"{self.subject} supports none of the cases of {self.notebook.check}")
 
     def examine_machine(self, check: str, about: str, machine: type[RuleBasedStateMachine]) -> None:
-        """Run a state machine that calls ``note`` with each finished history."""
+        """Run a state machine that calls ``announce`` before a step and ``note`` with a finished history."""
         self._begin(check, about)
         chosen = settings(
             self._settings(self.effort.machine_runs), stateful_step_count=self.effort.machine_steps
@@ -170,24 +176,21 @@ class Examiner:
         most = self.backend.capabilities.max_head_dim if self.backend else 0
         return [size for size in among if size <= most] or list(among)
 
+    def announce(self, case: AnyCase) -> None:
+        """Say what is about to run, so that a crash has its case."""
+        self.witness.case(case)
+
     def note(self, case: AnyCase, outcome: Outcome) -> None:
         """Record a judgement; raise ``CheckFailed`` when it is a failure."""
         raise_if_interrupted()
+        outcome = self.witness.judged(outcome, self.device)
         self.notebook.record(case, outcome)
         if not outcome.passed:
             raise CheckFailed(outcome.text)
 
     def _begin(self, check: str, about: str) -> None:
         self.notebook.check, self.notebook.about = check, about
-
-    def _judge(self, case: Any, run: Callable[[], Outcome]) -> None:
-        try:
-            outcome = run()
-        except Unsupported:
-            return
-        except (Exception, SystemExit) as error:
-            outcome = crashed(error)
-        self.note(case, outcome)
+        self.witness.check(check, about)
 
     def _until_failure(self, search: Callable[[], None]) -> None:
         """Run Hypothesis; say so when the failure it found does not happen again on the same case."""

@@ -32,8 +32,9 @@ def test_allocator_keeps_its_invariants(allocator_examiner: Examiner) -> None:
         @initialize(shape=SMALL_POOLS)
         def start(self, shape: PoolShape) -> None:
             self.shape = shape
-            self.trial = Trial(examiner.new_allocator(shape))
             self.history: list[Operation] = []
+            examiner.announce(self.case())
+            self.trial = Trial(examiner.new_allocator(shape))
 
         @rule(data=st.data())
         def extend(self, data: st.DataObject) -> None:
@@ -85,21 +86,26 @@ def test_allocator_keeps_its_invariants(allocator_examiner: Examiner) -> None:
             self.step("extend", {sequence: tokens})
 
         def step(self, name: str, given: object) -> None:
-            self.history.append((name, given))
-            outcome = judge_operation(self.trial, self.history)
+            outcome = self.judge(name, given)
             if not outcome.passed:
                 self.close(outcome)
 
         def teardown(self) -> None:
             if not hasattr(self, "trial"):
                 return
-            self.history.append(("drain", None))
-            self.close(judge_operation(self.trial, self.history))
+            self.close(self.judge("drain", None))
+
+        def judge(self, name: str, given: object) -> Outcome:
+            self.history.append((name, given))
+            examiner.announce(self.case())
+            return judge_operation(self.trial, self.history)
+
+        def case(self) -> HistoryCase:
+            return HistoryCase(shape=self.shape, operations=tuple(self.history))
 
         def close(self, outcome: Outcome) -> None:
-            case = HistoryCase(shape=self.shape, operations=tuple(self.history))
             if not outcome.passed:
                 del self.trial  # a broken history is not drained
-            examiner.note(case, outcome)
+            examiner.note(self.case(), outcome)
 
     examiner.examine_machine(ALLOCATOR_CHECK, ALLOCATOR_ABOUT, AllocatorMachine)
