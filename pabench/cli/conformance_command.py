@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pabench.device.registry import DeviceRequest
 
 DEFAULT_BACKEND = "rawkernel"
+SHOWN_FINDINGS = 5
+"""Findings of a failed check that are printed; the report and ``--json`` have all."""
 PROFILE_NAMES = ("quick", "default", "deep")
 
 
@@ -59,6 +61,7 @@ PROFILE_NAMES = ("quick", "default", "deep")
     metavar="DIR",
     help="Run directory (new or empty).  Default: runs/conformance-<UTC time>.",
 )
+@click.option("--checked", is_flag=True, help="Look at every access of the kernels, on the emulated device.")
 @isolation_options
 def command(
     backends: tuple[str, ...],
@@ -72,6 +75,7 @@ def command(
     json_file: Path | None,
     html: Path | None,
     artifacts: Path | None,
+    checked: bool,
     deadline: float | None,
     in_process: bool,
 ) -> int:
@@ -117,7 +121,10 @@ def command(
         backends=backends, allocators=allocators, profile=profile, seed=seed, select=select
     )
     wanted = DeviceRequest(
-        name=device, kernels=str(kernels) if kernels else None, poll_seconds=poll_seconds(deadline_s)
+        name=device,
+        kernels=str(kernels) if kernels else None,
+        checked=checked,
+        poll_seconds=poll_seconds(deadline_s),
     )
     wanted.check()
     with contextlib.ExitStack() as stack:
@@ -131,6 +138,7 @@ def command(
             "seed": seed,
             "select": select,
             "kernels": str(kernels) if kernels else None,
+            "checked": checked,
         }
         run = RunDirectory.create(
             folder,
@@ -145,8 +153,8 @@ def command(
         stack.enter_context(run)
         try:
             with _Progress() as progress:
-                replay_options = ("--kernels", str(kernels)) if kernels else ()
-                recorder = Recorder(run=run, replay_options=replay_options, on_result=progress.show)
+                options = [*(["--kernels", str(kernels)] if kernels else []), *["--checked"] * checked]
+                recorder = Recorder(run=run, replay_options=tuple(options), on_result=progress.show)
                 code = suite.run(recorder, on_collected=progress.start)
         except BaseException as error:
             refused = error.exit_code if isinstance(error, PabenchError) else EXIT_INTERNAL
@@ -206,6 +214,8 @@ def _print_summary(results: list[CheckResult], counts: dict[str, int]) -> None:
     for result in results:
         if result.status in ("failed", "crashed"):
             click.echo(f"{result.status.upper()} {result.subject} {result.check}: {result.reason}")
+            for finding in result.findings[1:SHOWN_FINDINGS]:
+                click.echo(f"  also: {finding['said']}")
             if result.failure:
                 click.echo(f"  again: {result.failure.replay}")
     numbers = ", ".join(f"{counts[name]} {name}" for name in ("passed", "failed", "crashed", "unsupported"))

@@ -19,12 +19,14 @@ from pabench.errors import EXIT_FAILURE, EXIT_OK
 @click.option(
     "--kernels", type=click.Path(path_type=Path), metavar="DIR", help="A copy of kernels_cuda to use."
 )
+@click.option("--checked", is_flag=True, help="Look at every access of the kernels, on the emulated device.")
 @isolation_options
 def command(
     case_dir: Path,
     subject: str | None,
     device: str | None,
     kernels: Path | None,
+    checked: bool,
     deadline: float | None,
     in_process: bool,
 ) -> int:
@@ -43,6 +45,7 @@ def command(
         subject=subject,
         device=device,
         kernels=str(kernels) if kernels else None,
+        checked=checked,
         poll_seconds=poll_seconds(deadline_s),
     )
     replayed = replay_here(request) if in_process else replay_isolated(request, deadline_s=deadline_s)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.invariants import Trial
-from pabench.conformance.outcome import PASSED, Outcome, crashed, failed
+from pabench.conformance.outcome import PASSED, Outcome, failed, raised
 from pabench.errors import InvalidCase
 from pabench.problem.checks import INT32_MAX, whole_number
 from pabench.problem.identity import content_id
@@ -72,7 +72,7 @@ def judge_operation(trial: Trial, history: Sequence[Operation]) -> Outcome:
         else:
             violation = trial.free(given) if name == "free" else trial.drain()
     except Exception as error:
-        outcome = crashed(error)
+        outcome = raised(error)
         return replace(outcome, text=f"operation {len(history)} ({name}): {outcome.text}")
     return failed(f"operation {len(history)} ({name}): {violation}") if violation else PASSED
 

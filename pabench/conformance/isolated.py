@@ -164,7 +164,8 @@ class IsolatedSuite:
             flight.cases += 1
         elif event == "result":
             failing = message["failing"]
-            recorder.record(CheckResult(**message["result"]), None if failing is None else case_of(failing))
+            result = CheckResult(**{**message["result"], "findings": tuple(message["result"]["findings"])})
+            recorder.record(result, None if failing is None else case_of(failing))
             flight.over = True
 
     def _crash(self, flight: Flight, ending: Ending, recorder: Recorder) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pabench.backends.registry import load_backend
 from pabench.conformance.case_files import AnyCase
 from pabench.conformance.examiner import Effort, Examiner
-from pabench.conformance.outcome import crashed
+from pabench.conformance.outcome import raised
 from pabench.conformance.results import CheckResult
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
@@ -111,7 +111,7 @@ class ConformancePlugin(SubjectsPlugin):
         report: Any = yield
         examiner = self._current
         # without a verdict something broke around the check: the exception says what
-        report.verdict = call.excinfo and crashed(call.excinfo.value)
+        report.verdict = call.excinfo and raised(call.excinfo.value)
         if examiner and report.failed and examiner.notebook.outcome:
             report.verdict = examiner.notebook.outcome
             report.longrepr = f"{item.name}: {report.verdict.text}"
@@ -163,6 +163,7 @@ class ConformancePlugin(SubjectsPlugin):
             reason=reason,
             failure=None,
             duration_s=round(report.duration, 3),
+            findings=report.verdict.findings if report.failed else (),
         )
         self.on_result(result, failing)
 

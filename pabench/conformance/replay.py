@@ -21,13 +21,14 @@ class ReplayRequest:
         folder: the case directory.
         subject: another subject than the saved one, or None.
         device: another device than the saved one, or None.
-        kernels, poll_seconds: see ``open_device``.
+        kernels, checked, poll_seconds: see ``open_device``.
     """
 
     folder: str
     subject: str | None = None
     device: str | None = None
     kernels: str | None = None
+    checked: bool = False
     poll_seconds: int | None = None
 
 
@@ -60,7 +61,11 @@ def replay_here(
 
     saved = load_case(Path(request.folder))
     wanted = DeviceRequest(
-        name=request.device or saved.device, kernels=request.kernels, poll_seconds=request.poll_seconds
+        # the saved device is what the case ran on, not a wish
+        name=request.device or ("emulated" if request.checked else saved.device),
+        kernels=request.kernels,
+        checked=request.checked,
+        poll_seconds=request.poll_seconds,
     )
     device = wanted.open()
     facts = {"check": saved.check, "subject": request.subject or saved.subject, "device": device.name}

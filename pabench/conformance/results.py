@@ -41,6 +41,7 @@ class CheckResult:
             number was compared.
         status: one of ``STATUSES``; ``not-run`` is a check that an interrupt cut short.
         reason: why it is not passed.
+        findings: of a checked device, as plain data; see ``device/findings.py``.
     """
 
     check: str
@@ -54,6 +55,7 @@ class CheckResult:
     reason: str | None
     failure: Failure | None
     duration_s: float
+    findings: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def not_run(

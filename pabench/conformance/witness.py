@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pabench.conformance.case_files import AnyCase
-from pabench.conformance.outcome import Outcome, crashed
+from pabench.conformance.outcome import Outcome, raised
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 
@@ -40,7 +40,7 @@ class Witness:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and not self.isolated:
                 raise
-            return crashed(error)
+            return raised(error)
 
     def judged(self, outcome: Outcome, device: Device) -> Outcome:
         """Hear an outcome; return it, or what is worse."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pabench.report.findings import FindingRow, finding_rows
 from pabench.report.source import Line, Source
 from pabench.report.words import DASH, digits, number, plural, whole
 
@@ -53,6 +54,7 @@ class Failure:
     case_id: str
     path: str
     replay: str
+    findings: tuple[FindingRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +151,7 @@ def _check_failure(line: Line) -> Failure:
         case_id=failure.get("case_id") or DASH,
         path=failure.get("path") or "",
         replay=failure.get("replay") or "",
+        findings=finding_rows(data.get("findings")),
     )
 
 

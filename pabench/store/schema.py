@@ -50,6 +50,7 @@ COUNT: Rule = ("a whole number >= 0", _whole())
 POSITIVE: Rule = ("a whole number >= 1", _whole(1))
 CODE: Rule = ("a whole number", _whole(None))
 NUMBER: Rule = ("a number", _number)
+LIST: Rule = ("a list", lambda v: isinstance(v, list))
 OBJECT: Rule = ("an object", lambda v: isinstance(v, dict))
 SAMPLES: Rule = ("a list of numbers", lambda v: isinstance(v, list) and all(map(_is_number, v)))
 WORDS: Rule = (
@@ -121,6 +122,7 @@ CHECK_OPTIONAL: dict[str, Rule] = {
     "max_ratio": NUMBER,
     "duration_s": NUMBER,
     "failure": OBJECT,
+    "findings": LIST,
 }
 CHECK_FAILURE: dict[str, Rule] = dict.fromkeys(("case_id", "text", "path", "replay"), TEXT)
 
