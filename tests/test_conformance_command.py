@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,10 +128,7 @@ def test_conformance_refuses_an_absent_gpu(tmp_path: Path, capfd: pytest.Capture
 
 def test_conformance_of_kernels_that_do_not_compile_ends_soon(tmp_path: Path) -> None:
     kernels = tmp_path / "kernels"
-    (kernels / "pab").mkdir(parents=True)
-    (kernels / "emulation").mkdir()
-    for file in (ROOT / "kernels_cuda").rglob("*.*"):
-        (kernels / file.relative_to(ROOT / "kernels_cuda")).write_bytes(file.read_bytes())
+    shutil.copytree(ROOT / "kernels_cuda", kernels)
     (kernels / "paged_decode_simple.cu").write_text(
         'extern "C" __global__ void paged_decode_simple(int* x) { oops; }\n', encoding="utf-8"
     )
