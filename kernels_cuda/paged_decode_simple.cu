@@ -2,7 +2,8 @@
 //
 //   paged_decode_simple   grid  ceil(num_seqs * num_qo_heads * num_splits / PAB_WARPS), 1, 1
 //                         block 32 * PAB_WARPS threads
-//                         shared, per warp: PAB_HEAD_DIM floats (query), 32 floats (weights), 32 i64 (value rows)
+//                         shared, per warp: PAB_HEAD_DIM floats (query), 32 floats (weights), 32 i64 (value rows),
+//                         rounded up to 16 bytes
 //   paged_decode_merge    grid  ceil(num_seqs * num_qo_heads / PAB_WARPS), block as above, no shared memory
 //
 // Layout   q, out (num_seqs, num_qo_heads, head_dim); lse (num_seqs, num_qo_heads) float, natural log;
@@ -25,6 +26,7 @@ constexpr int kHeadDim = PAB_HEAD_DIM;
 constexpr int kVec = PAB_VEC;
 constexpr int kWarps = PAB_WARPS;
 constexpr int kTile = 32;
+constexpr int kQueryVec = kVec < 4 ? kVec : 4;  // floats of one read of the query
 static_assert(kHeadDim % kVec == 0, "a load must not cross the end of a row");
 
 // Elements of one value load: as wide as allowed while every lane has work.
@@ -39,7 +41,7 @@ constexpr int kPacksPerLane = (kValuePacks + 31) / 32;
 
 constexpr float kLn2 = 0.693147180559945309f;
 
-struct WarpMemory {
+struct alignas(16) WarpMemory {
   float query[kHeadDim + (kHeadDim & 1)];
   float weight[kTile];
   i64 value_row[kTile];
@@ -48,18 +50,14 @@ struct WarpMemory {
 // Adds kVec products of `query` and `key` to the running sums; `pack` numbers the load.
 PAB_FN void add_products(float (&sum)[4], const float* query, const Stored* key, int pack) {
   const Pack<Stored, kVec> loaded = load_pack<kVec>(key);
-  constexpr int kWide = kVec < 4 ? kVec : 4;
-  float wanted[kVec];
 #pragma unroll
-  for (int i = 0; i < kVec; i += kWide) {
-    const Pack<float, kWide> part = load_pack<kWide>(query + i);
+  for (int part = 0; part < kVec; part += kQueryVec) {
+    const Pack<float, kQueryVec> with = load_pack<kQueryVec>(query + part);
 #pragma unroll
-    for (int j = 0; j < kWide; ++j) wanted[i + j] = part.at[j];
-  }
-#pragma unroll
-  for (int i = 0; i < kVec; ++i) {
-    float& into = sum[(kVec >= 4 ? i : pack) % 4];
-    into = fmadd(wanted[i], to_float(loaded.at[i]), into);
+    for (int i = 0; i < kQueryVec; ++i) {
+      float& into = sum[(kVec >= 4 ? i : pack) % 4];
+      into = fmadd(with.at[i], to_float(loaded.at[part + i]), into);
+    }
   }
 }
 

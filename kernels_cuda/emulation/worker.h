@@ -71,8 +71,8 @@ struct Launch {
   u32 poll_seconds;
   std::vector<u64> order;  // block numbers in the order they are started
   std::atomic<u64> next{0};
-  // Not checked: OS threads that have a block which gets on, and when their number changed last: once it is 0 for long, what is
-  // polled for never comes
+  // Not checked: OS threads that have a block which gets on, and when their number changed last.  Once it is 0 for
+  // long, what is polled for never comes.
   std::atomic<u32> busy{0};
   std::atomic<std::chrono::steady_clock::rep> changed{0};
   std::atomic<bool> failed{false};  // every block ends as soon as it can
