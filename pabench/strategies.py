@@ -20,7 +20,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pabench.problem.append import AppendCase
-from pabench.problem.batch import Batch
+from pabench.problem.batch import SPECULATIVE_TOKENS, Batch
 from pabench.problem.case import POISONS, Case
 from pabench.problem.dtypes import DTYPES, E4M3
 from pabench.problem.families import FAMILIES
@@ -152,6 +152,15 @@ def prefill_batches(
     if max(q_lens) < 2:
         q_lens[0] = 2
     return Batch(kv_lens=tuple(kv_lens), q_lens=tuple(q_lens))
+
+
+@st.composite
+def speculative_batches(draw: st.DrawFn, page_size: int, *, max_seqs: int = 4, max_len: int = 200) -> Batch:
+    """Ragged batches of 0 to 8 query tokens a sequence; some have fewer keys than query tokens."""
+    lengths = st.one_of(kv_lengths(page_size, max_len=max_len), st.integers(0, SPECULATIVE_TOKENS))
+    pairs = st.lists(st.tuples(lengths, st.integers(0, SPECULATIVE_TOKENS)), min_size=1, max_size=max_seqs)
+    chosen = draw(pairs.filter(lambda found: any(queries for _, queries in found)))
+    return Batch(kv_lens=tuple(kv for kv, _ in chosen), q_lens=tuple(queries for _, queries in chosen))
 
 
 @st.composite

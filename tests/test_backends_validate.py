@@ -137,10 +137,13 @@ def test_backends_validate_takes_garbage_where_it_may_be() -> None:
 
 
 def test_backends_validate_says_what_it_cannot() -> None:
-    prefill = build_tensors(Case(problem=PROBLEM, batch=Batch(kv_lens=(9,), q_lens=(2,))))
+    prefill = build_tensors(Case(problem=PROBLEM, batch=Batch(kv_lens=(9,), q_lens=(9,))))
     narrow = Capabilities(dtypes=frozenset({"float32"}), features=frozenset({"window"}))
     with pytest.raises(Unsupported, match=r"^mine: no prefill$"):
         check_attention("mine", narrow, prefill)
+    drafts = build_tensors(Case(problem=PROBLEM, batch=Batch(kv_lens=(9, 3), q_lens=(8, 1))))
+    with pytest.raises(Unsupported, match=r"^mine: no speculative$"):
+        check_attention("mine", narrow, drafts)
     featured = replace(PROBLEM, causal=False, window=3, soft_cap=30.0, sinks=(0.0,) * 4)
     with pytest.raises(Unsupported, match=r"^mine: no soft-cap, no sinks$"):
         check_attention("mine", narrow, build_tensors(Case(problem=featured, batch=Batch(kv_lens=(9,)))))

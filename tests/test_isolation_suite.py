@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from pabench.allocators.base import PoolShape
-from pabench.conformance.allocator_checks import HistoryCase
+from pabench.conformance.allocator_checks import HistoryCase, Operation
 from pabench.conformance.case_files import AnyCase
 from pabench.conformance.isolated import IsolatedSuite
 from pabench.conformance.judge import ALONE, smallest
@@ -140,19 +140,26 @@ def test_isolation_smallest_case_is_found_property(case: Case) -> None:
     assert (found.batch.kv_lens, found.problem.num_qo_heads, ending) == ((3,), 1, CRASH)
 
 
-def test_isolation_smallest_history_keeps_the_operation_that_crashed() -> None:
+@pytest.mark.parametrize("needed", [(), (("extend", {1: 2}),)])
+def test_isolation_smallest_history_keeps_the_operation_that_crashed(needed: tuple[Operation, ...]) -> None:
     shape = PoolShape(num_pages=4, page_size=2, max_seqs=3, max_pages_per_seq=2)
-    operations = (("extend", {0: 1}), ("extend", {1: 2}), ("free", [0]), ("extend", {2: 1}), ("free", [1]))
+    operations: tuple[Operation, ...] = (
+        ("extend", {0: 1}),
+        ("extend", {1: 2}),
+        ("free", [0]),
+        ("extend", {2: 1}),
+        ("free", [1]),
+    )
     history = HistoryCase(shape=shape, operations=operations)
 
     def judge(candidate: AnyCase, deadline_s: float) -> Ending | None:
         assert isinstance(candidate, HistoryCase)
         kept = candidate.operations
-        return CRASH if kept[-1] == ("free", [1]) and ("extend", {1: 2}) in kept else None
+        return CRASH if kept[-1] == ("free", [1]) and all(one in kept for one in needed) else None
 
     found, _ = smallest(history, CRASH, judge, 60.0)
     assert isinstance(found, HistoryCase)
-    assert found.operations == (("extend", {1: 2}), ("free", [1]))
+    assert found.operations == (*needed, ("free", [1]))
 
 
 @pytest.mark.parametrize(

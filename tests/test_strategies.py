@@ -28,6 +28,7 @@ from pabench.strategies import (
     high_page_cases,
     long_batches,
     prefill_batches,
+    speculative_batches,
 )
 
 T = TypeVar("T")
@@ -190,3 +191,12 @@ def test_strategies_prefill_batches_reach_their_edges() -> None:
         }
     )
     assert min(found.values()) >= 5, found
+
+
+def test_strategies_speculative_batches_are_ragged_and_short() -> None:
+    batches = drawn(speculative_batches(16), 200)
+    assert all(batch.is_speculative and batch.num_query_tokens for batch in batches)
+    pairs = [pair for batch in batches for pair in zip(batch.kv_lens, batch.query_lens, strict=True)]
+    assert {queries for _, queries in pairs} == set(range(9))
+    assert sum(0 < kv < queries for kv, queries in pairs) >= 5
+    assert sum(kv > 64 and queries > 1 for kv, queries in pairs) >= 20

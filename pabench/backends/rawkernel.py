@@ -32,7 +32,7 @@ class RawKernelBackend:
     capabilities = Capabilities(
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),
-        operations=frozenset({"decode", "prefill", "append"}),
+        operations=frozenset({"decode", "speculative", "prefill", "append"}),
         max_head_dim=256,
         features=frozenset(FEATURES),
     )

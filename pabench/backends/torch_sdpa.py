@@ -75,7 +75,7 @@ class TorchSdpaBackend:
     name = "torch-sdpa"
     capabilities = Capabilities(
         dtypes=frozenset(_TORCH_DTYPES),
-        operations=frozenset({"decode", "prefill", "append"}),
+        operations=frozenset({"decode", "speculative", "prefill", "append"}),
         features=frozenset(FEATURES),
     )
     # The fused kernels of PyTorch round the softmax weights to the storage type before the second product

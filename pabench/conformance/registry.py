@@ -27,8 +27,8 @@ class Check:
 
     Attributes:
         id: name in reports and on the command line.
-        operation: what the backend must offer: ``decode``, ``prefill`` or ``append``; ``append`` checks take
-            an ``AppendCase``, the others a ``Case``.
+        operation: what the backend must offer: ``decode``, ``speculative``, ``prefill`` or ``append``;
+            ``append`` checks take an ``AppendCase``, the others a ``Case``.
         run: the property itself.
     """
 
@@ -54,6 +54,7 @@ CHECKS = {
         Check(id="empty", operation="decode", run=attention.check_empty),
         Check(id="repeat", operation="decode", run=attention.check_repeat),
         Check(id="reject", operation="decode", run=attention.check_reject),
+        Check(id="speculative", operation="speculative", run=attention.check_speculative),
         Check(id="append", operation="append", run=check_append),
     )
 }
