@@ -15,7 +15,12 @@ ALLOCATORS = {
 
 
 def make_allocator(name: str, device: Device, shape: PoolShape) -> PageAllocator:
-    """Return an empty allocator; raises ``UnknownName``."""
+    """Return an empty allocator.
+
+    Raises:
+        UnknownName: no such allocator.
+        Unsupported: it lacks what the shape asks for.
+    """
     if name == "scan":
         return ScanAllocator(device, shape)
     if name == "model":
