@@ -53,6 +53,7 @@ MATRIX: dict[str, Entry] = {
     "reject": Entry(test=decode.test_corrupt_problems_are_refused),
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
     "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants, allocator=True),
+    "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel, allocator=True),
 }
 """Check id to the test that examines it."""
 

@@ -32,7 +32,7 @@ WIDE = {"head-dim-tail-dropped-in-output", "append-head-dim-tail-dropped"}
 PLACES = {
     "attention": r"sequence \d+, query head \d+(, dim \d+)?|sequence \d+ is empty",
     "append": r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
-    "allocator-invariants": r"operation \d+ \((extend|free|drain)\): ",
+    "allocator-invariants": r"operation \d+ \([a-z_]+\): ",
 }
 
 
@@ -53,7 +53,7 @@ def test_kill_matrix_names_every_test_of_the_suite() -> None:
 def test_kill_matrix_passes_right_kernels(check: str) -> None:
     notebook = examine(check, KERNELS, max_head_dim=80)
     assert notebook.outcome is None
-    assert notebook.cases >= 30
+    assert notebook.cases >= (10 if check == "allocator-decode" else 30)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)

@@ -303,7 +303,7 @@ class PageAllocator(ABC):
         Raises:
             InvalidCase: as ``append_batch`` says; ``lengths`` are those of ``lengths()``.
         """
-        indices = list(sequences)
+        indices: list[Any] = sequences.tolist() if isinstance(sequences, np.ndarray) else list(sequences)
         given: Any = tokens.tolist() if isinstance(tokens, np.ndarray) else tokens
         counts = list(given) if isinstance(given, Sequence) else [given] * len(indices)
         if len(counts) != len(indices):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,12 +28,11 @@ class ModelAllocator(PageAllocator):
     """Free pages in a queue, oldest first; requests served in their order."""
 
     name = "model"
+    capabilities = Capabilities(operations=frozenset(OPERATIONS), watermark=True)
 
     def __init__(self, shape: PoolShape, *, batch_mode: str = "all") -> None:
         one_of("batch_mode", batch_mode, ("all", "prefix"))
-        self.capabilities = Capabilities(
-            operations=frozenset(OPERATIONS), batch_mode=batch_mode, watermark=True
-        )
+        self.capabilities = replace(self.capabilities, batch_mode=batch_mode)
         super().__init__(shape)
         self._start()
 

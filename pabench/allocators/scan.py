@@ -95,9 +95,11 @@ class ScanAllocator(PageAllocator):
 
     def _grow(self, sequences: Sequence[int], tokens: Sequence[int]) -> Granted:
         """One launch; the kernel starts a sequence that is not live."""
-        wanted, free_slots = sum(tokens), self.shape.num_pages * self.shape.page_size
-        if wanted > free_slots:  # before a flood makes room for its slots
-            raise OutOfPages(wanted, free_slots, unit="slots")
+        wanted, page_size = sum(tokens), self.shape.page_size
+        if wanted > self.shape.num_pages * page_size:  # before a flood makes room for its slots
+            old = np.maximum(self.lengths()[sequences], 0)
+            needed = -(-(old + tokens) // page_size) - -(-old // page_size)
+            raise OutOfPages(int(needed.sum()), self.free_pages)
         request = np.full(self.shape.max_seqs, -1, np.int32)
         request[sequences] = tokens
         slots = self._device.empty((max(1, wanted),), np.dtype(np.int64))

@@ -17,8 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
 
 from pabench.allocators.base import PageAllocator, PoolShape
-from pabench.allocators.registry import make_allocator
+from pabench.allocators.capabilities import Capabilities as AllocatorCapabilities
+from pabench.allocators.registry import allocator_entry, make_allocator
 from pabench.backends.base import Backend
+from pabench.conformance.allocator_checks import about_allocator_check
 from pabench.conformance.failures import AnyCase
 from pabench.conformance.outcome import Outcome, crashed
 from pabench.conformance.process import raise_if_interrupted
@@ -133,17 +135,29 @@ class Examiner:
         if self.notebook.cases == 0:
             pytest.skip(f"{self.subject} supports none of the cases of {self.notebook.check}")
 
-    def examine_machine(self, check: str, about: str, machine: type[RuleBasedStateMachine]) -> None:
-        """Run a state machine that calls ``note`` with each finished history."""
-        self._begin(check, about)
-        chosen = settings(
-            self._settings(self.effort.machine_runs), stateful_step_count=self.effort.machine_steps
-        )
+    def examine_machine(
+        self, check: str, machine: type[RuleBasedStateMachine], *, share: float = 1.0
+    ) -> None:
+        """Run a state machine that calls ``note`` with each finished history.
+
+        Args:
+            check: of ``ALLOCATOR_CHECKS``.
+            machine: of Hypothesis.
+            share: part of the effort's runs.
+        """
+        self._begin(check, about_allocator_check(check))
+        runs = max(1, round(self.effort.machine_runs * share))
+        chosen = settings(self._settings(runs), stateful_step_count=self.effort.machine_steps)
         self._until_failure(lambda: run_state_machine_as_test(seed(self.seed)(machine), settings=chosen))
 
     def new_allocator(self, shape: PoolShape) -> PageAllocator:
         """Return an empty allocator of the kind under examination."""
         return make_allocator(self.subject, self.device, shape)
+
+    @property
+    def allocator_capabilities(self) -> AllocatorCapabilities:
+        """What the allocator under examination declares."""
+        return allocator_entry(self.subject).capabilities
 
     def supports(self, case: Case) -> bool:
         """Whether the backend declares that it can run ``case``."""

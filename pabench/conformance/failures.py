@@ -18,9 +18,9 @@ import numpy as np
 
 from pabench.allocators.registry import make_allocator
 from pabench.backends.registry import is_place, load_backend
-from pabench.conformance.allocator_checks import HistoryCase, check_history, history_from_dict
+from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, HistoryCase, history_from_dict
 from pabench.conformance.outcome import Outcome, crashed
-from pabench.conformance.registry import ALLOCATOR_CHECK, check_by_id
+from pabench.conformance.registry import check_by_id
 from pabench.device.base import Device
 from pabench.errors import InvalidCase, Unsupported, UsageError
 from pabench.problem.append import AppendCase, append_case_from_dict, build_append
@@ -125,7 +125,7 @@ def rerun(saved: SavedCase, device: Device, *, subject: str | None = None) -> Ou
     name, case = subject or saved.subject, saved.case
     if isinstance(case, HistoryCase):
         allocator = make_allocator(name, device, case.shape)
-        return check_history(case, allocator)
+        return ALLOCATOR_CHECKS[_check_id(saved.check)](case, allocator, device)
     if subject is None and is_place(name):
         hint = f"add --backend {shlex.quote(name)} if you trust that code"
         raise UsageError(
@@ -151,7 +151,7 @@ def case_bytes(case: AnyCase) -> int:
         entries = case.shape.max_seqs * case.shape.max_pages_per_seq
         longest = case.shape.max_pages_per_seq * case.shape.page_size
         slots = case.shape.num_pages * case.shape.page_size
-        return 1000 * (entries + slots + longest + case.shape.max_seqs**2)
+        return 1000 * (entries + slots + longest + case.shape.swap_pages + case.shape.max_seqs**2)
     problem = case.problem
     if isinstance(case, AppendCase):
         return 3 * case.num_pages * problem.page_size * problem.token_bytes
@@ -168,7 +168,7 @@ def _check_id(check: str) -> str:
 
 
 def _kind_of_check(check: str) -> str:
-    if check == ALLOCATOR_CHECK:
+    if _check_id(check) in ALLOCATOR_CHECKS:
         return "history"
     return "append" if check_by_id(_check_id(check)).operation == "append" else "attention"
 
