@@ -221,11 +221,10 @@ class HostAllocator(HostState):
             raise InvalidCase("hit", hit.pages, "must be cached still; look it up again")
         tokens = len(hit.pages) * self.shape.page_size
         self.check_length(sequence, tokens)
-        unused = [page for page in hit.pages if page in self._cache.unused]
-        self._admit(len(unused))
-        for page in unused:
-            del self._cache.unused[page]
-        used = np.array([page for page in hit.pages if page not in unused], np.int64)
+        used = np.array([page for page in hit.pages if page not in self._cache.unused], np.int64)
+        self._admit(len(hit.pages) - used.size)
+        for page in hit.pages:
+            self._cache.unused.pop(page, None)
         self._shares[used] += 1
         self._shared += used.size
         self._table[sequence, : len(hit.pages)] = hit.pages

@@ -18,7 +18,7 @@ from hypothesis.strategies import SearchStrategy
 
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.capabilities import Capabilities as AllocatorCapabilities
-from pabench.allocators.registry import allocator_entry, make_allocator
+from pabench.allocators.registry import AllocatorEntry
 from pabench.backends.base import Backend
 from pabench.conformance.allocator_checks import about_allocator_check
 from pabench.conformance.failures import AnyCase
@@ -55,8 +55,8 @@ class Effort:
 
 
 PROFILES = {
-    "quick": Effort(examples=60, machine_runs=40, machine_steps=20),
-    "default": Effort(examples=400, machine_runs=200, machine_steps=40),
+    "quick": Effort(examples=60, machine_runs=100, machine_steps=25),
+    "default": Effort(examples=400, machine_runs=400, machine_steps=40),
     "deep": Effort(examples=5000, machine_runs=5000, machine_steps=100),
 }
 
@@ -95,6 +95,7 @@ class Examiner:
     effort: Effort
     seed: int
     backend: Backend | None = None
+    allocator: AllocatorEntry | None = None
     notebook: Notebook = field(default_factory=Notebook)
 
     def examine(
@@ -152,12 +153,17 @@ class Examiner:
 
     def new_allocator(self, shape: PoolShape) -> PageAllocator:
         """Return an empty allocator of the kind under examination."""
-        return make_allocator(self.subject, self.device, shape)
+        return self._allocator().make(self.device, shape)
 
     @property
     def allocator_capabilities(self) -> AllocatorCapabilities:
         """What the allocator under examination declares."""
-        return allocator_entry(self.subject).capabilities
+        return self._allocator().capabilities
+
+    def _allocator(self) -> AllocatorEntry:
+        if self.allocator is None:
+            raise TypeError("this needs an allocator; a backend is examined by examine")
+        return self.allocator
 
     def supports(self, case: Case) -> bool:
         """Whether the backend declares that it can run ``case``."""
