@@ -182,7 +182,9 @@ class HostAllocator(HostState):
 
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``."""
-        named = index_vector(sequences, self.shape.max_seqs).tolist()
+        named = [self.check_index(sequence) for sequence in sequences]
+        if len(set(named)) != len(named):
+            raise InvalidCase("sequences", named, "must each be freed once")
         for sequence in named:
             if self._lengths[sequence] < 0 and sequence not in self._swapped:
                 raise InvalidCase("sequence", sequence, "must be live to be freed")

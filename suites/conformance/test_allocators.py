@@ -163,6 +163,8 @@ class AllocatorMachine(RuleBasedStateMachine):
                 continue
             if sequence not in self.trial.contents.live:
                 self.new(sequence, 0)
+            if sequence not in self.trial.contents.live:
+                continue  # who reserves may have no room for it
             held = len(self.trial.contents.live[sequence].serials)
             # from a page's end on, so that tokens asked for and pages needed agree
             slack = -held % shape.page_size
