@@ -152,7 +152,7 @@ class Examiner:
             machine: of Hypothesis.
             share: part of the effort's runs.
         """
-        self._begin(check, about_allocator_check(check))
+        self._begin(check, about_allocator_check(check, self.allocator_capabilities))
         runs = max(1, round(self.effort.machine_runs * share))
         chosen = settings(self._settings(runs), stateful_step_count=self.effort.machine_steps)
         self._until_failure(lambda: run_state_machine_as_test(seed(self.seed)(machine), settings=chosen))

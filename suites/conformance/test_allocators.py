@@ -14,7 +14,7 @@ from pabench.allocators.base import PoolShape
 from pabench.allocators.capabilities import OPERATIONS, Capabilities
 from pabench.allocators.operations import Operation
 from pabench.allocators.trial import Trial
-from pabench.conformance.allocator_checks import HistoryCase, judge_operation
+from pabench.conformance.allocator_checks import HistoryCase, check_repeats, judge_operation
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.outcome import Outcome
 from pabench.conformance.table_decode import decode_through_tables
@@ -332,8 +332,11 @@ class AllocatorMachine(RuleBasedStateMachine):
         if self.decodes:
             run = partial(decode_through_tables, self.trial, self.examiner.device)
             self.close(self.examiner.witness.judge(self.case(), run))
-        else:
-            self.close(self.judge("drain", {}))
+            return
+        outcome = self.judge("drain", {})
+        if outcome.passed:
+            outcome = check_repeats(self.case(), self.trial.subject, self.examiner.new_allocator)
+        self.close(outcome)
 
     def judge(self, name: str, given: dict[str, Any]) -> Outcome:
         self.history.append((name, given))
