@@ -2,7 +2,8 @@
 //
 //   paged_decode_simple   grid  ceil(num_seqs * num_qo_heads * num_splits / PAB_WARPS), 1, 1
 //                         block 32 * PAB_WARPS threads
-//                         shared, per warp: PAB_HEAD_DIM floats (query), 32 floats (weights), 32 i64 (value rows)
+//                         shared, per warp: PAB_HEAD_DIM floats (query), 32 floats (weights), 32 i64 (value rows),
+//                         rounded up to 16 bytes
 //   paged_decode_merge    grid  ceil(num_seqs * num_qo_heads / PAB_WARPS), block as above, no shared memory
 //
 // Layout   q, out (num_seqs, num_qo_heads, head_dim); lse (num_seqs, num_qo_heads) float, natural log;
@@ -25,6 +26,7 @@ constexpr int kHeadDim = PAB_HEAD_DIM;
 constexpr int kVec = PAB_VEC;
 constexpr int kWarps = PAB_WARPS;
 constexpr int kTile = 32;
+constexpr int kQueryVec = kVec < 4 ? kVec : 4;  // floats of one read of the query
 static_assert(kHeadDim % kVec == 0, "a load must not cross the end of a row");
 
 // Elements of one value load: as wide as allowed while every lane has work.
@@ -39,7 +41,7 @@ constexpr int kPacksPerLane = (kValuePacks + 31) / 32;
 
 constexpr float kLn2 = 0.693147180559945309f;
 
-struct WarpMemory {
+struct alignas(16) WarpMemory {
   float query[kHeadDim + (kHeadDim & 1)];
   float weight[kTile];
   i64 value_row[kTile];
@@ -49,9 +51,13 @@ struct WarpMemory {
 PAB_FN void add_products(float (&sum)[4], const float* query, const Stored* key, int pack) {
   const Pack<Stored, kVec> loaded = load_pack<kVec>(key);
 #pragma unroll
-  for (int i = 0; i < kVec; ++i) {
-    float& into = sum[(kVec >= 4 ? i : pack) % 4];
-    into = fmadd(query[i], to_float(loaded.at[i]), into);
+  for (int part = 0; part < kVec; part += kQueryVec) {
+    const Pack<float, kQueryVec> with = load_pack<kQueryVec>(query + part);
+#pragma unroll
+    for (int i = 0; i < kQueryVec; ++i) {
+      float& into = sum[(kVec >= 4 ? i : pack) % 4];
+      into = fmadd(with.at[i], to_float(loaded.at[part + i]), into);
+    }
   }
 }
 
@@ -109,6 +115,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   const i64 split_end = begin + static_cast<i64>(split_tiles) * kTile;
   const int end = static_cast<int>(split_end < kv_len ? split_end : kv_len);
 
+  PAB_REGION("query");
   for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) memory.query[d] = to_float(q[row * kHeadDim + d]);
   warp_sync(kFullMask);
 
@@ -117,6 +124,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   const i32* pages = block_table + sequence * max_pages;
   for (i64 tile = begin; tile < end; tile += kTile) {
     // a lane past the end looks at the last page's row but never at its contents
+    PAB_REGION("score");
     const int token = static_cast<int>(tile) + static_cast<int>(lane);
     const bool live = token < end;
     const i64 page = pages[(live ? token : end - 1) / page_size];
@@ -133,6 +141,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     memory.value_row[lane] = slot;
     warp_sync(kFullMask);
 
+    PAB_REGION("output");
     const int count = end - static_cast<int>(tile);
 #pragma unroll
     for (int p = 0; p < kPacksPerLane; ++p) {
@@ -154,6 +163,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     }
     warp_sync(kFullMask);
   }
+  PAB_REGION("result");
   running_sum = warp_sum(running_sum);
 
   if (num_splits > 1) {

@@ -23,8 +23,8 @@ class Check:
 
     Attributes:
         id: name in reports and on the command line.
-        operation: what the backend must offer: ``decode`` or ``append``; ``decode`` checks take a ``Case``,
-            ``append`` checks an ``AppendCase``.
+        operation: what the backend must offer: ``decode``, ``speculative`` or ``append``; ``append`` checks
+            take an ``AppendCase``, the others a ``Case``.
         run: the property itself.
     """
 
@@ -49,6 +49,7 @@ CHECKS = {
         Check(id="empty", operation="decode", run=attention.check_empty),
         Check(id="repeat", operation="decode", run=attention.check_repeat),
         Check(id="reject", operation="decode", run=attention.check_reject),
+        Check(id="speculative", operation="speculative", run=attention.check_speculative),
         Check(id="append", operation="append", run=check_append),
     )
 }
