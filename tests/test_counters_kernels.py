@@ -151,7 +151,7 @@ def test_counters_kernels_of_the_tensor_core_kernel(page_size: int, dtype: str) 
     backend.run(backend.plan(build_tensors(Case(problem=problem, batch=Batch(kv_lens=kv_lens)))))
     counted = device.counters["paged_decode"]
 
-    # each key and value once for each KV head, whatever the group; a page is looked up once a token and KV head
+    # each key and value once for each KV head, whatever the group; a page once a token and KV head
     assert counted.loaded_bytes("k", "v") == decode_traffic(problem, kv_lens).kv_bytes
     assert counted.loaded_bytes("block_table") == 4 * sum(kv_lens) * problem.num_kv_heads
     # 16 tokens of a warp: head_dim / 16 steps for two halves of the keys, head_dim / 8 columns of the output
