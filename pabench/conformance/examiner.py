@@ -107,6 +107,7 @@ class Examiner:
         *,
         label: str | None = None,
         about: str | None = None,
+        needs: str | None = None,
         share: float = 1.0,
     ) -> None:
         """Draw cases and hand each to ``check``.
@@ -116,6 +117,7 @@ class Examiner:
             cases: strategy of the check's kind of case.
             label: what tells this use of the check from others, such as the family.
             about: what this use asks, when the check's own sentence says too little.
+            needs: feature without which the backend is not examined.
             share: part of the effort's examples to draw.
 
         Raises:
@@ -127,6 +129,8 @@ class Examiner:
         self._begin(check.id if label is None else f"{check.id}[{label}]", about or check.about)
         if check.operation not in backend.capabilities.operations:
             pytest.skip(f"{self.subject} offers no {check.operation}")
+        if needs is not None and needs not in self.features:
+            pytest.skip(f"{self.subject} offers no {needs}")
 
         @self._settings(max(1, round(self.effort.examples * share)))
         @seed(self.seed)
@@ -190,6 +194,11 @@ class Examiner:
             "interleaved": [False, True] if can.interleaved else [False],
             "head_dims": self.head_dims(),
         }
+
+    @property
+    def features(self) -> list[str]:
+        """What the backend declares beyond plain attention."""
+        return sorted(self.backend.capabilities.features) if self.backend else []
 
     def head_dims(self, among: Sequence[int] = HEAD_DIMS) -> list[int]:
         """Return those of ``among`` that the backend declares, or all when it declares none of them."""
