@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pabench.allocators.registry import allocator_entry
 from pabench.backends.base import Backend
 from pabench.backends.rawkernel import RawKernelBackend
 from pabench.backends.rawkernel_mma import RawKernelMmaBackend
@@ -67,13 +68,14 @@ MATRIX: dict[str, Entry] = {
     "reject": Entry(test=decode.test_corrupt_problems_are_refused),
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
     "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants),
+    "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel),
 }
 """Check id to the test that examines it, and one of our backends that offers what it needs."""
 
 PLACES = {
     "attention": r"sequence \d+(, query head \d+(, dim \d+)?| is empty|, query row \d+, sees no key)",
     "append": r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
-    "allocator-invariants": r"operation \d+ \((extend|free|drain)\): ",
+    "allocator-invariants": r"operation \d+ \([a-z_]+\): ",
 }
 """What a verdict says about where: by check, ``attention`` for the rest."""
 
@@ -132,13 +134,19 @@ def examiner_of(kernels: Path, *, seed: int = 0, shrink: bool = False, **narrow:
         effort=replace(PROFILES["quick"], shrink=shrink),
         seed=seed,
         backend=narrow_backend(device, **narrow),
+        allocator=allocator_entry("scan"),
     )
 
 
 def examine(check: str, kernels: Path, *, backend: str | None = None, **options: Any) -> Notebook:
     """Run one check of the suite and return what happened."""
+    options["backend"] = backend or MATRIX[check].backend
+    return run_check(check, examiner_of(kernels, **options))
+
+
+def run_check(check: str, examiner: Examiner) -> Notebook:
+    """Run one check of the suite on what ``examiner`` examines."""
     entry = MATRIX[check]
-    examiner = examiner_of(kernels, backend=backend or entry.backend, **options)
     try:
         entry.test(examiner, *entry.arguments)
     except CheckFailed:

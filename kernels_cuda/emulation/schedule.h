@@ -122,7 +122,10 @@ bool try_complete(Warp& warp, const u32 named, Op op) {
   observe::collective_complete(warp, mask, op);
   if (op == Op::kSync) return true;
   if (op == Op::kMatrix) {
-    run_matrix(warp.lanes, static_cast<MatrixKind>(warp.lanes[0]->source));
+    const auto kind = static_cast<MatrixKind>(warp.lanes[0]->source);
+    if (kind == MatrixKind::kMultiplyF16) observe::count_mma(warp, "m16n8k16.f16");
+    if (kind == MatrixKind::kMultiplyBf16) observe::count_mma(warp, "m16n8k16.bf16");
+    run_matrix(warp.lanes, kind);
     return true;
   }
   for (u32 rest = mask; rest; rest &= rest - 1) {

@@ -8,17 +8,13 @@ from typing import Any
 
 from pabench.backends.base import Backend
 from pabench.conformance import attention_checks as attention
+from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS
 from pabench.conformance.append_checks import check_append
 from pabench.conformance.outcome import Outcome
 from pabench.device.base import Device
 from pabench.errors import UnknownName
 
 BackendCheck = Callable[[Any, Backend, Device], Outcome]
-
-ALLOCATOR_CHECK = "allocator-invariants"
-ALLOCATOR_ABOUT = (
-    "Pages are neither lost, doubled nor swapped by any history of extend and free; refusals change nothing."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,5 +59,5 @@ CHECKS = {
 def check_by_id(name: str) -> Check:
     """Return a backend check; raises ``UnknownName``."""
     if name not in CHECKS:
-        raise UnknownName("check", name, [*CHECKS, ALLOCATOR_CHECK])
+        raise UnknownName("check", name, [*CHECKS, *ALLOCATOR_CHECKS])
     return CHECKS[name]

@@ -78,7 +78,8 @@ def test_allocator_step(benchmark: Any, per_unit: Note, device: EmulatedDevice) 
     """256 live sequences, each of which gets one token."""
     shape = PoolShape(num_pages=2**16, page_size=16, max_seqs=256, max_pages_per_seq=256)
     allocator = ScanAllocator(device, shape)
-    step = dict.fromkeys(range(256), 1)
-    allocator.extend(step)
-    benchmark.pedantic(allocator.extend, args=(step,), rounds=20, warmup_rounds=2)
+    for sequence in range(256):
+        allocator.alloc(sequence, 1)
+    step = (np.arange(256), 1)
+    benchmark.pedantic(allocator.append_batch, args=step, rounds=20, warmup_rounds=2)
     per_unit("sequence", 256)
