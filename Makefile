@@ -3,12 +3,14 @@
 #
 #   PYTHON=python3.12 make test        another interpreter
 #   make test ARGS="-k layout -x"      arguments for pytest
+#   make test WORKERS=0                one test at a time, to see what it prints
 #   make sweep ARGS="--batch 1,8"      options for pabench sweep
 # pip takes its settings from the environment (PIP_INDEX_URL, PIP_FIND_LINKS, ...).
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= auto
 RUNS ?= runs/ci-$(shell date -u +%Y%m%d-%H%M%S)
 # one value for the whole of make, whatever the clock does
 RUNS := $(RUNS)
@@ -27,7 +29,7 @@ sweep: $(VENV)/.ready ## Set up, then sweep page sizes 8, 16 and 32 on the emula
 	$(PABENCH) sweep --page-sizes 8,16,32 --device emulated $(ARGS)
 
 test: lint ## Set up, then run the linters and every test
-	$(BIN)/python -m pytest tests $(ARGS)
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.dev-ready ## Check style and types
 	$(BIN)/ruff check .
