@@ -115,6 +115,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   const i64 split_end = begin + static_cast<i64>(split_tiles) * kTile;
   const int end = static_cast<int>(split_end < kv_len ? split_end : kv_len);
 
+  PAB_REGION("query");
   for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) memory.query[d] = to_float(q[row * kHeadDim + d]);
   warp_sync(kFullMask);
 
@@ -123,6 +124,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   const i32* pages = block_table + sequence * max_pages;
   for (i64 tile = begin; tile < end; tile += kTile) {
     // a lane past the end looks at the last page's row but never at its contents
+    PAB_REGION("score");
     const int token = static_cast<int>(tile) + static_cast<int>(lane);
     const bool live = token < end;
     const i64 page = pages[(live ? token : end - 1) / page_size];
@@ -139,6 +141,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     memory.value_row[lane] = slot;
     warp_sync(kFullMask);
 
+    PAB_REGION("output");
     const int count = end - static_cast<int>(tile);
 #pragma unroll
     for (int p = 0; p < kPacksPerLane; ++p) {
@@ -160,6 +163,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     }
     warp_sync(kFullMask);
   }
+  PAB_REGION("result");
   running_sum = warp_sum(running_sum);
 
   if (num_splits > 1) {

@@ -90,9 +90,19 @@ class DeviceFault(PabenchError):
 
 
 class OutOfPages(PabenchError):
-    """The pool has fewer free pages than the request needs; the allocator's state is unchanged."""
+    """The pool has fewer pages to give than the request needs; the allocator's state is unchanged.
+
+    Attributes:
+        needed: pages (or ``unit``) that the request takes.
+        available: how many it could have had.
+    """
 
     exit_code = EXIT_FAILURE
+
+    def __init__(self, needed: int, available: int, *, unit: str = "pages") -> None:
+        super().__init__(f"{needed} {unit} needed, {available} available")
+        self.needed = needed
+        self.available = available
 
 
 def _short(value: object) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from hypothesis import strategies as st
 
 from pabench.problem.append import AppendCase
-from pabench.problem.batch import Batch
+from pabench.problem.batch import SPECULATIVE_TOKENS, Batch
 from pabench.problem.case import POISONS, Case
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.families import FAMILIES
@@ -90,6 +90,15 @@ def long_batches(draw: st.DrawFn, page_size: int, *, max_len: int = 3000) -> Bat
     longest = draw(st.one_of(st.integers(513, max_len), st.sampled_from([n for n in edges if n > 512])))
     others = draw(st.lists(st.one_of(st.just(0), kv_lengths(page_size)), max_size=2))
     return Batch(kv_lens=tuple(draw(st.permutations([longest, *others]))))
+
+
+@st.composite
+def speculative_batches(draw: st.DrawFn, page_size: int, *, max_seqs: int = 4, max_len: int = 200) -> Batch:
+    """Ragged batches of 0 to 8 query tokens a sequence; some have fewer keys than query tokens."""
+    lengths = st.one_of(kv_lengths(page_size, max_len=max_len), st.integers(0, SPECULATIVE_TOKENS))
+    pairs = st.lists(st.tuples(lengths, st.integers(0, SPECULATIVE_TOKENS)), min_size=1, max_size=max_seqs)
+    chosen = draw(pairs.filter(lambda found: any(queries for _, queries in found)))
+    return Batch(kv_lens=tuple(kv for kv, _ in chosen), q_lens=tuple(queries for _, queries in chosen))
 
 
 @st.composite

@@ -10,8 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pabench.allocators.registry import allocator_entry
+from pabench.backends.base import Backend
 from pabench.backends.rawkernel import RawKernelBackend
+from pabench.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.conformance.examiner import PROFILES, CheckFailed, Examiner, Notebook
+from pabench.conformance.mutants import Mutant, overlay
 from pabench.device.emulated import EmulatedDevice
 from pabench.problem.families import FAMILIES
 from pabench.resources import resource_dir
@@ -37,13 +41,14 @@ class Entry:
 
     test: Callable[..., None]
     arguments: tuple[str, ...] = ()
-    allocator: bool = False
+    backend: str = "rawkernel"
 
 
 MATRIX: dict[str, Entry] = {
     **{f"decode[{f}]": Entry(test=decode.test_decode_matches_oracle, arguments=(f,)) for f in FAMILIES},
     "decode[long]": Entry(test=decode.test_decode_long_sequences),
     "decode[high-page-ids]": Entry(test=decode.test_decode_high_page_ids),
+    "speculative": Entry(test=decode.test_speculative_decode, backend="rawkernel-mma"),
     "poison": Entry(test=decode.test_dead_slots_change_nothing),
     "table-tail": Entry(test=decode.test_unused_table_entries_change_nothing),
     "placement": Entry(test=decode.test_page_placement_changes_nothing),
@@ -52,9 +57,27 @@ MATRIX: dict[str, Entry] = {
     "repeat": Entry(test=decode.test_runs_repeat_bit_for_bit),
     "reject": Entry(test=decode.test_corrupt_problems_are_refused),
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
-    "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants, allocator=True),
+    "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants),
+    "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel),
 }
-"""Check id to the test that examines it."""
+"""Check id to the test that examines it, and one of our backends that offers what it needs."""
+
+PLACES = {
+    "attention": r"sequence \d+, query head \d+(, dim \d+)?|sequence \d+ is empty",
+    "append": r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
+    "allocator-invariants": r"operation \d+ \([a-z_]+\): ",
+}
+"""What a verdict says about where: by check, ``attention`` for the rest."""
+
+
+def plant(mutant: Mutant, folder: Path) -> Path:
+    """Return a copy of the kernels with the fault in it."""
+    return overlay(mutant, resource_dir("kernels_cuda"), folder / "kernels")
+
+
+def place_of(check: str) -> str:
+    """Return the pattern of a place in a verdict of ``check``."""
+    return PLACES.get(check, PLACES["attention"])
 
 
 def names_in_suite() -> set[str]:
@@ -67,13 +90,22 @@ def names_in_suite() -> set[str]:
 
 
 def narrow_backend(
-    device: EmulatedDevice, *, dtypes: Sequence[str] = ("float32",), max_head_dim: int = 16
-) -> RawKernelBackend:
-    """Our backend, declared to do little, so that few instances are compiled."""
-    backend = RawKernelBackend(device)
-    narrow = replace(backend.capabilities, dtypes=frozenset(dtypes), max_head_dim=max_head_dim)
-    object.__setattr__(backend, "capabilities", narrow)
-    return backend
+    device: EmulatedDevice,
+    *,
+    backend: str = "rawkernel",
+    dtypes: Sequence[str] | None = None,
+    max_head_dim: int = 16,
+) -> Backend:
+    """One of our backends, declared to do little, so that few instances are compiled."""
+    if backend == "rawkernel-mma":
+        made: Backend = RawKernelMmaBackend(device)
+        dtypes = dtypes or ("bfloat16",)
+    else:
+        made = RawKernelBackend(device)
+        dtypes = dtypes or ("float32",)
+    narrow = replace(made.capabilities, dtypes=frozenset(dtypes), max_head_dim=max_head_dim)
+    object.__setattr__(made, "capabilities", narrow)
+    return made
 
 
 def examiner_of(kernels: Path, *, seed: int = 0, shrink: bool = False, **narrow: Any) -> Examiner:
@@ -85,12 +117,18 @@ def examiner_of(kernels: Path, *, seed: int = 0, shrink: bool = False, **narrow:
         effort=replace(PROFILES["quick"], shrink=shrink),
         seed=seed,
         backend=narrow_backend(device, **narrow),
+        allocator=allocator_entry("scan"),
     )
 
 
-def examine(check: str, kernels: Path, **options: Any) -> Notebook:
+def examine(check: str, kernels: Path, *, backend: str | None = None, **options: Any) -> Notebook:
     """Run one check of the suite and return what happened."""
-    examiner = examiner_of(kernels, **options)
+    options["backend"] = backend or MATRIX[check].backend
+    return run_check(check, examiner_of(kernels, **options))
+
+
+def run_check(check: str, examiner: Examiner) -> Notebook:
+    """Run one check of the suite on what ``examiner`` examines."""
     entry = MATRIX[check]
     try:
         entry.test(examiner, *entry.arguments)

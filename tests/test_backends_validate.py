@@ -123,9 +123,12 @@ def test_backends_validate_takes_garbage_where_it_may_be() -> None:
 
 
 def test_backends_validate_says_what_it_cannot() -> None:
-    prefill = build_tensors(Case(problem=PROBLEM, batch=Batch(kv_lens=(9,), q_lens=(2,))))
+    prefill = build_tensors(Case(problem=PROBLEM, batch=Batch(kv_lens=(9,), q_lens=(9,))))
     with pytest.raises(Unsupported, match=r"^rawkernel: no prefill$"):
         BACKEND.plan(prefill)
+    drafts = build_tensors(Case(problem=PROBLEM, batch=Batch(kv_lens=(9, 3), q_lens=(8, 1))))
+    with pytest.raises(Unsupported, match=r"^rawkernel: no speculative$"):
+        BACKEND.plan(drafts)
     wide = replace(PROBLEM, head_dim=257)
     with pytest.raises(Unsupported, match=r"^rawkernel: head_dim 257 is above 256$"):
         BACKEND.plan(build_tensors(Case(problem=wide, batch=Batch(kv_lens=(1,)))))

@@ -45,7 +45,10 @@ def test_checked_kernels_append(dtype: str) -> None:
 def test_checked_kernels_allocate() -> None:
     shape = PoolShape(num_pages=64, page_size=8, max_seqs=70, max_pages_per_seq=16)
     allocator = ScanAllocator(CheckedDevice(), shape)
-    allocator.extend({0: 100, 69: 3, 5: 0})
-    allocator.extend({0: 1, 33: 30})
+    for sequence, tokens in ((0, 100), (69, 3), (5, 0), (33, 30)):
+        allocator.alloc(sequence, tokens)
+    allocator.append_batch([0, 5, 33], [1, 0, 20])
     allocator.free([0, 5])
-    allocator.extend(dict.fromkeys(range(40, 60), 9))
+    for sequence in range(40, 44):
+        allocator.alloc(sequence, 9)
+    allocator.append_batch(range(40, 44), 9)

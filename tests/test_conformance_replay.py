@@ -30,17 +30,19 @@ SHAPE = PoolShape(num_pages=4, page_size=2, max_seqs=3, max_pages_per_seq=2)
 HISTORY = HistoryCase(
     shape=SHAPE,
     operations=(
-        ("extend", {0: 3, 1: 1}),
-        ("free", [0]),
-        ("free", [-2, 9]),
-        ("extend", {7: -3}),
-        ("drain", None),
+        ("alloc", {"sequence": 0, "tokens": 3, "final_tokens": 4, "stream": 1, "adapter": "", "salt": "x"}),
+        ("append_batch", {"sequences": [0], "tokens": [1]}),
+        ("free", {"sequences": [0]}),
+        ("free", {"sequences": [-2, 9]}),
+        ("append", {"sequence": 7, "tokens": -3}),
+        ("drain", {}),
     ),
 )
 KINDS: dict[str, tuple[str, str, AnyCase]] = {
     "attention": ("decode[needle]", "rawkernel", ATTENTION),
     "append": ("append", "rawkernel", APPEND),
     "history": ("allocator-invariants", "scan", HISTORY),
+    "decoded history": ("allocator-decode", "host", HISTORY),
 }
 
 
@@ -112,6 +114,22 @@ def test_replay_on_a_subject_that_cannot_is_nothing_run(
     assert capsys.readouterr().err == "pabench: Good: no append\n"
 
 
+def test_replay_of_a_history_on_an_allocator_that_offers_less(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(folder, "history")
+    record = json.loads((folder / "case.json").read_text())
+    record["case"]["operations"][0] = ["fork", {"parent": 0, "child": 1, "stream": 0}]
+    (folder / "case.json").write_text(json.dumps(record), encoding="utf-8")
+    assert run(["replay", str(folder)]) == 5
+    assert capsys.readouterr().err == "pabench: scan offers no fork\n"
+    assert run(["replay", str(folder), "--backend", "host"]) == 0
+    record["case"]["shape"]["swap_pages"] = 1
+    (folder / "case.json").write_text(json.dumps(record), encoding="utf-8")
+    assert run(["replay", str(folder)]) == 5
+    assert "scan: swap_pages = 1: swaps nothing, must be 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "words"),
     [
@@ -131,7 +149,7 @@ def test_replay_on_a_subject_that_cannot_is_nothing_run(
         ("attention", {"case": None}, "must be a JSON object"),
         ("attention", {"case": {}}, "schema = None"),
         ("append", {"case": {}}, "must be a JSON object of schema 1"),
-        ("history", {"case": [1]}, "must be a JSON object of schema 1"),
+        ("history", {"case": [1]}, "must be a JSON object of schema 2"),
     ],
 )
 def test_replay_refuses_a_hostile_record(
@@ -163,7 +181,8 @@ def test_replay_refuses_a_hostile_record(
         ("append", {"interleaved": "yes"}, "interleaved"),
         ("append", {"kv_layout": ["NHD"]}, "must be one of NHD, HND"),
         ("append", {"other": 1}, "other"),
-        ("history", {"shape": {"num_pages": 2**30}}, "cannot be read"),
+        ("history", {"shape": {"num_pages": 2**30}}, "must have the fields hash_bits, max_pages_per_seq"),
+        ("history", {"shape": {**asdict(SHAPE), "swap_pages": 2**30}}, "fit in"),
         (
             "history",
             {"shape": {**asdict(SHAPE), "max_seqs": 2**31 - 1}},
@@ -174,14 +193,15 @@ def test_replay_refuses_a_hostile_record(
             {"shape": {**asdict(SHAPE), "page_size": 2**30}},
             "fit in",
         ),
-        ("history", {"shape": [4]}, "cannot be read"),
-        ("history", {"operations": [["exec", None]]}, "must be extend, free or drain"),
-        ("history", {"operations": [["extend", [["0", 3]]]]}, "must be a whole number"),
-        ("history", {"operations": [["extend", [[0, 1e3]]]]}, "must be a whole number"),
-        ("history", {"operations": [["extend", 3]]}, "cannot be read"),
-        ("history", {"operations": [["free", "abc"]]}, "must be a whole number"),
-        ("history", {"operations": [["free"]]}, "cannot be read"),
-        ("history", {"operations": 3}, "cannot be read"),
+        ("history", {"shape": [4]}, "must have the fields"),
+        ("history", {"extra": 1}, "must have schema, shape and operations"),
+        ("history", {"operations": [["exec", None]]}, "must be one of alloc, append"),
+        ("history", {"operations": [["free", {"sequences": ["0"]}]]}, "must be a whole number"),
+        ("history", {"operations": [["free", {"sequences": [1e3]}]]}, "must be a whole number"),
+        ("history", {"operations": [["free", 3]]}, "fields of free = 3: must be sequences"),
+        ("history", {"operations": [["free", {"sequences": "abc"}]]}, "must be a list of whole numbers"),
+        ("history", {"operations": [["free"]]}, "must be a name and its fields"),
+        ("history", {"operations": 3}, "must be a list"),
     ],
 )
 def test_replay_refuses_a_hostile_case(

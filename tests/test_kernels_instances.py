@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.device.base import KernelSource, Launch
-from pabench.kernels import alloc_scan
+from pabench.device.base import DeviceLimits, KernelSource, Launch
+from pabench.device.occupancy import SM_LIMITS
+from pabench.kernels import alloc_scan, decode
 from pabench.kernels.append import append_tokens
 from pabench.kernels.decode_simple import plan_decode
 from pabench.kernels.instance import HEAD_DIMS, KernelEntry
@@ -23,6 +24,7 @@ class Recorder:
     """A device that keeps what is asked of it and runs nothing."""
 
     name, description, kernels = "recorder", "", Path("kernels")
+    limits: DeviceLimits
 
     def __init__(self) -> None:
         self.sources: list[KernelSource] = []
@@ -104,6 +106,28 @@ def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: i
         page_size=16,
     )
     check(append)
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a", "sm_120"])
+@pytest.mark.parametrize("name", decode.DTYPES)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str, architecture: str) -> None:
+    recorder = Recorder()
+    recorder.limits = decode.architecture_limits(SM_LIMITS[architecture], multiprocessors=10)
+    dtype = DTYPES[name]
+    problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
+    plan = decode.plan_decode(
+        recorder,  # type: ignore[arg-type]
+        problem,
+        q=shifted((1, 4, head_dim), dtype, 0),
+        pool=KvPool(storage=shifted((2, 3, 16, 2, head_dim), dtype, 0), kv_layout="NHD", interleaved=False),
+        block_table=np.zeros((1, 3), np.int32),
+        kv_lens=np.full(1, 40, np.int32),
+        qo_indptr=np.array([0, 1], np.int32),
+    )
+    recorder.launches += plan.launches
+    check(recorder)
+    assert plan.launches[1].grid[0] == 10 * int(recorder.sources[0].defines["PAB_BLOCKS"])
 
 
 @pytest.mark.parametrize("max_seqs", [1, 32, 33, 300, 1024, 5000])

@@ -26,6 +26,7 @@ from pabench.strategies import (
     cases,
     high_page_cases,
     long_batches,
+    speculative_batches,
 )
 
 T = TypeVar("T")
@@ -144,3 +145,12 @@ def test_strategies_shrink_to_few_short_sequences(
     assert sum(smallest.batch.kv_lens) <= 33
     assert smallest.problem.num_qo_heads == 1
     assert (smallest.seed, smallest.spare_pages, smallest.interleaved) == (0, 0, False)
+
+
+def test_strategies_speculative_batches_are_ragged_and_short() -> None:
+    batches = drawn(speculative_batches(16), 200)
+    assert all(batch.is_speculative and batch.num_query_tokens for batch in batches)
+    pairs = [pair for batch in batches for pair in zip(batch.kv_lens, batch.query_lens, strict=True)]
+    assert {queries for _, queries in pairs} == set(range(9))
+    assert sum(0 < kv < queries for kv, queries in pairs) >= 5
+    assert sum(kv > 64 and queries > 1 for kv, queries in pairs) >= 20

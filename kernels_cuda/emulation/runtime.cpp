@@ -32,6 +32,7 @@ u64 collective(u32 mask, Op op, u64 value, u32 source) {
   Lane* me = current;
   Warp& warp = *me->warp;
   me->pc = __builtin_return_address(0);
+  observe::count_collective(*me, op);
   me->op = op;
   me->mask = mask;
   me->value = value;
@@ -56,6 +57,7 @@ void barrier(u32 id, u32 expected, bool wait) {
   me->pc = __builtin_return_address(0);
   if (id >= kBarriers) fault("barrier %u: there are %u barriers", id, kBarriers);
   if (expected % kWarpSize) fault("barrier %u: %u threads is not a multiple of the warp size", id, expected);
+  observe::count_barrier(*me);
   if (w.barrier_arrived[id] && w.barrier_expected[id] != expected) {
     fault("barrier %u: threads expect %u and %u arrivals", id, w.barrier_expected[id], expected);
   }
@@ -125,7 +127,11 @@ void copy_async(void* target, const void* source, bool valid) {
   me->copies[me->copy_count++] = copy;
 }
 
-void copy_commit() { ++current->copy_group; }
+void copy_commit() {
+  current->pc = __builtin_return_address(0);
+  observe::count_commit(*current);
+  ++current->copy_group;
+}
 
 void copy_wait(u32 newest_groups_left) {
   Lane* me = current;

@@ -55,6 +55,7 @@ struct Random {  // splitmix64
 #ifdef PAB_EMU_CHECKED
 struct Checked;
 struct BlockTrace;
+struct Counters;
 struct Turns;
 #endif
 
@@ -155,6 +156,9 @@ struct Worker {
   Random random{0};
 #ifdef PAB_EMU_CHECKED
   std::shared_ptr<BlockTrace> trace;  // what the checkers keep of the block
+  std::unique_ptr<u64[]> log;         // what lanes did since they met, kLogStride words a lane
+  Counters* counters = nullptr;       // of this block in the launch `counted`
+  u64 counted = 0;
 #endif
 };
 

@@ -2,22 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from pabench.allocators.base import PageAllocator, PoolShape
+from pabench.allocators.capabilities import Capabilities
+from pabench.allocators.host import HostAllocator
 from pabench.allocators.model import ModelAllocator
+from pabench.allocators.reserving import BuddyAllocator, ContiguousAllocator, OracleLengthAllocator
 from pabench.allocators.scan import ScanAllocator
 from pabench.device.base import Device
 from pabench.errors import UnknownName
 
-ALLOCATORS = {
-    "scan": "on the device: table, lengths and free ring in its memory, one launch a step",
-    "model": "the specification in plain Python: a queue of free pages, oldest first",
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocatorEntry:
+    """An allocator that can be made by name.
+
+    Attributes:
+        about: one line for lists.
+        capabilities: what it declares.
+        make: makes an empty one on a device, which those on the host do not use.
+    """
+
+    about: str
+    capabilities: Capabilities
+    make: Callable[[Device, PoolShape], PageAllocator]
+
+
+ALLOCATORS: dict[str, AllocatorEntry] = {
+    "scan": AllocatorEntry(
+        about="on the device: table, lengths and free ring in its memory, one launch a step",
+        capabilities=ScanAllocator.capabilities,
+        make=ScanAllocator,
+    ),
+    "host": AllocatorEntry(
+        about="on the host: the whole specification on numpy arrays, a decode step in one call",
+        capabilities=HostAllocator.capabilities,
+        make=lambda device, shape: HostAllocator(shape),
+    ),
+    "model": AllocatorEntry(
+        about="the specification in plain Python: a queue of free pages, oldest first",
+        capabilities=ModelAllocator.capabilities,
+        make=lambda device, shape: ModelAllocator(shape),
+    ),
+    "contiguous": AllocatorEntry(
+        about="before paging: room for the longest length, in one piece",
+        capabilities=ContiguousAllocator.capabilities,
+        make=lambda device, shape: ContiguousAllocator(shape),
+    ),
+    "buddy": AllocatorEntry(
+        about="before paging: a power of two of tokens to come, in a power of two of pages",
+        capabilities=BuddyAllocator.capabilities,
+        make=lambda device, shape: BuddyAllocator(shape),
+    ),
+    "oracle-length": AllocatorEntry(
+        about="before paging: room for the final length, which it is told, in one piece",
+        capabilities=OracleLengthAllocator.capabilities,
+        make=lambda device, shape: OracleLengthAllocator(shape),
+    ),
 }
 
 
+def allocator_entry(name: str) -> AllocatorEntry:
+    """Return an entry of ``ALLOCATORS``; raises ``UnknownName``."""
+    if name not in ALLOCATORS:
+        raise UnknownName("allocator", name, ALLOCATORS)
+    return ALLOCATORS[name]
+
+
 def make_allocator(name: str, device: Device, shape: PoolShape) -> PageAllocator:
-    """Return an empty allocator; raises ``UnknownName``."""
-    if name == "scan":
-        return ScanAllocator(device, shape)
-    if name == "model":
-        return ModelAllocator(shape)
-    raise UnknownName("allocator", name, ALLOCATORS)
+    """Return an empty allocator.
+
+    Raises:
+        UnknownName: no such allocator.
+        Unsupported: it lacks what the shape asks for.
+    """
+    return allocator_entry(name).make(device, shape)

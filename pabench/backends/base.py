@@ -25,7 +25,8 @@ class Capabilities:
     Attributes:
         dtypes: storage types it takes.
         devices: device names it runs on; empty for a backend that does not launch through a pabench device.
-        operations: subset of ``decode``, ``prefill``, ``append``.
+        operations: subset of ``decode``, ``speculative`` (up to 8 query tokens a sequence), ``prefill`` (any
+            number), ``append``.
         kv_layouts: subset of ``NHD``, ``HND``.
         interleaved: whether it takes strided views of K and V in one pool.
         lse: whether it returns the log-sum-exp.
@@ -44,9 +45,11 @@ class Capabilities:
 
     def why_not(self, case: Case) -> str | None:
         """Return why ``case`` is unsupported, or None when it is supported."""
-        problem = case.problem
-        operation = "decode" if case.batch.is_decode else "prefill"
-        if operation not in self.operations:
+        problem, batch = case.problem, case.batch
+        operation = "decode" if batch.is_decode else "speculative" if batch.is_speculative else "prefill"
+        if operation not in self.operations and not (
+            operation == "speculative" and "prefill" in self.operations
+        ):
             return f"no {operation}"
         if problem.dtype not in self.dtypes:
             return f"no dtype {problem.dtype}"

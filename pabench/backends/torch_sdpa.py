@@ -65,7 +65,8 @@ class TorchSdpaBackend:
 
     name = "torch-sdpa"
     capabilities = Capabilities(
-        dtypes=frozenset(_TORCH_DTYPES), operations=frozenset({"decode", "prefill", "append"})
+        dtypes=frozenset(_TORCH_DTYPES),
+        operations=frozenset({"decode", "speculative", "prefill", "append"}),
     )
     # The fused kernels of PyTorch round the softmax weights to the storage type before the second product
     # and sum in float32; on the CPU too.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pabench.device.registry import DeviceRequest
 
 DEFAULT_BACKEND = "rawkernel"
+DEFAULT_ALLOCATORS = ("scan", "host")
 SHOWN_FINDINGS = 5
 """Findings of a failed check that are printed; the report and ``--json`` have all."""
 PROFILE_NAMES = ("quick", "default", "deep")
@@ -37,7 +38,7 @@ PROFILE_NAMES = ("quick", "default", "deep")
     "allocators",
     multiple=True,
     metavar="NAME",
-    help="Page allocator to judge; may be repeated.  Default: scan, together with rawkernel.",
+    help="Page allocator to judge; may be repeated.  Default: scan and host, together with rawkernel.",
 )
 @click.option("--device", default="auto", metavar="NAME", help="auto, cuda or emulated.", show_default=True)
 @click.option(
@@ -202,11 +203,11 @@ def _will_exist(parent: Path, run_folder: Path) -> bool:
 def _subjects(
     backends: tuple[str, ...], allocators: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The default judges our own kernels and our own allocator; a named subject is judged alone."""
+    """The default judges our own kernels and allocators; a named subject is judged alone."""
     if not backends and not allocators:
-        return (DEFAULT_BACKEND,), ("scan",)
+        backends = (DEFAULT_BACKEND,)
     if DEFAULT_BACKEND in backends and not allocators:
-        allocators = ("scan",)
+        allocators = DEFAULT_ALLOCATORS
     return tuple(dict.fromkeys(backends)), tuple(dict.fromkeys(allocators))
 
 

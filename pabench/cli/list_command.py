@@ -40,17 +40,39 @@ def _backends() -> Rows:
 
 @_lists("allocators")
 def _allocators() -> Rows:
+    from pabench.allocators.capabilities import OPERATIONS
     from pabench.allocators.registry import ALLOCATORS
 
-    return [{"name": name, "about": about} for name, about in ALLOCATORS.items()]
+    rows: Rows = []
+    for name, entry in ALLOCATORS.items():
+        can = entry.capabilities
+        rows.append(
+            {
+                "name": name,
+                "order": can.order,
+                "ids": can.determinism,
+                "batch": can.batch_mode,
+                "refusal": can.refusal,
+                "progress": can.progress,
+                "watermark": can.watermark,
+                "reserved_pages": len(can.reserved_pages),
+                "operations": [operation for operation in OPERATIONS if operation in can.operations],
+                "about": entry.about,
+            }
+        )
+    return rows
 
 
 @_lists("checks")
 def _checks() -> Rows:
-    from pabench.conformance.registry import ALLOCATOR_ABOUT, ALLOCATOR_CHECK, CHECKS
+    from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, about_allocator_check
+    from pabench.conformance.registry import CHECKS
 
     rows: Rows = [{"name": c.id, "judges": c.operation, "about": c.about} for c in CHECKS.values()]
-    return [*rows, {"name": ALLOCATOR_CHECK, "judges": "allocator", "about": ALLOCATOR_ABOUT}]
+    return rows + [
+        {"name": name, "judges": "allocator", "about": about_allocator_check(name)}
+        for name in ALLOCATOR_CHECKS
+    ]
 
 
 @_lists("devices")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from pabench.allocators.base import PageAllocator, PoolShape
-from pabench.allocators.invariants import Trial
+from pabench.allocators.capabilities import OPERATIONS, Capabilities
+from pabench.allocators.operations import Operation, operation_from_json
+from pabench.allocators.trial import Trial
 from pabench.conformance.outcome import PASSED, Outcome, failed, raised
-from pabench.errors import InvalidCase
-from pabench.problem.checks import INT32_MAX, whole_number
+from pabench.conformance.table_decode import decode_through_tables
+from pabench.device.base import Device
+from pabench.errors import InvalidCase, Unsupported
 from pabench.problem.identity import content_id
 
-HISTORY_SCHEMA = 1
-Operation = tuple[str, Any]
-"""``("extend", {sequence: tokens})``, ``("free", [sequence, ...])`` or ``("drain", None)``."""
+HISTORY_SCHEMA = 2
+Maker = Callable[[PoolShape], PageAllocator]
+"""Makes an empty allocator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +37,7 @@ class HistoryCase:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain JSON values."""
-        operations = [
-            [name, [list(item) for item in given.items()] if name == "extend" else given]
-            for name, given in self.operations
-        ]
+        operations = [[name, given] for name, given in self.operations]
         return {"schema": HISTORY_SCHEMA, "shape": asdict(self.shape), "operations": operations}
 
 
@@ -43,45 +45,81 @@ def history_from_dict(data: Any) -> HistoryCase:
     """Read ``HistoryCase.to_dict`` back; raises ``InvalidCase``."""
     if not isinstance(data, dict) or data.get("schema") != HISTORY_SCHEMA:
         raise InvalidCase("history", data, f"must be a JSON object of schema {HISTORY_SCHEMA}")
-    try:
-        operations = tuple(_operation(entry) for entry in data["operations"])
-        return HistoryCase(shape=PoolShape(**data["shape"]), operations=operations)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidCase("history", sorted(data), f"cannot be read: {error}") from None
-
-
-def _operation(entry: Any) -> Operation:
-    """Sequences and token counts may be any whole numbers: refusing them is what is tested."""
-    name, given = entry
-    if name not in ("extend", "free", "drain"):
-        raise InvalidCase("operation", name, "must be extend, free or drain")
-    numbers = [number for pair in given for number in pair] if name == "extend" else given or []
-    for number in numbers:
-        whole_number(f"number of {name}", number, low=-INT32_MAX)
-    if name == "extend":
-        return name, {sequence: tokens for sequence, tokens in given}
-    return name, None if name == "drain" else list(given)
+    if data.keys() != {"schema", "shape", "operations"}:
+        raise InvalidCase("history", sorted(data), "must have schema, shape and operations")
+    shape, names = data["shape"], {field.name for field in fields(PoolShape)}
+    if not isinstance(shape, dict) or shape.keys() != names:
+        raise InvalidCase("history.shape", shape, f"must have the fields {', '.join(sorted(names))}")
+    if not isinstance(data["operations"], list):
+        raise InvalidCase("history.operations", data["operations"], "must be a list")
+    operations = tuple(operation_from_json(entry) for entry in data["operations"])
+    return HistoryCase(shape=PoolShape(**shape), operations=operations)
 
 
 def judge_operation(trial: Trial, history: Sequence[Operation]) -> Outcome:
     """Do the last operation of ``history`` on a trial that has seen the others."""
-    name, given = history[-1]
+    name = history[-1][0]
     try:
-        if name == "extend":
-            violation = trial.extend(given)
-        else:
-            violation = trial.free(given) if name == "free" else trial.drain()
+        violation = trial.perform(history[-1])
     except Exception as error:
         outcome = raised(error)
         return replace(outcome, text=f"operation {len(history)} ({name}): {outcome.text}")
     return failed(f"operation {len(history)} ({name}): {violation}") if violation else PASSED
 
 
-def check_history(case: HistoryCase, allocator: PageAllocator) -> Outcome:
-    """After every operation all invariants hold; see ``allocators/invariants.py``."""
+def check_history(case: HistoryCase, new: Maker, device: Device) -> Outcome:
+    """Pages are neither lost, doubled nor swapped by any history; refusals change nothing."""
+    trial, outcome = _replayed(case, new)
+    return check_repeats(case, trial.subject, new) if outcome.passed else outcome
+
+
+def check_table_decode(case: HistoryCase, new: Maker, device: Device) -> Outcome:
+    """After any history a decode kernel that reads the cache through the tables gives what the tokens say."""
+    trial, outcome = _replayed(case, new)
+    return decode_through_tables(trial, device) if outcome.passed else outcome
+
+
+def check_repeats(case: HistoryCase, first: PageAllocator, new: Maker) -> Outcome:
+    """Compare ``first``, which has run the history, with another run, where ids are declared to repeat.
+
+    Where they equal the model's there is nothing left to ask.
+    """
+    if first.capabilities.determinism != "ids" or first.capabilities.model_ids:
+        return PASSED
+    again, outcome = _replayed(case, new)
+    if outcome.passed and not np.array_equal(again.subject.block_table(), first.block_table()):
+        return failed("invariant 11: the same history gave other pages, declared are the same ids")
+    return outcome
+
+
+def _replayed(case: HistoryCase, new: Maker) -> tuple[Trial, Outcome]:
+    allocator = new(case.shape)
+    wanted = {name for name, _ in case.operations} - {"drain"}
+    if missing := sorted(wanted - allocator.capabilities.operations):
+        raise Unsupported(f"{allocator.name} offers no {', '.join(missing)}")
     trial = Trial(allocator)
     for count in range(1, len(case.operations) + 1):
         outcome = judge_operation(trial, case.operations[:count])
         if not outcome.passed:
-            return outcome
-    return PASSED
+            return trial, outcome
+    return trial, PASSED
+
+
+HistoryCheck = Callable[[HistoryCase, Maker, Device], Outcome]
+ALLOCATOR_CHECKS: dict[str, HistoryCheck] = {
+    "allocator-invariants": check_history,
+    "allocator-decode": check_table_decode,
+}
+"""Checks of allocators by name."""
+
+
+def about_allocator_check(name: str, can: Capabilities | None = None) -> str:
+    """Return what a check asks, in a sentence: the first line of its docstring.
+
+    With the capabilities of a subject, another sentence says what it does not offer, which is not judged.
+    """
+    about = (ALLOCATOR_CHECKS[name].__doc__ or name).splitlines()[0]
+    missing = [operation for operation in OPERATIONS if can and operation not in can.operations]
+    if not missing:
+        return about
+    return f"{about} Not offered and not judged: {len(missing)} of {len(OPERATIONS)}, {', '.join(missing)}."

@@ -17,8 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
 
 from pabench.allocators.base import PageAllocator, PoolShape
-from pabench.allocators.registry import make_allocator
+from pabench.allocators.capabilities import Capabilities as AllocatorCapabilities
+from pabench.allocators.registry import AllocatorEntry
 from pabench.backends.base import Backend
+from pabench.conformance.allocator_checks import about_allocator_check
 from pabench.conformance.case_files import AnyCase
 from pabench.conformance.outcome import Outcome
 from pabench.conformance.process import raise_if_interrupted
@@ -54,8 +56,8 @@ class Effort:
 
 
 PROFILES = {
-    "quick": Effort(examples=60, machine_runs=40, machine_steps=20),
-    "default": Effort(examples=400, machine_runs=200, machine_steps=40),
+    "quick": Effort(examples=60, machine_runs=100, machine_steps=25),
+    "default": Effort(examples=400, machine_runs=400, machine_steps=40),
     "deep": Effort(examples=5000, machine_runs=5000, machine_steps=100),
 }
 
@@ -94,6 +96,7 @@ class Examiner:
     effort: Effort
     seed: int
     backend: Backend | None = None
+    allocator: AllocatorEntry | None = None
     notebook: Notebook = field(default_factory=Notebook)
     witness: Witness = field(default_factory=Witness)
 
@@ -139,17 +142,34 @@ class Examiner:
         if self.notebook.cases == 0:
             pytest.skip(f"{self.subject} supports none of the cases of {self.notebook.check}")
 
-    def examine_machine(self, check: str, about: str, machine: type[RuleBasedStateMachine]) -> None:
-        """Run a state machine that calls ``announce`` before a step and ``note`` with a finished history."""
-        self._begin(check, about)
-        chosen = settings(
-            self._settings(self.effort.machine_runs), stateful_step_count=self.effort.machine_steps
-        )
+    def examine_machine(
+        self, check: str, machine: type[RuleBasedStateMachine], *, share: float = 1.0
+    ) -> None:
+        """Run a state machine that calls ``announce`` before a step and ``note`` with a finished history.
+
+        Args:
+            check: of ``ALLOCATOR_CHECKS``.
+            machine: of Hypothesis.
+            share: part of the effort's runs.
+        """
+        self._begin(check, about_allocator_check(check, self.allocator_capabilities))
+        runs = max(1, round(self.effort.machine_runs * share))
+        chosen = settings(self._settings(runs), stateful_step_count=self.effort.machine_steps)
         self._until_failure(lambda: run_state_machine_as_test(seed(self.seed)(machine), settings=chosen))
 
     def new_allocator(self, shape: PoolShape) -> PageAllocator:
         """Return an empty allocator of the kind under examination."""
-        return make_allocator(self.subject, self.device, shape)
+        return self._allocator().make(self.device, shape)
+
+    @property
+    def allocator_capabilities(self) -> AllocatorCapabilities:
+        """What the allocator under examination declares."""
+        return self._allocator().capabilities
+
+    def _allocator(self) -> AllocatorEntry:
+        if self.allocator is None:
+            raise TypeError("this needs an allocator; a backend is examined by examine")
+        return self.allocator
 
     def supports(self, case: Case) -> bool:
         """Whether the backend declares that it can run ``case``."""

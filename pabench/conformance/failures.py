@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pabench.allocators.registry import make_allocator
+from pabench.allocators.registry import allocator_entry
 from pabench.backends.registry import is_place, load_backend
-from pabench.conformance.allocator_checks import HistoryCase, check_history
+from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, HistoryCase
 from pabench.conformance.case_files import CASE_FILE, FAILURE_SCHEMA, READERS, AnyCase, SavedCase
 from pabench.conformance.outcome import Outcome
-from pabench.conformance.registry import ALLOCATOR_CHECK, check_by_id
+from pabench.conformance.registry import check_by_id
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import InvalidCase, Unsupported, UsageError
@@ -81,8 +82,9 @@ def rerun(
     """
     name, case, witness = subject or saved.subject, saved.case, witness or Witness()
     if isinstance(case, HistoryCase):
-        history, allocator = case, make_allocator(name, device, case.shape)
-        return witness.judged(witness.judge(case, lambda: check_history(history, allocator)), device)
+        history, run, entry = case, ALLOCATOR_CHECKS[_check_id(saved.check)], allocator_entry(name)
+        new = partial(entry.make, device)
+        return witness.judged(witness.judge(case, lambda: run(history, new, device)), device)
     if subject is None and is_place(name):
         hint = f"add --backend {shlex.quote(name)} if you trust that code"
         raise UsageError(
@@ -103,7 +105,7 @@ def case_bytes(case: AnyCase) -> int:
         entries = case.shape.max_seqs * case.shape.max_pages_per_seq
         longest = case.shape.max_pages_per_seq * case.shape.page_size
         slots = case.shape.num_pages * case.shape.page_size
-        return 1000 * (entries + slots + longest + case.shape.max_seqs**2)
+        return 1000 * (entries + slots + longest + case.shape.swap_pages + case.shape.max_seqs**2)
     problem = case.problem
     if isinstance(case, AppendCase):
         return 3 * case.num_pages * problem.page_size * problem.token_bytes
@@ -120,6 +122,6 @@ def _check_id(check: str) -> str:
 
 
 def _kind_of_check(check: str) -> str:
-    if check == ALLOCATOR_CHECK:
+    if _check_id(check) in ALLOCATOR_CHECKS:
         return "history"
     return "append" if check_by_id(_check_id(check)).operation == "append" else "attention"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pabench.allocators.registry import allocator_entry
 from pabench.backends.registry import load_backend
 from pabench.conformance.case_files import AnyCase
 from pabench.conformance.examiner import Effort, Examiner
@@ -100,7 +101,9 @@ class ConformancePlugin(SubjectsPlugin):
     @pytest.fixture
     def allocator_examiner(self, request: pytest.FixtureRequest) -> Examiner:
         """Examiner of one allocator."""
+        entry = allocator_entry(request.param)
         self._current = self._examiner(request.param)
+        self._current.allocator = entry
         return self._current
 
     @pytest.hookimpl(wrapper=True)

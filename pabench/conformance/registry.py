@@ -8,17 +8,13 @@ from typing import Any
 
 from pabench.backends.base import Backend
 from pabench.conformance import attention_checks as attention
+from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS
 from pabench.conformance.append_checks import check_append
 from pabench.conformance.outcome import Outcome
 from pabench.device.base import Device
 from pabench.errors import UnknownName
 
 BackendCheck = Callable[[Any, Backend, Device], Outcome]
-
-ALLOCATOR_CHECK = "allocator-invariants"
-ALLOCATOR_ABOUT = (
-    "Pages are neither lost, doubled nor swapped by any history of extend and free; refusals change nothing."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +23,8 @@ class Check:
 
     Attributes:
         id: name in reports and on the command line.
-        operation: what the backend must offer: ``decode`` or ``append``; ``decode`` checks take a ``Case``,
-            ``append`` checks an ``AppendCase``.
+        operation: what the backend must offer: ``decode``, ``speculative`` or ``append``; ``append`` checks
+            take an ``AppendCase``, the others a ``Case``.
         run: the property itself.
     """
 
@@ -53,6 +49,7 @@ CHECKS = {
         Check(id="empty", operation="decode", run=attention.check_empty),
         Check(id="repeat", operation="decode", run=attention.check_repeat),
         Check(id="reject", operation="decode", run=attention.check_reject),
+        Check(id="speculative", operation="speculative", run=attention.check_speculative),
         Check(id="append", operation="append", run=check_append),
     )
 }
@@ -61,5 +58,5 @@ CHECKS = {
 def check_by_id(name: str) -> Check:
     """Return a backend check; raises ``UnknownName``."""
     if name not in CHECKS:
-        raise UnknownName("check", name, [*CHECKS, ALLOCATOR_CHECK])
+        raise UnknownName("check", name, [*CHECKS, *ALLOCATOR_CHECKS])
     return CHECKS[name]

@@ -50,6 +50,18 @@ def time_decode(benchmark: Any, per_unit: Note, device: EmulatedDevice, dtype: s
     per_unit("token x query head", sum(case.batch.kv_lens) * problem.num_qo_heads)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_decode_counted(benchmark: Any, per_unit: Note, dtype: str) -> None:
+    """Counters only; to be read beside ``test_decode``."""
+    problem = Problem(num_qo_heads=8, num_kv_heads=2, head_dim=128, page_size=16, dtype=dtype)
+    case = Case(problem=problem, batch=Batch(kv_lens=(1000, 700, 400, 1948)))
+    backend = RawKernelBackend(CheckedDevice(checks=(), count=True))
+    plan = backend.plan(build_tensors(case))
+    backend.run(plan)
+    benchmark.pedantic(backend.run, args=(plan,), rounds=7, iterations=1, warmup_rounds=1)
+    per_unit("token x query head", sum(case.batch.kv_lens) * problem.num_qo_heads)
+
+
 def test_append(benchmark: Any, per_unit: Note, device: EmulatedDevice) -> None:
     problem = Problem(num_qo_heads=8, num_kv_heads=2, head_dim=128, page_size=16)
     slots = np.random.default_rng(0).permutation(256 * 16)[:2048]
@@ -66,7 +78,8 @@ def test_allocator_step(benchmark: Any, per_unit: Note, device: EmulatedDevice) 
     """256 live sequences, each of which gets one token."""
     shape = PoolShape(num_pages=2**16, page_size=16, max_seqs=256, max_pages_per_seq=256)
     allocator = ScanAllocator(device, shape)
-    step = dict.fromkeys(range(256), 1)
-    allocator.extend(step)
-    benchmark.pedantic(allocator.extend, args=(step,), rounds=20, warmup_rounds=2)
+    for sequence in range(256):
+        allocator.alloc(sequence, 1)
+    step = (np.arange(256), 1)
+    benchmark.pedantic(allocator.append_batch, args=step, rounds=20, warmup_rounds=2)
     per_unit("sequence", 256)

@@ -9,7 +9,7 @@ import pytest
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.registry import check_by_id
 from pabench.problem.families import FAMILIES
-from pabench.strategies import cases, high_page_cases, long_batches
+from pabench.strategies import cases, high_page_cases, long_batches, speculative_batches
 
 
 def drawable(examiner: Examiner) -> dict[str, Any]:
@@ -38,6 +38,12 @@ def test_decode_high_page_ids(backend_examiner: Examiner) -> None:
     drawn = high_page_cases(**choices)
     about = "Page ids around and above 65,536, where an id cut to 16 bits names another page."
     backend_examiner.examine(check_by_id("decode"), drawn, label="high-page-ids", about=about, share=0.5)
+
+
+def test_speculative_decode(backend_examiner: Examiner) -> None:
+    families = ["marker", "normal", "needle", "ascending", "all-negative"]
+    drawn = cases(families=families, batch=speculative_batches, **drawable(backend_examiner))
+    backend_examiner.examine(check_by_id("speculative"), drawn)
 
 
 def test_dead_slots_change_nothing(backend_examiner: Examiner) -> None:

@@ -154,7 +154,7 @@ inline bool note_step(const Trace& t, Site& site, u32 half, u32 cell) {
 }
 
 // A read that needs no look at tables: of memory that was written, last by a write that is past, by a reader whose
-// mark is there or is set as it was just set next to it.
+// mark is there, or is the only one, or changes the marks as it just did next to it.
 template <u32 kBytes>
 inline bool short_read(const Trace& t, Site& site, u64 address) {
   if (!site.reads) return all_written<kBytes>(site, address);
@@ -192,11 +192,23 @@ inline bool short_write(const Trace& t, const Site& site, u64 address) {
   return event && all_hold<kHalves>(writes, event | t.lane) && all_hold<kWords>(readers, 0);
 }
 
+// Hands an access to the counters; atomic operations go there by name, see count_atomic.  True: nobody else asks.
+[[gnu::always_inline]] inline bool count_access(Lane& me, u64 address, u32 bytes, Access kind, const void* pc) {
+  if (!(me.watch & kCount)) return false;
+  if (kind == Access::kRead) note(me, Instruction::load, address, bytes, pc);
+  if (kind == Access::kWrite || kind == Access::kAtomicWrite) note(me, Instruction::store, address, bytes, pc);
+  if (kind == Access::kAtomicRead) note_poll(me, address, bytes, pc);
+  if (kind == Access::kAsyncRead) note(me, Instruction::async_load, address, bytes, pc);
+  if (kind == Access::kAsyncWrite) note(me, Instruction::async_store, address, bytes, pc);
+  return me.watch == kCount;
+}
+
 // One access of the running thread; called before it happens.
 template <u32 kBytes, Access kKind>
 inline void access(u64 address, const void* pc) {
   Lane* me = current;
   if (!me) return;  // the launcher's own work
+  if (count_access(*me, address, kBytes, kKind, pc)) return;
   Trace& t = trace_of(*me);
   count_step(*me, pc);
   Site& site = site_of(t, pc);
@@ -222,7 +234,7 @@ inline void access_of(u64 address, u32 bytes, const void* pc) {
 // The same for what is rare.
 inline void access(u64 address, u32 bytes, Access kind, const void* pc) {
   Lane* me = current;
-  if (!me) return;
+  if (!me || count_access(*me, address, bytes, kind, pc)) return;
   count_step(*me, pc);
   access_in_full(me, address, bytes, kind, pc);
 }

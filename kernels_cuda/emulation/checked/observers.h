@@ -45,6 +45,24 @@ class AtomicTurn {
   SyncVariables* variables_ = nullptr;
 };
 
+// Instructions for the counters only; called before they take effect.
+inline void count_instruction(Lane& me, Instruction what) {
+  if (me.watch & kCount) note(me, what, 0, 1, me.pc);
+}
+inline void count_collective(Lane& me, Op op) {
+  count_instruction(me, static_cast<Instruction>(static_cast<u32>(Instruction::warp_sync) + static_cast<u32>(op)));
+}
+inline void count_barrier(Lane& me) { count_instruction(me, Instruction::barrier); }
+inline void count_commit(Lane& me) { count_instruction(me, Instruction::async_commit); }
+inline void count_atomic(Instruction what, u64 address, u32 bytes, const void* pc) {
+  if (current && current->watch & kCount) note(*current, what, address, bytes, pc);
+}
+// A matrix product of the warp; `shape` is a literal such as "m16n8k16.f16".
+inline void count_mma(Warp& warp, const char* shape) {
+  const Lane& lane = *warp.lanes[0];
+  if (lane.watch & kCount) worker->counters->tally.add_products(shape, static_cast<u32>(lane.region >> kRegionAt));
+}
+
 inline void block_begin(Worker& w) {
   if (!w.trace) w.trace = std::make_shared<BlockTrace>();
   BlockTrace& block = *w.trace;
@@ -98,12 +116,18 @@ inline void block_begin(Worker& w) {
   block.sets.concurrent = false;
   block.sets.clear();
   block.variables.at.clear();
+  counters::begin_block(w, checked.counters);
 }
 inline void block_end(Worker&) {}
-inline void lane_exit(Lane&) {}
+inline void lane_exit(Lane& lane) {
+  if (lane.watch & kCount) counters::lane_exit(lane);
+}
 
 inline void collective_arrive(Lane& lane) { count_step(lane, lane.pc); }
 inline void collective_complete(Warp& warp, u32 mask, Op op) {
+  const u32 watch = warp.lanes[__builtin_ctz(mask)]->watch;
+  if (watch & kCount) counters::collective_complete(warp, mask);
+  if (watch == kCount) return;
   const Checked& checked = *trace_of(*warp.lanes[__builtin_ctz(mask)]).block->checked;
   if (op == Op::kShuffle && checked.wants(kCheckSync)) check_sources(warp, mask);
   order_collective(warp, mask);
@@ -121,6 +145,7 @@ inline void barrier_arrive(Lane& lane, u32 id, u32 expected, bool wait) {
   block.arrivals[id].push_back({&trace_of(lane), trace_of(lane).stamp, wait});
 }
 inline void barrier_release(Worker& w, u32 id) {
+  if (w.lanes[0].watch & kCount) counters::barrier_release(w, id);
   BlockTrace& block = *w.trace;
   std::vector<Arrival>& arrivals = block.arrivals[id];
   block.first_at[id] = nullptr;
@@ -149,6 +174,7 @@ inline bool copy_issue(Lane& lane, const PendingCopy& copy) {
 }
 // Its wait: by now they have happened.
 inline void copy_land(Lane& lane, const PendingCopy& copy) {
+  if (lane.watch == kCount) return;
   Trace& t = trace_of(lane);
   Checked& checked = *t.block->checked;
   Touch from{&lane, reinterpret_cast<u64>(copy.source), 16, Access::kAsyncRead, copy.pc};
@@ -160,6 +186,10 @@ inline void copy_land(Lane& lane, const PendingCopy& copy) {
   if (!locate(checked, *t.block, to)) return;
   if (to.written) std::memset(to.written, 1, to.bytes);
   if (checked.wants(kCheckRace)) land_races(t, to, Access::kLandedWrite, cells_of(*t.block, to));
+}
+// The 16 bytes that a lane names to ldmatrix.
+inline void matrix_row(const void* row, const void* pc) {
+  access(reinterpret_cast<u64>(row), 16, Access::kRead, pc);
 }
 
 inline void poll(Lane& lane) { count_step(lane, lane.pc); }
@@ -178,7 +208,10 @@ namespace pab_emu {
 namespace {
 
 // The outcome of a launch: findings, and what was counted.
-std::string report_json(const Checked& checked) { return "{\"findings\":" + checked.findings.json() + "}"; }
+std::string report_json(const Checked& checked) {
+  return "{\"findings\":" + checked.findings.json() +
+         (checked.wants(kCount) ? ",\"counters\":" + checked.counters.json() : "") + "}";
+}
 
 }  // namespace
 

@@ -90,6 +90,11 @@ inline void report_deadlock(Worker& w, const std::string& text) {
 inline void count_step(Lane& lane, const void* pc) {
   if (--trace_of(lane).block->steps == 0) [[unlikely]] report_budget(lane, pc);
 }
+void spend_steps(Lane& lane, u64 count, const void* pc) {
+  u64& left = trace_of(lane).block->steps;
+  if (left - 1 < count) report_budget(lane, pc);
+  left -= count;
+}
 
 }  // namespace
 

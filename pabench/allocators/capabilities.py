@@ -1,0 +1,66 @@
+"""What an allocator declares of itself; the suite holds it to that and skips what it does not offer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pabench.errors import InvalidCase
+from pabench.problem.checks import one_of, whole_number
+
+OPERATIONS = (
+    *("alloc", "append", "append_batch", "fork", "truncate", "free", "free_window"),
+    *("commit", "lookup", "adopt", "evict", "swap_out", "swap_in", "reset"),
+)
+ORDERS = ("fifo", "sequence", "set")
+DETERMINISM = ("ids", "counts")
+BATCH_MODES = ("all", "prefix", "any")
+REFUSALS = ("exact", "quiescent", "fragmenting")
+PROGRESS = ("sequential", "lock-free", "blocking")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """The declared behaviour of an allocator.
+
+    Attributes:
+        operations: those of ``OPERATIONS`` that are offered; the others raise ``Unsupported``.
+        order: which page goes to whom.  ``fifo``: the page that has been free longest, requests of a batch
+            in their order, so that ids equal those of the reference model; ``sequence``: the same with every
+            batch (also of ``free``) served in order of sequence index; ``set``: any free page.
+        determinism: ``ids``: the same history gives the same page ids; ``counts``: the same number of pages.
+        batch_mode: what a batch that does not fit ends in.  ``all``: nothing is served and ``OutOfPages``
+            raised; ``prefix``: the longest prefix that fits is served; ``any``: a legal subset is.
+        refusal: when ``OutOfPages`` may be raised.  ``exact``: only when too few pages are available;
+            ``quiescent``: also while another request of the same launch is being refused; ``fragmenting``:
+            also when the pages that are free do not lie together.
+        progress: ``sequential`` on the host; on a device ``lock-free`` or ``blocking``.
+        reserved_pages: ids that are never granted; ids run from 0 to ``num_pages`` plus their number, less 1.
+        watermark: whether ``PoolShape.reserve_pages`` is kept.
+    """
+
+    operations: frozenset[str]
+    order: str = "fifo"
+    determinism: str = "ids"
+    batch_mode: str = "all"
+    refusal: str = "exact"
+    progress: str = "sequential"
+    reserved_pages: frozenset[int] = frozenset()
+    watermark: bool = False
+
+    def __post_init__(self) -> None:
+        for operation in self.operations:
+            one_of("operation", operation, OPERATIONS)
+        one_of("order", self.order, ORDERS)
+        one_of("determinism", self.determinism, DETERMINISM)
+        one_of("batch_mode", self.batch_mode, BATCH_MODES)
+        one_of("refusal", self.refusal, REFUSALS)
+        one_of("progress", self.progress, PROGRESS)
+        for page in self.reserved_pages:
+            whole_number("reserved page", page, low=0)
+        if not isinstance(self.watermark, bool):
+            raise InvalidCase("watermark", self.watermark, "must be true or false")
+
+    @property
+    def model_ids(self) -> bool:
+        """Whether page ids equal those of the reference model."""
+        return self.order != "set" and self.determinism == "ids" and not self.reserved_pages

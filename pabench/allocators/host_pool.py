@@ -1,0 +1,47 @@
+"""Free page ids of the host allocator: a ring in one array, oldest first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pabench.problem.dtypes import Array
+
+
+class PageRing:
+    """A queue of page ids; both ends move by whole slices, whatever the size of the pool.
+
+    Args:
+        capacity: ids 0 to ``capacity - 1``, all free at first.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._ids = np.arange(capacity, dtype=np.int32)
+        self._head = 0
+        self.count = capacity
+
+    def take(self, count: int) -> Array:
+        """Return the ``count`` oldest ids, int32; there are as many."""
+        head, end, capacity = self._head, self._head + count, self._ids.size
+        self.count -= count
+        if end < capacity:
+            self._head = end
+            return self._ids[head:end].copy()
+        self._head = end - capacity
+        return np.concatenate((self._ids[head:], self._ids[: end - capacity]))
+
+    def push(self, pages: Array) -> None:
+        """Put ids behind the others."""
+        capacity, count = self._ids.size, pages.size
+        tail = self._head + self.count
+        if tail >= capacity:
+            tail -= capacity
+        first = min(count, capacity - tail)
+        self._ids[tail : tail + first] = pages[:first]
+        if first < count:
+            self._ids[: count - first] = pages[first:]
+        self.count += count
+
+    def ids(self) -> Array:
+        """Return the free ids, oldest first, int32."""
+        order = (self._head + np.arange(self.count)) % max(1, self._ids.size)
+        return self._ids[order]
