@@ -125,7 +125,7 @@ def test_kill_matrix_command_names_the_place(
     mutant: str, select: str, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     kernels = plant(BY_ID[mutant], tmp_path)
-    options = f"--profile quick --device emulated --kernels {kernels} -k {select}".split()
+    options = f"--profile quick --device emulated --kernels {kernels} -k {select} --in-process".split()
     files = ["--artifacts", str(tmp_path / "run"), "--json", str(tmp_path / "result.json")]
     assert run(["conformance", *options, *files]) == 1
     failed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("FAILED")]
@@ -136,7 +136,7 @@ def test_kill_matrix_command_names_the_place(
     assert (result["checks"], result["failed"], result["exit_code"]) == (1, 1, 1)
     case = json.loads((tmp_path / "run" / result["results"][0]["failure"]["path"] / "case.json").read_text())
     assert sum(case["case"]["kv_lens"]) <= 64
-    replay = ["replay", str(tmp_path / "run" / result["results"][0]["failure"]["path"])]
+    replay = ["replay", "--in-process", str(tmp_path / "run" / result["results"][0]["failure"]["path"])]
     assert run([*replay, "--kernels", str(kernels)]) == 1
     assert failed[0].split(": ", 1)[1] in capfd.readouterr().out
     assert run(replay) == 0

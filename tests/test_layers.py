@@ -20,7 +20,7 @@ ROWS: list[tuple[str, ...]] = [
     ("problem",),
     ("workloads",),
     ("oracle",),
-    ("device", "timing", "store"),
+    ("device", "timing", "store", "isolation"),
     ("kernels",),
     ("backends", "allocators"),
     ("strategies",),
@@ -41,6 +41,7 @@ NEVER: dict[str, set[str]] = {
     "allocators": {"oracle", "workloads", "store"},
     "strategies": {"oracle", "backends", "allocators", "kernels", "device"},
     "conformance": {"timing"},
+    "isolation": {"problem", "workloads", "oracle", "resources"},
 }
 
 # libraries a unit is limited to, beside the standard library
@@ -52,6 +53,7 @@ ONLY: dict[str, set[str]] = {
     "problem": {"numpy"},
     "workloads": {"numpy"},
     "store": {"numpy"},
+    "isolation": set(),
 }
 
 # no files, processes or network where only the question is stated

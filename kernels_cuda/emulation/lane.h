@@ -34,6 +34,9 @@ struct PendingCopy {
   void* target;
   const void* source;  // null: fill with zeros
   u32 group;
+#ifdef PAB_EMU_CHECKED
+  const void* pc;  // where it was issued
+#endif
 };
 
 struct Lane {
@@ -49,6 +52,7 @@ struct Lane {
   u64 value = 0;
   u32 source = 0;
   u64 result = 0;
+  const void* pc = nullptr;  // return address of the last meeting or copy
 
   u32 copy_group = 0;  // open group of asynchronous copies
   u32 copy_count = 0;

@@ -11,7 +11,11 @@
 #include <system_error>
 #include <thread>
 
+#ifdef PAB_EMU_CHECKED
+#include "emulation/checked/callbacks.h"
+#endif
 #include "emulation/deadlock.h"
+#include "emulation/observe.h"
 #include "emulation/schedule.h"
 #include "emulation/switch.h"
 
@@ -80,9 +84,11 @@ void work(Launch& launch) {
     if (at >= launch.order.size()) break;
     prepare_block(*worker, launch.order[at]);
     worker->running_warp = 0;
+    observe::block_begin(*worker);
     Warp& first = worker->warps[worker->warp_order[0]];
     resume(&worker->scheduler, first.lanes[worker->random() % first.count]);
     if (worker->live && !launch.failed) launch.fail(describe_deadlock());
+    observe::block_end(*worker);
   }
   current = nullptr;
   worker = nullptr;
@@ -102,6 +108,8 @@ u64 collective(u32 mask, Op op, u64 value, u32 source) {
   const u32 bit = 1u << me->index;
   if (!(mask & bit)) fault("warp collective: lane %u is not in its own mask 0x%08x", me->index, mask);
   warp.arrived |= bit;
+  me->pc = __builtin_return_address(0);
+  observe::collective_arrive(*me);
   if (try_complete(warp, mask, op)) {
     // now and then another warp goes first, so that what only works in step is seen
     if (worker->warps.size() > 1 && (worker->random() & 7) == 0) yield();
@@ -121,6 +129,8 @@ void barrier(u32 id, u32 expected, bool wait) {
     fault("barrier %u: threads expect %u and %u arrivals", id, w.barrier_expected[id], expected);
   }
   w.barrier_expected[id] = expected;
+  me->pc = __builtin_return_address(0);
+  observe::barrier_arrive(*me, id, expected, wait);
   const u32 bit = 1u << me->index;
   if (wait) {
     me->warp->waiting[id] |= bit;
@@ -152,6 +162,7 @@ void poll() {
   Launch& launch = *w.launch;
   // what is waited for may never come: another block has failed, or nobody writes it
   if (launch.failed.load(std::memory_order_relaxed)) abandon_block();
+  observe::poll(*current);
   if (++w.polls % kPollsPerLook == 0) {
     if (std::chrono::steady_clock::now() > launch.poll_deadline) {
       fault("polled memory for more than %u s without end", launch.poll_seconds);
@@ -167,8 +178,17 @@ void copy_async(void* target, const void* source, bool valid) {
     fault("cp.async: address not aligned to 16 bytes");
   }
   if (me->copy_count == kCopyQueue) fault("cp.async: more than %u copies of one thread in flight", kCopyQueue);
+  PendingCopy copy{};
+  copy.target = target;
+  copy.source = valid ? source : nullptr;
+  copy.group = me->copy_group;
+  me->pc = __builtin_return_address(0);
+#ifdef PAB_EMU_CHECKED
+  copy.pc = me->pc;
+#endif
+  observe::copy_issue(*me, copy);
   std::memset(target, kPoison, 16);  // whoever reads before the wait reads NaN
-  me->copies[me->copy_count++] = {target, valid ? source : nullptr, me->copy_group};
+  me->copies[me->copy_count++] = copy;
 }
 
 void copy_commit() { ++current->copy_group; }
@@ -180,7 +200,10 @@ void copy_wait(u32 newest_groups_left) {
     const PendingCopy copy = me->copies[i];
     if (copy.group + newest_groups_left >= me->copy_group) {
       me->copies[kept++] = copy;
-    } else if (copy.source) {
+      continue;
+    }
+    observe::copy_land(*me, copy);
+    if (copy.source) {
       std::memcpy(copy.target, copy.source, 16);
     } else {
       std::memset(copy.target, 0, 16);
@@ -213,20 +236,11 @@ float approximate(double exact, double off_by, float operand) {
 
 }  // namespace pab_emu
 
-// Runs one launch.  Returns 0, or 1 with the reason in `message`.  No exception leaves: the caller is Python.
-extern "C" int pab_emu_launch(void (*invoke)(void**), void** args, const unsigned* grid, const unsigned* block,
-                              unsigned shared_bytes, unsigned long long seed, unsigned workers,
-                              unsigned poll_seconds, char* message, unsigned message_bytes) {
+namespace {
+
+// Runs a launch on up to `workers` OS threads.  No exception leaves: the caller is Python.
+void run(pab_emu::Launch& launch, unsigned workers) {
   using namespace pab_emu;
-  Launch launch;
-  launch.invoke = invoke;
-  launch.args = args;
-  launch.grid = {grid[0], grid[1], grid[2]};
-  launch.block = {block[0], block[1], block[2]};
-  launch.shared_bytes = shared_bytes;
-  launch.seed = seed;
-  launch.poll_seconds = poll_seconds;
-  launch.poll_deadline = std::chrono::steady_clock::now() + std::chrono::seconds(poll_seconds);
   const auto guarded = [&launch] {
     try {
       work(launch);
@@ -236,9 +250,9 @@ extern "C" int pab_emu_launch(void (*invoke)(void**), void** args, const unsigne
   };
   std::vector<std::thread> threads;
   try {
-    launch.order.resize(static_cast<u64>(grid[0]) * grid[1] * grid[2]);
+    launch.order.resize(static_cast<u64>(launch.grid.x) * launch.grid.y * launch.grid.z);
     std::iota(launch.order.begin(), launch.order.end(), u64{0});
-    Random{seed}.shuffle(launch.order.data(), launch.order.size());
+    Random{launch.seed}.shuffle(launch.order.data(), launch.order.size());
     const u64 useful = std::min<u64>(workers ? workers : 1, launch.order.size());
     threads.reserve(useful);
     for (u64 i = 1; i < useful; ++i) threads.emplace_back(guarded);
@@ -249,7 +263,63 @@ extern "C" int pab_emu_launch(void (*invoke)(void**), void** args, const unsigne
   }
   guarded();
   for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+
+// What the launcher fills in.
+struct PabEmuLaunch {
+  void (*invoke)(void**);
+  void** args;
+  unsigned grid[3], block[3];
+  unsigned shared_bytes, workers, poll_seconds, message_bytes;
+  unsigned long long seed;
+  char* message;
+};
+
+namespace {
+
+void prepare(pab_emu::Launch& launch, const PabEmuLaunch& asked) {
+  launch.invoke = asked.invoke;
+  launch.args = asked.args;
+  launch.grid = {asked.grid[0], asked.grid[1], asked.grid[2]};
+  launch.block = {asked.block[0], asked.block[1], asked.block[2]};
+  launch.shared_bytes = asked.shared_bytes;
+  launch.seed = asked.seed;
+  launch.poll_seconds = asked.poll_seconds;
+  launch.poll_deadline = std::chrono::steady_clock::now() + std::chrono::seconds(asked.poll_seconds);
+}
+
+int end(const pab_emu::Launch& launch, const PabEmuLaunch& asked) {
   if (!launch.failed) return 0;
-  std::snprintf(message, message_bytes, "%s", launch.message.c_str());
+  std::snprintf(asked.message, asked.message_bytes, "%s", launch.message.c_str());
   return 1;
 }
+
+}  // namespace
+
+#ifndef PAB_EMU_CHECKED
+
+// Runs one launch.  Returns 0, or 1 with the reason in `message`.
+extern "C" int pab_emu_launch(const PabEmuLaunch* asked) {
+  pab_emu::Launch launch;
+  prepare(launch, *asked);
+  run(launch, asked->workers);
+  return end(launch, *asked);
+}
+
+#else
+
+// The same, checked; *report gets a JSON object, to be given to pab_emu_free.
+extern "C" int pab_emu_launch_checked(const PabEmuLaunch* asked, const pab_emu::Request* request, char** report) {
+  pab_emu::Checked checked{*request, {}};
+  pab_emu::Launch launch;
+  launch.checked = &checked;
+  prepare(launch, *asked);
+  run(launch, asked->workers);
+  *report = strdup(pab_emu::report_json(checked).c_str());
+  return end(launch, *asked);
+}
+extern "C" void pab_emu_free(char* report) { std::free(report); }
+
+#endif

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "emulation/deadlock.h"
+#include "emulation/observe.h"
 #include "emulation/worker.h"
 
 namespace pab_emu {
@@ -106,6 +107,7 @@ bool try_complete(Warp& warp, const u32 named, Op op) {
   }
   warp.arrived &= ~mask;
   warp.runnable |= mask;
+  observe::collective_complete(warp, mask, op);
   if (op == Op::kSync) return true;
   for (u32 rest = mask; rest; rest &= rest - 1) {
     Lane& lane = *warp.lanes[__builtin_ctz(rest)];
@@ -150,6 +152,7 @@ void release_collectives(Warp& warp) {
 // Lets all that wait at barrier `id` go on.
 void release_barrier(u32 id) {
   Worker& w = *worker;
+  observe::barrier_release(w, id);
   w.barrier_arrived[id] = 0;
   for (Warp& warp : w.warps) {
     warp.runnable |= warp.waiting[id];
@@ -161,6 +164,7 @@ void lane_main() {
   Worker& w = *worker;
   w.launch->invoke(w.launch->args);
   Lane* me = current;
+  observe::lane_exit(*me);
   const u32 bit = 1u << me->index;
   me->warp->runnable &= ~bit;
   me->warp->finished |= bit;

@@ -51,7 +51,15 @@ struct Random {  // splitmix64
   }
 };
 
+#ifdef PAB_EMU_CHECKED
+struct Buffer;
+struct Checked;
+#endif
+
 struct Launch {
+#ifdef PAB_EMU_CHECKED
+  Checked* checked = nullptr;  // checkers, counters and what they found
+#endif
   void (*invoke)(void**);
   void** args;
   Dim3 grid, block;
@@ -108,6 +116,10 @@ struct Worker {
   Launch* launch = nullptr;
   Context scheduler = nullptr;
   Random random{0};
+#ifdef PAB_EMU_CHECKED
+  std::vector<unsigned char> shared_written;  // nonzero for each byte of shared memory once written
+  const Buffer* last_buffer = nullptr;        // the one hit last: most accesses hit it again
+#endif
 };
 
 // The worker of this OS thread.

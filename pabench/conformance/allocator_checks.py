@@ -9,7 +9,7 @@ from typing import Any
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.operations import Operation, operation_from_json
 from pabench.allocators.trial import Trial
-from pabench.conformance.outcome import PASSED, Outcome, crashed, failed
+from pabench.conformance.outcome import PASSED, Outcome, failed, raised
 from pabench.conformance.table_decode import decode_through_tables
 from pabench.device.base import Device
 from pabench.errors import InvalidCase, Unsupported
@@ -57,7 +57,7 @@ def judge_operation(trial: Trial, history: Sequence[Operation]) -> Outcome:
     try:
         violation = trial.perform(history[-1])
     except Exception as error:
-        outcome = crashed(error)
+        outcome = raised(error)
         return replace(outcome, text=f"operation {len(history)} ({name}): {outcome.text}")
     return failed(f"operation {len(history)} ({name}): {violation}") if violation else PASSED
 

@@ -21,10 +21,11 @@ from pabench.allocators.capabilities import Capabilities as AllocatorCapabilitie
 from pabench.allocators.registry import AllocatorEntry
 from pabench.backends.base import Backend
 from pabench.conformance.allocator_checks import about_allocator_check
-from pabench.conformance.failures import AnyCase
-from pabench.conformance.outcome import Outcome, crashed
+from pabench.conformance.case_files import AnyCase
+from pabench.conformance.outcome import Outcome
 from pabench.conformance.process import raise_if_interrupted
 from pabench.conformance.registry import Check
+from pabench.conformance.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 from pabench.problem.case import Case
@@ -97,6 +98,7 @@ class Examiner:
     backend: Backend | None = None
     allocator: AllocatorEntry | None = None
     notebook: Notebook = field(default_factory=Notebook)
+    witness: Witness = field(default_factory=Witness)
 
     def examine(
         self,
@@ -130,7 +132,11 @@ class Examiner:
         @seed(self.seed)
         @given(cases)
         def judged(case: Any) -> None:
-            self._judge(case, lambda: check.run(case, backend, self.device))
+            try:
+                outcome = self.witness.judge(case, lambda: check.run(case, backend, self.device))
+            except Unsupported:
+                return
+            self.note(case, outcome)
 
         self._until_failure(judged)
         if self.notebook.cases == 0:
@@ -139,7 +145,7 @@ class Examiner:
     def examine_machine(
         self, check: str, machine: type[RuleBasedStateMachine], *, share: float = 1.0
     ) -> None:
-        """Run a state machine that calls ``note`` with each finished history.
+        """Run a state machine that calls ``announce`` before a step and ``note`` with a finished history.
 
         Args:
             check: of ``ALLOCATOR_CHECKS``.
@@ -190,24 +196,21 @@ class Examiner:
         most = self.backend.capabilities.max_head_dim if self.backend else 0
         return [size for size in among if size <= most] or list(among)
 
+    def announce(self, case: AnyCase) -> None:
+        """Say what is about to run, so that a crash has its case."""
+        self.witness.case(case)
+
     def note(self, case: AnyCase, outcome: Outcome) -> None:
         """Record a judgement; raise ``CheckFailed`` when it is a failure."""
         raise_if_interrupted()
+        outcome = self.witness.judged(outcome, self.device)
         self.notebook.record(case, outcome)
         if not outcome.passed:
             raise CheckFailed(outcome.text)
 
     def _begin(self, check: str, about: str) -> None:
         self.notebook.check, self.notebook.about = check, about
-
-    def _judge(self, case: Any, run: Callable[[], Outcome]) -> None:
-        try:
-            outcome = run()
-        except Unsupported:
-            return
-        except (Exception, SystemExit) as error:
-            outcome = crashed(error)
-        self.note(case, outcome)
+        self.witness.check(check, about)
 
     def _until_failure(self, search: Callable[[], None]) -> None:
         """Run Hypothesis; say so when the failure it found does not happen again on the same case."""

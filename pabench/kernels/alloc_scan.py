@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pabench.device.base import Device, Launch, Module
-from pabench.kernels.instance import kernel_source
+from pabench.kernels.instance import KernelEntry, KernelInstance, kernel_source
 from pabench.problem.dtypes import Array
 
 FILE = "page_alloc_scan.cu"
-MAX_THREADS = 1024
+EXTEND, FREE = "page_alloc_extend", "page_alloc_free"
+MIN_THREADS, MAX_THREADS = 32, 1024
 SHARED_BYTES = 64 * 8
 
 OK, TOO_FEW_PAGES, ROW_TOO_SHORT, NOT_LIVE = range(4)
@@ -33,18 +35,35 @@ class ScanState:
     status: Any
 
 
+def block_threads(max_seqs: int) -> int:
+    """Return the threads of the block: powers of two, so that few instances serve every size."""
+    return max(MIN_THREADS, min(MAX_THREADS, 1 << (max_seqs - 1).bit_length()))
+
+
+def instances() -> Iterator[KernelInstance]:
+    """Yield the instances of the static table."""
+    threads = MIN_THREADS
+    while threads <= MAX_THREADS:
+        entries = tuple(
+            KernelEntry(name=name, threads=threads, shared_bytes=SHARED_BYTES) for name in (EXTEND, FREE)
+        )
+        yield KernelInstance(
+            file=FILE, label=f"{threads} threads", defines=_defines(threads), entries=entries
+        )
+        threads *= 2
+
+
 def new_state(
     device: Device, *, num_pages: int, page_size: int, max_seqs: int, max_pages_per_seq: int
 ) -> ScanState:
     """Return the state of an empty pool: pages 0.. in the ring, no sequence live."""
-    # powers of two, so that few instances of the kernel serve every size
-    threads = max(32, min(MAX_THREADS, 1 << (max_seqs - 1).bit_length()))
+    threads = block_threads(max_seqs)
     capacity = 1 << (num_pages - 1).bit_length()
     ring = np.zeros(capacity, np.uint32)
     ring[:num_pages] = np.arange(num_pages)
     return ScanState(
         device=device,
-        module=device.load(kernel_source(device, FILE, PAB_THREADS=threads)),
+        module=device.load(kernel_source(device, FILE, **_defines(threads))),
         threads=threads,
         page_size=page_size,
         ring=device.to_device(ring),
@@ -67,7 +86,7 @@ def extend(state: ScanState, request: Array, slot_mapping: Any) -> tuple[int, in
         *(state.device.to_device(request), state.ring, state.cursor, state.lengths, state.block_table),
         *(slot_mapping, state.status, *_shape_arguments(state)),
     )
-    return _launch(state, "page_alloc_extend", args)
+    return _launch(state, EXTEND, args)
 
 
 def free(state: ScanState, request: Array) -> tuple[int, int, int]:
@@ -76,7 +95,11 @@ def free(state: ScanState, request: Array) -> tuple[int, int, int]:
         *(state.device.to_device(request), state.ring, state.cursor, state.lengths, state.block_table),
         *(state.status, *_shape_arguments(state)),
     )
-    return _launch(state, "page_alloc_free", args)
+    return _launch(state, FREE, args)
+
+
+def _defines(threads: int) -> dict[str, int]:
+    return {"PAB_THREADS": threads}
 
 
 def _shape_arguments(state: ScanState) -> tuple[Any, ...]:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pabench.device.base import Device, Launch, Module
-from pabench.kernels.instance import DTYPE_CODES, WARPS, kernel_source, vector_width
+from pabench.kernels.instance import (
+    THREADS,
+    WARPS,
+    KernelEntry,
+    KernelInstance,
+    kernel_source,
+    shape_defines,
+    shaped_instances,
+    vector_width,
+)
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
 FILE = "paged_decode_simple.cu"
+DECODE, MERGE = "paged_decode_simple", "paged_decode_merge"
 TILE_TOKENS = 32
 SPLIT_TOKENS = 512
 """Keys worth a warp of their own; fewer and the merge costs more than it gains."""
@@ -47,6 +57,16 @@ def shared_bytes(head_dim: int) -> int:
     return WARPS * (4 * floats + 8 * TILE_TOKENS)
 
 
+def instances() -> Iterator[KernelInstance]:
+    """Yield the instances of the static table."""
+    for label, defines, head_dim in shaped_instances():
+        entries = (
+            KernelEntry(name=DECODE, threads=THREADS, shared_bytes=shared_bytes(head_dim)),
+            KernelEntry(name=MERGE, threads=THREADS),
+        )
+        yield KernelInstance(file=FILE, label=label, defines=defines, entries=entries)
+
+
 def plan_decode(
     device: Device,
     problem: Problem,
@@ -74,10 +94,9 @@ def plan_decode(
     source = kernel_source(
         device,
         FILE,
-        PAB_HEAD_DIM=head_dim,
-        PAB_DTYPE=DTYPE_CODES[problem.dtype],
-        PAB_VEC=vector_width(head_dim, problem.storage, q, pool.k, pool.v),
-        PAB_WARPS=WARPS,
+        **shape_defines(
+            head_dim, problem.storage, vector_width(head_dim, problem.storage, q, pool.k, pool.v)
+        ),
     )
     single = np.dtype(np.float32)
     out = device.empty((num_seqs, heads, head_dim), problem.storage.storage)
@@ -88,9 +107,9 @@ def plan_decode(
     partial_sum = device.empty((parts,), single)
     page, token, head = pool.element_strides
     decode = Launch(
-        entry="paged_decode_simple",
+        entry=DECODE,
         grid=(-(-rows * num_splits // WARPS), 1, 1),
-        block=(32 * WARPS, 1, 1),
+        block=(THREADS, 1, 1),
         shared_bytes=shared_bytes(head_dim),
         args=(
             *(q, pool.k, pool.v, block_table, kv_lens, out, lse, partial_out, partial_max, partial_sum),
@@ -101,9 +120,9 @@ def plan_decode(
         ),
     )
     merge = Launch(
-        entry="paged_decode_merge",
+        entry=MERGE,
         grid=(-(-rows // WARPS), 1, 1),
-        block=(32 * WARPS, 1, 1),
+        block=(THREADS, 1, 1),
         args=(
             *(partial_out, partial_max, partial_sum, kv_lens, out, lse),
             *(np.int32(rows), np.int32(heads), np.int32(num_splits)),

@@ -76,6 +76,7 @@ FIGURES = (
     "run_ns",
     "modelled_ns",
     "modelled_tokens_per_s",
+    "modelled_bound",
 )
 
 

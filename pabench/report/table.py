@@ -117,6 +117,7 @@ def _figures(lines: Sequence[Line]) -> list[tuple[Column, list[str]]]:
         columns += _split(lines, label, key, _times)
     columns += _split(lines, "run per token·head", "run_ns", _per_head(lines))
     columns += _split(lines, "modelled time", "modelled_ns", lambda values: _times([_one(v) for v in values]))
+    columns += _split(lines, "bound by", "modelled_bound", lambda values: ("", [v or DASH for v in values]))
     columns += _split(lines, "modelled tokens/s", "modelled_tokens_per_s", _each(scaled))
     return [column for column in columns if any(text != DASH for text in column[1])]
 

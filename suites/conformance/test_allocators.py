@@ -321,6 +321,7 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     def step(self, name: str, **given: Any) -> None:
         self.history.append((name, given))
+        self.examiner.announce(self.case())
         outcome = judge_operation(self.trial, self.history)
         if not outcome.passed:
             self.close(outcome)
@@ -332,10 +333,14 @@ class AllocatorMachine(RuleBasedStateMachine):
             self.close(decode_through_tables(self.trial, self.examiner.device))
             return
         self.history.append(("drain", {}))
+        self.examiner.announce(self.case())
         self.close(judge_operation(self.trial, self.history))
 
+    def case(self) -> HistoryCase:
+        return HistoryCase(shape=self.shape, operations=tuple(self.history))
+
     def close(self, outcome: Outcome) -> None:
-        case = HistoryCase(shape=self.shape, operations=tuple(self.history))
+        case = self.case()
         if not outcome.passed:
             del self.trial  # a broken history is not drained
         self.examiner.note(case, outcome)
