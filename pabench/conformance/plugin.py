@@ -16,6 +16,7 @@ from pabench.conformance.outcome import raised
 from pabench.conformance.results import CheckResult
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
+from pabench.errors import Unsupported
 
 BACKEND_FIXTURE = "backend_examiner"
 ALLOCATOR_FIXTURE = "allocator_examiner"
@@ -103,6 +104,10 @@ class ConformancePlugin(SubjectsPlugin):
         """Examiner of one allocator."""
         entry = allocator_entry(request.param)
         self._current = self._examiner(request.param)
+        try:
+            entry.load()
+        except Unsupported as lacking:
+            pytest.skip(str(lacking))
         self._current.allocator = entry
         return self._current
 
