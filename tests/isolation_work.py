@@ -56,9 +56,9 @@ def work(channel: Channel) -> None:
                 channel.send({"number": number})
             os._exit(0)
         elif name == "leave a child":
-            if not os.fork():
+            if not (child := os.fork()):
                 time.sleep(3600)
-            channel.send({"done": True})
+            channel.send({"child": child})
         elif name == "fork":
             os.fork()
             channel.send({"copy": guard.copy_came_back()})

@@ -83,3 +83,17 @@ def test_conformance_checked_passes_right_kernels(tmp_path: Path) -> None:
 def test_conformance_checked_is_no_affair_of_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*QUICK, "--device", "cuda"]) == 4
     assert "checked on the emulated device only" in capsys.readouterr().err
+
+
+def test_conformance_checked_is_refused_where_the_checker_is_blind(
+    tmp_path: Path, kernels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = kernels / "emulation" / "checked" / "memory.h"
+    text = path.read_text(encoding="utf-8")
+    before = "missing += touch.written[i] == 0;"
+    assert text.count(before) == 1
+    path.write_text(text.replace(before, "missing += 0;"), encoding="utf-8")
+    folder = tmp_path / "run"
+    assert run([*QUICK, "-k", "normal", "--kernels", str(kernels), "--artifacts", str(folder)]) == 7
+    assert "the checked device is not to be believed here: init control" in capsys.readouterr().err
+    assert not folder.exists()

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from pabench.allocators.base import PoolShape
+from pabench.allocators.operations import Operation
 from pabench.conformance.allocator_checks import HistoryCase
 from pabench.conformance.case_files import AnyCase
 from pabench.conformance.isolated import IsolatedSuite
@@ -140,21 +141,25 @@ def test_isolation_smallest_case_is_found_property(case: Case) -> None:
     assert (found.batch.kv_lens, found.problem.num_qo_heads, ending) == ((3,), 1, CRASH)
 
 
-def test_isolation_smallest_history_keeps_the_operation_that_crashed() -> None:
+GROW: Operation = ("append", {"sequence": 1, "tokens": 2})
+OTHER: Operation = ("append", {"sequence": 2, "tokens": 1})
+FREE: Operation = ("free", {"sequences": [1]})
+
+
+@pytest.mark.parametrize("needed", [(), (GROW,)])
+def test_isolation_smallest_history_keeps_the_operation_that_crashed(needed: tuple[Operation, ...]) -> None:
     shape = PoolShape(num_pages=4, page_size=2, max_seqs=3, max_pages_per_seq=2)
-    grow, last = ("append", {"sequence": 1, "tokens": 2}), ("free", {"sequences": [1]})
-    others = [("append", {"sequence": sequence, "tokens": 1}) for sequence in (0, 2)]
-    operations = (others[0], grow, ("free", {"sequences": [0]}), others[1], last)
+    operations: tuple[Operation, ...] = (OTHER, GROW, ("free", {"sequences": [0]}), OTHER, FREE)
     history = HistoryCase(shape=shape, operations=operations)
 
     def judge(candidate: AnyCase, deadline_s: float) -> Ending | None:
         assert isinstance(candidate, HistoryCase)
         kept = candidate.operations
-        return CRASH if kept[-1] == last and grow in kept else None
+        return CRASH if kept[-1] == FREE and all(one in kept for one in needed) else None
 
     found, _ = smallest(history, CRASH, judge, 60.0)
     assert isinstance(found, HistoryCase)
-    assert found.operations == (grow, last)
+    assert found.operations == (*needed, FREE)
 
 
 @pytest.mark.parametrize(

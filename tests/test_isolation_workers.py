@@ -134,19 +134,20 @@ def test_isolation_worker_leads_a_group_that_dies_with_it(nursery: Nursery) -> N
     said = worker.receive(LONG)
     assert said["pid"] == said["group"] == worker.pid != os.getpid()
     worker.send({"do": "leave a child"})
-    assert worker.receive(LONG) == {"done": True}
-    group = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _group(pid) == worker.pid]
-    assert len(group) == 2
+    child = int(worker.receive(LONG)["child"])
+    assert os.getpgid(child) == worker.pid
     worker.stop()
-    for pid in group:
-        wait_until_dead(pid)
+    wait_until_dead(child)
 
 
-def _group(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return -1
+def test_isolation_death_is_noticed_though_a_child_holds_the_channel(nursery: Nursery) -> None:
+    worker = nursery.start()
+    worker.send({"do": "leave a child"})
+    child = int(worker.receive(LONG)["child"])
+    worker.send({"do": "exit", "status": 5})
+    with pytest.raises(WorkerEnded, match="exited with status 5"):
+        worker.receive(LONG)
+    wait_until_dead(child)
 
 
 @pytest.mark.parametrize("order", ["fork", "fork in C"])
@@ -191,8 +192,10 @@ import sys, time
 from pabench.isolation.workers import Nursery
 nursery = Nursery("tests.isolation_work:work")
 worker = nursery.start()
+worker.send({"do": "leave a child"})
+child = worker.receive(60.0)["child"]
 worker.send({"do": "loop"})
-print(nursery._process.pid, worker.pid, flush=True)
+print(nursery._process.pid, worker.pid, child, flush=True)
 time.sleep(3600)
 """
 
@@ -206,7 +209,7 @@ def test_isolation_leaves_no_process_behind(number: signal.Signals) -> None:
     ) as process:
         assert process.stdout is not None
         pids = [int(word) for word in process.stdout.readline().split()]
-        assert len(pids) == 2
+        assert len(pids) == 3
         assert all(map(alive, pids))
         process.send_signal(number)
     for pid in pids:

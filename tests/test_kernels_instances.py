@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pabench.device.base import KernelSource, Launch
-from pabench.kernels import alloc_scan
+from pabench.device.base import DeviceLimits, KernelSource, Launch
+from pabench.device.occupancy import SM_LIMITS
+from pabench.kernels import alloc_scan, decode
 from pabench.kernels.append import append_tokens
 from pabench.kernels.decode_simple import plan_decode
 from pabench.kernels.instance import HEAD_DIMS, KernelEntry
@@ -23,6 +25,7 @@ class Recorder:
     """A device that keeps what is asked of it and runs nothing."""
 
     name, description, kernels = "recorder", "", Path("kernels")
+    limits: DeviceLimits
 
     def __init__(self) -> None:
         self.sources: list[KernelSource] = []
@@ -70,40 +73,65 @@ def shifted(shape: tuple[int, ...], dtype: DType, elements: int) -> Any:
     return raw[start : start + size].reshape(shape)
 
 
+def pool_of(problem: Problem, elements: int) -> KvPool:
+    shape = (2, 3, 16, 2, problem.head_dim)
+    return KvPool(storage=shifted(shape, problem.kv_storage, elements), kv_layout="NHD", interleaved=False)
+
+
 @pytest.mark.parametrize("elements", [0, 1, 2, 4])
 @pytest.mark.parametrize("name", DTYPES)
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: int) -> None:
     dtype = DTYPES[name]
-    problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
-    pool = KvPool(
-        storage=shifted((2, 3, 16, 2, head_dim), dtype, elements), kv_layout="NHD", interleaved=False
-    )
-    decode = Recorder()
-    plan = plan_decode(
-        decode,  # type: ignore[arg-type]
-        problem,
-        q=shifted((1, 4, head_dim), dtype, 0),
-        pool=pool,
-        block_table=np.zeros((1, 3), np.int32),
-        kv_lens=np.full(1, 40, np.int32),
-        num_splits=2,
-    )
-    decode.launches += plan.launches
-    check(decode)
+    plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
+    for problem in (plain, replace(plain, window=3), replace(plain, kv_dtype="e4m3")):
+        decode = Recorder()
+        plan = plan_decode(
+            decode,  # type: ignore[arg-type]
+            problem,
+            q=shifted((1, 4, head_dim), dtype, 0),
+            pool=pool_of(problem, elements),
+            block_table=np.zeros((1, 3), np.int32),
+            kv_lens=np.full(1, 40, np.int32),
+            num_splits=2,
+        )
+        decode.launches += plan.launches
+        check(decode)
     append = Recorder()
     tokens = shifted((5, 2, head_dim), dtype, 0)
     slots = np.arange(5, dtype=np.int64)
     append_tokens(
         append,  # type: ignore[arg-type]
         dtype,
-        pool=pool,
+        pool=pool_of(plain, elements),
         keys=tokens,
         values=tokens,
         slot_mapping=slots,
         page_size=16,
     )
     check(append)
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a", "sm_120"])
+@pytest.mark.parametrize("name", decode.DTYPES)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str, architecture: str) -> None:
+    recorder = Recorder()
+    recorder.limits = decode.architecture_limits(SM_LIMITS[architecture], multiprocessors=10)
+    dtype = DTYPES[name]
+    problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
+    plan = decode.plan_decode(
+        recorder,  # type: ignore[arg-type]
+        problem,
+        q=shifted((1, 4, head_dim), dtype, 0),
+        pool=KvPool(storage=shifted((2, 3, 16, 2, head_dim), dtype, 0), kv_layout="NHD", interleaved=False),
+        block_table=np.zeros((1, 3), np.int32),
+        kv_lens=np.full(1, 40, np.int32),
+        qo_indptr=np.array([0, 1], np.int32),
+    )
+    recorder.launches += plan.launches
+    check(recorder)
+    assert plan.launches[1].grid[0] == 10 * int(recorder.sources[0].defines["PAB_BLOCKS"])
 
 
 @pytest.mark.parametrize("max_seqs", [1, 32, 33, 300, 1024, 5000])

@@ -45,7 +45,9 @@ def shaped(file: str, head_dim: int, dtype: int, vec: int) -> KernelSource:
 @pytest.mark.parametrize("file", sorted({one.file for one in kernel_instances()}))
 def test_nvrtc_compiles_our_kernels_without_a_spill(file: str, architecture: str) -> None:
     """A few instances on each architecture, others on the next; ``make kernels`` compiles all."""
-    instances = file_sources(KERNELS_CUDA / file, include_dir=KERNELS_CUDA)
+    instances = [
+        one for one in file_sources(KERNELS_CUDA / file, include_dir=KERNELS_CUDA) if one.suits(architecture)
+    ]
     first = ARCHITECTURES.index(architecture)
     step = max(1, len(instances) // 7)
     for instance in instances[first % step :: step]:
@@ -55,7 +57,10 @@ def test_nvrtc_compiles_our_kernels_without_a_spill(file: str, architecture: str
         assert {row.usage.name for row in result.rows} == set(instance.entries)
         for row in result.rows:
             assert row.occupancy is not None
-            assert row.occupancy.blocks_per_sm > 0
+            promised = (
+                instance.source.defines.get("PAB_BLOCKS", "1") if row.usage.name == "paged_decode" else "1"
+            )
+            assert row.occupancy.blocks_per_sm >= int(promised)
 
 
 @needs_nvrtc
@@ -69,7 +74,7 @@ def test_nvrtc_compiles_decode_for_odd_head_dims(head_dim: int, vec: int) -> Non
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("name", ["collectives", "blocks", "wrong", "numbers"])
+@pytest.mark.parametrize("name", ["collectives", "blocks", "wrong", "numbers", "matrix", "swizzle"])
 def test_nvrtc_knows_every_intrinsic_of_the_emulation(name: str) -> None:
     """The test kernels use the whole header; both sides of it must offer the same."""
     path = Path(__file__).parent / "kernels" / f"{name}.cu"

@@ -24,7 +24,7 @@ struct Dim3 {
 };
 
 // What a collective does with the values of its lanes.
-enum class Op : u32 { kSync, kShuffle, kBallot, kAny, kAll, kMatchAny, kReduceAdd };
+enum class Op : u32 { kSync, kShuffle, kBallot, kAny, kAll, kMatchAny, kReduceAdd, kMatrix };
 
 struct Warp;
 struct Block;
@@ -52,11 +52,21 @@ struct Lane {
   u64 value = 0;
   u32 source = 0;
   u64 result = 0;
-  const void* pc = nullptr;  // return address of the last meeting or copy
+  const void* pc = nullptr;  // return address of the last meeting, poll or copy
+  const void* polled_at = nullptr;  // return address of the last poll, and what it found
+  u64 polled = 0;
+#ifdef PAB_EMU_CHECKED
+  void* trace = nullptr;  // the checkers' own
+#endif
 
   u32 copy_group = 0;  // open group of asynchronous copies
   u32 copy_count = 0;
   PendingCopy* copies = nullptr;  // kCopyQueue of them
+#ifdef PAB_EMU_CHECKED
+  u32 watch = 0;   // Request::checks, while a launch is counted
+  u64 region = 0;  // of the code that runs, where an entry of the log holds it
+  u64 *log_begin = nullptr, *log_next = nullptr, *log_end = nullptr;  // see checked/log.h
+#endif
 };
 
 struct Warp {
@@ -88,8 +98,9 @@ void barrier(u32 id, u32 expected, bool wait);
 // Lets other lanes of the block run.
 void yield();
 
-// The same from a loop that polls memory; ends the launch when what is polled for does not come.
-void poll();
+// The same from a loop that polls memory and has `found` this: when all lanes of the block find again and again what
+// they found before, another block has a turn.  Ends the launch when what is polled for does not come.
+void poll(u64 found);
 
 // Asynchronous copies of 16 bytes.
 void copy_async(void* target, const void* source, bool valid);

@@ -1,7 +1,7 @@
 // The emulated device's runtime: runs the blocks of a launch on OS threads, their CUDA threads as fibers.
 //
 // Seeded choices: order of blocks, visiting order of warps and of the lanes of each warp, and now and then a
-// change of warp at a collective.  Shared memory is poisoned before every block.
+// change of warp at a collective.
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
@@ -18,89 +18,21 @@
 #include "emulation/observe.h"
 #include "emulation/schedule.h"
 #include "emulation/switch.h"
+#ifdef PAB_EMU_CHECKED
+#include "emulation/checked/runner.h"
+#else
+#include "emulation/runner.h"
+#endif
 
 namespace pab_emu {
 
 thread_local Lane* current __attribute__((tls_model("initial-exec"))) = nullptr;
 
-namespace {
-
-void prepare_block(Worker& w, u64 number) {
-  Launch& launch = *w.launch;
-  w.random.state = launch.seed ^ (number * 0xD1B54A32D192ED03ull);
-  Block& block = w.block;
-  block.grid = launch.grid;
-  block.block = launch.block;
-  block.index.x = static_cast<u32>(number % launch.grid.x);
-  block.index.y = static_cast<u32>(number / launch.grid.x % launch.grid.y);
-  block.index.z = static_cast<u32>(number / launch.grid.x / launch.grid.y);
-  block.shared = w.shared.get();
-  block.shared_bytes = launch.shared_bytes;
-  std::memset(block.shared, kPoison, launch.shared_bytes);
-  std::memset(w.barrier_arrived, 0, sizeof w.barrier_arrived);
-  std::memset(w.barrier_expected, 0, sizeof w.barrier_expected);
-  w.live = w.threads;
-  const u32 warp_count = (w.threads + kWarpSize - 1) / kWarpSize;
-  w.warps.resize(warp_count);
-  for (u32 wi = 0; wi < warp_count; ++wi) {
-    Warp& warp = w.warps[wi];
-    warp = Warp{};
-    warp.count = std::min(kWarpSize, w.threads - wi * kWarpSize);
-    warp.runnable = warp.count == kWarpSize ? ~0u : (1u << warp.count) - 1;
-    warp.finished = ~warp.runnable;  // a lane that does not exist is waited for as little as one that returned
-    unsigned char order[kWarpSize];
-    for (u32 i = 0; i < warp.count; ++i) order[i] = static_cast<unsigned char>(i);
-    w.random.shuffle(order, warp.count);
-    for (u32 i = 0; i < warp.count; ++i) warp.next[order[i]] = order[(i + 1) % warp.count];
-    for (u32 i = 0; i < warp.count; ++i) {
-      const u32 t = wi * kWarpSize + i;
-      Lane& lane = w.lanes[t];
-      warp.lanes[i] = &lane;
-      lane.warp = &warp;
-      lane.block = &block;
-      lane.index = i;
-      lane.thread = {t % launch.block.x, t / launch.block.x % launch.block.y, t / launch.block.x / launch.block.y};
-      lane.copy_group = lane.copy_count = 0;
-      lane.copies = &w.copies[t * kCopyQueue];
-      lane.context = new_context(w, t);
-    }
-  }
-  w.warp_order.resize(warp_count);
-  std::iota(w.warp_order.begin(), w.warp_order.end(), 0u);
-  w.random.shuffle(w.warp_order.data(), warp_count);
-}
-
-void work(Launch& launch) {
-  const u32 threads = launch.block.x * launch.block.y * launch.block.z;
-  std::unique_ptr<Worker> mine = take_worker(threads, launch.shared_bytes);
-  worker = mine.get();
-  worker->launch = &launch;
-  worker->threads = threads;
-#ifdef PAB_EMU_UCONTEXT
-  worker->scheduler = &worker->home;
-#endif
-  while (!launch.failed.load(std::memory_order_relaxed)) {
-    const u64 at = launch.next.fetch_add(1, std::memory_order_relaxed);
-    if (at >= launch.order.size()) break;
-    prepare_block(*worker, launch.order[at]);
-    worker->running_warp = 0;
-    observe::block_begin(*worker);
-    Warp& first = worker->warps[worker->warp_order[0]];
-    resume(&worker->scheduler, first.lanes[worker->random() % first.count]);
-    if (worker->live && !launch.failed) launch.fail(describe_deadlock());
-    observe::block_end(*worker);
-  }
-  current = nullptr;
-  worker = nullptr;
-  std::lock_guard<std::mutex> lock(idle_mutex);
-  idle_workers.push_back(std::move(mine));
-}
-
-}  // namespace
-
 u64 collective(u32 mask, Op op, u64 value, u32 source) {
   Lane* me = current;
   Warp& warp = *me->warp;
+  me->pc = __builtin_return_address(0);
+  observe::count_collective(*me, op);
   me->op = op;
   me->mask = mask;
   me->value = value;
@@ -108,7 +40,6 @@ u64 collective(u32 mask, Op op, u64 value, u32 source) {
   const u32 bit = 1u << me->index;
   if (!(mask & bit)) fault("warp collective: lane %u is not in its own mask 0x%08x", me->index, mask);
   warp.arrived |= bit;
-  me->pc = __builtin_return_address(0);
   observe::collective_arrive(*me);
   if (try_complete(warp, mask, op)) {
     // now and then another warp goes first, so that what only works in step is seen
@@ -123,13 +54,14 @@ u64 collective(u32 mask, Op op, u64 value, u32 source) {
 void barrier(u32 id, u32 expected, bool wait) {
   Worker& w = *worker;
   Lane* me = current;
+  me->pc = __builtin_return_address(0);
   if (id >= kBarriers) fault("barrier %u: there are %u barriers", id, kBarriers);
   if (expected % kWarpSize) fault("barrier %u: %u threads is not a multiple of the warp size", id, expected);
+  observe::count_barrier(*me);
   if (w.barrier_arrived[id] && w.barrier_expected[id] != expected) {
     fault("barrier %u: threads expect %u and %u arrivals", id, w.barrier_expected[id], expected);
   }
   w.barrier_expected[id] = expected;
-  me->pc = __builtin_return_address(0);
   observe::barrier_arrive(*me, id, expected, wait);
   const u32 bit = 1u << me->index;
   if (wait) {
@@ -157,41 +89,49 @@ void yield() {
   }
 }
 
-void poll() {
+void poll(u64 found) {
   Worker& w = *worker;
-  Launch& launch = *w.launch;
-  // what is waited for may never come: another block has failed, or nobody writes it
-  if (launch.failed.load(std::memory_order_relaxed)) abandon_block();
-  observe::poll(*current);
-  if (++w.polls % kPollsPerLook == 0) {
-    if (std::chrono::steady_clock::now() > launch.poll_deadline) {
-      fault("polled memory for more than %u s without end", launch.poll_seconds);
-    }
-    std::this_thread::yield();  // the one who writes may be another block
+  Lane* me = current;
+  const void* pc = __builtin_return_address(0);
+  // what is waited for may never come: another block has failed
+  if (w.launch->failed.load(std::memory_order_relaxed)) abandon_block();
+  const bool again = me->polled_at == pc && me->polled == found;
+  me->pc = me->polled_at = pc;
+  me->polled = found;
+  observe::poll(*me);
+  if (!again) {
+    got_on(w);
+  } else if (++w.idle_polls > 2 * runnable_lanes(w)) {
+    wait_block(me);
+    return;
   }
   yield();
 }
 
 void copy_async(void* target, const void* source, bool valid) {
   Lane* me = current;
-  if (reinterpret_cast<std::uintptr_t>(target) % 16 || (valid && reinterpret_cast<std::uintptr_t>(source) % 16)) {
-    fault("cp.async: address not aligned to 16 bytes");
-  }
-  if (me->copy_count == kCopyQueue) fault("cp.async: more than %u copies of one thread in flight", kCopyQueue);
+  me->pc = __builtin_return_address(0);
   PendingCopy copy{};
   copy.target = target;
   copy.source = valid ? source : nullptr;
   copy.group = me->copy_group;
-  me->pc = __builtin_return_address(0);
 #ifdef PAB_EMU_CHECKED
   copy.pc = me->pc;
 #endif
   observe::copy_issue(*me, copy);
+  if (reinterpret_cast<std::uintptr_t>(target) % 16 || (valid && reinterpret_cast<std::uintptr_t>(source) % 16)) {
+    fault("cp.async: address not aligned to 16 bytes");
+  }
+  if (me->copy_count == kCopyQueue) fault("cp.async: more than %u copies of one thread in flight", kCopyQueue);
   std::memset(target, kPoison, 16);  // whoever reads before the wait reads NaN
   me->copies[me->copy_count++] = copy;
 }
 
-void copy_commit() { ++current->copy_group; }
+void copy_commit() {
+  current->pc = __builtin_return_address(0);
+  observe::count_commit(*current);
+  ++current->copy_group;
+}
 
 void copy_wait(u32 newest_groups_left) {
   Lane* me = current;
@@ -222,6 +162,7 @@ void fault(const char* format, ...) {
   char where[160];
   std::snprintf(where, sizeof where, " [block (%u, %u, %u), thread (%u, %u, %u)]", me->block->index.x,
                 me->block->index.y, me->block->index.z, me->thread.x, me->thread.y, me->thread.z);
+  observe::fault(*me, text);
   worker->launch->fail(std::string(text) + where);
   abandon_block();
 }
@@ -243,7 +184,7 @@ void run(pab_emu::Launch& launch, unsigned workers) {
   using namespace pab_emu;
   const auto guarded = [&launch] {
     try {
-      work(launch);
+      Runner(launch).run();
     } catch (const std::exception& error) {
       launch.fail(std::string("the emulated device lacks memory: ") + error.what());
     }
@@ -287,11 +228,10 @@ void prepare(pab_emu::Launch& launch, const PabEmuLaunch& asked) {
   launch.shared_bytes = asked.shared_bytes;
   launch.seed = asked.seed;
   launch.poll_seconds = asked.poll_seconds;
-  launch.poll_deadline = std::chrono::steady_clock::now() + std::chrono::seconds(asked.poll_seconds);
 }
 
 int end(const pab_emu::Launch& launch, const PabEmuLaunch& asked) {
-  if (!launch.failed) return 0;
+  if (launch.message.empty()) return 0;
   std::snprintf(asked.message, asked.message_bytes, "%s", launch.message.c_str());
   return 1;
 }
@@ -312,9 +252,11 @@ extern "C" int pab_emu_launch(const PabEmuLaunch* asked) {
 
 // The same, checked; *report gets a JSON object, to be given to pab_emu_free.
 extern "C" int pab_emu_launch_checked(const PabEmuLaunch* asked, const pab_emu::Request* request, char** report) {
-  pab_emu::Checked checked{*request, {}};
+  pab_emu::Checked checked(*request, pab_emu::u64{asked->grid[0]} * asked->grid[1] * asked->grid[2]);
   pab_emu::Launch launch;
   launch.checked = &checked;
+  pab_emu::Turns turns;
+  launch.turns = &turns;
   prepare(launch, *asked);
   run(launch, asked->workers);
   *report = strdup(pab_emu::report_json(checked).c_str());

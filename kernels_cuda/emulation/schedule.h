@@ -6,14 +6,13 @@
 #include <thread>
 
 #include "emulation/deadlock.h"
+#include "emulation/matrix_compute.h"
 #include "emulation/observe.h"
 #include "emulation/worker.h"
 
 namespace pab_emu {
 
 namespace {
-
-constexpr u32 kPollsPerLook = 4096;  // polls between two looks at the clock
 
 // Body of every fiber: the kernel, then the farewell.
 void lane_main();
@@ -89,6 +88,16 @@ void suspend(Lane* me) {
   }
 }
 
+// Ends the launch unless all 32 lanes are there for the same instruction: a fragment is spread over all of them.
+void check_matrix(const Warp& warp, u32 there) {
+  if (there != ~0u) fault("matrix instruction: lanes 0x%08x have returned or do not exist", ~there);
+  for (u32 i = 1; i < kWarpSize; ++i) {
+    if (warp.lanes[i]->source != warp.lanes[0]->source) {
+      fault("matrix instruction: lanes 0 and %u of the warp came to different ones", i);
+    }
+  }
+}
+
 // Ends a collective once all of `mask` that have not returned are there, and computes its results for all of
 // them.  CUDA waits for the non-exited lanes of a mask only.
 bool try_complete(Warp& warp, const u32 named, Op op) {
@@ -105,10 +114,20 @@ bool try_complete(Warp& warp, const u32 named, Op op) {
     all |= static_cast<u64>(lane.value != 0) << i;
     sum += lane.value;
   }
+  if (op == Op::kMatrix) check_matrix(warp, mask);
   warp.arrived &= ~mask;
   warp.runnable |= mask;
+  worker->idle_polls = 0;
+  worker->got_on = true;
   observe::collective_complete(warp, mask, op);
   if (op == Op::kSync) return true;
+  if (op == Op::kMatrix) {
+    const auto kind = static_cast<MatrixKind>(warp.lanes[0]->source);
+    if (kind == MatrixKind::kMultiplyF16) observe::count_mma(warp, "m16n8k16.f16");
+    if (kind == MatrixKind::kMultiplyBf16) observe::count_mma(warp, "m16n8k16.bf16");
+    run_matrix(warp.lanes, kind);
+    return true;
+  }
   for (u32 rest = mask; rest; rest &= rest - 1) {
     Lane& lane = *warp.lanes[__builtin_ctz(rest)];
     switch (op) {
@@ -129,7 +148,8 @@ bool try_complete(Warp& warp, const u32 named, Op op) {
         lane.result = equal;
         break;
       }
-      case Op::kSync: break;
+      case Op::kSync:
+      case Op::kMatrix: break;
     }
   }
   return true;
@@ -143,10 +163,34 @@ void release_collectives(Warp& warp) {
   }
 }
 
+// Notes that the block does more than to poll.
+void got_on(Worker& w) {
+  w.idle_polls = 0;
+  w.got_on = true;
+}
+
 // Leaves the block for good; its fibers are never resumed.
 [[noreturn]] void abandon_block() {
+  worker->outcome = Outcome::kFallen;
   pab_emu_switch(&current->context, worker->scheduler);
   __builtin_unreachable();
+}
+
+u32 runnable_lanes(const Worker& w) {
+  u32 count = 0;
+  for (const Warp& warp : w.warps) count += static_cast<u32>(std::popcount(warp.runnable));
+  return count;
+}
+
+// Gives the processor to another block; returns when this one is resumed.
+void wait_block(Lane* me) {
+  Worker& w = *worker;
+  w.outcome = Outcome::kWaits;
+#ifdef PAB_EMU_CHECKED
+  if (!w.has_turn) w.outcome = Outcome::kGate;
+#endif
+  w.waiting = me;
+  pab_emu_switch(&me->context, w.scheduler);
 }
 
 // Lets all that wait at barrier `id` go on.
@@ -154,6 +198,7 @@ void release_barrier(u32 id) {
   Worker& w = *worker;
   observe::barrier_release(w, id);
   w.barrier_arrived[id] = 0;
+  got_on(w);
   for (Warp& warp : w.warps) {
     warp.runnable |= warp.waiting[id];
     warp.waiting[id] = 0;
@@ -169,6 +214,7 @@ void lane_main() {
   me->warp->runnable &= ~bit;
   me->warp->finished |= bit;
   --w.live;
+  got_on(w);
   if (me->warp->arrived) release_collectives(*me->warp);
   if (w.barrier_arrived[0] && w.barrier_expected[0] == 0 && w.barrier_arrived[0] == w.live) release_barrier(0);
   suspend(me);

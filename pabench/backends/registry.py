@@ -27,6 +27,7 @@ GROUP = "pabench.backends"
 SOURCE = ".cu"
 OWN = {
     "rawkernel": "pabench.backends.rawkernel:RawKernelBackend",
+    "rawkernel-mma": "pabench.backends.rawkernel_mma:RawKernelMmaBackend",
     "torch-sdpa": "pabench.backends.torch_sdpa:TorchSdpaBackend",
 }
 

@@ -89,7 +89,7 @@ def command(
         raise UsageError("--shared needs --threads: CTAs per SM follow from both")
     names = tuple(dict.fromkeys(name.strip() for arch in archs for name in arch.split(","))) or ARCHITECTURES
     sources = _sources(kernels, files, macros, threads, shared or 0)
-    with _progress(len(sources) * len(names)) as bar:
+    with _progress(sum(source.suits(name) for source in sources for name in names)) as bar:
         results = compile_table(sources, names, finished=lambda: bar.update(1) if bar else None)
     passed = all(result.passed for result in results)
     if as_json:

@@ -25,6 +25,7 @@ COMMANDS = {
     "replay": "Run a saved failing case again.",
     "list": "List backends, lengths, families, gpus, ...",
     "doctor": "Show what this machine offers to pabench.",
+    "selftest": "Ask pabench's own instruments about faults that were planted.",
 }
 
 

@@ -50,6 +50,9 @@ Numbers are lists such as 8,16,32, ranges such as 16:64:16, or 1:64:x2. A flag w
 @click.option("--gpu", metavar="NAME", help="GPU of the modelled figures.  [default: H200]")
 @click.option("--seed", metavar="N", help="Drives lengths and tensors.  [default: 0]")
 @click.option("--kernels", metavar="DIR", help="Use this copy of the kernel sources.")
+@click.option(
+    "--checked", is_flag=True, default=None, help="Check every access and count traffic; emulated device."
+)
 @click.option("--config", metavar="FILE", help="TOML file with these options as keys.")
 @click.option("--out", metavar="DIR", help="New folder of the run.  [default: runs/sweep-TIME]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; options may be left out.")
@@ -217,7 +220,7 @@ def _command_line(given: Mapping[str, Any], config: str | None, out: str | None)
     words = ["pabench", "sweep"]
     for key, value in [*given.items(), ("config", config), ("out", out)]:
         for item in value if isinstance(value, tuple) else (value,):
-            words += [f"--{key}", str(item)] if item is not None else []
+            words += [f"--{key}", *([] if item is True else [str(item)])] if item is not None else []
     return shlex.join(words)
 
 

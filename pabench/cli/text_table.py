@@ -29,6 +29,8 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, dict):
         return ",".join(f"{key}={item:g}" for key, item in value.items()) or "-"
+    if isinstance(value, list):
+        return "+".join(str(item) for item in value) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -111,6 +111,7 @@ class Examiner:
         *,
         label: str | None = None,
         about: str | None = None,
+        needs: str | None = None,
         share: float = 1.0,
     ) -> None:
         """Draw cases and hand each to ``check``.
@@ -120,6 +121,7 @@ class Examiner:
             cases: strategy of the check's kind of case.
             label: what tells this use of the check from others, such as the family.
             about: what this use asks, when the check's own sentence says too little.
+            needs: feature without which the backend is not examined.
             share: part of the effort's examples to draw.
 
         Raises:
@@ -131,6 +133,8 @@ class Examiner:
         self._begin(check.id if label is None else f"{check.id}[{label}]", about or check.about)
         if check.operation not in backend.capabilities.operations:
             pytest.skip(f"{self.subject} offers no {check.operation}")
+        if needs is not None and needs not in self.features:
+            pytest.skip(f"{self.subject} offers no {needs}")
 
         @self._settings(max(1, round(self.effort.examples * share)))
         @seed(self.seed)
@@ -156,7 +160,7 @@ class Examiner:
             machine: of Hypothesis.
             share: part of the effort's runs.
         """
-        self._begin(check, about_allocator_check(check))
+        self._begin(check, about_allocator_check(check, self.allocator_capabilities))
         for deviation in self.known:
             if check in deviation.checks:
                 self._see_again(deviation)
@@ -198,6 +202,11 @@ class Examiner:
             "head_dims": self.head_dims(),
         }
 
+    @property
+    def features(self) -> list[str]:
+        """What the backend declares beyond plain attention."""
+        return sorted(self.backend.capabilities.features) if self.backend else []
+
     def head_dims(self, among: Sequence[int] = HEAD_DIMS) -> list[int]:
         """Return those of ``among`` that the backend declares, or all when it declares none of them."""
         most = self.backend.capabilities.max_head_dim if self.backend else 0
@@ -229,9 +238,8 @@ class Examiner:
         case = load_case(deviation.folder).case
         if not isinstance(case, HistoryCase):
             raise InvalidCase("case", deviation.case, "must be a history")
-        allocator = self.new_allocator(case.shape)
         judge = ALLOCATOR_CHECKS[self.notebook.check]
-        outcome = self.witness.judge(case, lambda: judge(case, allocator, self.device))
+        outcome = self.witness.judge(case, lambda: judge(case, self.new_allocator, self.device))
         if not deviation.explains(self.notebook.check, outcome):
             said = f"known deviation {deviation.name!r} does not happen any more: {outcome.text}"
             stale = failed(f"{said}; take it out of the ledger or end its range of versions")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pabench.allocators.registry import make_allocator
+from pabench.allocators.registry import allocator_entry
 from pabench.backends.registry import is_place, load_backend
 from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, HistoryCase
 from pabench.conformance.case_files import CASE_FILE, FAILURE_SCHEMA, READERS, AnyCase, SavedCase
@@ -81,9 +82,9 @@ def rerun(
     """
     name, case, witness = subject or saved.subject, saved.case, witness or Witness()
     if isinstance(case, HistoryCase):
-        history, allocator = case, make_allocator(name, device, case.shape)
-        judge = ALLOCATOR_CHECKS[_check_id(saved.check)]
-        return witness.judged(witness.judge(case, lambda: judge(history, allocator, device)), device)
+        history, run, entry = case, ALLOCATOR_CHECKS[_check_id(saved.check)], allocator_entry(name)
+        new = partial(entry.make, device)
+        return witness.judged(witness.judge(case, lambda: run(history, new, device)), device)
     if subject is None and is_place(name):
         hint = f"add --backend {shlex.quote(name)} if you trust that code"
         raise UsageError(

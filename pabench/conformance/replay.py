@@ -57,6 +57,7 @@ def replay_here(
         PabenchError: there is no such case, or it cannot run here.
     """
     from pabench.conformance.failures import load_case, rerun
+    from pabench.controls.hold import open_believed
     from pabench.device.registry import DeviceRequest
 
     saved = load_case(Path(request.folder))
@@ -67,7 +68,7 @@ def replay_here(
         checked=request.checked,
         poll_seconds=request.poll_seconds,
     )
-    device = wanted.open()
+    device = open_believed(wanted)
     facts = {"check": saved.check, "subject": request.subject or saved.subject, "device": device.name}
     tell(**facts)
     outcome = rerun(saved, device, subject=request.subject, witness=witness)

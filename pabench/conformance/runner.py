@@ -16,6 +16,7 @@ from pabench.conformance.process import own_process
 from pabench.conformance.recorder import Recorder
 from pabench.conformance.request import ConformanceRequest
 from pabench.conformance.results import exit_code
+from pabench.controls.hold import open_believed
 from pabench.device.base import Device
 from pabench.device.facts import DeviceFacts
 from pabench.device.registry import DeviceRequest
@@ -43,7 +44,7 @@ class InProcessSuite:
         Raises:
             PabenchError: any of it is refused.
         """
-        self._device = device = self._wanted.open()
+        self._device = device = open_believed(self._wanted)
         for name in self._request.backends:
             load_backend(name, device)
         if self._request.select is not None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pabench.device.arguments import check_limits, check_scalars, check_signature
-from pabench.device.base import KernelSource, Launch
+from pabench.device.arguments import MAX_SHARED_BYTES, check_limits, check_scalars, check_signature
+from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.cache import cached_file, content_key
 from pabench.device.compiler import FLAGS, Compiler, compile_shared, find_compiler, processor_key
 from pabench.device.headers import header_texts
@@ -31,6 +31,10 @@ MAX_PARAMETERS = 64
 MAX_BLOCKS = 2**24
 """Blocks of one launch; their order is held in memory."""
 POISON = 0xFF
+LIMITS = DeviceLimits(
+    multiprocessors=1, shared_bytes_per_block=MAX_SHARED_BYTES, shared_bytes_per_sm=MAX_SHARED_BYTES + 1024
+)
+"""Shared memory of an sm_90; one multiprocessor, so that small cases fill it as large ones fill a GPU."""
 POLL_SECONDS = 60
 
 _libraries: dict[Path, ctypes.CDLL] = {}
@@ -73,7 +77,8 @@ class EmulatedModule:
         if blocks > MAX_BLOCKS:
             raise LaunchError(f"{launch.entry}: grid of {blocks} blocks: must be at most {MAX_BLOCKS} here")
         check_scalars(launch)
-        check_signature(launch, self._signature(launch.entry))
+        signature = [("p" if kind == "c" else kind, size) for kind, size in self._signature(launch.entry)]
+        check_signature(launch, signature)
         held = [self._argument(launch, position, arg) for position, arg in enumerate(launch.args)]
         pointers = (ctypes.c_void_p * max(1, len(held)))(*(ctypes.addressof(value) for value in held))
         message = ctypes.create_string_buffer(1024)
@@ -89,7 +94,11 @@ class EmulatedModule:
             seed=self._device.seed,
             message=ctypes.cast(message, ctypes.c_void_p),
         )
-        self._device._start(self._runtime, asked, launch, self._source, message)
+        self._device._start(self._runtime, asked, launch, self._source, message, self._constant(launch.entry))
+
+    def _constant(self, entry: str) -> tuple[bool, ...]:
+        """For each parameter, whether it is a pointer to const."""
+        return tuple(kind == "c" for kind, _ in self._signature(entry))
 
     def _signature(self, entry: str) -> list[tuple[str, int]]:
         if entry not in self._signatures:
@@ -127,6 +136,7 @@ class EmulatedDevice:
     """
 
     name = "emulated"
+    limits = LIMITS
 
     def __init__(
         self,
@@ -197,6 +207,7 @@ class EmulatedDevice:
         launch: Launch,
         source: KernelSource,
         message: ctypes.Array[ctypes.c_char],
+        constant: Sequence[bool],
     ) -> None:
         """Run a launch whose arguments have been checked; the checked device does more here."""
         if runtime.pab_emu_launch(ctypes.byref(asked)):

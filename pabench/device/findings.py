@@ -49,7 +49,8 @@ class Finding:
         kernel: entry point.
         text: what happened, without the place.
         at: who did it.
-        other: the other access of a race.
+        other: the other access of a race, the other call of a barrier.
+        waiting: of a deadlock, a thread of each group that waits, and for what.
         buffer: name of the kernel's parameter or of the allocation, ``shared memory``, or empty.
         offset: first byte concerned, within ``buffer``.
         nbytes: size of the access.
@@ -65,12 +66,15 @@ class Finding:
     offset: int
     nbytes: int
     count: int
+    waiting: tuple[Party, ...] = ()
 
     def __str__(self) -> str:
         where = f" in {self.buffer} at byte {self.offset}" if self.buffer else ""
         other = f"; the other: {self.other}" if self.other else ""
         times = f" ({self.count} times)" if self.count > 1 else ""
-        return f"{self.check}: {self.text}{where}: {self.kernel}, {self.at}{other}{times}"
+        stuck = "".join(f"; {party}" for party in self.waiting)
+        at = "" if self.waiting else f", {self.at}"
+        return f"{self.check}: {self.text}{where}: {self.kernel}{at}{other}{stuck}{times}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the sentence ``said`` included."""

@@ -107,8 +107,8 @@ def occupancy(
     fits = {
         "blocks": limits.max_blocks,
         "threads": max_warps // warps if threads <= MAX_BLOCK_THREADS else 0,
-        "registers": _blocks_by_registers(warps, registers),
-        "shared memory": _blocks_by_shared(limits, shared_bytes),
+        "registers": blocks_by_registers(warps, registers),
+        "shared memory": blocks_by_shared(limits.shared_bytes, shared_bytes),
     }
     if limits.barriers is not None and barriers:
         fits["barriers"] = limits.barriers // barriers
@@ -117,7 +117,8 @@ def occupancy(
     return Occupancy(blocks_per_sm=blocks, limited_by=limited_by, warps_share=blocks * warps / max_warps)
 
 
-def _blocks_by_registers(warps: int, registers: int) -> int:
+def blocks_by_registers(warps: int, registers: int) -> int:
+    """Return how many blocks of ``warps`` warps with ``registers`` a thread fit into the register file."""
     if registers > MAX_THREAD_REGISTERS:
         return 0
     of_warp = -(-max(registers, 1) * WARP_THREADS // REGISTER_UNIT) * REGISTER_UNIT
@@ -127,6 +128,7 @@ def _blocks_by_registers(warps: int, registers: int) -> int:
     return REGISTERS // SCHEDULERS // of_warp * SCHEDULERS // warps
 
 
-def _blocks_by_shared(limits: SmLimits, shared_bytes: int) -> int:
+def blocks_by_shared(sm_bytes: int, shared_bytes: int) -> int:
+    """Return how many blocks of ``shared_bytes`` fit into the shared memory of a multiprocessor."""
     of_block = -(-(shared_bytes + RESERVED_SHARED_BYTES) // SHARED_UNIT_BYTES) * SHARED_UNIT_BYTES
-    return limits.shared_bytes // of_block
+    return sm_bytes // of_block

@@ -17,13 +17,14 @@ class DeviceRequest:
     """A device to open, as options say it and as it goes to a worker process in JSON.
 
     Attributes:
-        name, seed, kernels, checked, poll_seconds: see ``open_device``; ``kernels`` as text.
+        name, seed, kernels, checked, count, poll_seconds: see ``open_device``; ``kernels`` as text.
     """
 
     name: str
     seed: int = 0
     kernels: str | None = None
     checked: bool = False
+    count: bool = False
     poll_seconds: int | None = None
 
     def open(self) -> Device:
@@ -33,6 +34,7 @@ class DeviceRequest:
             seed=self.seed,
             kernels=None if self.kernels is None else Path(self.kernels),
             checked=self.checked,
+            count=self.count,
             poll_seconds=self.poll_seconds,
         )
 
@@ -72,6 +74,7 @@ def open_device(
     seed: int = 0,
     kernels: Path | None = None,
     checked: bool = False,
+    count: bool = False,
     poll_seconds: int | None = None,
 ) -> Device:
     """Return a device.
@@ -81,6 +84,7 @@ def open_device(
         seed: schedule of the emulated device.
         kernels: a folder to use in place of the project's ``kernels_cuda``.
         checked: look at every access; with ``auto`` this chooses the emulated device.
+        count: let a checked device count traffic as well.
         poll_seconds: how long a kernel of the emulated device may poll in vain; None for its own limit.
 
     Raises:
@@ -93,7 +97,7 @@ def open_device(
     if checked:
         from pabench.device.checked import CheckedDevice
 
-        return CheckedDevice(seed=seed, kernels=kernels, **limits)
+        return CheckedDevice(seed=seed, kernels=kernels, count=count, **limits)
     from pabench.device.cuda import CudaDevice, why_no_cuda
 
     if name == "cuda" or (name == "auto" and why_no_cuda() is None):

@@ -45,12 +45,14 @@ class KernelInstance:
         label: the instance in words.
         defines: macro name to value.
         entries: all entry points of the file.
+        architectures: those it is launched on; empty for all.
     """
 
     file: str
     label: str
     defines: Mapping[str, int]
     entries: tuple[KernelEntry, ...]
+    architectures: frozenset[str] = frozenset()
 
 
 def shaped_instances() -> Iterator[tuple[str, dict[str, int], int]]:
@@ -84,7 +86,7 @@ def vector_width(head_dim: int, dtype: DType, *arrays: Any) -> int:
     The start of every array must be a multiple of the load; strides are multiples of ``head_dim``.
     """
     width = LOAD_BYTES // dtype.itemsize
-    starts = [_address(array) for array in arrays]
+    starts = [address_of(array) for array in arrays]
     while width > 1 and (head_dim % width or any(start % (width * dtype.itemsize) for start in starts)):
         width //= 2
     return width
@@ -99,7 +101,8 @@ def kernel_source(device: Device, file: str, **defines: int) -> KernelSource:
     )
 
 
-def _address(array: Any) -> int:
+def address_of(array: Any) -> int:
+    """Return where the elements of a device array begin."""
     if hasattr(array, "ctypes"):
         return int(array.ctypes.data)
     return int(array.data.ptr)

@@ -22,12 +22,18 @@ class StaticSource:
         label: the instance in words.
         entries: what is known of its launches, by entry point; empty for a kernel that is not known.
         default: threads and bytes of dynamic shared memory of a block, for entry points that are not known.
+        architectures: those it is launched on; empty for all.
     """
 
     source: KernelSource
     label: str
     entries: Mapping[str, KernelEntry] = field(default_factory=dict)
     default: tuple[int, int] | None = None
+    architectures: frozenset[str] = frozenset()
+
+    def suits(self, architecture: str) -> bool:
+        """Whether this instance is launched on ``architecture``."""
+        return not self.architectures or architecture in self.architectures
 
     def entry(self, name: str) -> KernelEntry | None:
         """Return how the entry point ``name`` is launched, or None when nobody said."""
@@ -80,6 +86,7 @@ def file_sources(
             ),
             label=instance.label,
             entries={entry.name: entry for entry in instance.entries},
+            architectures=instance.architectures,
         )
         for instance in known
     )

@@ -68,7 +68,7 @@ def compile_table(
     *,
     finished: Callable[[], object] = lambda: None,
 ) -> tuple[Compilation, ...]:
-    """Compile every source for every architecture, sources outermost, on all usable cores.
+    """Compile every source for every architecture that it suits, sources outermost, on all usable cores.
 
     Args:
         sources: from ``folder_sources`` or ``file_sources``.
@@ -83,7 +83,7 @@ def compile_table(
         sm_limits(architecture)
     for architecture in architectures:
         check_architecture(architecture)
-    jobs = [(source, architecture) for source in sources for architecture in architectures]
+    jobs = [(source, name) for source in sources for name in architectures if source.suits(name)]
     results = []
     # NVRTC releases the interpreter while it compiles
     pool = ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)))

@@ -12,6 +12,7 @@ from pabench.store.read import Run
 SPEED_FIELDS = (
     *("plan_ns", "run_ns", "run_token_heads"),
     *("modelled_ns", "modelled_tokens_per_s", "modelled_bound"),
+    *("counted_modelled_ns", "counted_bound", "closed_form_modelled_ns"),
 )
 
 

@@ -86,11 +86,17 @@ CELL_REQUIRED: dict[str, Rule] = {
     "batch": COUNT,
 }
 CELL_OPTIONAL: dict[str, Rule] = {
-    **dict.fromkeys(("reason", "heads", "dtype", "kv_layout", "modelled_gpu", "modelled_bound"), TEXT),
+    **dict.fromkeys(
+        ("reason", "heads", "dtype", "kv_layout", "modelled_gpu", "modelled_bound", "counted_bound"), TEXT
+    ),
     **dict.fromkeys(("seed", "head_dim", "num_pages", "slots", "tokens", "waste_tokens"), COUNT),
     **dict.fromkeys(("block_table_bytes", "csr_table_bytes", "kv_bytes", "run_token_heads"), COUNT),
     **dict.fromkeys(("internal_fragmentation", "contiguous_fragmentation", "efficiency_gain"), NUMBER),
     **dict.fromkeys(("modelled_ns", "modelled_tokens_per_s"), NUMBER),
+    **dict.fromkeys(("counted_kv_bytes", "closed_form_kv_bytes", "distinct_sectors"), COUNT),
+    **dict.fromkeys(("counted_load_sectors", "counted_store_sectors"), COUNT),
+    **dict.fromkeys(("wavefronts", "bank_conflicts", "page_table_reads"), COUNT),
+    **dict.fromkeys(("sectors_per_request", "counted_modelled_ns", "closed_form_modelled_ns"), NUMBER),
     **dict.fromkeys(("plan_ns", "run_ns"), SAMPLES),
     "interleaved": FLAG,
     "check": OBJECT,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pabench.backends.base import Backend
 from pabench.backends.registry import load_backend
+from pabench.controls.hold import open_believed
 from pabench.device.base import Device
 from pabench.device.facts import DeviceFacts
 from pabench.device.registry import DeviceRequest
@@ -48,7 +49,7 @@ class InProcessBench:
     def open(self) -> DeviceFacts:
         """Open the device and load the backends."""
         self._loading(f"device {self._request.name!r}")
-        self._device = self._request.open()
+        self._device = open_believed(self._request)
         for name in self._names:
             self._loading(f"backend {name!r}")
             self._backends[name] = load_backend(name, self._device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pabench.backends.base import Backend
 from pabench.device.base import Device
@@ -31,6 +32,14 @@ class HostTimes:
     plan_ns: tuple[int, ...]
     run_ns: tuple[int, ...]
     token_heads: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields of the journal line."""
+        return {
+            "plan_ns": list(self.plan_ns),
+            "run_ns": list(self.run_ns),
+            "run_token_heads": self.token_heads,
+        }
 
 
 def run_lengths(kv_lens: Sequence[int], num_qo_heads: int, budget: int) -> tuple[int, ...]:

@@ -66,7 +66,12 @@ def prepare(
     gpu = gpu_by_name(config.gpu)
     specs = length_specs(config)
     wanted = DeviceRequest(
-        name=config.device, seed=config.seed, kernels=config.kernels, poll_seconds=poll_seconds
+        name=config.device,
+        seed=config.seed,
+        kernels=config.kernels,
+        checked=config.checked,
+        count=config.checked,
+        poll_seconds=poll_seconds,
     )
     wanted.check()
     bench = make_bench(wanted, config.backends, gpu)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 from pabench.backends.base import Backend
 from pabench.device.base import Device
+from pabench.device.checked import CheckedDevice, KernelFindings
 from pabench.errors import EnvironmentRefused, Unsupported
 from pabench.problem.case import Case
 from pabench.problem.tensors import build_tensors
 from pabench.sweep.cell import Cell
 from pabench.sweep.check import check_cases, quick_check
+from pabench.sweep.counted import TRAFFIC_FIGURES, TRAFFIC_TIMES, counted
 from pabench.sweep.line import CellResult, blank_line
 from pabench.sweep.measure import measure
 from pabench.sweep.model import MODELLED_FIGURES, modelled
@@ -44,6 +46,8 @@ def run_cell(
         EnvironmentRefused: the machine lacks what every cell of this backend needs, a compiler for instance.
     """
     line = blank_line(cell, gpu)
+    if isinstance(device, CheckedDevice):
+        line |= dict.fromkeys((*TRAFFIC_FIGURES, *TRAFFIC_TIMES))
     reason = why_unsupported(cell, backend)
     if reason:
         return CellResult(line=line | {"status": "unsupported", "reason": reason})
@@ -52,16 +56,23 @@ def run_cell(
         line["check"] = check.to_dict()
         if not check.passed:
             return CellResult(line=line | {"status": "failed", "reason": check.text}, failing=check.case)
-        times = measure(cell, backend, device, announce=announce)
+        if isinstance(device, CheckedDevice):
+            # looked at so closely, a kernel has no time that means anything
+            figures = counted(cell, backend, device, gpu, announce=announce)
+            words = dict.fromkeys(TRAFFIC_FIGURES, "counted") | dict.fromkeys(TRAFFIC_TIMES, "modelled")
+        else:
+            figures = measure(cell, backend, device, announce=announce).to_dict()
+            words = dict.fromkeys(HOST_FIGURES, "host")
     except EnvironmentRefused:
         raise
+    except KernelFindings as error:
+        return CellResult(line=line | {"status": "failed", "reason": str(error)})
     except Unsupported as error:
         return CellResult(line=line | {"status": "unsupported", "reason": str(error)})
     except (Exception, SystemExit) as error:  # a backend is anybody's code, and may raise anything
         return CellResult(line=line | {"status": "crashed", "reason": f"{type(error).__name__}: {error}"})
-    line |= {"plan_ns": list(times.plan_ns), "run_ns": list(times.run_ns)}
-    line |= {"run_token_heads": times.token_heads, **modelled(cell, gpu)}
-    line["provenance"] |= dict.fromkeys(HOST_FIGURES, "host") | {"run_token_heads": "counted"}
+    line |= figures | modelled(cell, gpu)
+    line["provenance"] |= words | {"run_token_heads": "counted"}
     line["provenance"] |= dict.fromkeys(MODELLED_FIGURES, "modelled")
     return CellResult(line=line)
 

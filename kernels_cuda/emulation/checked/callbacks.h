@@ -16,33 +16,67 @@ unsigned char* shared_memory() { return current->block->shared; }
 #define PAB_EMU_HERE __builtin_return_address(0)
 
 u64 load_bits(const void* from, u32 bytes) {
-  observe::access(reinterpret_cast<u64>(from), bytes, Access::kRead, PAB_EMU_HERE);
+  observe::access_of<Access::kRead>(reinterpret_cast<u64>(from), bytes, PAB_EMU_HERE);
   u64 bits = 0;
   std::memcpy(&bits, from, bytes);
   return bits;
 }
 Vec16 load_vec16(const void* from) {
-  observe::access(reinterpret_cast<u64>(from), 16, Access::kRead, PAB_EMU_HERE);
+  observe::access<16, Access::kRead>(reinterpret_cast<u64>(from), PAB_EMU_HERE);
   Vec16 value;
   std::memcpy(&value, from, 16);
   return value;
 }
 void store_bits(void* to, u64 bits, u32 bytes) {
-  observe::access(reinterpret_cast<u64>(to), bytes, Access::kWrite, PAB_EMU_HERE);
+  observe::access_of<Access::kWrite>(reinterpret_cast<u64>(to), bytes, PAB_EMU_HERE);
   std::memcpy(to, &bits, bytes);
 }
 void store_vec16(void* to, Vec16 value) {
-  observe::access(reinterpret_cast<u64>(to), 16, Access::kWrite, PAB_EMU_HERE);
+  observe::access<16, Access::kWrite>(reinterpret_cast<u64>(to), PAB_EMU_HERE);
   std::memcpy(to, &value, 16);
 }
-void note_fence(bool device) { observe::fence(*current, device); }
+void note_fence(bool device) {
+  current->pc = PAB_EMU_HERE;
+  observe::count_instruction(*current, device ? Instruction::fence_device : Instruction::fence_block);
+  observe::fence(*current, device);
+}
+
+template <typename T>
+T keep_extreme(T* place, T value, bool largest, const void* pc) {
+  const u64 address = reinterpret_cast<u64>(place);
+  observe::count_atomic(largest ? Instruction::fetch_max : Instruction::fetch_min, address, sizeof(T), pc);
+  observe::atomic_access(address, sizeof(T), true, true, pc);
+  observe::AtomicTurn turn(address);
+  T old = __atomic_load_n(place, __ATOMIC_RELAXED);
+  while ((largest ? value > old : value < old) &&
+         !__atomic_compare_exchange_n(place, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  turn.did(__ATOMIC_RELAXED, true, true);
+  return old;
+}
+u32 atomic_extreme(u32* address, u32 value, bool largest) {
+  return keep_extreme(address, value, largest, PAB_EMU_HERE);
+}
+unsigned long long atomic_extreme(unsigned long long* address, unsigned long long value, bool largest) {
+  return keep_extreme(address, value, largest, PAB_EMU_HERE);
+}
+
+void enter_region(const char* name) {
+  Lane& me = *current;
+  if (!(me.watch & kCount)) return;
+  try {
+    me.region = u64{worker->counters->tally.region(name)} << kRegionAt;
+  } catch (const std::exception& error) {
+    fault("region %s: %s", name, error.what());
+  }
+}
 
 }  // namespace pab_emu
 
 #define PAB_EMU_PLAIN(name, bytes, kind)                                                                   \
   extern "C" void __tsan_##name(void* address) {                                                           \
-    ::pab_emu::observe::access(reinterpret_cast<::pab_emu::u64>(address), bytes, ::pab_emu::Access::kind, \
-                               PAB_EMU_HERE);                                                              \
+    ::pab_emu::observe::access<bytes, ::pab_emu::Access::kind>(reinterpret_cast<::pab_emu::u64>(address),  \
+                                                               PAB_EMU_HERE);                              \
   }
 #define PAB_EMU_BOTH(bytes)                       \
   PAB_EMU_PLAIN(read##bytes, bytes, kRead)        \
@@ -78,41 +112,71 @@ void __tsan_atomic_thread_fence(int) { ::pab_emu::observe::fence(*::pab_emu::cur
 void __tsan_atomic_signal_fence(int) {}
 }
 
-// Atomics of N bits; the order is the compiler's number (0 relaxed, 2 acquire, 3 release, 4 both, 5 sequential).
-#define PAB_EMU_ATOMIC_OP(bits, type, name, builtin)                                                          \
-  extern "C" type __tsan_atomic##bits##_##name(volatile type* address, type value, int order) {               \
-    ::pab_emu::observe::atomic(const_cast<type*>(address), bits / 8, order, true, true, PAB_EMU_HERE);        \
-    return builtin(address, value, __ATOMIC_SEQ_CST);                                                         \
+// Atomics of N bits: looked at before they happen, since they may fault, and ordered after, when it is known what they
+// did.  The order is the compiler's number (0 relaxed, 2 acquire, 3 release, 4 both, 5 sequential).
+#define PAB_EMU_ADDRESS reinterpret_cast<::pab_emu::u64>(address)
+#define PAB_EMU_ATOMIC_OP(bits, type, name, builtin)                                            \
+  extern "C" type __tsan_atomic##bits##_##name(volatile type* address, type value, int order) { \
+    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::name, PAB_EMU_ADDRESS, bits / 8,   \
+                                     PAB_EMU_HERE);                                             \
+    ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, true, true, PAB_EMU_HERE);     \
+    ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                       \
+    const type old = builtin(address, value, __ATOMIC_SEQ_CST);                                 \
+    turn.did(order, true, true);                                                                \
+    return old;                                                                                 \
   }
-#define PAB_EMU_ATOMICS(bits, type)                                                                           \
-  PAB_EMU_ATOMIC_OP(bits, type, exchange, __atomic_exchange_n)                                                \
-  PAB_EMU_ATOMIC_OP(bits, type, fetch_add, __atomic_fetch_add)                                                \
-  PAB_EMU_ATOMIC_OP(bits, type, fetch_sub, __atomic_fetch_sub)                                                \
-  PAB_EMU_ATOMIC_OP(bits, type, fetch_and, __atomic_fetch_and)                                                \
-  PAB_EMU_ATOMIC_OP(bits, type, fetch_or, __atomic_fetch_or)                                                  \
-  PAB_EMU_ATOMIC_OP(bits, type, fetch_xor, __atomic_fetch_xor)                                                \
-  extern "C" type __tsan_atomic##bits##_load(const volatile type* address, int order) {                       \
-    ::pab_emu::observe::atomic(const_cast<type*>(address), bits / 8, order, true, false, PAB_EMU_HERE);       \
-    return __atomic_load_n(address, __ATOMIC_SEQ_CST);                                                        \
-  }                                                                                                           \
-  extern "C" void __tsan_atomic##bits##_store(volatile type* address, type value, int order) {                \
-    ::pab_emu::observe::atomic(const_cast<type*>(address), bits / 8, order, false, true, PAB_EMU_HERE);       \
-    __atomic_store_n(address, value, __ATOMIC_SEQ_CST);                                                       \
-  }                                                                                                           \
-  extern "C" int __tsan_atomic##bits##_compare_exchange_strong(volatile type* address, type* expected,        \
-                                                               type value, int order, int) {                  \
-    ::pab_emu::observe::atomic(const_cast<type*>(address), bits / 8, order, true, true, PAB_EMU_HERE);        \
-    return __atomic_compare_exchange_n(address, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);  \
-  }                                                                                                           \
-  extern "C" int __tsan_atomic##bits##_compare_exchange_weak(volatile type* address, type* expected,          \
-                                                             type value, int order, int failure) {            \
-    return __tsan_atomic##bits##_compare_exchange_strong(address, expected, value, order, failure);           \
-  }                                                                                                           \
-  extern "C" type __tsan_atomic##bits##_compare_exchange_val(volatile type* address, type expected,           \
-                                                             type value, int order, int) {                    \
-    ::pab_emu::observe::atomic(const_cast<type*>(address), bits / 8, order, true, true, PAB_EMU_HERE);        \
-    __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
-    return expected;                                                                                          \
+#define PAB_EMU_ATOMICS(bits, type)                                                                              \
+  PAB_EMU_ATOMIC_OP(bits, type, exchange, __atomic_exchange_n)                                                   \
+  PAB_EMU_ATOMIC_OP(bits, type, fetch_add, __atomic_fetch_add)                                                   \
+  PAB_EMU_ATOMIC_OP(bits, type, fetch_sub, __atomic_fetch_sub)                                                   \
+  PAB_EMU_ATOMIC_OP(bits, type, fetch_and, __atomic_fetch_and)                                                   \
+  PAB_EMU_ATOMIC_OP(bits, type, fetch_or, __atomic_fetch_or)                                                     \
+  PAB_EMU_ATOMIC_OP(bits, type, fetch_xor, __atomic_fetch_xor)                                                   \
+  extern "C" type __tsan_atomic##bits##_load(const volatile type* address, int order) {                          \
+    ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, true, false, PAB_EMU_HERE);                     \
+    ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                                        \
+    const type value = __atomic_load_n(address, __ATOMIC_SEQ_CST);                                               \
+    turn.did(order, true, false);                                                                                \
+    return value;                                                                                                \
+  }                                                                                                              \
+  extern "C" void __tsan_atomic##bits##_store(volatile type* address, type value, int order) {                   \
+    ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, false, true, PAB_EMU_HERE);                     \
+    ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                                        \
+    turn.did(order, false, true);                                                                                \
+    __atomic_store_n(address, value, __ATOMIC_SEQ_CST);                                                          \
+  }                                                                                                              \
+  extern "C" int __tsan_atomic##bits##_compare_exchange_strong(volatile type* address, type* expected,           \
+                                                               type value, int order, int otherwise) {           \
+    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::compare_exchange, PAB_EMU_ADDRESS, bits / 8,        \
+                                     PAB_EMU_HERE);                                                              \
+    ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, true, true, PAB_EMU_HERE);                      \
+    ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                                        \
+    const bool done =                                                                                            \
+        __atomic_compare_exchange_n(address, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
+    turn.did(done ? order : otherwise, true, done);                                                              \
+    return done;                                                                                                 \
+  }                                                                                                              \
+  extern "C" int __tsan_atomic##bits##_compare_exchange_weak(volatile type* address, type* expected, type value, \
+                                                             int order, int otherwise) {                         \
+    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::compare_exchange, PAB_EMU_ADDRESS, bits / 8,        \
+                                     PAB_EMU_HERE);                                                              \
+    ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, true, true, PAB_EMU_HERE);                      \
+    ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                                        \
+    const bool done =                                                                                            \
+        __atomic_compare_exchange_n(address, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
+    turn.did(done ? order : otherwise, true, done);                                                              \
+    return done;                                                                                                 \
+  }                                                                                                              \
+  extern "C" type __tsan_atomic##bits##_compare_exchange_val(volatile type* address, type expected, type value,  \
+                                                             int order, int otherwise) {                         \
+    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::compare_exchange, PAB_EMU_ADDRESS, bits / 8,        \
+                                     PAB_EMU_HERE);                                                              \
+    ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, true, true, PAB_EMU_HERE);                      \
+    ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                                        \
+    const bool done =                                                                                            \
+        __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);       \
+    turn.did(done ? order : otherwise, true, done);                                                              \
+    return expected;                                                                                             \
   }
 PAB_EMU_ATOMICS(8, unsigned char)
 PAB_EMU_ATOMICS(16, unsigned short)

@@ -3,11 +3,15 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "emulation/worker.h"
 
@@ -22,8 +26,13 @@ constexpr u32 kNoMemory = ~0u - 1;  // of an address in no buffer, and of findin
 struct Party {
   const void* pc = nullptr;  // return address into the kernel
   Dim3 block, thread;
-  const char* action = "";  // "read", "write", "atomic", "barrier", ...
+  std::string action;  // "read", "write", "atomic operation", "barrier 1", ...
 };
+
+inline std::tuple<u32, u32, u32, u32, u32, u32, const void*> rank(const Party& p) {
+  return {p.block.z, p.block.y, p.block.x, p.thread.z, p.thread.y, p.thread.x, p.pc};
+}
+inline bool before(const Party& a, const Party& b) { return rank(a) < rank(b); }
 
 struct Finding {
   const char* check = "";  // memory, init, race, sync
@@ -31,6 +40,7 @@ struct Finding {
   Party at;
   bool has_other = false;  // a race: the access before
   Party other;
+  std::vector<Party> waiting;  // a deadlock: a thread of each group that waits, and for what
   u32 buffer = kNoMemory;
   u64 offset = 0;  // within the buffer or shared memory, in bytes; for kNoMemory the address
   u32 bytes = 0;
@@ -39,7 +49,7 @@ struct Finding {
 
 class Findings {
  public:
-  static constexpr std::size_t kMost = 64;  // distinct ones that are kept
+  static constexpr std::size_t kMost = 4096;  // distinct ones that are kept
 
   // Adds a finding or counts it; of several alike the one of the lowest block and thread is told.
   void add(Finding finding) {
@@ -51,8 +61,9 @@ class Findings {
       if (kept_.size() < kMost) kept_.emplace(key, std::move(finding));
       return;
     }
-    const u64 count = found->second.count + 1;
-    if (order(finding) < order(found->second)) found->second = std::move(finding);
+    // how many pairs of a race are seen depends on the order of things
+    const u64 count = finding.has_other ? 1 : found->second.count + 1;
+    if (first(finding, found->second)) found->second = std::move(finding);
     found->second.count = count;
   }
 
@@ -62,9 +73,15 @@ class Findings {
   std::string json() const {
     std::string text = "[";
     for (const auto& [key, f] : kept_) {
+      if (only_a_race(f)) continue;
       if (text.size() > 1) text += ',';
       text += "{\"check\":\"" + std::string(f.check) + "\",\"text\":" + quoted(f.text) + ",\"at\":" + party(f.at);
       if (f.has_other) text += ",\"other\":" + party(f.other);
+      if (!f.waiting.empty()) {
+        text += ",\"waiting\":[";
+        for (std::size_t i = 0; i < f.waiting.size(); ++i) text += (i ? "," : "") + party(f.waiting[i]);
+        text += ']';
+      }
       char part[160];
       std::snprintf(part, sizeof part, ",\"buffer\":%lld,\"offset\":%llu,\"bytes\":%u,\"count\":%llu}",
                     f.buffer == kSharedMemory ? -1LL : f.buffer == kNoMemory ? -2LL : static_cast<long long>(f.buffer),
@@ -96,14 +113,23 @@ class Findings {
  private:
   using Key = std::tuple<std::string, const void*, const void*, u32>;
 
-  static std::tuple<u32, u32, u32, u32, u32, u32> order(const Finding& f) {
-    return {f.at.block.z, f.at.block.y, f.at.block.x, f.at.thread.z, f.at.thread.y, f.at.thread.x};
+  static bool first(const Finding& a, const Finding& b) {
+    return std::tuple{rank(a.at), rank(a.other), a.offset} < std::tuple{rank(b.at), rank(b.other), b.offset};
+  }
+
+  // Whether what a read missed depends on a race: what it finds unwritten is then a matter of who came first.
+  bool only_a_race(const Finding& f) const {
+    if (std::string_view(f.check) != "init") return false;
+    return std::any_of(kept_.begin(), kept_.end(), [&f](const auto& one) {
+      const Finding& race = one.second;
+      return race.has_other && race.buffer == f.buffer && (race.at.pc == f.at.pc || race.other.pc == f.at.pc);
+    });
   }
   static std::string party(const Party& p) {
     char part[160];
-    std::snprintf(part, sizeof part, "{\"action\":\"%s\",\"block\":[%u,%u,%u],\"thread\":[%u,%u,%u],\"place\":",
-                  p.action, p.block.x, p.block.y, p.block.z, p.thread.x, p.thread.y, p.thread.z);
-    return part + place(p.pc) + "}";
+    std::snprintf(part, sizeof part, ",\"block\":[%u,%u,%u],\"thread\":[%u,%u,%u],\"place\":", p.block.x,
+                  p.block.y, p.block.z, p.thread.x, p.thread.y, p.thread.z);
+    return "{\"action\":" + quoted(p.action) + part + place(p.pc) + "}";
   }
 
   std::mutex mutex_;

@@ -2,22 +2,45 @@
 // have been written (initcheck).
 #pragma once
 
+#include <dlfcn.h>
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
 
+#include "emulation/checked/counters.h"
 #include "emulation/checked/findings.h"
 #include "emulation/checked/request.h"
+#include "emulation/checked/trace.h"
 #include "emulation/worker.h"
 
 namespace pab_emu {
 
 namespace {
 
-enum class Access : u32 { kRead, kWrite, kAtomic, kAtomicRead, kAtomicWrite, kAsyncRead, kAsyncWrite };
-constexpr const char* kAccessNames[] = {"read",         "write",        "atomic operation", "atomic read",
-                                        "atomic write", "asynchronous read", "asynchronous write"};
+// Asynchronous accesses happen at an unknown time between issue and wait; once waited for they have landed.
+enum class Access : u32 {
+  kRead,
+  kWrite,
+  kAtomic,
+  kAtomicRead,
+  kAtomicWrite,
+  kAsyncRead,
+  kAsyncWrite,
+  kLandedRead,
+  kLandedWrite,
+};
+constexpr const char* kAccessNames[] = {"read",
+                                        "write",
+                                        "atomic operation",
+                                        "atomic read",
+                                        "atomic write",
+                                        "asynchronous read",
+                                        "asynchronous write",
+                                        "asynchronous read",
+                                        "asynchronous write"};
 
 // One access by one thread, with the place that it hits.
 struct Touch {
@@ -26,9 +49,11 @@ struct Touch {
   u32 bytes;
   Access kind;
   const void* pc;
-  u32 buffer = kNoMemory;          // number of the buffer, or kSharedMemory
-  u64 offset = 0;                  // within it
+  u32 buffer = kNoMemory;            // number of the buffer, or kSharedMemory
+  u64 offset = 0;                    // within it
   unsigned char* written = nullptr;  // map of the bytes touched; null: all written
+  const Buffer* memory = nullptr;    // null: shared
+  bool shared() const { return buffer == kSharedMemory; }
   bool writes() const {
     return kind == Access::kWrite || kind == Access::kAtomic || kind == Access::kAtomicWrite ||
            kind == Access::kAsyncWrite;
@@ -36,12 +61,38 @@ struct Touch {
   bool reads() const { return !writes() || kind == Access::kAtomic; }
 };
 
+// Cells of racecheck for one buffer, made when it is first touched: 12 bytes for 4.
+struct Shadow {
+  std::atomic<unsigned char*> cells{nullptr};
+  u64 bytes = 0;
+  ~Shadow() {
+    if (cells) munmap(cells, bytes);
+  }
+};
+
+std::atomic<u64> launches{0};
+
 // All that is kept for one checked launch.
 struct Checked {
+  Checked(const Request& asked, u64 blocks)
+      : request(asked), levels(levels_for(blocks)), shadows(asked.buffer_count) {}
   Request request;
+  u64 serial = ++launches;  // of the launch
+  u32 levels;  // of `Known`
   Findings findings;
+  LaunchCounters counters{request};
+  std::vector<Shadow> shadows;  // one a buffer
+  Chunks<Event> events;         // on global memory
+  Sets sets;                    // of readers of global memory
+  SyncVariables variables;      // in global memory
+  std::mutex mutex;
   bool wants(Checks check) const { return (request.checks & check) != 0; }
 };
+
+// Leaves the block for good.  Other blocks run on, so that what is found does not depend on who came first.
+[[noreturn]] void leave_block();
+// Returns when the block may do what other blocks see.
+void take_turn();
 
 inline Party party_of(const Touch& touch) {
   return {touch.pc, touch.lane->block->index, touch.lane->thread, kAccessNames[static_cast<u32>(touch.kind)]};
@@ -56,14 +107,6 @@ inline void report(Checked& checked, const char* check, const std::string& text,
   finding.offset = touch.buffer == kNoMemory ? touch.address : touch.offset;
   finding.bytes = touch.bytes;
   checked.findings.add(std::move(finding));
-}
-
-// The last buffer that starts at or before `address`, or null.
-inline const Buffer* buffer_before(const Request& request, u64 address) {
-  const Buffer* end = request.buffers + request.buffer_count;
-  const Buffer* after =
-      std::upper_bound(request.buffers, end, address, [](u64 a, const Buffer& b) { return a < b.base; });
-  return after == request.buffers ? nullptr : after - 1;
 }
 
 // Memory that belongs to a loaded library: constants of the kernel file.
@@ -106,42 +149,48 @@ inline bool in_a_module(u64 address) {
     }
   }
   report(checked, "memory", text, touch);
-  fault("checked: %s", text);
+  leave_block();
 }
 
 // Finds the place of an access.  False: it is none of the kernel's memory (its own stack, constants).
-inline bool locate(Checked& checked, Touch& touch) {
-  Worker& w = *worker;
+inline bool locate(Checked& checked, BlockTrace& block, Touch& touch) {
+  Worker& w = *block.worker;
   const u64 stacks = reinterpret_cast<u64>(w.stacks), shared = reinterpret_cast<u64>(w.shared.get());
   if (touch.address - stacks < w.capacity * (kStackBytes + kGuardBytes)) return false;
   if (touch.address - shared <= w.shared_capacity) {
     touch.buffer = kSharedMemory;
     touch.offset = touch.address - shared;
-    touch.written = w.shared_written.data() + touch.offset;
+    touch.written = block.shared_written.data() + touch.offset;
     if (touch.offset + touch.bytes > w.block.shared_bytes) {
       char text[160];
       std::snprintf(text, sizeof text, "%s of %u bytes at %llu of %u bytes of shared memory",
                     kAccessNames[static_cast<u32>(touch.kind)], touch.bytes,
                     static_cast<unsigned long long>(touch.offset), w.block.shared_bytes);
       report(checked, "memory", text, touch);
-      fault("checked: %s", text);
+      leave_block();
     }
     return true;
   }
-  const Buffer* buffer = w.last_buffer;
+  const Buffer* buffer = block.last_buffer;
   if (!buffer || touch.address - buffer->base >= buffer->bytes) buffer = buffer_before(checked.request, touch.address);
   if (!buffer || touch.address - buffer->base + touch.bytes > buffer->bytes) {
     if (in_a_module(touch.address)) return false;
     report_outside(checked, touch);
   }
-  w.last_buffer = buffer;
+  block.last_buffer = buffer;
   touch.buffer = buffer->number;
+  touch.memory = buffer;
   touch.offset = touch.address - buffer->base;
   touch.written = buffer->written ? buffer->written + touch.offset : nullptr;
   if (buffer->freed) {
     const std::string text = std::string(kAccessNames[static_cast<u32>(touch.kind)]) + " of freed memory";
     report(checked, "memory", text, touch);
-    fault("checked: %s", text.c_str());
+    leave_block();
+  }
+  if (buffer->constant && touch.writes()) {
+    const std::string text = std::string(kAccessNames[static_cast<u32>(touch.kind)]) +
+                             " to memory that the kernel takes as const";
+    report(checked, "memory", text, touch);
   }
   return true;
 }
@@ -154,7 +203,7 @@ inline void check_alignment(Checked& checked, const Touch& touch) {
                 kAccessNames[static_cast<u32>(touch.kind)], touch.bytes,
                 static_cast<unsigned long long>(touch.address % touch.bytes), touch.bytes);
   report(checked, "memory", text, touch);
-  fault("checked: %s", text);
+  leave_block();
 }
 
 // Reads of bytes that nobody wrote; what is written counts as written from now on.
