@@ -60,6 +60,8 @@ class Peer:
     @property
     def install(self) -> str:
         """The command that installs the package to where it is looked for."""
+        if self.installed:
+            return f"pip install {self.package}=={self.version}"
         folder = shlex.quote(os.environ.get(PEERS_VARIABLE) or str(DEFAULT_FOLDER))
         return f"pip install --no-deps --target {folder} {self.package}=={self.version}"
 

@@ -12,7 +12,7 @@ from pabench.allocators.adapters.peers import Peer
 from pabench.allocators.capabilities import Capabilities
 
 PAGED = "torch.nn.attention.experimental._paged_attention"
-PEER = Peer(package="torch", version="2.9.0", modules=(PAGED,), installed=True)
+PEER = Peer(package="torch", version="2.13.0", modules=(PAGED,), installed=True)
 """Part of what pabench depends on anyway, so it is imported as it is."""
 
 
