@@ -32,7 +32,9 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-decode, append, allocators = (_load(f"test_{name}") for name in ("decode", "append", "allocators"))
+decode, prefill, append, allocators = (
+    _load(f"test_{name}") for name in ("decode", "prefill", "append", "allocators")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,14 @@ class Entry:
 
 MATRIX: dict[str, Entry] = {
     **{f"decode[{f}]": Entry(test=decode.test_decode_matches_oracle, arguments=(f,)) for f in FAMILIES},
+    **{f"decode[{f}]": Entry(test=decode.test_decode_features, arguments=(f,)) for f in decode.ABOUT},
+    **{
+        f"prefill[{k}]": Entry(test=prefill.test_prefill_matches_oracle, arguments=(k,))
+        for k in prefill.ABOUT
+    },
+    "poison[prefill]": Entry(test=prefill.test_prefill_unread_slots_change_nothing),
+    "empty[prefill]": Entry(test=prefill.test_prefill_rows_that_see_nothing),
+    "repeat[prefill]": Entry(test=prefill.test_prefill_same_bits_every_run),
     "decode[long]": Entry(test=decode.test_decode_long_sequences),
     "decode[high-page-ids]": Entry(test=decode.test_decode_high_page_ids),
     "speculative": Entry(test=decode.test_speculative_decode, backend="rawkernel-mma"),
@@ -63,7 +73,7 @@ MATRIX: dict[str, Entry] = {
 """Check id to the test that examines it, and one of our backends that offers what it needs."""
 
 PLACES = {
-    "attention": r"sequence \d+, query head \d+(, dim \d+)?|sequence \d+ is empty",
+    "attention": r"sequence \d+(, query head \d+(, dim \d+)?| is empty|, query row \d+, sees no key)",
     "append": r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
     "allocator-invariants": r"operation \d+ \([a-z_]+\): ",
 }
@@ -95,6 +105,7 @@ def narrow_backend(
     backend: str = "rawkernel",
     dtypes: Sequence[str] | None = None,
     max_head_dim: int = 16,
+    features: Sequence[str] = (),
 ) -> Backend:
     """One of our backends, declared to do little, so that few instances are compiled."""
     if backend == "rawkernel-mma":
@@ -103,7 +114,13 @@ def narrow_backend(
     else:
         made = RawKernelBackend(device)
         dtypes = dtypes or ("float32",)
-    narrow = replace(made.capabilities, dtypes=frozenset(dtypes), max_head_dim=max_head_dim)
+    can = made.capabilities
+    narrow = replace(
+        can,
+        dtypes=frozenset(dtypes),
+        max_head_dim=max_head_dim,
+        features=can.features & frozenset(features),
+    )
     object.__setattr__(made, "capabilities", narrow)
     return made
 

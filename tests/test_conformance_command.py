@@ -45,7 +45,7 @@ def pabench(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
 @pytest.mark.parametrize(
     ("subjects", "expected", "lacking", "least"),
     [
-        ((), set(MATRIX), {"speculative"}, 1000),
+        ((), set(MATRIX), set(), 1000),
         (("--backend", "torch-sdpa"), set(MATRIX) - ALLOCATOR, set(), 1000),
         (("--allocator", "model"), ALLOCATOR, set(), 50),
     ],

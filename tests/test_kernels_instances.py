@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,34 +73,37 @@ def shifted(shape: tuple[int, ...], dtype: DType, elements: int) -> Any:
     return raw[start : start + size].reshape(shape)
 
 
+def pool_of(problem: Problem, elements: int) -> KvPool:
+    shape = (2, 3, 16, 2, problem.head_dim)
+    return KvPool(storage=shifted(shape, problem.kv_storage, elements), kv_layout="NHD", interleaved=False)
+
+
 @pytest.mark.parametrize("elements", [0, 1, 2, 4])
 @pytest.mark.parametrize("name", DTYPES)
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: int) -> None:
     dtype = DTYPES[name]
-    problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
-    pool = KvPool(
-        storage=shifted((2, 3, 16, 2, head_dim), dtype, elements), kv_layout="NHD", interleaved=False
-    )
-    decode = Recorder()
-    plan = plan_decode(
-        decode,  # type: ignore[arg-type]
-        problem,
-        q=shifted((1, 4, head_dim), dtype, 0),
-        pool=pool,
-        block_table=np.zeros((1, 3), np.int32),
-        kv_lens=np.full(1, 40, np.int32),
-        num_splits=2,
-    )
-    decode.launches += plan.launches
-    check(decode)
+    plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
+    for problem in (plain, replace(plain, window=3), replace(plain, kv_dtype="e4m3")):
+        decode = Recorder()
+        plan = plan_decode(
+            decode,  # type: ignore[arg-type]
+            problem,
+            q=shifted((1, 4, head_dim), dtype, 0),
+            pool=pool_of(problem, elements),
+            block_table=np.zeros((1, 3), np.int32),
+            kv_lens=np.full(1, 40, np.int32),
+            num_splits=2,
+        )
+        decode.launches += plan.launches
+        check(decode)
     append = Recorder()
     tokens = shifted((5, 2, head_dim), dtype, 0)
     slots = np.arange(5, dtype=np.int64)
     append_tokens(
         append,  # type: ignore[arg-type]
         dtype,
-        pool=pool,
+        pool=pool_of(plain, elements),
         keys=tokens,
         values=tokens,
         slot_mapping=slots,

@@ -17,6 +17,7 @@ from pabench.conformance.mutants import Mutant, load_mutants
 from pabench.conformance.registry import check_by_id
 from pabench.oracle import verdict
 from pabench.oracle.reference import Truth, truth
+from pabench.problem.problem import FEATURES
 from pabench.resources import resource_dir
 from pabench.strategies import cases
 from tests.kill_support import MATRIX, PLACES, examine, examiner_of, names_in_suite, place_of, plant
@@ -29,15 +30,28 @@ SEEDS = (0, 1, 2)
 WIDE = {"head-dim-tail-dropped-in-output", "append-head-dim-tail-dropped"}
 """Faults that need a head_dim beside 16; it costs a second compiled kernel."""
 
+FEATURES_OF = {
+    "soft-cap-after-mask": ("soft-cap",),
+    "alibi-before-soft-cap": ("alibi", "soft-cap"),
+    "sink-in-every-split": ("sinks",),
+    "merge-without-value-scale": ("fp8-kv",),
+}
+"""What must be drawn for a mutant, where it is not the feature that its check is named after."""
+
 
 def test_kill_matrix_names_every_test_of_the_suite() -> None:
     assert {entry.test.__name__ for entry in MATRIX.values()} == names_in_suite()
     assert {mutant.killed_by for mutant in MUTANTS} <= set(MATRIX)
 
 
+def features_of(mutant: Mutant) -> tuple[str, ...]:
+    named = tuple(name for name in FEATURES if f"[{name}]" in mutant.killed_by)
+    return FEATURES_OF.get(mutant.id, named)
+
+
 @pytest.mark.parametrize("check", MATRIX)
 def test_kill_matrix_passes_right_kernels(check: str) -> None:
-    notebook = examine(check, KERNELS, max_head_dim=80)
+    notebook = examine(check, KERNELS, max_head_dim=80, features=FEATURES)
     assert notebook.outcome is None
     assert notebook.cases >= (10 if check == "allocator-decode" else 30)
 
@@ -47,7 +61,8 @@ def test_kill_matrix_kills(mutant: Mutant, tmp_path: Path) -> None:
     kernels = plant(mutant, tmp_path)
     head_dim = 80 if mutant.id in WIDE else 16
     for seed in SEEDS:
-        outcome = examine(mutant.killed_by, kernels, seed=seed, max_head_dim=head_dim).outcome
+        narrow: dict[str, Any] = {"max_head_dim": head_dim, "features": features_of(mutant)}
+        outcome = examine(mutant.killed_by, kernels, seed=seed, **narrow).outcome
         assert outcome is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
 

@@ -226,5 +226,20 @@ inline void mma_16816_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 inline void mma_16816_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   pab_emu::multiply_matrices(c, a, b0, b1, pab_emu::MatrixKind::kMultiplyBf16);
 }
+inline float e4m3_to_float(u8 bits) {
+  // the bits in a half's place are 2^8 too small
+  const u32 magnitude = bits & 0x7Fu;
+  const u32 half = (bits & 0x80u) << 8 | magnitude << 7;
+  return magnitude == 0x7Fu ? std::bit_cast<float>(0x7FFFFFFFu) : 256.0f * half_to_float(static_cast<u16>(half));
+}
+inline u8 float_to_e4m3(float value) {
+  const u32 bits = std::bit_cast<u32>(value), magnitude = bits & 0x7FFFFFFFu, sign = bits >> 24 & 0x80u;
+  if (magnitude > 0x7F800000u) return 0x7F;
+  // adding 2^14 rounds to multiples of 2^-9; above 2^-6 the exponent moves the last place
+  const u32 small = std::bit_cast<u32>(std::bit_cast<float>(magnitude) + 16384.0f) - 0x46800000u;
+  const u32 large = ((magnitude + 0x7FFFFu + (magnitude >> 20 & 1u)) >> 20) - 960u;
+  const u32 code = magnitude < 0x3C800000u ? small : large;
+  return static_cast<u8>(sign | (code < 0x7Eu ? code : 0x7Eu));
+}
 
 }  // namespace pab

@@ -22,7 +22,8 @@
 //                           fast_tanh: approximate, relative error up to 2^-11
 //   conversion              half_to_float, float_to_half, bf16_to_float, float_to_bf16: bits in u16,
 //                           rounding to nearest even; pack_f16x2, pack_bf16x2 (low, high), unpack_f16x2,
-//                           unpack_bf16x2: two in a u32
+//                           unpack_bf16x2: two in a u32;
+//                           e4m3_to_float, float_to_e4m3: bits in u8, what is too large becomes +-448
 //   matrix                  whole warps only; fragments as in the PTX ISA, repeated in emulation/matrix.h.
 //                           ldmatrix_x4(out, row), ldmatrix_x4_trans: four 8 x 8 matrices of 16-bit elements from
 //                           shared memory; lane i gives the address, a multiple of 16 bytes, of row i % 8 of

@@ -129,6 +129,33 @@ PAB_FN u16 float_to_bf16(float value) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(0.0f), "f"(value));
   return static_cast<u16>(both);
 }
+PAB_FN float e4m3_to_float(u8 bits) {
+#if __CUDA_ARCH__ >= 890
+  u32 both;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(both) : "h"(static_cast<u16>(bits)));
+  return half_to_float(static_cast<u16>(both));
+#else
+  // the bits in a half's place are 2^8 too small
+  const u32 magnitude = bits & 0x7Fu;
+  const u32 half = (bits & 0x80u) << 8 | magnitude << 7;
+  return magnitude == 0x7Fu ? __uint_as_float(0x7FFFFFFFu) : 256.0f * half_to_float(static_cast<u16>(half));
+#endif
+}
+PAB_FN u8 float_to_e4m3(float value) {
+#if __CUDA_ARCH__ >= 890
+  u16 both;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(both) : "f"(0.0f), "f"(value));
+  return static_cast<u8>(both);
+#else
+  const u32 bits = __float_as_uint(value), magnitude = bits & 0x7FFFFFFFu, sign = bits >> 24 & 0x80u;
+  if (magnitude > 0x7F800000u) return 0x7F;
+  // adding 2^14 rounds to multiples of 2^-9; above 2^-6 the exponent moves the last place
+  const u32 small = __float_as_uint(__uint_as_float(magnitude) + 16384.0f) - 0x46800000u;
+  const u32 large = ((magnitude + 0x7FFFFu + (magnitude >> 20 & 1u)) >> 20) - 960u;
+  const u32 code = magnitude < 0x3C800000u ? small : large;
+  return static_cast<u8>(sign | (code < 0x7Eu ? code : 0x7Eu));
+#endif
+}
 
 PAB_FN u32 pack_f16x2(float low, float high) {
   u32 both;
