@@ -28,6 +28,7 @@ enum class Op : u32 { kSync, kShuffle, kBallot, kAny, kAll, kMatchAny, kReduceAd
 
 struct Warp;
 struct Block;
+struct Numbered;
 
 // One asynchronous copy: performed at the wait that covers it, never earlier.
 struct PendingCopy {
@@ -66,6 +67,7 @@ struct Lane {
   u32 watch = 0;   // Request::checks, while a launch is counted
   u64 region = 0;  // of the code that runs, where an entry of the log holds it
   u64 *log_begin = nullptr, *log_next = nullptr, *log_end = nullptr;  // see checked/log.h
+  Numbered* numbered = nullptr;
 #endif
 };
 

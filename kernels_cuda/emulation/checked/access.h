@@ -193,7 +193,7 @@ inline bool short_write(const Trace& t, const Site& site, u64 address) {
 }
 
 // Hands an access to the counters; atomic operations go there by name, see count_atomic.  True: nobody else asks.
-[[gnu::always_inline]] inline bool count_access(Lane& me, u64 address, u32 bytes, Access kind, const void* pc) {
+inline bool count_access(Lane& me, u64 address, u32 bytes, Access kind, const void* pc) {
   if (!(me.watch & kCount)) return false;
   if (kind == Access::kRead) note(me, Instruction::load, address, bytes, pc);
   if (kind == Access::kWrite || kind == Access::kAtomicWrite) note(me, Instruction::store, address, bytes, pc);
@@ -211,7 +211,7 @@ template <u32 kBytes, Access kKind>
 
 // One access of the running thread; called before it happens.
 template <u32 kBytes, Access kKind>
-[[gnu::always_inline]] inline void access(u64 address, const void* pc) {
+[[gnu::noinline]] void access_anyhow(u64 address, const void* pc) {
   Lane* me = current;
   if (!me) return;  // the launcher's own work
   if (me->watch & kCount && count_apart<kBytes, kKind>(*me, address, pc)) return;
@@ -226,6 +226,16 @@ template <u32 kBytes, Access kKind>
     }
   }
   access_in_full(me, address, kBytes, kKind, pc);
+}
+// Whether nothing but the counters asks for a plain access, and they have it.
+template <u32 kBytes, Access kKind>
+[[gnu::always_inline]] inline bool only_counted(u64 address, const void* pc) {
+  constexpr Instruction what = kKind == Access::kRead ? Instruction::load : Instruction::store;
+  return current && current->watch == kCount && note_quickly(*current, what, address, kBytes, pc);
+}
+template <u32 kBytes, Access kKind>
+[[gnu::always_inline]] inline void access(u64 address, const void* pc) {
+  if (!only_counted<kBytes, kKind>(address, pc)) access_anyhow<kBytes, kKind>(address, pc);
 }
 // The same for a size known at run time only.
 template <Access kKind>
