@@ -17,9 +17,17 @@
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
 
+#ifdef PAB_EMU_CHECKED
+#include "emulation/checked/hooks.h"
+#define threadIdx (::pab_emu::thread_index())
+#define blockIdx (::pab_emu::block_index())
+#define blockDim (::pab_emu::block_dim())
+#define gridDim (::pab_emu::grid_dim())
+#else
 #define threadIdx (::pab_emu::current->thread)
 #define blockIdx (::pab_emu::current->block->index)
 #define blockDim (::pab_emu::current->block->block)
 #define gridDim (::pab_emu::current->block->grid)
+#endif
 
 inline void __syncthreads() { ::pab_emu::barrier(0, ::pab_emu::kAllThreads, true); }

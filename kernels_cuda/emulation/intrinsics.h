@@ -4,8 +4,13 @@
 #include "emulation/cuda.h"
 #include "pab/types.cuh"
 
-#define PAB_SHARED(name) unsigned char* name = ::pab_emu::current->block->shared
 #define PAB_FN static inline
+
+#ifdef PAB_EMU_CHECKED
+#define PAB_SHARED(name) unsigned char* name = ::pab_emu::shared_memory()
+#else
+#define PAB_SHARED(name) unsigned char* name = ::pab_emu::current->block->shared
+#endif
 
 namespace pab {
 
@@ -23,7 +28,11 @@ inline T from_bits(u64 bits) {
   return value;
 }
 
+#ifdef PAB_EMU_CHECKED
+inline u32 lane_id() { return pab_emu::lane_index(); }
+#else
 inline u32 lane_id() { return pab_emu::current->index; }
+#endif
 inline u32 lanemask_lt() { return (1u << lane_id()) - 1; }
 
 template <typename T>
@@ -67,25 +76,50 @@ inline void bar_sync(u32 id, u32 threads) { meet(id, threads, true); }
 inline void bar_arrive(u32 id, u32 threads) { meet(id, threads, false); }
 
 // --- memory order -------------------------------------------------------------------------------------------
+#ifdef PAB_EMU_CHECKED
+inline void fence_block() { pab_emu::note_fence(false); }
+inline void fence_device() { pab_emu::note_fence(true); }
+#else
 inline void fence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void fence_device() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+#endif
 inline u32 ld_acquire(const u32* address) {
   const u32 value = __atomic_load_n(address, __ATOMIC_ACQUIRE);
-  pab_emu::poll();  // whoever polls must let the others run
+  pab_emu::poll(value);  // whoever polls must let the others run
   return value;
 }
 inline void st_release(u32* address, u32 value) { __atomic_store_n(address, value, __ATOMIC_RELEASE); }
 
 // --- atomics ------------------------------------------------------------------------------------------------
-inline u32 atomic_add(u32* address, u32 value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
-inline u64 atomic_add(u64* address, u64 value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
-inline u32 atomic_or(u32* address, u32 value) { return __atomic_fetch_or(address, value, __ATOMIC_RELAXED); }
-inline u32 atomic_and(u32* address, u32 value) { return __atomic_fetch_and(address, value, __ATOMIC_RELAXED); }
-inline u32 atomic_exch(u32* address, u32 value) { return __atomic_exchange_n(address, value, __ATOMIC_RELAXED); }
+// One that changes nothing may be the look of a loop that waits, and lets the others run.
+template <typename T>
+inline T looked(T old, bool unchanged) {
+  if (unchanged) pab_emu::poll(old);
+  return old;
+}
+inline u32 atomic_add(u32* address, u32 value) {
+  return looked(__atomic_fetch_add(address, value, __ATOMIC_RELAXED), value == 0);
+}
+inline u64 atomic_add(u64* address, u64 value) {
+  return looked<u64>(__atomic_fetch_add(address, value, __ATOMIC_RELAXED), value == 0);
+}
+inline u32 atomic_or(u32* address, u32 value) {
+  const u32 old = __atomic_fetch_or(address, value, __ATOMIC_RELAXED);
+  return looked(old, (old | value) == old);
+}
+inline u32 atomic_and(u32* address, u32 value) {
+  const u32 old = __atomic_fetch_and(address, value, __ATOMIC_RELAXED);
+  return looked(old, (old & value) == old);
+}
+inline u32 atomic_exch(u32* address, u32 value) {
+  const u32 old = __atomic_exchange_n(address, value, __ATOMIC_RELAXED);
+  return looked(old, old == value);
+}
 template <typename T>
 inline T atomic_cas(T* address, T expected, T value) {
-  __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-  return expected;
+  T old = expected;
+  __atomic_compare_exchange_n(address, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  return looked(old, old != expected || old == value);
 }
 template <typename T, typename Better>
 inline T atomic_keep(T* address, T value, Better better) {
@@ -103,6 +137,19 @@ template <typename T>
 inline T atomic_min(T* address, T value) {
   return atomic_keep(address, value, [](T a, T b) { return a < b; });
 }
+
+// --- wide moves ---------------------------------------------------------------------------------------------
+#ifdef PAB_EMU_CHECKED
+template <typename T>
+inline T load_wide(const T* address) { return pab_emu::load_aggregate(address); }
+template <typename T>
+inline void store_wide(T* address, const T& value) { pab_emu::store_aggregate(address, value); }
+#else
+template <typename T>
+inline T load_wide(const T* address) { return *address; }
+template <typename T>
+inline void store_wide(T* address, const T& value) { *address = value; }
+#endif
 
 // --- asynchronous copy --------------------------------------------------------------------------------------
 inline void cp_async16(void* shared, const void* global, bool valid) { pab_emu::copy_async(shared, global, valid); }

@@ -34,6 +34,9 @@ struct PendingCopy {
   void* target;
   const void* source;  // null: fill with zeros
   u32 group;
+#ifdef PAB_EMU_CHECKED
+  const void* pc;  // where it was issued
+#endif
 };
 
 struct Lane {
@@ -49,6 +52,12 @@ struct Lane {
   u64 value = 0;
   u32 source = 0;
   u64 result = 0;
+  const void* pc = nullptr;  // return address of the last meeting, poll or copy
+  const void* polled_at = nullptr;  // return address of the last poll, and what it found
+  u64 polled = 0;
+#ifdef PAB_EMU_CHECKED
+  void* trace = nullptr;  // the checkers' own
+#endif
 
   u32 copy_group = 0;  // open group of asynchronous copies
   u32 copy_count = 0;
@@ -84,8 +93,9 @@ void barrier(u32 id, u32 expected, bool wait);
 // Lets other lanes of the block run.
 void yield();
 
-// The same from a loop that polls memory; ends the launch when what is polled for does not come.
-void poll();
+// The same from a loop that polls memory and has `found` this: when all lanes of the block find again and again what
+// they found before, another block has a turn.  Ends the launch when what is polled for does not come.
+void poll(u64 found);
 
 // Asynchronous copies of 16 bytes.
 void copy_async(void* target, const void* source, bool valid);

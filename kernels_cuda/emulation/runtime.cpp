@@ -1,7 +1,7 @@
 // The emulated device's runtime: runs the blocks of a launch on OS threads, their CUDA threads as fibers.
 //
 // Seeded choices: order of blocks, visiting order of warps and of the lanes of each warp, and now and then a
-// change of warp at a collective.  Shared memory is poisoned before every block.
+// change of warp at a collective.
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
@@ -11,7 +11,12 @@
 #include <system_error>
 #include <thread>
 
+#ifdef PAB_EMU_CHECKED
+#include "emulation/checked/callbacks.h"
+#endif
+#include "emulation/blocks.h"
 #include "emulation/deadlock.h"
+#include "emulation/observe.h"
 #include "emulation/schedule.h"
 #include "emulation/switch.h"
 
@@ -19,82 +24,10 @@ namespace pab_emu {
 
 thread_local Lane* current __attribute__((tls_model("initial-exec"))) = nullptr;
 
-namespace {
-
-void prepare_block(Worker& w, u64 number) {
-  Launch& launch = *w.launch;
-  w.random.state = launch.seed ^ (number * 0xD1B54A32D192ED03ull);
-  Block& block = w.block;
-  block.grid = launch.grid;
-  block.block = launch.block;
-  block.index.x = static_cast<u32>(number % launch.grid.x);
-  block.index.y = static_cast<u32>(number / launch.grid.x % launch.grid.y);
-  block.index.z = static_cast<u32>(number / launch.grid.x / launch.grid.y);
-  block.shared = w.shared.get();
-  block.shared_bytes = launch.shared_bytes;
-  std::memset(block.shared, kPoison, launch.shared_bytes);
-  std::memset(w.barrier_arrived, 0, sizeof w.barrier_arrived);
-  std::memset(w.barrier_expected, 0, sizeof w.barrier_expected);
-  w.live = w.threads;
-  const u32 warp_count = (w.threads + kWarpSize - 1) / kWarpSize;
-  w.warps.resize(warp_count);
-  for (u32 wi = 0; wi < warp_count; ++wi) {
-    Warp& warp = w.warps[wi];
-    warp = Warp{};
-    warp.count = std::min(kWarpSize, w.threads - wi * kWarpSize);
-    warp.runnable = warp.count == kWarpSize ? ~0u : (1u << warp.count) - 1;
-    warp.finished = ~warp.runnable;  // a lane that does not exist is waited for as little as one that returned
-    unsigned char order[kWarpSize];
-    for (u32 i = 0; i < warp.count; ++i) order[i] = static_cast<unsigned char>(i);
-    w.random.shuffle(order, warp.count);
-    for (u32 i = 0; i < warp.count; ++i) warp.next[order[i]] = order[(i + 1) % warp.count];
-    for (u32 i = 0; i < warp.count; ++i) {
-      const u32 t = wi * kWarpSize + i;
-      Lane& lane = w.lanes[t];
-      warp.lanes[i] = &lane;
-      lane.warp = &warp;
-      lane.block = &block;
-      lane.index = i;
-      lane.thread = {t % launch.block.x, t / launch.block.x % launch.block.y, t / launch.block.x / launch.block.y};
-      lane.copy_group = lane.copy_count = 0;
-      lane.copies = &w.copies[t * kCopyQueue];
-      lane.context = new_context(w, t);
-    }
-  }
-  w.warp_order.resize(warp_count);
-  std::iota(w.warp_order.begin(), w.warp_order.end(), 0u);
-  w.random.shuffle(w.warp_order.data(), warp_count);
-}
-
-void work(Launch& launch) {
-  const u32 threads = launch.block.x * launch.block.y * launch.block.z;
-  std::unique_ptr<Worker> mine = take_worker(threads, launch.shared_bytes);
-  worker = mine.get();
-  worker->launch = &launch;
-  worker->threads = threads;
-#ifdef PAB_EMU_UCONTEXT
-  worker->scheduler = &worker->home;
-#endif
-  while (!launch.failed.load(std::memory_order_relaxed)) {
-    const u64 at = launch.next.fetch_add(1, std::memory_order_relaxed);
-    if (at >= launch.order.size()) break;
-    prepare_block(*worker, launch.order[at]);
-    worker->running_warp = 0;
-    Warp& first = worker->warps[worker->warp_order[0]];
-    resume(&worker->scheduler, first.lanes[worker->random() % first.count]);
-    if (worker->live && !launch.failed) launch.fail(describe_deadlock());
-  }
-  current = nullptr;
-  worker = nullptr;
-  std::lock_guard<std::mutex> lock(idle_mutex);
-  idle_workers.push_back(std::move(mine));
-}
-
-}  // namespace
-
 u64 collective(u32 mask, Op op, u64 value, u32 source) {
   Lane* me = current;
   Warp& warp = *me->warp;
+  me->pc = __builtin_return_address(0);
   me->op = op;
   me->mask = mask;
   me->value = value;
@@ -102,6 +35,7 @@ u64 collective(u32 mask, Op op, u64 value, u32 source) {
   const u32 bit = 1u << me->index;
   if (!(mask & bit)) fault("warp collective: lane %u is not in its own mask 0x%08x", me->index, mask);
   warp.arrived |= bit;
+  observe::collective_arrive(*me);
   if (try_complete(warp, mask, op)) {
     // now and then another warp goes first, so that what only works in step is seen
     if (worker->warps.size() > 1 && (worker->random() & 7) == 0) yield();
@@ -115,12 +49,14 @@ u64 collective(u32 mask, Op op, u64 value, u32 source) {
 void barrier(u32 id, u32 expected, bool wait) {
   Worker& w = *worker;
   Lane* me = current;
+  me->pc = __builtin_return_address(0);
   if (id >= kBarriers) fault("barrier %u: there are %u barriers", id, kBarriers);
   if (expected % kWarpSize) fault("barrier %u: %u threads is not a multiple of the warp size", id, expected);
   if (w.barrier_arrived[id] && w.barrier_expected[id] != expected) {
     fault("barrier %u: threads expect %u and %u arrivals", id, w.barrier_expected[id], expected);
   }
   w.barrier_expected[id] = expected;
+  observe::barrier_arrive(*me, id, expected, wait);
   const u32 bit = 1u << me->index;
   if (wait) {
     me->warp->waiting[id] |= bit;
@@ -147,28 +83,42 @@ void yield() {
   }
 }
 
-void poll() {
+void poll(u64 found) {
   Worker& w = *worker;
-  Launch& launch = *w.launch;
-  // what is waited for may never come: another block has failed, or nobody writes it
-  if (launch.failed.load(std::memory_order_relaxed)) abandon_block();
-  if (++w.polls % kPollsPerLook == 0) {
-    if (std::chrono::steady_clock::now() > launch.poll_deadline) {
-      fault("polled memory for more than %u s without end", launch.poll_seconds);
-    }
-    std::this_thread::yield();  // the one who writes may be another block
+  Lane* me = current;
+  const void* pc = __builtin_return_address(0);
+  // what is waited for may never come: another block has failed
+  if (w.launch->failed.load(std::memory_order_relaxed)) abandon_block();
+  const bool again = me->polled_at == pc && me->polled == found;
+  me->pc = me->polled_at = pc;
+  me->polled = found;
+  observe::poll(*me);
+  if (!again) {
+    got_on(w);
+  } else if (++w.idle_polls > 2 * runnable_lanes(w)) {
+    wait_block(me);
+    return;
   }
   yield();
 }
 
 void copy_async(void* target, const void* source, bool valid) {
   Lane* me = current;
+  me->pc = __builtin_return_address(0);
+  PendingCopy copy{};
+  copy.target = target;
+  copy.source = valid ? source : nullptr;
+  copy.group = me->copy_group;
+#ifdef PAB_EMU_CHECKED
+  copy.pc = me->pc;
+#endif
+  observe::copy_issue(*me, copy);
   if (reinterpret_cast<std::uintptr_t>(target) % 16 || (valid && reinterpret_cast<std::uintptr_t>(source) % 16)) {
     fault("cp.async: address not aligned to 16 bytes");
   }
   if (me->copy_count == kCopyQueue) fault("cp.async: more than %u copies of one thread in flight", kCopyQueue);
   std::memset(target, kPoison, 16);  // whoever reads before the wait reads NaN
-  me->copies[me->copy_count++] = {target, valid ? source : nullptr, me->copy_group};
+  me->copies[me->copy_count++] = copy;
 }
 
 void copy_commit() { ++current->copy_group; }
@@ -180,7 +130,10 @@ void copy_wait(u32 newest_groups_left) {
     const PendingCopy copy = me->copies[i];
     if (copy.group + newest_groups_left >= me->copy_group) {
       me->copies[kept++] = copy;
-    } else if (copy.source) {
+      continue;
+    }
+    observe::copy_land(*me, copy);
+    if (copy.source) {
       std::memcpy(copy.target, copy.source, 16);
     } else {
       std::memset(copy.target, 0, 16);
@@ -199,6 +152,7 @@ void fault(const char* format, ...) {
   char where[160];
   std::snprintf(where, sizeof where, " [block (%u, %u, %u), thread (%u, %u, %u)]", me->block->index.x,
                 me->block->index.y, me->block->index.z, me->thread.x, me->thread.y, me->thread.z);
+  observe::fault(*me, text);
   worker->launch->fail(std::string(text) + where);
   abandon_block();
 }
@@ -213,32 +167,23 @@ float approximate(double exact, double off_by, float operand) {
 
 }  // namespace pab_emu
 
-// Runs one launch.  Returns 0, or 1 with the reason in `message`.  No exception leaves: the caller is Python.
-extern "C" int pab_emu_launch(void (*invoke)(void**), void** args, const unsigned* grid, const unsigned* block,
-                              unsigned shared_bytes, unsigned long long seed, unsigned workers,
-                              unsigned poll_seconds, char* message, unsigned message_bytes) {
+namespace {
+
+// Runs a launch on up to `workers` OS threads.  No exception leaves: the caller is Python.
+void run(pab_emu::Launch& launch, unsigned workers) {
   using namespace pab_emu;
-  Launch launch;
-  launch.invoke = invoke;
-  launch.args = args;
-  launch.grid = {grid[0], grid[1], grid[2]};
-  launch.block = {block[0], block[1], block[2]};
-  launch.shared_bytes = shared_bytes;
-  launch.seed = seed;
-  launch.poll_seconds = poll_seconds;
-  launch.poll_deadline = std::chrono::steady_clock::now() + std::chrono::seconds(poll_seconds);
   const auto guarded = [&launch] {
     try {
-      work(launch);
+      Runner(launch).run();
     } catch (const std::exception& error) {
       launch.fail(std::string("the emulated device lacks memory: ") + error.what());
     }
   };
   std::vector<std::thread> threads;
   try {
-    launch.order.resize(static_cast<u64>(grid[0]) * grid[1] * grid[2]);
+    launch.order.resize(static_cast<u64>(launch.grid.x) * launch.grid.y * launch.grid.z);
     std::iota(launch.order.begin(), launch.order.end(), u64{0});
-    Random{seed}.shuffle(launch.order.data(), launch.order.size());
+    Random{launch.seed}.shuffle(launch.order.data(), launch.order.size());
     const u64 useful = std::min<u64>(workers ? workers : 1, launch.order.size());
     threads.reserve(useful);
     for (u64 i = 1; i < useful; ++i) threads.emplace_back(guarded);
@@ -249,7 +194,62 @@ extern "C" int pab_emu_launch(void (*invoke)(void**), void** args, const unsigne
   }
   guarded();
   for (std::thread& thread : threads) thread.join();
-  if (!launch.failed) return 0;
-  std::snprintf(message, message_bytes, "%s", launch.message.c_str());
+}
+
+}  // namespace
+
+// What the launcher fills in.
+struct PabEmuLaunch {
+  void (*invoke)(void**);
+  void** args;
+  unsigned grid[3], block[3];
+  unsigned shared_bytes, workers, poll_seconds, message_bytes;
+  unsigned long long seed;
+  char* message;
+};
+
+namespace {
+
+void prepare(pab_emu::Launch& launch, const PabEmuLaunch& asked) {
+  launch.invoke = asked.invoke;
+  launch.args = asked.args;
+  launch.grid = {asked.grid[0], asked.grid[1], asked.grid[2]};
+  launch.block = {asked.block[0], asked.block[1], asked.block[2]};
+  launch.shared_bytes = asked.shared_bytes;
+  launch.seed = asked.seed;
+  launch.poll_seconds = asked.poll_seconds;
+}
+
+int end(const pab_emu::Launch& launch, const PabEmuLaunch& asked) {
+  if (launch.message.empty()) return 0;
+  std::snprintf(asked.message, asked.message_bytes, "%s", launch.message.c_str());
   return 1;
 }
+
+}  // namespace
+
+#ifndef PAB_EMU_CHECKED
+
+// Runs one launch.  Returns 0, or 1 with the reason in `message`.
+extern "C" int pab_emu_launch(const PabEmuLaunch* asked) {
+  pab_emu::Launch launch;
+  prepare(launch, *asked);
+  run(launch, asked->workers);
+  return end(launch, *asked);
+}
+
+#else
+
+// The same, checked; *report gets a JSON object, to be given to pab_emu_free.
+extern "C" int pab_emu_launch_checked(const PabEmuLaunch* asked, const pab_emu::Request* request, char** report) {
+  pab_emu::Checked checked(*request, pab_emu::u64{asked->grid[0]} * asked->grid[1] * asked->grid[2]);
+  pab_emu::Launch launch;
+  launch.checked = &checked;
+  prepare(launch, *asked);
+  run(launch, asked->workers);
+  *report = strdup(pab_emu::report_json(checked).c_str());
+  return end(launch, *asked);
+}
+extern "C" void pab_emu_free(char* report) { std::free(report); }
+
+#endif

@@ -6,13 +6,12 @@
 #include <thread>
 
 #include "emulation/deadlock.h"
+#include "emulation/observe.h"
 #include "emulation/worker.h"
 
 namespace pab_emu {
 
 namespace {
-
-constexpr u32 kPollsPerLook = 4096;  // polls between two looks at the clock
 
 // Body of every fiber: the kernel, then the farewell.
 void lane_main();
@@ -106,6 +105,9 @@ bool try_complete(Warp& warp, const u32 named, Op op) {
   }
   warp.arrived &= ~mask;
   warp.runnable |= mask;
+  worker->idle_polls = 0;
+  worker->got_on = true;
+  observe::collective_complete(warp, mask, op);
   if (op == Op::kSync) return true;
   for (u32 rest = mask; rest; rest &= rest - 1) {
     Lane& lane = *warp.lanes[__builtin_ctz(rest)];
@@ -141,16 +143,39 @@ void release_collectives(Warp& warp) {
   }
 }
 
+// Notes that the block does more than to poll.
+void got_on(Worker& w) {
+  w.idle_polls = 0;
+  w.got_on = true;
+}
+
 // Leaves the block for good; its fibers are never resumed.
 [[noreturn]] void abandon_block() {
+  worker->outcome = Outcome::kFallen;
   pab_emu_switch(&current->context, worker->scheduler);
   __builtin_unreachable();
+}
+
+u32 runnable_lanes(const Worker& w) {
+  u32 count = 0;
+  for (const Warp& warp : w.warps) count += static_cast<u32>(std::popcount(warp.runnable));
+  return count;
+}
+
+// Gives the processor to another block; returns when this one is resumed.
+void wait_block(Lane* me) {
+  Worker& w = *worker;
+  w.outcome = Outcome::kWaits;
+  w.waiting = me;
+  pab_emu_switch(&me->context, w.scheduler);
 }
 
 // Lets all that wait at barrier `id` go on.
 void release_barrier(u32 id) {
   Worker& w = *worker;
+  observe::barrier_release(w, id);
   w.barrier_arrived[id] = 0;
+  got_on(w);
   for (Warp& warp : w.warps) {
     warp.runnable |= warp.waiting[id];
     warp.waiting[id] = 0;
@@ -161,10 +186,12 @@ void lane_main() {
   Worker& w = *worker;
   w.launch->invoke(w.launch->args);
   Lane* me = current;
+  observe::lane_exit(*me);
   const u32 bit = 1u << me->index;
   me->warp->runnable &= ~bit;
   me->warp->finished |= bit;
   --w.live;
+  got_on(w);
   if (me->warp->arrived) release_collectives(*me->warp);
   if (w.barrier_arrived[0] && w.barrier_expected[0] == 0 && w.barrier_arrived[0] == w.live) release_barrier(0);
   suspend(me);

@@ -51,29 +51,48 @@ struct Random {  // splitmix64
   }
 };
 
+#ifdef PAB_EMU_CHECKED
+struct Checked;
+struct BlockTrace;
+#endif
+
 struct Launch {
+#ifdef PAB_EMU_CHECKED
+  Checked* checked = nullptr;  // checkers, counters and what they found
+#endif
   void (*invoke)(void**);
   void** args;
   Dim3 grid, block;
   u32 shared_bytes;
   u64 seed;
-  std::chrono::steady_clock::time_point poll_deadline;
   u32 poll_seconds;
   std::vector<u64> order;  // block numbers in the order they are started
   std::atomic<u64> next{0};
-  std::atomic<bool> failed{false};
+  // OS threads that have a block which gets on, and when their number changed last: once it is 0 for long, what is
+  // polled for never comes
+  std::atomic<u32> busy{0};
+  std::atomic<std::chrono::steady_clock::rep> changed{0};
+  std::atomic<bool> failed{false};  // every block ends as soon as it can
+  std::atomic<bool> fallen{false};  // a block has ended early
   std::mutex mutex;
   std::string message;
 
-  // Ends the launch; the first reason given is the one that is told.
+  // Ends the launch; the first reason given is the one that is told.  Checked, the other blocks run on, so that what
+  // is found does not depend on who came first.
   void fail(const std::string& reason) {
     std::lock_guard<std::mutex> lock(mutex);
     if (message.empty()) message = reason;
+    fallen = true;
+#ifndef PAB_EMU_CHECKED
     failed = true;
+#endif
   }
 };
 
-// One OS thread's stacks, lanes and shared memory; kept between launches.
+// How a block gave the processor back.
+enum class Outcome : u32 { kDone, kWaits, kFallen };
+
+// A running block's stacks, lanes and shared memory; kept between launches.
 struct Worker {
   explicit Worker(u32 threads, u32 shared_bytes) : capacity(threads), lanes(threads), copies(threads * kCopyQueue) {
     const std::size_t bytes = threads * (kStackBytes + kGuardBytes);
@@ -103,15 +122,25 @@ struct Worker {
   std::vector<u32> warp_order;
   u32 barrier_arrived[kBarriers] = {};
   u32 barrier_expected[kBarriers] = {};
-  u32 live = 0, threads = 0, running_warp = 0, polls = 0;
+  u32 live = 0, threads = 0, running_warp = 0;
+  u32 idle_polls = 0;          // polls in a row that found nothing new
+  bool got_on = false;         // anything but such polls since the block was last resumed
+  Outcome outcome = Outcome::kDone;
+  Lane* waiting = nullptr;     // of a block that waits: the lane to go on with
   Block block;
   Launch* launch = nullptr;
   Context scheduler = nullptr;
   Random random{0};
+#ifdef PAB_EMU_CHECKED
+  std::shared_ptr<BlockTrace> trace;  // what the checkers keep of the block
+#endif
 };
 
-// The worker of this OS thread.
+// The block that runs on this OS thread.  A block stays with its thread: compilers keep addresses of thread_local
+// variables across calls.
 thread_local Worker* worker = nullptr;
+
+constexpr std::size_t kMostIdle = 32;  // kept for the next launch
 
 std::mutex idle_mutex;
 std::vector<std::unique_ptr<Worker>> idle_workers;

@@ -70,6 +70,12 @@ PAB_FN u32 atomic_and(u32* address, u32 value) { return atomicAnd(address, value
 PAB_FN u32 atomic_cas(u32* address, u32 expected, u32 value) { return atomicCAS(address, expected, value); }
 PAB_FN u64 atomic_cas(u64* address, u64 expected, u64 value) { return atomicCAS(address, expected, value); }
 
+// --- wide moves ---------------------------------------------------------------------------------------------
+template <typename T>
+PAB_FN T load_wide(const T* address) { return *address; }
+template <typename T>
+PAB_FN void store_wide(T* address, const T& value) { *address = value; }
+
 // --- asynchronous copy --------------------------------------------------------------------------------------
 PAB_FN void cp_async16(void* shared, const void* global, bool valid) {
   const u32 target = static_cast<u32>(__cvta_generic_to_shared(shared));

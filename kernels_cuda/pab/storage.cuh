@@ -31,11 +31,11 @@ struct alignas(sizeof(T) * N) Pack {
 
 template <int N, typename T>
 PAB_FN Pack<T, N> load_pack(const T* address) {
-  return *reinterpret_cast<const Pack<T, N>*>(address);
+  return load_wide(reinterpret_cast<const Pack<T, N>*>(address));
 }
 template <int N, typename T>
 PAB_FN void store_pack(T* address, const Pack<T, N>& pack) {
-  *reinterpret_cast<Pack<T, N>*>(address) = pack;
+  store_wide(reinterpret_cast<Pack<T, N>*>(address), pack);
 }
 
 }  // namespace pab

@@ -103,8 +103,18 @@ def compile_shared(compiler: Compiler, arguments: Sequence[str], output: Path, *
 
     Raises:
         CompileError: with the compiler's first error line, file and line number included.
+        EnvironmentRefused: the compiler does not run, or wrote nothing.
     """
-    command = [*compiler.command, *FLAGS, *native_flags(), *arguments, "-shared", "-o", str(output)]
+    _run(compiler, [*FLAGS, *native_flags(), *arguments, "-shared"], output, what=what)
+
+
+def compile_object(compiler: Compiler, arguments: Sequence[str], output: Path, *, what: str) -> None:
+    """Compile to an object file; otherwise as ``compile_shared``."""
+    _run(compiler, [*FLAGS, *native_flags(), *arguments, "-c"], output, what=what)
+
+
+def _run(compiler: Compiler, arguments: Sequence[str], output: Path, *, what: str) -> None:
+    command = [*compiler.command, *arguments, "-o", str(output)]
     try:
         result = subprocess.run(
             command, capture_output=True, text=True, timeout=COMPILE_DEADLINE_S, check=False

@@ -37,6 +37,23 @@ _libraries: dict[Path, ctypes.CDLL] = {}
 _libraries_lock = threading.Lock()
 
 
+class NativeLaunch(ctypes.Structure):
+    """``PabEmuLaunch`` of emulation/runtime.cpp."""
+
+    _fields_ = (
+        ("invoke", ctypes.c_void_p),
+        ("args", ctypes.c_void_p),
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared_bytes", ctypes.c_uint),
+        ("workers", ctypes.c_uint),
+        ("poll_seconds", ctypes.c_uint),
+        ("message_bytes", ctypes.c_uint),
+        ("seed", ctypes.c_ulonglong),
+        ("message", ctypes.c_void_p),
+    )
+
+
 class EmulatedModule:
     """A kernel file as a loaded shared library."""
 
@@ -56,25 +73,28 @@ class EmulatedModule:
         if blocks > MAX_BLOCKS:
             raise LaunchError(f"{launch.entry}: grid of {blocks} blocks: must be at most {MAX_BLOCKS} here")
         check_scalars(launch)
-        check_signature(launch, self._signature(launch.entry))
+        signature = [("p" if kind == "c" else kind, size) for kind, size in self._signature(launch.entry)]
+        check_signature(launch, signature)
         held = [self._argument(launch, position, arg) for position, arg in enumerate(launch.args)]
         pointers = (ctypes.c_void_p * max(1, len(held)))(*(ctypes.addressof(value) for value in held))
         message = ctypes.create_string_buffer(1024)
-        invoke = ctypes.cast(getattr(self._library, f"pab_emu_invoke_{launch.entry}"), ctypes.c_void_p)
-        status = self._runtime.pab_emu_launch(
-            invoke,
-            pointers,
-            (ctypes.c_uint * 3)(*launch.grid),
-            (ctypes.c_uint * 3)(*launch.block),
-            ctypes.c_uint(launch.shared_bytes),
-            ctypes.c_ulonglong(self._device.seed),
-            ctypes.c_uint(self._device.workers),
-            ctypes.c_uint(self._device.poll_seconds),
-            message,
-            ctypes.c_uint(len(message)),
+        asked = NativeLaunch(
+            invoke=ctypes.cast(getattr(self._library, f"pab_emu_invoke_{launch.entry}"), ctypes.c_void_p),
+            args=ctypes.cast(pointers, ctypes.c_void_p),
+            grid=launch.grid,
+            block=launch.block,
+            shared_bytes=launch.shared_bytes,
+            workers=self._device.workers,
+            poll_seconds=self._device.poll_seconds,
+            message_bytes=len(message),
+            seed=self._device.seed,
+            message=ctypes.cast(message, ctypes.c_void_p),
         )
-        if status:
-            raise DeviceFault(f"{launch.entry}: {message.value.decode(errors='replace')}")
+        self._device._start(self._runtime, asked, launch, self._source, message, self._constant(launch.entry))
+
+    def _constant(self, entry: str) -> tuple[bool, ...]:
+        """For each parameter, whether it is a pointer to const."""
+        return tuple(kind == "c" for kind, _ in self._signature(entry))
 
     def _signature(self, entry: str) -> list[tuple[str, int]]:
         if entry not in self._signatures:
@@ -175,6 +195,19 @@ class EmulatedDevice:
             self._modules[key] = EmulatedModule(library, runtime, source, self)
         return self._modules[key]
 
+    def _start(
+        self,
+        runtime: ctypes.CDLL,
+        asked: NativeLaunch,
+        launch: Launch,
+        source: KernelSource,
+        message: ctypes.Array[ctypes.c_char],
+        constant: Sequence[bool],
+    ) -> None:
+        """Run a launch whose arguments have been checked; the checked device does more here."""
+        if runtime.pab_emu_launch(ctypes.byref(asked)):
+            raise DeviceFault(f"{launch.entry}: {message.value.decode(errors='replace')}")
+
     def _build_runtime(self) -> Path:
         folder = self.kernels / "emulation"
         source = folder / "runtime.cpp"
@@ -214,13 +247,18 @@ class EmulatedDevice:
                 encoding="utf-8",
             )
             try:
-                # linked to its own runtime by name: a second runtime in the process stays apart
-                arguments = [*defines, f"-I{source.include_dir}", str(unit), str(runtime), *KERNEL_FLAGS]
-                compile_shared(self._compiler, [*arguments, *self._flags], out, what=source.path.name)
+                self._compile(
+                    unit, [*defines, f"-I{source.include_dir}"], runtime, out, what=source.path.name
+                )
             finally:
                 unit.unlink(missing_ok=True)
 
         return cached_file(f"{source.path.stem}-{key}.so", make)
+
+    def _compile(self, unit: Path, arguments: list[str], runtime: Path, out: Path, *, what: str) -> None:
+        # linked to its own runtime by name: a second runtime in the process stays apart
+        linked = [*arguments, str(unit), str(runtime), *KERNEL_FLAGS, *self._flags]
+        compile_shared(self._compiler, linked, out, what=what)
 
     def _environment(self) -> list[str]:
         return [self._compiler.version, *self._compiler.command, *FLAGS, *self._flags, processor_key()]

@@ -1,0 +1,236 @@
+"""The checked device: the emulated device with every access and every meeting of threads looked at."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pabench.device.allocations import Allocation, Allocations, owner_of
+from pabench.device.base import KernelSource, Launch
+from pabench.device.compiler import compile_object, compile_shared
+from pabench.device.emulated import COMMENT, KERNEL_FLAGS, EmulatedDevice, NativeLaunch
+from pabench.device.findings import Finding, Party, Place
+from pabench.device.symbols import resolve
+from pabench.errors import DeviceFault, InvalidCase
+from pabench.problem.checks import whole_number
+from pabench.problem.dtypes import Array
+
+CHECKS = {"memory": 1, "init": 2, "race": 4, "sync": 8}
+COUNT = 16
+CHECKED_FLAGS = (
+    "-DPAB_EMU_CHECKED",
+    "-gdwarf-4",  # some symbolizers misread the file numbers of version 5
+    # an access of the source is an access that is seen: none merged with its neighbours
+    "-fno-tree-vectorize",
+    "-fno-tree-slp-vectorize",
+    "-fno-tree-loop-distribute-patterns",
+)
+INSTRUMENT = "-fsanitize=thread"
+STEP_BUDGET = 2**32
+"""Half a minute to a minute of one block; a block that reads 100,000 tokens makes a hundredth of it."""
+
+
+class KernelFindings(DeviceFault):
+    """A checked launch found faults; ``findings`` has them, the message is the first."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        super().__init__(f"{findings[0]}{more}")
+        self.findings = tuple(findings)
+
+
+class NativeRequest(ctypes.Structure):
+    """``Request`` of emulation/checked/request.h."""
+
+    _fields_ = (
+        ("buffers", ctypes.c_void_p),
+        ("buffer_count", ctypes.c_uint),
+        ("checks", ctypes.c_uint),
+        ("step_budget", ctypes.c_ulonglong),
+    )
+
+
+class CheckedDevice(EmulatedDevice):
+    """An emulated device that checks what kernels do.
+
+    Args:
+        checks: which of ``memory``, ``init``, ``race`` and ``sync``.
+        collect: keep findings in ``findings`` instead of raising ``KernelFindings`` at the end of a launch.
+        step_budget: accesses, meetings and polls of one block; a block that makes more ends as a finding.
+            0 for no bound.
+        options: those of ``EmulatedDevice``.
+
+    Attributes:
+        findings: of all launches so far.
+    """
+
+    def __init__(
+        self,
+        *,
+        checks: Sequence[str] = tuple(CHECKS),
+        collect: bool = False,
+        step_budget: int = STEP_BUDGET,
+        **options: Any,
+    ) -> None:
+        unknown = [name for name in checks if name not in CHECKS]
+        if unknown:
+            raise InvalidCase("checks", unknown[0], f"must be among {', '.join(CHECKS)}")
+        super().__init__(**{**options, "flags": (*options.get("flags", ()), *CHECKED_FLAGS)})
+        self.description = f"checked {self.description}"
+        self.checks = tuple(checks)
+        self.findings: list[Finding] = []
+        self._collect = collect
+        self._step_budget = whole_number("step_budget", step_budget, low=0, high=2**64 - 1)
+        self._allocations = Allocations()
+
+    def to_device(self, array: Array) -> Array:
+        """Return ``array``, made contiguous; the host wrote all of it."""
+        held = super().to_device(array)
+        if not self._allocations.covers(held):
+            self._allocations.add(owner_of(held), written=True)
+        return held
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return new memory of which nothing counts as written."""
+        fresh = super().empty(shape, dtype)
+        self._allocations.add(owner_of(fresh), written=False)
+        return fresh
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return new memory of zeros, written."""
+        fresh = super().zeros(shape, dtype)
+        self._allocations.add(owner_of(fresh), written=True)
+        return fresh
+
+    def free(self, array: Array) -> None:
+        """Give memory back: a kernel that still touches it is found."""
+        self._allocations.free(array)
+
+    def _start(
+        self,
+        runtime: ctypes.CDLL,
+        asked: NativeLaunch,
+        launch: Launch,
+        source: KernelSource,
+        message: ctypes.Array[ctypes.c_char],
+        constant: Sequence[bool],
+    ) -> None:
+        for arg in launch.args:
+            # memory that did not come from this device is the host's: all of it may be read and written
+            if isinstance(arg, np.ndarray) and arg.nbytes and self._allocations.at(arg.ctypes.data) is None:
+                self._allocations.add(owner_of(arg), written=True)
+        table, entries = self._allocations.native()
+        _mark_constant(table, entries, launch, constant)
+        request = NativeRequest(
+            buffers=ctypes.cast(table, ctypes.c_void_p),
+            buffer_count=len(entries),
+            checks=sum(CHECKS[name] for name in self.checks),
+            step_budget=self._step_budget,
+        )
+        report = ctypes.c_char_p()
+        failed = runtime.pab_emu_launch_checked(
+            ctypes.byref(asked), ctypes.byref(request), ctypes.byref(report)
+        )
+        try:
+            told = json.loads((report.value or b"{}").decode(errors="replace"))
+        finally:
+            runtime.pab_emu_free(report)
+        findings = self._read(told, launch, source, entries)
+        self.findings += findings
+        if findings and not self._collect:
+            raise KernelFindings(findings)
+        if failed and not findings:
+            raise DeviceFault(f"{launch.entry}: {message.value.decode(errors='replace')}")
+
+    def _read(
+        self, told: dict[str, Any], launch: Launch, source: KernelSource, entries: Sequence[Allocation]
+    ) -> list[Finding]:
+        raw = told.get("findings", [])
+        wanted: dict[str, set[int]] = {}
+        for one in raw:
+            for side in (one["at"], *([one["other"]] if "other" in one else ()), *one.get("waiting", ())):
+                wanted.setdefault(side["place"]["module"], set()).add(side["place"]["offset"])
+        places = {module: resolve(module, offsets) for module, offsets in wanted.items()}
+        names = _buffer_names(launch, source, entries)
+
+        def party(side: dict[str, Any]) -> Party:
+            place: Place = places[side["place"]["module"]][side["place"]["offset"]]
+            block, thread = side["block"], side["thread"]
+            return Party(
+                action=side["action"],
+                block=(block[0], block[1], block[2]),
+                thread=(thread[0], thread[1], thread[2]),
+                place=place,
+            )
+
+        found = [
+            Finding(
+                check=one["check"],
+                kernel=launch.entry,
+                text=one["text"],
+                at=party(one["at"]),
+                other=party(one["other"]) if "other" in one else None,
+                waiting=tuple(map(party, one.get("waiting", ()))),
+                buffer=names.get(one["buffer"], ""),
+                offset=one["offset"] - 2**64 if one["offset"] >= 2**63 else one["offset"],
+                nbytes=one["bytes"],
+                count=one["count"],
+            )
+            for one in raw
+            if one["check"] in self.checks
+        ]
+        # one barrier of the source may be several in the compiled code
+        return [f for f in found if not (f.check == "sync" and f.other and f.at.place == f.other.place)]
+
+    def _compile(self, unit: Path, arguments: list[str], runtime: Path, out: Path, *, what: str) -> None:
+        compiled = out.with_suffix(".o")
+        try:
+            compile_object(
+                self._compiler, [*arguments, *self._flags, INSTRUMENT, str(unit)], compiled, what=what
+            )
+            # linked without the sanitizer's own runtime: ours answers its calls
+            compile_shared(self._compiler, [str(compiled), str(runtime), *KERNEL_FLAGS], out, what=what)
+        finally:
+            compiled.unlink(missing_ok=True)
+
+
+def _mark_constant(
+    table: Any, entries: Sequence[Allocation], launch: Launch, constant: Sequence[bool]
+) -> None:
+    """Mark what the kernel takes by pointers to const only: nobody writes it, so that reads need no notes."""
+    for row, entry in zip(table, entries, strict=False):
+        marks = [
+            const
+            for arg, const in zip(launch.args, constant, strict=True)
+            if isinstance(arg, np.ndarray) and entry.base <= arg.ctypes.data < entry.base + entry.nbytes
+        ]
+        row.constant = int(bool(marks) and all(marks))
+
+
+def _buffer_names(launch: Launch, source: KernelSource, entries: Sequence[Allocation]) -> dict[int, str]:
+    """Return what findings call each allocation: the parameter that points into it, where there is one."""
+    names = {number: entry.label for number, entry in enumerate(entries)} | {-1: "shared memory"}
+    parameters = _parameters(source, launch.entry)
+    for position in reversed(range(len(launch.args))):
+        arg = launch.args[position]
+        if not isinstance(arg, np.ndarray):
+            continue
+        for number, entry in enumerate(entries):
+            if entry.base <= arg.ctypes.data < entry.base + entry.nbytes:
+                names[number] = parameters[position] if position < len(parameters) else f"argument {position}"
+    return names
+
+
+def _parameters(source: KernelSource, entry: str) -> list[str]:
+    """Return the names of a kernel's parameters as its source spells them."""
+    text = COMMENT.sub(" ", source.path.read_text(encoding="utf-8"))
+    found = re.search(rf"\b{re.escape(entry)}\s*\(([^)]*)\)\s*\{{", text)
+    if found is None:
+        return []
+    return [name[-1] if (name := re.findall(r"\w+", part)) else "" for part in found.group(1).split(",")]
