@@ -69,7 +69,7 @@ PAB_FN Place place_of(u64 item, const u64* column_ends, const i32* sequences, co
 
 }  // namespace pab
 
-extern "C" __global__ void __launch_bounds__(PAB_THREADS) page_alloc_drop(
+extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
     const pab::i32* sequences, const pab::i32* values, pab::u32* ring, pab::u64* cursor, pab::u32* refcounts,
     pab::i32* lengths, pab::i32* block_table, pab::i64* status, pab::u64* column_ends, pab::u32* drops, pab::u32* last,
     pab::u32 ring_mask, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size, pab::i32 what) {
@@ -159,7 +159,7 @@ extern "C" __global__ void __launch_bounds__(PAB_THREADS) page_alloc_drop(
   }
 }
 
-extern "C" __global__ void __launch_bounds__(PAB_THREADS) page_alloc_fork(
+extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_fork(
     const pab::i32* parents, const pab::i32* children, const pab::u64* cursor, pab::u32* refcounts, pab::i32* lengths,
     pab::i32* block_table, pab::i64* status, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size) {
   using namespace pab;
@@ -206,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(PAB_THREADS) page_alloc_fork(
   }
 }
 
-extern "C" __global__ void __launch_bounds__(PAB_THREADS) page_alloc_reset(
+extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_reset(
     pab::u32* ring, pab::u64* cursor, const pab::i32* lengths, pab::i64* status, pab::i32 num_pages,
     pab::i32 max_seqs) {
   using namespace pab;

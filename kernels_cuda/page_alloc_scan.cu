@@ -67,7 +67,7 @@ PAB_FN u32 rank_of(bool shared_tail, i32 page, u32* copied) {
 
 }  // namespace pab
 
-extern "C" __global__ void __launch_bounds__(PAB_THREADS) page_alloc_extend(
+extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
     const pab::i32* sequences, const pab::i32* tokens, const pab::u32* ring, pab::u64* cursor, pab::u32* refcounts,
     pab::i32* lengths, pab::i32* block_table, pab::i64* slot_mapping, pab::i32* copies, pab::i64* status,
     pab::u64* page_ends, pab::u64* token_ends, pab::u32* plan, pab::u64* header, pab::u32* copied, pab::u32* gate,

@@ -20,7 +20,7 @@ def vector_width(head_dim: int, dtype: DType, *arrays: Any) -> int:
     The start of every array must be a multiple of the load; strides are multiples of ``head_dim``.
     """
     width = LOAD_BYTES // dtype.itemsize
-    starts = [_address(array) for array in arrays]
+    starts = [address(array) for array in arrays]
     while width > 1 and (head_dim % width or any(start % (width * dtype.itemsize) for start in starts)):
         width //= 2
     return width
@@ -35,7 +35,8 @@ def kernel_source(device: Device, file: str, **defines: int) -> KernelSource:
     )
 
 
-def _address(array: Any) -> int:
+def address(array: Any) -> int:
+    """Return where an array of either device begins."""
     if hasattr(array, "ctypes"):
         return int(array.ctypes.data)
     return int(array.data.ptr)
