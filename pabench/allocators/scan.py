@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pabench.allocators.base import PageAllocator, PoolShape
+from pabench.allocators.base import PoolShape
 from pabench.allocators.capabilities import Capabilities
+from pabench.allocators.device_tables import DeviceTables
 from pabench.allocators.results import Granted
 from pabench.device.base import Device
 from pabench.errors import DeviceFault, InvalidCase, OutOfPages
@@ -20,7 +21,7 @@ from pabench.problem.dtypes import Array
 OPERATIONS = ("alloc", "append", "append_batch", "fork", "truncate", "free", "free_window", "reset")
 
 
-class ScanAllocator(PageAllocator):
+class ScanAllocator(DeviceTables):
     """Runs ``page_alloc_scan.cu`` and ``page_alloc_release.cu``; grants the ids of the reference model.
 
     What the protocol has to return is read back after each step; a caller on the device goes through
@@ -35,8 +36,7 @@ class ScanAllocator(PageAllocator):
     ) -> None:
         one_of("batch_mode", batch_mode, ("all", "prefix"))
         self.capabilities = replace(self.capabilities, batch_mode=batch_mode)
-        super().__init__(shape)
-        self._device = device
+        super().__init__(device, shape)
         self._state = alloc_scan.new_state(
             device,
             num_pages=shape.num_pages,
@@ -46,16 +46,9 @@ class ScanAllocator(PageAllocator):
             # one block plans; the others only help to spread many pages
             blocks=min(64, 1 << (shape.num_pages // 4096).bit_length()) if blocks is None else blocks,
         )
+        self._lengths, self._table = self._state.lengths, self._state.block_table
 
     # --- state ----------------------------------------------------------------------------------------
-
-    def lengths(self) -> Array:
-        """See ``PageAllocator``."""
-        return self._device.to_host(self._state.lengths).astype(np.int64)
-
-    def block_table(self) -> Array:
-        """See ``PageAllocator``."""
-        return self._device.to_host(self._state.block_table).copy()
 
     def refcounts(self) -> Array:
         """See ``PageAllocator``."""
@@ -98,7 +91,7 @@ class ScanAllocator(PageAllocator):
         lengths = self.lengths()
         parent = self._live(parent, lengths, "parent")
         child = self._new(child, lengths, "child")
-        alloc_scan.fork(self._state, *alloc_scan.requests(self._state, [parent], [child]))
+        alloc_scan.fork(self._state, *self._request([parent], [child]))
         self._expect_ok("page_alloc_fork")
 
     def truncate(self, sequence: int, length: int) -> None:
@@ -108,14 +101,8 @@ class ScanAllocator(PageAllocator):
 
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``."""
-        lengths, named = self.lengths(), dict.fromkeys(sequences, 0)
-        for sequence in named:
-            self._live(sequence, lengths)
-        if len(named) != len(sequences):
-            twice = next(at for at in named if list(sequences).count(at) > 1)
-            raise InvalidCase("sequence", twice, "must be freed once")
-        request = alloc_scan.requests(self._state, list(named), list(named.values()))
-        alloc_scan.drop(self._state, *request, alloc_scan.END)
+        named = self._leaving(sequences)
+        alloc_scan.drop(self._state, *self._request(named, [0] * len(named)), alloc_scan.END)
         self._expect_ok("page_alloc_drop")
 
     def free_window(self, sequence: int, keep_from: int) -> None:
@@ -133,18 +120,6 @@ class ScanAllocator(PageAllocator):
 
     # --- parts ----------------------------------------------------------------------------------------
 
-    def _live(self, named: int, lengths: Array, field: str = "sequence") -> int:
-        sequence = self.check_index(named, field)
-        if lengths[sequence] < 0:
-            raise InvalidCase(field, sequence, "must be live")
-        return sequence
-
-    def _new(self, named: int, lengths: Array, field: str = "sequence") -> int:
-        sequence = self.check_index(named, field)
-        if lengths[sequence] >= 0:
-            raise InvalidCase(field, sequence, "must not be there already")
-        return sequence
-
     def _expect_ok(self, entry: str) -> None:
         code = alloc_scan.read_status(self._state).code
         if code != alloc_scan.OK:
@@ -153,7 +128,7 @@ class ScanAllocator(PageAllocator):
     def _cut(self, sequence: int, value: int, what: int, field: str, rule: str) -> None:
         """Let pages of one sequence go; the kernel knows which values it can take."""
         sequence = self._live(sequence, self.lengths())
-        request = alloc_scan.requests(self._state, [sequence], [min(value, INT32_MAX)])
+        request = self._request([sequence], [min(value, INT32_MAX)])
         alloc_scan.drop(self._state, *request, what)
         if alloc_scan.read_status(self._state).code == alloc_scan.BAD_VALUE:
             raise InvalidCase(field, value, rule)
@@ -165,7 +140,7 @@ class ScanAllocator(PageAllocator):
         # no more tokens can be served than free pages and last pages hold
         room = (self.shape.num_pages + len(requests)) * self.shape.page_size
         slots: Any = self._device.empty((max(1, min(wanted, room)),), np.dtype(np.int64))
-        request = alloc_scan.requests(self._state, list(requests), list(requests.values()))
+        request = self._request(list(requests), list(requests.values()))
         alloc_scan.extend(self._state, *request, slots, prefix=prefix)
         done = alloc_scan.read_status(self._state)
         if done.code == alloc_scan.TOO_FEW_PAGES:

@@ -127,13 +127,6 @@ def new_state(
     )
 
 
-def requests(state: ScanState, first: Any, second: Any) -> tuple[Any, Any]:
-    """Return two columns of a request as device arrays, int32 ``(max_seqs,)``, unused entries -1."""
-    columns = np.full((2, state.lengths.shape[0]), -1, np.int32)
-    columns[0, : len(first)], columns[1, : len(second)] = first, second
-    return state.device.to_device(columns[0].copy()), state.device.to_device(columns[1].copy())
-
-
 def extend(state: ScanState, sequences: Any, tokens: Any, slot_mapping: Any, *, prefix: bool = False) -> None:
     """Launch a step that grows sequences.
 
