@@ -30,6 +30,7 @@ struct StackPool {
   PAB_METHOD static u64 next_word(u64 seen, u32 index) { return ((((seen >> 32) + 1) & kTagMask) << 32) | index; }
 
   PAB_METHOD bool take(u32 pages, i32* out) {
+    u32 touched = 0;
     while (pages) {
       const u64 seen = ld_acquire(&words[0]);
       stall.point(1);
@@ -39,11 +40,12 @@ struct StackPool {
         out[found] = static_cast<i32>(index);
         index = ld_relaxed(&store[index]);
       }
+      touched = found > touched ? found : touched;
       stall.point(2);
       if (found == pages) {
         if (atomic_cas(&words[0], seen, next_word(seen, index)) == seen) break;
       } else if (ld_acquire(&words[0]) == seen) {
-        for (u32 j = 0; j < found; ++j) out[j] = -1;
+        for (u32 j = 0; j < touched; ++j) out[j] = -1;  // also what earlier attempts left
         return false;
       }
     }
