@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pabench.allocators.registry import allocator_entry
 from pabench.backends.rawkernel import RawKernelBackend
 from pabench.conformance.examiner import PROFILES, CheckFailed, Examiner, Notebook
 from pabench.device.emulated import EmulatedDevice
@@ -86,12 +87,17 @@ def examiner_of(kernels: Path, *, seed: int = 0, shrink: bool = False, **narrow:
         effort=replace(PROFILES["quick"], shrink=shrink),
         seed=seed,
         backend=narrow_backend(device, **narrow),
+        allocator=allocator_entry("scan"),
     )
 
 
 def examine(check: str, kernels: Path, **options: Any) -> Notebook:
     """Run one check of the suite and return what happened."""
-    examiner = examiner_of(kernels, **options)
+    return run_check(check, examiner_of(kernels, **options))
+
+
+def run_check(check: str, examiner: Examiner) -> Notebook:
+    """Run one check of the suite on what ``examiner`` examines."""
     entry = MATRIX[check]
     try:
         entry.test(examiner, *entry.arguments)

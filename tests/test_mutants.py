@@ -1,16 +1,23 @@
 from __future__ import annotations
 
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pabench.allocators.base import PageAllocator, PoolShape
+from pabench.allocators.host import HostAllocator
+from pabench.allocators.results import Granted
 from pabench.conformance.mutants import Mutant, load_mutants, mutated, overlay
+from pabench.conformance.python_mutants import PACKAGE, load_mutated
 from pabench.errors import InvalidCase, UsageError
 from pabench.resources import resource_dir
 
-PLANTED = load_mutants(Path(__file__).parent / "mutants" / "kernels.toml")
+FILES = sorted((Path(__file__).parent / "mutants").glob("*.toml"))
+PLANTED = [mutant for path in FILES for mutant in load_mutants(path)]
+SHAPE = PoolShape(num_pages=8, page_size=4, max_seqs=4, max_pages_per_seq=4)
 GOOD: dict[str, Any] = {
     "id": "one",
     "file": "a.cu",
@@ -40,14 +47,54 @@ def kernels(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("mutant", PLANTED, ids=lambda mutant: mutant.id)
 def test_mutants_of_the_project_fit_its_kernels(mutant: Mutant) -> None:
-    text = mutated(mutant, resource_dir("kernels_cuda"))
+    text = mutated(mutant, PACKAGE if mutant.file.endswith(".py") else resource_dir("kernels_cuda"))
     assert mutant.after in text
     assert text.count(mutant.before) == mutant.after.count(mutant.before)
 
 
 def test_mutants_cover_every_kernel_file() -> None:
     files = {path.name for path in resource_dir("kernels_cuda").glob("*.cu")}
+    files |= {f"allocators/{path.name}" for path in (PACKAGE / "allocators").glob("host*.py")}
     assert {mutant.file for mutant in PLANTED} == files
+
+
+def test_mutants_ids_are_unique_over_all_files() -> None:
+    assert len({mutant.id for mutant in PLANTED}) == len(PLANTED)
+
+
+PYTHON = Mutant(
+    id="leaks",
+    file="allocators/host_pool.py",
+    before="self.count -= count",
+    after="self.count -= count + 1",
+    bugs=(),
+    trigger="any",
+    killed_by="allocator-invariants",
+)
+
+
+def test_mutants_in_python_leave_the_package_alone() -> None:
+    before = {name: module for name, module in sys.modules.items() if name.startswith("pabench")}
+    registry = load_mutated(PYTHON, "pabench.allocators.registry")
+    made = registry.ALLOCATORS["host"].make(None, SHAPE)
+    assert isinstance(made, PageAllocator)  # the protocol is the package's own
+    assert not isinstance(made, HostAllocator)
+    granted = made.alloc(0, 1)
+    assert isinstance(granted, Granted)
+    assert made.free_pages == SHAPE.num_pages - 2
+    right = HostAllocator(SHAPE)
+    right.alloc(0, 1)
+    assert right.free_pages == SHAPE.num_pages - 1
+    assert {name: module for name, module in sys.modules.items() if name.startswith("pabench")} == before
+    again = load_mutated(PYTHON, "pabench.allocators.registry")
+    assert again.ALLOCATORS["host"].make(None, SHAPE).__class__ is not made.__class__
+
+
+def test_mutants_in_python_have_to_fit() -> None:
+    with pytest.raises(UsageError, match=r"stand in allocators/host_pool\.py exactly once, found 0 times"):
+        load_mutated(replace(PYTHON, before="nothing"), "pabench.allocators.registry")
+    with pytest.raises(UsageError, match=r"absent\.py cannot be read"):
+        load_mutated(replace(PYTHON, file="allocators/absent.py"), "pabench.allocators.registry")
 
 
 def test_mutants_overlay_changes_a_copy_alone(kernels: Path, tmp_path: Path) -> None:

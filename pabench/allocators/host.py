@@ -182,7 +182,9 @@ class HostAllocator(HostState):
 
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``."""
-        named = index_vector(sequences, self.shape.max_seqs).tolist()
+        named = [self.check_index(sequence) for sequence in sequences]
+        if len(set(named)) != len(named):
+            raise InvalidCase("sequences", named, "must each be freed once")
         for sequence in named:
             if self._lengths[sequence] < 0 and sequence not in self._swapped:
                 raise InvalidCase("sequence", sequence, "must be live to be freed")
@@ -221,11 +223,10 @@ class HostAllocator(HostState):
             raise InvalidCase("hit", hit.pages, "must be cached still; look it up again")
         tokens = len(hit.pages) * self.shape.page_size
         self.check_length(sequence, tokens)
-        unused = [page for page in hit.pages if page in self._cache.unused]
-        self._admit(len(unused))
-        for page in unused:
-            del self._cache.unused[page]
-        used = np.array([page for page in hit.pages if page not in unused], np.int64)
+        used = np.array([page for page in hit.pages if page not in self._cache.unused], np.int64)
+        self._admit(len(hit.pages) - used.size)
+        for page in hit.pages:
+            self._cache.unused.pop(page, None)
         self._shares[used] += 1
         self._shared += used.size
         self._table[sequence, : len(hit.pages)] = hit.pages

@@ -10,6 +10,7 @@ from pabench.allocators.capabilities import Capabilities
 from pabench.allocators.host import HostAllocator
 from pabench.allocators.model import ModelAllocator
 from pabench.allocators.pool import StackAllocator, TicketAllocator
+from pabench.allocators.reserving import BuddyAllocator, ContiguousAllocator, OracleLengthAllocator
 from pabench.allocators.scan import ScanAllocator
 from pabench.device.base import Device
 from pabench.errors import UnknownName
@@ -55,6 +56,21 @@ ALLOCATORS: dict[str, AllocatorEntry] = {
         about="the specification in plain Python: a queue of free pages, oldest first",
         capabilities=ModelAllocator.capabilities,
         make=lambda device, shape: ModelAllocator(shape),
+    ),
+    "contiguous": AllocatorEntry(
+        about="before paging: room for the longest length, in one piece",
+        capabilities=ContiguousAllocator.capabilities,
+        make=lambda device, shape: ContiguousAllocator(shape),
+    ),
+    "buddy": AllocatorEntry(
+        about="before paging: a power of two of tokens to come, in a power of two of pages",
+        capabilities=BuddyAllocator.capabilities,
+        make=lambda device, shape: BuddyAllocator(shape),
+    ),
+    "oracle-length": AllocatorEntry(
+        about="before paging: room for the final length, which it is told, in one piece",
+        capabilities=OracleLengthAllocator.capabilities,
+        make=lambda device, shape: OracleLengthAllocator(shape),
     ),
 }
 

@@ -96,6 +96,8 @@ class Trial:
         if name == "alloc":
             final = given["final_tokens"]
             return allocator.alloc(given["sequence"], given["tokens"], final_tokens=final)
+        if name == "append_batch":
+            return allocator.append_batch(*_spelled(given["sequences"], given["tokens"]))
         if name == "fork":
             return allocator.fork(given["parent"], given["child"])
         if name == "lookup":
@@ -124,7 +126,7 @@ class Trial:
 
     def _any(self, given: dict[str, Any], got: Any) -> Any:
         """What the model makes of a batch of which the subject may serve any legal subset."""
-        whole = _outcome(lambda: self._model.append_batch(given["sequences"], given["tokens"]))
+        whole = _outcome(lambda: self._call(self._model, "append_batch", given, self.hit))
         if isinstance(got, Refused) or not (
             isinstance(whole, Refused) and isinstance(whole.error, OutOfPages)
         ):
@@ -294,6 +296,12 @@ class Trial:
                 if found := self.perform(step):
                     return found
         return None
+
+
+def _spelled(sequences: list[int], tokens: list[int]) -> tuple[Any, Any]:
+    """A batch as the protocol lets it be written: indices as an array, one count where all are equal."""
+    one = len(sequences) == len(tokens) > 0 and len(set(tokens)) == 1
+    return np.array(sequences, np.int64), tokens[0] if one else tokens
 
 
 def _outcome(operation: Callable[[], Any]) -> Any:

@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
 
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.capabilities import Capabilities as AllocatorCapabilities
-from pabench.allocators.registry import allocator_entry, make_allocator
+from pabench.allocators.registry import AllocatorEntry
 from pabench.backends.base import Backend
-from pabench.conformance.allocator_checks import about_allocator_check
+from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, HistoryCase, about_allocator_check
 from pabench.conformance.failures import AnyCase
 from pabench.conformance.outcome import Outcome, crashed
 from pabench.conformance.process import raise_if_interrupted
@@ -55,8 +56,8 @@ class Effort:
 
 
 PROFILES = {
-    "quick": Effort(examples=60, machine_runs=40, machine_steps=20),
-    "default": Effort(examples=400, machine_runs=200, machine_steps=40),
+    "quick": Effort(examples=60, machine_runs=100, machine_steps=25),
+    "default": Effort(examples=400, machine_runs=400, machine_steps=40),
     "deep": Effort(examples=5000, machine_runs=5000, machine_steps=100),
 }
 
@@ -95,6 +96,7 @@ class Examiner:
     effort: Effort
     seed: int
     backend: Backend | None = None
+    allocator: AllocatorEntry | None = None
     notebook: Notebook = field(default_factory=Notebook)
 
     def examine(
@@ -150,14 +152,38 @@ class Examiner:
         chosen = settings(self._settings(runs), stateful_step_count=self.effort.machine_steps)
         self._until_failure(lambda: run_state_machine_as_test(seed(self.seed)(machine), settings=chosen))
 
+    def examine_histories(
+        self, check: str, cases: SearchStrategy[HistoryCase], *, share: float = 1.0
+    ) -> None:
+        """Draw histories and hand each to a check of ``ALLOCATOR_CHECKS``, on a schedule that goes with it."""
+        self._begin(check, about_allocator_check(check))
+        schedules = st.integers(0, 2**16)
+
+        @self._settings(max(1, round(self.effort.machine_runs * share)))
+        @seed(self.seed)
+        @given(cases, schedules)
+        def judged(case: HistoryCase, schedule: int) -> None:
+            self.device.reschedule(schedule)
+            allocator = self.new_allocator(case.shape)
+            self._judge(case, lambda: ALLOCATOR_CHECKS[check](case, allocator, self.device))
+
+        self._until_failure(judged)
+        if self.notebook.cases == 0:
+            pytest.skip(f"{self.subject} serves a whole request in order, not thread by thread")
+
     def new_allocator(self, shape: PoolShape) -> PageAllocator:
         """Return an empty allocator of the kind under examination."""
-        return make_allocator(self.subject, self.device, shape)
+        return self._allocator().make(self.device, shape)
 
     @property
     def allocator_capabilities(self) -> AllocatorCapabilities:
         """What the allocator under examination declares."""
-        return allocator_entry(self.subject).capabilities
+        return self._allocator().capabilities
+
+    def _allocator(self) -> AllocatorEntry:
+        if self.allocator is None:
+            raise TypeError("this needs an allocator; a backend is examined by examine")
+        return self.allocator
 
     def supports(self, case: Case) -> bool:
         """Whether the backend declares that it can run ``case``."""

@@ -1,4 +1,4 @@
-"""Mutants: planted one-line faults in the kernels, kept as data, to measure what the suite catches.
+"""Mutants: planted one-line faults, kept as data, to measure what the suite catches.
 
 A file is TOML with one ``[[mutant]]`` table a fault::
 
@@ -11,7 +11,8 @@ A file is TOML with one ``[[mutant]]`` table a fault::
     trigger = "any sequence with a token"
     killed_by = "decode[needle]"
 
-``overlay`` plants a mutant into a copy of the kernel folder; the sources themselves are never touched.
+``overlay`` plants a mutant into a copy of the kernel folder, ``load_mutated`` of ``python_mutants.py`` into a
+copy of a Python module; the sources themselves are never touched.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Mutant:
 
     Attributes:
         id: letters, digits, ``.``, ``_`` and ``-``; unique in its file.
-        file: kernel file that is changed, relative to the kernel folder, with forward slashes.
+        file: file that is changed, with forward slashes, relative to the kernel folder, or to the package
+            for a Python file.
         before: text that stands in ``file`` exactly once.
         after: text that takes its place.
         bugs: what is known of real bugs of this kind; names or links, may be empty.
@@ -62,7 +64,7 @@ class Mutant:
             raise InvalidCase("id", self.id, "must be letters, digits, '.', '_' and '-'")
         path = PurePosixPath(self.file)
         if path.is_absolute() or ".." in path.parts or "\\" in self.file:
-            raise InvalidCase("file", self.file, "must be a path inside the kernel folder")
+            raise InvalidCase("file", self.file, "must be a path inside the folder of the sources")
         if self.before == self.after:
             raise InvalidCase("after", self.after, "must differ from before")
 
@@ -106,13 +108,13 @@ def _mutant(entry: Any) -> Mutant:
     return Mutant(**{**entry, "bugs": tuple(bugs) if isinstance(bugs, list) else bugs})
 
 
-def mutated(mutant: Mutant, kernels: Path) -> str:
-    """Return the text of the mutant's file with the fault in it.
+def mutated(mutant: Mutant, folder: Path) -> str:
+    """Return the text of the mutant's file in ``folder`` with the fault in it.
 
     Raises:
         UsageError: the file cannot be read, or does not hold ``before`` exactly once.
     """
-    path = kernels / mutant.file
+    path = folder / mutant.file
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pabench.allocators.registry import allocator_entry
 from pabench.backends.registry import is_place, load_backend
 from pabench.conformance.examiner import Effort, Examiner
 from pabench.conformance.failures import SavedCase, save_case
@@ -74,7 +75,9 @@ class ConformancePlugin(SubjectsPlugin):
     @pytest.fixture
     def allocator_examiner(self, request: pytest.FixtureRequest) -> Examiner:
         """Examiner of one allocator."""
+        entry = allocator_entry(request.param)
         self._current = self._examiner(request.param)
+        self._current.allocator = entry
         return self._current
 
     @pytest.hookimpl(wrapper=True)

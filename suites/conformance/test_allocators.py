@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from pabench.allocators.base import PoolShape
 from pabench.allocators.capabilities import OPERATIONS, Capabilities
@@ -16,22 +18,20 @@ from pabench.conformance.examiner import Examiner
 from pabench.conformance.outcome import Outcome
 from pabench.conformance.table_decode import decode_through_tables
 
-STREAMS = st.sampled_from([0, 0, 1, 2, 3, 6, 15])
-NAMES = st.sampled_from(["", "", "", "x"])
-ANY_INDEX = st.integers(-2, 42)
-ANY_COUNT = st.integers(-3, 200)
+STREAMS = (0, 1, 2, 3, 6)
+SPACES = (("", ""), ("", ""), ("x", ""), ("", "x"))  # adapter and salt
 # operations that a run may do without: what is left goes deeper (swarm testing)
-OPTIONAL = ("fork", "truncate", "free_window", "cache", "evict", "swap", "reset", "bad", "batch")
+GROUPS = ("fork", "truncate", "free_window", "cache", "evict", "swap", "reset", "bad", "final")
 
 
 def small_pools(can: Capabilities) -> st.SearchStrategy[PoolShape]:
     """Pools so small that running out, sharing and recycling are frequent."""
     return st.builds(
         PoolShape,
-        num_pages=st.integers(1, 24),
-        page_size=st.sampled_from([1, 2, 3, 4, 8]),
-        max_seqs=st.sampled_from([3, 5, 40]),
-        max_pages_per_seq=st.integers(1, 8),
+        num_pages=st.integers(4, 16) | st.integers(1, 24),
+        page_size=st.sampled_from([4, 3, 2, 1, 8]),
+        max_seqs=st.sampled_from([5, 3, 40]),
+        max_pages_per_seq=st.sampled_from([4, 8, 6, 3, 2, 1]),
         swap_pages=st.integers(0, 10) if "swap_out" in can.operations else st.just(0),
         reserve_pages=st.sampled_from([0, 0, 1, 2]) if can.watermark else st.just(0),
         hash_bits=st.sampled_from([64, 1]) if "lookup" in can.operations else st.just(64),
@@ -39,78 +39,123 @@ def small_pools(can: Capabilities) -> st.SearchStrategy[PoolShape]:
 
 
 class AllocatorMachine(RuleBasedStateMachine):
-    """Rules over the operations that the subject offers; ``examiner`` is set by a subclass."""
+    """Moves over the operations that the subject offers; ``examiner`` is set by a subclass.
+
+    A step draws one number, from which the move and its arguments follow.  So a step costs one draw, the
+    weights of the moves are ours, and Hypothesis makes a failing history smaller by leaving steps out.
+    """
 
     examiner: Examiner
     decodes = False
 
-    @initialize(data=st.data(), without=st.sets(st.sampled_from(OPTIONAL), max_size=6))
+    @initialize(data=st.data(), without=st.sets(st.sampled_from(GROUPS), max_size=5))
     def start(self, data: st.DataObject, without: set[str]) -> None:
         self.can = self.examiner.allocator_capabilities
         self.shape = data.draw(small_pools(self.can))
         self.without = without
         self.trial = Trial(self.examiner.new_allocator(self.shape))
         self.history: list[Operation] = []
+        self.offered: list[tuple[int, str, str]] = []  # stream, adapter and salt of what was committed
+        self.rng = random.Random(0)
+
+    @rule(number=st.integers(0, 2**32 - 1))
+    def act(self, number: int) -> None:
+        # small numbers are frequent: the place in the history makes something else of each
+        self.rng = random.Random(1_000_003 * number + len(self.history))
+        live, dead, away, can = bool(self.live), bool(self.dead), bool(self.away), self.on
+        cache = can("cache") and can("adopt") and bool(self.offered)
+        moves = [
+            (2 if live else 8, dead, self.alloc),
+            (2, live, self.append),
+            (2, live and can("append_batch"), self.append_batch),
+            (2, live and can("append_batch"), self.decode_step),
+            (1, can("append_batch"), self.fill_to_the_brim),
+            (3, live and dead and can("fork"), self.fork),
+            (2, live and can("truncate"), self.truncate),
+            (1, live and can("free_window"), self.free_window),
+            (1 if self.trial.subject.free_pages else 4, live or away, self.free),
+            (4, live and can("cache") and can("commit"), self.commit),
+            (6, dead and cache, self.start_from_cache),
+            (3, cache, self.adopt_late_or_forged),
+            (1, can("evict") and self.trial.subject.evictable_pages > 0, self.evict),
+            (2, live and can("swap") and can("swap_out"), self.swap_out),
+            (2, away, self.swap_in),
+            (1, bool(self.history) and can("reset"), self.reset),
+            (2, can("bad"), self.free_what_may_not_be),
+            (1, live and can("bad") and can("append_batch"), self.append_what_may_not_be),
+            (2, can("bad"), self.ask_what_may_not_be),
+        ]
+        weights = [weight if possible else 0 for weight, possible, _ in moves]
+        if any(weights):
+            self.rng.choices([move for _, _, move in moves], weights)[0]()
 
     # --- starting -------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.dead)
-    @rule(data=st.data(), stream=STREAMS, adapter=NAMES, salt=NAMES, ends_known=st.booleans())
-    def alloc(self, data: st.DataObject, stream: int, adapter: str, salt: str, ends_known: bool) -> None:
-        sequence, tokens = data.draw(st.sampled_from(self.dead[:6])), data.draw(self.counts)
-        final = tokens + data.draw(self.counts) if ends_known else None
+    def alloc(self) -> None:
+        sequence, tokens, (adapter, salt) = self.one(self.dead[:6]), self.count(), self.one(SPACES)
+        final = tokens + self.count() if self.on("final") and self.maybe() else None
+        stream = self.one(STREAMS)
         self.new(sequence, tokens, final_tokens=final, stream=stream, adapter=adapter, salt=salt)
 
-    @precondition(lambda self: self.on("fork") and self.live and self.dead)
-    @rule(data=st.data(), stream=STREAMS)
-    def fork(self, data: st.DataObject, stream: int) -> None:
-        parent, child = data.draw(st.sampled_from(self.live)), data.draw(st.sampled_from(self.dead[:6]))
-        self.step("fork", parent=parent, child=child, stream=stream)
+    def fork(self) -> None:
+        """Fork, and mostly grow one of the two, both at once, or everything; also when no page is left."""
+        parent, child = self.one(self.live), self.one(self.dead[:6])
+        self.step("fork", parent=parent, child=child, stream=self.one(STREAMS))
+        then = self.one(["", "one", "one", "both", "all", "all"])
+        if self.maybe(0.3) and self.dead:
+            others = [sequence for sequence in self.live if sequence not in (parent, child)] or [parent]
+            self.step("fork", parent=self.one(others), child=self.dead[0], stream=self.one(STREAMS))
+            then = "all"
+        if self.maybe(0.3):
+            self.take_all()
+        if then == "one":
+            self.step("append", sequence=self.one([parent, child]), tokens=self.one([1, self.count()]))
+        elif then and self.on("append_batch"):
+            chosen = [child, parent] if then == "both" else self.live
+            self.step("append_batch", sequences=chosen, tokens=[self.one([1, 1, 2])] * len(chosen))
 
-    @precondition(lambda self: self.on("cache") and self.on("lookup") and self.dead)
-    @rule(data=st.data(), tokens=st.integers(0, 20), stream=STREAMS, adapter=NAMES, salt=NAMES)
-    def start_from_cache(
-        self, data: st.DataObject, tokens: int, stream: int, adapter: str, salt: str
-    ) -> None:
-        sequence = data.draw(st.sampled_from(self.dead[:6]))
-        self.step("lookup", tokens=tokens, stream=stream, adapter=adapter, salt=salt)
+    def take_all(self) -> None:
+        """Leave no page that a newcomer could have."""
+        for sequence in self.dead:
+            subject, shape = self.trial.subject, self.shape
+            left = subject.free_pages + subject.evictable_pages - shape.reserve_pages
+            if left > 0:
+                self.new(sequence, min(left * shape.page_size, shape.max_tokens))
+
+    def start_from_cache(self) -> None:
+        """Look for what a sequence has committed, or for the like in another name space."""
+        sequence = self.one(self.dead[:6])
+        self.look()
         self.step("adopt", sequence=sequence, pages=[])
+        if self.maybe() and sequence in self.live:
+            self.step("append", sequence=sequence, tokens=self.count())
 
-    @precondition(lambda self: self.on("cache") and self.on("lookup"))
-    @rule(tokens=st.integers(0, 20), stream=STREAMS, adapter=NAMES, salt=NAMES)
-    def lookup(self, tokens: int, stream: int, adapter: str, salt: str) -> None:
-        self.step("lookup", tokens=tokens, stream=stream, adapter=adapter, salt=salt)
-
-    @precondition(lambda self: self.on("cache") and self.on("adopt"))
-    @rule(sequence=st.integers(0, 4), pages=st.lists(st.integers(-1, 25), max_size=1))
-    def adopt_what_was_looked_up_before(self, sequence: int, pages: list[int]) -> None:
-        """The cache may have changed since, and the ids may be forged."""
-        self.step("adopt", sequence=sequence, pages=pages)
+    def adopt_late_or_forged(self) -> None:
+        """The cache may have changed since the last lookup, and the ids may be anybody's."""
+        if self.maybe():
+            self.look()
+        held = [page for sequence in self.live for page in self.trial.subject.pages(sequence)]
+        forged = self.one([*self.trial.hit.pages, *held[:6], self.rng.randint(-1, self.shape.num_pages)])
+        pages = [forged] if self.maybe() else []
+        self.step("adopt", sequence=self.one([*self.dead[:1], 0]), pages=pages)
 
     # --- growing and shrinking ------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.live)
-    @rule(data=st.data())
-    def append(self, data: st.DataObject) -> None:
-        self.step("append", sequence=data.draw(st.sampled_from(self.live)), tokens=data.draw(self.counts))
+    def append(self) -> None:
+        self.step("append", sequence=self.one(self.live), tokens=self.count())
 
-    @precondition(lambda self: self.on("batch") and self.on("append_batch") and self.live)
-    @rule(data=st.data())
-    def append_batch(self, data: st.DataObject) -> None:
-        chosen = data.draw(st.lists(st.sampled_from(self.live), unique=True, max_size=6))
-        self.step("append_batch", sequences=chosen, tokens=[data.draw(self.counts) for _ in chosen])
+    def append_batch(self) -> None:
+        chosen = self.rng.sample(self.live, self.rng.randint(1, min(6, len(self.live))))
+        self.step("append_batch", sequences=chosen, tokens=[self.count() for _ in chosen])
 
-    @precondition(lambda self: self.on("append_batch") and self.live)
-    @rule()
     def decode_step(self) -> None:
         self.step("append_batch", sequences=self.live, tokens=[1] * len(self.live))
 
-    @precondition(lambda self: self.on("append_batch"))
-    @rule(spare=st.integers(-1, 1), first=st.integers(0, 39))
-    def fill_to_the_brim(self, spare: int, first: int) -> None:
+    def fill_to_the_brim(self) -> None:
         """Ask for all pages there are, one fewer or one more, with as many sequences as that takes."""
         shape, subject = self.shape, self.trial.subject
-        left = subject.free_pages + subject.evictable_pages - spare
+        left = subject.free_pages + subject.evictable_pages - self.rng.randint(-1, 1)
+        first = self.rng.randrange(shape.max_seqs)
         sequences, tokens = [], []
         for turn in range(shape.max_seqs):
             sequence = (first + turn) % shape.max_seqs
@@ -118,6 +163,8 @@ class AllocatorMachine(RuleBasedStateMachine):
                 continue
             if sequence not in self.trial.contents.live:
                 self.new(sequence, 0)
+            if sequence not in self.trial.contents.live:
+                continue  # who reserves may have no room for it
             held = len(self.trial.contents.live[sequence].serials)
             # from a page's end on, so that tokens asked for and pages needed agree
             slack = -held % shape.page_size
@@ -128,86 +175,107 @@ class AllocatorMachine(RuleBasedStateMachine):
                 left -= take
         self.step("append_batch", sequences=sequences, tokens=tokens)
 
-    @precondition(lambda self: self.on("truncate") and self.live)
-    @rule(data=st.data())
-    def truncate(self, data: st.DataObject) -> None:
-        sequence = data.draw(st.sampled_from(self.live))
-        self.step("truncate", sequence=sequence, length=data.draw(self.up_to(sequence)))
+    def truncate(self) -> None:
+        """Cut, and often grow from there."""
+        sequence = self.one(self.live)
+        self.step("truncate", sequence=sequence, length=self.part(sequence))
+        then = self.one(["", "append", "append", "append_batch", "decode"])
+        if then == "append":
+            self.step("append", sequence=sequence, tokens=self.count())
+        elif then and self.on("append_batch"):
+            self.step("append_batch", sequences=[sequence], tokens=[1 if then == "decode" else self.count()])
 
-    @precondition(lambda self: self.on("free_window") and self.live)
-    @rule(data=st.data())
-    def free_window(self, data: st.DataObject) -> None:
-        sequence = data.draw(st.sampled_from(self.live))
-        self.step("free_window", sequence=sequence, keep_from=data.draw(self.up_to(sequence)))
+    def free_window(self) -> None:
+        sequence = self.one(self.live)
+        self.step("free_window", sequence=sequence, keep_from=self.part(sequence))
 
-    @precondition(lambda self: self.live or self.away)
-    @rule(data=st.data())
-    def free(self, data: st.DataObject) -> None:
-        there = st.sampled_from([*self.live, *self.away])
-        self.step("free", sequences=data.draw(st.lists(there, min_size=1, max_size=3, unique=True)))
+    def free(self) -> None:
+        there = [*self.live, *self.away]
+        self.step("free", sequences=self.rng.sample(there, self.rng.randint(1, min(2, len(there)))))
 
     # --- cache and store ------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.on("cache") and self.on("commit") and self.live)
-    @rule(data=st.data(), whole=st.booleans())
-    def commit(self, data: st.DataObject, whole: bool) -> None:
-        sequence = data.draw(st.sampled_from(self.live))
-        held = len(self.trial.contents.live[sequence].serials)
-        self.step("commit", sequence=sequence, tokens=held if whole else data.draw(self.up_to(sequence)))
+    def commit(self) -> None:
+        """Commit all or a part, and often end the sequence, so that its pages are evictable."""
+        sequence = self.one(self.live)
+        reader = self.trial.contents.live[sequence]
+        held = len(reader.serials)
+        if self.on("bad") and self.maybe(0.1):  # more than it has
+            self.step("commit", sequence=sequence, tokens=held + self.rng.randint(1, self.shape.page_size))
+        count = self.part(sequence) if self.maybe(0.2) else held
+        self.step("commit", sequence=sequence, tokens=count)
+        if count >= self.shape.page_size:
+            self.offered.append((reader.stream, reader.adapter, reader.salt))
+        then = self.one(["", "free", "rewind", "rewind"])
+        if then == "free":
+            self.step("free", sequences=[sequence])
+        elif then and self.on("truncate") and self.on("append"):
+            # as a speculative decoder does: the cut may lie within a page that is cached by now
+            self.step("truncate", sequence=sequence, length=self.rng.randint(count // 2, count))
+            more = self.one([1, self.count()])
+            if self.maybe(0.4) and self.on("append_batch"):
+                self.step("append_batch", sequences=[sequence], tokens=[more])
+            else:
+                self.step("append", sequence=sequence, tokens=more)
 
-    @precondition(lambda self: self.on("evict"))
-    @rule(pages=st.integers(-1, 5))
-    def evict(self, pages: int) -> None:
-        self.step("evict", pages=pages)
+    def look(self) -> None:
+        stream, adapter, salt = self.one(self.offered[-3:])
+        if self.maybe(0.4):
+            adapter, salt = self.one([(salt, adapter), ("", "x"), ("", ""), ("x", "")])
+        if self.maybe(0.25):
+            stream = self.one(STREAMS)
+        tokens = self.rng.randint(1, 4) * self.shape.page_size + self.rng.randint(0, 1)
+        self.step("lookup", tokens=tokens, stream=stream, adapter=adapter, salt=salt)
 
-    @precondition(lambda self: self.on("swap") and self.on("swap_out") and self.live)
-    @rule(data=st.data())
-    def swap_out(self, data: st.DataObject) -> None:
-        self.step("swap_out", sequence=data.draw(st.sampled_from(self.live)))
+    def evict(self) -> None:
+        self.step("evict", pages=self.rng.randint(-1, 4))
 
-    @precondition(lambda self: self.on("swap_in") and self.away)
-    @rule(data=st.data())
-    def swap_in(self, data: st.DataObject) -> None:
-        self.step("swap_in", sequence=data.draw(st.sampled_from(self.away)))
+    def swap_out(self) -> None:
+        self.step("swap_out", sequence=self.one(self.live))
 
-    @precondition(lambda self: self.on("reset"))
-    @rule(after_all=st.booleans())
-    def reset(self, after_all: bool) -> None:
-        if after_all and (self.live or self.away):
+    def swap_in(self) -> None:
+        self.step("swap_in", sequence=self.one(self.away))
+
+    def reset(self) -> None:
+        if self.maybe() and (self.live or self.away):
             self.step("free", sequences=[*self.live, *self.away])
         self.step("reset")
 
     # --- what may not be ------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.on("bad"))
-    @rule(sequences=st.lists(st.integers(-2, 6), min_size=1, max_size=3))
-    def free_what_may_not_be(self, sequences: list[int]) -> None:
+    def free_what_may_not_be(self) -> None:
         """Also one sequence twice in one call."""
-        self.step("free", sequences=sequences)
+        chosen = [self.one([*self.live, *self.dead[:1], *self.dead[:1], -1, self.shape.max_seqs])]
+        if self.live and self.maybe():
+            chosen.append(self.one(self.live))
+        self.step("free", sequences=[*chosen, chosen[-1]] if self.maybe() else chosen)
 
-    @precondition(lambda self: self.on("bad") and self.live)
-    @rule(data=st.data(), counts=st.lists(st.integers(-1, 3), min_size=2, max_size=3))
-    def append_twice_or_below_nothing(self, data: st.DataObject, counts: list[int]) -> None:
-        named = st.sampled_from([*self.live, -1, self.shape.max_seqs])
-        chosen = [data.draw(named) for _ in counts[1:]]
-        self.step("append_batch", sequences=[chosen[0], *chosen], tokens=counts)
+    def append_what_may_not_be(self) -> None:
+        """A sequence twice, one that is not there, or a count below 0."""
+        chosen = [self.one([*self.live, *self.dead[:1], -1]) for _ in range(2)]
+        counts = [self.rng.randint(-1, 2) for _ in range(3)]
+        if self.maybe():
+            self.step("append_batch", sequences=[chosen[0], *chosen], tokens=counts)
+        else:
+            self.step("append", sequence=self.one(self.live), tokens=counts[0] - 2)
 
-    @precondition(lambda self: self.on("bad"))
-    @rule(data=st.data(), sequence=ANY_INDEX, count=ANY_COUNT)
-    def ask_what_may_not_be(self, data: st.DataObject, sequence: int, count: int) -> None:
+    def ask_what_may_not_be(self) -> None:
+        some = [*self.live, *self.away, *self.dead[:1], -1, self.shape.max_seqs]
+        sequence, count = self.one(some), self.rng.randint(-3, 3 * self.shape.page_size)
+        if self.away and self.maybe():
+            self.new(self.one(self.away), max(count, 0))
         given: dict[str, dict[str, Any]] = {
             "append": {"sequence": sequence, "tokens": count},
-            "fork": {"parent": sequence, "child": count, "stream": 0},
+            "fork": {"parent": sequence, "child": self.one(some), "stream": 0},
             "truncate": {"sequence": sequence, "length": count},
             "free_window": {"sequence": sequence, "keep_from": count},
             "commit": {"sequence": sequence, "tokens": count},
             "swap_out": {"sequence": sequence},
             "swap_in": {"sequence": sequence},
         }
-        offered = ["alloc", *(name for name in given if name in self.can.operations)]
-        name = data.draw(st.sampled_from(offered))
+        name = self.one(["alloc", "alloc", *(name for name in given if name in self.can.operations)])
         if name == "alloc":
-            self.new(sequence, count, final_tokens=data.draw(st.none() | ANY_COUNT))
+            self.new(sequence, count, final_tokens=self.rng.randint(-1, 40) if self.maybe() else None)
         else:
             self.step(name, **given[name])
 
@@ -226,12 +294,22 @@ class AllocatorMachine(RuleBasedStateMachine):
         there = {*self.trial.contents.live, *self.trial.contents.swapped}
         return [sequence for sequence in range(self.shape.max_seqs) if sequence not in there]
 
-    @property
-    def counts(self) -> st.SearchStrategy[int]:
-        return st.integers(0, 2 * self.shape.page_size + 1)
+    def one(self, among: Sequence[Any]) -> Any:
+        return self.rng.choice(among)
 
-    def up_to(self, sequence: int) -> st.SearchStrategy[int]:
-        return st.integers(0, len(self.trial.contents.live[sequence].serials))
+    def maybe(self, chance: float = 0.5) -> bool:
+        return self.rng.random() < chance
+
+    def count(self) -> int:
+        """Tokens to add: mostly about a page or two."""
+        size = self.shape.page_size
+        some = self.rng.randint(1, 2 * size + 1)
+        count: int = self.rng.choice([0, 1, size - 1, size, size + 1, 2 * size, some, some])
+        return count
+
+    def part(self, sequence: int) -> int:
+        """A number of a sequence's tokens."""
+        return self.rng.randint(0, len(self.trial.contents.live[sequence].serials))
 
     def on(self, name: str) -> bool:
         """Whether an operation is offered, and it or its group not left out of this run."""
@@ -242,8 +320,6 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.step("alloc", sequence=sequence, tokens=tokens, **(words | given))
 
     def step(self, name: str, **given: Any) -> None:
-        if not hasattr(self, "trial"):
-            return  # an earlier step of the same rule has failed
         self.history.append((name, given))
         outcome = judge_operation(self.trial, self.history)
         if not outcome.passed:
