@@ -29,7 +29,8 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-decode, append, allocators = (_load(f"test_{name}") for name in ("decode", "append", "allocators"))
+NAMES = ("decode", "append", "allocators", "allocators_concurrent")
+decode, append, allocators, concurrent = (_load(f"test_{name}") for name in NAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,7 @@ MATRIX: dict[str, Entry] = {
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
     "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants, allocator=True),
     "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel, allocator=True),
+    "allocator-concurrent": Entry(test=concurrent.test_allocator_threads_do_not_share_pages, allocator=True),
 }
 """Check id to the test that examines it."""
 

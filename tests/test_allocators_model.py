@@ -432,7 +432,7 @@ def test_allocators_model_unknown_name() -> None:
         make_allocator("scann", DEVICE, shape_of(1, 1, 1, 1))
 
 
-@pytest.mark.parametrize(("max_seqs", "threads"), [(1, 32), (32, 32), (33, 64), (1000, 1024), (5000, 1024)])
+@pytest.mark.parametrize(("max_seqs", "threads"), [(1, 64), (64, 64), (65, 128), (1000, 1024), (5000, 1024)])
 def test_allocators_model_scan_block_size(max_seqs: int, threads: int) -> None:
     state = alloc_scan.new_state(
         EmulatedDevice(), num_pages=3, page_size=1, max_seqs=max_seqs, max_pages_per_seq=1

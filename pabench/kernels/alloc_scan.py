@@ -98,7 +98,7 @@ def new_state(
     if blocks & (blocks - 1):
         raise InvalidCase("blocks", blocks, "must be a power of two")
     # powers of two, so that few instances of the kernels serve every size
-    threads = max(32, min(MAX_THREADS, 1 << (max_seqs - 1).bit_length()))
+    threads = max(64, min(MAX_THREADS, 1 << (max_seqs - 1).bit_length()))
     capacity = 1 << (num_pages - 1).bit_length()
     ring = np.zeros(capacity, np.uint32)
     ring[:num_pages] = np.arange(num_pages)
