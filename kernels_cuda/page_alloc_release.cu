@@ -137,8 +137,8 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
     freed += total.pages;
     if (entry) *entry = ends ? page : ours ? -2 - page : -1;
   }
-  block_sync();
 
+  // the barriers of the last sum lie between what was read above and what is written here
   for (u64 item = threadIdx.x; item < items; item += PAB_THREADS) {
     i32* entry = block_table + place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what).at;
     if (*entry == -1) continue;

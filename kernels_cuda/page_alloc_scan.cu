@@ -172,8 +172,8 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
       status[6] = static_cast<i64>(served ? token_ends[served - 1] : 0);
       status[7] = static_cast<i64>(copies_before);
     }
-    fence_device();
     block_sync();
+    // what the block has written goes with it, since the barrier brought it here
     if (gridDim.x > 1 && thread == 0) st_release(&gate[1], launch + 1);
   } else {
     if (thread == 0) {

@@ -70,16 +70,16 @@ def findings(file: str, kernels: Path, seed: int) -> list[Finding]:
     """What the checked device finds while pages change hands."""
     device = CheckedDevice(collect=True, seed=seed, kernels=kernels)
     if file in SUBJECTS:
-        pool = page_pool.new_pool(device, SUBJECTS[file], 6)
+        pool = page_pool.new_pool(device, SUBJECTS[file], 64)
         stamps = page_pool.new_stamps(pool, np.array([], np.int64))
-        page_pool.churn(pool, stamps, blocks=2, threads=32, rounds=3, most=2)
+        page_pool.churn(pool, stamps, blocks=2, threads=64, rounds=10, most=2)
         return device.findings
     shape, rng = shape_of(90, 1, 40, 9), random.Random(seed)
     scan = ScanAllocator(device, shape, blocks=2)
     for sequence in range(8):
         scan.alloc(sequence, 9)
         scan.fork(sequence, sequence + 8)
-    scan.free(range(4, 12))
+    scan.free([4, 5, 6, 7, 12, 13, 14, 15])  # both holders of a page, in two warps
     for _ in range(20):
         live = np.flatnonzero(scan.lengths() >= 0).tolist()
         call = random_call(rng, shape, live, {"append_batch", "fork", "truncate", "free"})
