@@ -17,7 +17,9 @@ from tests.probe import DEVICE
 PAGES = 7
 
 
-def pool_of(rng: np.random.Generator, kv_layout: str, interleaved: bool, page: tuple[int, int, int]) -> KvPool:
+def pool_of(
+    rng: np.random.Generator, kv_layout: str, interleaved: bool, page: tuple[int, int, int]
+) -> KvPool:
     """Random bytes in every slot; ``page`` is page_size, heads, head_dim."""
     size, heads, dim = page
     inner = (size, heads, dim) if kv_layout == "NHD" else (heads, size, dim)
@@ -54,7 +56,8 @@ def test_kernels_copy_like_numpy_property(data: st.DataObject) -> None:
     targets = data.draw(st.lists(st.integers(0, PAGES - 1), max_size=PAGES - 1, unique=True))
     sources = [number for number in range(PAGES) if number not in targets]
     copies = [
-        (data.draw(st.sampled_from(sources)), target, data.draw(st.integers(0, page[0]))) for target in targets
+        (data.draw(st.sampled_from(sources)), target, data.draw(st.integers(0, page[0])))
+        for target in targets
     ]
     wanted = [expected(pool, copies) for pool in pools]
     run(pools, copies)

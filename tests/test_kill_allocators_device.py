@@ -1,4 +1,4 @@
-"""The kill matrix of the device allocators: faults in their kernels, on the emulated and on the checked device."""
+"""The kill matrix of the device allocators: faults in their kernels, on both emulated devices."""
 
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ def shaped(file: str, head_dim: int, dtype: int, vec: int | None = None) -> Kern
     return source(file, PAB_HEAD_DIM=head_dim, PAB_DTYPE=dtype, PAB_VEC=width, PAB_WARPS=4)
 
 
-def check(instance: KernelSource, architecture: str, entries: set[str]) -> None:
+def check(instance: KernelSource, architecture: str, entries: set[str]) -> str:
+    """Compile; no entry spills; return what ptxas said."""
     cubin = compile_cubin(instance, architecture)
     assert cubin.image.startswith(b"\x7fELF")
     assert set(re.findall(r"Compiling entry function '(\w+)'", cubin.log)) == entries
@@ -52,6 +53,7 @@ def check(instance: KernelSource, architecture: str, entries: set[str]) -> None:
     )
     assert len(spills) == len(entries)
     assert set(spills) == {("0", "0", "0")}, cubin.log
+    return cubin.log
 
 
 DECODE = {"paged_decode_simple", "paged_decode_merge"}
@@ -82,12 +84,16 @@ def test_nvrtc_compiles_decode_for_narrow_loads(head_dim: int, vec: int) -> None
 def test_nvrtc_compiles_append_and_allocator(architecture: str) -> None:
     for dtype in WIDTHS:
         check(shaped("kv_append.cu", 80, dtype), architecture, {"kv_append"})
-    for threads in (32, 1024):
-        check(
-            source("page_alloc_scan.cu", PAB_THREADS=threads),
-            architecture,
-            {"page_alloc_extend", "page_alloc_free"},
-        )
+    for threads in (64, 1024):
+        log = check(source("page_alloc_scan.cu", PAB_THREADS=threads), architecture, {"page_alloc_extend"})
+        assert max(int(used) for used in re.findall(r"Used (\d+) registers", log)) <= 64
+        entries = {"page_alloc_drop", "page_alloc_fork", "page_alloc_reset"}
+        check(source("page_alloc_release.cu", PAB_THREADS=threads), architecture, entries)
+    entries = {f"page_pool_{name}" for name in ("extend", "free", "batch", "churn")}
+    for kind in (0, 1):
+        check(source("page_alloc_pool.cu", PAB_POOL=kind), architecture, entries)
+    for unit in (16, 2):
+        check(source("page_copy.cu", PAB_UNIT=unit), architecture, {"page_copy"})
 
 
 @needs_nvrtc

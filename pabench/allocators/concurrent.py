@@ -1,15 +1,15 @@
 """Runs launches of many requests at once on a pool, and says what is wrong with what became of them.
 
-After section 2.5 of the specification: a page has one owner at a time, which the launch itself checks by marks
-on the device; a request gets all of its pages or none; whoever is refused could not have been served last; and
-when nothing runs the free pages are those that nobody holds.  Both pools refuse exactly: free pages and the
-decision are one atomic operation.
+A page has one owner at a time, which the launch itself checks by marks on the device; a request gets all of
+its pages or none; whoever is refused could not have been served last; and when nothing runs the free pages are
+those that nobody holds.  Pools are held to exact refusal: free pages and decision are one atomic operation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,12 +46,12 @@ class PoolTrial:
         gone, self.held = self.held[:frees], self.held[frees:]
         before = self.pool.num_pages - len(gone) - len(self.held)
         stamps = page_pool.new_stamps(self.pool, np.array([*gone, *self.held], np.int64))
-        out, served = page_pool.batch(
-            self.pool, stamps, np.array(counts, np.int64), np.array(gone, np.int64)
-        )
+        out, served = page_pool.batch(self.pool, stamps, np.array(counts, np.int64), np.array(gone, np.int64))
         pages, done = self._host(out), self._host(served)
         granted = []
-        for request, (count, row, says) in enumerate(zip(counts, pages.tolist(), done.tolist(), strict=False)):
+        for request, (count, row, says) in enumerate(
+            zip(counts, pages.tolist(), done.tolist(), strict=False)
+        ):
             got = [page for page in row if page >= 0]
             if says not in (0, 1) or len(got) != count * says:
                 return f"request {request} for {count} pages got {len(got)}, must get all or none"
@@ -84,7 +84,9 @@ class PoolTrial:
         """Whether the free pages are those that nobody holds."""
         free, wanted = page_pool.free_list(self.pool), set(range(self.pool.num_pages)) - set(self.held)
         if sorted(free) != sorted(wanted):
-            return f"{len(free)} entries in the free list, {len(set(free) & wanted)} of {len(wanted)} free pages"
+            return (
+                f"{len(free)} entries in the free list, {len(set(free) & wanted)} of {len(wanted)} free pages"
+            )
         return None
 
     def _host(self, array: Any) -> Array:
@@ -95,8 +97,8 @@ class PoolTrial:
 def unlawful(counts: Sequence[int], served: Sequence[int], free: int) -> str | None:
     """Return what no order of the requests explains, or None.
 
-    A request that was refused found fewer pages than it asks for at some moment.  The least that can ever be left is
-    what remains when all who were served have taken theirs and no page has come back yet that none of them needed.
+    A request that was refused found fewer pages than it asks for at some moment.  The least that can be left is
+    what remains when all who were served have taken theirs and no page is back yet that they did not need.
 
     Args:
         counts: pages of each request.
@@ -112,7 +114,7 @@ def unlawful(counts: Sequence[int], served: Sequence[int], free: int) -> str | N
 
 def _twice(pages: Sequence[int]) -> str | None:
     seen = sorted(pages)
-    for page, following in zip(seen, seen[1:], strict=False):
+    for page, following in pairwise(seen):
         if page == following:
             return f"page {page} was granted twice in one launch"
     return None

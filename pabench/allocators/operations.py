@@ -58,9 +58,7 @@ def operation_from_json(entry: Any) -> Operation:
         raise InvalidCase("operation", name, f"must be one of {', '.join(known)}")
     if not isinstance(given, dict) or given.keys() != known[name].keys():
         raise InvalidCase(f"fields of {name}", given, f"must be {', '.join(known[name]) or 'none'}")
-    return name, {
-        field: _value(f"{name}.{field}", kind, given[field]) for field, kind in known[name].items()
-    }
+    return name, {field: _value(f"{name}.{field}", kind, given[field]) for field, kind in known[name].items()}
 
 
 def _value(field: str, kind: str, value: Any) -> Any:

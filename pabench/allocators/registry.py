@@ -33,7 +33,7 @@ class AllocatorEntry:
 
 ALLOCATORS: dict[str, AllocatorEntry] = {
     "scan": AllocatorEntry(
-        about="on the device: tables, counts and free ring in its memory, one launch a step, ids of the model",
+        about="on the device: tables, counts and free ring in its memory, one launch a step, the model's ids",
         capabilities=ScanAllocator.capabilities,
         make=ScanAllocator,
     ),

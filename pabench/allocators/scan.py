@@ -1,4 +1,4 @@
-"""The scan allocator: block table, lengths, reference counts and free ring on the device, one launch a step."""
+"""The scan allocator: block table, lengths, counts and free ring on the device, one launch a step."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ class ScanAllocator(DeviceTables):
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``."""
         named = self._leaving(sequences)
-        alloc_scan.drop(self._state, *self._request(named, [0] * len(named)), alloc_scan.END)
+        entries, values = self._request(named, [0] * len(named))
+        alloc_scan.drop(self._state, entries, values, alloc_scan.END)
         self._expect_ok("page_alloc_drop")
 
     def free_window(self, sequence: int, keep_from: int) -> None:
@@ -128,8 +129,8 @@ class ScanAllocator(DeviceTables):
     def _cut(self, sequence: int, value: int, what: int, field: str, rule: str) -> None:
         """Let pages of one sequence go; the kernel knows which values it can take."""
         sequence = self._live(sequence, self.lengths())
-        request = self._request([sequence], [min(value, INT32_MAX)])
-        alloc_scan.drop(self._state, *request, what)
+        entries, values = self._request([sequence], [min(value, INT32_MAX)])
+        alloc_scan.drop(self._state, entries, values, what)
         if alloc_scan.read_status(self._state).code == alloc_scan.BAD_VALUE:
             raise InvalidCase(field, value, rule)
         self._expect_ok("page_alloc_drop")
@@ -140,8 +141,8 @@ class ScanAllocator(DeviceTables):
         # no more tokens can be served than free pages and last pages hold
         room = (self.shape.num_pages + len(requests)) * self.shape.page_size
         slots: Any = self._device.empty((max(1, min(wanted, room)),), np.dtype(np.int64))
-        request = self._request(list(requests), list(requests.values()))
-        alloc_scan.extend(self._state, *request, slots, prefix=prefix)
+        entries, counts = self._request(list(requests), list(requests.values()))
+        alloc_scan.extend(self._state, entries, counts, slots, prefix=prefix)
         done = alloc_scan.read_status(self._state)
         if done.code == alloc_scan.TOO_FEW_PAGES:
             raise OutOfPages(done.needed, done.free)

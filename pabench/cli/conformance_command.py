@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pabench.conformance.results import CheckResult
 
 DEFAULT_BACKEND = "rawkernel"
-DEFAULT_ALLOCATORS = ("scan", "host")
+DEFAULT_ALLOCATORS = ("scan", "ticket", "stack", "host")
 PROFILE_NAMES = ("quick", "default", "deep")
 
 

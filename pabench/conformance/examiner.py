@@ -155,7 +155,7 @@ class Examiner:
     def examine_histories(
         self, check: str, cases: SearchStrategy[HistoryCase], *, share: float = 1.0
     ) -> None:
-        """Draw histories and hand each to a check of ``ALLOCATOR_CHECKS``, on a schedule that goes with it."""
+        """Draw histories and hand each to a check of ``ALLOCATOR_CHECKS``, on a drawn schedule."""
         self._begin(check, about_allocator_check(check))
         schedules = st.integers(0, 2**16)
 

@@ -1,7 +1,7 @@
 """Device state of the scan allocator, and launches of ``page_alloc_scan.cu`` and ``page_alloc_release.cu``.
 
 No launch depends on what the state holds: grid, block and arguments follow from the sizes alone, and what
-became of a step stays in ``ScanState.status`` until somebody reads it.  So steps can be captured in a CUDA graph.
+became of a step stays in ``ScanState.status`` until somebody reads it.  So a CUDA graph can hold steps.
 """
 
 from __future__ import annotations

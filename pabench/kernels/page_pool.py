@@ -23,7 +23,7 @@ SERVED, REFUSED, OUTGROWS, NOT_LIVE, WRONG = range(5)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PoolState:
-    """A pool on the device: words and store as in the heads of ``pab/pool_ticket.cuh`` and ``pool_stack.cuh``."""
+    """A pool on the device; words and store as in ``pab/pool_ticket.cuh`` and ``pool_stack.cuh``."""
 
     device: Device
     module: Module
@@ -77,7 +77,8 @@ def free_list(pool: PoolState) -> list[int]:
         ticket, free = int(words[0]) & NO_PAGE, int(words[0]) >> 32
         places = (ticket + np.arange(min(free, pool.num_pages + 1))) % store.size
         return (store[places].astype(np.int64) - 1).tolist()
-    found, page = [], int(words[0]) & NO_PAGE
+    found: list[int] = []
+    page = int(words[0]) & NO_PAGE
     while page != NO_PAGE and len(found) <= pool.num_pages:
         found.append(page)
         page = int(store[page]) if page < pool.num_pages else NO_PAGE
@@ -85,7 +86,12 @@ def free_list(pool: PoolState) -> list[int]:
 
 
 def extend(
-    pool: PoolState, tables: tuple[Any, Any], request: tuple[Any, Any, Any], slots: Any, results: Any, size: int
+    pool: PoolState,
+    tables: tuple[Any, Any],
+    request: tuple[Any, Any, Any],
+    slots: Any,
+    results: Any,
+    size: int,
 ) -> None:
     """Launch a step that grows sequences, each served or refused by itself.
 

@@ -1,4 +1,4 @@
-"""Page allocators whose threads serve requests at the same time: launches that meet, and churn on few pages."""
+"""Page allocators whose threads serve requests at the same time: launches, and churn on few pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pabench.conformance.allocator_checks import HistoryCase
 from pabench.conformance.examiner import Examiner
 
 
-
 def launches(num_pages: int) -> st.SearchStrategy[Operation]:
     """All take, all give, both, four requests a page, and any number of threads.
 
@@ -20,7 +19,7 @@ def launches(num_pages: int) -> st.SearchStrategy[Operation]:
     """
     crowd = st.just([1] * min(4 * num_pages, 300))
     powers = st.integers(0, 8).map(lambda exponent: [1] * 2**exponent)
-    counts = st.just([]) | crowd | powers | mixed(num_pages) | mixed(num_pages)
+    counts: st.SearchStrategy[list[int]] = st.just([]) | crowd | powers | mixed(num_pages) | mixed(num_pages)
     frees = st.sampled_from([0, 0, 1, num_pages // 2, num_pages])
     return st.builds(lambda counts, frees: ("launch", {"counts": counts, "frees": frees}), counts, frees)
 
