@@ -1,7 +1,7 @@
 """Runs launches of many requests at once on a pool, and says what is wrong with what became of them.
 
 A page has one owner at a time, which the launch itself checks by marks on the device; a request gets all of
-its pages or none; whoever is refused could not have been served last; and when nothing runs the free pages are
+its pages or none; whoever is refused could not have been served last; when nothing runs the free pages are
 those that nobody holds.  Pools are held to exact refusal: free pages and decision are one atomic operation.
 """
 
@@ -97,7 +97,7 @@ class PoolTrial:
 def unlawful(counts: Sequence[int], served: Sequence[int], free: int) -> str | None:
     """Return what no order of the requests explains, or None.
 
-    A request that was refused found fewer pages than it asks for at some moment.  The least that can be left is
+    A request that was refused found too few pages at some moment.  The least that can be left is
     what remains when all who were served have taken theirs and no page is back yet that they did not need.
 
     Args:
