@@ -36,7 +36,7 @@ SUBJECTS = {"pab/pool_ticket.cuh": "ticket", "pab/pool_stack.cuh": "stack", "pab
 def examine(check: str, subject: str, kernels: Path, *, seed: int = 0) -> Notebook:
     examiner = Examiner(
         subject=subject,
-        device=EmulatedDevice(kernels=kernels),
+        device=EmulatedDevice(kernels=kernels, poll_seconds=1),
         effort=replace(PROFILES["quick"], shrink=False),
         seed=seed,
         allocator=ALLOCATORS[subject],
