@@ -76,7 +76,7 @@ def free_list(pool: PoolState) -> list[int]:
     if pool.kind == "ticket":
         ticket, free = int(words[0]) & NO_PAGE, int(words[0]) >> 32
         places = (ticket + np.arange(min(free, pool.num_pages + 1))) % store.size
-        return (store[places].astype(np.int64) - 1).tolist()
+        return [int(place) - 1 for place in store[places]]
     found: list[int] = []
     page = int(words[0]) & NO_PAGE
     while page != NO_PAGE and len(found) <= pool.num_pages:
