@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test lint format conformance bench ci-report dist clean distclean
+.PHONY: help sweep test lint format conformance kernels bench ci-report dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: $(VENV)/.dev-ready ## Format the sources
 
 conformance: $(VENV)/.ready ## Judge our kernels against the oracle
 	$(PABENCH) conformance --device emulated $(ARGS)
+
+kernels: $(VENV)/.dev-ready ## Compile every kernel instance without a GPU; fails on a register spill
+	$(PABENCH) kernels $(ARGS)
 
 bench: $(VENV)/.ready ## Time pabench itself (not the kernels)
 	$(BIN)/python -m pytest suites/benchmark --benchmark-only $(ARGS)

@@ -1,15 +1,17 @@
-// Paged decode attention, the readable one: one warp per (sequence, query head, split of the keys).
+// Paged attention, the readable one: one warp per (query row, query head, split of the keys).  For plain decode a
+// sequence has one query row; PAB_FEATURES adds more of them, and all that pab/features.cuh lists.
 //
-//   paged_decode_simple   grid  ceil(num_seqs * num_qo_heads * num_splits / PAB_WARPS), 1, 1
+//   paged_decode_simple   grid  ceil(num_query_rows * num_qo_heads * num_splits / PAB_WARPS), 1, 1
 //                         block 32 * PAB_WARPS threads
-//                         shared, per warp: PAB_HEAD_DIM floats (query), 32 floats (weights), 32 i64 (value rows)
-//   paged_decode_merge    grid  ceil(num_seqs * num_qo_heads / PAB_WARPS), block as above, no shared memory
+//                         shared, per warp: PAB_HEAD_DIM floats (query), 32 floats (weights), 32 i64 (value rows),
+//                         rounded up to 16 bytes
+//   paged_decode_merge    grid  ceil(num_query_rows * num_qo_heads / PAB_WARPS), block as above, no shared memory
 //
-// Layout   q, out (num_seqs, num_qo_heads, head_dim); lse (num_seqs, num_qo_heads) float, natural log;
+// Layout   q, out (num_query_rows, num_qo_heads, head_dim); lse (num_query_rows, num_qo_heads) float, natural log;
 //          k, v any layout with contiguous head_dim, given by three element strides (page, token, head);
-//          block_table (num_seqs, max_pages), kv_lens (num_seqs); partial_* (row, split) with row = seq * Hq + head.
+//          block_table (num_seqs, max_pages), kv_lens (num_seqs); partial_* (row, split) with row = query * Hq + head.
 // Compile  PAB_HEAD_DIM any; PAB_DTYPE see pab/storage.cuh; PAB_VEC elements of one load (divides head_dim);
-//          PAB_WARPS warps of a block.
+//          PAB_WARPS warps of a block; PAB_FEATURES and PAB_E4M3 0 or 1, see pab/features.cuh and pab/storage.cuh.
 // Floor    each live K and V element once: 2 * sum(kv_lens) * num_kv_heads * head_dim * itemsize bytes.  This
 //          kernel reads them once per query head (the group's heads are separate warps), so a group of G asks
 //          L2 for G times the floor: it is the specification, not the fast one.
@@ -17,6 +19,7 @@
 // A warp takes 32 tokens at a time.  For the scores a lane owns a token and walks its key row; for the output a
 // lane owns elements of the head and walks the 32 value rows, so that both passes need no reduction but the
 // running maximum.  Sums are blocked: 32 products first, then the rescaled accumulator.
+#include "pab/features.cuh"
 #include "pab/storage.cuh"
 
 namespace pab {
@@ -25,6 +28,7 @@ constexpr int kHeadDim = PAB_HEAD_DIM;
 constexpr int kVec = PAB_VEC;
 constexpr int kWarps = PAB_WARPS;
 constexpr int kTile = 32;
+constexpr int kQueryVec = kVec < 4 ? kVec : 4;  // floats of one read of the query
 static_assert(kHeadDim % kVec == 0, "a load must not cross the end of a row");
 
 // Elements of one value load: as wide as allowed while every lane has work.
@@ -39,25 +43,29 @@ constexpr int kPacksPerLane = (kValuePacks + 31) / 32;
 
 constexpr float kLn2 = 0.693147180559945309f;
 
-struct WarpMemory {
+struct alignas(16) WarpMemory {
   float query[kHeadDim + (kHeadDim & 1)];
   float weight[kTile];
   i64 value_row[kTile];
 };
 
 // Adds kVec products of `query` and `key` to the running sums; `pack` numbers the load.
-PAB_FN void add_products(float (&sum)[4], const float* query, const Stored* key, int pack) {
-  const Pack<Stored, kVec> loaded = load_pack<kVec>(key);
+PAB_FN void add_products(float (&sum)[4], const float* query, const Cached* key, int pack) {
+  const Pack<Cached, kVec> loaded = load_pack<kVec>(key);
 #pragma unroll
-  for (int i = 0; i < kVec; ++i) {
-    float& into = sum[(kVec >= 4 ? i : pack) % 4];
-    into = fmadd(query[i], to_float(loaded.at[i]), into);
+  for (int part = 0; part < kVec; part += kQueryVec) {
+    const Pack<float, kQueryVec> with = load_pack<kQueryVec>(query + part);
+#pragma unroll
+    for (int i = 0; i < kQueryVec; ++i) {
+      float& into = sum[(kVec >= 4 ? i : pack) % 4];
+      into = fmadd(with.at[i], to_float(loaded.at[part + i]), into);
+    }
   }
 }
 
 // scale * log2(e) * q . k for one key row; four running sums keep the chains short.  Loads go by in runs whose
 // length is a constant, so that the sums stay in registers.
-PAB_FN float score(const float* query, const Stored* key, float scale_log2) {
+PAB_FN float score(const float* query, const Cached* key, float scale_log2) {
   constexpr int kRun = kVec >= 4 ? kVec : 4 * kVec, kRuns = kHeadDim / kRun * kRun;
   float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll 4
@@ -84,11 +92,11 @@ PAB_FN float warp_sum(float value) {
 }  // namespace pab
 
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_simple(
-    const pab::Stored* q, const pab::Stored* k, const pab::Stored* v, const pab::i32* block_table,
+    const pab::Stored* q, const pab::Cached* k, const pab::Cached* v, const pab::i32* block_table,
     const pab::i32* kv_lens, pab::Stored* out, float* lse, float* partial_out, float* partial_max,
     float* partial_sum, pab::i32 num_rows, pab::i32 num_qo_heads, pab::i32 group_size, pab::i32 page_size,
     pab::i32 max_pages, pab::i32 num_splits, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
-    float scale_log2) {
+    float scale_log2 PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   const u32 warp = threadIdx.x / kWarpSize, lane = lane_id();
@@ -96,32 +104,39 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   if (item >= static_cast<i64>(num_rows) * num_splits) return;
   const i64 row = item / num_splits;
   const int split = static_cast<int>(item % num_splits);
-  const i64 sequence = row / num_qo_heads;
+  const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
+  const RowKeys keys = keys_of_row(features, row / num_qo_heads, kv_lens);
   const int head = static_cast<int>(row % num_qo_heads);
   const int kv_head = head / group_size;
   WarpMemory& memory = reinterpret_cast<WarpMemory*>(shared)[warp];
 
   // whole tiles to each split, so that the sums do not depend on where a split ends
-  const int kv_len = kv_lens[sequence];
-  const int tiles = kv_len / kTile + (kv_len % kTile != 0);
+  const int seen = keys.end - keys.first;
+  const int tiles = seen / kTile + (seen % kTile != 0);
   const int split_tiles = (tiles + num_splits - 1) / num_splits;
-  const i64 begin = static_cast<i64>(split) * split_tiles * kTile;
+  const i64 begin = keys.first + static_cast<i64>(split) * split_tiles * kTile;
   const i64 split_end = begin + static_cast<i64>(split_tiles) * kTile;
-  const int end = static_cast<int>(split_end < kv_len ? split_end : kv_len);
+  const int end = static_cast<int>(split_end < keys.end ? split_end : keys.end);
 
+  PAB_REGION("query");
   for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) memory.query[d] = to_float(q[row * kHeadDim + d]);
   warp_sync(kFullMask);
 
-  float running_max = minus_infinity(), running_sum = 0.0f;  // the sum is this lane's share
+  // a sink is one more key, without a value, and the first split's alone; the sum is this lane's share
+  float running_max = split == 0 ? sink_log2(features, head) : minus_infinity();
+  float running_sum = lane == 0 && running_max > minus_infinity() ? 1.0f : 0.0f;
+  const float key_scale_log2 = scale_log2 * key_scale(features, head);
   float acc[kPacksPerLane][kValueVec] = {};
-  const i32* pages = block_table + sequence * max_pages;
+  const i32* pages = block_table + keys.sequence * max_pages;
   for (i64 tile = begin; tile < end; tile += kTile) {
     // a lane past the end looks at the last page's row but never at its contents
+    PAB_REGION("score");
     const int token = static_cast<int>(tile) + static_cast<int>(lane);
     const bool live = token < end;
     const i64 page = pages[(live ? token : end - 1) / page_size];
     const i64 slot = page * page_stride + (token % page_size) * token_stride + kv_head * head_stride;
-    const float logit = live ? score(memory.query, k + slot, scale_log2) : minus_infinity();
+    const float product = live ? score(memory.query, k + slot, key_scale_log2) : 0.0f;
+    const float logit = live ? shaped_logit(features, head, product, token - keys.position) : minus_infinity();
 
     const float new_max = fmaxf(running_max, warp_max(logit));
     const float base = new_max == minus_infinity() ? 0.0f : new_max;  // -inf - -inf would be NaN
@@ -133,6 +148,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     memory.value_row[lane] = slot;
     warp_sync(kFullMask);
 
+    PAB_REGION("output");
     const int count = end - static_cast<int>(tile);
 #pragma unroll
     for (int p = 0; p < kPacksPerLane; ++p) {
@@ -142,8 +158,8 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
 #pragma unroll 8
       for (int t = 0; t < kTile; ++t) {
         // a weight of zero does not silence a NaN: dead rows are not read
-        const Pack<Stored, kValueVec> value =
-            t < count ? load_pack<kValueVec>(v + memory.value_row[t] + element) : Pack<Stored, kValueVec>{};
+        const Pack<Cached, kValueVec> value =
+            t < count ? load_pack<kValueVec>(v + memory.value_row[t] + element) : Pack<Cached, kValueVec>{};
 #pragma unroll
         for (int i = 0; i < kValueVec; ++i) {
           tile_sum[i] = fmadd(memory.weight[t], to_float(value.at[i]), tile_sum[i]);
@@ -154,6 +170,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     }
     warp_sync(kFullMask);
   }
+  PAB_REGION("result");
   running_sum = warp_sum(running_sum);
 
   if (num_splits > 1) {
@@ -170,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     return;
   }
   // no key: output 0, LSE -inf; a NaN among the logits, or nothing but -inf, comes out as NaN
-  const float inverse = kv_len == 0 ? 0.0f : 1.0f / running_sum;
+  const float inverse = seen == 0 ? 0.0f : value_scale(features, head) / running_sum;
   if (lane == 0) lse[row] = (running_max + lg2(running_sum)) * kLn2;
   for (int p = 0; p < kPacksPerLane; ++p) {
     const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
@@ -185,7 +202,8 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
 // and l = 0 and is left out.
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
     const float* partial_out, const float* partial_max, const float* partial_sum, const pab::i32* kv_lens,
-    pab::Stored* out, float* lse, pab::i32 num_rows, pab::i32 num_qo_heads, pab::i32 num_splits) {
+    pab::Stored* out, float* lse, pab::i32 num_rows, pab::i32 num_qo_heads,
+    pab::i32 num_splits PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   const u32 warp = threadIdx.x / kWarpSize, lane = lane_id();
   const i64 row = static_cast<i64>(blockIdx.x) * kWarps + warp;
@@ -197,7 +215,10 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
   for (int s = 0; s < num_splits; ++s) {
     if (partial_sum[first + s] != 0.0f) sum += partial_sum[first + s] * ex2(partial_max[first + s] - max);
   }
-  const float inverse = kv_lens[row / num_qo_heads] == 0 ? 0.0f : 1.0f / sum;
+  const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
+  const RowKeys keys = keys_of_row(features, row / num_qo_heads, kv_lens);
+  const float scale = value_scale(features, static_cast<int>(row % num_qo_heads));
+  const float inverse = keys.first == keys.end ? 0.0f : scale / sum;
   if (lane == 0) lse[row] = (max + lg2(sum)) * kLn2;
   for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) {
     float total = 0.0f;

@@ -13,14 +13,16 @@ Draws shrink towards few short sequences, small pages and few heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
 
 from hypothesis import strategies as st
 
 from pabench.problem.append import AppendCase
-from pabench.problem.batch import Batch
+from pabench.problem.batch import SPECULATIVE_TOKENS, Batch
 from pabench.problem.case import POISONS, Case
-from pabench.problem.dtypes import DTYPES
+from pabench.problem.dtypes import DTYPES, E4M3
 from pabench.problem.families import FAMILIES
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS
@@ -65,6 +67,49 @@ def problems(
     )
 
 
+@st.composite
+def feature_fields(
+    draw: st.DrawFn, problem: Problem, features: Collection[str] = (), required: Collection[str] = ()
+) -> dict[str, Any]:
+    """Fields of ``Problem`` for at most three of ``features`` and all of ``required``.
+
+    Half of the draws have none but the required ones.  Windows end at and beside page and tile edges, hold
+    one key, or more than there are; sinks and slopes are drawn for each query head, far beyond the logits and
+    of no weight among them.
+    """
+    asked = set(required)
+    others = sorted(set(features) - asked)
+    mixed = draw(st.booleans()) if others else False
+    if mixed:
+        asked |= draw(st.sets(st.sampled_from(others), min_size=1, max_size=3))
+    heads, page_size = problem.num_qo_heads, problem.page_size
+    edges = {size * k + d for size in (page_size, TILE_TOKENS) for k in (1, 2) for d in (-1, 0, 1)} - {0}
+    scales = st.sampled_from([1.0, 0.25, 3.0, 0.0625])
+    several = st.lists(scales, min_size=problem.num_kv_heads, max_size=problem.num_kv_heads)
+    of_heads = several | scales.map(lambda scale: [scale])
+    fields: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+        "soft-cap": {"soft_cap": st.sampled_from([30.0, 50.0, 15.0, 1.0, 5000.0])},
+        "window": {
+            "window": st.one_of(
+                st.just(1), st.sampled_from(sorted(edges)), st.integers(1, 200), st.just(5000)
+            )
+        },
+        "alibi": {
+            "alibi_slopes": _per_head(heads, [2.0 ** -(8 * (h + 1) / heads) for h in range(heads)], 2.0)
+        },
+        "sinks": {"sinks": _per_head(heads, [0.0, 2.0, -2.0, 10.0, 40.0, -40.0, 200.0, -1e4], 8.0)},
+        "fp8-kv": {"kv_dtype": st.just(E4M3.name), "k_scale": of_heads, "v_scale": of_heads},
+        "non-causal": {"causal": st.just(False)},
+    }
+    return {name: draw(values) for feature in sorted(asked) for name, values in fields[feature].items()}
+
+
+def _per_head(heads: int, usual: Sequence[float], reach: float) -> st.SearchStrategy[list[float]]:
+    """One number a head: some of the usual ones, 0, or any up to ``reach`` either way."""
+    number = st.one_of(st.sampled_from([*usual, 0.0]), st.floats(-reach, reach, width=16))
+    return st.lists(number, min_size=heads, max_size=heads)
+
+
 def kv_lengths(page_size: int, *, max_len: int = 200, min_len: int = 0) -> st.SearchStrategy[int]:
     """Lengths at and beside the edges of pages and of 32-token tiles, and any other."""
     edges = {0, 1}
@@ -93,6 +138,32 @@ def long_batches(draw: st.DrawFn, page_size: int, *, max_len: int = 3000) -> Bat
 
 
 @st.composite
+def prefill_batches(
+    draw: st.DrawFn, page_size: int, *, max_seqs: int = 3, max_len: int = 100, max_rows: int = 40
+) -> Batch:
+    """Ragged batches with several query rows in some sequence: chunks, whole prompts, none, too many."""
+    kv_lens, q_lens = [], []
+    for _ in range(draw(st.integers(1, max_seqs))):
+        kv_len = draw(kv_lengths(page_size, max_len=max_len))
+        near = sorted({0, 1, 2, 15, 17, 33} | {max(0, kv_len + d) for d in (-1, 0, 1, 2)})
+        short = [n for n in near if n <= max_rows]
+        q_lens.append(draw(st.one_of(st.integers(1, 8), st.sampled_from(short))))
+        kv_lens.append(kv_len)
+    if max(q_lens) < 2:
+        q_lens[0] = 2
+    return Batch(kv_lens=tuple(kv_lens), q_lens=tuple(q_lens))
+
+
+@st.composite
+def speculative_batches(draw: st.DrawFn, page_size: int, *, max_seqs: int = 4, max_len: int = 200) -> Batch:
+    """Ragged batches of 0 to 8 query tokens a sequence; some have fewer keys than query tokens."""
+    lengths = st.one_of(kv_lengths(page_size, max_len=max_len), st.integers(0, SPECULATIVE_TOKENS))
+    pairs = st.lists(st.tuples(lengths, st.integers(0, SPECULATIVE_TOKENS)), min_size=1, max_size=max_seqs)
+    chosen = draw(pairs.filter(lambda found: any(queries for _, queries in found)))
+    return Batch(kv_lens=tuple(kv for kv, _ in chosen), q_lens=tuple(queries for _, queries in chosen))
+
+
+@st.composite
 def cases(
     draw: st.DrawFn,
     *,
@@ -108,6 +179,8 @@ def cases(
     max_len: int = 200,
     min_len: int = 0,
     batch: Callable[[int], st.SearchStrategy[Batch]] | None = None,
+    features: Collection[str] = (),
+    required: Collection[str] = (),
     supported: Callable[[Case], bool] = lambda case: True,
 ) -> Case:
     """Whole cases.
@@ -127,9 +200,13 @@ def cases(
         min_len: shortest sequence, in tokens.
         batch: strategy of the batch for a page size, such as ``long_batches``; the three limits above then
             have no say.
+        features: what half of the cases may have beyond plain attention, see ``feature_fields``.
+        required: what every case has.
         supported: cases for which this is false are not drawn.
     """
     problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
+    if features or required:
+        problem = replace(problem, **draw(feature_fields(problem, features, required)))
     if batch is None:
         drawn = draw(batches(problem.page_size, max_seqs=max_seqs, max_len=max_len, min_len=min_len))
     else:

@@ -11,8 +11,11 @@ from types import ModuleType
 from typing import Any
 
 from pabench.allocators.registry import allocator_entry
+from pabench.backends.base import Backend
 from pabench.backends.rawkernel import RawKernelBackend
+from pabench.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.conformance.examiner import PROFILES, CheckFailed, Examiner, Notebook
+from pabench.conformance.mutants import Mutant, overlay
 from pabench.device.emulated import EmulatedDevice
 from pabench.problem.families import FAMILIES
 from pabench.resources import resource_dir
@@ -29,8 +32,8 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-NAMES = ("decode", "append", "allocators", "allocators_concurrent")
-decode, append, allocators, concurrent = (_load(f"test_{name}") for name in NAMES)
+NAMES = ("decode", "prefill", "append", "allocators", "allocators_concurrent")
+decode, prefill, append, allocators, concurrent = (_load(f"test_{name}") for name in NAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +42,22 @@ class Entry:
 
     test: Callable[..., None]
     arguments: tuple[str, ...] = ()
-    allocator: bool = False
+    backend: str = "rawkernel"
 
 
 MATRIX: dict[str, Entry] = {
     **{f"decode[{f}]": Entry(test=decode.test_decode_matches_oracle, arguments=(f,)) for f in FAMILIES},
+    **{f"decode[{f}]": Entry(test=decode.test_decode_features, arguments=(f,)) for f in decode.ABOUT},
+    **{
+        f"prefill[{k}]": Entry(test=prefill.test_prefill_matches_oracle, arguments=(k,))
+        for k in prefill.ABOUT
+    },
+    "poison[prefill]": Entry(test=prefill.test_prefill_unread_slots_change_nothing),
+    "empty[prefill]": Entry(test=prefill.test_prefill_rows_that_see_nothing),
+    "repeat[prefill]": Entry(test=prefill.test_prefill_same_bits_every_run),
     "decode[long]": Entry(test=decode.test_decode_long_sequences),
     "decode[high-page-ids]": Entry(test=decode.test_decode_high_page_ids),
+    "speculative": Entry(test=decode.test_speculative_decode, backend="rawkernel-mma"),
     "poison": Entry(test=decode.test_dead_slots_change_nothing),
     "table-tail": Entry(test=decode.test_unused_table_entries_change_nothing),
     "placement": Entry(test=decode.test_page_placement_changes_nothing),
@@ -54,11 +66,28 @@ MATRIX: dict[str, Entry] = {
     "repeat": Entry(test=decode.test_runs_repeat_bit_for_bit),
     "reject": Entry(test=decode.test_corrupt_problems_are_refused),
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
-    "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants, allocator=True),
-    "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel, allocator=True),
-    "allocator-concurrent": Entry(test=concurrent.test_allocator_threads_do_not_share_pages, allocator=True),
+    "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants),
+    "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel),
+    "allocator-concurrent": Entry(test=concurrent.test_allocator_threads_do_not_share_pages),
 }
-"""Check id to the test that examines it."""
+"""Check id to the test that examines it, and one of our backends that offers what it needs."""
+
+PLACES = {
+    "attention": r"sequence \d+(, query head \d+(, dim \d+)?| is empty|, query row \d+, sees no key)",
+    "append": r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
+    "allocator-invariants": r"operation \d+ \([a-z_]+\): ",
+}
+"""What a verdict says about where: by check, ``attention`` for the rest."""
+
+
+def plant(mutant: Mutant, folder: Path) -> Path:
+    """Return a copy of the kernels with the fault in it."""
+    return overlay(mutant, resource_dir("kernels_cuda"), folder / "kernels")
+
+
+def place_of(check: str) -> str:
+    """Return the pattern of a place in a verdict of ``check``."""
+    return PLACES.get(check, PLACES["attention"])
 
 
 def names_in_suite() -> set[str]:
@@ -71,13 +100,29 @@ def names_in_suite() -> set[str]:
 
 
 def narrow_backend(
-    device: EmulatedDevice, *, dtypes: Sequence[str] = ("float32",), max_head_dim: int = 16
-) -> RawKernelBackend:
-    """Our backend, declared to do little, so that few instances are compiled."""
-    backend = RawKernelBackend(device)
-    narrow = replace(backend.capabilities, dtypes=frozenset(dtypes), max_head_dim=max_head_dim)
-    object.__setattr__(backend, "capabilities", narrow)
-    return backend
+    device: EmulatedDevice,
+    *,
+    backend: str = "rawkernel",
+    dtypes: Sequence[str] | None = None,
+    max_head_dim: int = 16,
+    features: Sequence[str] = (),
+) -> Backend:
+    """One of our backends, declared to do little, so that few instances are compiled."""
+    if backend == "rawkernel-mma":
+        made: Backend = RawKernelMmaBackend(device)
+        dtypes = dtypes or ("bfloat16",)
+    else:
+        made = RawKernelBackend(device)
+        dtypes = dtypes or ("float32",)
+    can = made.capabilities
+    narrow = replace(
+        can,
+        dtypes=frozenset(dtypes),
+        max_head_dim=max_head_dim,
+        features=can.features & frozenset(features),
+    )
+    object.__setattr__(made, "capabilities", narrow)
+    return made
 
 
 def examiner_of(kernels: Path, *, seed: int = 0, shrink: bool = False, **narrow: Any) -> Examiner:
@@ -93,8 +138,9 @@ def examiner_of(kernels: Path, *, seed: int = 0, shrink: bool = False, **narrow:
     )
 
 
-def examine(check: str, kernels: Path, **options: Any) -> Notebook:
+def examine(check: str, kernels: Path, *, backend: str | None = None, **options: Any) -> Notebook:
     """Run one check of the suite and return what happened."""
+    options["backend"] = backend or MATRIX[check].backend
     return run_check(check, examiner_of(kernels, **options))
 
 

@@ -16,9 +16,11 @@ from pabench.allocators.operations import FIELDS, Operation, operation_from_json
 from pabench.allocators.results import Granted, Hit, Prompt, no_copies, no_positions
 from pabench.allocators.scan import ScanAllocator
 from pabench.allocators.trial import Trial
+from pabench.conformance.allocator_checks import HistoryCase, about_allocator_check, check_history
 from pabench.device.emulated import EmulatedDevice
 from pabench.errors import InvalidCase, OutOfPages
 from pabench.problem.dtypes import Array
+from tests.probe import DEVICE
 
 SHAPE = PoolShape(num_pages=8, page_size=4, max_seqs=5, max_pages_per_seq=4)
 NAMES = {"final_tokens": None, "stream": 5, "adapter": "", "salt": ""}
@@ -291,6 +293,33 @@ class Shuffles(ModelAllocator):
     def _take(self) -> int:
         self._free.rotate(3)
         return super()._take()
+
+
+class NeverTheSame(Shuffles):
+    """Another page each time, though it declares the same ids."""
+
+    made = 0
+
+    def __init__(self, shape: PoolShape) -> None:
+        super().__init__(shape)
+        NeverTheSame.made += 1
+        self._free.rotate(NeverTheSame.made)
+
+
+def test_allocators_invariants_compare_two_runs_where_ids_repeat() -> None:
+    case = HistoryCase(shape=SHAPE, operations=tuple(HISTORY))
+    assert check_history(case, Shuffles, DEVICE).passed
+    outcome = check_history(case, NeverTheSame, DEVICE)
+    assert outcome.text == "invariant 11: the same history gave other pages, declared are the same ids"
+
+
+def test_allocators_invariants_say_what_is_not_judged() -> None:
+    about = about_allocator_check("allocator-invariants", ScanAllocator.capabilities)
+    assert about.endswith(
+        "Not offered and not judged: 6 of 14, commit, lookup, adopt, evict, swap_out, swap_in."
+    )
+    plain = about_allocator_check("allocator-invariants")
+    assert about_allocator_check("allocator-invariants", HostAllocator.capabilities) == plain
 
 
 class SharesTooMuch(Shuffles):

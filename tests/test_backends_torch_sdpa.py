@@ -19,6 +19,7 @@ from pabench.problem.dtypes import DTYPES
 from pabench.problem.families import FAMILIES
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
 from pabench.problem.profile import ComputeProfile
+from tests.calibration import KINDS, random_case
 
 
 class Host:
@@ -122,6 +123,13 @@ def test_torch_sdpa_is_right_on_any_case_property(data: st.DataObject) -> None:
     )
     verdict = verdict_of(case)
     assert verdict.passed, verdict.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_sdpa_is_right_with_every_feature(kind: str) -> None:
+    for number in range(40):
+        verdict = verdict_of(random_case(kind, np.random.default_rng([KINDS.index(kind), number, 1])))
+        assert verdict.passed, verdict.text
 
 
 def test_torch_sdpa_empty_sequences_give_zero_and_minus_infinity() -> None:

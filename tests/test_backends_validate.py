@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pabench.backends.base import Capabilities
 from pabench.backends.rawkernel import RawKernelBackend
+from pabench.backends.validate import check_attention
 from pabench.errors import InvalidCase, UnknownName, Unsupported
 from pabench.problem import Batch, Case, KvPool, PageLayout, Problem, Tensors, build_tensors
 from tests.probe import DEVICE
@@ -86,6 +88,18 @@ WRONG: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
         with_storage(lambda storage: storage[:, :3].copy()),
         "num_pages = 4: must be the pages of the cache, 3",
     ),
+    "query rows of another batch": (
+        lambda t: replace(t, qo_indptr=np.array([0, 1, 1, 3], np.int32)),
+        "qo_indptr = [0, 1, 1, 3]: must be that of the case",
+    ),
+    "query rows as int64": (
+        lambda t: replace(t, qo_indptr=t.qo_indptr.astype(np.int64)),
+        "qo_indptr = 'int64': must have dtype int32",
+    ),
+    "cache not as e4m3": (
+        lambda t: replace(t, case=replace(t.case, problem=replace(PROBLEM, kv_dtype="e4m3"))),
+        "cache = 'float32': must be stored as uint8",
+    ),
     "other layout": (
         lambda t: replace(t, pool=replace(t.pool, kv_layout="HND")),
         "cache layout = ('HND', False): must be ('NHD', False) as in the case",
@@ -123,9 +137,21 @@ def test_backends_validate_takes_garbage_where_it_may_be() -> None:
 
 
 def test_backends_validate_says_what_it_cannot() -> None:
-    prefill = build_tensors(Case(problem=PROBLEM, batch=Batch(kv_lens=(9,), q_lens=(2,))))
-    with pytest.raises(Unsupported, match=r"^rawkernel: no prefill$"):
-        BACKEND.plan(prefill)
+    prefill = build_tensors(Case(problem=PROBLEM, batch=Batch(kv_lens=(9,), q_lens=(9,))))
+    narrow = Capabilities(dtypes=frozenset({"float32"}), features=frozenset({"window"}))
+    with pytest.raises(Unsupported, match=r"^mine: no prefill$"):
+        check_attention("mine", narrow, prefill)
+    drafts = build_tensors(Case(problem=PROBLEM, batch=Batch(kv_lens=(9, 3), q_lens=(8, 1))))
+    with pytest.raises(Unsupported, match=r"^mine: no speculative$"):
+        check_attention("mine", narrow, drafts)
+    featured = replace(PROBLEM, causal=False, window=3, soft_cap=30.0, sinks=(0.0,) * 4)
+    with pytest.raises(Unsupported, match=r"^mine: no soft-cap, no sinks$"):
+        check_attention("mine", narrow, build_tensors(Case(problem=featured, batch=Batch(kv_lens=(9,)))))
+    check_attention(
+        "mine", narrow, build_tensors(Case(problem=replace(PROBLEM, window=3), batch=Batch(kv_lens=(9,))))
+    )
+    with pytest.raises(UnknownName, match="unknown feature 'windows'; did you mean 'window'"):
+        Capabilities(dtypes=frozenset(), features=frozenset({"windows"}))
     wide = replace(PROBLEM, head_dim=257)
     with pytest.raises(Unsupported, match=r"^rawkernel: head_dim 257 is above 256$"):
         BACKEND.plan(build_tensors(Case(problem=wide, batch=Batch(kv_lens=(1,)))))

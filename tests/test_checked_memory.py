@@ -58,6 +58,21 @@ def test_checked_memory_names_freed_memory() -> None:
         run(device, "copy_words", given, out, np.int32(64), np.int32(0))
 
 
+def test_checked_memory_takes_memory_that_the_host_used_before() -> None:
+    device = CheckedDevice()
+    for _ in range(20):  # small arrays get the address of the one before
+        for words in (64, 100):
+            run(
+                device,
+                "copy_words",
+                np.zeros(words, WORD),
+                np.zeros(words, WORD),
+                np.int32(words),
+                np.int32(0),
+                blocks=2,
+            )
+
+
 def test_checked_memory_names_what_nobody_wrote() -> None:
     device = CheckedDevice()
     given, out = device.empty((64,), WORD), device.empty((64,), WORD)

@@ -77,6 +77,25 @@ def test_checked_races_know_which_lanes_met(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_checked_races_know_all_readers_of_a_word(seed: int) -> None:
+    wrong = race("write", "// broadcast: write", "read", "// broadcast: read")
+    for writer in (0, 13, 31):
+        (found,) = findings("races", "broadcast", words(32), np.uint32(writer), np.uint32(0), seed=seed)
+        assert found.other is not None
+        assert (found.at.thread[0], found.other.thread[0]) == (writer, 1 if writer == 0 else 0)
+        assert not races("broadcast", words(32), np.uint32(writer), np.uint32(1), seed=seed)
+    assert races("broadcast", words(64), np.uint32(40), np.uint32(1), threads=64, seed=seed) == {wrong}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_checked_races_know_both_halves_of_a_word(seed: int) -> None:
+    wrong = race("write", "// half by half: write", "read", "// half by half: read")
+    assert not races("half_by_half", words(32), np.uint32(0), seed=seed)
+    assert races("half_by_half", words(32), np.uint32(2), seed=seed) == {wrong}
+    assert races("half_by_half", words(32), np.uint32(1), seed=seed) == {wrong}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_checked_races_with_a_lane_that_the_mask_leaves_out(seed: int) -> None:
     assert not races("unnamed", words(32), np.uint32(0xFFFFFFFF), seed=seed)
     found = races("unnamed", words(32), np.uint32(0x7FFFFFFF), seed=seed)
@@ -159,12 +178,27 @@ def test_checked_races_of_two_blocks_name_the_lowest_pair(seed: int) -> None:
     (found,) = findings("races", "same_word", words(9), np.uint32(0), grid=9, seed=seed)
     assert found.other is not None
     assert (found.check, found.buffer, found.at.block[0], found.other.block[0]) == ("race", "out", 0, 1)
+    place = f"races.cu:{line_of('races', '// same word')}"
     assert str(found) == (
-        "race: write and write of the same bytes by two blocks with no release and acquire between them in out at "
-        f"byte 0: same_word, write at races.cu:{line_of('races', '// same word')} by block (0, 0, 0) thread (0, 0, "
-        f"0); the other: write at races.cu:{line_of('races', '// same word')} by block (1, 0, 0) thread (0, 0, 0)"
+        "race: write and write of the same bytes by two blocks with no release and acquire between them "
+        f"in out at byte 0: same_word, write at {place} by block (0, 0, 0) thread (0, 0, 0); "
+        f"the other: write at {place} by block (1, 0, 0) thread (0, 0, 0)"
     )
     assert not findings("races", "same_word", words(9), np.uint32(1), grid=9, seed=seed)
+
+
+def test_checked_races_are_the_same_in_every_run() -> None:
+    for entry, arguments in {
+        "last_block": (words(64 * 24), words(1), words(64), np.uint32(0)),
+        "look_back": (words(24), words(24), np.uint32(1)),
+    }.items():
+        told = set()
+        for workers in (1, 2, 3, 3, 3):
+            given = [arg.copy() for arg in arguments]
+            found = findings("races", entry, *given, grid=24, threads=64, seed=5, workers=workers)
+            told.add("\n".join(map(str, found)))
+        assert len(told) == 1
+        assert told != {""}
 
 
 def test_checked_races_name_a_write_to_what_is_taken_as_const() -> None:

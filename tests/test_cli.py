@@ -205,7 +205,7 @@ def test_cli_list_checks_names_every_check_of_the_suite(capsys: pytest.CaptureFi
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in rows} == {check.split("[")[0] for check in MATRIX}
     assert all(row["about"].endswith(".") and "\n" not in row["about"] for row in rows)
-    assert {row["judges"] for row in rows} == {"decode", "append", "allocator"}
+    assert {row["judges"] for row in rows} == {"decode", "speculative", "prefill", "append", "allocator"}
 
 
 def test_cli_list_allocators_are_those_that_can_be_made(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from pabench.cli.main import run
 from pabench.store.read import read_run
 from tests import stub_backends
 
-BASE = ["conformance", "--profile", "quick", "--device", "emulated"]
+# in this process, where the registry has the stubs; tests/test_isolation_conformance.py has the other way
+BASE = ["conformance", "--profile", "quick", "--device", "emulated", "--in-process"]
+REPLAY = ["replay", "--in-process"]
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +72,9 @@ def test_conformance_gives_a_verdict_on(
     # the saved case says the same again
     folder = tmp_path / "run" / result["failure"]["path"]
     assert (folder / "verdict.txt").read_text() == result["reason"] + "\n"
-    assert run(["replay", str(folder)]) == 1
+    assert run([*REPLAY, str(folder)]) == 1
     assert capfd.readouterr().out == f"FAILED {backend} {result['check']} on emulated: {result['reason']}\n"
-    assert run(["replay", str(folder), "--backend", "Good"]) == 0
+    assert run([*REPLAY, str(folder), "--backend", "Good"]) == 0
 
 
 def test_conformance_shrinks_to_the_smallest_failing_case(tmp_path: Path) -> None:
@@ -137,8 +140,10 @@ def test_conformance_interrupted_keeps_what_ended(tmp_path: Path, capfd: pytest.
     options = ["--backend", "Interrupts", "-k", "matches_oracle", "--artifacts", str(tmp_path / "run")]
     assert run([*BASE, *options, "--json", str(tmp_path / "result.json")]) == 2
     found = read_run(tmp_path / "run")
-    assert [line["status"] for line in found.lines] == ["passed"]
+    assert [line["status"] for line in found.lines] == ["passed", "not-run"]
+    assert re.fullmatch(r"interrupted after \d+ cases", found.lines[1]["reason"])
     assert (found.record["status"], found.record["exit_code"]) == ("interrupted", 2)
     assert (tmp_path / "run" / "report.html").is_file()
-    assert json.loads((tmp_path / "result.json").read_text())["checks"] == 1
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert (record["checks"], record["passed"], record["not_run"]) == (2, 1, 1)
     assert "interrupted" in capfd.readouterr().err

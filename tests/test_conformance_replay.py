@@ -16,10 +16,13 @@ from pabench.allocators.base import PoolShape
 from pabench.backends import registry
 from pabench.cli.main import run
 from pabench.conformance.allocator_checks import HistoryCase
-from pabench.conformance.failures import AnyCase, SavedCase, case_bytes, load_case, save_case
+from pabench.conformance.case_files import AnyCase, SavedCase, save_case
+from pabench.conformance.failures import case_bytes, load_case
 from pabench.problem import Batch, Case, Problem
 from pabench.problem.append import AppendCase
 
+# what is refused is refused in a worker too, which would only take longer
+REPLAY = ["replay", "--in-process"]
 PROBLEM = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=16, page_size=4)
 ATTENTION = Case(problem=PROBLEM, batch=Batch(kv_lens=(0, 9)), family="needle", poison="nan", seed=5)
 APPEND = AppendCase(problem=PROBLEM, num_pages=3, slots=(4, -1, 0))
@@ -66,7 +69,7 @@ def test_replay_reads_back_what_was_saved(
     assert load_case(folder) == SavedCase(check=check, subject=subject, device="emulated", case=case)
     assert case_bytes(case) < 2**20
     assert (folder / "verdict.txt").read_text() == "was wrong\n"
-    assert run(["replay", str(folder)]) == 0
+    assert run([*REPLAY, str(folder)]) == 0
     assert capsys.readouterr().out.startswith(f"PASSED {subject} {check} on emulated: ")
 
 
@@ -77,7 +80,7 @@ def test_replay_needs_no_arrays_and_arrays_need_no_pickle(folder: Path) -> None:
         assert arrays["q"].shape == (2, 4, 16)
     # what stands beside case.json is never opened
     (folder / "arrays.npz").write_bytes(b"\x80\x04cposix\nsystem\n")
-    assert run(["replay", str(folder)]) == 0
+    assert run([*REPLAY, str(folder)]) == 0
 
 
 def test_replay_package_never_unpickles() -> None:
@@ -90,11 +93,11 @@ def test_replay_package_never_unpickles() -> None:
 
 def test_replay_judges_another_subject(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved(folder)
-    assert run(["replay", str(folder), "--backend", "torch-sdpa"]) == 0
+    assert run([*REPLAY, str(folder), "--backend", "torch-sdpa"]) == 0
     saved(folder, "history")
-    assert run(["replay", str(folder), "--backend", "model"]) == 0
+    assert run([*REPLAY, str(folder), "--backend", "model"]) == 0
     assert "PASSED model allocator-invariants" in capsys.readouterr().out
-    assert run(["replay", str(folder), "--backend", "torch-sdpa"]) == 4
+    assert run([*REPLAY, str(folder), "--backend", "torch-sdpa"]) == 4
     assert "unknown allocator 'torch-sdpa'" in capsys.readouterr().err
 
 
@@ -104,10 +107,10 @@ def test_replay_on_a_subject_that_cannot_is_nothing_run(
     for name in ("OnlyPrefill", "Good"):
         monkeypatch.setitem(registry.OWN, name, f"tests.stub_backends:{name}")
     saved(folder)
-    assert run(["replay", str(folder), "--backend", "OnlyPrefill"]) == 5
+    assert run([*REPLAY, str(folder), "--backend", "OnlyPrefill"]) == 5
     assert capsys.readouterr().err == "pabench: OnlyPrefill: no decode\n"
     saved(folder, "append")
-    assert run(["replay", str(folder), "--backend", "Good"]) == 5
+    assert run([*REPLAY, str(folder), "--backend", "Good"]) == 5
     assert capsys.readouterr().err == "pabench: Good: no append\n"
 
 
@@ -248,13 +251,13 @@ def test_replay_runs_no_code_that_the_file_names(
     (folder / "case.json").write_text(json.dumps(record), encoding="utf-8")
     refused(folder, "which replay does not run unasked", capsys)
     assert not (tmp_path / "sprung").exists()
-    assert run(["replay", str(folder), "--backend", f"{trap}:decode"]) in (1, 5)
+    assert run([*REPLAY, str(folder), "--backend", f"{trap}:decode"]) in (1, 5)
     assert (tmp_path / "sprung").exists()
 
 
 def refused(folder: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    code = run(["replay", str(folder)])
+    code = run([*REPLAY, str(folder)])
     printed = capsys.readouterr()
     assert code == 4, printed
     assert words in printed.err

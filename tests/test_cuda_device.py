@@ -14,8 +14,9 @@ import pytest
 
 from pabench.backends.base import attend
 from pabench.backends.rawkernel import RawKernelBackend
+from pabench.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.cli.main import run
-from pabench.device.base import KernelSource, Launch
+from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.cuda import CudaDevice, CudaModule, why_no_cuda
 from pabench.device.registry import open_device
 from pabench.errors import (
@@ -35,6 +36,14 @@ from pabench.resources import resource_dir
 KERNELS_CUDA = resource_dir("kernels_cuda")
 needs_gpu = pytest.mark.skipif(why_no_cuda() is not None, reason=f"needs a GPU: {why_no_cuda()}")
 lacks_gpu = pytest.mark.skipif(why_no_cuda() is None, reason="this machine has a GPU")
+
+
+PROPERTIES = {
+    "name": b"Stand-in 3000",
+    "multiProcessorCount": 132,
+    "sharedMemPerBlockOptin": 232448,
+    "sharedMemPerMultiprocessor": 233472,
+}
 
 
 class DriverError(RuntimeError):
@@ -92,7 +101,7 @@ class FakeCupy(SimpleNamespace):
             runtime=SimpleNamespace(
                 CUDARuntimeError=RuntimeApiError,
                 getDeviceCount=device_count,
-                getDeviceProperties=lambda number: {"name": b"Stand-in 3000"},
+                getDeviceProperties=lambda number: PROPERTIES,
                 driverGetVersion=lambda: 13020,
             ),
             compiler=SimpleNamespace(CompileException=CompileFailed),
@@ -159,7 +168,7 @@ def test_cuda_device_says_why_there_is_none(
     assert open_device("auto").name == "emulated"
     monkeypatch.chdir(tmp_path)
     words = ["sweep", "--page-sizes", "16", "--lengths", "fixed:len=8", "--batch", "1", "--device", "cuda"]
-    assert run([*words, "--out", "out"]) == 7
+    assert run([*words, "--in-process", "--out", "out"]) == 7
     error = capsys.readouterr().err
     assert text in error
     assert "Traceback" not in error
@@ -170,6 +179,27 @@ def test_cuda_device_is_chosen_where_it_works(cupy: FakeCupy) -> None:
     assert why_no_cuda() is None
     device = open_device("auto")
     assert (device.name, device.description) == ("cuda", "Stand-in 3000, CUDA driver 13.2")
+
+
+def test_cuda_device_states_the_limits_of_its_gpu(cupy: FakeCupy) -> None:
+    limits = CudaDevice().limits
+    assert limits == DeviceLimits(
+        multiprocessors=132, shared_bytes_per_block=232448, shared_bytes_per_sm=233472
+    )
+
+
+def test_cuda_device_fills_its_gpu_with_the_tensor_core_kernel(
+    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CudaDevice, "empty", CudaDevice.zeros)  # the stand-in's memory has no memset
+    problem = Problem(num_qo_heads=8, num_kv_heads=2, head_dim=128, page_size=16, dtype="bfloat16")
+    tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(5, 300))))
+    plan = RawKernelMmaBackend(CudaDevice()).plan(tensors)
+    RawKernelMmaBackend(CudaDevice()).run(plan)
+    (first, *_), (name, grid, block, _, shared) = cupy.launched
+    assert (first, name) == ("paged_decode_plan", "paged_decode")
+    assert (grid, block) == ((2 * 132, 1, 1), (128, 1, 1))
+    assert 2 * (shared + 1024) <= 233472
 
 
 def test_cuda_device_registry_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,6 +355,23 @@ def test_cuda_device_decodes_right(dtype: str, interleaved: bool) -> None:
         result = attend(backend, tensors)
         verdict = judge(tensors, result.out, result.lse, backend.profile)
         assert verdict.passed, verdict.text
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
+def test_cuda_device_decodes_right_on_tensor_cores(dtype: str, head_dim: int) -> None:
+    problem = Problem(num_qo_heads=6, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=dtype)
+    batch = Batch(kv_lens=(0, 1, 5000, 77), q_lens=(1, 3, 1, 8))
+    tensors = build_tensors(Case(problem=problem, batch=batch, poison="nan"))
+    for split_tokens in (0, 256):
+        backend = RawKernelMmaBackend(CudaDevice(), split_tokens=split_tokens)
+        plan = backend.plan(tensors)
+        for _ in range(2):
+            backend.run(plan)
+            result = backend.fetch(plan)
+            verdict = judge(tensors, result.out, result.lse, backend.profile)
+            assert verdict.passed, verdict.text
 
 
 @needs_gpu

@@ -13,6 +13,7 @@ import pytest
 from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS
 from pabench.conformance.registry import CHECKS
 from pabench.problem.memory import memory_figures
+from tests.test_nvrtc import installed as nvrtc_installed
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -38,7 +39,11 @@ def own_kernel() -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
 def test_docs_commands_run(page: Path, tmp_path: Path) -> None:
+    if any(line.startswith("pabench kernels") for line in commands(page)) and not nvrtc_installed():
+        pytest.skip("NVRTC is not installed: pip install pabench[nvrtc]")
     (tmp_path / "my_kernel.py").write_text(own_kernel(), encoding="utf-8")
+    for example in (ROOT / "docs" / "examples").glob("*.cu"):
+        shutil.copy(example, tmp_path)
     for line in commands(page):
         words = line.split()
         assert words[0] == "pabench", line

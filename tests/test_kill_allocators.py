@@ -21,11 +21,11 @@ SEEDS = (0, 1, 2)
 PLACE = r"^operation \d+ \([a-z_]+\): "
 
 
-def examine(check: str, entry: AllocatorEntry, *, seed: int = 0) -> Notebook:
+def examine(check: str, entry: AllocatorEntry, *, seed: int = 0, profile: str = "quick") -> Notebook:
     examiner = Examiner(
         subject="host",
         device=DEVICE,
-        effort=replace(PROFILES["quick"], shrink=False),
+        effort=replace(PROFILES[profile], shrink=False),
         seed=seed,
         allocator=entry,
     )
@@ -48,6 +48,6 @@ def test_kill_allocators_passes_right_ones(check: str) -> None:
 def test_kill_allocators_kills(mutant: Mutant) -> None:
     entry = planted(mutant)
     for seed in SEEDS:
-        outcome = examine(mutant.killed_by, entry, seed=seed).outcome
+        outcome = examine(mutant.killed_by, entry, seed=seed, profile="default").outcome
         assert outcome is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(PLACE, outcome.text), outcome.text

@@ -13,13 +13,14 @@ import pytest
 from pabench.cli.main import run
 from pabench.conformance import attention_checks
 from pabench.conformance.examiner import CheckFailed
-from pabench.conformance.mutants import Mutant, load_mutants, overlay
+from pabench.conformance.mutants import Mutant, load_mutants
 from pabench.conformance.registry import check_by_id
 from pabench.oracle import verdict
 from pabench.oracle.reference import Truth, truth
+from pabench.problem.problem import FEATURES
 from pabench.resources import resource_dir
 from pabench.strategies import cases
-from tests.kill_support import MATRIX, examine, examiner_of, names_in_suite
+from tests.kill_support import MATRIX, PLACES, examine, examiner_of, names_in_suite, place_of, plant
 
 MUTANTS = load_mutants(Path(__file__).parent / "mutants" / "kernels.toml")
 BY_ID = {mutant.id: mutant for mutant in MUTANTS}
@@ -29,19 +30,13 @@ SEEDS = (0, 1, 2)
 WIDE = {"head-dim-tail-dropped-in-output", "append-head-dim-tail-dropped"}
 """Faults that need a head_dim beside 16; it costs a second compiled kernel."""
 
-PLACES = {
-    "attention": r"sequence \d+, query head \d+(, dim \d+)?|sequence \d+ is empty",
-    "append": r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
-    "allocator-invariants": r"operation \d+ \([a-z_]+\): ",
+FEATURES_OF = {
+    "soft-cap-after-mask": ("soft-cap",),
+    "alibi-before-soft-cap": ("alibi", "soft-cap"),
+    "sink-in-every-split": ("sinks",),
+    "merge-without-value-scale": ("fp8-kv",),
 }
-
-
-def plant(mutant: Mutant, folder: Path) -> Path:
-    return overlay(mutant, KERNELS, folder / "kernels")
-
-
-def place_of(check: str) -> str:
-    return PLACES.get(check, PLACES["attention"])
+"""What must be drawn for a mutant, where it is not the feature that its check is named after."""
 
 
 def test_kill_matrix_names_every_test_of_the_suite() -> None:
@@ -49,9 +44,14 @@ def test_kill_matrix_names_every_test_of_the_suite() -> None:
     assert {mutant.killed_by for mutant in MUTANTS} <= set(MATRIX)
 
 
+def features_of(mutant: Mutant) -> tuple[str, ...]:
+    named = tuple(name for name in FEATURES if f"[{name}]" in mutant.killed_by)
+    return FEATURES_OF.get(mutant.id, named)
+
+
 @pytest.mark.parametrize("check", MATRIX)
 def test_kill_matrix_passes_right_kernels(check: str) -> None:
-    notebook = examine(check, KERNELS, max_head_dim=80)
+    notebook = examine(check, KERNELS, max_head_dim=80, features=FEATURES)
     assert notebook.outcome is None
     assert notebook.cases >= (10 if check == "allocator-decode" else 30)
 
@@ -61,7 +61,8 @@ def test_kill_matrix_kills(mutant: Mutant, tmp_path: Path) -> None:
     kernels = plant(mutant, tmp_path)
     head_dim = 80 if mutant.id in WIDE else 16
     for seed in SEEDS:
-        outcome = examine(mutant.killed_by, kernels, seed=seed, max_head_dim=head_dim).outcome
+        narrow: dict[str, Any] = {"max_head_dim": head_dim, "features": features_of(mutant)}
+        outcome = examine(mutant.killed_by, kernels, seed=seed, **narrow).outcome
         assert outcome is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
 
@@ -125,7 +126,7 @@ def test_kill_matrix_command_names_the_place(
     mutant: str, select: str, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     kernels = plant(BY_ID[mutant], tmp_path)
-    options = f"--profile quick --device emulated --kernels {kernels} -k {select}".split()
+    options = f"--profile quick --device emulated --kernels {kernels} -k {select} --in-process".split()
     files = ["--artifacts", str(tmp_path / "run"), "--json", str(tmp_path / "result.json")]
     assert run(["conformance", *options, *files]) == 1
     failed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("FAILED")]
@@ -136,7 +137,7 @@ def test_kill_matrix_command_names_the_place(
     assert (result["checks"], result["failed"], result["exit_code"]) == (1, 1, 1)
     case = json.loads((tmp_path / "run" / result["results"][0]["failure"]["path"] / "case.json").read_text())
     assert sum(case["case"]["kv_lens"]) <= 64
-    replay = ["replay", str(tmp_path / "run" / result["results"][0]["failure"]["path"])]
+    replay = ["replay", "--in-process", str(tmp_path / "run" / result["results"][0]["failure"]["path"])]
     assert run([*replay, "--kernels", str(kernels)]) == 1
     assert failed[0].split(": ", 1)[1] in capfd.readouterr().out
     assert run(replay) == 0

@@ -20,8 +20,8 @@ ROWS: list[tuple[str, ...]] = [
     ("problem",),
     ("workloads",),
     ("oracle",),
-    ("device", "timing", "store"),
-    ("kernels",),
+    ("device", "timing", "store", "isolation"),
+    ("kernels", "controls"),
     ("backends", "allocators"),
     ("strategies",),
     ("conformance", "sweep", "serving"),
@@ -37,10 +37,12 @@ NEVER: dict[str, set[str]] = {
     "timing": {"oracle"},
     "store": {"oracle"},
     "kernels": {"oracle", "workloads", "store"},
+    "controls": {"oracle", "workloads", "store", "timing"},
     "backends": {"oracle", "workloads", "store"},
     "allocators": {"oracle", "workloads", "store"},
     "strategies": {"oracle", "backends", "allocators", "kernels", "device"},
     "conformance": {"timing"},
+    "isolation": {"problem", "workloads", "oracle", "resources"},
 }
 
 # libraries a unit is limited to, beside the standard library
@@ -52,6 +54,7 @@ ONLY: dict[str, set[str]] = {
     "problem": {"numpy"},
     "workloads": {"numpy"},
     "store": {"numpy"},
+    "isolation": set(),
 }
 
 # no files, processes or network where only the question is stated

@@ -55,7 +55,7 @@ def test_mutants_of_the_project_fit_its_kernels(mutant: Mutant) -> None:
 def test_mutants_cover_every_kernel_file() -> None:
     files = {path.name for path in resource_dir("kernels_cuda").glob("*.cu")}
     files |= {f"allocators/{path.name}" for path in (PACKAGE / "allocators").glob("host*.py")}
-    assert {mutant.file for mutant in PLANTED} == files
+    assert {mutant.file for mutant in PLANTED} >= files
 
 
 def test_mutants_ids_are_unique_over_all_files() -> None:

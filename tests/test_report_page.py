@@ -122,7 +122,17 @@ def test_report_page_loads_and_runs_nothing(full: str) -> None:
 
 def test_report_page_has_its_parts_in_order(full: str) -> None:
     ids = [a["id"] for tag, a in check_closed(full).elements if tag == "section"]
-    assert ids == ["verdict", "ran", "conformance", "sweep", "cells", "warnings", "method", "data"]
+    assert ids == [
+        "verdict",
+        "ran",
+        "conformance",
+        "sweep",
+        "cells",
+        "roofline",
+        "warnings",
+        "method",
+        "data",
+    ]
 
 
 def test_report_page_links_lead_somewhere_and_ids_are_unique(full: str) -> None:

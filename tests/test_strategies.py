@@ -16,6 +16,7 @@ from pabench.problem.case import POISONS, Case, case_from_dict
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.families import FAMILIES
 from pabench.problem.placement import HIGH_PAGE_BASE, PLACEMENTS, TABLE_TAILS
+from pabench.problem.problem import FEATURES
 from pabench.problem.tensors import build_tensors
 from pabench.strategies import (
     GROUP_SIZES,
@@ -26,6 +27,8 @@ from pabench.strategies import (
     cases,
     high_page_cases,
     long_batches,
+    prefill_batches,
+    speculative_batches,
 )
 
 T = TypeVar("T")
@@ -144,3 +147,56 @@ def test_strategies_shrink_to_few_short_sequences(
     assert sum(smallest.batch.kv_lens) <= 33
     assert smallest.problem.num_qo_heads == 1
     assert (smallest.seed, smallest.spare_pages, smallest.interleaved) == (0, 0, False)
+
+
+def test_strategies_features_reach_every_choice_and_stay_out_unless_asked() -> None:
+    assert not any(case.problem.features for case in drawn(cases(), 40))
+    found = drawn(cases(features=FEATURES), 200)
+    plain = sum(not case.problem.features for case in found)
+    assert 0.25 < plain / len(found) < 0.75
+    for feature in FEATURES:
+        assert sum(feature in case.problem.features for case in found) > 0.05 * len(found), feature
+    for case in found:
+        assert case_from_dict(case.to_dict()) == case
+    required = drawn(cases(required=["window"], features=["sinks"]), 120)
+    assert all({"window"} <= case.problem.features <= {"window", "sinks"} for case in required)
+    windows = [(case.problem.window or 0, case) for case in required]
+    assert sum(w == 1 for w, _ in windows) > 10
+    assert sum(w > max(case.batch.kv_lens) for w, case in windows) > 10
+    assert sum(min(w % TILE_TOKENS, -w % TILE_TOKENS) <= 1 < w for w, _ in windows) > 10
+    pages = [(w, case.problem.page_size) for w, case in windows if case.problem.page_size > 3]
+    assert sum(min(w % size, -w % size) <= 1 < w for w, size in pages) > 10
+    crossed = [w for w, case in windows if 0 < w < max(case.batch.kv_lens)]
+    assert len(crossed) > 0.3 * len(windows)
+
+
+@FEW
+@given(st.sampled_from(PAGE_SIZES).flatmap(prefill_batches))
+def test_strategies_prefill_batches_have_several_rows_property(batch: Any) -> None:
+    assert not batch.is_decode
+    assert max(batch.query_lens) <= 40
+    assert max(batch.kv_lens) <= 100
+
+
+def test_strategies_prefill_batches_reach_their_edges() -> None:
+    batches = drawn(st.sampled_from(PAGE_SIZES).flatmap(prefill_batches), 200)
+    pairs = [pair for b in batches for pair in zip(b.query_lens, b.kv_lens, strict=True)]
+    found = Counter(
+        {
+            "more rows than keys": sum(q > kv > 0 for q, kv in pairs),
+            "a whole prompt": sum(q == kv > 1 for q, kv in pairs),
+            "no row": sum(q == 0 for q, _ in pairs),
+            "a chunk": sum(1 < q < kv for q, kv in pairs),
+            "no key": sum(kv == 0 < q for q, kv in pairs),
+        }
+    )
+    assert min(found.values()) >= 5, found
+
+
+def test_strategies_speculative_batches_are_ragged_and_short() -> None:
+    batches = drawn(speculative_batches(16), 200)
+    assert all(batch.is_speculative and batch.num_query_tokens for batch in batches)
+    pairs = [pair for batch in batches for pair in zip(batch.kv_lens, batch.query_lens, strict=True)]
+    assert {queries for _, queries in pairs} == set(range(9))
+    assert sum(0 < kv < queries for kv, queries in pairs) >= 5
+    assert sum(kv > 64 and queries > 1 for kv, queries in pairs) >= 20

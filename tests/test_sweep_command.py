@@ -25,6 +25,8 @@ from pabench.errors import DeviceFault, EnvironmentRefused
 from pabench.problem.tensors import Tensors
 from pabench.sweep.prepare import kernels_digest
 
+# in this process, where the registry has the stand-ins; tests/test_isolation_sweep.py has the other way
+SWEEP = ("sweep", "--in-process")
 SMALL = (
     "--heads",
     "4:2",
@@ -123,14 +125,14 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         setattr(module, kind.__name__, kind)
         monkeypatch.setitem(registry.OWN, kind.__name__.lower(), f"stand_in_backends:{kind.__name__}")
     monkeypatch.setitem(sys.modules, "stand_in_backends", module)
-    monkeypatch.setattr("pabench.sweep.prepare.open_device", lambda name, *, seed, kernels: Host())
+    monkeypatch.setattr("pabench.device.registry.open_device", lambda name, **options: Host())
     monkeypatch.setattr("pabench.report.render.render_report", stub_report)
     monkeypatch.chdir(tmp_path)
     PLANNED.clear()
 
 
 def sweep(*words: str, backend: str = "counting", page_sizes: str = "8,16") -> int:
-    return run(["sweep", "--page-sizes", page_sizes, *SMALL, "--backend", backend, "--out", "out", *words])
+    return run([*SWEEP, "--page-sizes", page_sizes, *SMALL, "--backend", backend, "--out", "out", *words])
 
 
 def journal(folder: str = "out") -> list[dict[str, Any]]:
@@ -179,7 +181,8 @@ def test_sweep_line_holds_every_figure_with_its_provenance() -> None:
         assert line["modelled_gpu"] == "H200"
         figures = {key for key, value in line.items() if isinstance(value, int | float | list)}
         axes = {"page_size", "batch", "seed", "head_dim", "interleaved"}
-        assert figures - axes == set(line["provenance"])
+        assert (figures - axes) | {"modelled_bound"} == set(line["provenance"])
+        assert line["modelled_bound"] == "launch"
         assert line["provenance"]["run_ns"] == "host"
         assert line["provenance"]["waste_tokens"] == "counted"
         assert line["provenance"]["modelled_ns"] == "modelled"
@@ -187,7 +190,7 @@ def test_sweep_line_holds_every_figure_with_its_provenance() -> None:
 
 def test_sweep_known_batch_has_exact_fractions() -> None:
     words = [
-        "sweep",
+        *SWEEP,
         "--page-sizes",
         "8,16,32",
         "--lengths",
@@ -216,7 +219,7 @@ def test_sweep_wrong_backend_fails_without_a_figure_of_speed(capsys: pytest.Capt
     for line in journal():
         assert line["status"] == "failed"
         assert line["num_pages"] > 0
-        for figure in ("plan_ns", "run_ns", "run_token_heads", "modelled_ns", "modelled_tokens_per_s"):
+        for figure in ("plan_ns", "run_ns", "run_token_heads", "modelled_ns", "modelled_bound"):
             assert line[figure] is None
             assert figure not in line["provenance"]
         assert not line["check"]["passed"]
@@ -262,7 +265,7 @@ def test_sweep_interrupt_keeps_the_journal_and_prints_how_to_go_on(
     assert "go on with: pabench sweep --resume --out out" in capsys.readouterr().err
     monkeypatch.setattr(Stopping, "run", TorchSdpaBackend.run)
     before = Path("out/journal.jsonl").read_text()
-    assert run(["sweep", "--resume", "--out", "out"]) == 0
+    assert run([*SWEEP, "--resume", "--out", "out"]) == 0
     after = Path("out/journal.jsonl").read_text()
     assert after.startswith(before)
     assert len({line["id"] for line in journal()}) == len(journal()) == 8
@@ -324,7 +327,7 @@ def test_sweep_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_pa
 
 
 def test_sweep_default_folder_is_new_each_time() -> None:
-    words = ["sweep", "--page-sizes", "8", *SMALL, "--backend", "counting", "--batch", "1"]
+    words = [*SWEEP, "--page-sizes", "8", *SMALL, "--backend", "counting", "--batch", "1"]
     assert run(words) == 0
     assert run(words) == 0
     assert len(list(Path("runs").glob("sweep-*/run.json"))) == 2
@@ -335,7 +338,7 @@ def test_sweep_flag_wins_over_file_over_default() -> None:
         'page-sizes = [8]\nbatch = 2\nlengths = "fixed:len=9"\nheads = "2"\nhead-dim = 8\n'
         'backend = "counting"\nout = "filed"\n'
     )
-    assert run(["sweep", "--config", "sweep.toml", "--batch", "1,3"]) == 0
+    assert run([*SWEEP, "--config", "sweep.toml", "--batch", "1,3"]) == 0
     config = record("filed")["config"]
     assert (config["page-sizes"], config["batch"], config["head-dim"], config["seed"]) == ([8], [1, 3], 8, 0)
 
@@ -345,7 +348,7 @@ def test_sweep_trace_file_is_a_length_distribution() -> None:
         "TIMESTAMP,ContextTokens,GeneratedTokens\n"
         "2023-11-16 18:17:03.9799600,37,4\n2023-11-16 18:17:04.0319600,39,10\n"
     )
-    words = ["sweep", "--page-sizes", "8", "--trace", "day.csv", "--batch", "2", "--backend", "counting"]
+    words = [*SWEEP, "--page-sizes", "8", "--trace", "day.csv", "--batch", "2", "--backend", "counting"]
     assert run([*words, "--heads", "2", "--head-dim", "8", "--out", "out"]) == 0
     (line,) = journal()
     assert (line["lengths"], line["tokens"]) == ("trace:day", 90)
@@ -391,7 +394,7 @@ def test_sweep_bad_input_is_one_line_and_writes_nothing(
     before = sorted(str(path) for path in tmp_path.rglob("*"))
     base = [] if words[0] == "--page-sizes" else ["--page-sizes", "8"]
     base += [] if words[0] == "--backend" else ["--backend", "counting"]
-    assert run(["sweep", *base, *words]) == code
+    assert run([*SWEEP, *base, *words]) == code
     assert text in one_line(capsys)
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
@@ -408,7 +411,7 @@ SLOW = """
     from pabench.backends import registry
     from pabench.backends.torch_sdpa import TorchSdpaBackend
     from pabench.cli.main import main
-    import pabench.sweep.prepare, pabench.report.render
+    import pabench.device.registry, pabench.report.render
 
     class Host:
         name, description = "emulated", "stand-in"
@@ -423,7 +426,7 @@ SLOW = """
     module.Slow = Slow
     sys.modules["slow_backends"] = module
     registry.OWN["slow"] = "slow_backends:Slow"
-    pabench.sweep.prepare.open_device = lambda name, *, seed, kernels: Host()
+    pabench.device.registry.open_device = lambda name, **options: Host()
     pabench.report.render.render_report = lambda runs, out: out
     main()
 """
@@ -433,7 +436,7 @@ def start_slow(*words: str) -> subprocess.Popen[str]:
     root = Path(__file__).resolve().parents[1]
     code = textwrap.dedent(SLOW)
     return subprocess.Popen(
-        [sys.executable, "-c", code, "sweep", *words],
+        [sys.executable, "-c", code, *SWEEP, *words],
         env={**os.environ, "PYTHONPATH": str(root)},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

@@ -48,11 +48,11 @@ def test_sweep_kernels_with_a_fault_fail_and_name_the_place(
     text = source.read_text()
     assert text.count(before) == 1
     source.write_text(text.replace(before, after))
-    assert sweep("--kernels", "kernels") == 1
+    assert sweep("--kernels", "kernels", "--in-process") == 1
     line = json.loads(Path("out/journal.jsonl").read_text())
     assert (line["status"], line["run_ns"], line["modelled_ns"]) == ("failed", None, None)
     assert re.search(r"sequence \d+, query head \d+", line["reason"])
     replay = line["check"]["replay"].split()[1:]
     assert replay[-2:] == ["--kernels", "kernels"]
-    assert run(replay) == 1
-    assert run(replay[:-2]) == 0  # the shipped kernels are right
+    assert run([*replay, "--in-process"]) == 1
+    assert run([*replay[:-2], "--in-process"]) == 0  # the shipped kernels are right

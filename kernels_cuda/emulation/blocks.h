@@ -1,15 +1,10 @@
-// Which block runs next on an OS thread, and what becomes of blocks that wait for one another.
-//
-// A block whose lanes all poll in vain gives its OS thread to another: first to one that waits as well, and only when
-// none of those gets on to one that has not been started, so that no more are under way than must be.
+// The life of a block: from the order of the launch to a worker, run until it ends or waits, put away.
 #pragma once
 
-#include <chrono>
 #include <cstring>
-#include <deque>
 #include <memory>
 #include <numeric>
-#include <thread>
+#include <utility>
 
 #include "emulation/deadlock.h"
 #include "emulation/observe.h"
@@ -25,6 +20,7 @@ void leave_block() {
   worker->launch->fallen = true;
   abandon_block();
 }
+void take_turn() { wait_block(current); }
 #endif
 
 // Shared memory is poisoned before every block.
@@ -84,8 +80,8 @@ void run_block(Worker& block) {
     Warp& warp = block.warps[block.warp_order[0]];
     first = warp.lanes[block.random() % warp.count];
   }
+  block.got_on = !block.waiting || block.outcome == Outcome::kGate;
   block.outcome = Outcome::kDone;
-  block.got_on = !block.waiting;
   block.idle_polls = 0;
   block.waiting = nullptr;
   resume(&block.scheduler, first);
@@ -99,111 +95,50 @@ void run_block(Worker& block) {
   worker = nullptr;
 }
 
-// The blocks of a launch that are under way on one OS thread.
-class Runner {
- public:
-  explicit Runner(Launch& launch) : launch_(launch) { busy(true); }
-  ~Runner() {
-    busy(false);
-    for (auto& block : waiting_) put_away(std::move(block));
-    if (spare_) keep(std::move(spare_));
-  }
+// The next block of the launch that has not been started, in `spare` when there is one; null when all have been.
+std::unique_ptr<Worker> start_block(Launch& launch, std::unique_ptr<Worker>& spare) {
+  const u64 count = launch.order.size();
+  if (launch.next.load(std::memory_order_relaxed) >= count) return nullptr;
+  const u64 at = launch.next.fetch_add(1, std::memory_order_relaxed);
+  if (at >= count) return nullptr;
+  const u32 threads = launch.block.x * launch.block.y * launch.block.z;
+  std::unique_ptr<Worker> block = spare ? std::move(spare) : take_worker(threads, launch.shared_bytes);
+  block->launch = &launch;
+  block->threads = threads;
+  block->position = at;
+  block->running_warp = 0;
+  block->waiting = nullptr;
+  worker = block.get();
+  prepare_block(*block, launch.order[at]);
+  observe::block_begin(*block);
+  return block;
+}
 
-  void run() {
-    while (!launch_.failed.load(std::memory_order_relaxed)) {
-      std::unique_ptr<Worker> block = idle_ < waiting_.size() ? take_waiting() : start();
-      if (!block && waiting_.empty()) return;
-      if (!block) {
-        rest();
-        idle_ = 0;
-        continue;
-      }
-      run_block(*block);
-      if (block->got_on) busy(true);
-      idle_ = block->got_on ? 0 : idle_ + 1;
-      if (block->outcome == Outcome::kWaits) {
-        waiting_.push_back(std::move(block));
-      } else {
-        put_away(std::move(block));
-      }
-    }
+// Keeps a block's memory for another launch.
+void keep(std::unique_ptr<Worker> block) {
+  if (!block) return;
+  std::lock_guard<std::mutex> lock(idle_mutex);
+  if (idle_workers.size() < kMostIdle) idle_workers.push_back(std::move(block));
+}
+// The same, for the next block of this OS thread where there is none yet.
+void put_away(std::unique_ptr<Worker> block, std::unique_ptr<Worker>& spare) {
+  if (!spare) {
+    spare = std::move(block);
+  } else {
+    keep(std::move(block));
   }
+}
 
- private:
-  static constexpr auto kGrace = std::chrono::milliseconds(100);
-
-  std::unique_ptr<Worker> take_waiting() {
-    std::unique_ptr<Worker> block = std::move(waiting_.front());
-    waiting_.pop_front();
-    return block;
-  }
-
-  // A block that has not been started, or null.
-  std::unique_ptr<Worker> start() {
-    const u64 at = launch_.next.load(std::memory_order_relaxed) < launch_.order.size()
-                       ? launch_.next.fetch_add(1, std::memory_order_relaxed)
-                       : launch_.order.size();
-    if (at >= launch_.order.size()) return nullptr;
-    const u32 threads = launch_.block.x * launch_.block.y * launch_.block.z;
-    std::unique_ptr<Worker> block = spare_ ? std::move(spare_) : take_worker(threads, launch_.shared_bytes);
-    block->launch = &launch_;
-    block->threads = threads;
-    worker = block.get();
-    prepare_block(*block, launch_.order[at]);
-    block->running_warp = 0;
-    block->waiting = nullptr;
-    observe::block_begin(*block);
-    return block;
-  }
-
-  // All blocks here wait for those of other OS threads, or for what nobody will write.
-  void rest() {
-    busy(false);
-    std::this_thread::yield();
-    if (launch_.busy.load() != 0) return;
-    const auto still = std::chrono::steady_clock::now().time_since_epoch() -
-                       std::chrono::steady_clock::duration(launch_.changed.load());
-    // nobody is left who could write what is waited for: at once when a block has fallen, else it may count its polls
-    const bool fallen = launch_.fallen && still > kGrace;
-    if (!fallen && still <= std::chrono::seconds(launch_.poll_seconds)) return;
-    for (auto& block : waiting_) {
-      const Lane& lane = *block->waiting;
-      char text[200];
-      std::snprintf(text, sizeof text, "polled memory for more than %u s without end [block (%u, %u, %u), thread (%u, %u, %u)]",
-                    launch_.poll_seconds, lane.block->index.x, lane.block->index.y, lane.block->index.z, lane.thread.x,
-                    lane.thread.y, lane.thread.z);
-      if (!fallen) observe::deadlock(*block, "polled memory for more than " + std::to_string(launch_.poll_seconds) + " s without end");
-      launch_.fail(text);
-    }
-    for (auto& block : waiting_) put_away(std::move(block));
-    waiting_.clear();
-  }
-
-  void busy(bool now) {
-    if (busy_ == now) return;
-    busy_ = now;
-    launch_.changed = std::chrono::steady_clock::now().time_since_epoch().count();
-    launch_.busy += now ? 1 : -1;
-  }
-
-  void put_away(std::unique_ptr<Worker> block) {
-    if (!spare_) {
-      spare_ = std::move(block);
-    } else {
-      keep(std::move(block));
-    }
-  }
-  static void keep(std::unique_ptr<Worker> block) {
-    std::lock_guard<std::mutex> lock(idle_mutex);
-    if (idle_workers.size() < kMostIdle) idle_workers.push_back(std::move(block));
-  }
-
-  Launch& launch_;
-  std::deque<std::unique_ptr<Worker>> waiting_;
-  std::unique_ptr<Worker> spare_;  // of the block that ended last
-  std::size_t idle_ = 0;           // waiting blocks in a row that did not get on
-  bool busy_ = false;
-};
+// What a launch says of a block that polls and polls.
+std::string describe_polling(const Worker& block) {
+  const Lane& lane = *block.waiting;
+  char text[200];
+  std::snprintf(text, sizeof text,
+                "polled memory for more than %u s without end [block (%u, %u, %u), thread (%u, %u, %u)]",
+                block.launch->poll_seconds, lane.block->index.x, lane.block->index.y, lane.block->index.z,
+                lane.thread.x, lane.thread.y, lane.thread.z);
+  return text;
+}
 
 }  // namespace
 

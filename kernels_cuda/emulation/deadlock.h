@@ -12,7 +12,8 @@ namespace pab_emu {
 namespace {
 
 constexpr u32 kWarpsTold = 4;  // warps that a deadlock's message describes
-constexpr const char* kOpNames[] = {"warp_sync", "a shuffle", "ballot", "any", "all", "match_any", "reduce_add"};
+constexpr const char* kOpNames[] = {"warp_sync", "a shuffle",  "ballot",     "any",
+                                    "all",       "match_any",  "reduce_add", "a matrix instruction"};
 
 // One line on a block in which nobody can run: what each warp waits for, the first few of them.
 std::string describe_deadlock() {

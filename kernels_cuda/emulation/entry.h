@@ -20,8 +20,8 @@ PAB_EMU_UNCHECKED inline void invoke(void (*kernel)(Args...), void** args) {
   invoke_with(kernel, args, std::index_sequence_for<Args...>{});
 }
 
-// One letter a parameter, for the launcher's check: p pointer, c pointer to const, i signed, u unsigned, f floating; then
-// its size.
+// One letter a parameter, for the launcher's check: p pointer, c pointer to const, i signed, u unsigned, f floating;
+// then its size.
 template <typename T>
 constexpr int describe() {
   const int pointer = std::is_const_v<std::remove_pointer_t<T>> ? 'c' : 'p';

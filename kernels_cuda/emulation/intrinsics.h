@@ -2,14 +2,20 @@
 #pragma once
 
 #include "emulation/cuda.h"
+#include "emulation/matrix.h"
+#include "emulation/numbers.h"
 #include "pab/types.cuh"
 
+#ifdef PAB_EMU_CHECKED
+// as on a GPU: what is inlined is told apart by where it stands in the kernel
+#define PAB_FN static inline __attribute__((always_inline))
+#define PAB_METHOD inline __attribute__((always_inline))
+#define PAB_SHARED(name) unsigned char* name = ::pab_emu::shared_memory()
+#define PAB_REGION(name) ::pab_emu::enter_region(name)
+#else
 #define PAB_FN static inline
 #define PAB_METHOD inline
-
-#ifdef PAB_EMU_CHECKED
-#define PAB_SHARED(name) unsigned char* name = ::pab_emu::shared_memory()
-#else
+#define PAB_REGION(name) static_cast<void>(0)
 #define PAB_SHARED(name) unsigned char* name = ::pab_emu::current->block->shared
 #endif
 
@@ -138,6 +144,12 @@ inline T atomic_cas(T* address, T expected, T value) {
   __atomic_compare_exchange_n(address, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   return looked(old, old != expected || old == value);
 }
+#ifdef PAB_EMU_CHECKED
+template <typename T>
+inline T atomic_max(T* address, T value) { return pab_emu::atomic_extreme(address, value, true); }
+template <typename T>
+inline T atomic_min(T* address, T value) { return pab_emu::atomic_extreme(address, value, false); }
+#else
 template <typename T, typename Better>
 inline T atomic_keep(T* address, T value, Better better) {
   T old = __atomic_load_n(address, __ATOMIC_RELAXED);
@@ -154,6 +166,7 @@ template <typename T>
 inline T atomic_min(T* address, T value) {
   return atomic_keep(address, value, [](T a, T b) { return a < b; });
 }
+#endif
 
 // --- wide moves ---------------------------------------------------------------------------------------------
 #ifdef PAB_EMU_CHECKED
@@ -192,33 +205,59 @@ inline float rcp(float x) {
   const double exact = 1.0 / flush(x);
   return flush(pab_emu::approximate(exact, exact * 0.5 * 0x1p-23, x));
 }
+// PTX allows tanh a relative error of 2^-11; it does not leave [-1, 1].
+inline float fast_tanh(float x) {
+  const double exact = std::tanh(static_cast<double>(x));
+  const float y = pab_emu::approximate(exact, exact * 0.99 * 0x1p-11, x);
+  return std::fabs(y) > 1.0f ? std::copysign(1.0f, y) : y;
+}
 inline float minus_infinity() { return std::bit_cast<float>(0xFF800000u); }
 inline float fmadd(float a, float b, float c) { return std::fma(a, b, c); }
 
 // --- conversion ---------------------------------------------------------------------------------------------
-inline float half_to_float(u16 bits) {
-  // the exponent is moved by a multiplication, which also normalises subnormals
-  const u32 sign = static_cast<u32>(bits & 0x8000u) << 16, rest = static_cast<u32>(bits & 0x7FFFu) << 13;
-  u32 scaled = std::bit_cast<u32>(std::bit_cast<float>(rest) * 0x1p112f);
-  if (rest >= 0x0F800000u) scaled |= 0x7F800000u;  // infinity and NaN
-  return std::bit_cast<float>(sign | scaled);
+// float_to_half, half_to_float, float_to_bf16, bf16_to_float: emulation/numbers.h
+inline u32 pack_f16x2(float low, float high) {
+  return static_cast<u32>(float_to_half(low)) | static_cast<u32>(float_to_half(high)) << 16;
 }
-inline u16 float_to_half(float value) {
-  const u32 bits = std::bit_cast<u32>(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
-  if (magnitude > 0x7F800000u) return static_cast<u16>(sign | 0x7FFFu);   // NaN
-  if (magnitude >= 0x477FF000u) return static_cast<u16>(sign | 0x7C00u);  // rounds to infinity
-  if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 rounds at the right place
-    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-    return static_cast<u16>(sign | (std::bit_cast<u32>(shifted) - 0x3F000000u));
-  }
-  const u32 odd = magnitude >> 13 & 1u;
-  return static_cast<u16>(sign | ((magnitude - 0x38000000u + 0xFFFu + odd) >> 13));
+inline u32 pack_bf16x2(float low, float high) {
+  return static_cast<u32>(float_to_bf16(low)) | static_cast<u32>(float_to_bf16(high)) << 16;
 }
-inline float bf16_to_float(u16 bits) { return std::bit_cast<float>(static_cast<u32>(bits) << 16); }
-inline u16 float_to_bf16(float value) {
-  const u32 bits = std::bit_cast<u32>(value);
-  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<u16>(bits >> 16 | 0x40u);
-  return static_cast<u16>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+inline void unpack_f16x2(u32 both, float& low, float& high) {
+  low = half_to_float(static_cast<u16>(both));
+  high = half_to_float(static_cast<u16>(both >> 16));
+}
+inline void unpack_bf16x2(u32 both, float& low, float& high) {
+  low = bf16_to_float(static_cast<u16>(both));
+  high = bf16_to_float(static_cast<u16>(both >> 16));
+}
+
+// --- matrix -------------------------------------------------------------------------------------------------
+inline void ldmatrix_x4(u32 (&out)[4], const void* row) {
+  pab_emu::load_matrices(out, row, pab_emu::MatrixKind::kLoad);
+}
+inline void ldmatrix_x4_trans(u32 (&out)[4], const void* row) {
+  pab_emu::load_matrices(out, row, pab_emu::MatrixKind::kLoadTransposed);
+}
+inline void mma_16816_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  pab_emu::multiply_matrices(c, a, b0, b1, pab_emu::MatrixKind::kMultiplyF16);
+}
+inline void mma_16816_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  pab_emu::multiply_matrices(c, a, b0, b1, pab_emu::MatrixKind::kMultiplyBf16);
+}
+inline float e4m3_to_float(u8 bits) {
+  // the bits in a half's place are 2^8 too small
+  const u32 magnitude = bits & 0x7Fu;
+  const u32 half = (bits & 0x80u) << 8 | magnitude << 7;
+  return magnitude == 0x7Fu ? std::bit_cast<float>(0x7FFFFFFFu) : 256.0f * half_to_float(static_cast<u16>(half));
+}
+inline u8 float_to_e4m3(float value) {
+  const u32 bits = std::bit_cast<u32>(value), magnitude = bits & 0x7FFFFFFFu, sign = bits >> 24 & 0x80u;
+  if (magnitude > 0x7F800000u) return 0x7F;
+  // adding 2^14 rounds to multiples of 2^-9; above 2^-6 the exponent moves the last place
+  const u32 small = std::bit_cast<u32>(std::bit_cast<float>(magnitude) + 16384.0f) - 0x46800000u;
+  const u32 large = ((magnitude + 0x7FFFFu + (magnitude >> 20 & 1u)) >> 20) - 960u;
+  const u32 code = magnitude < 0x3C800000u ? small : large;
+  return static_cast<u8>(sign | (code < 0x7Eu ? code : 0x7Eu));
 }
 
 }  // namespace pab

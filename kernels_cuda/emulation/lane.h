@@ -24,7 +24,7 @@ struct Dim3 {
 };
 
 // What a collective does with the values of its lanes.
-enum class Op : u32 { kSync, kShuffle, kBallot, kAny, kAll, kMatchAny, kReduceAdd };
+enum class Op : u32 { kSync, kShuffle, kBallot, kAny, kAll, kMatchAny, kReduceAdd, kMatrix };
 
 struct Warp;
 struct Block;
@@ -62,6 +62,11 @@ struct Lane {
   u32 copy_group = 0;  // open group of asynchronous copies
   u32 copy_count = 0;
   PendingCopy* copies = nullptr;  // kCopyQueue of them
+#ifdef PAB_EMU_CHECKED
+  u32 watch = 0;   // Request::checks, while a launch is counted
+  u64 region = 0;  // of the code that runs, where an entry of the log holds it
+  u64 *log_begin = nullptr, *log_next = nullptr, *log_end = nullptr;  // see checked/log.h
+#endif
 };
 
 struct Warp {

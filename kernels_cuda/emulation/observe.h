@@ -21,7 +21,12 @@ inline void barrier_release(Worker&, u32) {}
 inline void fence(Lane&, bool) {}
 inline bool copy_issue(Lane&, const PendingCopy&) { return true; }
 inline void copy_land(Lane&, const PendingCopy&) {}
+inline void matrix_row(const void*, const void*) {}
 inline void poll(Lane&) {}
+inline void count_collective(Lane&, Op) {}
+inline void count_barrier(Lane&) {}
+inline void count_commit(Lane&) {}
+inline void count_mma(Warp&, const char*) {}
 inline void fault(const Lane&, const char*) {}
 inline void deadlock(Worker&, const std::string&) {}
 

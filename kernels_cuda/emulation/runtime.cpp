@@ -14,11 +14,15 @@
 #ifdef PAB_EMU_CHECKED
 #include "emulation/checked/callbacks.h"
 #endif
-#include "emulation/blocks.h"
 #include "emulation/deadlock.h"
 #include "emulation/observe.h"
 #include "emulation/schedule.h"
 #include "emulation/switch.h"
+#ifdef PAB_EMU_CHECKED
+#include "emulation/checked/runner.h"
+#else
+#include "emulation/runner.h"
+#endif
 
 namespace pab_emu {
 
@@ -28,6 +32,7 @@ u64 collective(u32 mask, Op op, u64 value, u32 source) {
   Lane* me = current;
   Warp& warp = *me->warp;
   me->pc = __builtin_return_address(0);
+  observe::count_collective(*me, op);
   me->op = op;
   me->mask = mask;
   me->value = value;
@@ -52,6 +57,7 @@ void barrier(u32 id, u32 expected, bool wait) {
   me->pc = __builtin_return_address(0);
   if (id >= kBarriers) fault("barrier %u: there are %u barriers", id, kBarriers);
   if (expected % kWarpSize) fault("barrier %u: %u threads is not a multiple of the warp size", id, expected);
+  observe::count_barrier(*me);
   if (w.barrier_arrived[id] && w.barrier_expected[id] != expected) {
     fault("barrier %u: threads expect %u and %u arrivals", id, w.barrier_expected[id], expected);
   }
@@ -125,7 +131,11 @@ void copy_async(void* target, const void* source, bool valid) {
   me->copies[me->copy_count++] = copy;
 }
 
-void copy_commit() { ++current->copy_group; }
+void copy_commit() {
+  current->pc = __builtin_return_address(0);
+  observe::count_commit(*current);
+  ++current->copy_group;
+}
 
 void copy_wait(u32 newest_groups_left) {
   Lane* me = current;
@@ -249,6 +259,8 @@ extern "C" int pab_emu_launch_checked(const PabEmuLaunch* asked, const pab_emu::
   pab_emu::Checked checked(*request, pab_emu::u64{asked->grid[0]} * asked->grid[1] * asked->grid[2]);
   pab_emu::Launch launch;
   launch.checked = &checked;
+  pab_emu::Turns turns;
+  launch.turns = &turns;
   prepare(launch, *asked);
   run(launch, asked->workers);
   *report = strdup(pab_emu::report_json(checked).c_str());

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "emulation/deadlock.h"
+#include "emulation/matrix_compute.h"
 #include "emulation/observe.h"
 #include "emulation/worker.h"
 
@@ -87,6 +88,16 @@ void suspend(Lane* me) {
   }
 }
 
+// Ends the launch unless all 32 lanes are there for the same instruction: a fragment is spread over all of them.
+void check_matrix(const Warp& warp, u32 there) {
+  if (there != ~0u) fault("matrix instruction: lanes 0x%08x have returned or do not exist", ~there);
+  for (u32 i = 1; i < kWarpSize; ++i) {
+    if (warp.lanes[i]->source != warp.lanes[0]->source) {
+      fault("matrix instruction: lanes 0 and %u of the warp came to different ones", i);
+    }
+  }
+}
+
 // Ends a collective once all of `mask` that have not returned are there, and computes its results for all of
 // them.  CUDA waits for the non-exited lanes of a mask only.
 bool try_complete(Warp& warp, const u32 named, Op op) {
@@ -103,12 +114,20 @@ bool try_complete(Warp& warp, const u32 named, Op op) {
     all |= static_cast<u64>(lane.value != 0) << i;
     sum += lane.value;
   }
+  if (op == Op::kMatrix) check_matrix(warp, mask);
   warp.arrived &= ~mask;
   warp.runnable |= mask;
   worker->idle_polls = 0;
   worker->got_on = true;
   observe::collective_complete(warp, mask, op);
   if (op == Op::kSync) return true;
+  if (op == Op::kMatrix) {
+    const auto kind = static_cast<MatrixKind>(warp.lanes[0]->source);
+    if (kind == MatrixKind::kMultiplyF16) observe::count_mma(warp, "m16n8k16.f16");
+    if (kind == MatrixKind::kMultiplyBf16) observe::count_mma(warp, "m16n8k16.bf16");
+    run_matrix(warp.lanes, kind);
+    return true;
+  }
   for (u32 rest = mask; rest; rest &= rest - 1) {
     Lane& lane = *warp.lanes[__builtin_ctz(rest)];
     switch (op) {
@@ -129,7 +148,8 @@ bool try_complete(Warp& warp, const u32 named, Op op) {
         lane.result = equal;
         break;
       }
-      case Op::kSync: break;
+      case Op::kSync:
+      case Op::kMatrix: break;
     }
   }
   return true;
@@ -166,6 +186,9 @@ u32 runnable_lanes(const Worker& w) {
 void wait_block(Lane* me) {
   Worker& w = *worker;
   w.outcome = Outcome::kWaits;
+#ifdef PAB_EMU_CHECKED
+  if (!w.has_turn) w.outcome = Outcome::kGate;
+#endif
   w.waiting = me;
   pab_emu_switch(&me->context, w.scheduler);
 }

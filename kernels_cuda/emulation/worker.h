@@ -54,11 +54,14 @@ struct Random {  // splitmix64
 #ifdef PAB_EMU_CHECKED
 struct Checked;
 struct BlockTrace;
+struct Counters;
+struct Turns;
 #endif
 
 struct Launch {
 #ifdef PAB_EMU_CHECKED
   Checked* checked = nullptr;  // checkers, counters and what they found
+  Turns* turns = nullptr;      // the order in which blocks do what others see
 #endif
   void (*invoke)(void**);
   void** args;
@@ -68,8 +71,8 @@ struct Launch {
   u32 poll_seconds;
   std::vector<u64> order;  // block numbers in the order they are started
   std::atomic<u64> next{0};
-  // OS threads that have a block which gets on, and when their number changed last: once it is 0 for long, what is
-  // polled for never comes
+  // Not checked: OS threads that have a block which gets on, and when their number changed last.  Once it is 0 for
+  // long, what is polled for never comes.
   std::atomic<u32> busy{0};
   std::atomic<std::chrono::steady_clock::rep> changed{0};
   std::atomic<bool> failed{false};  // every block ends as soon as it can
@@ -89,8 +92,8 @@ struct Launch {
   }
 };
 
-// How a block gave the processor back.
-enum class Outcome : u32 { kDone, kWaits, kFallen };
+// How a block gave the processor back: it ended, polls in vain, was ended, or (checked only) wants its turn.
+enum class Outcome : u32 { kDone, kWaits, kFallen, kGate };
 
 // A running block's stacks, lanes and shared memory; kept between launches.
 struct Worker {
@@ -127,12 +130,19 @@ struct Worker {
   bool got_on = false;         // anything but such polls since the block was last resumed
   Outcome outcome = Outcome::kDone;
   Lane* waiting = nullptr;     // of a block that waits: the lane to go on with
+  u64 position = 0;            // in the launch's order
+#ifdef PAB_EMU_CHECKED
+  bool has_turn = false;       // whether it may do what other blocks see
+#endif
   Block block;
   Launch* launch = nullptr;
   Context scheduler = nullptr;
   Random random{0};
 #ifdef PAB_EMU_CHECKED
   std::shared_ptr<BlockTrace> trace;  // what the checkers keep of the block
+  std::unique_ptr<u64[]> log;         // what lanes did since they met, kLogStride words a lane
+  Counters* counters = nullptr;       // of this block in the launch `counted`
+  u64 counted = 0;
 #endif
 };
 

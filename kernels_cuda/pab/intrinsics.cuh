@@ -4,6 +4,8 @@
 // emulation/intrinsics.h (portable C++ over fibers).  What each function promises is written here, once.
 //
 //   dynamic shared memory   PAB_SHARED(name)                  unsigned char* name, aligned to 16 bytes
+//   counted region          PAB_REGION("name"): from here on the checked device counts what this thread does under
+//                           that name, "" for none; nothing elsewhere
 //   warp                    lane_id, shfl_xor / shfl_up / shfl_down / shfl_idx (float, u32, i32, u64, i64), ballot,
 //                           any, all, match_any, reduce_add, warp_sync; all take the mask of taking part lanes,
 //                           of which those that have returned are not waited for
@@ -18,8 +20,16 @@
 //   math                    ex2, rcp: approximate, relative error up to 2^-22; lg2: the same, but an absolute
 //                           error up to 2^-22 between 1/2 and 2; denormals are zeros to them; fmadd;
 //                           minus_infinity
+//                           fast_tanh: approximate, relative error up to 2^-11
 //   conversion              half_to_float, float_to_half, bf16_to_float, float_to_bf16: bits in u16,
-//                           rounding to nearest even
+//                           rounding to nearest even; pack_f16x2, pack_bf16x2 (low, high), unpack_f16x2,
+//                           unpack_bf16x2: two in a u32;
+//                           e4m3_to_float, float_to_e4m3: bits in u8, what is too large becomes +-448
+//   matrix                  whole warps only; fragments as in the PTX ISA, repeated in emulation/matrix.h.
+//                           ldmatrix_x4(out, row), ldmatrix_x4_trans: four 8 x 8 matrices of 16-bit elements from
+//                           shared memory; lane i gives the address, a multiple of 16 bytes, of row i % 8 of
+//                           matrix i / 8.  mma_16816_f16(c, a, b0, b1), mma_16816_bf16: c += a b with a 16 x 16,
+//                           b 16 x 8; products exact, float sums whose order and rounding are open
 #pragma once
 
 #include "pab/types.cuh"

@@ -5,6 +5,8 @@
 
 #define PAB_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
+#define PAB_REGION(name) static_cast<void>(0)
+
 #define PAB_FN static __device__ __forceinline__
 #define PAB_METHOD __device__ __forceinline__
 
@@ -116,6 +118,11 @@ PAB_FN float rcp(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+PAB_FN float fast_tanh(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 PAB_FN float minus_infinity() { return __uint_as_float(0xFF800000u); }
 PAB_FN float fmadd(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
@@ -135,6 +142,82 @@ PAB_FN u16 float_to_bf16(float value) {
   u32 both;  // sm_80 converts in pairs: the low half is ours
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(0.0f), "f"(value));
   return static_cast<u16>(both);
+}
+PAB_FN float e4m3_to_float(u8 bits) {
+#if __CUDA_ARCH__ >= 890
+  u32 both;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(both) : "h"(static_cast<u16>(bits)));
+  return half_to_float(static_cast<u16>(both));
+#else
+  // the bits in a half's place are 2^8 too small
+  const u32 magnitude = bits & 0x7Fu;
+  const u32 half = (bits & 0x80u) << 8 | magnitude << 7;
+  return magnitude == 0x7Fu ? __uint_as_float(0x7FFFFFFFu) : 256.0f * half_to_float(static_cast<u16>(half));
+#endif
+}
+PAB_FN u8 float_to_e4m3(float value) {
+#if __CUDA_ARCH__ >= 890
+  u16 both;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(both) : "f"(0.0f), "f"(value));
+  return static_cast<u8>(both);
+#else
+  const u32 bits = __float_as_uint(value), magnitude = bits & 0x7FFFFFFFu, sign = bits >> 24 & 0x80u;
+  if (magnitude > 0x7F800000u) return 0x7F;
+  // adding 2^14 rounds to multiples of 2^-9; above 2^-6 the exponent moves the last place
+  const u32 small = __float_as_uint(__uint_as_float(magnitude) + 16384.0f) - 0x46800000u;
+  const u32 large = ((magnitude + 0x7FFFFu + (magnitude >> 20 & 1u)) >> 20) - 960u;
+  const u32 code = magnitude < 0x3C800000u ? small : large;
+  return static_cast<u8>(sign | (code < 0x7Eu ? code : 0x7Eu));
+#endif
+}
+
+PAB_FN u32 pack_f16x2(float low, float high) {
+  u32 both;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+PAB_FN u32 pack_bf16x2(float low, float high) {
+  u32 both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+PAB_FN void unpack_f16x2(u32 both, float& low, float& high) {
+  low = half_to_float(static_cast<u16>(both));
+  high = half_to_float(static_cast<u16>(both >> 16));
+}
+PAB_FN void unpack_bf16x2(u32 both, float& low, float& high) {
+  low = __uint_as_float(both << 16);
+  high = __uint_as_float(both & 0xFFFF0000u);
+}
+
+// --- matrix -------------------------------------------------------------------------------------------------
+PAB_FN void ldmatrix_x4(u32 (&out)[4], const void* row) {
+  const u32 address = static_cast<u32>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
+PAB_FN void ldmatrix_x4_trans(u32 (&out)[4], const void* row) {
+  const u32 address = static_cast<u32>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
+PAB_FN void mma_16816_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+PAB_FN void mma_16816_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 }  // namespace pab

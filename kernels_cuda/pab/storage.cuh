@@ -1,6 +1,7 @@
 // The storage type of a kernel instance and vector access to it.
 //
-//   PAB_DTYPE   0 float32, 1 float16, 2 bfloat16 (the 16-bit types are carried as their bits)
+//   PAB_DTYPE   0 float32, 1 float16, 2 bfloat16 (the smaller types are carried as their bits)
+//   PAB_E4M3    1 when the cache is stored as e4m3; else, or not defined, it is stored as the rest
 #pragma once
 
 #include "pab/intrinsics.cuh"
@@ -21,6 +22,13 @@ PAB_FN float to_float(Stored x) { return bf16_to_float(x); }
 PAB_FN Stored from_float(float x) { return float_to_bf16(x); }
 #else
 #error "PAB_DTYPE must be 0, 1 or 2"
+#endif
+
+#if defined(PAB_E4M3) && PAB_E4M3
+using Cached = u8;
+PAB_FN float to_float(Cached x) { return e4m3_to_float(x); }
+#else
+using Cached = Stored;
 #endif
 
 // N neighbouring elements, moved by one load or store; the address must be a multiple of their size.

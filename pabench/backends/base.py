@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pabench.device.base import Device
+from pabench.errors import UnknownName
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
+from pabench.problem.problem import FEATURES
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 
@@ -25,11 +27,13 @@ class Capabilities:
     Attributes:
         dtypes: storage types it takes.
         devices: device names it runs on; empty for a backend that does not launch through a pabench device.
-        operations: subset of ``decode``, ``prefill``, ``append``.
+        operations: subset of ``decode``, ``speculative`` (up to 8 query tokens a sequence), ``prefill`` (any
+            number), ``append``.
         kv_layouts: subset of ``NHD``, ``HND``.
         interleaved: whether it takes strided views of K and V in one pool.
         lse: whether it returns the log-sum-exp.
         max_head_dim: largest head dimension.
+        features: subset of ``pabench.problem.problem.FEATURES``: what it can beyond plain attention.
         rule: any further condition on a case; returns the reason why not, or None.
     """
 
@@ -40,13 +44,21 @@ class Capabilities:
     interleaved: bool = True
     lse: bool = True
     max_head_dim: int = 1024
+    features: frozenset[str] = frozenset()
     rule: Callable[[Case], str | None] | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.features:
+            if name not in FEATURES:
+                raise UnknownName("feature", str(name), FEATURES)
 
     def why_not(self, case: Case) -> str | None:
         """Return why ``case`` is unsupported, or None when it is supported."""
-        problem = case.problem
-        operation = "decode" if case.batch.is_decode else "prefill"
-        if operation not in self.operations:
+        problem, batch = case.problem, case.batch
+        operation = "decode" if batch.is_decode else "speculative" if batch.is_speculative else "prefill"
+        if operation not in self.operations and not (
+            operation == "speculative" and "prefill" in self.operations
+        ):
             return f"no {operation}"
         if problem.dtype not in self.dtypes:
             return f"no dtype {problem.dtype}"
@@ -56,6 +68,9 @@ class Capabilities:
             return "no strided views of K and V"
         if problem.head_dim > self.max_head_dim:
             return f"head_dim {problem.head_dim} is above {self.max_head_dim}"
+        missing = [name for name in FEATURES if name in case.features - self.features]
+        if missing:
+            return f"no {', no '.join(missing)}"
         return self.rule(case) if self.rule else None
 
 

@@ -1,4 +1,4 @@
-"""Our own kernels as a backend: ``paged_decode_simple.cu`` and ``kv_append.cu``."""
+"""Our own readable kernels as a backend: ``paged_decode_simple.cu`` and ``kv_append.cu``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from pabench.kernels.decode_simple import DecodePlan, plan_decode, split_count
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import DTYPES, Array, dtype_by_name
 from pabench.problem.pool import KvPool
+from pabench.problem.problem import FEATURES
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 
+TANH_ERROR = 2.0**-20
+"""Of ``tanh_from_exp`` in ``pab/features.cuh``."""
+
 
 class RawKernelBackend:
-    """Decode and append with the simple kernels, on any device.
+    """Attention and append with the simple kernels, on any device.
 
     Args:
         device: where to run.
@@ -28,10 +32,13 @@ class RawKernelBackend:
     capabilities = Capabilities(
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),
-        operations=frozenset({"decode", "append"}),
+        operations=frozenset({"decode", "speculative", "prefill", "append"}),
         max_head_dim=256,
+        features=frozenset(FEATURES),
     )
-    profile = ComputeProfile(p_dtype="float32", partial_dtype="float32", accumulation="blocked")
+    profile = ComputeProfile(
+        p_dtype="float32", partial_dtype="float32", accumulation="blocked", tanh_error=TANH_ERROR
+    )
 
     def __init__(self, device: Device, *, num_splits: int | None = None) -> None:
         self._device = device
@@ -41,15 +48,19 @@ class RawKernelBackend:
         """Upload the arrays and build the launches."""
         check_attention(self.name, self.capabilities, tensors)
         device, case = self._device, tensors.case
+        problem, batch = case.problem, case.batch
         pool = tensors.pool.with_storage(device.to_device(tensors.pool.storage))
+        seen = [n if problem.window is None else min(n, problem.window) for n in batch.kv_lens]
+        splits = split_count(seen, problem.num_qo_heads, num_query_tokens=batch.num_query_tokens)
         return plan_decode(
             device,
-            case.problem,
+            problem,
             q=device.to_device(tensors.q),
             pool=pool,
             block_table=device.to_device(tensors.layout.block_table),
             kv_lens=device.to_device(tensors.kv_lens),
-            num_splits=self._num_splits or split_count(case.batch.kv_lens, case.problem.num_qo_heads),
+            num_splits=self._num_splits or splits,
+            qo_indptr=None if batch.is_decode else device.to_device(tensors.qo_indptr),
         )
 
     def run(self, plan: DecodePlan) -> None:

@@ -1,7 +1,8 @@
 """Finds backends: our own, the entry points of group ``pabench.backends``, and Python code by its place.
 
 A place reads ``file.py:attribute`` or ``package.module:attribute``.  The attribute is a function (see
-``function.py``) or anything that, called with a device, returns a ``Backend``.
+``function.py``) or anything that, called with a device, returns a ``Backend``.  A place that ends in ``.cu``
+is a kernel (see ``cuda_source.py``).
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from types import ModuleType
 from typing import Any
 
 from pabench.backends.base import Backend, BackendFactory, Capabilities
+from pabench.backends.cuda_source import CudaSourceBackend
 from pabench.backends.function import FunctionBackend
 from pabench.device.base import Device
 from pabench.errors import EnvironmentRefused, PabenchError, UnknownName, UsageError
 from pabench.problem.profile import ComputeProfile
 
 GROUP = "pabench.backends"
+SOURCE = ".cu"
 OWN = {
     "rawkernel": "pabench.backends.rawkernel:RawKernelBackend",
+    "rawkernel-mma": "pabench.backends.rawkernel_mma:RawKernelMmaBackend",
     "torch-sdpa": "pabench.backends.torch_sdpa:TorchSdpaBackend",
 }
 
@@ -43,6 +47,8 @@ def load_backend(name: str, device: Device) -> Backend:
     """
     names = backend_names()
     if name not in names:
+        if name.endswith(SOURCE):
+            return CudaSourceBackend(Path(name), device)
         if ":" in name:
             return _at_place(name, device)
         raise UnknownName("backend", name, names)
@@ -61,7 +67,7 @@ def load_backend(name: str, device: Device) -> Backend:
 
 def is_place(name: str) -> bool:
     """Whether ``load_backend`` would run code from a place for ``name``."""
-    return ":" in name and name not in backend_names()
+    return (":" in name or name.endswith(SOURCE)) and name not in backend_names()
 
 
 def _checked(name: str, backend: Any) -> Backend:

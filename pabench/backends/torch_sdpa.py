@@ -1,5 +1,8 @@
 """The first outsider: gather the pages, then let PyTorch's scaled dot product attention do the rest.
 
+What that function has no argument for (soft cap, float32 biases, sinks, an e4m3 cache) is written out in
+float32.
+
 It launches nothing through a pabench device: it runs on CPU tensors, and on CUDA tensors when the device is
 ``cuda``.  PyTorch's function takes no block table, so the gather is part of ``run``; and it returns no
 log-sum-exp, so that is a second pass over the keys in float32.  Both are costs of this route, and timed.
@@ -20,11 +23,13 @@ from pabench.device.base import Device
 from pabench.errors import EnvironmentRefused
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
-from pabench.problem.problem import Problem
+from pabench.problem.problem import FEATURES, Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 
 _TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+WRITTEN_OUT = frozenset({"soft-cap", "alibi", "sinks", "fp8-kv"})
+"""Features for which the second product is ours; a bias could go into the mask, but only in 16 bits."""
 _HAS_GQA = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)
 
 
@@ -34,14 +39,18 @@ class _Sequence:
 
     Attributes:
         first_row, end_row: its rows of ``q`` that see at least one key; rows before them see nothing.
+        position: place of its first such row among the keys.
+        first_key: first key that any row sees; those before it are not gathered.
         kv_len: tokens in the cache.
-        full_pages: int64, physical pages whose every slot is in use.
+        full_pages: int64, physical pages whose every slot is in use, from that of ``first_key`` on.
         last_page: physical page that is filled in part, or -1.
         last_fill: tokens in it.
     """
 
     first_row: int
     end_row: int
+    position: int
+    first_key: int
     kv_len: int
     full_pages: torch.Tensor
     last_page: int
@@ -65,7 +74,9 @@ class TorchSdpaBackend:
 
     name = "torch-sdpa"
     capabilities = Capabilities(
-        dtypes=frozenset(_TORCH_DTYPES), operations=frozenset({"decode", "prefill", "append"})
+        dtypes=frozenset(_TORCH_DTYPES),
+        operations=frozenset({"decode", "speculative", "prefill", "append"}),
+        features=frozenset(FEATURES),
     )
     # The fused kernels of PyTorch round the softmax weights to the storage type before the second product
     # and sum in float32; on the CPU too.
@@ -95,7 +106,7 @@ class TorchSdpaBackend:
         problem = tensors.case.problem
         kv_lens = [int(n) for n in tensors.kv_lens]
         q = self._upload(tensors.q, problem.dtype)
-        storage = self._upload(tensors.pool.storage, problem.dtype)
+        storage = self._upload(tensors.pool.storage, problem.kv_dtype or problem.dtype)
         return SdpaPlan(
             problem=problem,
             q=q,
@@ -107,16 +118,28 @@ class TorchSdpaBackend:
 
     def run(self, plan: SdpaPlan) -> None:
         """Gather, attend and compute the log-sum-exp, one sequence after another."""
+        problem = plan.problem
         plan.out.zero_()
         plan.lse.fill_(-torch.inf)
+        if problem.sinks is not None:  # all that a row without a key has
+            plan.lse[:] = torch.tensor(problem.sinks, device=self._where)
         for sequence in plan.sequences:
             rows = slice(sequence.first_row, sequence.end_row)
-            keys = _gather(plan.pool.k, sequence, plan.pool.kv_layout)
-            values = _gather(plan.pool.v, sequence, plan.pool.kv_layout)
+            keys, values = (_gather(plan, kind, sequence) for kind in "kv")
             q = plan.q[rows].transpose(0, 1)
-            mask = _mask(plan.problem, q.shape[1], sequence.kv_len, self._where)
-            plan.out[rows] = _attend(plan.problem, q, keys, values, mask).transpose(0, 1)
-            plan.lse[rows] = _log_sum_exp(plan.problem, q, keys, mask).transpose(0, 1)
+            mask = _mask(problem, sequence, self._where)
+            logits = _logits(problem, q, keys, sequence)
+            if mask is not None:
+                logits = logits.masked_fill(~mask, -torch.inf)
+            if problem.sinks is not None:
+                sinks = torch.tensor(problem.sinks, device=self._where)[:, None, None]
+                logits = torch.cat([logits, sinks.expand(-1, logits.shape[1], 1)], dim=2)
+            if problem.features & WRITTEN_OUT:
+                out = _weigh(problem, torch.softmax(logits, dim=2)[:, :, : keys.shape[1]], values)
+            else:
+                out = _attend(problem, q, keys, values, mask)
+            plan.out[rows] = out.transpose(0, 1).to(plan.out.dtype)
+            plan.lse[rows] = torch.logsumexp(logits, dim=2).transpose(0, 1)
 
     def fetch(self, plan: SdpaPlan) -> AttentionOutput:
         """Return the output in the storage type of the case, and the float32 natural-log LSE."""
@@ -154,22 +177,29 @@ class TorchSdpaBackend:
         return torch.from_numpy(array).to(self._where)
 
     def _sequences(self, tensors: Tensors, kv_lens: list[int]) -> tuple[_Sequence, ...]:
-        page_size, causal = tensors.layout.page_size, tensors.case.problem.causal
+        problem, page_size = tensors.case.problem, tensors.layout.page_size
         sequences = []
         for i, kv_len in enumerate(kv_lens):
             first, end = int(tensors.qo_indptr[i]), int(tensors.qo_indptr[i + 1])
-            if causal:  # aligned at the bottom right: with more rows than keys, the first rows see nothing
+            position = kv_len - (end - first)
+            if (
+                problem.causal
+            ):  # aligned at the bottom right: with more rows than keys, the first rows see nothing
                 first = max(first, end - kv_len)
+                position = max(0, position)
             if kv_len == 0 or first == end:
                 continue
+            first_key = 0 if problem.window is None else max(0, position - problem.window + 1)
             pages = torch.from_numpy(tensors.layout.pages(i, kv_len).astype(np.int64))
             full = kv_len // page_size
             sequences.append(
                 _Sequence(
                     first_row=first,
                     end_row=end,
+                    position=position,
+                    first_key=first_key,
                     kv_len=kv_len,
-                    full_pages=pages[:full].to(self._where),
+                    full_pages=pages[first_key // page_size : full].to(self._where),
                     last_page=int(pages[full]) if kv_len % page_size else -1,
                     last_fill=kv_len % page_size,
                 )
@@ -177,27 +207,48 @@ class TorchSdpaBackend:
         return tuple(sequences)
 
 
-def _gather(view: torch.Tensor, sequence: _Sequence, kv_layout: str) -> torch.Tensor:
-    """Return ``(num_kv_heads, kv_len, head_dim)`` of one sequence; slots past its end are not touched."""
+def _gather(plan: SdpaPlan, kind: str, sequence: _Sequence) -> torch.Tensor:
+    """Return keys or values ``(num_kv_heads, n, head_dim)`` from ``first_key`` on; other slots are not used.
+
+    A cache of another type comes as float32, scales applied.
+    """
+    pool, problem = plan.pool, plan.problem
+    view = pool.k if kind == "k" else pool.v
     pages = view.index_select(0, sequence.full_pages)
-    if kv_layout == "HND":
+    if pool.kv_layout == "HND":
         pages = pages.transpose(1, 2)
     parts = [pages.flatten(0, 1)]
     if sequence.last_fill:
         last = view[sequence.last_page]
-        tokens = last if kv_layout == "NHD" else last.transpose(0, 1)
+        tokens = last if pool.kv_layout == "NHD" else last.transpose(0, 1)
         parts.append(tokens[: sequence.last_fill])
-    return torch.cat(parts).transpose(0, 1)
+    found = torch.cat(parts)[sequence.first_key % problem.page_size :]
+    if problem.kv_dtype is not None:
+        scales = torch.tensor(problem.kv_scales(kind), device=found.device)
+        found = found.view(torch.float8_e4m3fn).float() * scales[:, None]
+    return found.transpose(0, 1)
 
 
-def _mask(problem: Problem, rows: int, kv_len: int, where: torch.device) -> torch.Tensor | None:
-    """Bottom-right causal mask ``(rows, kv_len)``, true where a key is seen; None when every key is.
+def _mask(problem: Problem, sequence: _Sequence, where: torch.device) -> torch.Tensor | None:
+    """Return ``(rows, keys)``, true where a key is seen; None when every key is.
 
     PyTorch's own ``is_causal`` aligns at the top left, which is another mask unless both lengths agree.
     """
-    if not problem.causal or rows == 1:
-        return None
-    return torch.ones(rows, kv_len, dtype=torch.bool, device=where).tril(kv_len - rows)
+    if sequence.end_row - sequence.first_row == 1 or not (problem.causal or problem.window):
+        return None  # the keys of a single row begin and end where it sees them
+    distance = -_distance(sequence, where)
+    seen = torch.ones_like(distance, dtype=torch.bool)
+    if problem.causal:
+        seen &= distance >= 0
+    if problem.window is not None:
+        seen &= distance < problem.window
+    return seen
+
+
+def _distance(sequence: _Sequence, where: torch.device) -> torch.Tensor:
+    """Return key position minus query position, ``(rows, keys)``."""
+    rows = sequence.position + torch.arange(sequence.end_row - sequence.first_row, device=where)
+    return torch.arange(sequence.first_key, sequence.kv_len, device=where) - rows[:, None]
 
 
 def _attend(
@@ -213,17 +264,25 @@ def _attend(
     return functional.scaled_dot_product_attention(q[None], keys[None], values[None], **options)[0]
 
 
-def _log_sum_exp(
-    problem: Problem, q: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
-    """Natural log-sum-exp ``(num_qo_heads, rows)`` in float32 of the scaled, masked logits."""
+def _logits(problem: Problem, q: torch.Tensor, keys: torch.Tensor, sequence: _Sequence) -> torch.Tensor:
+    """Return the logits ``(num_qo_heads, rows, keys)`` in float32, capped and biased but not masked."""
     rows = q.shape[1]
     grouped = q.float().reshape(problem.num_kv_heads, problem.group_size * rows, problem.head_dim)
     logits = torch.matmul(grouped, keys.float().transpose(1, 2)) * problem.scale
     logits = logits.reshape(problem.num_qo_heads, rows, -1)
-    if mask is not None:
-        logits = logits.masked_fill(~mask, -torch.inf)
-    return torch.logsumexp(logits, dim=-1)
+    if problem.soft_cap is not None:
+        logits = torch.tanh(logits / problem.soft_cap) * problem.soft_cap
+    if problem.alibi_slopes is not None:
+        slopes = torch.tensor(problem.alibi_slopes, device=q.device)[:, None, None]
+        logits = logits + slopes * _distance(sequence, q.device)
+    return logits
+
+
+def _weigh(problem: Problem, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return ``weights (num_qo_heads, rows, keys)`` times values: ``(num_qo_heads, rows, head_dim)``."""
+    heads, rows, keys = weights.shape
+    grouped = weights.reshape(problem.num_kv_heads, problem.group_size * rows, keys)
+    return torch.matmul(grouped, values.float()).reshape(heads, rows, problem.head_dim)
 
 
 def _to_numpy(tensor: torch.Tensor) -> Array:

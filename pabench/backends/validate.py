@@ -33,8 +33,9 @@ def check_attention(name: str, capabilities: Capabilities, tensors: Tensors) -> 
     if (pool.kv_layout, pool.interleaved) != wanted:
         given = (pool.kv_layout, pool.interleaved)
         raise InvalidCase("cache layout", given, f"must be {wanted} as in the case")
-    if pool.storage.dtype != problem.storage.storage:
-        raise InvalidCase("cache", str(pool.storage.dtype), f"must be stored as {problem.storage.storage}")
+    stored = problem.kv_storage.storage
+    if pool.storage.dtype != stored:
+        raise InvalidCase("cache", str(pool.storage.dtype), f"must be stored as {stored}")
     if pool.storage.ndim != 5:
         raise InvalidCase("cache", pool.storage.shape, "must have 5 axes, see KvPool")
     cache = pool_shape(problem, pool.num_pages, kv_layout=case.kv_layout, interleaved=case.interleaved)
@@ -44,6 +45,10 @@ def check_attention(name: str, capabilities: Capabilities, tensors: Tensors) -> 
         raise InvalidCase("kv_lens", str(tensors.kv_lens.dtype), "must have dtype int32")
     if tensors.kv_lens.tolist() != list(batch.kv_lens):
         raise InvalidCase("kv_lens", tensors.kv_lens.tolist(), "must be those of the case")
+    if tensors.qo_indptr.dtype != np.int32:
+        raise InvalidCase("qo_indptr", str(tensors.qo_indptr.dtype), "must have dtype int32")
+    if tensors.qo_indptr.tolist() != batch.qo_indptr.tolist():
+        raise InvalidCase("qo_indptr", tensors.qo_indptr.tolist(), "must be that of the case")
     if layout.page_size != problem.page_size:
         raise InvalidCase("page_size", layout.page_size, f"must be that of the case, {problem.page_size}")
     if layout.num_pages != pool.num_pages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -11,13 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pabench.cli.isolation_options import deadline_seconds, isolation_options, poll_seconds
 from pabench.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PabenchError, UnknownName, UsageError
 
 if TYPE_CHECKING:
+    from pabench.conformance.isolated import IsolatedSuite
+    from pabench.conformance.request import ConformanceRequest
     from pabench.conformance.results import CheckResult
+    from pabench.conformance.runner import InProcessSuite
+    from pabench.device.registry import DeviceRequest
 
 DEFAULT_BACKEND = "rawkernel"
 DEFAULT_ALLOCATORS = ("scan", "ticket", "stack", "host")
+SHOWN_FINDINGS = 5
+"""Findings of a failed check that are printed; the report and ``--json`` have all."""
 PROFILE_NAMES = ("quick", "default", "deep")
 
 
@@ -54,6 +62,8 @@ PROFILE_NAMES = ("quick", "default", "deep")
     metavar="DIR",
     help="Run directory (new or empty).  Default: runs/conformance-<UTC time>.",
 )
+@click.option("--checked", is_flag=True, help="Look at every access of the kernels, on the emulated device.")
+@isolation_options
 def command(
     backends: tuple[str, ...],
     allocators: tuple[str, ...],
@@ -66,6 +76,9 @@ def command(
     json_file: Path | None,
     html: Path | None,
     artifacts: Path | None,
+    checked: bool,
+    deadline: float | None,
+    in_process: bool,
 ) -> int:
     """Judge a backend against the dense float64 oracle with generated cases.
 
@@ -73,7 +86,10 @@ def command(
     Examples:
       pabench conformance --profile quick
       pabench conformance --backend torch-sdpa --json result.json --junit result.xml
+
+    The subjects run in worker processes: one that crashes or hangs gets its verdict, and the run goes on.
     """
+    deadline_s = deadline_seconds(deadline, in_process=in_process)
     if profile not in PROFILE_NAMES:
         raise UnknownName("profile", profile, PROFILE_NAMES)
     backends, allocators = _subjects(backends, allocators)
@@ -83,68 +99,76 @@ def command(
             raise UsageError(f"{option} {str(file)!r}: must be a file in an existing folder")
 
     from pabench.allocators.registry import ALLOCATORS
-    from pabench.backends.registry import load_backend
-    from pabench.device.registry import open_device
-
-    for name in allocators:
-        if name not in ALLOCATORS:
-            raise UnknownName("allocator", name, ALLOCATORS)
-    target = open_device(device, kernels=kernels)
-    for name in backends:
-        load_backend(name, target)
-
+    from pabench.backends.registry import backend_names, is_place
+    from pabench.conformance.junit import write_junit
+    from pabench.conformance.recorder import Recorder
+    from pabench.conformance.request import ConformanceRequest
     from pabench.conformance.results import totals
-    from pabench.conformance.runner import ConformanceRequest, check_selection, run_conformance
+    from pabench.device.registry import DeviceRequest
     from pabench.report.render import render_report
     from pabench.store.files import atomic_write_text, pretty
     from pabench.store.provenance import collect
-    from pabench.store.run import REPORT_FILE, RunDirectory
+    from pabench.store.run import REPORT_FILE, RunDirectory, check_new
 
+    for kind, asked, known in (
+        ("allocator", allocators, ALLOCATORS),
+        ("backend", [name for name in backends if not is_place(name)], backend_names()),
+    ):
+        for name in asked:
+            if name not in known:
+                raise UnknownName(kind, name, known)
+    check_new(folder)
     request = ConformanceRequest(
-        backends=backends,
-        allocators=allocators,
-        profile=profile,
-        seed=seed,
-        junit=junit.absolute() if junit else None,
-        select=select,
-        replay_options=("--kernels", str(kernels)) if kernels else (),
+        backends=backends, allocators=allocators, profile=profile, seed=seed, select=select
     )
-    if select is not None:
-        check_selection(request)
-    config = {
-        "backends": backends,
-        "allocators": allocators,
-        "device": target.name,
-        "profile": profile,
-        "seed": seed,
-        "select": select,
-        "kernels": str(kernels) if kernels else None,
-    }
-    run = RunDirectory.create(
-        folder,
-        kind="conformance",
-        command=shlex.join(["pabench", *sys.argv[1:]]),
-        config=config,
-        provenance=collect(device_name=target.name, device_description=target.description),
+    wanted = DeviceRequest(
+        name=device,
+        kernels=str(kernels) if kernels else None,
+        checked=checked,
+        poll_seconds=poll_seconds(deadline_s),
     )
-    click.echo(
-        f"pabench conformance: {', '.join((*backends, *allocators))} on {target.description}", err=True
-    )
-    with run:
+    wanted.check()
+    with contextlib.ExitStack() as stack:
+        suite = stack.enter_context(_suite(request, wanted, None if in_process else deadline_s))
+        target = suite.prepare()
+        config = {
+            "backends": backends,
+            "allocators": allocators,
+            "device": target.name,
+            "profile": profile,
+            "seed": seed,
+            "select": select,
+            "kernels": str(kernels) if kernels else None,
+            "checked": checked,
+        }
+        run = RunDirectory.create(
+            folder,
+            kind="conformance",
+            command=shlex.join(["pabench", *sys.argv[1:]]),
+            config=config,
+            provenance=collect(device_name=target.name, device_description=target.description),
+        )
+        click.echo(
+            f"pabench conformance: {', '.join((*backends, *allocators))} on {target.description}", err=True
+        )
+        stack.enter_context(run)
         try:
             with _Progress() as progress:
-                code, results = run_conformance(
-                    request, target, run, on_result=progress.show, on_collected=progress.start
-                )
+                options = [*(["--kernels", str(kernels)] if kernels else []), *["--checked"] * checked]
+                recorder = Recorder(run=run, replay_options=tuple(options), on_result=progress.show)
+                code = suite.run(recorder, on_collected=progress.start)
         except BaseException as error:
             refused = error.exit_code if isinstance(error, PabenchError) else EXIT_INTERNAL
             code = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else refused
             run.finish(status="interrupted", exit_code=code)
             raise
         run.finish(status="interrupted" if code == EXIT_INTERRUPTED else "finished", exit_code=code)
+    results = recorder.results
     report = render_report([folder], folder / REPORT_FILE)
     if html is not None:
         render_report([folder], html)
+    if junit is not None:
+        write_junit(junit, results)
     counts = totals(results)
     if json_file is not None:
         record = {**counts, "exit_code": code, "seed": seed, "profile": profile, "device": target.name}
@@ -153,8 +177,22 @@ def command(
     _print_summary(results, counts)
     click.echo(f"report: {report}")
     if code == EXIT_INTERRUPTED:
-        click.echo(f"pabench: interrupted; the {len(results)} checks that ended are in {folder}", err=True)
+        ended = counts["checks"] - counts["not_run"]
+        click.echo(f"pabench: interrupted; the {ended} checks that ended are in {folder}", err=True)
     return code
+
+
+def _suite(
+    request: ConformanceRequest, device: DeviceRequest, deadline_s: float | None
+) -> contextlib.AbstractContextManager[IsolatedSuite | InProcessSuite]:
+    """The suite in worker processes, or in this one when there is no deadline."""
+    if deadline_s is None:
+        from pabench.conformance.runner import InProcessSuite
+
+        return contextlib.nullcontext(InProcessSuite(request, device))
+    from pabench.conformance.isolated import IsolatedSuite
+
+    return IsolatedSuite(request, device, deadline_s=deadline_s)
 
 
 def _will_exist(parent: Path, run_folder: Path) -> bool:
@@ -177,9 +215,12 @@ def _print_summary(results: list[CheckResult], counts: dict[str, int]) -> None:
     for result in results:
         if result.status in ("failed", "crashed"):
             click.echo(f"{result.status.upper()} {result.subject} {result.check}: {result.reason}")
+            for finding in result.findings[1:SHOWN_FINDINGS]:
+                click.echo(f"  also: {finding['said']}")
             if result.failure:
                 click.echo(f"  again: {result.failure.replay}")
     numbers = ", ".join(f"{counts[name]} {name}" for name in ("passed", "failed", "crashed", "unsupported"))
+    numbers += f", {counts['not_run']} not run" if counts["not_run"] else ""
     click.echo(f"{counts['cases']} generated cases, {counts['checks']} checks: {numbers}")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from pabench.cli.text_table import text_table
 from pabench.errors import UnknownName
 
 Rows = list[dict[str, Any]]
@@ -146,6 +147,23 @@ def _resources() -> Rows:
     return [{"name": name, "path": str(resource_dir(name))} for name in RESOURCES]
 
 
+@_lists("models")
+def _models() -> Rows:
+    from pabench.problem.models import MODELS
+
+    return [
+        {
+            "name": model.name,
+            "about": model.title,
+            "layers": model.num_layers,
+            "kv_heads": model.num_kv_heads,
+            "bytes_a_token": model.token_bytes(2),
+            "source": model.source,
+        }
+        for model in MODELS.values()
+    ]
+
+
 @_lists("gpus")
 def _gpus() -> Rows:
     from pabench.timing.gpus import GPUS
@@ -192,38 +210,7 @@ def command(what: str | None, as_json: bool) -> None:
             f"{2 ** (SKETCH_BINS - 1):,} tokens and more.\n"
             "Other lengths: list:100,250,17 (themselves), or --trace FILE.\n"
         )
-    click.echo(_table(rows))
-
-
-def _table(rows: Rows) -> str:
-    """Aligned columns, numbers to the right; the last column is left ragged."""
-    if not rows:
-        return "none"
-    names = list(rows[0])
-    cells = [[_cell(row[name]) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    lines = []
-    for row in [names, *cells]:
-        padded = [
-            text.rjust(width) if _is_number(rows[0][name]) else text.ljust(width)
-            for text, width, name in zip(row, widths, names, strict=True)
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return ",".join(f"{key}={item:g}" for key, item in value.items()) or "-"
-    if isinstance(value, list):
-        return "+".join(str(item) for item in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    click.echo(text_table(rows))
 
 
 def _first_line(documented: object) -> str:

@@ -19,10 +19,13 @@ from pabench.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE,
 COMMANDS = {
     "conformance": "Judge a backend against the dense oracle with generated cases.",
     "sweep": "Run page sizes x length distributions x batches and write a report.",
+    "memory": "Waste, gain, capacity and the best page size for a model and lengths.",
     "report": "Render the report of one or more runs.",
+    "kernels": "Compile every kernel instance without a GPU: registers, spills, occupancy.",
     "replay": "Run a saved failing case again.",
     "list": "List backends, lengths, families, gpus, ...",
     "doctor": "Show what this machine offers to pabench.",
+    "selftest": "Ask pabench's own instruments about faults that were planted.",
 }
 
 

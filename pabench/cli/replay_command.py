@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pabench.cli.isolation_options import deadline_seconds, isolation_options, poll_seconds
 from pabench.errors import EXIT_FAILURE, EXIT_OK
 
 
@@ -18,7 +19,17 @@ from pabench.errors import EXIT_FAILURE, EXIT_OK
 @click.option(
     "--kernels", type=click.Path(path_type=Path), metavar="DIR", help="A copy of kernels_cuda to use."
 )
-def command(case_dir: Path, subject: str | None, device: str | None, kernels: Path | None) -> int:
+@click.option("--checked", is_flag=True, help="Look at every access of the kernels, on the emulated device.")
+@isolation_options
+def command(
+    case_dir: Path,
+    subject: str | None,
+    device: str | None,
+    kernels: Path | None,
+    checked: bool,
+    deadline: float | None,
+    in_process: bool,
+) -> int:
     """Run the failing case saved in CASE_DIR again; exit 0 when it passes now, 1 when it still fails.
 
     \b
@@ -26,12 +37,18 @@ def command(case_dir: Path, subject: str | None, device: str | None, kernels: Pa
       pabench replay runs/conformance-20260102-030405/failures/0123456789abcdef-decode-rawkernel
       pabench replay CASE_DIR --backend torch-sdpa
     """
-    from pabench.conformance.failures import load_case, rerun
-    from pabench.device.registry import open_device
+    deadline_s = deadline_seconds(deadline, in_process=in_process)
+    from pabench.conformance.replay import ReplayRequest, replay_here, replay_isolated
 
-    saved = load_case(case_dir)
-    target = open_device(device or saved.device, kernels=kernels)
-    outcome = rerun(saved, target, subject=subject)
-    state = "PASSED" if outcome.passed else "FAILED"
-    click.echo(f"{state} {subject or saved.subject} {saved.check} on {target.name}: {outcome.text}")
-    return EXIT_OK if outcome.passed else EXIT_FAILURE
+    request = ReplayRequest(
+        folder=str(case_dir.absolute()),
+        subject=subject,
+        device=device,
+        kernels=str(kernels) if kernels else None,
+        checked=checked,
+        poll_seconds=poll_seconds(deadline_s),
+    )
+    replayed = replay_here(request) if in_process else replay_isolated(request, deadline_s=deadline_s)
+    state = "PASSED" if replayed.passed else "FAILED"
+    click.echo(f"{state} {replayed.subject} {replayed.check} on {replayed.device}: {replayed.text}")
+    return EXIT_OK if replayed.passed else EXIT_FAILURE

@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import shlex
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pabench.cli.isolation_options import deadline_seconds, isolation_options, poll_seconds
 from pabench.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
+    from pabench.device.registry import DeviceRequest
     from pabench.store.run import RunDirectory
+    from pabench.sweep.bench import Bench
     from pabench.sweep.config import SweepConfig
     from pabench.sweep.prepare import Prepared
+    from pabench.timing.gpus import Gpu
 
 EPILOG = """\b
 Examples:
@@ -45,15 +50,30 @@ Numbers are lists such as 8,16,32, ranges such as 16:64:16, or 1:64:x2. A flag w
 @click.option("--gpu", metavar="NAME", help="GPU of the modelled figures.  [default: H200]")
 @click.option("--seed", metavar="N", help="Drives lengths and tensors.  [default: 0]")
 @click.option("--kernels", metavar="DIR", help="Use this copy of the kernel sources.")
+@click.option(
+    "--checked", is_flag=True, default=None, help="Check every access and count traffic; emulated device."
+)
 @click.option("--config", metavar="FILE", help="TOML file with these options as keys.")
 @click.option("--out", metavar="DIR", help="New folder of the run.  [default: runs/sweep-TIME]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; options may be left out.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and write nothing.")
-def command(*, config: str | None, out: str | None, resume: bool, dry_run: bool, **flags: Any) -> int:
+@isolation_options
+def command(
+    *,
+    config: str | None,
+    out: str | None,
+    resume: bool,
+    dry_run: bool,
+    deadline: float | None,
+    in_process: bool,
+    **flags: Any,
+) -> int:
     """Run page sizes x length distributions x batches and write a report.
 
-    Each cell is checked against the oracle first: a kernel that is wrong gets no figure of speed.
+    Each cell is checked against the oracle first: a kernel that is wrong gets no figure of speed.  Cells run
+    in a worker process: one that crashes or hangs is a crashed cell, and the sweep goes on.
     """
+    deadline_s = deadline_seconds(deadline, in_process=in_process)
     from pabench.store.run import check_new
 
     given = {name.replace("_", "-"): value for name, value in flags.items() if value not in (None, ())}
@@ -62,17 +82,39 @@ def command(*, config: str | None, out: str | None, resume: bool, dry_run: bool,
         check_new(out_path)
     from pabench.sweep.prepare import prepare
 
-    prepared = prepare(resolved)
-    if dry_run:
-        _print_cells(prepared)
-        return EXIT_OK
-    if stored is not None:
-        _refuse_other_run(prepared.record(), stored, out_path)
-    path = out_path or _default_out()
-    if stored is None:
-        check_new(path)
-    prepared.warm_up()
-    return _run(prepared, path, resumed=stored is not None, command_line=_command_line(given, config, out))
+    with contextlib.ExitStack() as stack:
+        make_bench = partial(_bench, stack, None if in_process else deadline_s)
+        prepared = prepare(resolved, make_bench, poll_seconds=poll_seconds(deadline_s))
+        if dry_run:
+            _print_cells(prepared)
+            return EXIT_OK
+        if stored is not None:
+            _refuse_other_run(prepared.record(), stored, out_path)
+        path = out_path or _default_out()
+        if stored is None:
+            check_new(path)
+        prepared.warm_up()
+        command_line = _command_line(given, config, out)
+        return _run(prepared, path, resumed=stored is not None, command_line=command_line)
+
+
+def _bench(
+    stack: contextlib.ExitStack,
+    deadline_s: float | None,
+    device: DeviceRequest,
+    backends: Sequence[str],
+    gpu: Gpu,
+) -> Bench:
+    """Worker processes that ``stack`` ends, or this process when there is no deadline."""
+    if deadline_s is None:
+        from pabench.sweep.in_process import InProcessBench
+
+        return InProcessBench(device, backends, gpu)
+    from pabench.isolation.workers import Nursery
+    from pabench.sweep.isolated import ENTRY, IsolatedBench
+
+    nursery = stack.enter_context(Nursery(ENTRY))
+    return IsolatedBench(device, backends, gpu, nursery=nursery, deadline_s=deadline_s)
 
 
 def _configuration(
@@ -135,9 +177,7 @@ def _run(prepared: Prepared, path: Path, *, resumed: bool, command_line: str) ->
         result = run_sweep(
             prepared.cells,
             directory=directory,
-            backends=prepared.backends,
-            device=prepared.device,
-            gpu=prepared.gpu,
+            bench=prepared.bench,
         )
     if result.interrupted:
         again = shlex.join(["pabench", "sweep", "--resume", "--out", str(path)])
@@ -180,7 +220,7 @@ def _command_line(given: Mapping[str, Any], config: str | None, out: str | None)
     words = ["pabench", "sweep"]
     for key, value in [*given.items(), ("config", config), ("out", out)]:
         for item in value if isinstance(value, tuple) else (value,):
-            words += [f"--{key}", str(item)] if item is not None else []
+            words += [f"--{key}", *([] if item is True else [str(item)])] if item is not None else []
     return shlex.join(words)
 
 

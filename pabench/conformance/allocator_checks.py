@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from pabench.allocators.base import PageAllocator, PoolShape
+from pabench.allocators.capabilities import OPERATIONS, Capabilities
 from pabench.allocators.concurrent import PoolTrial
 from pabench.allocators.operations import Operation, operation_from_json
 from pabench.allocators.pool import PoolAllocator
 from pabench.allocators.trial import Trial
-from pabench.conformance.outcome import PASSED, Outcome, crashed, failed
+from pabench.conformance.outcome import PASSED, Outcome, failed, raised
 from pabench.conformance.table_decode import decode_through_tables
 from pabench.device.base import Device
 from pabench.errors import DeviceFault, InvalidCase, Unsupported
@@ -19,6 +22,8 @@ from pabench.kernels.page_pool import new_pool
 from pabench.problem.identity import content_id
 
 HISTORY_SCHEMA = 2
+Maker = Callable[[PoolShape], PageAllocator]
+"""Makes an empty allocator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,24 +65,39 @@ def judge_operation(trial: Trial, history: Sequence[Operation]) -> Outcome:
     try:
         violation = trial.perform(history[-1])
     except Exception as error:
-        outcome = crashed(error)
+        outcome = raised(error)
         return replace(outcome, text=f"operation {len(history)} ({name}): {outcome.text}")
     return failed(f"operation {len(history)} ({name}): {violation}") if violation else PASSED
 
 
-def check_history(case: HistoryCase, allocator: PageAllocator, device: Device) -> Outcome:
+def check_history(case: HistoryCase, new: Maker, device: Device) -> Outcome:
     """Pages are neither lost, doubled nor swapped by any history; refusals change nothing."""
-    return _replayed(case, allocator)[1]
+    trial, outcome = _replayed(case, new)
+    return check_repeats(case, trial.subject, new) if outcome.passed else outcome
 
 
-def check_table_decode(case: HistoryCase, allocator: PageAllocator, device: Device) -> Outcome:
+def check_table_decode(case: HistoryCase, new: Maker, device: Device) -> Outcome:
     """After any history a decode kernel that reads the cache through the tables gives what the tokens say."""
-    trial, outcome = _replayed(case, allocator)
+    trial, outcome = _replayed(case, new)
     return decode_through_tables(trial, device) if outcome.passed else outcome
 
 
-def check_concurrent(case: HistoryCase, allocator: PageAllocator, device: Device) -> Outcome:
+def check_repeats(case: HistoryCase, first: PageAllocator, new: Maker) -> Outcome:
+    """Compare ``first``, which has run the history, with another run, where ids are declared to repeat.
+
+    Where they equal the model's there is nothing left to ask.
+    """
+    if first.capabilities.determinism != "ids" or first.capabilities.model_ids:
+        return PASSED
+    again, outcome = _replayed(case, new)
+    if outcome.passed and not np.array_equal(again.subject.block_table(), first.block_table()):
+        return failed("invariant 11: the same history gave other pages, declared are the same ids")
+    return outcome
+
+
+def check_concurrent(case: HistoryCase, new: Maker, device: Device) -> Outcome:
     """Threads that take and give pages at the same time never share one, and lose none."""
+    allocator = new(case.shape)
     if not isinstance(allocator, PoolAllocator):
         raise Unsupported(f"{allocator.name} serves a whole request in order, not thread by thread")
     trial = PoolTrial(new_pool(device, allocator.kind, case.shape.num_pages))
@@ -91,7 +111,8 @@ def check_concurrent(case: HistoryCase, allocator: PageAllocator, device: Device
     return PASSED
 
 
-def _replayed(case: HistoryCase, allocator: PageAllocator) -> tuple[Trial, Outcome]:
+def _replayed(case: HistoryCase, new: Maker) -> tuple[Trial, Outcome]:
+    allocator = new(case.shape)
     wanted = {name for name, _ in case.operations} - {"drain"}
     if missing := sorted(wanted - allocator.capabilities.operations):
         raise Unsupported(f"{allocator.name} offers no {', '.join(missing)}")
@@ -103,7 +124,7 @@ def _replayed(case: HistoryCase, allocator: PageAllocator) -> tuple[Trial, Outco
     return trial, PASSED
 
 
-HistoryCheck = Callable[[HistoryCase, PageAllocator, Device], Outcome]
+HistoryCheck = Callable[[HistoryCase, Maker, Device], Outcome]
 ALLOCATOR_CHECKS: dict[str, HistoryCheck] = {
     "allocator-invariants": check_history,
     "allocator-decode": check_table_decode,
@@ -112,6 +133,13 @@ ALLOCATOR_CHECKS: dict[str, HistoryCheck] = {
 """Checks of allocators by name."""
 
 
-def about_allocator_check(name: str) -> str:
-    """Return what a check asks, in a sentence: the first line of its docstring."""
-    return (ALLOCATOR_CHECKS[name].__doc__ or name).splitlines()[0]
+def about_allocator_check(name: str, can: Capabilities | None = None) -> str:
+    """Return what a check asks, in a sentence: the first line of its docstring.
+
+    With the capabilities of a subject, another sentence says what it does not offer, which is not judged.
+    """
+    about = (ALLOCATOR_CHECKS[name].__doc__ or name).splitlines()[0]
+    missing = [operation for operation in OPERATIONS if can and operation not in can.operations]
+    if not missing:
+        return about
+    return f"{about} Not offered and not judged: {len(missing)} of {len(OPERATIONS)}, {', '.join(missing)}."

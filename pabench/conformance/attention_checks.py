@@ -41,6 +41,11 @@ def check_decode(case: Case, backend: Backend, device: Device) -> Outcome:
     return _judged(tensors, output, backend)
 
 
+def check_speculative(case: Case, backend: Backend, device: Device) -> Outcome:
+    """Up to 8 query tokens a sequence, each seeing the keys up to its own place, are right like one alone."""
+    return check_decode(case, backend, device)
+
+
 def check_poison(case: Case, backend: Backend, device: Device) -> Outcome:
     """What stands in slots that no query may read changes no bit of the output."""
     variants = {f"{poison} in dead slots": replace(case, poison=poison) for poison in POISONS}
@@ -70,23 +75,34 @@ def check_views(case: Case, backend: Backend, device: Device) -> Outcome:
 
 
 def check_empty(case: Case, backend: Backend, device: Device) -> Outcome:
-    """A sequence of no tokens gives output 0 and LSE -inf, exactly, beside sequences that have some."""
+    """A row that sees no key gives output 0 and LSE -inf, or its sink,, beside rows that see some."""
     tensors = build_tensors(case)
     output = attend(backend, tensors)
     verdict = _verdict(tensors, output, backend)
     if not verdict.passed and verdict.quantity is None:
         return _outcome(verdict)  # not even arrays of the right shape
-    for sequence, kv_len in enumerate(case.batch.kv_lens):
-        if kv_len:
-            continue
-        row = output.out[sequence]
-        if np.any(row.view(_bits(row)) & _magnitude(row)):
-            return failed(f"sequence {sequence} is empty: its output must be 0, got {row.ravel()[:4]}")
-        if output.lse is not None and not np.all(np.isneginf(output.lse[sequence])):
-            return failed(
-                f"sequence {sequence} is empty: its LSE must be -inf, got {output.lse[sequence][:4]}"
-            )
+    for row in _rows_without_keys(case):
+        sequence, out = case.batch.sequence_of_row(row), output.out[row]
+        what = f"sequence {sequence}, query row {row - int(case.batch.qo_indptr[sequence])}, sees no key"
+        if not case.batch.query_lens[sequence] > 1:
+            what = f"sequence {sequence} is empty"
+        if np.any(out.view(_bits(out)) & _magnitude(out)):
+            return failed(f"{what}: its output must be 0, got {out.ravel()[:4]}")
+        if output.lse is None or case.problem.sinks is not None:
+            continue  # a sink as LSE is judged within its bound
+        if not np.all(np.isneginf(output.lse[row])):
+            return failed(f"{what}: its LSE must be -inf, got {output.lse[row][:4]}")
     return _outcome(verdict)
+
+
+def _rows_without_keys(case: Case) -> list[int]:
+    """Query rows of empty sequences, and causal ones that stand before the first key."""
+    batch = case.batch
+    found: list[int] = []
+    for start, q_len, kv_len in zip(batch.qo_indptr.tolist(), batch.query_lens, batch.kv_lens, strict=False):
+        before = q_len - kv_len if case.problem.causal and kv_len else 0
+        found += range(start, start + (q_len if kv_len == 0 else max(0, before)))
+    return found
 
 
 def check_repeat(case: Case, backend: Backend, device: Device) -> Outcome:

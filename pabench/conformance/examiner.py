@@ -22,10 +22,11 @@ from pabench.allocators.capabilities import Capabilities as AllocatorCapabilitie
 from pabench.allocators.registry import AllocatorEntry
 from pabench.backends.base import Backend
 from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, HistoryCase, about_allocator_check
-from pabench.conformance.failures import AnyCase
-from pabench.conformance.outcome import Outcome, crashed
+from pabench.conformance.case_files import AnyCase
+from pabench.conformance.outcome import Outcome
 from pabench.conformance.process import raise_if_interrupted
 from pabench.conformance.registry import Check
+from pabench.conformance.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 from pabench.problem.case import Case
@@ -98,6 +99,7 @@ class Examiner:
     backend: Backend | None = None
     allocator: AllocatorEntry | None = None
     notebook: Notebook = field(default_factory=Notebook)
+    witness: Witness = field(default_factory=Witness)
 
     def examine(
         self,
@@ -106,6 +108,7 @@ class Examiner:
         *,
         label: str | None = None,
         about: str | None = None,
+        needs: str | None = None,
         share: float = 1.0,
     ) -> None:
         """Draw cases and hand each to ``check``.
@@ -115,6 +118,7 @@ class Examiner:
             cases: strategy of the check's kind of case.
             label: what tells this use of the check from others, such as the family.
             about: what this use asks, when the check's own sentence says too little.
+            needs: feature without which the backend is not examined.
             share: part of the effort's examples to draw.
 
         Raises:
@@ -126,12 +130,18 @@ class Examiner:
         self._begin(check.id if label is None else f"{check.id}[{label}]", about or check.about)
         if check.operation not in backend.capabilities.operations:
             pytest.skip(f"{self.subject} offers no {check.operation}")
+        if needs is not None and needs not in self.features:
+            pytest.skip(f"{self.subject} offers no {needs}")
 
         @self._settings(max(1, round(self.effort.examples * share)))
         @seed(self.seed)
         @given(cases)
         def judged(case: Any) -> None:
-            self._judge(case, lambda: check.run(case, backend, self.device))
+            try:
+                outcome = self.witness.judge(case, lambda: check.run(case, backend, self.device))
+            except Unsupported:
+                return
+            self.note(case, outcome)
 
         self._until_failure(judged)
         if self.notebook.cases == 0:
@@ -140,14 +150,14 @@ class Examiner:
     def examine_machine(
         self, check: str, machine: type[RuleBasedStateMachine], *, share: float = 1.0
     ) -> None:
-        """Run a state machine that calls ``note`` with each finished history.
+        """Run a state machine that calls ``announce`` before a step and ``note`` with a finished history.
 
         Args:
             check: of ``ALLOCATOR_CHECKS``.
             machine: of Hypothesis.
             share: part of the effort's runs.
         """
-        self._begin(check, about_allocator_check(check))
+        self._begin(check, about_allocator_check(check, self.allocator_capabilities))
         runs = max(1, round(self.effort.machine_runs * share))
         chosen = settings(self._settings(runs), stateful_step_count=self.effort.machine_steps)
         self._until_failure(lambda: run_state_machine_as_test(seed(self.seed)(machine), settings=chosen))
@@ -164,8 +174,12 @@ class Examiner:
         @given(cases, schedules)
         def judged(case: HistoryCase, schedule: int) -> None:
             self.device.reschedule(schedule)
-            allocator = self.new_allocator(case.shape)
-            self._judge(case, lambda: ALLOCATOR_CHECKS[check](case, allocator, self.device))
+            judge = ALLOCATOR_CHECKS[check]
+            try:
+                outcome = self.witness.judge(case, lambda: judge(case, self.new_allocator, self.device))
+            except Unsupported:
+                return
+            self.note(case, outcome)
 
         self._until_failure(judged)
         if self.notebook.cases == 0:
@@ -205,29 +219,31 @@ class Examiner:
             "head_dims": self.head_dims(),
         }
 
+    @property
+    def features(self) -> list[str]:
+        """What the backend declares beyond plain attention."""
+        return sorted(self.backend.capabilities.features) if self.backend else []
+
     def head_dims(self, among: Sequence[int] = HEAD_DIMS) -> list[int]:
         """Return those of ``among`` that the backend declares, or all when it declares none of them."""
         most = self.backend.capabilities.max_head_dim if self.backend else 0
         return [size for size in among if size <= most] or list(among)
 
+    def announce(self, case: AnyCase) -> None:
+        """Say what is about to run, so that a crash has its case."""
+        self.witness.case(case)
+
     def note(self, case: AnyCase, outcome: Outcome) -> None:
         """Record a judgement; raise ``CheckFailed`` when it is a failure."""
         raise_if_interrupted()
+        outcome = self.witness.judged(outcome, self.device)
         self.notebook.record(case, outcome)
         if not outcome.passed:
             raise CheckFailed(outcome.text)
 
     def _begin(self, check: str, about: str) -> None:
         self.notebook.check, self.notebook.about = check, about
-
-    def _judge(self, case: Any, run: Callable[[], Outcome]) -> None:
-        try:
-            outcome = run()
-        except Unsupported:
-            return
-        except (Exception, SystemExit) as error:
-            outcome = crashed(error)
-        self.note(case, outcome)
+        self.witness.check(check, about)
 
     def _until_failure(self, search: Callable[[], None]) -> None:
         """Run Hypothesis; say so when the failure it found does not happen again on the same case."""

@@ -1,75 +1,31 @@
-"""Case directories: a failing case as files, and the way back from files to a judgement.
-
-``case.json`` holds check, subject, device and the case itself; ``arrays.npz`` holds the arrays it stood for,
-for readers without pabench; ``verdict.txt`` is what was wrong.  Replay reads ``case.json`` only.
-"""
+"""Case directories, the reading side: the way back from ``case.json`` to a judgement."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pabench.allocators.registry import make_allocator
+from pabench.allocators.registry import allocator_entry
 from pabench.backends.registry import is_place, load_backend
-from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, HistoryCase, history_from_dict
-from pabench.conformance.outcome import Outcome, crashed
+from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, HistoryCase
+from pabench.conformance.case_files import CASE_FILE, FAILURE_SCHEMA, READERS, AnyCase, SavedCase
+from pabench.conformance.outcome import Outcome
 from pabench.conformance.registry import check_by_id
+from pabench.conformance.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import InvalidCase, Unsupported, UsageError
-from pabench.problem.append import AppendCase, append_case_from_dict, build_append
-from pabench.problem.case import Case, case_from_dict
+from pabench.problem.append import AppendCase
+from pabench.problem.case import Case
 from pabench.problem.layout import pages_needed
 from pabench.problem.placement import HIGH_PAGE_BASE
-from pabench.problem.tensors import build_tensors
-from pabench.store.files import atomic_write_text, pretty
 
-AnyCase = Case | AppendCase | HistoryCase
-CASE_FILE = "case.json"
-FAILURE_SCHEMA = 1
 NAME = re.compile(r"[\w.:/+~-]{1,400}(\[[\w.:-]{1,100}\])?")
-READERS: dict[str, Callable[[Any], AnyCase]] = {
-    "attention": case_from_dict,
-    "append": append_case_from_dict,
-    "history": history_from_dict,
-}
 MAX_REPLAY_BYTES = 2**33
 """Cases of the suite stay far below; a file that asks for more was not written by it."""
-MAX_ARRAY_BYTES = 2**26
-"""Larger caches are left out of ``arrays.npz``; the case rebuilds them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedCase:
-    """What a case directory holds."""
-
-    check: str
-    subject: str
-    device: str
-    case: AnyCase
-
-
-def save_case(folder: Path, saved: SavedCase, text: str) -> None:
-    """Write a case directory into the existing, empty or older ``folder``."""
-    record = {
-        "schema": FAILURE_SCHEMA,
-        "check": saved.check,
-        "subject": saved.subject,
-        "device": saved.device,
-        "kind": _kind(saved.case),
-        "case": saved.case.to_dict(),
-    }
-    arrays = _arrays(saved.case)
-    if arrays and sum(array.nbytes for array in arrays.values()) <= MAX_ARRAY_BYTES:
-        np.savez_compressed(folder / "arrays.npz", **arrays)
-    atomic_write_text(folder / "verdict.txt", text + "\n")
-    atomic_write_text(folder / CASE_FILE, pretty(record))
 
 
 def load_case(folder: Path) -> SavedCase:
@@ -111,21 +67,24 @@ def load_case(folder: Path) -> SavedCase:
     return SavedCase(case=case, check=check, subject=str(names["subject"]), device=str(names["device"]))
 
 
-def rerun(saved: SavedCase, device: Device, *, subject: str | None = None) -> Outcome:
+def rerun(
+    saved: SavedCase, device: Device, *, subject: str | None = None, witness: Witness | None = None
+) -> Outcome:
     """Judge a saved case again, with its own subject or another one; what a crash says becomes the text.
 
     A saved subject that is a place in the file system is not run on the word of the file: whoever asks names
-    it as ``subject``.
+    it as ``subject``.  A ``witness`` hears of the case when all that it needs is loaded.
 
     Raises:
         UsageError: the saved subject is a place.
         UnknownName: no such check or subject.
         Unsupported: the subject declares that it cannot run the case.
     """
-    name, case = subject or saved.subject, saved.case
+    name, case, witness = subject or saved.subject, saved.case, witness or Witness()
     if isinstance(case, HistoryCase):
-        allocator = make_allocator(name, device, case.shape)
-        return ALLOCATOR_CHECKS[_check_id(saved.check)](case, allocator, device)
+        history, run, entry = case, ALLOCATOR_CHECKS[_check_id(saved.check)], allocator_entry(name)
+        new = partial(entry.make, device)
+        return witness.judged(witness.judge(case, lambda: run(history, new, device)), device)
     if subject is None and is_place(name):
         hint = f"add --backend {shlex.quote(name)} if you trust that code"
         raise UsageError(
@@ -136,12 +95,7 @@ def rerun(saved: SavedCase, device: Device, *, subject: str | None = None) -> Ou
         raise Unsupported(f"{name}: no {check.operation}")
     if isinstance(case, Case) and (reason := backend.capabilities.why_not(case)):
         raise Unsupported(f"{name}: {reason}")
-    try:
-        return check.run(case, backend, device)
-    except Unsupported:
-        raise
-    except (Exception, SystemExit) as error:
-        return crashed(error)
+    return witness.judged(witness.judge(case, lambda: check.run(case, backend, device)), device)
 
 
 def case_bytes(case: AnyCase) -> int:
@@ -171,27 +125,3 @@ def _kind_of_check(check: str) -> str:
     if _check_id(check) in ALLOCATOR_CHECKS:
         return "history"
     return "append" if check_by_id(_check_id(check)).operation == "append" else "attention"
-
-
-def _kind(case: AnyCase) -> str:
-    if isinstance(case, HistoryCase):
-        return "history"
-    return "append" if isinstance(case, AppendCase) else "attention"
-
-
-def _arrays(case: AnyCase) -> dict[str, Any]:
-    if isinstance(case, HistoryCase):
-        return {}
-    if isinstance(case, AppendCase):
-        pool, keys, values, slot_mapping = build_append(case)
-        return {"storage": pool.storage, "keys": keys, "values": values, "slot_mapping": slot_mapping}
-    if case.placement == "high":
-        return {}
-    tensors = build_tensors(case)
-    return {
-        "q": tensors.q,
-        "storage": tensors.pool.storage,
-        "block_table": tensors.layout.block_table,
-        "kv_lens": tensors.kv_lens,
-        "qo_indptr": tensors.qo_indptr,
-    }

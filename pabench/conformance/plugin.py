@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,16 +9,25 @@ from typing import Any
 import pytest
 
 from pabench.allocators.registry import allocator_entry
-from pabench.backends.registry import is_place, load_backend
+from pabench.backends.registry import load_backend
+from pabench.conformance.case_files import AnyCase
 from pabench.conformance.examiner import Effort, Examiner
-from pabench.conformance.failures import SavedCase, save_case
-from pabench.conformance.outcome import crashed
-from pabench.conformance.results import CheckResult, Failure
+from pabench.conformance.outcome import raised
+from pabench.conformance.results import CheckResult
+from pabench.conformance.witness import Witness
 from pabench.device.base import Device
-from pabench.store.run import RunDirectory
 
 BACKEND_FIXTURE = "backend_examiner"
 ALLOCATOR_FIXTURE = "allocator_examiner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTest:
+    """A test of the suite with the subject it will judge."""
+
+    name: str
+    subject: str
+    subject_kind: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,21 +55,40 @@ class SubjectsPlugin:
 
 @dataclass(slots=True, kw_only=True)
 class ConformancePlugin(SubjectsPlugin):
-    """Holds what the run was asked for; ``results`` grows as tests end."""
+    """Gives each test its examiner, and hands its result on.
+
+    Attributes:
+        on_result: told each result, and the failing case where there is one.
+        on_collected: told all tests before the first one runs.
+        on_start: told the position of each test that starts.
+        skip: tests from the front that are left out, because they have run elsewhere.
+    """
 
     device: Device
     effort: Effort
     seed: int
-    run: RunDirectory
-    replay_options: tuple[str, ...] = ()
-    on_result: Callable[[CheckResult], None] = lambda result: None
-    on_collected: Callable[[int], None] = lambda count: None
-    results: list[CheckResult] = field(default_factory=list)
+    on_result: Callable[[CheckResult, AnyCase | None], None]
+    on_collected: Callable[[list[PlannedTest]], None] = lambda tests: None
+    on_start: Callable[[int], None] = lambda position: None
+    skip: int = 0
+    witness: Witness = field(default_factory=Witness)
+    _position: int = 0
+    _test: PlannedTest | None = None
     _current: Examiner | None = None
 
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Tell the progress display how many tests there are."""
-        self.on_collected(len(session.items))
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Tell which tests there are, and leave out the first ones."""
+        self.on_collected([_planned(item) for item in session.items])
+        del session.items[: self.skip]
+        self._position = self.skip
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        """Tell which test starts."""
+        self._test = _planned(item)
+        self.on_start(self._position)
+        self._position += 1
 
     @pytest.fixture
     def backend_examiner(self, request: pytest.FixtureRequest) -> Examiner:
@@ -88,7 +114,7 @@ class ConformancePlugin(SubjectsPlugin):
         report: Any = yield
         examiner = self._current
         # without a verdict something broke around the check: the exception says what
-        report.verdict = call.excinfo and crashed(call.excinfo.value)
+        report.verdict = call.excinfo and raised(call.excinfo.value)
         if examiner and report.failed and examiner.notebook.outcome:
             report.verdict = examiner.notebook.outcome
             report.longrepr = f"{item.name}: {report.verdict.text}"
@@ -96,14 +122,30 @@ class ConformancePlugin(SubjectsPlugin):
             self._finish(item, report)
         return report
 
+    def unfinished(self) -> CheckResult | None:
+        """Return the result of the check that an interrupt cut short, or None when none was running."""
+        if self._current is None or self._test is None:
+            return None
+        notebook = self._current.notebook
+        return CheckResult.not_run(
+            check=notebook.check or self._test.name,
+            about=notebook.about,
+            subject=self._test.subject,
+            subject_kind=self._test.subject_kind,
+            device=self.device.name,
+            cases=notebook.cases,
+        )
+
     def _examiner(self, subject: str) -> Examiner:
-        return Examiner(subject=subject, device=self.device, effort=self.effort, seed=self.seed)
+        return Examiner(
+            subject=subject, device=self.device, effort=self.effort, seed=self.seed, witness=self.witness
+        )
 
     def _finish(self, item: pytest.Item, report: Any) -> None:
         examiner, self._current = self._current, None
-        subject = item.callspec.params if hasattr(item, "callspec") else {}
+        planned = _planned(item)
         notebook = examiner.notebook if examiner else None
-        failure = None
+        failing = None
         if report.passed:
             status, reason = "passed", None
         elif report.skipped:
@@ -111,43 +153,29 @@ class ConformancePlugin(SubjectsPlugin):
         else:
             status = "crashed" if report.verdict.crashed else "failed"
             reason = report.verdict.text
-            if examiner and examiner.notebook.failing is not None:
-                failure = self._save(examiner)
+            failing = notebook.failing if notebook else None
         result = CheckResult(
             check=notebook.check if notebook and notebook.check else item.name,
             about=notebook.about if notebook else "",
-            subject=examiner.subject if examiner else str(next(iter(subject.values()), "unknown")),
-            subject_kind="backend" if BACKEND_FIXTURE in subject else "allocator",
+            subject=planned.subject,
+            subject_kind=planned.subject_kind,
             device=self.device.name,
             status=status,
             cases=notebook.cases if notebook else 0,
             max_ratio=notebook.worst if notebook else None,
             reason=reason,
-            failure=failure,
+            failure=None,
             duration_s=round(report.duration, 3),
+            findings=report.verdict.findings if report.failed else (),
         )
-        self.results.append(result)
-        self.run.append(result.to_line())
-        self.on_result(result)
+        self.on_result(result, failing)
 
-    def _save(self, examiner: Examiner) -> Failure:
-        notebook = examiner.notebook
-        case, outcome = notebook.failing, notebook.outcome
-        if case is None or outcome is None:
-            raise TypeError("a failure without a case cannot be saved")
-        # a subject may be a place in the file system: only what a folder name can hold is kept
-        name = re.sub(r"[^A-Za-z0-9_]+", "-", f"{notebook.check.split('[')[0]}-{examiner.subject}")
-        folder = self.run.failure_dir(f"{case.id}-{name[:80]}")
-        saved = SavedCase(check=notebook.check, subject=examiner.subject, device=self.device.name, case=case)
-        save_case(folder, saved, outcome.text)
-        place = ("--backend", examiner.subject) if is_place(examiner.subject) else ()
-        command = ["pabench", "replay", str(folder), *place, *self.replay_options]
-        return Failure(
-            case_id=case.id,
-            text=outcome.text,
-            path=str(folder.relative_to(self.run.path)),
-            replay=shlex.join(command),
-        )
+
+def _planned(item: pytest.Item) -> PlannedTest:
+    subjects: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    kind = "backend" if BACKEND_FIXTURE in subjects else "allocator"
+    subject = subjects.get(BACKEND_FIXTURE, subjects.get(ALLOCATOR_FIXTURE, "unknown"))
+    return PlannedTest(name=item.name, subject=str(subject), subject_kind=kind)
 
 
 def _skip_reason(report: Any) -> str:

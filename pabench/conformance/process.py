@@ -17,9 +17,14 @@ _interrupted = threading.Event()
 
 
 @contextlib.contextmanager
-def own_process() -> Iterator[None]:
-    """Run the suite undisturbed: own environment, one torch thread, an interrupt that is not forgotten."""
-    with _own_environment(), _one_torch_thread(), _remembered_interrupt():
+def own_process(*, interruptible: bool = True) -> Iterator[None]:
+    """Run the suite undisturbed: own environment, one torch thread, an interrupt that is not forgotten.
+
+    Args:
+        interruptible: an interrupt comes from the user; in a worker process it never does.
+    """
+    remembered = _remembered_interrupt() if interruptible else contextlib.nullcontext()
+    with _own_environment(), _one_torch_thread(), remembered:
         yield
 
 

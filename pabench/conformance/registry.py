@@ -23,8 +23,8 @@ class Check:
 
     Attributes:
         id: name in reports and on the command line.
-        operation: what the backend must offer: ``decode`` or ``append``; ``decode`` checks take a ``Case``,
-            ``append`` checks an ``AppendCase``.
+        operation: what the backend must offer: ``decode``, ``speculative``, ``prefill`` or ``append``;
+            ``append`` checks take an ``AppendCase``, the others a ``Case``.
         run: the property itself.
     """
 
@@ -42,6 +42,7 @@ CHECKS = {
     check.id: check
     for check in (
         Check(id="decode", operation="decode", run=attention.check_decode),
+        Check(id="prefill", operation="prefill", run=attention.check_decode),
         Check(id="poison", operation="decode", run=attention.check_poison),
         Check(id="table-tail", operation="decode", run=attention.check_table_tail),
         Check(id="placement", operation="decode", run=attention.check_placement),
@@ -49,6 +50,7 @@ CHECKS = {
         Check(id="empty", operation="decode", run=attention.check_empty),
         Check(id="repeat", operation="decode", run=attention.check_repeat),
         Check(id="reject", operation="decode", run=attention.check_reject),
+        Check(id="speculative", operation="speculative", run=attention.check_speculative),
         Check(id="append", operation="append", run=check_append),
     )
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from pabench.errors import EXIT_FAILURE, EXIT_NOTHING_RAN, EXIT_OK
 
-STATUSES = ("passed", "failed", "unsupported", "crashed")
+STATUSES = ("passed", "failed", "unsupported", "crashed", "not-run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,9 @@ class CheckResult:
         cases: generated problems that were judged.
         max_ratio: largest err/T over all judged cases, that of the failure when there is one; None when no
             number was compared.
-        reason: why it is unsupported or crashed.
+        status: one of ``STATUSES``; ``not-run`` is a check that an interrupt cut short.
+        reason: why it is not passed.
+        findings: of a checked device, as plain data; see ``device/findings.py``.
     """
 
     check: str
@@ -53,6 +55,26 @@ class CheckResult:
     reason: str | None
     failure: Failure | None
     duration_s: float
+    findings: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def not_run(
+        cls, *, check: str, about: str, subject: str, subject_kind: str, device: str, cases: int
+    ) -> CheckResult:
+        """Return the result of a check that was interrupted after ``cases`` cases, which say nothing yet."""
+        return cls(
+            check=check,
+            about=about,
+            subject=subject,
+            subject_kind=subject_kind,
+            device=device,
+            status="not-run",
+            cases=0,
+            max_ratio=None,
+            reason=f"interrupted after {cases} cases",
+            failure=None,
+            duration_s=0.0,
+        )
 
     def to_line(self) -> dict[str, Any]:
         """Return the journal line of this result."""
@@ -60,8 +82,8 @@ class CheckResult:
 
 
 def totals(results: Sequence[CheckResult]) -> dict[str, int]:
-    """Return ``cases, checks, passed, failed, unsupported, crashed``."""
-    counts = {status: sum(r.status == status for r in results) for status in STATUSES}
+    """Return ``cases, checks, passed, failed, unsupported, crashed, not_run``."""
+    counts = {status.replace("-", "_"): sum(r.status == status for r in results) for status in STATUSES}
     return {"cases": sum(r.cases for r in results), "checks": len(results), **counts}
 
 

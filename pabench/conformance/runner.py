@@ -1,91 +1,104 @@
-"""Runs the suite of ``suites/conformance`` with pytest, in this process, into a run directory."""
+"""Runs the suite of ``suites/conformance`` with pytest in this process."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pabench.backends.registry import load_backend
 from pabench.conformance.examiner import PROFILES
 from pabench.conformance.plugin import ConformancePlugin, SubjectsPlugin
 from pabench.conformance.process import own_process
-from pabench.conformance.results import CheckResult, exit_code
+from pabench.conformance.recorder import Recorder
+from pabench.conformance.request import ConformanceRequest
+from pabench.conformance.results import exit_code
+from pabench.controls.hold import open_believed
 from pabench.device.base import Device
+from pabench.device.facts import DeviceFacts
+from pabench.device.registry import DeviceRequest
 from pabench.errors import EXIT_INTERRUPTED, EXIT_NOTHING_RAN, PabenchError, Unsupported, UsageError
 from pabench.resources import resource_dir
-from pabench.store.run import RunDirectory
 
+LOG_CHARACTERS = 2**14
 PYTEST_INTERRUPTED, PYTEST_INTERNAL, PYTEST_USAGE, PYTEST_NOTHING = 2, 3, 4, 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConformanceRequest:
-    """What to judge and how hard.
+class InProcessSuite:
+    """Runs the suite in this process: for debuggers, and for tests that look inside.
 
-    Attributes:
-        backends: names of attention backends.
-        allocators: names of page allocators.
-        profile: ``quick``, ``default`` or ``deep``.
-        seed: of the generated cases.
-        junit: file for pytest's JUnit XML, or None.
-        select: pytest's ``-k`` expression, or None.
-        replay_options: options that a replay of this run's failures needs.
+    What crashes or hangs a subject crashes or hangs the command.
     """
 
-    backends: tuple[str, ...]
-    allocators: tuple[str, ...]
-    profile: str
-    seed: int
-    junit: Path | None = None
-    select: str | None = None
-    replay_options: tuple[str, ...] = ()
+    def __init__(self, request: ConformanceRequest, device: DeviceRequest) -> None:
+        self._request = request
+        self._wanted = device
+        self._device: Device
+
+    def prepare(self) -> DeviceFacts:
+        """Open the device, load the subjects and look whether the selection names a check; writes nothing.
+
+        Raises:
+            PabenchError: any of it is refused.
+        """
+        self._device = device = open_believed(self._wanted)
+        for name in self._request.backends:
+            load_backend(name, device)
+        if self._request.select is not None:
+            subjects = SubjectsPlugin(backends=self._request.backends, allocators=self._request.allocators)
+            status, said = run_pytest([*arguments_for(self._request), "--collect-only"], subjects)
+            check_collected(self._request, status, said)
+        return DeviceFacts(name=device.name, description=device.description)
+
+    def run(self, recorder: Recorder, *, on_collected: Callable[[int], None] = lambda count: None) -> int:
+        """Run every check, record each result and return the exit code.
+
+        Raises:
+            PabenchError: pytest itself could not run; its message is in the error.
+        """
+        plugin = make_plugin(
+            self._request,
+            self._device,
+            on_result=recorder.record,
+            on_collected=lambda tests: on_collected(len(tests)),
+        )
+        status, said = run_pytest(arguments_for(self._request), plugin)
+        if status == PYTEST_INTERRUPTED:
+            if (cut := plugin.unfinished()) is not None:
+                recorder.record(cut)
+            return EXIT_INTERRUPTED
+        check_ended(status, said)
+        return exit_code(recorder.results) if recorder.results else EXIT_NOTHING_RAN
 
 
-def run_conformance(
-    request: ConformanceRequest,
-    device: Device,
-    run: RunDirectory,
-    *,
-    on_result: Callable[[CheckResult], None] = lambda result: None,
-    on_collected: Callable[[int], None] = lambda count: None,
-) -> tuple[int, list[CheckResult]]:
-    """Run the suite and return the exit code and the results, which are in the journal too.
-
-    Raises:
-        PabenchError: pytest itself could not run; its message is in the error.
-    """
-    plugin = ConformancePlugin(
+def make_plugin(request: ConformanceRequest, device: Device, **hooks: Any) -> ConformancePlugin:
+    """Return the plugin of a run; ``hooks`` are its ``on_...`` callbacks, ``skip`` and ``witness``."""
+    return ConformancePlugin(
         device=device,
         backends=request.backends,
         allocators=request.allocators,
         effort=PROFILES[request.profile],
         seed=request.seed,
-        run=run,
-        replay_options=request.replay_options,
-        on_result=on_result,
-        on_collected=on_collected,
+        **hooks,
     )
-    status, said = _pytest(_arguments(request), plugin)
-    if status == PYTEST_INTERRUPTED:
-        return EXIT_INTERRUPTED, plugin.results
-    if status in (PYTEST_INTERNAL, PYTEST_USAGE):
-        raise PabenchError(f"the suite could not run: {said}")
-    return (exit_code(plugin.results) if plugin.results else EXIT_NOTHING_RAN), plugin.results
 
 
-def check_selection(request: ConformanceRequest) -> None:
-    """Collect without running, so that a selection that cannot work is refused before anything is written.
+def check_collected(request: ConformanceRequest, status: int, said: str) -> None:
+    """Refuse a selection that cannot work.
+
+    Args:
+        request: its ``select`` is given.
+        status: pytest's, after collecting.
+        said: the line in which pytest says why.
 
     Raises:
         UsageError: ``select`` is no expression.
         Unsupported: it names no check of these subjects.
+        PabenchError: the suite cannot be collected.
     """
-    subjects = SubjectsPlugin(backends=request.backends, allocators=request.allocators)
-    status, said = _pytest([*_arguments(replace(request, junit=None)), "--collect-only"], subjects)
     if status == PYTEST_USAGE:
         raise UsageError(f"-k {request.select!r}: {said.removeprefix('ERROR: ')}")
     if status == PYTEST_NOTHING:
@@ -94,18 +107,48 @@ def check_selection(request: ConformanceRequest) -> None:
         raise PabenchError(f"the suite could not be collected: {said}")
 
 
-def _pytest(arguments: list[str], plugin: object) -> tuple[int, str]:
+def check_ended(status: int, said: str) -> None:
+    """Raise ``PabenchError`` when pytest itself broke, or was interrupted by nobody."""
+    if status in (PYTEST_INTERRUPTED, PYTEST_INTERNAL, PYTEST_USAGE):
+        raise PabenchError(f"the suite could not run: {said}")
+
+
+def run_pytest(arguments: list[str], plugin: object, *, interruptible: bool = True) -> tuple[int, str]:
     """Run pytest in this process and return its exit status and the line that says why it failed.
 
     The suite's own output is pytest's; commands print results as they come, on streams of their own.
+
+    Args:
+        arguments: of the command line.
+        plugin: registered under its own name.
+        interruptible: an interrupt is the user's, and ends the run.
     """
-    log = io.StringIO()
-    with own_process(), contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    log = _LastWords()
+    with (
+        own_process(interruptible=interruptible),
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
         status = int(pytest.main(arguments, plugins=[plugin]))
-    return status, _last_line(log.getvalue())
+    return status, _last_line(log.kept)
 
 
-def _arguments(request: ConformanceRequest) -> list[str]:
+class _LastWords(io.TextIOBase):
+    """Keeps the end of what is written: a subject may print without end."""
+
+    def __init__(self) -> None:
+        self.kept = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str, /) -> int:
+        self.kept = (self.kept + text)[-LOG_CHARACTERS:]
+        return len(text)
+
+
+def arguments_for(request: ConformanceRequest) -> list[str]:
+    """Return pytest's command line."""
     suite = resource_dir("suites") / "conformance"
     arguments = [
         str(suite),
@@ -118,8 +161,6 @@ def _arguments(request: ConformanceRequest) -> list[str]:
         "--tb=short",
         *("-p", "no:cacheprovider"),
     ]
-    if request.junit is not None:
-        arguments += [f"--junit-xml={request.junit}", "-o", "junit_suite_name=pabench-conformance"]
     if request.select is not None:
         arguments += ["-k", request.select]
     return arguments

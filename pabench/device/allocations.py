@@ -40,6 +40,7 @@ class Allocation:
         written: one byte a byte of memory, nonzero once written; None when the host wrote it all.
         label: what findings call it when no kernel parameter names it.
         freed: whether it was given back.
+        gone: whether its array no longer exists, so that the host may use the memory for another.
     """
 
     base: int
@@ -47,6 +48,7 @@ class Allocation:
     written: Array | None
     label: str
     freed: bool = False
+    gone: bool = False
 
 
 class Allocations:
@@ -71,7 +73,7 @@ class Allocations:
         self._live = [a for a in self._live if a.base + a.nbytes <= base or base + nbytes <= a.base]
         bisect.insort(self._live, entry, key=lambda a: a.base)
         # the owner of the bytes lives as long as any view of them
-        weakref.finalize(_owner(array), self._mark_freed, entry)
+        weakref.finalize(_owner(array), self._mark_gone, entry)
         return entry
 
     def free(self, array: Array) -> None:
@@ -79,6 +81,11 @@ class Allocations:
         base, _ = _span(array)
         if (entry := self.at(base)) is not None:
             self._mark_freed(entry)
+
+    def knows(self, array: Array) -> bool:
+        """Whether the memory of ``array`` is registered, as live or as given back while its array lives."""
+        entry = self.at(_span(array)[0])
+        return entry is not None and not entry.gone
 
     def at(self, address: int) -> Allocation | None:
         """Return the allocation that holds ``address``, freed ones included."""
@@ -105,6 +112,10 @@ class Allocations:
             row.written = entry.written.ctypes.data if entry.written is not None else None
             row.freed = int(entry.freed)
         return table, entries
+
+    def _mark_gone(self, entry: Allocation) -> None:
+        entry.gone = True
+        self._mark_freed(entry)
 
     def _mark_freed(self, entry: Allocation) -> None:
         entry.freed = True

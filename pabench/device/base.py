@@ -48,6 +48,21 @@ class Launch:
     shared_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceLimits:
+    """What a launch plan is fitted to.
+
+    Attributes:
+        multiprocessors: that run blocks at the same time.
+        shared_bytes_per_block: dynamic shared memory that one block can have.
+        shared_bytes_per_sm: shared memory of a multiprocessor, for all its blocks.
+    """
+
+    multiprocessors: int
+    shared_bytes_per_block: int
+    shared_bytes_per_sm: int
+
+
 class Module(Protocol):
     """A compiled kernel file."""
 
@@ -67,6 +82,10 @@ class Device(Protocol):
     name: str
     description: str
     kernels: Path
+
+    @property
+    def limits(self) -> DeviceLimits:
+        """What launch plans are fitted to."""
 
     def to_device(self, array: Array) -> Any:
         """Return ``array`` as device memory; it may share memory with ``array``, so neither is written."""

@@ -14,10 +14,12 @@ import numpy as np
 from pabench.device.allocations import Allocation, Allocations, owner_of
 from pabench.device.base import KernelSource, Launch
 from pabench.device.compiler import compile_object, compile_shared
+from pabench.device.counted import read_counters
+from pabench.device.counters import Counters
 from pabench.device.emulated import COMMENT, KERNEL_FLAGS, EmulatedDevice, NativeLaunch
 from pabench.device.findings import Finding, Party, Place
 from pabench.device.symbols import resolve
-from pabench.errors import DeviceFault, InvalidCase
+from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, InvalidCase
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 
@@ -30,8 +32,12 @@ CHECKED_FLAGS = (
     "-fno-tree-vectorize",
     "-fno-tree-slp-vectorize",
     "-fno-tree-loop-distribute-patterns",
+    # nor copied along the two ways of a branch that lanes take together
+    "-fno-thread-jumps",
 )
 INSTRUMENT = "-fsanitize=thread"
+INSTRUMENTED = b"__tsan_init"
+"""Called by all instrumented code, so that a compiler which ignores the flag is seen."""
 STEP_BUDGET = 2**32
 """Half a minute to a minute of one block; a block that reads 100,000 tokens makes a hundredth of it."""
 
@@ -61,6 +67,7 @@ class CheckedDevice(EmulatedDevice):
 
     Args:
         checks: which of ``memory``, ``init``, ``race`` and ``sync``.
+        count: count instructions and traffic; with no checks the fastest way to have them.
         collect: keep findings in ``findings`` instead of raising ``KernelFindings`` at the end of a launch.
         step_budget: accesses, meetings and polls of one block; a block that makes more ends as a finding.
             0 for no bound.
@@ -68,12 +75,15 @@ class CheckedDevice(EmulatedDevice):
 
     Attributes:
         findings: of all launches so far.
+        counters: of all launches so far, added up by entry point; empty unless ``count``.
+        last_counters: of the last launch, or None.
     """
 
     def __init__(
         self,
         *,
         checks: Sequence[str] = tuple(CHECKS),
+        count: bool = False,
         collect: bool = False,
         step_budget: int = STEP_BUDGET,
         **options: Any,
@@ -84,7 +94,10 @@ class CheckedDevice(EmulatedDevice):
         super().__init__(**{**options, "flags": (*options.get("flags", ()), *CHECKED_FLAGS)})
         self.description = f"checked {self.description}"
         self.checks = tuple(checks)
+        self.count = count
         self.findings: list[Finding] = []
+        self.counters: dict[str, Counters] = {}
+        self.last_counters: Counters | None = None
         self._collect = collect
         self._step_budget = whole_number("step_budget", step_budget, low=0, high=2**64 - 1)
         self._allocations = Allocations()
@@ -123,14 +136,14 @@ class CheckedDevice(EmulatedDevice):
     ) -> None:
         for arg in launch.args:
             # memory that did not come from this device is the host's: all of it may be read and written
-            if isinstance(arg, np.ndarray) and arg.nbytes and self._allocations.at(arg.ctypes.data) is None:
+            if isinstance(arg, np.ndarray) and arg.nbytes and not self._allocations.knows(arg):
                 self._allocations.add(owner_of(arg), written=True)
         table, entries = self._allocations.native()
         _mark_constant(table, entries, launch, constant)
         request = NativeRequest(
             buffers=ctypes.cast(table, ctypes.c_void_p),
             buffer_count=len(entries),
-            checks=sum(CHECKS[name] for name in self.checks),
+            checks=sum(CHECKS[name] for name in self.checks) + (COUNT if self.count else 0),
             step_budget=self._step_budget,
         )
         report = ctypes.c_char_p()
@@ -141,12 +154,23 @@ class CheckedDevice(EmulatedDevice):
             told = json.loads((report.value or b"{}").decode(errors="replace"))
         finally:
             runtime.pab_emu_free(report)
+        if "counters" in told:
+            self._note_counters(told["counters"], launch, source, entries)
         findings = self._read(told, launch, source, entries)
         self.findings += findings
         if findings and not self._collect:
             raise KernelFindings(findings)
         if failed and not findings:
             raise DeviceFault(f"{launch.entry}: {message.value.decode(errors='replace')}")
+
+    def _note_counters(
+        self, told: dict[str, Any], launch: Launch, source: KernelSource, entries: Sequence[Allocation]
+    ) -> None:
+        names = _buffer_names(launch, source, entries, every=True)
+        counted = read_counters(told, kernel=launch.entry, names=names)
+        before = self.counters.get(launch.entry)
+        self.last_counters = counted
+        self.counters[launch.entry] = counted if before is None else before + counted
 
     def _read(
         self, told: dict[str, Any], launch: Launch, source: KernelSource, entries: Sequence[Allocation]
@@ -183,7 +207,8 @@ class CheckedDevice(EmulatedDevice):
                 count=one["count"],
             )
             for one in raw
-            if one["check"] in self.checks
+            # with no checks there is only what ended a block
+            if one["check"] in self.checks or not self.checks
         ]
         # one barrier of the source may be several in the compiled code
         return [f for f in found if not (f.check == "sync" and f.other and f.at.place == f.other.place)]
@@ -191,13 +216,27 @@ class CheckedDevice(EmulatedDevice):
     def _compile(self, unit: Path, arguments: list[str], runtime: Path, out: Path, *, what: str) -> None:
         compiled = out.with_suffix(".o")
         try:
-            compile_object(
-                self._compiler, [*arguments, *self._flags, INSTRUMENT, str(unit)], compiled, what=what
-            )
+            try:
+                compile_object(
+                    self._compiler, [*arguments, *self._flags, INSTRUMENT, str(unit)], compiled, what=what
+                )
+            except CompileError as error:
+                if "sanitize" in str(error):
+                    raise self._cannot_instrument() from None
+                raise
+            if INSTRUMENTED not in compiled.read_bytes():
+                raise self._cannot_instrument()
             # linked without the sanitizer's own runtime: ours answers its calls
             compile_shared(self._compiler, [str(compiled), str(runtime), *KERNEL_FLAGS], out, what=what)
         finally:
             compiled.unlink(missing_ok=True)
+
+    def _cannot_instrument(self) -> EnvironmentRefused:
+        return EnvironmentRefused(
+            f"C++ compiler {' '.join(self._compiler.command)} cannot instrument code ({INSTRUMENT}), "
+            "which the checked device needs",
+            hint="install g++ or clang++ for this machine, or set CXX",
+        )
 
 
 def _mark_constant(
@@ -213,9 +252,15 @@ def _mark_constant(
         row.constant = int(bool(marks) and all(marks))
 
 
-def _buffer_names(launch: Launch, source: KernelSource, entries: Sequence[Allocation]) -> dict[int, str]:
-    """Return what findings call each allocation: the parameter that points into it, where there is one."""
-    names = {number: entry.label for number, entry in enumerate(entries)} | {-1: "shared memory"}
+def _buffer_names(
+    launch: Launch, source: KernelSource, entries: Sequence[Allocation], *, every: bool = False
+) -> dict[int, str]:
+    """Return what each allocation is called: the first parameter that points into it, where there is one.
+
+    With ``every``: all parameters that do, joined by ``+``.
+    """
+    labels = {number: entry.label for number, entry in enumerate(entries)} | {-1: "shared memory"}
+    names = dict(labels)
     parameters = _parameters(source, launch.entry)
     for position in reversed(range(len(launch.args))):
         arg = launch.args[position]
@@ -223,7 +268,9 @@ def _buffer_names(launch: Launch, source: KernelSource, entries: Sequence[Alloca
             continue
         for number, entry in enumerate(entries):
             if entry.base <= arg.ctypes.data < entry.base + entry.nbytes:
-                names[number] = parameters[position] if position < len(parameters) else f"argument {position}"
+                name = parameters[position] if position < len(parameters) else f"argument {position}"
+                further = every and names[number] != labels[number]
+                names[number] = f"{name}+{names[number]}" if further else name
     return names
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pabench.device.arguments import check_limits, check_scalars
-from pabench.device.base import KernelSource, Launch
+from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.compiler import first_error
 from pabench.device.nvrtc import header_key, nvrtc_options
 from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, LaunchError
@@ -62,6 +62,7 @@ class CudaDevice:
 
     Args:
         kernels: folder with the kernels and their headers, by default the project's ``kernels_cuda``.
+        line_info: let tools such as compute-sanitizer name lines of the source.
 
     Raises:
         EnvironmentRefused: CuPy is missing or sees no GPU.
@@ -69,7 +70,8 @@ class CudaDevice:
 
     name = "cuda"
 
-    def __init__(self, *, kernels: Path | None = None) -> None:
+    def __init__(self, *, kernels: Path | None = None, line_info: bool = False) -> None:
+        self._options = ("--generate-line-info",) if line_info else ()
         self.kernels = kernels or resource_dir("kernels_cuda")
         why = why_no_cuda()
         if why:
@@ -80,6 +82,18 @@ class CudaDevice:
         driver = cupy.cuda.runtime.driverGetVersion()
         self.description = (
             f"{properties['name'].decode()}, CUDA driver {driver // 1000}.{driver % 1000 // 10}"
+        )
+
+    @property
+    def limits(self) -> DeviceLimits:
+        """Multiprocessors and shared memory of the current GPU."""
+        import cupy
+
+        properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+        return DeviceLimits(
+            multiprocessors=properties["multiProcessorCount"],
+            shared_bytes_per_block=properties["sharedMemPerBlockOptin"],
+            shared_bytes_per_sm=properties["sharedMemPerMultiprocessor"],
         )
 
     def to_device(self, array: Array) -> Any:
@@ -133,7 +147,7 @@ class CudaDevice:
 
         # CuPy's cache looks at the text and the options only, so a changed header must change an option
         defines = {**source.defines, "PAB_HEADERS": f'"{header_key(source.include_dir)}"'}
-        options = nvrtc_options(include_dir=source.include_dir, defines=defines)
+        options = (*nvrtc_options(include_dir=source.include_dir, defines=defines), *self._options)
         try:
             text = source.path.read_text(encoding="utf-8")
             module = cupy.RawModule(code=text, options=options, backend="nvrtc")

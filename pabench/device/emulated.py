@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pabench.device.arguments import check_limits, check_scalars, check_signature
-from pabench.device.base import KernelSource, Launch
+from pabench.device.arguments import MAX_SHARED_BYTES, check_limits, check_scalars, check_signature
+from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.cache import cached_file, content_key
 from pabench.device.compiler import FLAGS, Compiler, compile_shared, find_compiler, processor_key
 from pabench.device.headers import header_texts
@@ -31,6 +31,10 @@ MAX_PARAMETERS = 64
 MAX_BLOCKS = 2**24
 """Blocks of one launch; their order is held in memory."""
 POISON = 0xFF
+LIMITS = DeviceLimits(
+    multiprocessors=1, shared_bytes_per_block=MAX_SHARED_BYTES, shared_bytes_per_sm=MAX_SHARED_BYTES + 1024
+)
+"""Shared memory of an sm_90; one multiprocessor, so that small cases fill it as large ones fill a GPU."""
 POLL_SECONDS = 60
 
 _libraries: dict[Path, ctypes.CDLL] = {}
@@ -132,6 +136,7 @@ class EmulatedDevice:
     """
 
     name = "emulated"
+    limits = LIMITS
 
     def __init__(
         self,

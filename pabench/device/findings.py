@@ -77,8 +77,8 @@ class Finding:
         return f"{self.check}: {self.text}{where}: {self.kernel}{at}{other}{stuck}{times}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
+        """Return plain data, the sentence ``said`` included."""
+        return {**asdict(self), "said": str(self)}
 
 
 def _index(index: Index) -> str:

@@ -7,14 +7,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pabench.device.base import KernelSource
-from pabench.device.cache import content_key
+from pabench.device.cache import cached_file, content_key
 from pabench.device.compiler import first_error
 from pabench.device.headers import header_texts
 from pabench.errors import CompileError, EnvironmentRefused
 
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100a", "sm_120")
+INSTALL = "pip install pabench[nvrtc]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,28 +59,19 @@ def header_key(include_dir: Path) -> str:
 def compile_cubin(source: KernelSource, architecture: str) -> Cubin:
     """Compile ``source`` for ``architecture`` with NVRTC; needs CuPy and the NVRTC wheels but no GPU.
 
+    Headers are looked for in ``source.include_dir``, then beside the kernel file.
+
     Raises:
         EnvironmentRefused: CuPy or NVRTC is not installed.
         CompileError: with the first error of the log.
     """
-    if importlib.util.find_spec("cupy") is None:
-        raise EnvironmentRefused(
-            "NVRTC is reached through CuPy, which is missing", hint="pip install pabench[nvrtc]"
-        )
-    common = nvrtc_options(include_dir=source.include_dir, defines=source.defines, architecture=architecture)
-    options = [*common, "--ptxas-options=-v"]
+    nvrtc = _load_nvrtc()
+    options = _cubin_options(source, architecture)
+    text = _kernel_text(source)
     try:
-        text = source.path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CompileError(f"kernel file {source.path} cannot be read: {error}") from None
-    try:
-        from cupy.cuda import nvrtc
-
         program = nvrtc.createProgram(text, source.path.name, [], [])
-    except (ImportError, OSError, RuntimeError) as error:
-        raise EnvironmentRefused(
-            f"NVRTC cannot be loaded: {error}", hint="pip install pabench[nvrtc]"
-        ) from error
+    except (OSError, RuntimeError) as error:
+        raise EnvironmentRefused(f"NVRTC cannot be loaded: {error}", hint=INSTALL) from error
     try:
         nvrtc.compileProgram(program, options)
         return Cubin(image=nvrtc.getCUBIN(program), log=nvrtc.getProgramLog(program))
@@ -87,3 +80,73 @@ def compile_cubin(source: KernelSource, architecture: str) -> Cubin:
         raise CompileError(f"{source.path.name} for {architecture} does not compile: {message}") from None
     finally:
         nvrtc.destroyProgram(program)
+
+
+def compile_log(source: KernelSource, architecture: str) -> str:
+    """Return the log of ``compile_cubin``, kept by the content of all that went into it.
+
+    Raises:
+        EnvironmentRefused, CompileError: as ``compile_cubin``; errors are not kept.
+    """
+    beside = source.path.parent
+    try:
+        headers = header_texts(source.include_dir, beside=beside)
+    except OSError as error:
+        raise CompileError(f"headers beside {source.path} cannot be read: {error}") from None
+    parts = (nvrtc_version(), _kernel_text(source), source.path.name, *_cubin_options(source, architecture))
+    key = content_key([*parts, *headers])
+
+    def make(path: Path) -> None:
+        path.write_text(compile_cubin(source, architecture).log, encoding="utf-8")
+
+    return cached_file(f"ptxas-{key}.log", make).read_text(encoding="utf-8")
+
+
+def nvrtc_version() -> str:
+    """Return the version of NVRTC, such as ``13.0``; raises ``EnvironmentRefused`` when it is missing."""
+    major, minor = _ask("getVersion")
+    return f"{major}.{minor}"
+
+
+def check_architecture(architecture: str) -> None:
+    """Raise ``EnvironmentRefused`` when the installed NVRTC does not compile for ``architecture``."""
+    number = re.sub(r"\D", "", architecture)
+    known = [str(value) for value in _ask("getSupportedArchs")]
+    if number not in known:
+        raise EnvironmentRefused(
+            f"NVRTC {nvrtc_version()} does not compile for {architecture}, only for {', '.join(known)}",
+            hint="install a newer NVRTC: pip install -U nvidia-cuda-nvrtc",
+        )
+
+
+def _ask(question: str) -> Any:
+    nvrtc = _load_nvrtc()
+    try:
+        return getattr(nvrtc, question)()
+    except (OSError, RuntimeError) as error:
+        # CuPy looks for the library at the first call
+        raise EnvironmentRefused(f"NVRTC cannot be loaded: {error}", hint=INSTALL) from error
+
+
+def _load_nvrtc() -> Any:
+    if importlib.util.find_spec("cupy") is None:
+        raise EnvironmentRefused("NVRTC is reached through CuPy, which is missing", hint=INSTALL)
+    try:
+        from cupy.cuda import nvrtc
+    except (ImportError, OSError, RuntimeError) as error:
+        raise EnvironmentRefused(f"NVRTC cannot be loaded: {error}", hint=INSTALL) from error
+    return nvrtc
+
+
+def _cubin_options(source: KernelSource, architecture: str) -> list[str]:
+    common = nvrtc_options(include_dir=source.include_dir, defines=source.defines, architecture=architecture)
+    beside = source.path.parent
+    own = [] if beside == source.include_dir else [f"-I{beside}"]
+    return [*common, *own, "--ptxas-options=-v"]
+
+
+def _kernel_text(source: KernelSource) -> str:
+    try:
+        return source.path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompileError(f"kernel file {source.path} cannot be read: {error}") from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pabench.device.base import Device
 from pabench.errors import EnvironmentRefused, UnknownName, UsageError
@@ -10,19 +12,48 @@ from pabench.errors import EnvironmentRefused, UnknownName, UsageError
 DEVICES = ("cuda", "emulated")
 
 
-def open_device(name: str, *, seed: int = 0, kernels: Path | None = None, checked: bool = False) -> Device:
-    """Return a device.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRequest:
+    """A device to open, as options say it and as it goes to a worker process in JSON.
 
-    Args:
-        name: ``cuda``, ``emulated``, or ``auto`` for cuda where there is one and emulated elsewhere.
-        seed: schedule of the emulated device.
-        kernels: a folder to use in place of the project's ``kernels_cuda``.
-        checked: look at every access; with ``auto`` this chooses the emulated device.
+    Attributes:
+        name, seed, kernels, checked, count, poll_seconds: see ``open_device``; ``kernels`` as text.
+    """
+
+    name: str
+    seed: int = 0
+    kernels: str | None = None
+    checked: bool = False
+    count: bool = False
+    poll_seconds: int | None = None
+
+    def open(self) -> Device:
+        """Open the device; raises what ``open_device`` raises."""
+        return open_device(
+            self.name,
+            seed=self.seed,
+            kernels=None if self.kernels is None else Path(self.kernels),
+            checked=self.checked,
+            count=self.count,
+            poll_seconds=self.poll_seconds,
+        )
+
+    def check(self) -> None:
+        """Raise what is wrong with the request whatever the machine offers; cheap, opens nothing."""
+        kernels = None if self.kernels is None else Path(self.kernels)
+        check_device(self.name, kernels=kernels, checked=self.checked)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values: the arguments of this class."""
+        return asdict(self)
+
+
+def check_device(name: str, *, kernels: Path | None = None, checked: bool = False) -> None:
+    """Look at the arguments of ``open_device``.
 
     Raises:
         UnknownName: no such device.
         UsageError: ``kernels`` is not a kernel folder, or ``checked`` is asked of a GPU.
-        EnvironmentRefused: the device cannot work here.
     """
     if name not in (*DEVICES, "auto"):
         raise UnknownName("device", name, (*DEVICES, "auto"))
@@ -30,15 +61,43 @@ def open_device(name: str, *, seed: int = 0, kernels: Path | None = None, checke
         raise UsageError(
             f"kernels = {str(kernels)!r}: must be a folder like kernels_cuda, with a folder pab in it"
         )
+    if checked and name == "cuda":
+        raise UsageError(
+            "device = 'cuda': kernels are checked on the emulated device only",
+            hint="on a GPU, run compute-sanitizer",
+        )
+
+
+def open_device(
+    name: str,
+    *,
+    seed: int = 0,
+    kernels: Path | None = None,
+    checked: bool = False,
+    count: bool = False,
+    poll_seconds: int | None = None,
+) -> Device:
+    """Return a device.
+
+    Args:
+        name: ``cuda``, ``emulated``, or ``auto`` for cuda where there is one and emulated elsewhere.
+        seed: schedule of the emulated device.
+        kernels: a folder to use in place of the project's ``kernels_cuda``.
+        checked: look at every access; with ``auto`` this chooses the emulated device.
+        count: let a checked device count traffic as well.
+        poll_seconds: how long a kernel of the emulated device may poll in vain; None for its own limit.
+
+    Raises:
+        UnknownName: no such device.
+        UsageError: ``kernels`` is not a kernel folder, or ``checked`` is asked of a GPU.
+        EnvironmentRefused: the device cannot work here.
+    """
+    check_device(name, kernels=kernels, checked=checked)
+    limits: dict[str, Any] = {} if poll_seconds is None else {"poll_seconds": poll_seconds}
     if checked:
-        if name == "cuda":
-            raise UsageError(
-                "device = 'cuda': kernels are checked on the emulated device only",
-                hint="on a GPU, run compute-sanitizer",
-            )
         from pabench.device.checked import CheckedDevice
 
-        return CheckedDevice(seed=seed, kernels=kernels)
+        return CheckedDevice(seed=seed, kernels=kernels, count=count, **limits)
     from pabench.device.cuda import CudaDevice, why_no_cuda
 
     if name == "cuda" or (name == "auto" and why_no_cuda() is None):
@@ -46,7 +105,7 @@ def open_device(name: str, *, seed: int = 0, kernels: Path | None = None, checke
     from pabench.device.emulated import EmulatedDevice
 
     try:
-        return EmulatedDevice(seed=seed, kernels=kernels)
+        return EmulatedDevice(seed=seed, kernels=kernels, **limits)
     except EnvironmentRefused as error:
         if name == "auto":
             raise EnvironmentRefused(f"neither GPU nor compiler: {error}", hint=error.hint) from None

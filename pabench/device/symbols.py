@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -11,19 +12,34 @@ from pabench.device.findings import Place
 
 TOOLS = ("addr2line", "llvm-addr2line")
 DEADLINE_S = 60
+HEADERS = re.compile(r"/(emulation|pab)/[^/]*$")
+
+# what has been looked up: a module's name is a hash of its content, so that it never changes
+_known: dict[tuple[str, int], Place] = {}
+
+
+def symbolizer() -> str | None:
+    """Return the program that knows lines, or None where there is none."""
+    return next((path for name in TOOLS if (path := shutil.which(name))), None)
 
 
 def resolve(module: str, offsets: Iterable[int]) -> dict[int, Place]:
     """Return the source place of each offset; without a tool the place is the module and the offset.
 
-    Of code that was inlined into a kernel the innermost line outside the emulation's own headers counts.
+    Of code that was inlined into a kernel the innermost line outside the shared headers counts.
 
     Args:
-        module: path of a shared library.
+        module: path of a shared library, whose contents its name stands for.
         offsets: of instructions within it.
     """
-    wanted = sorted(set(offsets))
-    tool = next((path for name in TOOLS if (path := shutil.which(name))), None)
+    asked = set(offsets)
+    wanted = sorted(at for at in asked if (module, at) not in _known)
+    _known.update(((module, at), place) for at, place in _look_up(module, wanted).items())
+    return {at: _known[module, at] for at in asked}
+
+
+def _look_up(module: str, wanted: list[int]) -> dict[int, Place]:
+    tool = symbolizer()
     fallback = {at: Place(file=f"{Path(module).name}+0x{at:x}", line=0) for at in wanted}
     if not wanted or tool is None or not module:
         return fallback
@@ -33,6 +49,7 @@ def resolve(module: str, offsets: Iterable[int]) -> dict[int, Place]:
     except (OSError, subprocess.TimeoutExpired):
         return fallback
     places: dict[int, Place] = {}
+    headers: dict[int, Place] = {}
     at, function = 0, ""
     for line in told.stdout.splitlines():
         if line.startswith("0x") and ":" not in line:
@@ -41,7 +58,8 @@ def resolve(module: str, offsets: Iterable[int]) -> dict[int, Place]:
             function = line
         else:
             file, _, number = line.split(" (")[0].rpartition(":")
-            if at not in places and number.isdigit() and "/emulation/" not in file:
-                places[at] = Place(file=Path(file).name, line=int(number), function=function)
+            if number.isdigit() and "/emulation/" not in file:
+                place = Place(file=Path(file).name, line=int(number), function=function)
+                (headers if HEADERS.search(file) else places).setdefault(at, place)
             function = ""
-    return {**fallback, **places}
+    return {**fallback, **headers, **places}

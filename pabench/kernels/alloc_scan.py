@@ -6,6 +6,7 @@ became of a step stays in ``ScanState.status`` until somebody reads it.  So a CU
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,16 @@ import numpy as np
 
 from pabench.device.base import Device, Launch, Module
 from pabench.errors import InvalidCase
-from pabench.kernels.instance import kernel_source
+from pabench.kernels.instance import KernelEntry, KernelInstance, kernel_source
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 
 FILE, RELEASE_FILE = "page_alloc_scan.cu", "page_alloc_release.cu"
-MAX_THREADS = 1024
+MIN_THREADS, MAX_THREADS = 64, 1024
 SHARED_BYTES = 64 * 8
+EXTEND, DROP, FORK, RESET = (f"page_alloc_{step}" for step in ("extend", "drop", "fork", "reset"))
+ENTRIES = {FILE: (EXTEND,), RELEASE_FILE: (DROP, FORK, RESET)}
+"""Entry points of each file."""
 
 OK, TOO_FEW_PAGES, ROW_TOO_SHORT, NOT_LIVE, BAD_VALUE, STILL_LIVE = range(6)
 END, CUT, WINDOW = range(3)
@@ -78,6 +82,23 @@ class ScanState:
     gate: Any
 
 
+def block_threads(max_seqs: int) -> int:
+    """Return the threads of the block: powers of two, so that few instances serve every size."""
+    return max(MIN_THREADS, min(MAX_THREADS, 1 << (max_seqs - 1).bit_length()))
+
+
+def instances() -> Iterator[KernelInstance]:
+    """Yield the instances of the static table."""
+    threads = MIN_THREADS
+    while threads <= MAX_THREADS:
+        for file, names in ENTRIES.items():
+            entries = (KernelEntry(name=name, threads=threads, shared_bytes=SHARED_BYTES) for name in names)
+            yield KernelInstance(
+                file=file, label=f"{threads} threads", defines=_defines(threads), entries=tuple(entries)
+            )
+        threads *= 2
+
+
 def new_state(
     device: Device, *, num_pages: int, page_size: int, max_seqs: int, max_pages_per_seq: int, blocks: int = 1
 ) -> ScanState:
@@ -97,15 +118,14 @@ def new_state(
     whole_number("blocks", blocks, low=1, high=1024)
     if blocks & (blocks - 1):
         raise InvalidCase("blocks", blocks, "must be a power of two")
-    # powers of two, so that few instances of the kernels serve every size
-    threads = max(64, min(MAX_THREADS, 1 << (max_seqs - 1).bit_length()))
+    threads = block_threads(max_seqs)
     capacity = 1 << (num_pages - 1).bit_length()
     ring = np.zeros(capacity, np.uint32)
     ring[:num_pages] = np.arange(num_pages)
     return ScanState(
         device=device,
-        grower=device.load(kernel_source(device, FILE, PAB_THREADS=threads)),
-        releaser=device.load(kernel_source(device, RELEASE_FILE, PAB_THREADS=threads)),
+        grower=device.load(kernel_source(device, FILE, **_defines(threads))),
+        releaser=device.load(kernel_source(device, RELEASE_FILE, **_defines(threads))),
         threads=threads,
         blocks=blocks,
         num_pages=num_pages,
@@ -143,7 +163,7 @@ def extend(state: ScanState, sequences: Any, tokens: Any, slot_mapping: Any, *, 
         *(of.copies, of.status, of.page_ends, of.token_ends, of.plan, of.header, of.shared_drops, of.gate),
         *(*_sizes(state), np.int32(prefix)),
     )
-    _launch(state, state.grower, "page_alloc_extend", args, blocks=state.blocks)
+    _launch(state, state.grower, EXTEND, args, blocks=state.blocks)
 
 
 def drop(state: ScanState, sequences: Any, values: Any, what: int) -> None:
@@ -153,21 +173,21 @@ def drop(state: ScanState, sequences: Any, values: Any, what: int) -> None:
         *(sequences, values, of.ring, of.cursor, of.refcounts, of.lengths, of.block_table, of.status),
         *(of.page_ends, of.shared_drops, of.last_drop, *_sizes(state), np.int32(what)),
     )
-    _launch(state, state.releaser, "page_alloc_drop", args)
+    _launch(state, state.releaser, DROP, args)
 
 
 def fork(state: ScanState, parents: Any, children: Any) -> None:
     """Launch a step in which children get the pages of their parents."""
     of = state
     arrays = (parents, children, of.cursor, of.refcounts, of.lengths, of.block_table, of.status)
-    _launch(state, state.releaser, "page_alloc_fork", (*arrays, *_sizes(state)[1:]))
+    _launch(state, state.releaser, FORK, (*arrays, *_sizes(state)[1:]))
 
 
 def reset(state: ScanState) -> None:
     """Launch a return to the state of a new pool."""
     arrays = (state.ring, state.cursor, state.lengths, state.status)
     sizes = (np.int32(state.num_pages), np.int32(state.lengths.shape[0]))
-    _launch(state, state.releaser, "page_alloc_reset", (*arrays, *sizes))
+    _launch(state, state.releaser, RESET, (*arrays, *sizes))
 
 
 def read_status(state: ScanState) -> Status:
@@ -179,6 +199,10 @@ def read_status(state: ScanState) -> Status:
         **{"code": code, "needed": needed, "free": free, "concerned": concerned},
         **{"served": served, "pages": pages, "tokens": tokens, "copies": copies},
     )
+
+
+def _defines(threads: int) -> dict[str, int]:
+    return {"PAB_THREADS": threads}
 
 
 def _sizes(state: ScanState) -> tuple[Any, ...]:

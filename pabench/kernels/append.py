@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from pabench.device.base import Device, Launch
-from pabench.kernels.instance import DTYPE_CODES, WARPS, kernel_source, vector_width
+from pabench.kernels.instance import (
+    THREADS,
+    WARPS,
+    KernelEntry,
+    KernelInstance,
+    kernel_source,
+    shape_defines,
+    shaped_instances,
+    vector_width,
+)
 from pabench.problem.dtypes import DType
 from pabench.problem.pool import KvPool
 
 FILE = "kv_append.cu"
+ENTRY = "kv_append"
+
+
+def instances() -> Iterator[KernelInstance]:
+    """Yield the instances of the static table."""
+    for label, defines, _ in shaped_instances():
+        entries = (KernelEntry(name=ENTRY, threads=THREADS),)
+        yield KernelInstance(file=FILE, label=label, defines=defines, entries=entries)
 
 
 def append_tokens(
@@ -31,19 +49,13 @@ def append_tokens(
     num_tokens, num_kv_heads, head_dim = keys.shape
     if num_tokens == 0:
         return
-    source = kernel_source(
-        device,
-        FILE,
-        PAB_HEAD_DIM=head_dim,
-        PAB_DTYPE=DTYPE_CODES[dtype.name],
-        PAB_VEC=vector_width(head_dim, dtype, keys, values, pool.k, pool.v),
-        PAB_WARPS=WARPS,
-    )
+    width = vector_width(head_dim, dtype, keys, values, pool.k, pool.v)
+    source = kernel_source(device, FILE, **shape_defines(head_dim, dtype, width))
     page, token, head = pool.element_strides
     launch = Launch(
-        entry="kv_append",
+        entry=ENTRY,
         grid=(-(-num_tokens // WARPS), 1, 1),
-        block=(32 * WARPS, 1, 1),
+        block=(THREADS, 1, 1),
         args=(
             *(keys, values, slot_mapping, pool.k, pool.v),
             *(np.int32(num_tokens), np.int32(num_kv_heads), np.int32(page_size)),

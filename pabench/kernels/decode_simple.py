@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pabench.device.base import Device, Launch, Module
-from pabench.kernels.instance import DTYPE_CODES, WARPS, kernel_source, vector_width
+from pabench.kernels.instance import (
+    THREADS,
+    WARPS,
+    KernelEntry,
+    KernelInstance,
+    kernel_source,
+    shape_defines,
+    shaped_instances,
+    vector_width,
+)
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
 FILE = "paged_decode_simple.cu"
+DECODE, MERGE = "paged_decode_simple", "paged_decode_merge"
+LOG2_E = math.log2(math.e)
 TILE_TOKENS = 32
 SPLIT_TOKENS = 512
 """Keys worth a warp of their own; fewer and the merge costs more than it gains."""
 MAX_SPLITS = 32
 WARPS_WANTED = 2048
 """Enough warps to fill a large GPU; no split beyond that."""
+
+
+VARIANTS = {
+    "": {"PAB_FEATURES": 0, "PAB_E4M3": 0},
+    " with features": {"PAB_FEATURES": 1, "PAB_E4M3": 0},
+    " with features over e4m3": {"PAB_FEATURES": 1, "PAB_E4M3": 1},
+}
+"""Instances of one shape: one does plain decode and nothing else, the others whatever is asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,9 +52,9 @@ class DecodePlan:
     lse: Any
 
 
-def split_count(kv_lens: Sequence[int], num_qo_heads: int) -> int:
-    """Return how many warps share the keys of one query head."""
-    rows = len(kv_lens) * num_qo_heads
+def split_count(kv_lens: Sequence[int], num_qo_heads: int, *, num_query_tokens: int | None = None) -> int:
+    """Return how many warps share the keys of one query row and head; a row a sequence unless said."""
+    rows = (len(kv_lens) if num_query_tokens is None else num_query_tokens) * num_qo_heads
     by_length = -(-max(kv_lens, default=0) // SPLIT_TOKENS)
     by_warps = -(-WARPS_WANTED // max(rows, 1))
     return max(1, min(by_length, by_warps, MAX_SPLITS))
@@ -44,7 +63,18 @@ def split_count(kv_lens: Sequence[int], num_qo_heads: int) -> int:
 def shared_bytes(head_dim: int) -> int:
     """Return the dynamic shared memory of a block: ``sizeof(WarpMemory)`` times its warps."""
     floats = head_dim + head_dim % 2 + TILE_TOKENS
-    return WARPS * (4 * floats + 8 * TILE_TOKENS)
+    return WARPS * 16 * -(-(4 * floats + 8 * TILE_TOKENS) // 16)
+
+
+def instances() -> Iterator[KernelInstance]:
+    """Yield the instances of the static table."""
+    for label, defines, head_dim in shaped_instances():
+        entries = (
+            KernelEntry(name=DECODE, threads=THREADS, shared_bytes=shared_bytes(head_dim)),
+            KernelEntry(name=MERGE, threads=THREADS),
+        )
+        for words, more in VARIANTS.items():
+            yield KernelInstance(file=FILE, label=label + words, defines=defines | more, entries=entries)
 
 
 def plan_decode(
@@ -56,58 +86,87 @@ def plan_decode(
     block_table: Any,
     kv_lens: Any,
     num_splits: int,
+    qo_indptr: Any | None = None,
 ) -> DecodePlan:
-    """Return the launches for one query token a sequence.
+    """Return the launches for one call.
 
     Args:
         device: where the arrays lie.
-        problem: heads, head_dim, page_size, dtype and scale.
-        q: ``(num_seqs, num_qo_heads, head_dim)`` on the device.
+        problem: what is asked; with any feature, or with ``qo_indptr``, another instance is compiled.
+        q: ``(num_query_tokens, num_qo_heads, head_dim)`` on the device.
         pool: the cache on the device.
         block_table: ``(num_seqs, max_pages) int32`` on the device.
         kv_lens: ``(num_seqs,) int32`` on the device.
-        num_splits: warps that share the keys of one query head, at least 1.
+        num_splits: warps that share the keys of one query row and head, at least 1.
+        qo_indptr: ``(num_seqs + 1,) int32`` on the device; None when each sequence has one query token.
     """
     num_seqs, max_pages = block_table.shape
-    heads, head_dim = problem.num_qo_heads, problem.head_dim
-    rows = num_seqs * heads
+    num_tokens, heads, head_dim = q.shape
+    rows = num_tokens * heads
+    featured = qo_indptr is not None or bool(problem.features - {"non-causal"})
+    more = _feature_arguments(device, problem, num_seqs, qo_indptr) if featured else ()
+    # one width for both, so that a load of keys meets as many numbers of the query
+    width = min(
+        vector_width(head_dim, problem.storage, q), vector_width(head_dim, problem.kv_storage, pool.k, pool.v)
+    )
     source = kernel_source(
         device,
         FILE,
-        PAB_HEAD_DIM=head_dim,
-        PAB_DTYPE=DTYPE_CODES[problem.dtype],
-        PAB_VEC=vector_width(head_dim, problem.storage, q, pool.k, pool.v),
-        PAB_WARPS=WARPS,
+        **shape_defines(head_dim, problem.storage, width),
+        PAB_FEATURES=int(featured),
+        PAB_E4M3=int(problem.kv_dtype is not None),
     )
     single = np.dtype(np.float32)
-    out = device.empty((num_seqs, heads, head_dim), problem.storage.storage)
-    lse = device.empty((num_seqs, heads), single)
+    out = device.empty((num_tokens, heads, head_dim), problem.storage.storage)
+    lse = device.empty((num_tokens, heads), single)
     parts = rows * num_splits if num_splits > 1 else 1
     partial_out = device.empty((parts, head_dim), single)
     partial_max = device.empty((parts,), single)
     partial_sum = device.empty((parts,), single)
     page, token, head = pool.element_strides
     decode = Launch(
-        entry="paged_decode_simple",
+        entry=DECODE,
         grid=(-(-rows * num_splits // WARPS), 1, 1),
-        block=(32 * WARPS, 1, 1),
+        block=(THREADS, 1, 1),
         shared_bytes=shared_bytes(head_dim),
         args=(
             *(q, pool.k, pool.v, block_table, kv_lens, out, lse, partial_out, partial_max, partial_sum),
             *(np.int32(rows), np.int32(heads), np.int32(problem.group_size), np.int32(problem.page_size)),
             *(np.int32(max_pages), np.int32(num_splits)),
             *(np.int64(page), np.int64(token), np.int64(head)),
-            np.float32(problem.scale * math.log2(math.e)),
+            np.float32(problem.scale * LOG2_E),
+            *more,
         ),
     )
     merge = Launch(
-        entry="paged_decode_merge",
+        entry=MERGE,
         grid=(-(-rows // WARPS), 1, 1),
-        block=(32 * WARPS, 1, 1),
+        block=(THREADS, 1, 1),
         args=(
             *(partial_out, partial_max, partial_sum, kv_lens, out, lse),
             *(np.int32(rows), np.int32(heads), np.int32(num_splits)),
+            *more,
         ),
     )
     launches = (decode, merge) if num_splits > 1 else (decode,)
-    return DecodePlan(module=device.load(source), launches=launches, out=out, lse=lse)
+    return DecodePlan(module=device.load(source), launches=launches if rows else (), out=out, lse=lse)
+
+
+def _feature_arguments(
+    device: Device, problem: Problem, num_seqs: int, qo_indptr: Any | None
+) -> tuple[Any, ...]:
+    """Return the arguments of ``PAB_FEATURE_PARAMETERS``, see ``pab/features.cuh``; logits are in base 2."""
+    if qo_indptr is None:
+        qo_indptr = device.to_device(np.arange(num_seqs + 1, dtype=np.int32))
+    heads, group = problem.num_qo_heads, problem.group_size
+    per_head = np.empty((4, heads))
+    per_head[0] = np.asarray(problem.alibi_slopes or (0.0,)) * LOG2_E
+    per_head[1] = -math.inf if problem.sinks is None else np.asarray(problem.sinks) * LOG2_E
+    per_head[2] = np.repeat(problem.kv_scales("k"), group)
+    per_head[3] = np.repeat(problem.kv_scales("v"), group)
+    return (
+        qo_indptr,
+        *(np.int32(num_seqs), np.int32(problem.causal), np.int32(problem.window or 0)),
+        np.float32((problem.soft_cap or 0.0) * LOG2_E),
+        device.to_device(per_head.astype(np.float32)),
+    )

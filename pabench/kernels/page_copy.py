@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from pabench.device.base import Device, Launch
 from pabench.errors import InvalidCase
-from pabench.kernels.instance import LOAD_BYTES, address, kernel_source
+from pabench.kernels.instance import LOAD_BYTES, KernelEntry, KernelInstance, address_of, kernel_source
 from pabench.problem.pool import KvPool
 
-FILE = "page_copy.cu"
+FILE, ENTRY = "page_copy.cu", "page_copy"
 THREADS = 256
 MAX_BLOCKS = 64
 """Blocks of one cache; copies beyond are taken in turns, so that the grid does not depend on their number."""
+
+
+def instances() -> Iterator[KernelInstance]:
+    """Yield the instances of the static table: each width of a move that caches can ask for."""
+    unit = LOAD_BYTES
+    while unit:
+        yield KernelInstance(
+            file=FILE,
+            label=f"moves of {unit} bytes",
+            defines={"PAB_UNIT": unit},
+            entries=(KernelEntry(name=ENTRY, threads=THREADS),),
+        )
+        unit //= 2
 
 
 def copy_pages(device: Device, pools: Sequence[KvPool], copies: Any, count: Any) -> None:
@@ -39,13 +52,13 @@ def copy_pages(device: Device, pools: Sequence[KvPool], copies: Any, count: Any)
     itemsize = first.k.dtype.itemsize
     strides = [stride * itemsize for stride in first.element_strides]
     row_bytes = first.k.shape[-1] * itemsize
-    bases = [address(cache) for pool in pools for cache in (pool.k, pool.v)]
+    bases = [address_of(cache) for pool in pools for cache in (pool.k, pool.v)]
     unit = LOAD_BYTES
     while any(number % unit for number in (row_bytes, *strides, *bases)):
         unit //= 2
     num_kv_heads = first.k.shape[2 if first.kv_layout == "NHD" else 1]
     launch = Launch(
-        entry="page_copy",
+        entry=ENTRY,
         grid=(min(MAX_BLOCKS, max(1, copies.shape[0])), len(bases), 1),
         block=(THREADS, 1, 1),
         args=(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pabench.device.base import Device, Launch, Module
-from pabench.kernels.instance import kernel_source
+from pabench.kernels.instance import KernelEntry, KernelInstance, kernel_source
 from pabench.problem.checks import one_of
 from pabench.problem.dtypes import Array
 
@@ -16,6 +17,7 @@ FILE = "page_alloc_pool.cu"
 KINDS = {"ticket": 0, "stack": 1}
 THREADS = 128
 NO_PAGE = 0xFFFFFFFF
+EXTEND, FREE, BATCH, CHURN = (f"page_pool_{step}" for step in ("extend", "free", "batch", "churn"))
 
 SERVED, REFUSED, OUTGROWS, NOT_LIVE, WRONG = range(5)
 """What became of an entry, as in ``pab/page_requests.cuh``."""
@@ -36,6 +38,13 @@ class PoolState:
     def store_mask(self) -> np.uint32:
         """The capacity less 1, where it is a power of two."""
         return np.uint32(self.store.shape[0] - 1)
+
+
+def instances() -> Iterator[KernelInstance]:
+    """Yield the instances of the static table."""
+    entries = tuple(KernelEntry(name=name, threads=THREADS) for name in (EXTEND, FREE, BATCH, CHURN))
+    for kind, code in KINDS.items():
+        yield KernelInstance(file=FILE, label=kind, defines={"PAB_POOL": code}, entries=entries)
 
 
 def new_pool(device: Device, kind: str, num_pages: int, **defines: int) -> PoolState:
@@ -104,13 +113,13 @@ def extend(
         size: tokens of a page.
     """
     args = (*request, pool.words, pool.store, *tables, slots, results, pool.store_mask)
-    _launch(pool, "page_pool_extend", args + _sizes(tables, size), tables[0].shape[0])
+    _launch(pool, EXTEND, args + _sizes(tables, size), tables[0].shape[0])
 
 
 def free(pool: PoolState, tables: tuple[Any, Any], sequences: Any, results: Any, size: int) -> None:
     """Launch a step that ends sequences; arguments as for ``extend``."""
     args = (sequences, pool.words, pool.store, *tables, results, pool.store_mask)
-    _launch(pool, "page_pool_free", args + _sizes(tables, size), tables[0].shape[0])
+    _launch(pool, FREE, args + _sizes(tables, size), tables[0].shape[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -156,7 +165,7 @@ def batch(pool: PoolState, stamps: Stamps, counts: Array, frees: Array) -> tuple
         *(*asked, pool.words, pool.store, stamps.owners, stamps.words, stamps.violations, out, served),
         *(pool.store_mask, np.int32(takers), np.int32(givers), np.int32(width)),
     )
-    _launch(pool, "page_pool_batch", args, takers + givers)
+    _launch(pool, BATCH, args, takers + givers)
     return out, served[:takers]
 
 
@@ -175,7 +184,7 @@ def churn(pool: PoolState, stamps: Stamps, *, blocks: int, threads: int, rounds:
         *(pool.words, pool.store, stamps.owners, stamps.words, stamps.violations, out, served, ended),
         *(pool.store_mask, np.int32(rounds), np.int32(most)),
     )
-    launch = Launch(entry="page_pool_churn", grid=(blocks, 1, 1), block=(threads, 1, 1), args=args)
+    launch = Launch(entry=CHURN, grid=(blocks, 1, 1), block=(threads, 1, 1), args=args)
     pool.module.launch(launch)
     return served
 

@@ -1,10 +1,12 @@
 """The error bound T: how far a right kernel with a declared arithmetic may be from the float64 truth.
 
-For one query row with logits ``s_j``, softmax weights ``p_j``, values ``v_jd`` and output ``o_d``:
+For one query row with raw logits ``r_j = sm_scale * q . k_j``, capped ones ``c_j = cap * tanh(r_j / cap)`` or
+``r_j``, biases ``b_j`` (or 0), logits ``s_j = c_j + b_j``, softmax weights ``p_j``, values ``v_jd`` and
+output ``o_d``:
 
 * ``G_j = |sm_scale| * sum_d |q_d k_jd|``, the size of the terms of a logit; ``A_d = sum_j p_j |v_jd|``, of an
   output; ``l = sum_j exp(s_j - max s)``;
-* ``E_j``, the error of a logit and its exponential (``logit_error``);
+* ``E_j``, the error of a logit and its exponential (``raw_error``, ``capped_error``, ``logit_error``);
 * ``T_d`` (``output_bound``) and ``T_lse`` (``lse_bound``).
 
 The terms are first-order rounding analysis (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3);
@@ -14,6 +16,7 @@ term is missing here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +39,8 @@ class Rounding:
     """Unit roundoffs ``u_*`` and underflow errors ``eta_*`` of one profile and storage type.
 
     Suffixes: ``p`` softmax weights as an operand, ``t`` stored partial outputs, ``k`` keys and values after
-    conversion, ``o`` the output.  A rounding that does not take place has 0.
+    conversion, ``s`` the product with the scale of a quantised cache, ``o`` the output.  A rounding that does
+    not take place has 0.
     """
 
     u_p: float
@@ -47,6 +51,7 @@ class Rounding:
     eta_k: float
     u_o: float
     eta_o: float
+    u_s: float
     blocked: bool
     tanh_error: float
 
@@ -60,12 +65,20 @@ class Rounding:
         return torch.clamp(terms, max=LANES) + terms / LANES + extra
 
 
-def rounding_of(profile: ComputeProfile, storage: DType) -> Rounding:
-    """Return the rounding constants of a kernel that declares ``profile`` on ``storage`` operands."""
+def rounding_of(profile: ComputeProfile, storage: DType, kv_storage: DType | None = None) -> Rounding:
+    """Return the rounding constants of a kernel that declares ``profile``.
+
+    Args:
+        profile: the declaration.
+        storage: type of queries and output.
+        kv_storage: type of the cache when it is another one.  Then ``profile.kv_dtype`` may hold the numbers
+            after their scale, which rounds.
+    """
     weights = dtype_by_name(profile.resolve(storage.name).p_dtype)
     partial = dtype_by_name(profile.partial_dtype) if profile.partial_dtype else None
-    kv = dtype_by_name(profile.kv_dtype) if profile.kv_dtype else storage
-    exact = kv is storage or kv is FLOAT32
+    stored = kv_storage or storage
+    kv = dtype_by_name(profile.kv_dtype) if profile.kv_dtype else stored
+    exact = kv is stored or kv is FLOAT32
     return Rounding(
         u_p=weights.unit_roundoff,
         eta_p=max(weights.half_subnormal, FLUSH),
@@ -75,43 +88,53 @@ def rounding_of(profile: ComputeProfile, storage: DType) -> Rounding:
         eta_k=0.0 if exact else kv.half_subnormal,
         u_o=storage.unit_roundoff,
         eta_o=storage.half_subnormal,
+        # the scale itself, and the product with it
+        u_s=0.0 if stored is storage else 2.0 * U32,
         blocked=profile.accumulation == "blocked",
         tanh_error=profile.tanh_error,
     )
 
 
-def logit_error(
-    logits: Tensor,
-    sizes: Tensor,
-    maximum: Tensor,
-    underflow: Tensor,
-    rounding: Rounding,
-    *,
-    head_dim: int,
-    soft_cap: float = 0.0,
-) -> Tensor:
-    """Return ``E_j``, the error of each logit and of its exponential.
-
-    ``E_j = 2 L_qk u32 G_j + u_k G_j + u32 (6 + 2 min(|s_j - max s|, 200)) + 2 u32 |s_j|``, plus the
-    underflow of converted keys and ``tanh_error * soft_cap``.
+def raw_error(sizes: Tensor, underflow: Tensor, rounding: Rounding, *, head_dim: int) -> Tensor:
+    """Return the error of each raw logit, ``2 L_qk u32 G_j + (u_k + u_s) G_j``, plus underflow of keys.
 
     Args:
-        logits: ``s_j``.
-        sizes: ``G_j``, same shape.
-        maximum: ``max s`` of the row, broadcastable.
+        sizes: ``G_j``.
         underflow: ``|sm_scale| * sum_d |q_d|``, broadcastable: what an absolute error of the keys becomes.
         rounding: the constants.
         head_dim: terms of the dot product.
-        soft_cap: cap of a tanh on the logits, 0 for none.
     """
     chain = float(rounding.chain(torch.tensor(float(head_dim)), 3))
+    error = sizes * (2.0 * chain * U32 + rounding.u_k + rounding.u_s)
+    return error + rounding.eta_k * underflow if rounding.eta_k else error
+
+
+def capped_error(raw: Tensor, error: Tensor, cap: float, rounding: Rounding) -> Tensor:
+    """Return the error of ``cap * tanh(r_j / cap)``, from the errors of the raw logits.
+
+    ``h_j (e_j + 4 u32 |r_j|) + tanh_error cap + 6 u32 |c_j|``: the steepest slope of tanh within the error of
+    its argument, that argument's own rounding, the function, and the rounding of the product.
+    """
+    error = error + 4.0 * U32 * raw.abs()
+    nearest = (raw.abs() - error).clamp_(min=0.0) / cap
+    slope = 1.0 - torch.tanh(nearest).square()
+    # an infinite logit is capped exactly
+    moved = torch.where(raw.isinf(), 0.0, slope * error)
+    return moved + rounding.tanh_error * cap + 6.0 * U32 * cap * torch.tanh(raw.abs() / cap)
+
+
+def logit_error(logits: Tensor, maximum: Tensor, error: Tensor) -> Tensor:
+    """Return ``E_j``, the error of each logit and of its exponential.
+
+    ``E_j = e_j + u32 (6 + 2 min(|s_j - max s|, 200)) + 2 u32 |s_j|``.
+
+    Args:
+        logits: ``s_j``.
+        maximum: ``max s`` of the row, broadcastable.
+        error: ``e_j``, what cap and bias made of the raw logits' error.
+    """
     below = (logits - maximum).abs_().clamp_(max=200.0)
-    error = sizes * (2.0 * chain * U32 + rounding.u_k)
-    error += below.mul_(2.0).add_(6.0).mul_(U32)
-    error += logits.abs().mul_(2.0 * U32)
-    if rounding.eta_k:
-        error += rounding.eta_k * underflow
-    return error.add_(rounding.tanh_error * soft_cap)
+    return error + below.mul_(2.0).add_(6.0).mul_(U32) + logits.abs().mul_(2.0 * U32)
 
 
 def logit_weight(relative: Tensor, error: Tensor) -> Tensor:
@@ -120,29 +143,40 @@ def logit_weight(relative: Tensor, error: Tensor) -> Tensor:
     # the product keeps small errors exact, the difference keeps large ones from 0 * inf
     small = weight * torch.expm1(error.clamp(max=1.0))
     large = torch.exp((relative + error).clamp_(max=EXP_CAP)) - weight
-    return torch.where(error < 1.0, small, large)
+    drift = torch.where(error < 1.0, small, large)
+    # a logit of -inf stays one, though the formula has an infinite error for it
+    return torch.where(relative == -math.inf, 0.0, drift)
 
 
 def output_bound(
-    *, logit_sum: Tensor, a: Tensor, v_sum: Tensor, total: Tensor, o: Tensor, n: Tensor, rounding: Rounding
+    *,
+    logit_sum: Tensor,
+    a: Tensor,
+    v_sum: Tensor,
+    total: Tensor,
+    o: Tensor,
+    n: Tensor,
+    v_scale: Tensor,
+    rounding: Rounding,
 ) -> Tensor:
     """Return ``T_d``, the bound on the absolute error of each output.
 
-    ``T_d = sum_j p_j (exp(E_j) - 1) |v_jd - o_d| + (u_p + u_t + u_k + 2 L_pv u32) A_d
-    + eta_p sum_j |v_jd| / l + eta_t + eta_k + u_o |o_d| + eta_o``.
+    ``T_d = sum_j p_j (exp(E_j) - 1) |v_jd - o_d| + (u_p + u_t + u_k + u_s + 2 L_pv u32) A_d
+    + eta_p sum_j |v_jd| / l + max(1, v_scale) eta_t + eta_k + u_o |o_d| + eta_o``.
 
     Args:
-        logit_sum: the first term, ``(..., head_dim)``.
+        logit_sum: the first term, ``(..., head_dim)``; a sink is a key whose value is 0.
         a: ``A_d``, same shape.
         v_sum: ``sum_j |v_jd|``, same shape.
         total: ``l``, ``(..., 1)``.
         o: ``o_d``, same shape.
-        n: keys the row sees, ``(..., 1)``.
+        n: keys the row sees, a sink included, ``(..., 1)``.
+        v_scale: scale of the values, with which partial outputs may be multiplied at the end; 1 for none.
         rounding: the constants.
     """
     chain = rounding.chain(n, 8)
-    relative = rounding.u_p + rounding.u_t + rounding.u_k + 2.0 * U32 * chain
-    absolute = rounding.eta_t + rounding.eta_k + rounding.eta_o
+    relative = rounding.u_p + rounding.u_t + rounding.u_k + rounding.u_s + 2.0 * U32 * chain
+    absolute = rounding.eta_t * v_scale.clamp(min=1.0) + rounding.eta_k + rounding.eta_o
     return logit_sum + relative * a + rounding.eta_p * v_sum / total + rounding.u_o * o.abs() + absolute
 
 
@@ -155,7 +189,7 @@ def lse_bound(*, weight_sum: Tensor, lse: Tensor, n: Tensor, rounding: Rounding)
     Args:
         weight_sum: the first term.
         lse: natural-log LSE, same shape.
-        n: keys the row sees, same shape.
+        n: keys the row sees, a sink included, same shape.
         rounding: the constants.
     """
     chain = rounding.chain(n, 8)

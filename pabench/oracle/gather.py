@@ -6,6 +6,7 @@ integer can wrap.  It shares no code with what writes the cache nor with any bac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,18 @@ from pabench.problem.dtypes import Array, DType
 from pabench.problem.tensors import Tensors
 
 
+def _e4m3_number(bits: int) -> float:
+    sign, exponent, fraction = -1.0 if bits >> 7 else 1.0, bits >> 3 & 15, bits & 7
+    if bits & 0x7F == 0x7F:
+        return math.nan
+    return (
+        sign * math.ldexp(fraction, -9) if exponent == 0 else sign * math.ldexp(8 + fraction, exponent - 10)
+    )
+
+
+_E4M3: Array = np.array([_e4m3_number(bits) for bits in range(256)])
+
+
 def to_float64(stored: Array, dtype: DType) -> Array:
     """Return the numbers that ``stored`` (of ``dtype.storage``) stands for, as float64 of the same shape."""
     if dtype.name == "bfloat16":
@@ -23,6 +36,8 @@ def to_float64(stored: Array, dtype: DType) -> Array:
         wide = np.zeros((*stored.shape, 2), dtype="<u2")
         wide[..., 1] = stored
         stored = wide.view("<f4")[..., 0]
+    if dtype.name == "e4m3":
+        return _E4M3[stored]
     # a signalling NaN from a kernel is a NaN like any other, not worth a warning
     with np.errstate(invalid="ignore"):
         return np.asarray(stored, dtype=np.float64)
@@ -31,7 +46,7 @@ def to_float64(stored: Array, dtype: DType) -> Array:
 def gather_tokens(
     tensors: Tensors, sequence: int, kind: str, start: int, stop: int, *, head: int | None = None
 ) -> Array:
-    """Return the keys (``kind="k"``) or values (``"v"``) of tokens ``start..stop-1`` of one sequence.
+    """Return keys (``kind="k"``) or values (``"v"``), scaled, of tokens ``start..stop-1`` of one sequence.
 
     Args:
         tensors: the case's arrays; only the pages of these tokens are touched.
@@ -77,5 +92,9 @@ def gather_pages(
         slots = view[page].swapaxes(0, token_axis)[offset : offset + count]
         stored[at - start : at - start + count] = slots if head is None else slots[:, head : head + 1]
         at += count
-    numbers = to_float64(stored, problem.storage)
+    numbers = to_float64(stored, problem.kv_storage)
+    if problem.kv_dtype is not None:
+        scales = problem.k_scale if kind == "k" else problem.v_scale
+        by_head = np.broadcast_to(np.asarray(scales or (1.0,)), problem.num_kv_heads)
+        numbers *= (by_head if head is None else by_head[head : head + 1])[:, None]
     return numbers if head is None else numbers[:, 0]

@@ -9,136 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
-from pabench.oracle.bound import U32, Rounding, logit_error
-from pabench.oracle.gather import gather_pages, to_float64
-from pabench.oracle.reference import Truth
+from pabench.oracle.semantic_faults import semantic_faults
+from pabench.oracle.suspect import Fault, Suspect
 from pabench.problem.dtypes import Array
 from pabench.problem.placement import HIGH_PAGE_BASE
-from pabench.problem.tensors import Tensors
 
 MAX_SEARCHED = 2**22
 """Numbers in the candidate pages, and in the table of (logical page, physical page, dim), at most."""
 MAX_LOGICAL_PAGES = 128
 """Logical pages of one row, the weightiest, for which another physical page is tried."""
 TILES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """What one fault would have given: the output row, the slack of its rounding, and the LSE."""
-
-    words: str
-    out: Array
-    slack: Array
-    lse: float
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Suspect:
-    """One wrong row of one query head, with everything needed to recompute it.
-
-    Attributes:
-        seen: keys the row sees.
-        query_index: place of the row among the rows of its sequence.
-        got_out: ``(head_dim,)`` float64.
-        got_lse: the LSE found, or None when the kernel has none.
-        output_wrong: False when only the LSE is wrong.
-    """
-
-    tensors: Tensors
-    reference: Truth
-    rounding: Rounding
-    row: int
-    sequence: int
-    head: int
-    seen: int
-    query_index: int
-    got_out: Array
-    got_lse: float | None
-    output_wrong: bool
-    page_size: int = field(init=False)
-    kv_len: int = field(init=False)
-    pages: list[int] = field(init=False)
-    query: Array = field(init=False)
-    keys: Array = field(init=False)
-    values: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        problem = self.tensors.case.problem
-        self.page_size = problem.page_size
-        self.kv_len = int(self.tensors.kv_lens[self.sequence])
-        self.pages = self.tensors.layout.pages(self.sequence, self.kv_len).tolist()
-        self.query = to_float64(self.tensors.q[self.row, self.head], problem.storage)
-        self.keys, self.values = self.rows(self.pages, 0, self.seen, self.kv_head)
-
-    @property
-    def kv_head(self) -> int:
-        """The KV head that this query head must read."""
-        return self.head // self.tensors.case.problem.group_size
-
-    def rows(self, pages: list[int], start: int, stop: int, kv_head: int) -> tuple[Array, Array]:
-        """Return keys and values ``(stop - start, head_dim)`` read through ``pages``."""
-        found = [gather_pages(self.tensors, pages, kind, start, stop, head=kv_head) for kind in "kv"]
-        return found[0], found[1]
-
-    def logits(self, keys: Array) -> Array:
-        """Return ``sm_scale * q . k`` of each key."""
-        logits: Array = keys @ self.query * self.tensors.case.problem.scale
-        return logits
-
-    def weights(self) -> Array:
-        """Return the softmax weights of the keys the row sees."""
-        weights, _, _ = _softmax(self.logits(self.keys))
-        return weights
-
-    def weighted(
-        self, words: str, keys: Array, values: Array, *, factor: Array | None = None, lse_shift: float = 0.0
-    ) -> Fault:
-        """Return the fault that gives softmax over ``keys``, each weight multiplied by ``factor``."""
-        logits = self.logits(keys)
-        weights, lse, top = _softmax(logits)
-        if factor is not None:
-            weights = weights * factor
-        sizes = np.abs(keys) @ np.abs(self.query) * abs(self.tensors.case.problem.scale)
-        error = logit_error(
-            torch.from_numpy(logits),
-            torch.from_numpy(sizes),
-            torch.tensor(top),
-            torch.tensor(float(np.abs(self.query).sum())),
-            self.rounding,
-            head_dim=self.query.size,
-        ).numpy()
-        out = weights @ values
-        r = self.rounding
-        chain = float(r.chain(torch.tensor(float(logits.size)), 8)) * 2.0 * U32
-        per_key = np.abs(weights) * (np.expm1(np.minimum(error, 100.0)) + r.u_p + r.u_t + r.u_k + chain)
-        slack = per_key @ (np.abs(values) + np.abs(out)) + r.u_o * np.abs(out)
-        slack += r.eta_p * np.abs(values).sum(0) + r.eta_o + r.eta_t
-        return Fault(words=words, out=out, slack=slack, lse=lse + lse_shift)
-
-    def fits(self, fault: Fault, *, with_lse: bool = True) -> bool:
-        """Whether the row found is what ``fault`` gives, within rounding.
-
-        Huge numbers among what the fault would read leave it so much slack that it fits anything; an
-        explanation must be nearer to the row found than the truth is.
-        """
-        with np.errstate(invalid="ignore"):
-            distance = float(np.abs(self.got_out - self.reference.out[self.row, self.head]).max())
-            if not float(fault.slack.max()) < 0.5 * distance:
-                return False
-            if not bool((np.abs(self.got_out - fault.out) <= fault.slack).all()):
-                return False
-            if self.got_lse is None or not with_lse:
-                return True
-            if math.isinf(fault.lse):
-                return self.got_lse == fault.lse
-            slack = float(self.reference.lse_bound[self.row, self.head]) + 1e-6 * abs(fault.lse)
-            return bool(abs(self.got_lse - fault.lse) <= slack)
 
 
 def explain(suspect: Suspect) -> str | None:
@@ -160,9 +43,11 @@ def explain(suspect: Suspect) -> str | None:
 
 def _all_faults(suspect: Suspect) -> Iterator[Fault]:
     yield from _key_ranges(suspect)
+    yield from semantic_faults(suspect)
     yield from _kv_heads(suspect)
-    yield from _rescaling(suspect)
-    yield from _normalisation(suspect)
+    if suspect.tensors.case.problem.sinks is None:
+        yield from _rescaling(suspect)
+        yield from _normalisation(suspect)
     yield from _other_rows(suspect)
     yield from _page_tables(suspect)
     yield from _single_pages(suspect)
@@ -170,22 +55,25 @@ def _all_faults(suspect: Suspect) -> Iterator[Fault]:
 
 def _key_ranges(suspect: Suspect) -> Iterator[Fault]:
     """Keys missing or too many at either end."""
-    seen, page_size = suspect.seen, suspect.page_size
+    start, seen, page_size = suspect.start, suspect.seen, suspect.page_size
     full, floor = -(-seen // page_size) * page_size, seen // page_size * page_size
-    first_row = suspect.query_index + 1
+    first_row, count = suspect.query_index + 1, seen - start
     ranges = [
-        (0, seen - 1, f"its last key missing (bound {seen - 1} in place of {seen})"),
-        (0, seen + 1, f"one key too many ({seen + 1} in place of {seen})"),
-        (1, seen, "its first key missing"),
-        (0, floor, f"its last page missing ({floor} keys in place of {seen})"),
-        (0, full, f"all slots of the last page taken as keys ({full} in place of {seen})"),
-        (0, suspect.kv_len, f"no causal mask ({suspect.kv_len} keys in place of {seen})"),
-        (0, first_row, f"a causal mask aligned at the top left ({first_row} keys in place of {seen})"),
+        (start, seen - 1, f"its last key missing (bound {seen - 1} in place of {seen})"),
+        (start, seen + 1, f"one key too many ({count + 1} in place of {count})"),
+        (start + 1, seen, "its first key missing"),
+        (start, floor, f"its last page missing ({floor - start} keys in place of {count})"),
+        (start, full, f"all slots of the last page taken as keys ({full - start} in place of {count})"),
+        (start, suspect.kv_len, f"no causal mask ({suspect.kv_len - start} keys in place of {count})"),
+        (start, first_row, f"a causal mask aligned at the top left ({first_row} keys in place of {seen})"),
+        (start - 1, seen, f"one key before its window ({count + 1} in place of {count})"),
+        (0, seen, f"no window ({seen} keys in place of {count})"),
     ]
     room = len(suspect.pages) * page_size
-    for start, stop, words in ranges:
-        if 0 <= start < stop <= room and (start, stop) != (0, seen):
-            yield suspect.weighted(words, *suspect.rows(suspect.pages, start, stop, suspect.kv_head))
+    for begin, stop, words in ranges:
+        if 0 <= begin < stop <= room and (begin, stop) != (start, seen):
+            rows = suspect.rows(suspect.pages, begin, stop, suspect.kv_head)
+            yield suspect.weighted(words, *rows, start=begin)
 
 
 def _kv_heads(suspect: Suspect) -> Iterator[Fault]:
@@ -197,7 +85,7 @@ def _kv_heads(suspect: Suspect) -> Iterator[Fault]:
         words = f"KV head {other} read in place of {suspect.kv_head}"
         if other == modulo:
             words += f" (query head mod num_kv_heads, {suspect.head} mod {problem.num_kv_heads})"
-        yield suspect.weighted(words, *suspect.rows(suspect.pages, 0, suspect.seen, other))
+        yield suspect.weighted(words, *suspect.rows(suspect.pages, suspect.start, suspect.seen, other))
 
 
 def _rescaling(suspect: Suspect) -> Iterator[Fault]:
@@ -209,7 +97,7 @@ def _rescaling(suspect: Suspect) -> Iterator[Fault]:
         grown = np.exp(np.minimum(highest[-1] - highest[ends], 700.0))
         if (grown == 1.0).all():
             continue
-        weights, _, _ = _softmax(logits)
+        weights, _, _ = suspect.softmax(logits)
         total = float((weights * grown).sum())
         shift = math.log(total)
         for words, factor, lse_shift in (
@@ -229,11 +117,12 @@ def _rescaling(suspect: Suspect) -> Iterator[Fault]:
 def _normalisation(suspect: Suspect) -> Iterator[Fault]:
     """The sum of weights not applied, and a softmax for each page on its own."""
     logits = suspect.logits(suspect.keys)
-    weights, lse, top = _softmax(logits)
+    weights, lse, top = suspect.softmax(logits)
     scale = np.full(logits.size, math.exp(min(lse - top, 700.0)))
     words = "an accumulator not divided by the sum of weights"
     yield suspect.weighted(words, suspect.keys, suspect.values, factor=scale)
-    page = np.arange(logits.size) // suspect.page_size
+    page = (suspect.start + np.arange(logits.size)) // suspect.page_size
+    page -= page[0]
     share = np.bincount(page, weights)[page]
     words = "a softmax for each page on its own"
     yield suspect.weighted(f"{words}, summed", suspect.keys, suspect.values, factor=1.0 / share)
@@ -272,11 +161,17 @@ def _page_tables(suspect: Suspect) -> Iterator[Fault]:
             tables.append((f"the block table row of sequence {other}", row[: len(pages)]))
     for words, table in tables:
         if len(table) == len(pages) and table != pages and all(0 <= page < limit for page in table):
-            yield suspect.weighted(words, *suspect.rows(table, 0, suspect.seen, suspect.kv_head))
+            yield suspect.weighted(words, *suspect.rows(table, suspect.start, suspect.seen, suspect.kv_head))
 
 
 def _single_pages(suspect: Suspect) -> Iterator[Fault]:
-    """One logical page read from the wrong physical page: try each against each live page."""
+    """One logical page read from the wrong physical page: try each against each live page.
+
+    Not tried where a key's place or a sink counts too.
+    """
+    problem = suspect.tensors.case.problem
+    if suspect.start or problem.alibi_slopes is not None or problem.sinks is not None:
+        return
     used = -(-suspect.seen // suspect.page_size)
     size = suspect.page_size
     most = max(1, MAX_SEARCHED // (max(used, size) * suspect.query.size))
@@ -311,7 +206,7 @@ def _single_pages(suspect: Suspect) -> Iterator[Fault]:
         words = f"logical page {logical} read from physical page {wrong}, expected {right}"
         if right % HIGH_PAGE_BASE == wrong:
             words += f" ({right} cut to 16 bits is {wrong})"
-        yield suspect.weighted(words, *suspect.rows(table, 0, suspect.seen, suspect.kv_head))
+        yield suspect.weighted(words, *suspect.rows(table, suspect.start, suspect.seen, suspect.kv_head))
 
 
 def _all_but_one(parts: Array) -> Array:
@@ -359,11 +254,3 @@ def _explain_lse(suspect: Suspect) -> str | None:
         if abs(got - value) <= slack + 4e-7 * (abs(value) + abs(top)):
             return f"the lse matches {words}"
     return None
-
-
-def _softmax(logits: Array) -> tuple[Array, float, float]:
-    """Return weights, natural-log LSE and maximum."""
-    top = float(logits.max())
-    weights = np.exp(logits - top)
-    total = float(weights.sum())
-    return weights / total, top + math.log(total), top

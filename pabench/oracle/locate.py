@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from pabench.oracle.bound import rounding_of
-from pabench.oracle.hypotheses import Suspect, explain
-from pabench.oracle.reference import Truth, visible_keys
+from pabench.oracle.hypotheses import explain
+from pabench.oracle.reference import Truth
+from pabench.oracle.suspect import Suspect
 from pabench.problem.dtypes import Array
 from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
+from pabench.problem.visibility import visible_range
 
 NEVER_WRITTEN = "every byte of the output is 0xFF, as in fresh memory: it was never written"
 EXP_OVERFLOW = 88.0
@@ -49,7 +51,7 @@ def describe(
     problem = tensors.case.problem
     first, last = int(tensors.qo_indptr[sequence]), int(tensors.qo_indptr[sequence + 1])
     kv_len = int(tensors.kv_lens[sequence])
-    seen = int(visible_keys(last - first, kv_len, causal=problem.causal)[row - first])
+    start, seen = (int(end[row - first]) for end in visible_range(problem, last - first, kv_len))
     place = f"sequence {sequence}, query head {head}"
     place += ", lse" if dim is None else f", dim {dim}"
     if last - first != 1:
@@ -61,21 +63,23 @@ def describe(
         bound = reference.out_bound[row, head, dim]
     numbers = f"err/T {ratio:.3g}, got {got:.6g}, expected {right:.6g} within {bound:.3g}"
     parts = [f"{place}: {numbers}"]
-    if seen == 0:
-        parts.append(f"the row sees no key (kv_len {kv_len}), so its output is 0 and its lse -inf")
+    if start == seen:
+        nothing = "-inf" if problem.sinks is None else "its sink"
+        parts.append(f"the row sees no key (kv_len {kv_len}), so its output is 0 and its lse {nothing}")
         if dim is not None and untouched(out[row, head]):
             parts.append(NEVER_WRITTEN)
         return "; ".join(parts)
-    parts.append(f"the row sees {seen} keys")
-    if seen * problem.head_dim > DIAGNOSED_ELEMENTS:
+    parts.append(f"the row sees {seen - start} keys" + (f", from key {start}" if start else ""))
+    if (seen - start) * problem.head_dim > DIAGNOSED_ELEMENTS:
         return "; ".join(parts)
     suspect = Suspect(
         tensors=tensors,
         reference=reference,
-        rounding=rounding_of(profile, problem.storage),
+        rounding=rounding_of(profile, problem.storage, problem.kv_storage),
         row=row,
         sequence=sequence,
         head=head,
+        start=start,
         seen=seen,
         query_index=row - first,
         got_out=out[row, head],
@@ -89,13 +93,13 @@ def describe(
 def _dominating_key(suspect: Suspect) -> str | None:
     """Name logical and physical page of the key that has more than half of the weight."""
     weights = suspect.weights()
-    token = int(weights.argmax())
-    if not weights[token] > 0.5:
+    token = suspect.start + int(weights.argmax())
+    if not weights.max() > 0.5:
         return None
     logical, offset = divmod(token, suspect.page_size)
     page = suspect.pages[logical]
     return (
-        f"key {token} has {100 * weights[token]:.3g} % of the weight, "
+        f"key {token} has {100 * weights.max():.3g} % of the weight, "
         f"slot {offset} of logical page {logical} in physical page {page}"
     )
 

@@ -26,16 +26,27 @@ def naive_attention(tensors: Tensors) -> tuple[Array, Array]:
         first, last = int(tensors.qo_indptr[sequence]), int(tensors.qo_indptr[sequence + 1])
         kv_len = int(tensors.kv_lens[sequence])
         for row in range(first, last):
-            seen = kv_len - (last - 1 - row) if problem.causal else kv_len
-            for head in range(problem.num_qo_heads if seen > 0 else 0):
-                q = queries[row, head].tolist()
-                slots = [_slot(tensors, sequence, token, head // group) for token in range(seen)]
-                logits = [
-                    problem.scale * math.fsum(x * y for x, y in zip(q, key, strict=True)) for key, _ in slots
-                ]
-                top = max(logits)
+            position = kv_len - (last - row)
+            end = position + 1 if problem.causal else kv_len
+            start = 0 if problem.window is None else max(0, position + 1 - problem.window)
+            for head in range(problem.num_qo_heads):
+                tokens = range(start, end)
+                slots = [_slot(tensors, sequence, token, head // group) for token in tokens]
+                logits = []
+                for token, (key, _) in zip(tokens, slots, strict=True):
+                    pairs = zip(queries[row, head].tolist(), key, strict=True)
+                    logit = problem.scale * math.fsum(x * y for x, y in pairs)
+                    if problem.soft_cap is not None:
+                        logit = problem.soft_cap * math.tanh(logit / problem.soft_cap)
+                    if problem.alibi_slopes is not None:
+                        logit += problem.alibi_slopes[head] * (token - position)
+                    logits.append(logit)
+                extra = [] if problem.sinks is None else [problem.sinks[head]]
+                if not logits and not extra:
+                    continue
+                top = max(logits + extra)
                 weights = [math.exp(s - top) for s in logits]
-                total = math.fsum(weights)
+                total = math.fsum(weights + [math.exp(s - top) for s in extra])
                 lse[row, head] = top + math.log(total)
                 for dim in range(problem.head_dim):
                     terms = (w * value[dim] for w, (_, value) in zip(weights, slots, strict=True))
@@ -52,5 +63,7 @@ def _slot(tensors: Tensors, sequence: int, token: int, kv_head: int) -> tuple[li
     found = []
     for which in (0, 1):
         lead = (page, which) if pool.interleaved else (which, page)
-        found.append(to_float64(pool.storage[(*lead, *inner)], problem.storage).tolist())
+        scales = (problem.k_scale, problem.v_scale)[which] or (1.0,)
+        scale = scales[kv_head % len(scales)]
+        found.append((to_float64(pool.storage[(*lead, *inner)], problem.kv_storage) * scale).tolist())
     return found[0], found[1]

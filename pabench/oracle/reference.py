@@ -17,11 +17,22 @@ import torch
 from torch import Tensor
 
 from pabench.errors import InvalidCase
-from pabench.oracle.bound import Rounding, logit_error, logit_weight, lse_bound, output_bound, rounding_of
+from pabench.oracle.bound import (
+    Rounding,
+    logit_error,
+    logit_weight,
+    lse_bound,
+    output_bound,
+    raw_error,
+    rounding_of,
+)
 from pabench.oracle.gather import gather_tokens, to_float64
+from pabench.oracle.semantics import final_error, final_logits
 from pabench.problem.dtypes import Array
+from pabench.problem.problem import Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
+from pabench.problem.visibility import visible_range
 
 BLOCK_ELEMENTS = 2**22
 """Elements of the largest float64 temporary: 32 MiB."""
@@ -35,7 +46,8 @@ class Truth:
 
     Attributes:
         out: ``(rows, num_qo_heads, head_dim)`` float64.
-        lse: ``(rows, num_qo_heads)`` float64, natural log; -inf for a row that sees no key.
+        lse: ``(rows, num_qo_heads)`` float64, natural log, sinks included; -inf for a row that sees no key
+            and has no sink.
         out_bound: like ``out``, the largest absolute error; 0 for a row that sees no key.
         lse_bound: like ``lse``.
     """
@@ -48,25 +60,40 @@ class Truth:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Rows:
-    """Query rows of one sequence, heads by rows: ``q (Hk, R, D)`` and the keys each row sees, ``(R,)``."""
+    """Query rows of one sequence, heads by rows, and what decides their logits.
 
+    Attributes:
+        q: ``(Hk, R, D)``.
+        first, last: keys that each row sees, ``(R,)``.
+        position: place of each row among the keys, ``(R,)``.
+        slopes: ``(Hk, R, 1)``, or None without ALiBi.
+        sinks: ``(Hk, R, 1)``, or None.
+    """
+
+    problem: Problem
     q: Tensor
-    limits: Tensor
-    scale: float
+    first: Tensor
+    last: Tensor
+    position: Tensor
+    slopes: Tensor | None
+    sinks: Tensor | None
+
+    def bias(self, start: int, stop: int) -> Tensor | None:
+        """Return ``slope * (key position - query position)`` of keys ``start..stop-1``, ``(Hk, R, C)``."""
+        if self.slopes is None:
+            return None
+        return self.slopes * (torch.arange(start, stop) - self.position[:, None])
+
+    def hidden(self, start: int, stop: int) -> Tensor | None:
+        """Return which of the keys ``start..stop-1`` are masked, ``(R, C)``; None when none is."""
+        if int(self.first.max()) <= start and int(self.last.min()) >= stop:
+            return None
+        keys = torch.arange(start, stop)
+        return (keys < self.first[:, None]) | (keys >= self.last[:, None])
 
 
 _Blocks = Callable[[], Iterable[tuple[int, Tensor, Tensor]]]
 """Yields ``start, keys (Hk, D, C), values (Hk, C, D)``; called once for each pass."""
-
-
-def visible_keys(q_len: int, kv_len: int, *, causal: bool) -> Array:
-    """Return how many keys each of ``q_len`` rows sees, int64 ``(q_len,)``.
-
-    Causal masks align at the bottom right: row i sees keys ``0 .. kv_len - q_len + i``, none if that is < 0.
-    """
-    if not causal:
-        return np.full(q_len, kv_len, dtype=np.int64)
-    return np.clip(kv_len - q_len + 1 + np.arange(q_len, dtype=np.int64), 0, kv_len)
 
 
 def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
@@ -81,50 +108,71 @@ def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
     """
     problem = tensors.case.problem
     check_tensors(tensors)
-    rounding = rounding_of(profile, problem.storage)
+    rounding = rounding_of(profile, problem.storage, problem.kv_storage)
     group, head_dim, kv_heads = problem.group_size, problem.head_dim, problem.num_kv_heads
     rows = tensors.q.shape[0]
     out = np.zeros((rows, problem.num_qo_heads, head_dim))
     out_bound = np.zeros_like(out)
     lse = np.full((rows, problem.num_qo_heads), -math.inf)
     lse_bounds = np.zeros_like(lse)
+    if problem.sinks is not None:
+        # rows that see a key are overwritten below
+        lse[:] = problem.sinks
+        lse_bounds[:] = _bound_of_lone_sinks(lse, rounding)
     queries = to_float64(tensors.q, problem.storage)
 
-    def fill(sequence: int, first: int, last: int, limits: Array) -> None:
-        """Compute rows ``first..last-1``, all of ``sequence``."""
-        count = last - first
-        q = queries[first:last].reshape(count, kv_heads, group, head_dim).transpose(1, 0, 2, 3)
+    def fill(sequence: int, begin: int, end: int) -> None:
+        """Compute rows ``begin..end-1`` of ``sequence``, all of which see a key."""
+        count, top = end - begin, indptr[sequence]
+        q = queries[top + begin : top + end].reshape(count, kv_heads, group, head_dim).transpose(1, 0, 2, 3)
+        firsts, lasts = first[begin:end], last[begin:end]
         part = _Rows(
+            problem=problem,
             q=torch.from_numpy(q.reshape(kv_heads, count * group, head_dim)),
-            limits=torch.from_numpy(np.repeat(limits, group)),
-            scale=problem.scale,
+            first=torch.from_numpy(np.repeat(firsts, group)),
+            last=torch.from_numpy(np.repeat(lasts, group)),
+            position=torch.from_numpy(np.repeat(kv_len - q_len + np.arange(begin, end), group)),
+            slopes=_by_head(problem, problem.alibi_slopes, count),
+            sinks=_by_head(problem, problem.sinks, count),
         )
-        blocks = _block_reader(tensors, sequence, int(limits.max()))
-        found = _attend(part, blocks, rounding)
+        found = _attend(part, _block_reader(tensors, sequence, int(firsts.min()), int(lasts.max())), rounding)
         if count > 1 and not bool(torch.isfinite(found[0]).all()):
             # a NaN that one row sees must not reach the others, for which it is masked: 0 * NaN is NaN
-            for i in range(count):
-                if limits[i]:
-                    fill(sequence, first + i, first + i + 1, limits[i : i + 1])
+            for i in range(begin, end):
+                fill(sequence, i, i + 1)
             return
         for target, value in zip((out, lse, out_bound, lse_bounds), found, strict=True):
             back = value.reshape(kv_heads, count, group, *value.shape[2:]).transpose(0, 1)
-            target[first:last] = back.reshape(count, kv_heads * group, *value.shape[2:]).numpy()
+            target[top + begin : top + end] = back.reshape(count, kv_heads * group, *value.shape[2:]).numpy()
 
     indptr = tensors.qo_indptr.tolist()
     longest = int(tensors.kv_lens.max(initial=0))
     with _threads_for(longest * tensors.q.size):
         for sequence, kv_len in enumerate(tensors.kv_lens.tolist()):
-            limits = visible_keys(indptr[sequence + 1] - indptr[sequence], kv_len, causal=problem.causal)
+            q_len = indptr[sequence + 1] - indptr[sequence]
+            first, last = visible_range(problem, q_len, kv_len)
             block = min(kv_len, _block_tokens(tensors))
             step = max(1, BLOCK_ELEMENTS // max(1, problem.num_qo_heads * block))
             # rows that see nothing come first and keep the values they were made with
-            hidden = int((limits == 0).sum())
-            for begin in range(hidden, limits.size, step):
-                part = limits[begin : begin + step]
-                first = indptr[sequence] + begin
-                fill(sequence, first, first + part.size, part)
+            for begin in range(int((first == last).sum()), q_len, step):
+                fill(sequence, begin, min(begin + step, q_len))
     return Truth(out=out, lse=lse, out_bound=out_bound, lse_bound=lse_bounds)
+
+
+def _by_head(problem: Problem, numbers: tuple[float, ...] | None, count: int) -> Tensor | None:
+    """Return one number per query head as ``(Hk, R, 1)`` for ``count`` query rows, heads within each."""
+    if numbers is None:
+        return None
+    by_group = torch.tensor(numbers, dtype=torch.float64).reshape(problem.num_kv_heads, problem.group_size)
+    return by_group.repeat(1, count)[:, :, None]
+
+
+def _bound_of_lone_sinks(sinks: Array, rounding: Rounding) -> Array:
+    """Return the bound of an LSE that is nothing but its sink."""
+    lse = torch.from_numpy(sinks)
+    error = logit_error(lse, lse, torch.zeros_like(lse))
+    bound = lse_bound(weight_sum=torch.expm1(error), lse=lse, n=torch.ones_like(lse), rounding=rounding)
+    return bound.numpy()
 
 
 def check_tensors(tensors: Tensors) -> None:
@@ -160,7 +208,7 @@ def _block_tokens(tensors: Tensors) -> int:
     return max(1, BLOCK_ELEMENTS // (problem.num_kv_heads * problem.head_dim))
 
 
-def _block_reader(tensors: Tensors, sequence: int, stop: int) -> _Blocks:
+def _block_reader(tensors: Tensors, sequence: int, begin: int, stop: int) -> _Blocks:
     size = _block_tokens(tensors)
 
     def read(start: int) -> tuple[int, Tensor, Tensor]:
@@ -169,29 +217,26 @@ def _block_reader(tensors: Tensors, sequence: int, stop: int) -> _Blocks:
         values = gather_tokens(tensors, sequence, "v", start, end)
         return start, torch.from_numpy(keys).permute(1, 2, 0), torch.from_numpy(values).transpose(0, 1)
 
-    if stop <= size:
-        only = read(0)
+    if stop - begin <= size:
+        only = read(begin)
         return lambda: (only,)
-    return lambda: (read(start) for start in range(0, stop, size))
-
-
-def _logits(rows: _Rows, start: int, keys: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return ``s (Hk, R, C)`` and which are masked, ``(R, C)``, or None when no key of the block is."""
-    logits = torch.matmul(rows.q, keys).mul_(rows.scale)
-    end = start + keys.shape[2]
-    if int(rows.limits.min()) >= end:
-        return logits, None
-    return logits, torch.arange(start, end) >= rows.limits[:, None]
+    return lambda: (read(start) for start in range(begin, stop, size))
 
 
 def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return out ``(Hk, R, D)``, lse ``(Hk, R)`` and their bounds, of the same shapes."""
-    kv_heads, count, head_dim = rows.q.shape
+    problem, (kv_heads, count, head_dim) = rows.problem, rows.q.shape
+    # a sink is a key that stands before all others and whose value is 0
     maximum = torch.full((kv_heads, count, 1), -math.inf, dtype=torch.float64)
     total = torch.zeros_like(maximum)
+    if rows.sinks is not None:
+        maximum, total = rows.sinks, torch.ones_like(maximum)
     acc = torch.zeros_like(rows.q)
     for start, keys, values in blocks():
-        logits, masked = _logits(rows, start, keys)
+        stop = start + keys.shape[2]
+        raw = torch.matmul(rows.q, keys).mul_(problem.scale)
+        logits = final_logits(problem, raw, rows.bias(start, stop))
+        masked = rows.hidden(start, stop)
         if masked is not None:
             logits.masked_fill_(masked, -math.inf)
         higher = torch.maximum(maximum, logits.amax(2, keepdim=True))
@@ -205,15 +250,21 @@ def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Tensor, T
     out = acc / total
     lse = maximum + torch.log(total)
 
-    magnitude, size, abs_scale = rows.q.abs(), rows.limits[:, None].double(), abs(rows.scale)
+    magnitude, abs_scale = rows.q.abs(), abs(problem.scale)
+    size = (rows.last - rows.first)[:, None].double()
     underflow = magnitude.sum(2, keepdim=True) * abs_scale
     logit_sum, a, v_sum = torch.zeros_like(out), torch.zeros_like(out), torch.zeros_like(out)
     weight_sum = torch.zeros_like(lse)
     for start, keys, values in blocks():
-        logits, masked = _logits(rows, start, keys)
+        stop = start + keys.shape[2]
+        raw, bias = torch.matmul(rows.q, keys).mul_(problem.scale), rows.bias(start, stop)
         sizes = torch.matmul(magnitude, keys.abs()).mul_(abs_scale)
-        error = logit_error(logits, sizes, maximum, underflow, rounding, head_dim=head_dim)
-        relative = logits.sub_(lse)
+        error = raw_error(sizes, underflow, rounding, head_dim=head_dim)
+        error = final_error(problem, raw, bias, error, rounding)
+        logits = final_logits(problem, raw, bias)
+        error = logit_error(logits, maximum, error)
+        relative = logits - lse
+        masked = rows.hidden(start, stop)
         if masked is not None:
             relative.masked_fill_(masked, -math.inf)
         drift = logit_weight(relative, error)
@@ -225,6 +276,12 @@ def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Tensor, T
             v_sum += torch.matmul((~masked).double(), absolute)
         weight_sum += drift.sum(2, keepdim=True)
         _add_spread(logit_sum, drift, values, out)
+    if rows.sinks is not None:
+        error = logit_error(rows.sinks, maximum, torch.zeros_like(rows.sinks))
+        drift = logit_weight(rows.sinks - lse, error)
+        weight_sum += drift
+        logit_sum += drift * out.abs()
+        size = size + 1.0
     bound = output_bound(
         logit_sum=logit_sum,
         a=a,
@@ -232,6 +289,7 @@ def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Tensor, T
         total=torch.exp(lse - maximum),
         o=out,
         n=size,
+        v_scale=torch.tensor(problem.kv_scales("v"), dtype=torch.float64)[:, None, None],
         rounding=rounding,
     )
     lse_limit = lse_bound(weight_sum=weight_sum, lse=lse, n=size, rounding=rounding)

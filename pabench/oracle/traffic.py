@@ -15,6 +15,7 @@ import numpy as np
 from pabench.problem.batch import Batch
 from pabench.problem.layout import PageLayout, pages_needed
 from pabench.problem.problem import Problem
+from pabench.problem.visibility import visible_range
 
 TABLE_ENTRY_BYTES = 4
 LENGTH_BYTES = 4
@@ -26,8 +27,8 @@ class Traffic:
     """Bytes and operations of one decode step of one layer.
 
     Attributes:
-        kv_bytes: distinct cached tokens, K and V.
-        kv_page_bytes: the same when whole pages are read, unused slots of last pages included.
+        kv_bytes: distinct cached tokens that a window leaves, K and V.
+        kv_page_bytes: the same when whole pages are read, unused slots included.
         table_bytes: block-table entries in use and ``kv_lens``, int32.
         q_bytes: queries.
         out_bytes: outputs.
@@ -71,10 +72,12 @@ def decode_traffic(problem: Problem, kv_lens: Sequence[int], *, layout: PageLayo
     """
     batch = Batch(kv_lens=tuple(kv_lens))
     lengths = batch.kv_lens
+    firsts = [0 if problem.window is None else max(0, n - problem.window) for n in lengths]
+    tokens = sum(lengths) - sum(firsts)
     entries = sum(pages_needed(n, problem.page_size) for n in lengths)
-    tokens, pages = sum(lengths), entries
+    pages = entries = entries - sum(first // problem.page_size for first in firsts)
     if layout is not None:
-        tokens, pages = _distinct(problem.page_size, lengths, layout)
+        tokens, pages = _distinct(problem.page_size, lengths, firsts, layout)
     vectors = batch.num_seqs * problem.num_qo_heads
     vector_bytes = vectors * problem.head_dim * problem.storage.itemsize
     return Traffic(
@@ -94,27 +97,20 @@ def attention_flops(problem: Problem, batch: Batch) -> int:
     """Return ``4 H_q d`` times the number of (query row, visible key) pairs, for decode and prefill."""
     pairs = 0
     for q_len, kv_len in zip(batch.query_lens, batch.kv_lens, strict=True):
-        if problem.causal:
-            # the last rows see kv_len, kv_len - 1, ... keys; rows before the first key see none
-            rows = min(q_len, kv_len)
-            pairs += rows * (2 * kv_len - rows + 1) // 2
-        else:
-            pairs += q_len * kv_len
+        first, last = visible_range(problem, q_len, kv_len)
+        pairs += int((last - first).sum())
     return 4 * problem.num_qo_heads * problem.head_dim * pairs
 
 
-def _distinct(page_size: int, kv_lens: Sequence[int], layout: PageLayout) -> tuple[int, int]:
-    """Return distinct tokens and pages; of a shared page the longest use counts."""
+def _distinct(
+    page_size: int, kv_lens: Sequence[int], firsts: Sequence[int], layout: PageLayout
+) -> tuple[int, int]:
+    """Return distinct tokens and pages of keys ``firsts[i]..kv_lens[i]-1``, through the block table."""
     layout.validate(kv_lens)
-    used, fills = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for sequence, kv_len in enumerate(kv_lens):
-        count = pages_needed(kv_len, page_size)
-        fill = np.full(count, page_size, dtype=np.int64)
-        if count:
-            fill[-1] = kv_len - (count - 1) * page_size
-        used.append(layout.pages(sequence, kv_len).astype(np.int64))
-        fills.append(fill)
-    ids, index = np.unique(np.concatenate(used), return_inverse=True)
-    most = np.zeros(ids.size, dtype=np.int64)
-    np.maximum.at(most, index, np.concatenate(fills))
-    return int(most.sum()), int(ids.size)
+    slots = [np.empty(0, np.int64)]
+    for sequence, (first, kv_len) in enumerate(zip(firsts, kv_lens, strict=True)):
+        tokens = np.arange(first, kv_len, dtype=np.int64)
+        pages = layout.pages(sequence, kv_len).astype(np.int64)
+        slots.append(pages[tokens // page_size] * page_size + tokens % page_size)
+    used = np.unique(np.concatenate(slots))
+    return int(used.size), int(np.unique(used // page_size).size)

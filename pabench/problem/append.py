@@ -37,6 +37,10 @@ class AppendCase:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.problem.kv_dtype is not None:
+            raise InvalidCase(
+                "kv_dtype", self.problem.kv_dtype, "must be left out: tokens are written bit for bit"
+            )
         whole_number("num_pages", self.num_pages, low=1)
         one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
         if not isinstance(self.interleaved, bool):

@@ -10,6 +10,9 @@ from pabench.errors import InvalidCase
 from pabench.problem.checks import INT32_MAX, lengths_tuple
 from pabench.problem.dtypes import Array
 
+SPECULATIVE_TOKENS = 8
+"""Query tokens of a sequence up to which decode kernels verify drafts; more is prefill."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -54,6 +57,11 @@ class Batch:
     def is_decode(self) -> bool:
         """Whether every sequence has exactly one query token."""
         return all(length == 1 for length in self.query_lens)
+
+    @property
+    def is_speculative(self) -> bool:
+        """Whether no sequence has more query tokens than a decode kernel takes."""
+        return max(self.query_lens) <= SPECULATIVE_TOKENS
 
     @property
     def qo_indptr(self) -> Array:

@@ -12,7 +12,7 @@ from pabench.problem.families import FAMILIES
 from pabench.problem.identity import content_id
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS
-from pabench.problem.problem import Problem
+from pabench.problem.problem import OPTIONAL_FIELDS, Problem
 
 CASE_SCHEMA = 1
 POISONS = ("zero", "nan", "inf", "huge")
@@ -61,6 +61,12 @@ class Case:
         """First 16 hex digits of the SHA-256 of the canonical JSON: equal cases have equal ids."""
         return content_id(self.to_dict())
 
+    @property
+    def features(self) -> frozenset[str]:
+        """What a backend must have for this case; ``non-causal`` shows with several query rows only."""
+        asked = self.problem.features
+        return asked - {"non-causal"} if self.batch.is_decode else asked
+
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain JSON values; ``case_from_dict`` reads them back."""
         return {
@@ -85,17 +91,20 @@ def case_from_dict(data: Any) -> Case:
         raise InvalidCase("case.schema", data.get("schema"), f"this version reads schema {CASE_SCHEMA}")
     names = {field.name for field in fields(Case)} - {"batch"}
     rest = _exactly("case", data, {"schema", "kv_lens", "q_lens", *names})
-    problem = _exactly("case.problem", rest.pop("problem"), {field.name for field in fields(Problem)})
+    asked = {field.name for field in fields(Problem)}
+    problem = _exactly("case.problem", rest.pop("problem"), asked, optional=OPTIONAL_FIELDS)
     batch = Batch(kv_lens=rest.pop("kv_lens"), q_lens=rest.pop("q_lens"))
     del rest["schema"]
     return Case(problem=Problem(**problem), batch=batch, **rest)
 
 
-def _exactly(what: str, data: Any, names: set[str]) -> dict[str, Any]:
-    """A copy of ``data``, which must be a JSON object of just these fields."""
+def _exactly(
+    what: str, data: Any, names: set[str], *, optional: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """A copy of ``data``, a JSON object of just these fields, of which ``optional`` ones may be missing."""
     if not isinstance(data, dict):
         raise InvalidCase(what, data, "must be a JSON object")
-    for name in sorted(names - data.keys()):
+    for name in sorted(names - optional - data.keys()):
         raise InvalidCase(what, sorted(data), f"has no field {name!r}")
     for name in sorted(data.keys() - names):
         raise InvalidCase(what, sorted(data), f"has an unknown field {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pabench.errors import InvalidCase
@@ -42,6 +42,20 @@ def finite_number(field: str, value: Any, *, low: float | None = None, high: flo
     if high is not None and number > high:
         raise InvalidCase(field, value, f"must be at most {high:g}")
     return number
+
+
+def numbers_tuple(
+    field: str, values: Iterable[Any], *, lengths: Collection[int], low: float, high: float
+) -> tuple[float, ...]:
+    """Return ``values`` as a tuple of finite floats in ``[low, high]``, as many as one of ``lengths``."""
+    try:
+        items = [] if isinstance(values, str | bytes) else list(values)
+    except TypeError:
+        raise InvalidCase(field, values, "must be a list of numbers") from None
+    if len(items) not in lengths:
+        rule = f"must have {' or '.join(map(str, sorted(set(lengths))))} entries"
+        raise InvalidCase(field, values, rule)
+    return tuple(finite_number(f"{field}[{i}]", item, low=low, high=high) for i, item in enumerate(items))
 
 
 def lengths_tuple(field: str, values: Iterable[Any], *, low: int = 0) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """The storage types of a KV cache, and exact conversion between them and float64.
 
-numpy has no bfloat16, so bfloat16 arrays are carried as their bits in uint16: ``DType.storage`` is the
-numpy type of the array, ``encode`` and ``decode`` translate.
+numpy has no bfloat16 and no e4m3, so these are carried as their bits in uint16 and uint8: ``DType.storage``
+is the numpy type of the array, ``encode`` and ``decode`` translate.
 """
 
 from __future__ import annotations
@@ -63,6 +63,29 @@ BFLOAT16 = DType(
 
 DTYPES = {dtype.name: dtype for dtype in (FLOAT32, FLOAT16, BFLOAT16)}
 
+E4M3 = DType(
+    name="e4m3",
+    storage=np.dtype(np.uint8),
+    unit_roundoff=2.0**-4,
+    half_subnormal=2.0**-10,
+    maximum=448.0,
+)
+"""4 exponent and 3 fraction bits, no infinity, NaN at all ones (Micikevicius et al., "FP8 formats for deep
+learning", 2022).  A cache may be stored so; queries and outputs are not."""
+
+
+def _e4m3_magnitudes() -> Array:
+    """float64 ``(127,)``: what the bits 0x00 to 0x7E stand for, in rising order."""
+    bits = np.arange(127)
+    exponent, fraction = bits >> 3, bits & 7
+    numbers: Array = np.ldexp(np.where(exponent == 0, fraction, 8.0 + fraction), np.maximum(exponent, 1) - 10)
+    return numbers
+
+
+_E4M3_MAGNITUDES = _e4m3_magnitudes()
+_E4M3_TIES = (_E4M3_MAGNITUDES[1:] + _E4M3_MAGNITUDES[:-1]) / 2
+_E4M3_NUMBERS = np.concatenate([_E4M3_MAGNITUDES, [np.nan], -_E4M3_MAGNITUDES, [np.nan]])
+
 
 def dtype_by_name(name: str) -> DType:
     """Return the storage type called ``name``; raises ``UnknownName`` with the nearest name."""
@@ -75,10 +98,12 @@ def dtype_by_name(name: str) -> DType:
 def encode(values: Array, dtype: DType) -> Array:
     """Round ``values`` (any float type, any shape) to ``dtype``, nearest even; returns ``dtype.storage``.
 
-    The value is rounded once, whatever its type.  Values beyond the largest finite one become infinities,
-    NaN stays NaN.
+    The value is rounded once, whatever its type.  Values beyond the largest finite one become infinities, or
+    that number itself in a type that has none; NaN stays NaN.
     """
     values = np.asarray(values)
+    if dtype is E4M3:
+        return _encode_e4m3(values)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if dtype is not BFLOAT16:
             return values.astype(dtype.storage)
@@ -86,6 +111,15 @@ def encode(values: Array, dtype: DType) -> Array:
         rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
     quiet_nan = (bits >> 16) | 0x40
     return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
+
+
+def _encode_e4m3(values: Array) -> Array:
+    magnitude = np.abs(values.astype(np.float64))
+    bits = np.searchsorted(_E4M3_TIES, magnitude)  # a tie goes down ...
+    on_tie = _E4M3_TIES[np.minimum(bits, _E4M3_TIES.size - 1)] == magnitude
+    bits = bits + (on_tie & (bits % 2 == 1))  # ... unless that is odd
+    bits = np.where(np.isnan(values), 0x7F, bits)
+    return (bits | np.where(np.signbit(values), 0x80, 0)).astype(np.uint8)
 
 
 def _float32_bits_to_odd(values: Array) -> Array:
@@ -109,4 +143,7 @@ def decode(stored: Array, dtype: DType) -> Array:
         if dtype is BFLOAT16:
             widened = np.asarray(stored, dtype=np.uint16).astype(np.uint32) << 16
             return widened.view(np.float32).astype(np.float64)
+        if dtype is E4M3:
+            numbers: Array = _E4M3_NUMBERS[np.asarray(stored, dtype=np.uint8)]
+            return numbers
         return np.asarray(stored).astype(np.float64)

@@ -19,12 +19,20 @@ from pabench.problem.dtypes import Array
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyInput:
-    """What a family may know: the shape, the places where a kernel changes its path, and a generator."""
+    """What a family may know: the shape, the places where a kernel changes its path, and a generator.
+
+    Attributes:
+        boundaries: page and tile edges, and those of the window.
+        first_visible: first key that the last query row sees, above 0 only with a window.
+        soft_cap: cap of the logits, None for none.
+    """
 
     kv_len: int
     head_dim: int
     boundaries: tuple[int, ...]
     rng: np.random.Generator
+    first_visible: int = 0
+    soft_cap: float | None = None
 
 
 Family = Callable[[FamilyInput], tuple[Array, Array]]
@@ -105,6 +113,23 @@ def cancelling_value(at: FamilyInput) -> tuple[Array, Array]:
     return _noise(at), signs[:, None] + at.rng.normal(0.0, 1.0, (at.kv_len, at.head_dim))
 
 
+def window_edge(at: FamilyInput) -> tuple[Array, Array]:
+    """The first key in a window leads by e^30, the last one outside would by e^60: off by one, either way."""
+    logits, first = _noise(at, 0.5), at.first_visible
+    logits[first] += 30.0
+    if first:
+        logits[first - 1] += 60.0
+    return logits, _random_values(at)
+
+
+def saturating(at: FamilyInput) -> tuple[Array, Array]:
+    """Logits far beyond a soft cap on either side: capped ones tie, others do not."""
+    reach = 4.0 * (at.soft_cap or 20.0)
+    return np.where(at.rng.random(at.kv_len) < 0.5, -reach, reach) + _noise(at, 0.25 * reach), _random_values(
+        at
+    )
+
+
 FAMILIES: dict[str, Family] = {
     "normal": normal,
     "spotlight": spotlight,
@@ -116,4 +141,6 @@ FAMILIES: dict[str, Family] = {
     "marker": marker,
     "constant-value": constant_value,
     "cancelling-value": cancelling_value,
+    "window-edge": window_edge,
+    "saturating": saturating,
 }

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pabench.errors import InvalidCase
-from pabench.problem.checks import finite_number, whole_number
-from pabench.problem.dtypes import DType, dtype_by_name
+from pabench.problem.checks import finite_number, numbers_tuple, one_of, whole_number
+from pabench.problem.dtypes import E4M3, DType, dtype_by_name
 
 MAX_HEAD_DIM = 1024
 MAX_SCALE = 2**20
 """Beyond it, either way, no 16-bit queries and keys reach the logits that the input families ask for."""
+
+
+FEATURES = ("soft-cap", "window", "alibi", "sinks", "fp8-kv", "non-causal")
+"""What a problem may ask for beyond plain attention; a backend declares those it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,14 @@ class Problem:
         dtype: storage type of queries, cache and output.
         causal: a query row sees the keys up to its own position, aligned at the bottom right.
         sm_scale: factor on the dot products; ``None`` means ``1 / sqrt(head_dim)``.
+        soft_cap: a scaled dot product x becomes ``soft_cap * tanh(x / soft_cap)``, before bias and mask.
+        window: a query row sees at most the last ``window`` keys up to its own position, that one included.
+        alibi_slopes: one number per query head; ``slope * (key position - query position)`` is added.
+        sinks: one logit per query head that takes part in the softmax and has no value: it is in the sum of
+            weights and in the LSE, and adds nothing to the output.
+        kv_dtype: ``e4m3`` when the cache is stored so, ``None`` when it is stored as ``dtype``.
+        k_scale: with ``e4m3``, what a stored key is multiplied by: one number, or one per KV head.
+        v_scale: likewise for values.
     """
 
     num_qo_heads: int
@@ -36,6 +48,13 @@ class Problem:
     dtype: str = "float32"
     causal: bool = True
     sm_scale: float | None = None
+    soft_cap: float | None = None
+    window: int | None = None
+    alibi_slopes: tuple[float, ...] | None = None
+    sinks: tuple[float, ...] | None = None
+    kv_dtype: str | None = None
+    k_scale: tuple[float, ...] | None = None
+    v_scale: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for field, high in (("num_qo_heads", 2**16), ("num_kv_heads", 2**16), ("head_dim", MAX_HEAD_DIM)):
@@ -53,6 +72,28 @@ class Problem:
                 rule = f"must be 0, or in size between 1/{MAX_SCALE} and {MAX_SCALE}"
                 raise InvalidCase("sm_scale", self.sm_scale, rule)
             object.__setattr__(self, "sm_scale", scale)
+        self._check_semantics()
+
+    def _check_semantics(self) -> None:
+        if self.soft_cap is not None:
+            cap = finite_number("soft_cap", self.soft_cap, low=1 / MAX_SCALE, high=MAX_SCALE)
+            object.__setattr__(self, "soft_cap", cap)
+        if self.window is not None:
+            object.__setattr__(self, "window", whole_number("window", self.window, low=1))
+        for field in ("alibi_slopes", "sinks"):
+            self._set_numbers(field, lengths=(self.num_qo_heads,), low=-MAX_SCALE)
+        if self.kv_dtype is not None:
+            one_of("kv_dtype", self.kv_dtype, (E4M3.name,))
+        for field in ("k_scale", "v_scale"):
+            if getattr(self, field) is not None and self.kv_dtype is None:
+                raise InvalidCase(field, getattr(self, field), f"needs kv_dtype = {E4M3.name}")
+            self._set_numbers(field, lengths=(1, self.num_kv_heads), low=1 / MAX_SCALE)
+
+    def _set_numbers(self, field: str, *, lengths: tuple[int, ...], low: float) -> None:
+        given = getattr(self, field)
+        if given is not None:
+            numbers = numbers_tuple(field, given, lengths=lengths, low=low, high=MAX_SCALE)
+            object.__setattr__(self, field, numbers)
 
     @property
     def group_size(self) -> int:
@@ -66,14 +107,51 @@ class Problem:
 
     @property
     def storage(self) -> DType:
-        """The storage type, resolved."""
+        """The storage type of queries and output, resolved."""
         return dtype_by_name(self.dtype)
+
+    @property
+    def kv_storage(self) -> DType:
+        """The storage type of the cache, resolved."""
+        return self.storage if self.kv_dtype is None else E4M3
+
+    def kv_scales(self, kind: str) -> tuple[float, ...]:
+        """Return what stored keys (``kind="k"``) or values (``"v"``) of each KV head are multiplied by."""
+        scales = (self.k_scale if kind == "k" else self.v_scale) or (1.0,)
+        return scales if len(scales) == self.num_kv_heads else scales * self.num_kv_heads
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Those of ``FEATURES`` that the problem asks for."""
+        asked = {
+            "soft-cap": self.soft_cap is not None,
+            "window": self.window is not None,
+            "alibi": self.alibi_slopes is not None,
+            "sinks": self.sinks is not None,
+            "fp8-kv": self.kv_dtype is not None,
+            "non-causal": not self.causal,
+        }
+        return frozenset(name for name, present in asked.items() if present)
 
     @property
     def token_bytes(self) -> int:
         """Bytes that one token takes in the cache of one layer: K and V of every KV head."""
-        return 2 * self.num_kv_heads * self.head_dim * self.storage.itemsize
+        return 2 * self.num_kv_heads * self.head_dim * self.kv_storage.itemsize
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return asdict(self)
+        """Return the fields as plain JSON values.
+
+        A feature that is not asked for has no field, so that problems without it keep their ids.
+        """
+        found = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }
+        return {
+            name: value for name, value in found.items() if value is not None or name not in OPTIONAL_FIELDS
+        }
+
+
+OPTIONAL_FIELDS = frozenset(
+    field.name for field in fields(Problem) if field.default is None and field.name != "sm_scale"
+)
+"""Fields that JSON leaves out when they are ``None``."""

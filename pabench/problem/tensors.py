@@ -13,6 +13,7 @@ from pabench.problem.families import FAMILIES, FamilyInput
 from pabench.problem.layout import PageLayout
 from pabench.problem.placement import HIGH_PAGE_BASE, place_pages
 from pabench.problem.pool import KvPool, pool_shape
+from pabench.problem.visibility import first_visible_key, visible_range
 
 FULL_POISON_BYTES = 2**26
 """Pools above this size are poisoned around the used pages only, so that untouched memory stays untouched."""
@@ -24,7 +25,8 @@ class Tensors:
 
     Attributes:
         q: ``(num_query_tokens, num_qo_heads, head_dim)``, storage dtype.
-        pool: the paged cache; every slot that no query may read holds the case's poison.
+        pool: the paged cache; every slot that no query may read holds the case's poison, but that ``zero``
+            leaves the tokens before a window in place.
         layout: the block table, ``(num_seqs, max_pages) int32``.
         kv_lens: ``(num_seqs,) int32``.
         qo_indptr: ``(num_seqs + 1,) int32``.
@@ -53,9 +55,15 @@ def build_tensors(case: Case) -> Tensors:
     pool = _poisoned_pool(case, layout)
     rows = []
     for sequence, kv_len in enumerate(batch.kv_lens):
-        queries, keys, values = _sequence(case, kv_len, batch.query_lens[sequence], rng)
+        q_len = batch.query_lens[sequence]
+        queries, keys, values = _sequence(case, kv_len, q_len, rng)
         rows.append(queries)
         write_tokens(pool, layout.pages(sequence, kv_len), keys, values)
+        # tokens that slid out of every row's window stay as they are, unless something worse is asked for
+        hidden = first_visible_key(problem, q_len, kv_len) if case.poison != "zero" else 0
+        if hidden:
+            dead = np.full_like(keys[:hidden], poison_value(case.poison, problem.kv_storage))
+            write_tokens(pool, layout.pages(sequence, kv_len), dead, dead)
     return Tensors(
         case=case,
         q=encode(np.concatenate(rows), problem.storage),
@@ -92,12 +100,12 @@ def poison_value(poison: str, dtype: DType) -> Array:
 def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     problem = case.problem
     shape = pool_shape(problem, layout.num_pages, kv_layout=case.kv_layout, interleaved=case.interleaved)
-    value = poison_value(case.poison, problem.storage)
+    value = poison_value(case.poison, problem.kv_storage)
     whole = layout.num_pages * problem.page_size * problem.token_bytes <= FULL_POISON_BYTES
     if whole:
-        storage = np.full(shape, value, dtype=problem.storage.storage)
+        storage = np.full(shape, value, dtype=problem.kv_storage.storage)
     else:
-        storage = np.zeros(shape, dtype=problem.storage.storage)
+        storage = np.zeros(shape, dtype=problem.kv_storage.storage)
     pool = KvPool(storage=storage, kv_layout=case.kv_layout, interleaved=case.interleaved)
     if not whole:
         used = [layout.pages(i, n) for i, n in enumerate(case.batch.kv_lens)]
@@ -127,19 +135,34 @@ def _sequence(case: Case, kv_len: int, q_len: int, rng: np.random.Generator) -> 
         # heads of a group differ in strength, so that no head can stand in for another
         strength = math.copysign(stretch, problem.scale) * (1.0 + 0.125 * (np.arange(group) % 3))
         queries[:, head * group : (head + 1) * group] = strength[:, None] * direction
+    # so do the rows of a sequence
+    queries *= (1.0 + 0.25 * (np.arange(q_len) % 4))[:, None, None]
     # a little of every dimension on both sides, so that none can be dropped unseen
     queries *= 1.0 + 0.01 * rng.normal(0.0, 1.0, queries.shape)
     keys += 0.02 * rng.normal(0.0, 1.0, keys.shape)
     if case.family == "marker":
         queries[...] = 0.0
-    return queries, encode(keys, problem.storage), encode(values, problem.storage)
+    for kind, numbers in (("k", keys), ("v", values)):
+        numbers /= np.asarray(problem.kv_scales(kind))[:, None]
+    return queries, encode(keys, problem.kv_storage), encode(values, problem.kv_storage)
 
 
 def _family(case: Case, kv_len: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Wanted logits and values of one sequence and KV head; boundaries are page edges and multiples of 32."""
+    """Wanted logits and values of one sequence and KV head.
+
+    Boundaries are page edges, multiples of 32 and the edge of the last row's window.
+    """
     if kv_len == 0:
         return np.empty(0), np.empty((0, case.problem.head_dim))
-    edges = {*range(0, kv_len, case.problem.page_size), *range(0, kv_len, 32)}
+    first = int(visible_range(case.problem, 1, kv_len)[0][0])
+    edges = {*range(0, kv_len, case.problem.page_size), *range(0, kv_len, 32), first}
     around = tuple(sorted(edges | {edge - 1 for edge in edges if edge}))
-    at = FamilyInput(kv_len=kv_len, head_dim=case.problem.head_dim, boundaries=around, rng=rng)
+    at = FamilyInput(
+        kv_len=kv_len,
+        head_dim=case.problem.head_dim,
+        boundaries=around,
+        rng=rng,
+        first_visible=first,
+        soft_cap=case.problem.soft_cap,
+    )
     return FAMILIES[case.family](at)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pabench.report.findings import FindingRow, finding_rows
 from pabench.report.source import Line, Source
 from pabench.report.words import DASH, digits, number, plural, whole
 
-SEVERITY = ("unsupported", "passed", "failed", "crashed")
+SEVERITY = ("not-run", "unsupported", "passed", "failed", "crashed")
+CELL_STATES = ("passed", "failed", "crashed", "unsupported", "unchecked")
+UNJUDGED = ("absent", "unsupported", "not-run")
 KINDS = {"backend": "Attention backends", "allocator": "Page allocators"}
 
 
@@ -51,6 +54,7 @@ class Failure:
     case_id: str
     path: str
     replay: str
+    findings: tuple[FindingRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +92,7 @@ def build_cell_checks(source: Source) -> tuple[CellChecks, ...]:
     rows = []
     for (backend, device), lines in groups.items():
         ratios = [number((line.data.get("check") or {}).get("max_ratio")) for line in lines]
-        counts = {state: sum(line.state == state for line in lines) for state in (*SEVERITY, "unchecked")}
+        counts = {state: sum(line.state == state for line in lines) for state in CELL_STATES}
         rows.append(CellChecks(subject=backend, device=device, worst=digits(_largest(ratios)), **counts))
     return tuple(rows)
 
@@ -115,7 +119,7 @@ def _matrix(kind: str, lines: Sequence[Line]) -> Matrix:
         rows.append(MatrixRow(check=check, about=max(abouts, key=len), cells=cells))
     heads = []
     for position, subject in enumerate(subjects):
-        asked = [r.cells[position] for r in rows if r.cells[position].state not in ("absent", "unsupported")]
+        asked = [row.cells[position] for row in rows if row.cells[position].state not in UNJUDGED]
         passed = sum(cell.state == "passed" for cell in asked)
         heads.append((*subject, f"{passed} of {len(asked)} passed"))
     title = KINDS.get(kind, f"{kind.capitalize()} subjects")
@@ -147,6 +151,7 @@ def _check_failure(line: Line) -> Failure:
         case_id=failure.get("case_id") or DASH,
         path=failure.get("path") or "",
         replay=failure.get("replay") or "",
+        findings=finding_rows(data.get("findings")),
     )
 
 

@@ -17,6 +17,7 @@ from pabench.report.matrix import (
     build_matrices,
 )
 from pabench.report.notes import Skip, build_skips, build_warnings
+from pabench.report.roofline import RooflineView, build_roofline
 from pabench.report.source import Source, build_source
 from pabench.report.table import CellTable, build_table
 from pabench.report.trend import PageSizeRow, Trend, build_page_sizes, build_trend
@@ -42,6 +43,7 @@ class ReportModel:
     heat_maps: tuple[HeatMap, ...]
     trend: Trend | None
     table: CellTable | None
+    roofline: RooflineView | None
     warnings: tuple[str, ...]
     skips: tuple[Skip, ...]
     data: dict[str, Any]
@@ -61,6 +63,7 @@ def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportMo
         heat_maps=build_heat_maps(source),
         trend=build_trend(source),
         table=build_table(source),
+        roofline=build_roofline(source),
         warnings=build_warnings(source, notes),
         skips=build_skips(source),
         data=_data(source),

@@ -76,6 +76,19 @@ FIGURES = (
     "run_ns",
     "modelled_ns",
     "modelled_tokens_per_s",
+    "counted_kv_bytes",
+    "closed_form_kv_bytes",
+    "counted_load_sectors",
+    "counted_store_sectors",
+    "distinct_sectors",
+    "sectors_per_request",
+    "wavefronts",
+    "bank_conflicts",
+    "page_table_reads",
+    "counted_modelled_ns",
+    "counted_bound",
+    "closed_form_modelled_ns",
+    "modelled_bound",
 )
 
 

@@ -9,7 +9,11 @@ from typing import Any
 from pabench.report.words import clean
 from pabench.store.read import Run
 
-SPEED_FIELDS = ("plan_ns", "run_ns", "run_token_heads", "modelled_ns", "modelled_tokens_per_s")
+SPEED_FIELDS = (
+    *("plan_ns", "run_ns", "run_token_heads"),
+    *("modelled_ns", "modelled_tokens_per_s", "modelled_bound"),
+    *("counted_modelled_ns", "counted_bound", "closed_form_modelled_ns"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +31,8 @@ class Line:
 
     Attributes:
         data: the line, texts cleaned; speed figures are gone unless the result was found right.
-        state: ``passed``, ``failed``, ``crashed``, ``unsupported`` or ``unchecked`` (a cell that ran, but
-            whose result nobody judged).
+        state: ``passed``, ``failed``, ``crashed``, ``unsupported``, ``not-run`` (a check that an interrupt
+            cut short) or ``unchecked`` (a cell that ran, but whose result nobody judged).
         run: position of its run.
     """
 

@@ -62,6 +62,19 @@ RATIOS: tuple[tuple[str, str, Show], ...] = (
     ("gain", "efficiency_gain", lambda v: DASH if v is None else f"{digits(v)} ×"),
 )
 SIZES = (("padded table", "block_table_bytes"), ("CSR table", "csr_table_bytes"), ("KV cache", "kv_bytes"))
+READ_BYTES = (("KV bytes read", "counted_kv_bytes"), ("KV bytes, closed form", "closed_form_kv_bytes"))
+TRAFFIC = (
+    ("load sectors", "counted_load_sectors"),
+    ("store sectors", "counted_store_sectors"),
+    ("distinct sectors", "distinct_sectors"),
+    ("shared wavefronts", "wavefronts"),
+    ("bank conflicts", "bank_conflicts"),
+    ("page-table reads", "page_table_reads"),
+)
+RUN_TIMES = (
+    ("run, modelled from counted traffic", "counted_modelled_ns"),
+    ("run, modelled from the closed form", "closed_form_modelled_ns"),
+)
 SAMPLES = (("plan", "plan_ns"), ("run", "run_ns"))
 
 
@@ -116,7 +129,18 @@ def _figures(lines: Sequence[Line]) -> list[tuple[Column, list[str]]]:
     for label, key in SAMPLES:
         columns += _split(lines, label, key, _times)
     columns += _split(lines, "run per token·head", "run_ns", _per_head(lines))
+    for label, key in READ_BYTES:
+        columns += _split(lines, label, key, _bytes)
+    for label, key in TRAFFIC:
+        columns += _split(lines, label, key, lambda v: ("", [whole(x) for x in v]))
+    columns += _split(lines, "sectors per request", "sectors_per_request", _each(digits))
+    for label, key in RUN_TIMES:
+        columns += _split(lines, label, key, lambda values: _times([_one(v) for v in values]))
+    columns += _split(
+        lines, "counted traffic bound by", "counted_bound", lambda values: ("", [v or DASH for v in values])
+    )
     columns += _split(lines, "modelled time", "modelled_ns", lambda values: _times([_one(v) for v in values]))
+    columns += _split(lines, "bound by", "modelled_bound", lambda values: ("", [v or DASH for v in values]))
     columns += _split(lines, "modelled tokens/s", "modelled_tokens_per_s", _each(scaled))
     return [column for column in columns if any(text != DASH for text in column[1])]
 

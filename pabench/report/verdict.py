@@ -11,7 +11,7 @@ from pabench.report.source import Line, Source
 from pabench.report.words import join, plural
 
 TONES = {"PASS": "passed", "FAIL": "failed", "INCOMPLETE": "warned", "NOTHING RAN": "neutral"}
-ORDER = ("passed", "failed", "crashed", "unchecked", "unsupported")
+ORDER = ("passed", "failed", "crashed", "unchecked", "not-run", "unsupported")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +103,13 @@ def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> s
 
 def _part(lines: Sequence[Line], noun: str) -> str:
     states = Counter(line.state for line in lines)
-    total = len(lines) - states["unsupported"]
+    total = len(lines) - states["unsupported"] - states["not-run"]
     said = [f"{states[s]:,} {s}" for s in ("failed", "crashed") if states[s]]
     return f"of {plural(total, noun)}, {join(said)}" if said else ""
 
 
 def _broken_words(broken: int, source: Source) -> str:
-    done = plural(len(source.lines), "finished item")
+    done = plural(sum(line.state != "not-run" for line in source.lines), "finished item")
     what = "The run" if len(source.runs) == 1 else plural(broken, "run")
     stopped = any(run.record["status"] == "interrupted" for run in source.runs)
     return f"{what} {'was interrupted' if stopped else 'did not end'}; {done} in the journal can be trusted."
@@ -122,7 +122,9 @@ def _counts(source: Source) -> tuple[Count, ...]:
         for state in ORDER:
             if states[state] or (lines and state == "passed"):
                 name = noun if states[state] == 1 else f"{noun}s"
-                counts.append(Count(value=states[state], label=f"{name} {state}", state=state))
+                counts.append(
+                    Count(value=states[state], label=f"{name} {state.replace('-', ' ')}", state=state)
+                )
     cases = sum(line.data.get("cases") or 0 for line in source.checks)
     if cases:
         counts.append(Count(value=cases, label="generated cases", state="neutral"))

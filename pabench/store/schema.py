@@ -16,7 +16,7 @@ SCHEMA = 1
 RUN_KINDS = ("sweep", "conformance")
 RUN_STATES = ("running", "finished", "interrupted")
 CELL_STATES = ("ok", "failed", "unsupported", "crashed")
-CHECK_STATES = ("passed", "failed", "unsupported", "crashed")
+CHECK_STATES = ("passed", "failed", "unsupported", "crashed", "not-run")
 PROVENANCE_WORDS = ("measured", "counted", "modelled", "host")
 NON_FINITE = ("inf", "-inf", "nan")
 
@@ -50,6 +50,7 @@ COUNT: Rule = ("a whole number >= 0", _whole())
 POSITIVE: Rule = ("a whole number >= 1", _whole(1))
 CODE: Rule = ("a whole number", _whole(None))
 NUMBER: Rule = ("a number", _number)
+LIST: Rule = ("a list", lambda v: isinstance(v, list))
 OBJECT: Rule = ("an object", lambda v: isinstance(v, dict))
 SAMPLES: Rule = ("a list of numbers", lambda v: isinstance(v, list) and all(map(_is_number, v)))
 WORDS: Rule = (
@@ -85,11 +86,17 @@ CELL_REQUIRED: dict[str, Rule] = {
     "batch": COUNT,
 }
 CELL_OPTIONAL: dict[str, Rule] = {
-    **dict.fromkeys(("reason", "heads", "dtype", "kv_layout", "modelled_gpu"), TEXT),
+    **dict.fromkeys(
+        ("reason", "heads", "dtype", "kv_layout", "modelled_gpu", "modelled_bound", "counted_bound"), TEXT
+    ),
     **dict.fromkeys(("seed", "head_dim", "num_pages", "slots", "tokens", "waste_tokens"), COUNT),
     **dict.fromkeys(("block_table_bytes", "csr_table_bytes", "kv_bytes", "run_token_heads"), COUNT),
     **dict.fromkeys(("internal_fragmentation", "contiguous_fragmentation", "efficiency_gain"), NUMBER),
     **dict.fromkeys(("modelled_ns", "modelled_tokens_per_s"), NUMBER),
+    **dict.fromkeys(("counted_kv_bytes", "closed_form_kv_bytes", "distinct_sectors"), COUNT),
+    **dict.fromkeys(("counted_load_sectors", "counted_store_sectors"), COUNT),
+    **dict.fromkeys(("wavefronts", "bank_conflicts", "page_table_reads"), COUNT),
+    **dict.fromkeys(("sectors_per_request", "counted_modelled_ns", "closed_form_modelled_ns"), NUMBER),
     **dict.fromkeys(("plan_ns", "run_ns"), SAMPLES),
     "interleaved": FLAG,
     "check": OBJECT,
@@ -121,6 +128,7 @@ CHECK_OPTIONAL: dict[str, Rule] = {
     "max_ratio": NUMBER,
     "duration_s": NUMBER,
     "failure": OBJECT,
+    "findings": LIST,
 }
 CHECK_FAILURE: dict[str, Rule] = dict.fromkeys(("case_id", "text", "path", "replay"), TEXT)
 

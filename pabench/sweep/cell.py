@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +12,7 @@ from pabench.problem.identity import content_id
 from pabench.problem.memory import MemoryFigures, memory_figures
 from pabench.problem.problem import Problem
 
-CELL_SCHEMA = 1
+CELL_SCHEMA = 2
 """Goes up when the way a cell is checked, run or modelled changes, so that old results are not taken over."""
 
 EXACT_FIGURES = ("internal_fragmentation", "contiguous_fragmentation", "efficiency_gain")
@@ -118,6 +118,10 @@ class Cell:
             "kv_bytes": figures.slots * self.problem.token_bytes,
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the cell as plain JSON values; ``cell_from_dict`` reads them back."""
+        return {**asdict(self), "problem": self.problem.to_dict(), "batch": list(self.batch.kv_lens)}
+
     def case(self, kv_lens: tuple[int, ...], **options: Any) -> Case:
         """Return a decode case with the cell's shape, layout and seed over ``kv_lens`` tokens."""
         options = {"problem": self.problem, **options}
@@ -128,3 +132,9 @@ class Cell:
             seed=self.seed,
             **options,
         )
+
+
+def cell_from_dict(data: Any) -> Cell:
+    """Read ``Cell.to_dict`` back."""
+    built = {"problem": Problem(**data["problem"]), "batch": Batch(kv_lens=tuple(data["batch"]))}
+    return Cell(**{**data, **built})

@@ -9,7 +9,7 @@ log-sum-exp), ``ascending`` a missing last key and an accumulator that is not re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,14 +107,17 @@ def _pool_bytes(case: Case) -> int:
     return pages * case.problem.page_size * case.problem.token_bytes
 
 
-def quick_check(cell: Cell, backend: Backend) -> CheckResult:
+def quick_check(
+    cell: Cell, backend: Backend, *, announce: Callable[[Case], None] = lambda case: None
+) -> CheckResult:
     """Run and judge the check of ``cell``; stops at the first case that fails.
 
-    Whatever the backend raises passes through.
+    ``announce`` is told each case before it runs.  Whatever the backend raises passes through.
     """
     worst: tuple[Verdict, Case] | None = None
     tokens = 0
     for case in check_cases(cell):
+        announce(case)
         tensors = build_tensors(case)
         result = attend(backend, tensors)
         without_lse = not backend.capabilities.lse

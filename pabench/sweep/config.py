@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "trace": (),
     "kernels": None,
+    "checked": False,
 }
 KEYS = ("page-sizes", *DEFAULTS)
 MAX_SEED = 2**63 - 1
@@ -47,6 +48,7 @@ class SweepConfig:
         layouts: names in ``LAYOUTS``.
         traces: paths of trace files.
         kernels: folder used instead of the kernels that ship with pabench, or None.
+        checked: look at every access on the emulated device and count traffic, instead of timing.
     """
 
     page_sizes: tuple[int, ...]
@@ -62,6 +64,7 @@ class SweepConfig:
     seed: int
     traces: tuple[str, ...]
     kernels: str | None
+    checked: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values under the option names; ``resolve_config`` reads them back."""
@@ -79,6 +82,7 @@ class SweepConfig:
             "seed": self.seed,
             "trace": list(self.traces),
             "kernels": self.kernels,
+            "checked": self.checked,
         }
 
 
@@ -122,12 +126,19 @@ def resolve_config(
         seed=_one_number(words["seed"], value["seed"], low=0, high=MAX_SEED),
         traces=_texts(words["trace"], value["trace"]),
         kernels=None if value["kernels"] is None else _text(words["kernels"], value["kernels"]),
+        checked=_flag(words["checked"], value["checked"]),
     )
 
 
 def _text(option: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise UsageError(f"{option}: {value!r} must be a non-empty text")
+    return value
+
+
+def _flag(option: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{option}: {value!r} must be true or false")
     return value
 
 

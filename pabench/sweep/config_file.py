@@ -9,6 +9,9 @@ from typing import Any
 
 from pabench.errors import UnknownName, UsageError
 
+FLAGS = ("checked",)
+"""Options whose value is true or false."""
+
 
 def read_config_file(path: Path, known: Iterable[str]) -> dict[str, Any]:
     """Return option name to value; ``page_sizes`` and ``page-sizes`` are the same key.
@@ -36,7 +39,8 @@ def read_config_file(path: Path, known: Iterable[str]) -> dict[str, Any]:
                 f"configuration {path}: {key} is set twice, as {key} and {key.replace('-', '_')}"
             )
         items = value if isinstance(value, list) else [value]
-        if any(isinstance(item, bool) or not isinstance(item, str | int) for item in items):
+        flag = key in FLAGS and isinstance(value, bool)
+        if not flag and any(isinstance(item, bool) or not isinstance(item, str | int) for item in items):
             raise UsageError(
                 f"configuration {path}: {written} = {value!r} must be a text, a whole number or a list"
             )

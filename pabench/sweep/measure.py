@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pabench.backends.base import Backend
 from pabench.device.base import Device
+from pabench.problem.case import Case
 from pabench.problem.tensors import build_tensors
 from pabench.sweep.cell import Cell
 
@@ -31,6 +33,14 @@ class HostTimes:
     run_ns: tuple[int, ...]
     token_heads: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields of the journal line."""
+        return {
+            "plan_ns": list(self.plan_ns),
+            "run_ns": list(self.run_ns),
+            "run_token_heads": self.token_heads,
+        }
+
 
 def run_lengths(kv_lens: Sequence[int], num_qo_heads: int, budget: int) -> tuple[int, ...]:
     """Return the sequences from the front of the batch that fit the budget, the first one cut if it must be.
@@ -46,14 +56,19 @@ def run_lengths(kv_lens: Sequence[int], num_qo_heads: int, budget: int) -> tuple
     return tuple(kept)
 
 
-def measure(cell: Cell, backend: Backend, device: Device) -> HostTimes:
+def measure(
+    cell: Cell, backend: Backend, device: Device, *, announce: Callable[[Case], None] = lambda case: None
+) -> HostTimes:
     """Time ``plan`` and ``run``; one warm-up of both goes before, so that no compiler is timed.
 
+    ``announce`` is told the case that is timed.
     Whatever the backend raises passes through.
     """
     heads = cell.problem.num_qo_heads
     lengths = run_lengths(cell.batch.kv_lens, heads, TOKEN_HEAD_BUDGET[cell.device])
-    tensors = build_tensors(cell.case(lengths))
+    case = cell.case(lengths)
+    announce(case)
+    tensors = build_tensors(case)
     plans, runs = [], []
     for sample in range(SAMPLES[cell.device] + 1):
         start = time.perf_counter_ns()

@@ -7,9 +7,9 @@ from typing import Any
 from pabench.oracle.traffic import decode_traffic
 from pabench.sweep.cell import Cell
 from pabench.timing.gpus import Gpu
-from pabench.timing.roofline import modelled_time_ns
+from pabench.timing.roofline import closed_form_work, modelled_time
 
-MODELLED_FIGURES = ("modelled_ns", "modelled_tokens_per_s")
+MODELLED_FIGURES = ("modelled_ns", "modelled_tokens_per_s", "modelled_bound")
 
 
 def modelled(cell: Cell, gpu: Gpu) -> dict[str, Any]:
@@ -19,5 +19,10 @@ def modelled(cell: Cell, gpu: Gpu) -> dict[str, Any]:
     at most an n-th of it.
     """
     traffic = decode_traffic(cell.problem, cell.batch.kv_lens)
-    time_ns = modelled_time_ns(traffic.total_bytes, traffic.flops, gpu, dtype=cell.problem.dtype)
-    return {"modelled_ns": time_ns, "modelled_tokens_per_s": cell.batch.num_seqs / time_ns * 1e9}
+    work = closed_form_work(traffic.total_bytes, traffic.flops, dtype=cell.problem.dtype)
+    model = modelled_time(work, gpu)
+    return {
+        "modelled_ns": model.time_ns,
+        "modelled_tokens_per_s": cell.batch.num_seqs / model.time_ns * 1e9,
+        "modelled_bound": model.bound,
+    }

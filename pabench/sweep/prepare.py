@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pabench.backends.base import Backend
-from pabench.backends.registry import load_backend
-from pabench.device.base import Device
 from pabench.device.cache import content_key
-from pabench.device.registry import open_device
+from pabench.device.facts import DeviceFacts
+from pabench.device.registry import DeviceRequest
 from pabench.errors import EnvironmentRefused, UsageError
 from pabench.problem.lengths import LengthSpec
 from pabench.resources import resource_dir
+from pabench.sweep.bench import Bench
 from pabench.sweep.cell import Cell
 from pabench.sweep.config import SweepConfig
 from pabench.sweep.grid import grid_digest, make_cells
-from pabench.sweep.run_cell import preflight
 from pabench.timing.gpus import Gpu, gpu_by_name
 from pabench.workloads.families import resolve_lengths
 from pabench.workloads.traces import read_trace
@@ -30,9 +28,8 @@ class Prepared:
 
     config: SweepConfig
     cells: tuple[Cell, ...]
-    device: Device
-    backends: Mapping[str, Backend]
-    gpu: Gpu
+    device: DeviceFacts
+    bench: Bench
 
     def record(self) -> dict[str, Any]:
         """Return what ``run.json`` keeps as configuration.
@@ -45,12 +42,22 @@ class Prepared:
 
     def warm_up(self) -> None:
         """Let each backend plan once; raises ``EnvironmentRefused`` where this machine cannot run it."""
-        for name, backend in self.backends.items():
-            preflight((cell for cell in self.cells if cell.backend == name), backend)
+        for name in self.config.backends:
+            self.bench.preflight(cell for cell in self.cells if cell.backend == name)
 
 
-def prepare(config: SweepConfig) -> Prepared:
+def prepare(
+    config: SweepConfig,
+    make_bench: Callable[[DeviceRequest, Sequence[str], Gpu], Bench],
+    *,
+    poll_seconds: int | None = None,
+) -> Prepared:
     """Resolve names, read the trace, open the device, load the backends and build the grid.
+
+    Args:
+        config: the axes.
+        make_bench: makes what runs the cells.
+        poll_seconds: see ``open_device``.
 
     Raises:
         UsageError: a name, spec or file of the configuration is wrong; nothing has been written.
@@ -58,11 +65,19 @@ def prepare(config: SweepConfig) -> Prepared:
     """
     gpu = gpu_by_name(config.gpu)
     specs = length_specs(config)
-    kernels = None if config.kernels is None else Path(config.kernels)
-    device = open_device(config.device, seed=config.seed, kernels=kernels)
+    wanted = DeviceRequest(
+        name=config.device,
+        seed=config.seed,
+        kernels=config.kernels,
+        checked=config.checked,
+        count=config.checked,
+        poll_seconds=poll_seconds,
+    )
+    wanted.check()
+    bench = make_bench(wanted, config.backends, gpu)
+    device = bench.open()
     cells = make_cells(config, specs, device=device.name, gpu=gpu.name)
-    backends = {name: load_backend(name, device) for name in config.backends}
-    return Prepared(config=config, cells=cells, device=device, backends=backends, gpu=gpu)
+    return Prepared(config=config, cells=cells, device=device, bench=bench)
 
 
 def length_specs(config: SweepConfig) -> tuple[LengthSpec, ...]:

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 from pabench.backends.base import Backend
 from pabench.device.base import Device
+from pabench.device.checked import CheckedDevice, KernelFindings
 from pabench.errors import EnvironmentRefused, Unsupported
 from pabench.problem.case import Case
 from pabench.problem.tensors import build_tensors
-from pabench.sweep.cell import COUNTED_FIGURES, Cell
+from pabench.sweep.cell import Cell
 from pabench.sweep.check import check_cases, quick_check
+from pabench.sweep.counted import TRAFFIC_FIGURES, TRAFFIC_TIMES, counted
+from pabench.sweep.line import CellResult, blank_line
 from pabench.sweep.measure import measure
 from pabench.sweep.model import MODELLED_FIGURES, modelled
 from pabench.timing.gpus import Gpu
 
 HOST_FIGURES = ("plan_ns", "run_ns")
-NO_SPEED: dict[str, Any] = {
-    "plan_ns": None,
-    "run_ns": None,
-    "run_token_heads": None,
-    "modelled_ns": None,
-    "modelled_tokens_per_s": None,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellResult:
-    """A finished cell.
-
-    Attributes:
-        line: its journal line.
-        failing: the case whose check failed, or None.
-    """
-
-    line: dict[str, Any]
-    failing: Case | None = None
 
 
 def why_unsupported(cell: Cell, backend: Backend) -> str | None:
@@ -48,55 +29,66 @@ def why_unsupported(cell: Cell, backend: Backend) -> str | None:
     return backend.capabilities.why_not(cell.case(cell.batch.kv_lens))
 
 
-def run_cell(cell: Cell, backend: Backend, device: Device, gpu: Gpu) -> CellResult:
+def run_cell(
+    cell: Cell,
+    backend: Backend,
+    device: Device,
+    gpu: Gpu,
+    *,
+    announce: Callable[[Case], None] = lambda case: None,
+) -> CellResult:
     """Check, time and model one cell.
 
-    A backend that raises makes a ``crashed`` cell, a wrong one a ``failed`` cell without any figure of speed.
+    ``announce`` is told each case before it runs.  A backend that raises makes a ``crashed`` cell, a wrong
+    one a ``failed`` cell without any figure of speed.
 
     Raises:
         EnvironmentRefused: the machine lacks what every cell of this backend needs, a compiler for instance.
     """
-    line: dict[str, Any] = {"kind": "cell", "id": cell.id, "status": "ok", "reason": None, **cell.axes()}
-    line |= cell.counted() | {"check": None, **NO_SPEED, "modelled_gpu": gpu.name.upper()}
-    line["provenance"] = dict.fromkeys(COUNTED_FIGURES, "counted")
+    line = blank_line(cell, gpu)
+    if isinstance(device, CheckedDevice):
+        line |= dict.fromkeys((*TRAFFIC_FIGURES, *TRAFFIC_TIMES))
     reason = why_unsupported(cell, backend)
     if reason:
         return CellResult(line=line | {"status": "unsupported", "reason": reason})
     try:
-        check = quick_check(cell, backend)
+        check = quick_check(cell, backend, announce=announce)
         line["check"] = check.to_dict()
         if not check.passed:
             return CellResult(line=line | {"status": "failed", "reason": check.text}, failing=check.case)
-        times = measure(cell, backend, device)
+        if isinstance(device, CheckedDevice):
+            # looked at so closely, a kernel has no time that means anything
+            figures = counted(cell, backend, device, gpu, announce=announce)
+            words = dict.fromkeys(TRAFFIC_FIGURES, "counted") | dict.fromkeys(TRAFFIC_TIMES, "modelled")
+        else:
+            figures = measure(cell, backend, device, announce=announce).to_dict()
+            words = dict.fromkeys(HOST_FIGURES, "host")
     except EnvironmentRefused:
         raise
+    except KernelFindings as error:
+        return CellResult(line=line | {"status": "failed", "reason": str(error)})
     except Unsupported as error:
         return CellResult(line=line | {"status": "unsupported", "reason": str(error)})
-    except Exception as error:  # a backend is anybody's code, and may raise anything
+    except (Exception, SystemExit) as error:  # a backend is anybody's code, and may raise anything
         return CellResult(line=line | {"status": "crashed", "reason": f"{type(error).__name__}: {error}"})
-    line |= {"plan_ns": list(times.plan_ns), "run_ns": list(times.run_ns)}
-    line |= {"run_token_heads": times.token_heads, **modelled(cell, gpu)}
-    line["provenance"] |= dict.fromkeys(HOST_FIGURES, "host") | {"run_token_heads": "counted"}
+    line |= figures | modelled(cell, gpu)
+    line["provenance"] |= words | {"run_token_heads": "counted"}
     line["provenance"] |= dict.fromkeys(MODELLED_FIGURES, "modelled")
     return CellResult(line=line)
 
 
-def preflight(cells: Iterable[Cell], backend: Backend) -> None:
-    """Plan the smallest problem of the first supported cell: a missing compiler shows before any file.
-
-    Args:
-        cells: cells of this backend.
-        backend: what they run on.
+def preflight(cell: Cell, backend: Backend) -> bool:
+    """Plan the smallest problem of ``cell``; return False when ``backend`` does not support it.
 
     Raises:
         EnvironmentRefused: this machine cannot run ``backend``.
     """
-    cell = next((cell for cell in cells if not why_unsupported(cell, backend)), None)
-    if cell is None:
-        return
+    if why_unsupported(cell, backend):
+        return False
     try:
         backend.plan(build_tensors(check_cases(cell)[0]))
     except EnvironmentRefused:
         raise
-    except Exception:  # goes wrong in the cell too, and is told in its journal line
-        return
+    except (Exception, SystemExit):
+        pass  # goes wrong in the cell too, and is told in its journal line
+    return True

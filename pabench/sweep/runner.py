@@ -9,16 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pabench.backends.base import Backend
-from pabench.device.base import Device
+from pabench.backends.registry import is_place
 from pabench.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EXIT_OK, PabenchError
 from pabench.problem.case import Case
 from pabench.store.files import atomic_write_text, pretty
 from pabench.store.run import RunDirectory
+from pabench.sweep.bench import Bench
 from pabench.sweep.cell import Cell
 from pabench.sweep.progress import Progress, make_progress
-from pabench.sweep.run_cell import run_cell
-from pabench.timing.gpus import Gpu
 
 CASE_FILE_SCHEMA = 1
 
@@ -42,9 +40,7 @@ def run_sweep(
     cells: Sequence[Cell],
     *,
     directory: RunDirectory,
-    backends: Mapping[str, Backend],
-    device: Device,
-    gpu: Gpu,
+    bench: Bench,
     progress: Callable[[int], Progress] = make_progress,
 ) -> SweepResult:
     """Run what is missing, one line of the journal a cell, then record status and exit code in ``run.json``.
@@ -58,7 +54,7 @@ def run_sweep(
         with progress(len(missing)) as display:
             for cell in missing:
                 display.start(cell)
-                result = run_cell(cell, backends[cell.backend], device, gpu)
+                result = bench.run(cell)
                 line = result.line
                 if result.failing is not None:
                     line = save_failure(directory, result.failing, line)
@@ -104,5 +100,6 @@ def save_failure(directory: RunDirectory, case: Case, line: Mapping[str, Any]) -
     atomic_write_text(folder / "case.json", pretty(record))
     kernels = directory.run["config"].get("kernels")
     words = ["pabench", "replay", str(folder), *(["--kernels", kernels] if kernels else [])]
+    words += ["--backend", line["backend"]] if is_place(line["backend"]) else []
     way = {"path": f"failures/{case.id}", "replay": shlex.join(words)}
     return {**line, "check": {**line["check"], **way}}

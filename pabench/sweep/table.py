@@ -60,7 +60,7 @@ def _figures(line: Line) -> tuple[str, ...]:
         f"{line['efficiency_gain']:.3f}",
         f"{line['block_table_bytes']:,}",
         "-" if tokens is None else f"{tokens:,.0f}",
-        "-" if check is None else f"{float(check['max_ratio']):.2f}",
+        "-" if check is None or check["max_ratio"] is None else f"{float(check['max_ratio']):.2f}",
     )
 
 

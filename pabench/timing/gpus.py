@@ -18,6 +18,7 @@ class Gpu:
         tensor_tflops: dense fp16 / bf16 tensor-core peak with float32 accumulation, without sparsity.
         fp32_tflops: float32 peak outside the tensor cores.
         l2_mib: L2 cache.
+        l2_gbps: read bandwidth of the L2 cache, 10^9 bytes a second; None where the vendor publishes none.
         num_sms: streaming multiprocessors.
         memory_gib: device memory as sold.
         source: where the figures come from.
@@ -29,13 +30,10 @@ class Gpu:
     tensor_tflops: float
     fp32_tflops: float
     l2_mib: float
+    l2_gbps: float | None
     num_sms: int
     memory_gib: float
     source: str
-
-    def peak_tflops(self, dtype: str) -> float:
-        """Return the peak for operands of ``dtype``: float32 runs outside the tensor cores."""
-        return self.fp32_tflops if dtype == "float32" else self.tensor_tflops
 
 
 GPUS: dict[str, Gpu] = {
@@ -48,9 +46,11 @@ GPUS: dict[str, Gpu] = {
             tensor_tflops=312.0,
             fp32_tflops=19.5,
             l2_mib=40.0,
+            l2_gbps=7219.2,
             num_sms=108,
             memory_gib=80.0,
-            source="NVIDIA A100 Tensor Core GPU datasheet; L2 and SMs: NVIDIA Ampere architecture whitepaper",
+            source="NVIDIA A100 80GB datasheet (2,039 GB/s, 312 and 19.5 TFLOPS); NVIDIA A100 Tensor Core "
+            "GPU Architecture whitepaper (108 SMs, 40 MB L2 read at 5,120 bytes a clock, 1,410 MHz)",
         ),
         Gpu(
             name="h100",
@@ -59,9 +59,11 @@ GPUS: dict[str, Gpu] = {
             tensor_tflops=989.4,
             fp32_tflops=66.9,
             l2_mib=50.0,
+            l2_gbps=None,
             num_sms=132,
             memory_gib=80.0,
-            source="NVIDIA H100 Tensor Core GPU datasheet; L2 and SMs: NVIDIA Hopper architecture whitepaper",
+            source="NVIDIA H100 datasheet, SXM (80 GB, 3.35 TB/s); NVIDIA H100 Tensor Core GPU Architecture "
+            "whitepaper, H100 SXM5 (989.4 and 66.9 TFLOPS dense, 132 SMs, 50 MB L2)",
         ),
         Gpu(
             name="h200",
@@ -70,20 +72,25 @@ GPUS: dict[str, Gpu] = {
             tensor_tflops=989.4,
             fp32_tflops=66.9,
             l2_mib=60.0,
+            l2_gbps=None,
             num_sms=132,
             memory_gib=141.0,
-            source="NVIDIA H200 Tensor Core GPU datasheet; L2 as the driver reports it",
+            source="NVIDIA H200 datasheet, SXM (141 GB, 4.8 TB/s; TFLOPS are those of H100 SXM, "
+            "here unrounded and without sparsity); 132 SMs and L2 as the driver reports them",
         ),
         Gpu(
             name="b200",
             title="NVIDIA B200 SXM, 1000 W",
-            memory_gbps=8000.0,
+            memory_gbps=7700.0,
             tensor_tflops=2250.0,
             fp32_tflops=75.0,
-            l2_mib=126.0,
+            l2_mib=126.5,
+            l2_gbps=None,
             num_sms=148,
             memory_gib=180.0,
-            source="NVIDIA DGX B200 datasheet, an eighth of the system; L2 as the driver reports it",
+            source="NVIDIA Blackwell datasheet, HGX B200 column, per GPU (180 GB, 7.7 TB/s, 75 TFLOPS; "
+            "4.5 PFLOPS are given with sparsity); 148 SMs and L2 as the driver reports them (pytorch/ao pull "
+            "request 4002; the CUDA Blackwell Tuning Guide says 126 MB)",
         ),
         Gpu(
             name="l4",
@@ -92,10 +99,11 @@ GPUS: dict[str, Gpu] = {
             tensor_tflops=121.0,
             fp32_tflops=30.3,
             l2_mib=48.0,
+            l2_gbps=None,
             num_sms=58,
             memory_gib=24.0,
-            source="NVIDIA L4 Tensor Core GPU datasheet (tensor figure halved: it is given with sparsity); "
-            "L2 and SMs: NVIDIA Ada architecture whitepaper",
+            source="NVIDIA L4 datasheet (24 GB, 300 GB/s, 30.3 TFLOPS; 242 TFLOPS are given with "
+            "sparsity); NVIDIA Ada GPU Architecture whitepaper V2.01 (58 SMs, 48 MB L2)",
         ),
         Gpu(
             name="rtx4090",
@@ -104,9 +112,11 @@ GPUS: dict[str, Gpu] = {
             tensor_tflops=165.2,
             fp32_tflops=82.6,
             l2_mib=72.0,
+            l2_gbps=None,
             num_sms=128,
             memory_gib=24.0,
-            source="NVIDIA Ada GPU architecture whitepaper, appendix on the RTX 4090",
+            source="NVIDIA Ada GPU Architecture whitepaper, GeForce RTX 4090 (24 GB, 1,008 GB/s, 82.6 "
+            "TFLOPS, 165.2 TFLOPS with FP32 accumulate, 128 SMs, 72 MB L2)",
         ),
     )
 }

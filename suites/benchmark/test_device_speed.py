@@ -11,6 +11,7 @@ import pytest
 from pabench.allocators.base import PoolShape
 from pabench.allocators.scan import ScanAllocator
 from pabench.backends.rawkernel import RawKernelBackend
+from pabench.device.checked import CheckedDevice
 from pabench.device.emulated import EmulatedDevice
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.append import AppendCase, build_append
@@ -23,11 +24,38 @@ def device() -> EmulatedDevice:
     return EmulatedDevice()
 
 
+@pytest.fixture(scope="module")
+def checked() -> CheckedDevice:
+    return CheckedDevice()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_decode(benchmark: Any, per_unit: Note, device: EmulatedDevice, dtype: str) -> None:
+    time_decode(benchmark, per_unit, device, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_decode_checked(benchmark: Any, per_unit: Note, checked: CheckedDevice, dtype: str) -> None:
+    """All checks, no counters: at most 8 times as long as without."""
+    time_decode(benchmark, per_unit, checked, dtype)
+
+
+def time_decode(benchmark: Any, per_unit: Note, device: EmulatedDevice, dtype: str) -> None:
     problem = Problem(num_qo_heads=8, num_kv_heads=2, head_dim=128, page_size=16, dtype=dtype)
     case = Case(problem=problem, batch=Batch(kv_lens=(1000, 700, 400, 1948)))
     backend = RawKernelBackend(device)
+    plan = backend.plan(build_tensors(case))
+    backend.run(plan)
+    benchmark.pedantic(backend.run, args=(plan,), rounds=7, iterations=1, warmup_rounds=1)
+    per_unit("token x query head", sum(case.batch.kv_lens) * problem.num_qo_heads)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_decode_counted(benchmark: Any, per_unit: Note, dtype: str) -> None:
+    """Counters only; to be read beside ``test_decode``."""
+    problem = Problem(num_qo_heads=8, num_kv_heads=2, head_dim=128, page_size=16, dtype=dtype)
+    case = Case(problem=problem, batch=Batch(kv_lens=(1000, 700, 400, 1948)))
+    backend = RawKernelBackend(CheckedDevice(checks=(), count=True))
     plan = backend.plan(build_tensors(case))
     backend.run(plan)
     benchmark.pedantic(backend.run, args=(plan,), rounds=7, iterations=1, warmup_rounds=1)

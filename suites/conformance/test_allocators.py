@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from pabench.allocators.base import PoolShape
 from pabench.allocators.capabilities import OPERATIONS, Capabilities
 from pabench.allocators.operations import Operation
 from pabench.allocators.trial import Trial
-from pabench.conformance.allocator_checks import HistoryCase, judge_operation
+from pabench.conformance.allocator_checks import HistoryCase, check_repeats, judge_operation
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.outcome import Outcome
 from pabench.conformance.table_decode import decode_through_tables
@@ -53,8 +54,9 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.can = self.examiner.allocator_capabilities
         self.shape = data.draw(small_pools(self.can))
         self.without = without
-        self.trial = Trial(self.examiner.new_allocator(self.shape))
         self.history: list[Operation] = []
+        self.examiner.announce(self.case())
+        self.trial = Trial(self.examiner.new_allocator(self.shape))
         self.offered: list[tuple[int, str, str]] = []  # stream, adapter and salt of what was committed
         self.rng = random.Random(0)
 
@@ -320,8 +322,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.step("alloc", sequence=sequence, tokens=tokens, **(words | given))
 
     def step(self, name: str, **given: Any) -> None:
-        self.history.append((name, given))
-        outcome = judge_operation(self.trial, self.history)
+        outcome = self.judge(name, given)
         if not outcome.passed:
             self.close(outcome)
 
@@ -329,16 +330,26 @@ class AllocatorMachine(RuleBasedStateMachine):
         if not hasattr(self, "trial"):
             return
         if self.decodes:
-            self.close(decode_through_tables(self.trial, self.examiner.device))
+            run = partial(decode_through_tables, self.trial, self.examiner.device)
+            self.close(self.examiner.witness.judge(self.case(), run))
             return
-        self.history.append(("drain", {}))
-        self.close(judge_operation(self.trial, self.history))
+        outcome = self.judge("drain", {})
+        if outcome.passed:
+            outcome = check_repeats(self.case(), self.trial.subject, self.examiner.new_allocator)
+        self.close(outcome)
+
+    def judge(self, name: str, given: dict[str, Any]) -> Outcome:
+        self.history.append((name, given))
+        self.examiner.announce(self.case())
+        return judge_operation(self.trial, self.history)
+
+    def case(self) -> HistoryCase:
+        return HistoryCase(shape=self.shape, operations=tuple(self.history))
 
     def close(self, outcome: Outcome) -> None:
-        case = HistoryCase(shape=self.shape, operations=tuple(self.history))
         if not outcome.passed:
             del self.trial  # a broken history is not drained
-        self.examiner.note(case, outcome)
+        self.examiner.note(self.case(), outcome)
 
 
 def test_allocator_keeps_its_invariants(allocator_examiner: Examiner) -> None:

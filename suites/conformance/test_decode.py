@@ -9,12 +9,21 @@ import pytest
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.registry import check_by_id
 from pabench.problem.families import FAMILIES
-from pabench.strategies import cases, high_page_cases, long_batches
+from pabench.strategies import cases, high_page_cases, long_batches, speculative_batches
 
 
 def drawable(examiner: Examiner) -> dict[str, Any]:
     """Arguments of ``cases`` that keep to what the backend declares."""
-    return {**examiner.choices, "supported": examiner.supports}
+    return {**examiner.choices, "features": examiner.features, "supported": examiner.supports}
+
+
+ABOUT = {
+    "soft-cap": "Logits go through cap * tanh(x / cap) before bias and mask.",
+    "window": "A row sees the last keys only; pages before its window may hold anything.",
+    "alibi": "A bias of slope times distance, a slope for each query head, is in output and LSE.",
+    "sinks": "A logit for each query head joins the sum of weights once, and the LSE, and never the output.",
+    "fp8-kv": "A cache of e4m3 with scales for K and V, per tensor or per KV head, in output and LSE.",
+}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -22,6 +31,14 @@ def test_decode_matches_oracle(backend_examiner: Examiner, family: str) -> None:
     drawn = cases(families=[family], **drawable(backend_examiner))
     about = (FAMILIES[family].__doc__ or family).splitlines()[0]
     backend_examiner.examine(check_by_id("decode"), drawn, label=family, about=about)
+
+
+@pytest.mark.parametrize("feature", ABOUT)
+def test_decode_features(backend_examiner: Examiner, feature: str) -> None:
+    families = ["normal", "needle", "spotlight", "window-edge", "saturating", "one-hot", "marker"]
+    drawn = cases(families=families, required=[feature], **drawable(backend_examiner))
+    about = ABOUT[feature]
+    backend_examiner.examine(check_by_id("decode"), drawn, label=feature, about=about, needs=feature)
 
 
 def test_decode_long_sequences(backend_examiner: Examiner) -> None:
@@ -34,10 +51,16 @@ def test_decode_long_sequences(backend_examiner: Examiner) -> None:
 
 def test_decode_high_page_ids(backend_examiner: Examiner) -> None:
     choices = drawable(backend_examiner)
-    del choices["head_dims"]
+    del choices["head_dims"], choices["features"]
     drawn = high_page_cases(**choices)
     about = "Page ids around and above 65,536, where an id cut to 16 bits names another page."
     backend_examiner.examine(check_by_id("decode"), drawn, label="high-page-ids", about=about, share=0.5)
+
+
+def test_speculative_decode(backend_examiner: Examiner) -> None:
+    families = ["marker", "normal", "needle", "ascending", "all-negative"]
+    drawn = cases(families=families, batch=speculative_batches, **drawable(backend_examiner))
+    backend_examiner.examine(check_by_id("speculative"), drawn)
 
 
 def test_dead_slots_change_nothing(backend_examiner: Examiner) -> None:

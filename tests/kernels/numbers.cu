@@ -22,3 +22,13 @@ extern "C" __global__ void functions(const float* in, float* ex2, float* lg2, fl
   lg2[i] = pab::lg2(in[i]);
   rcp[i] = pab::rcp(in[i]);
 }
+
+extern "C" __global__ void widen_e4m3(const pab::u8* bits, float* out, pab::u32 n) {
+  const pab::u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = pab::e4m3_to_float(bits[i]);
+}
+
+extern "C" __global__ void narrow_e4m3(const float* in, pab::u8* bits, pab::u32 n) {
+  const pab::u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) bits[i] = pab::float_to_e4m3(in[i]);
+}

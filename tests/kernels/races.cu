@@ -215,3 +215,32 @@ extern "C" __global__ void through_const(const pab::u32* from, pab::u32* out) {
   out[threadIdx.x] = from[threadIdx.x];
   if (threadIdx.x == 3) const_cast<pab::u32*>(from)[3] = 1;  // through const
 }
+
+// All lanes read the same words; then one of them writes one, with or without a warp sync before.
+extern "C" __global__ void broadcast(pab::u32* out, pab::u32 writer, pab::u32 sync) {
+  using namespace pab;
+  PAB_SHARED(memory);
+  u32* shared = reinterpret_cast<u32*>(memory);
+  if (threadIdx.x == 0) {
+    for (u32 i = 0; i < 16; ++i) shared[i] = i;
+  }
+  block_sync();
+  u32 sum = 0;
+  for (u32 i = 0; i < 16; ++i) sum += shared[i];  // broadcast: read
+  out[threadIdx.x] = sum;
+  if (sync) warp_sync(kFullMask);
+  if (threadIdx.x == writer) shared[3] = sum;  // broadcast: write
+}
+
+// Each lane reads one half of a word after the other, by one instruction; then one lane writes a half.
+extern "C" __global__ void half_by_half(pab::u32* out, pab::u32 shift) {
+  using namespace pab;
+  PAB_SHARED(memory);
+  u16* shared = reinterpret_cast<u16*>(memory);
+  for (u32 i = threadIdx.x; i < 64; i += 32) shared[i] = 1;
+  block_sync();
+  u32 sum = 0;
+  for (u32 i = 0; i < 2; ++i) sum += shared[2 * threadIdx.x + i];  // half by half: read
+  shared[(2 * threadIdx.x + 1 + shift) % 64] = static_cast<u16>(sum);  // half by half: write
+  out[threadIdx.x] = sum;
+}

@@ -60,9 +60,11 @@ inline Site& site_of(const Trace& t, const void* pc) {
 
 inline void note_cells(Site& site, const Trace& t, u64 address, u32 event, u32 bytes, const Cells& cells) {
   if (site.stamp != t.stamp) site.cell_event[0] = site.cell_event[1] = 0;
+  if (site.stamp != t.stamp || site.lane != t.lane) site.to[0] = site.to[1] = site.from[0] = site.from[1] = 0;
   site.stamp = t.stamp;
+  site.lane = t.lane;
   if (bytes > 1) site.cell_event[address >> 1 & 1] = event << 5;
-  site.to = *readers_at(cells, address & ~u64{3});
+  site.to[address >> 1 & 1] = *readers_at(cells, address & ~u64{3});
 }
 
 // The long way: every check.
@@ -95,7 +97,7 @@ inline void note_cells(Site& site, const Trace& t, u64 address, u32 event, u32 b
   site.shared = touch.shared();
   if (event) {
     note_cells(site, t, address, event, bytes, cells);
-    site.from = from;
+    site.from[address >> 1 & 1] = from;
   }
 }
 
@@ -123,23 +125,58 @@ inline bool long_past(const Trace& t, u32 cell) {
   return (event & ((1u << kEventIndexBits) - 1)) < synced;
 }
 
+// Finds what this lane makes of a cell in which lanes of its own event, or nobody, read before it; false: another case.
+inline bool note_step(const Trace& t, Site& site, u32 half, u32 cell) {
+  const u32 event = site.cell_event[half] >> 5, mine = cell_of(event, t.lane);
+  if (!event) return false;
+  Sets& sets = t.block->sets;
+  u32 now = mine;
+  if (cell & kSet) {
+    Set& set = sets[cell];
+    const u64 step = set.step.load(std::memory_order_relaxed);
+    if (step >> 32 == mine) {
+      now = static_cast<u32>(step);
+    } else {
+      if (set.event != event || set.others) return false;
+      now = set.lanes >> t.lane & 1 ? cell : sets.intern(0, event, set.lanes | 1u << t.lane);
+      set.step.store(u64{mine} << 32 | now, std::memory_order_relaxed);
+    }
+  } else if (cell && cell != mine) {
+    if (cell >> 5 != event) return false;
+    now = sets.intern(0, event, 1u << (cell & 31) | 1u << t.lane);
+  }
+  if (!now) return false;
+  if (site.lane != t.lane) site.to[0] = site.to[1] = site.from[0] = site.from[1] = 0;
+  site.lane = t.lane;
+  site.from[half] = cell;
+  site.to[half] = now;
+  return true;
+}
+
 // A read that needs no look at tables: of memory that was written, last by a write that is past, by a reader whose
-// mark is there or is set as it was just set next to it.
+// mark is there, or is the only one, or changes the marks as it just did next to it.
 template <u32 kBytes>
 inline bool short_read(const Trace& t, Site& site, u64 address) {
   if (!site.reads) return all_written<kBytes>(site, address);
   if (site.stamp != t.stamp) return false;
   constexpr u32 kWords = kBytes < 4 ? 1 : kBytes / 4, kHalves = kBytes < 4 ? 1 : 2 * kWords;
-  u32* const writes = reinterpret_cast<u32*>(site.writes + 2 * (address & ~u64{3})) + (kBytes < 4 ? address >> 1 & 1 : 0);
+  const u64 half = kBytes < 4 ? address >> 1 & 1 : 0;
+  u32* const writes = reinterpret_cast<u32*>(site.writes + 2 * (address & ~u64{3})) + half;
   u32* const readers = reinterpret_cast<u32*>(site.reads + (address & ~u64{3}));
   const u32 last = *writes;
   if (last ? !(site.shared && long_past(t, last) && one_event<kHalves>(writes, last))
            : !(all_hold<kHalves>(writes, 0) && all_written<kBytes>(site, address))) {
     return false;
   }
-  if (all_hold<kWords>(readers, site.to)) return true;
-  if (!site.shared || !all_hold<kWords>(readers, site.from)) return false;
-  fill<kWords>(readers, site.to);
+  if (kBytes == 1) return false;
+  const u32 side = address >> 1 & 1, now = *readers;
+  const bool same = site.lane == t.lane;
+  if (!(same && (now == site.to[side] || now == site.from[side]))) {
+    if (!site.shared || !note_step(t, site, side, now)) return false;
+  }
+  if (site.to[side] && all_hold<kWords>(readers, site.to[side])) return true;
+  if (!site.shared || !all_hold<kWords>(readers, site.from[side])) return false;
+  fill<kWords>(readers, site.to[side]);
   return true;
 }
 
@@ -148,10 +185,22 @@ template <u32 kBytes>
 inline bool short_write(const Trace& t, const Site& site, u64 address) {
   if (!site.reads || site.stamp != t.stamp || kBytes == 1) return false;
   constexpr u32 kWords = kBytes < 4 ? 1 : kBytes / 4, kHalves = kBytes < 4 ? 1 : 2 * kWords;
-  const u32* const writes = reinterpret_cast<u32*>(site.writes + 2 * (address & ~u64{3})) + (kBytes < 4 ? address >> 1 & 1 : 0);
+  const u64 half = kBytes < 4 ? address >> 1 & 1 : 0;
+  const u32* const writes = reinterpret_cast<u32*>(site.writes + 2 * (address & ~u64{3})) + half;
   const u32* const readers = reinterpret_cast<u32*>(site.reads + (address & ~u64{3}));
   const u32 event = site.cell_event[address >> 1 & 1];
   return event && all_hold<kHalves>(writes, event | t.lane) && all_hold<kWords>(readers, 0);
+}
+
+// Hands an access to the counters; atomic operations go there by name, see count_atomic.  True: nobody else asks.
+[[gnu::always_inline]] inline bool count_access(Lane& me, u64 address, u32 bytes, Access kind, const void* pc) {
+  if (!(me.watch & kCount)) return false;
+  if (kind == Access::kRead) note(me, Instruction::load, address, bytes, pc);
+  if (kind == Access::kWrite || kind == Access::kAtomicWrite) note(me, Instruction::store, address, bytes, pc);
+  if (kind == Access::kAtomicRead) note_poll(me, address, bytes, pc);
+  if (kind == Access::kAsyncRead) note(me, Instruction::async_load, address, bytes, pc);
+  if (kind == Access::kAsyncWrite) note(me, Instruction::async_store, address, bytes, pc);
+  return me.watch == kCount;
 }
 
 // One access of the running thread; called before it happens.
@@ -159,6 +208,7 @@ template <u32 kBytes, Access kKind>
 inline void access(u64 address, const void* pc) {
   Lane* me = current;
   if (!me) return;  // the launcher's own work
+  if (count_access(*me, address, kBytes, kKind, pc)) return;
   Trace& t = trace_of(*me);
   count_step(*me, pc);
   Site& site = site_of(t, pc);
@@ -184,7 +234,7 @@ inline void access_of(u64 address, u32 bytes, const void* pc) {
 // The same for what is rare.
 inline void access(u64 address, u32 bytes, Access kind, const void* pc) {
   Lane* me = current;
-  if (!me) return;
+  if (!me || count_access(*me, address, bytes, kind, pc)) return;
   count_step(*me, pc);
   access_in_full(me, address, bytes, kind, pc);
 }

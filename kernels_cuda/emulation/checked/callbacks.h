@@ -35,7 +35,41 @@ void store_vec16(void* to, Vec16 value) {
   observe::access<16, Access::kWrite>(reinterpret_cast<u64>(to), PAB_EMU_HERE);
   std::memcpy(to, &value, 16);
 }
-void note_fence(bool device) { observe::fence(*current, device); }
+void note_fence(bool device) {
+  current->pc = PAB_EMU_HERE;
+  observe::count_instruction(*current, device ? Instruction::fence_device : Instruction::fence_block);
+  observe::fence(*current, device);
+}
+
+template <typename T>
+T keep_extreme(T* place, T value, bool largest, const void* pc) {
+  const u64 address = reinterpret_cast<u64>(place);
+  observe::count_atomic(largest ? Instruction::fetch_max : Instruction::fetch_min, address, sizeof(T), pc);
+  observe::atomic_access(address, sizeof(T), true, true, pc);
+  observe::AtomicTurn turn(address);
+  T old = __atomic_load_n(place, __ATOMIC_RELAXED);
+  while ((largest ? value > old : value < old) &&
+         !__atomic_compare_exchange_n(place, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  turn.did(__ATOMIC_RELAXED, true, true);
+  return old;
+}
+u32 atomic_extreme(u32* address, u32 value, bool largest) {
+  return keep_extreme(address, value, largest, PAB_EMU_HERE);
+}
+unsigned long long atomic_extreme(unsigned long long* address, unsigned long long value, bool largest) {
+  return keep_extreme(address, value, largest, PAB_EMU_HERE);
+}
+
+void enter_region(const char* name) {
+  Lane& me = *current;
+  if (!(me.watch & kCount)) return;
+  try {
+    me.region = u64{worker->counters->tally.region(name)} << kRegionAt;
+  } catch (const std::exception& error) {
+    fault("region %s: %s", name, error.what());
+  }
+}
 
 }  // namespace pab_emu
 
@@ -83,6 +117,8 @@ void __tsan_atomic_signal_fence(int) {}
 #define PAB_EMU_ADDRESS reinterpret_cast<::pab_emu::u64>(address)
 #define PAB_EMU_ATOMIC_OP(bits, type, name, builtin)                                            \
   extern "C" type __tsan_atomic##bits##_##name(volatile type* address, type value, int order) { \
+    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::name, PAB_EMU_ADDRESS, bits / 8,   \
+                                     PAB_EMU_HERE);                                             \
     ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, true, true, PAB_EMU_HERE);     \
     ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                       \
     const type old = builtin(address, value, __ATOMIC_SEQ_CST);                                 \
@@ -111,6 +147,8 @@ void __tsan_atomic_signal_fence(int) {}
   }                                                                                                              \
   extern "C" int __tsan_atomic##bits##_compare_exchange_strong(volatile type* address, type* expected,           \
                                                                type value, int order, int otherwise) {           \
+    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::compare_exchange, PAB_EMU_ADDRESS, bits / 8,        \
+                                     PAB_EMU_HERE);                                                              \
     ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, true, true, PAB_EMU_HERE);                      \
     ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                                        \
     const bool done =                                                                                            \
@@ -120,6 +158,8 @@ void __tsan_atomic_signal_fence(int) {}
   }                                                                                                              \
   extern "C" int __tsan_atomic##bits##_compare_exchange_weak(volatile type* address, type* expected, type value, \
                                                              int order, int otherwise) {                         \
+    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::compare_exchange, PAB_EMU_ADDRESS, bits / 8,        \
+                                     PAB_EMU_HERE);                                                              \
     ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, true, true, PAB_EMU_HERE);                      \
     ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                                        \
     const bool done =                                                                                            \
@@ -129,6 +169,8 @@ void __tsan_atomic_signal_fence(int) {}
   }                                                                                                              \
   extern "C" type __tsan_atomic##bits##_compare_exchange_val(volatile type* address, type expected, type value,  \
                                                              int order, int otherwise) {                         \
+    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::compare_exchange, PAB_EMU_ADDRESS, bits / 8,        \
+                                     PAB_EMU_HERE);                                                              \
     ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, true, true, PAB_EMU_HERE);                      \
     ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                                        \
     const bool done =                                                                                            \

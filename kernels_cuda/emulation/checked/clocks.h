@@ -180,7 +180,8 @@ inline void order_atomic(Trace& t, SyncVariable& variable, int order, bool reads
   } else if (writes) {
     for (u32 s = 0; s < kScopes; ++s) given[s] = t.fenced[s];
     if (block.handed_on) {
-      given[kDeviceScope] = join(given[kDeviceScope], known_of(block.number, {block.handed_on, {}}, block.checked->levels));
+      const Known whole = known_of(block.number, {block.handed_on, {}}, block.checked->levels);
+      given[kDeviceScope] = join(given[kDeviceScope], whole);
     }
   }
   if (reads) {

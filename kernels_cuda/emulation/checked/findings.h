@@ -127,7 +127,8 @@ class Findings {
   }
   static std::string party(const Party& p) {
     char part[160];
-    std::snprintf(part, sizeof part, ",\"block\":[%u,%u,%u],\"thread\":[%u,%u,%u],\"place\":", p.block.x, p.block.y, p.block.z, p.thread.x, p.thread.y, p.thread.z);
+    std::snprintf(part, sizeof part, ",\"block\":[%u,%u,%u],\"thread\":[%u,%u,%u],\"place\":", p.block.x,
+                  p.block.y, p.block.z, p.thread.x, p.thread.y, p.thread.z);
     return "{\"action\":" + quoted(p.action) + part + place(p.pc) + "}";
   }
 

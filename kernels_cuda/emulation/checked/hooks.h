@@ -28,6 +28,13 @@ void store_vec16(void* to, Vec16 value);
 // A fence of the calling thread; `device`: at device scope, else for its block.
 void note_fence(bool device);
 
+// Keeps the larger or smaller of two values: one operation, as on a GPU.
+u32 atomic_extreme(u32* address, u32 value, bool largest);
+unsigned long long atomic_extreme(unsigned long long* address, unsigned long long value, bool largest);
+
+// What the thread does from here on is counted under `name`, a literal.
+void enter_region(const char* name);
+
 template <typename T>
 inline T load_aggregate(const T* from) {
   static_assert(sizeof(T) <= 8 || sizeof(T) == 16, "a request moves 1, 2, 4, 8 or 16 bytes");

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "emulation/checked/counters.h"
 #include "emulation/checked/findings.h"
 #include "emulation/checked/request.h"
 #include "emulation/checked/trace.h"
@@ -79,6 +80,7 @@ struct Checked {
   u64 serial = ++launches;  // of the launch
   u32 levels;  // of `Known`
   Findings findings;
+  LaunchCounters counters{request};
   std::vector<Shadow> shadows;  // one a buffer
   Chunks<Event> events;         // on global memory
   Sets sets;                    // of readers of global memory
@@ -89,6 +91,8 @@ struct Checked {
 
 // Leaves the block for good.  Other blocks run on, so that what is found does not depend on who came first.
 [[noreturn]] void leave_block();
+// Returns when the block may do what other blocks see.
+void take_turn();
 
 inline Party party_of(const Touch& touch) {
   return {touch.pc, touch.lane->block->index, touch.lane->thread, kAccessNames[static_cast<u32>(touch.kind)]};
@@ -103,14 +107,6 @@ inline void report(Checked& checked, const char* check, const std::string& text,
   finding.offset = touch.buffer == kNoMemory ? touch.address : touch.offset;
   finding.bytes = touch.bytes;
   checked.findings.add(std::move(finding));
-}
-
-// The last buffer that starts at or before `address`, or null.
-inline const Buffer* buffer_before(const Request& request, u64 address) {
-  const Buffer* end = request.buffers + request.buffer_count;
-  const Buffer* after =
-      std::upper_bound(request.buffers, end, address, [](u64 a, const Buffer& b) { return a < b.base; });
-  return after == request.buffers ? nullptr : after - 1;
 }
 
 // Memory that belongs to a loaded library: constants of the kernel file.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "emulation/checked/access.h"
+#include "emulation/checked/landing.h"
 
 namespace pab_emu::observe {
 
@@ -11,6 +12,9 @@ namespace {
 inline void atomic_access(u64 address, u32 bytes, bool reads, bool writes, const void* pc) {
   if (!current) return;
   current->pc = pc;
+  Worker& w = *trace_of(*current).block->worker;
+  // what other blocks may see happens in turns
+  if (!w.has_turn && address - reinterpret_cast<u64>(w.shared.get()) > w.shared_capacity) take_turn();
   const Access kind = reads && writes ? Access::kAtomic : reads ? Access::kAtomicRead : Access::kAtomicWrite;
   access(address, bytes, kind, pc);
 }
@@ -40,6 +44,24 @@ class AtomicTurn {
   u64 address_;
   SyncVariables* variables_ = nullptr;
 };
+
+// Instructions for the counters only; called before they take effect.
+inline void count_instruction(Lane& me, Instruction what) {
+  if (me.watch & kCount) note(me, what, 0, 1, me.pc);
+}
+inline void count_collective(Lane& me, Op op) {
+  count_instruction(me, static_cast<Instruction>(static_cast<u32>(Instruction::warp_sync) + static_cast<u32>(op)));
+}
+inline void count_barrier(Lane& me) { count_instruction(me, Instruction::barrier); }
+inline void count_commit(Lane& me) { count_instruction(me, Instruction::async_commit); }
+inline void count_atomic(Instruction what, u64 address, u32 bytes, const void* pc) {
+  if (current && current->watch & kCount) note(*current, what, address, bytes, pc);
+}
+// A matrix product of the warp; `shape` is a literal such as "m16n8k16.f16".
+inline void count_mma(Warp& warp, const char* shape) {
+  const Lane& lane = *warp.lanes[0];
+  if (lane.watch & kCount) worker->counters->tally.add_products(shape, static_cast<u32>(lane.region >> kRegionAt));
+}
 
 inline void block_begin(Worker& w) {
   if (!w.trace) w.trace = std::make_shared<BlockTrace>();
@@ -91,14 +113,21 @@ inline void block_begin(Worker& w) {
   block.shared_reads.resize(w.shared_capacity / 4 + 4);
   std::fill_n(block.shared_writes.begin(), bytes / 2 + 2, 0u);
   std::fill_n(block.shared_reads.begin(), bytes / 4 + 1, 0u);
+  block.sets.concurrent = false;
   block.sets.clear();
   block.variables.at.clear();
+  counters::begin_block(w, checked.counters);
 }
 inline void block_end(Worker&) {}
-inline void lane_exit(Lane&) {}
+inline void lane_exit(Lane& lane) {
+  if (lane.watch & kCount) counters::lane_exit(lane);
+}
 
 inline void collective_arrive(Lane& lane) { count_step(lane, lane.pc); }
 inline void collective_complete(Warp& warp, u32 mask, Op op) {
+  const u32 watch = warp.lanes[__builtin_ctz(mask)]->watch;
+  if (watch & kCount) counters::collective_complete(warp, mask);
+  if (watch == kCount) return;
   const Checked& checked = *trace_of(*warp.lanes[__builtin_ctz(mask)]).block->checked;
   if (op == Op::kShuffle && checked.wants(kCheckSync)) check_sources(warp, mask);
   order_collective(warp, mask);
@@ -116,6 +145,7 @@ inline void barrier_arrive(Lane& lane, u32 id, u32 expected, bool wait) {
   block.arrivals[id].push_back({&trace_of(lane), trace_of(lane).stamp, wait});
 }
 inline void barrier_release(Worker& w, u32 id) {
+  if (w.lanes[0].watch & kCount) counters::barrier_release(w, id);
   BlockTrace& block = *w.trace;
   std::vector<Arrival>& arrivals = block.arrivals[id];
   block.first_at[id] = nullptr;
@@ -144,6 +174,7 @@ inline bool copy_issue(Lane& lane, const PendingCopy& copy) {
 }
 // Its wait: by now they have happened.
 inline void copy_land(Lane& lane, const PendingCopy& copy) {
+  if (lane.watch == kCount) return;
   Trace& t = trace_of(lane);
   Checked& checked = *t.block->checked;
   Touch from{&lane, reinterpret_cast<u64>(copy.source), 16, Access::kAsyncRead, copy.pc};
@@ -156,13 +187,15 @@ inline void copy_land(Lane& lane, const PendingCopy& copy) {
   if (to.written) std::memset(to.written, 1, to.bytes);
   if (checked.wants(kCheckRace)) land_races(t, to, Access::kLandedWrite, cells_of(*t.block, to));
 }
+// The 16 bytes that a lane names to ldmatrix.
+inline void matrix_row(const void* row, const void* pc) {
+  access(reinterpret_cast<u64>(row), 16, Access::kRead, pc);
+}
 
 inline void poll(Lane& lane) { count_step(lane, lane.pc); }
 
 // A fault of the runtime's own; the block ends.
-inline void fault(const Lane& lane, const char* text) {
-  report_sync(lane, "sync", "meeting", text);
-}
+inline void fault(const Lane& lane, const char* text) { report_sync(lane, "meeting", text); }
 // Nobody can run, or all poll in vain.
 inline void deadlock(Worker& w, const std::string& text) { report_deadlock(w, text); }
 
@@ -175,7 +208,10 @@ namespace pab_emu {
 namespace {
 
 // The outcome of a launch: findings, and what was counted.
-std::string report_json(const Checked& checked) { return "{\"findings\":" + checked.findings.json() + "}"; }
+std::string report_json(const Checked& checked) {
+  return "{\"findings\":" + checked.findings.json() +
+         (checked.wants(kCount) ? ",\"counters\":" + checked.counters.json() : "") + "}";
+}
 
 }  // namespace
 

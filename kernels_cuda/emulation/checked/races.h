@@ -5,22 +5,11 @@
 // that is ordered before the new one may be forgotten, so what is found does not depend on who came first.
 #pragma once
 
-#include "emulation/checked/clocks.h"
+#include "emulation/checked/members.h"
 
 namespace pab_emu {
 
 namespace {
-
-constexpr u32 kMostReaders = 32;
-
-struct Member {
-  u32 event, lanes;
-};
-struct Members {
-  Member at[kMostReaders + 1];
-  u32 count = 0;
-  void add(Member member) { at[count++] = member; }
-};
 
 // One access as it meets the cells: the thread, its event, and what is needed to tell of it.
 struct Actor {
@@ -39,67 +28,6 @@ inline bool is_atomic(Access kind) {
   return kind == Access::kAtomic || kind == Access::kAtomicRead || kind == Access::kAtomicWrite;
 }
 inline bool conflict(Access a, Access b) { return (writes(a) || writes(b)) && !(is_atomic(a) && is_atomic(b)); }
-
-inline Event& event_at(Trace& t, bool shared, u32 id) {
-  if (!shared) return t.block->checked->events[id];
-  WarpTrace& warp = t.block->warps[id >> kEventIndexBits];
-  const u32 index = id & ((1u << kEventIndexBits) - 1);
-  return index & kLate ? warp.late[index & ~kLate] : warp.events[index];
-}
-inline Sets& sets_of(Trace& t, bool shared) { return shared ? t.block->sets : t.block->checked->sets; }
-
-// The number of the event of this stretch; 0 when there is no room for more.
-inline u32 event_of(Trace& t, const Touch& touch, u32 mask) {
-  const Event wanted{touch.pc, t.block->number, t.stamp, static_cast<std::uint16_t>(t.warp->number),
-                     static_cast<unsigned char>(touch.kind), static_cast<unsigned char>(mask)};
-  const auto same = [&wanted](const Event& e) {
-    return e.pc == wanted.pc && e.stamp == wanted.stamp && e.kind == wanted.kind && e.mask == wanted.mask &&
-           e.block == wanted.block;
-  };
-  WarpTrace& warp = *t.warp;
-  if (touch.shared()) {
-    std::vector<Event>& events = in_flight(wanted) ? warp.late : warp.events;
-    const u32 late = in_flight(wanted) ? kLate : 0, first = warp.number << kEventIndexBits | late;
-    const u32 count = static_cast<u32>(events.size());
-    for (u32 back = 1; back <= std::min(count, 8u); ++back) {
-      if (same(events[count - back])) return first | (count - back);
-    }
-    if (count >= kLate) return 0;
-    events.push_back(wanted);
-    return first | count;
-  }
-  Chunks<Event>& events = t.block->checked->events;
-  for (const u32 id : warp.recent) {
-    if (id && same(events[id])) return id;
-  }
-  const u32 id = events.add();
-  if (!id) return 0;
-  events[id] = wanted;
-  std::copy_backward(warp.recent, warp.recent + 3, warp.recent + 4);
-  warp.recent[0] = id;
-  return id;
-}
-
-inline Members members_of(Sets& sets, u32 cell) {
-  Members members;
-  if (cell && !(cell & kSet)) members.add({cell >> 5, 1u << (cell & 31)});
-  for (; cell & kSet && members.count < kMostReaders; cell = sets[cell].others) {
-    members.add({sets[cell].event, sets[cell].lanes});
-  }
-  return members;
-}
-inline u32 cell_with(Sets& sets, Members& members) {
-  if (members.count == 0) return 0;
-  const Member& only = members.at[0];
-  if (members.count == 1 && !(only.lanes & (only.lanes - 1))) {
-    return cell_of(only.event, static_cast<u32>(__builtin_ctz(only.lanes)));
-  }
-  // by number, so that the same members are the same set
-  std::sort(members.at, members.at + members.count, [](const Member& a, const Member& b) { return a.event < b.event; });
-  u32 cell = 0;
-  for (u32 i = 0; i < members.count; ++i) cell = sets.intern(cell, members.at[i].event, members.at[i].lanes);
-  return cell;
-}
 
 inline Party party_of(const Trace& t, const Event& e, u32 lane) {
   const Launch& launch = *t.block->worker->launch;
@@ -153,9 +81,16 @@ inline bool race_with_write(Actor& actor, u32 cell, u64 word, u32 mask) {
   if (!cell || cell == actor.cell()) return false;
   const Event& e = event_at(actor.t, actor.touch.shared(), cell >> 5);
   const u32 lanes = 1u << (cell & 31);
-  if (!(e.mask & mask) || !conflict(static_cast<Access>(e.kind), actor.kind) || ordered(e, lanes, actor.t)) return false;
+  if (!(e.mask & mask) || !conflict(static_cast<Access>(e.kind), actor.kind)) return false;
+  if (ordered(e, lanes, actor.t)) return false;
   report_race(actor, e, lanes, word, e.mask & mask);
   return true;
+}
+
+// Of two writes that race the lower stays, so that the pair of the lowest two is found in every order.
+inline bool lower(const Actor& actor, u32 cell) {
+  const Event& e = event_at(actor.t, actor.touch.shared(), cell >> 5);
+  return before(party_of(actor.t, e, cell & 31), party_of(actor.touch));
 }
 
 // Adds the actor to the readers in `old`: drops who did the same before it, tells of races.
@@ -216,26 +151,29 @@ inline void race_word(Actor& actor, u32* writes_at, u32* readers, u64 word, u32 
     }
     return;
   }
-  const u32 mine = actor.cell();
-  for (u32 half = 0; half < 2; ++half) {
-    if (!(mask >> 2 * half & 3)) continue;
-    const u32 old = __atomic_exchange_n(writes_at + half, mine, __ATOMIC_SEQ_CST);
-    if (!race_with_write(actor, old, word, mask & 3u << 2 * half)) continue;
-    // of two that race the lower stays: the pair of the lowest two is found in every order
-    const Event& e = event_at(actor.t, actor.touch.shared(), old >> 5);
-    if (before(party_of(actor.t, e, old & 31), party_of(actor.touch))) __atomic_store_n(writes_at + half, old, __ATOMIC_SEQ_CST);
-  }
+  auto* const both = reinterpret_cast<u64*>(writes_at);
+  u64 found = __atomic_load_n(both, __ATOMIC_ACQUIRE), left = 0;
+  do {
+    left = found;
+    for (u32 half = 0; half < 2; ++half) {
+      if (!(mask >> 2 * half & 3)) continue;
+      const u32 old = static_cast<u32>(found >> 32 * half);
+      if (race_with_write(actor, old, word, mask & 3u << 2 * half) && lower(actor, old)) continue;
+      left = (left & ~(u64{~0u} << 32 * half)) | u64{actor.cell()} << 32 * half;
+    }
+  } while (left != found &&
+           !__atomic_compare_exchange_n(both, &found, left, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
   Sets& sets = sets_of(actor.t, actor.touch.shared());
   for (u32 old = load_cell(readers); old;) {
     const Members members = members_of(sets, old);
-    Members left;
+    Members kept;
     for (u32 i = 0; i < members.count; ++i) {
       const Event& e = event_at(actor.t, actor.touch.shared(), members.at[i].event);
       const bool races = e.mask & mask && !ordered(e, members.at[i].lanes, actor.t);
       if (races) report_race(actor, e, members.at[i].lanes, word, e.mask & mask);
-      if (races || e.mask & ~mask) left.add(members.at[i]);
+      if (races || e.mask & ~mask) kept.add(members.at[i]);
     }
-    const u32 now = cell_with(sets, left);
+    const u32 now = cell_with(sets, kept);
     if (now == old || replace_cell(readers, old, now)) break;
   }
 }
@@ -258,14 +196,21 @@ inline Cells cells_of(BlockTrace& block, const Touch& touch) {
   const u64 base = touch.memory->base & ~u64{3}, words = (touch.memory->base + touch.memory->bytes - base + 3) / 4;
   unsigned char* cells = shadow.cells.load(std::memory_order_acquire);
   if (!cells) {
-    std::lock_guard<std::mutex> lock(checked.mutex);
-    cells = shadow.cells.load(std::memory_order_relaxed);
+    {
+      std::lock_guard<std::mutex> lock(checked.mutex);
+      cells = shadow.cells.load(std::memory_order_relaxed);
+      if (!cells) {
+        void* fresh =
+            mmap(nullptr, 12 * words, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        cells = fresh == MAP_FAILED ? nullptr : static_cast<unsigned char*>(fresh);
+        shadow.bytes = 12 * words;
+        shadow.cells.store(cells, std::memory_order_release);
+      }
+    }
     if (!cells) {
-      void* fresh = mmap(nullptr, 12 * words, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-      if (fresh == MAP_FAILED) fault("checked: no memory to follow the accesses to %llu bytes", static_cast<unsigned long long>(touch.memory->bytes));
-      cells = static_cast<unsigned char*>(fresh);
-      shadow.bytes = 12 * words;
-      shadow.cells.store(cells, std::memory_order_release);
+      block.worker->launch->fail("the checked device lacks memory to follow what happens to a buffer of " +
+                                 std::to_string(touch.memory->bytes) + " bytes");
+      leave_block();
     }
   }
   return {reinterpret_cast<u64>(cells) - 2 * base, reinterpret_cast<u64>(cells) + 8 * words - base};
@@ -285,47 +230,6 @@ inline u32 check_races(Trace& t, Touch& touch, const Cells& cells) {
     race_word(actor, writes_at(cells, word), readers_at(cells, word), word, mask);
   }
   return event;
-}
-
-// An asynchronous copy has been waited for: from here on its accesses are like those of the thread that waited.
-inline void land_races(Trace& t, Touch& touch, Access landed, const Cells& cells) {
-  const bool shared = touch.shared();
-  touch.kind = landed;
-  const u32 event = event_of(t, touch, 15u);
-  const auto mine = [&](u32 id) {
-    const Event& e = event_at(t, shared, id);
-    return in_flight(e) && e.block == t.block->number && e.warp == t.warp->number && e.pc == touch.pc;
-  };
-  if (!event) return;
-  for (u64 word = touch.address; word < touch.address + touch.bytes; word += 4) {
-    if (landed == Access::kLandedWrite) {
-      for (u32 half = 0; half < 2; ++half) {
-        u32* cell = writes_at(cells, word) + half;
-        if (*cell && (*cell & 31) == t.lane && mine(*cell >> 5)) *cell = cell_of(event, t.lane);
-      }
-      continue;
-    }
-    Sets& sets = sets_of(t, shared);
-    for (u32 old = load_cell(readers_at(cells, word)); old;) {
-      const Members members = members_of(sets, old);
-      Members after;
-      bool found = false;
-      for (u32 i = 0; i < members.count; ++i) {
-        Member member = members.at[i];
-        if (member.lanes >> t.lane & 1 && mine(member.event)) {
-          member.lanes &= ~(1u << t.lane);
-          found = true;
-        }
-        if (member.lanes) after.add(member);
-      }
-      if (!found) break;
-      u32 i = 0;
-      while (i < after.count && after.at[i].event != event) ++i;
-      if (i == after.count) after.add({event, 0});
-      after.at[i].lanes |= 1u << t.lane;
-      if (replace_cell(readers_at(cells, word), old, cell_with(sets, after))) break;
-    }
-  }
 }
 
 }  // namespace

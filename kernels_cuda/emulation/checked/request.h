@@ -1,6 +1,8 @@
 // What the caller of a checked launch gives: its memory, what to check, and where findings go.
 #pragma once
 
+#include <algorithm>
+
 #include "emulation/lane.h"
 
 namespace pab_emu {
@@ -27,6 +29,14 @@ struct Request {
   u32 checks;
   u64 step_budget;  // accesses, meetings and polls of one block; 0 for no bound
 };
+
+// The last buffer that starts at or before `address`, or null.
+inline const Buffer* buffer_before(const Request& request, u64 address) {
+  const Buffer* end = request.buffers + request.buffer_count;
+  const Buffer* after =
+      std::upper_bound(request.buffers, end, address, [](u64 a, const Buffer& b) { return a < b.base; });
+  return after == request.buffers ? nullptr : after - 1;
+}
 
 }  // namespace
 

@@ -12,9 +12,9 @@ inline Party party_of(const Lane& lane, const std::string& action) {
   return {lane.pc, lane.block->index, lane.thread, action};
 }
 
-inline void report_sync(const Lane& lane, const char* check, const std::string& action, const std::string& text) {
+inline void report_sync(const Lane& lane, const std::string& action, const std::string& text) {
   Finding finding;
-  finding.check = check;
+  finding.check = "sync";
   finding.text = text;
   finding.at = party_of(lane, action);
   trace_of(lane).block->checked->findings.add(std::move(finding));
@@ -47,7 +47,7 @@ inline void check_sources(const Warp& warp, u32 mask) {
     char text[120];
     std::snprintf(text, sizeof text, "lane %u shuffles from lane %u, which %s", lane.index, lane.source,
                   warp.finished >> lane.source & 1 ? "has returned or is not there" : "the mask does not name");
-    report_sync(lane, "sync", "shuffle", text);
+    report_sync(lane, "shuffle", text);
   }
 }
 
@@ -74,20 +74,26 @@ inline void report_deadlock(Worker& w, const std::string& text) {
     finding.waiting.push_back(party_of(*group.first, std::to_string(group.second) + " waiting at " + key.second));
   }
   if (finding.waiting.empty()) return;
-  std::sort(finding.waiting.begin(), finding.waiting.end(), [](const Party& a, const Party& b) { return before(a, b); });
+  std::sort(finding.waiting.begin(), finding.waiting.end(), before);
   finding.at = finding.waiting.front();
   w.launch->checked->findings.add(std::move(finding));
 }
 
 [[noreturn]] inline void report_budget(Lane& lane, const void* pc) {
   lane.pc = pc;
-  report_sync(lane, "sync", "step", "a block made " + std::to_string(trace_of(lane).block->checked->request.step_budget) +
+  const u64 budget = trace_of(lane).block->checked->request.step_budget;
+  report_sync(lane, "step", "a block made " + std::to_string(budget) +
                                 " steps (accesses, meetings and polls) and has not ended");
   leave_block();
 }
 
 inline void count_step(Lane& lane, const void* pc) {
   if (--trace_of(lane).block->steps == 0) [[unlikely]] report_budget(lane, pc);
+}
+void spend_steps(Lane& lane, u64 count, const void* pc) {
+  u64& left = trace_of(lane).block->steps;
+  if (left - 1 < count) report_budget(lane, pc);
+  left -= count;
 }
 
 }  // namespace

@@ -69,10 +69,13 @@ struct Set {
 // Sets by value: the same members in the same order have the same number.
 class Sets {
  public:
+  bool concurrent = true;  // used by more than one OS thread
+
   Set& operator[](u32 cell) { return sets_[cell & ~kSet]; }
 
   u32 intern(u32 others, u32 event, u32 lanes) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
+    if (concurrent) lock.lock();
     if (2 * (used_ + 1) > slots_.size()) grow();
     u32& slot = find(others, event, lanes);
     if (!slot) {

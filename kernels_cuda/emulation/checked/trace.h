@@ -31,7 +31,8 @@ struct alignas(64) Site {
   u64 written = 0;             // map of written bytes, to be added to the address; 0: all are
   u32 stamp = 0;
   u32 cell_event[2] = {};      // the event of this stretch, by the half of the word, shifted to its place in a cell
-  u32 from = 0, to = 0;        // cell of readers that became another by one more reader of this stretch
+  u32 from[2] = {}, to[2] = {};  // cell of readers that became another by this lane, by the half of the word
+  u32 lane = 0;
   bool shared = false;
 };
 constexpr u32 kSites = 256;

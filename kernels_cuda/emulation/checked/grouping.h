@@ -1,0 +1,121 @@
+// From the logs of a warp's lanes to its requests: which entries of different lanes are one instruction.
+//
+// One instruction of a warp is the same place in the code, come to by each lane for the same time since the warp
+// last met: (place, occurrence).  It depends on what the lanes did and not on the order in which they ran.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "emulation/checked/tally.h"
+
+namespace pab_emu {
+
+namespace {
+
+class Grouping {
+ public:
+  explicit Grouping(Tally& tally) : tally_(tally) {}
+
+  // Counts what the logs of `warp` hold and empties them.
+  void close(Warp& warp) {
+    parts_.clear();
+    for (u32 i = 0; i < warp.count; ++i) {
+      Lane& lane = *warp.lanes[i];
+      const u64 entries = static_cast<u64>(lane.log_next - lane.log_begin) / 2;
+      if (entries) parts_.push_back({lane.log_begin, static_cast<u32>(entries), i});
+      lane.log_next = lane.log_begin;
+    }
+    u32 at = 0;
+    while (!parts_.empty()) {
+      u32 stop = parts_[0].entries;
+      for (const Part& part : parts_) stop = std::min(stop, part.entries);
+      at = in_step(at, stop);
+      if (at < stop) return apart(at);
+      std::erase_if(parts_, [stop](const Part& part) { return part.entries == stop; });
+    }
+  }
+
+ private:
+  struct Part {
+    const u64* log;
+    u32 entries, lane;
+  };
+  // An instruction that lanes come to at different positions of their logs.
+  struct Place {
+    u64 pc;
+    u32 label, lane = ~0u, seen = 0;   // how often `lane` has been there
+    std::vector<u32> groups;           // by occurrence
+  };
+
+  // While all lanes do the same, entries of one position are one request: the occurrences are the same.
+  // Returns the position where they part, or `stop`.
+  u32 in_step(u32 at, u32 stop) {
+    const u32 count = group_.count = static_cast<u32>(parts_.size());
+    for (u32 i = 0; i < count; ++i) group_.lanes[i] = parts_[i].lane;
+    for (; at < stop; ++at) {
+      const u64 first = parts_[0].log[2 * at], pc = parts_[0].log[2 * at + 1];
+      u64 differ = 0;
+      for (u32 i = 0; i < count; ++i) {
+        const u64 word = parts_[i].log[2 * at];
+        differ |= (word ^ first) >> kLabelShift | (parts_[i].log[2 * at + 1] ^ pc);
+        group_.addresses[i] = word & kAddressMask;
+      }
+      if (differ) return at;
+      tally_.add(pc, static_cast<u32>(first >> kLabelShift), group_);
+    }
+    return at;
+  }
+
+  // The general case, from position `at` on.
+  void apart(u32 at) {
+    places_.clear();
+    used_ = 0;
+    for (const Part& part : parts_) {
+      u32 guess = 0;
+      for (u32 i = at; i < part.entries; ++i) {
+        const u64 word = part.log[2 * i];
+        const u32 number = guess = place_of(part.log[2 * i + 1], static_cast<u32>(word >> kLabelShift), guess);
+        Place& place = places_[number];
+        if (place.lane != part.lane) {
+          place.lane = part.lane;
+          place.seen = 0;
+        }
+        if (place.seen == place.groups.size()) place.groups.push_back(fresh_group());
+        Group& group = groups_[place.groups[place.seen++]];
+        group.lanes[group.count] = part.lane;
+        group.addresses[group.count++] = word & kAddressMask;
+      }
+    }
+    for (const Place& place : places_) {
+      for (const u32 number : place.groups) tally_.add(place.pc, place.label, groups_[number]);
+    }
+  }
+
+  // A lane goes through the places in nearly the order of the one before: the next one is the first guess.
+  u32 place_of(u64 pc, u32 label, u32 guess) {
+    const u32 count = static_cast<u32>(places_.size());
+    for (u32 step = 0; step < count; ++step) {
+      const u32 at = (guess + step) % count;
+      if (places_[at].pc == pc && places_[at].label == label) return at;
+    }
+    places_.push_back({pc, label, ~0u, 0, {}});
+    return count;
+  }
+  u32 fresh_group() {
+    if (used_ == groups_.size()) groups_.emplace_back();
+    groups_[used_].count = 0;
+    return used_++;
+  }
+
+  Tally& tally_;
+  Group group_;
+  std::vector<Part> parts_;
+  std::vector<Place> places_;
+  std::vector<Group> groups_;
+  u32 used_ = 0;
+};
+
+}  // namespace
+
+}  // namespace pab_emu

@@ -1,0 +1,235 @@
+// The sums of a launch: a row for each place in the code, kind of instruction and buffer, and the distinct sectors.
+//
+// Each worker has its own Tally, so that counting needs no lock; sums do not depend on who ran which block.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "emulation/checked/findings.h"
+#include "emulation/checked/request.h"
+#include "emulation/checked/requests.h"
+
+namespace pab_emu {
+
+namespace {
+
+struct Row {
+  u64 pc = 0;
+  u32 label = 0, buffer = kNoMemory;
+  u32 next = 0;  // further row of the same place and label, for another buffer; 0: none
+  u64 requests = 0, lanes = 0, sectors = 0, ideal_sectors = 0, wavefronts = 0, ideal_wavefronts = 0, addresses = 0;
+};
+
+// Sectors of one buffer that a launch touched, of all workers.
+class Touched {
+ public:
+  ~Touched() { std::free(bits_.load()); }
+  void add(u64 sector, u64 sectors) {
+    std::atomic<u64>& word = bits(sectors)[sector / 64];
+    const u64 bit = u64{1} << sector % 64;
+    if (!(word.fetch_or(bit, std::memory_order_relaxed) & bit)) count_.fetch_add(1, std::memory_order_relaxed);
+  }
+  u64 count() const { return count_; }
+
+ private:
+  std::atomic<u64>* bits(u64 sectors) {
+    std::atomic<u64>* now = bits_.load(std::memory_order_acquire);
+    if (now) return now;
+    auto* fresh = static_cast<std::atomic<u64>*>(std::calloc(sectors / 64 + 1, sizeof(u64)));
+    if (!fresh) throw std::bad_alloc();
+    if (bits_.compare_exchange_strong(now, fresh)) return fresh;
+    std::free(fresh);
+    return now;
+  }
+  std::atomic<std::atomic<u64>*> bits_{nullptr};
+  std::atomic<u64> count_{0};
+};
+
+struct TouchedBuffer {
+  Touched loaded, stored;
+};
+
+// Matrix products of one shape within one region.
+struct Products {
+  const char* shape;
+  u32 region;
+  u64 count;
+};
+
+class Tally {
+ public:
+  Tally(const Request& request, TouchedBuffer* touched, u64 shared_base, u64 shared_bytes, u64 stack_base,
+        u64 stack_bytes)
+      : request_(request), touched_(touched), shared_base_(shared_base), shared_bytes_(shared_bytes),
+        stack_base_(stack_base), stack_bytes_(stack_bytes), slots_(1024), rows_(1), shadows_(request.buffer_count) {}
+
+  // One instruction of a warp.
+  void add(u64 pc, u32 label, const Group& group) {
+    if (!touches_memory(instruction_of(label))) {
+      Row& row = row_of(pc, label, kNoMemory);
+      ++row.requests;
+      row.lanes += group.count;
+      return;
+    }
+    u64 low = group.addresses[0], high = low;
+    for (u32 i = 1; i < group.count; ++i) {
+      low = std::min(low, group.addresses[i]);
+      high = std::max(high, group.addresses[i]);
+    }
+    if (!add_within(pc, label, group, low, high + bytes_of(label), 1)) add_parts(pc, label, group);
+  }
+
+  void add_products(const char* shape, u32 region) {
+    for (Products& known : products_) {
+      if (known.shape == shape && known.region == region) {
+        ++known.count;
+        return;
+      }
+    }
+    products_.push_back({shape, region, 1});
+  }
+
+  // The number of a region; the names are literals of the kernel, so that their addresses tell them apart.
+  u32 region(const char* name) {
+    if (!*name) return 0;
+    for (u32 i = 1; i < regions_.size(); ++i) {
+      if (regions_[i] == name) return i;
+    }
+    if (regions_.size() > 255) throw std::length_error("more than 255 regions");
+    regions_.push_back(name);
+    return static_cast<u32>(regions_.size() - 1);
+  }
+
+  const std::vector<Row>& rows() const { return rows_; }  // from 1 on
+  const std::vector<const char*>& regions() const { return regions_; }
+  const std::vector<Products>& products() const { return products_; }
+
+ private:
+  struct Shadow {
+    Stamps loaded, stored;
+  };
+
+  // Adds a request whose addresses all lie in [low, end).  False: no single buffer holds them.
+  bool add_within(u64 pc, u32 label, const Group& group, u64 low, u64 end, u32 requests) {
+    if (low >= shared_base_ && end <= shared_base_ + shared_bytes_) {
+      const u32 bytes = bytes_of(label);
+      add_shared(row_of(pc, label, kSharedMemory), group, requests, group.count == kWarpSize && low + bytes == end);
+      return true;
+    }
+    if (low >= stack_base_ && end <= stack_base_ + stack_bytes_) return true;  // a thread's own variables
+    const Buffer* buffer = last_;
+    if (!buffer || low < buffer->base || end > buffer->base + buffer->bytes) {
+      buffer = buffer_before(request_, low);
+      if (!buffer || end > buffer->base + buffer->bytes) return false;
+      last_ = buffer;
+    }
+    add_global(row_of(pc, label, buffer->number), *buffer, group, requests);
+    return true;
+  }
+
+  // A request over several buffers counts as one, of the buffer of its lowest lane.
+  void add_parts(u64 pc, u32 label, const Group& group) {
+    u32 requests = 1;
+    for (u32 i = 0; i < group.count; ++i) {
+      Group one;
+      one.count = 1;
+      one.lanes[0] = group.lanes[i];
+      one.addresses[0] = group.addresses[i];
+      // what is in no buffer is a constant of the kernel file
+      if (add_within(pc, label, one, one.addresses[0], one.addresses[0] + bytes_of(label), requests)) requests = 0;
+    }
+  }
+
+  // `uniform`: all 32 lanes name one address, which is what most requests do.
+  void add_shared(Row& row, const Group& group, u32 requests, bool uniform) {
+    const u32 bytes = bytes_of(row.label), parts = kWarpSize / lanes_together(bytes);
+    Wavefronts found{parts, parts};
+    if (!uniform) {
+      shared_words_.reserve(shared_bytes_ / kBankBytes + 1);
+      found = wavefronts(group, shared_base_, bytes, shared_words_, [this] { return ++stamp_; });
+    }
+    row.requests += requests;
+    row.lanes += group.count;
+    row.wavefronts += found.needed;
+    row.ideal_wavefronts += found.ideal;
+    if (is_atomic(instruction_of(row.label))) row.addresses += distinct_addresses(group);
+  }
+
+  void add_global(Row& row, const Buffer& buffer, const Group& group, u32 requests) {
+    const u32 bytes = bytes_of(row.label);
+    const Instruction what = instruction_of(row.label);
+    const u64 place = static_cast<u64>(&buffer - request_.buffers), all = buffer.bytes / kSectorBytes + 1;
+    const bool writes = what == Instruction::store || is_atomic(what);
+    Stamps& stamps = writes ? shadows_[place].stored : shadows_[place].loaded;
+    stamps.reserve(all);
+    const u32 stamp = ++stamp_;
+    u32 sectors = 0;
+    each_sector(group, buffer.base, [&](u64 sector) {
+      const u32 before = stamps.replace(sector, stamp);
+      if (before == stamp) return;
+      ++sectors;
+      if (before) return;
+      if (writes) touched_[place].stored.add(sector, all);
+      if (!writes || is_atomic(what)) touched_[place].loaded.add(sector, all);
+    });
+    row.requests += requests;
+    row.lanes += group.count;
+    row.sectors += sectors;
+    // lanes that ask for the same bytes can make it less than the bytes asked for
+    row.ideal_sectors += std::min(sectors, (group.count * bytes + kSectorBytes - 1) / kSectorBytes);
+    if (is_atomic(what)) row.addresses += distinct_addresses(group);
+  }
+
+  Row& row_of(u64 pc, u32 label, u32 buffer) {
+    if (rows_.size() * 2 > slots_.size()) grow();
+    u32& first = slots_[slot_of(pc, label)];
+    for (u32 at = first; at; at = rows_[at].next) {
+      if (rows_[at].buffer == buffer) return rows_[at];
+    }
+    Row fresh;
+    fresh.pc = pc;
+    fresh.label = label;
+    fresh.buffer = buffer;
+    fresh.next = first;
+    first = static_cast<u32>(rows_.size());
+    rows_.push_back(fresh);
+    return rows_.back();
+  }
+  std::size_t slot_of(u64 pc, u32 label) const {
+    std::size_t at = ((pc ^ u64{label} << 48) * 0x9E3779B97F4A7C15ull) >> 40;
+    for (;; ++at) {
+      at &= slots_.size() - 1;
+      const u32 row = slots_[at];
+      if (!row || (rows_[row].pc == pc && rows_[row].label == label)) return at;
+    }
+  }
+  void grow() {
+    std::vector<u32> before(slots_.size() * 2);
+    before.swap(slots_);
+    for (const u32 row : before) {
+      if (row) slots_[slot_of(rows_[row].pc, rows_[row].label)] = row;
+    }
+  }
+
+  const Request& request_;
+  TouchedBuffer* touched_;
+  u64 shared_base_, shared_bytes_, stack_base_, stack_bytes_;
+  const Buffer* last_ = nullptr;  // the one hit last: most requests hit it again
+  u32 stamp_ = 0;
+  std::vector<u32> slots_;  // row of each place and label; 0: free
+  std::vector<Row> rows_;
+  std::vector<Shadow> shadows_;
+  Stamps shared_words_;
+  std::vector<const char*> regions_{""};
+  std::vector<Products> products_;
+};
+
+}  // namespace
+
+}  // namespace pab_emu

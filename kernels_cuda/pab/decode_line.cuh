@@ -1,0 +1,174 @@
+// The work of a decode call as one line of positions, cut into equal shares: how blocks find their tiles.
+//
+// A unit is one sequence, one KV head and 16 packed rows (query token x head of the group).  Units lie on the line
+// sequence by sequence.  A share may begin and end within a unit; what a block attends to of one unit is a piece, and
+// a unit of several pieces is merged by the block that finishes last.
+//
+//   split_tiles = 0   a unit takes one position a tile and kUnitCost for its own; a share may end at any tile, so
+//                     that all shares are equal (stream-K).  Where a unit is cut depends on the whole batch.
+//   split_tiles = S   a unit takes one position for each S tiles, and each is a piece: where a sequence is cut depends
+//                     on nothing else, and neither does its result, bit for bit.
+//
+// Nothing of this is known to the host: lengths may change in place between two launches.
+#pragma once
+
+#include "pab/intrinsics.cuh"
+
+namespace pab {
+
+constexpr int kUnitRows = 16;
+constexpr int kUnitCost = 1;  // tiles that beginning and ending a unit is worth
+
+// Lengths of the batch, and how it is cut.
+struct Batch {
+  const i32* kv_lens;
+  const i32* qo_indptr;
+  i32 num_kv_heads, group_size, tile_tokens, split_tiles;
+};
+
+// One sequence on the line.
+struct Shape {
+  i32 kv_len, first_query, query_len;
+  i32 tiles;   // at least 1: an empty sequence has output too
+  i32 units;   // none without queries
+  i32 weight;  // positions of one unit
+};
+
+PAB_FN i32 ceil_div(i32 value, i32 by) { return value / by + (value % by != 0); }
+
+PAB_FN Shape shape_of(const Batch& batch, i32 sequence) {
+  Shape shape;
+  shape.kv_len = batch.kv_lens[sequence];
+  shape.first_query = batch.qo_indptr[sequence];
+  shape.query_len = batch.qo_indptr[sequence + 1] - shape.first_query;
+  shape.tiles = shape.kv_len > 0 ? ceil_div(shape.kv_len, batch.tile_tokens) : 1;
+  shape.units = ceil_div(shape.query_len * batch.group_size, kUnitRows) * batch.num_kv_heads;
+  shape.weight = batch.split_tiles ? ceil_div(shape.tiles, batch.split_tiles) : shape.tiles + kUnitCost;
+  return shape;
+}
+
+// The line's `total` positions, cut into one share for each of `blocks` blocks, none of them empty.
+struct Cut {
+  u64 total, blocks;
+};
+
+PAB_FN Cut cut_line(i64 total, u32 most_blocks) {
+  const u64 all = static_cast<u64>(total);
+  return {all, most_blocks < all ? most_blocks : all};
+}
+PAB_FN i64 share_begin(const Cut& cut, u64 block) { return static_cast<i64>(cut.total * block / cut.blocks); }
+PAB_FN i64 block_at(const Cut& cut, i64 position) {
+  return static_cast<i64>(((static_cast<u64>(position) + 1) * cut.blocks - 1) / cut.total);
+}
+
+// A tile that a block attends to, and what it needs to know of its piece.
+struct Work {
+  i32 tile;  // of the sequence; -1: the share is done
+  i32 begins, ends;  // whether this is the first, the last tile of the piece
+  i32 sequence, kv_len, first_query, query_len;
+  i32 kv_head, first_row;  // the unit; first_row is its first packed row
+  i32 number;              // of the piece in this share
+  i32 piece, pieces;       // of the unit
+  i64 home;                // where the unit's pieces meet: see partial_slot
+};
+
+// Walks over the tiles of one share, in order.
+struct Walk {
+  Cut cut;
+  i64 at, end;  // positions: next piece, end of the share
+  i64 unit;     // position of the unit
+  i32 part;     // the unit is this one of its sequence
+  i32 tile_end;  // of the piece
+  Shape shape;   // of the sequence
+  Work work;     // the current tile
+};
+
+// `line` holds the position of each sequence's first unit, then that of the end; `first` the sequence of each share's
+// first position.
+PAB_FN void begin_walk(Walk& walk, const Batch& batch, const i64* line, const i32* first, i32 num_seqs, u32 block,
+                       u32 blocks) {
+  walk.cut = cut_line(line[num_seqs], blocks);
+  walk.at = walk.end = 0;
+  walk.tile_end = 0;
+  walk.work = {};
+  walk.work.number = -1;
+  if (block >= walk.cut.blocks) return;
+  walk.at = share_begin(walk.cut, block);
+  walk.end = share_begin(walk.cut, block + 1);
+  const i32 sequence = first[block];
+  walk.work.sequence = sequence;
+  walk.shape = shape_of(batch, sequence);
+  walk.part = static_cast<i32>((walk.at - line[sequence]) / walk.shape.weight);
+  walk.unit = line[sequence] + static_cast<i64>(walk.part) * walk.shape.weight;
+}
+
+// Goes on to the next unit with rows of queries.
+PAB_FN void next_unit(Walk& walk, const Batch& batch) {
+  walk.unit = walk.at;
+  if (++walk.part < walk.shape.units) return;
+  walk.part = 0;
+  i32 sequence = walk.work.sequence;
+  do {
+    walk.shape = shape_of(batch, ++sequence);
+  } while (walk.shape.units == 0);
+  walk.work.sequence = sequence;
+}
+
+// Describes the piece that begins at the walk's tile.
+PAB_FN void describe_piece(Walk& walk, const Batch& batch, u32 block) {
+  const i32 row_blocks = walk.shape.units / batch.num_kv_heads;
+  Work& work = walk.work;
+  work.kv_len = walk.shape.kv_len;
+  work.first_query = walk.shape.first_query;
+  work.query_len = walk.shape.query_len;
+  work.kv_head = walk.part / row_blocks;
+  work.first_row = walk.part % row_blocks * kUnitRows;
+  work.number += 1;
+  if (batch.split_tiles) {
+    work.home = walk.unit;
+    work.piece = work.tile / batch.split_tiles;
+    work.pieces = walk.shape.weight;
+  } else {
+    work.home = block_at(walk.cut, walk.unit + kUnitCost);
+    work.piece = static_cast<i32>(block - work.home);
+    work.pieces = static_cast<i32>(block_at(walk.cut, walk.unit + walk.shape.weight - 1) - work.home) + 1;
+  }
+}
+
+// Goes to the next tile and describes it in walk.work.
+PAB_FN void next_tile(Walk& walk, const Batch& batch, u32 block) {
+  Work& work = walk.work;
+  work.begins = 0;
+  work.tile += 1;
+  while (work.tile >= walk.tile_end) {
+    if (walk.at >= walk.end) {
+      work.tile = -1;
+      walk.tile_end = -1;
+      return;
+    }
+    if (walk.at == walk.unit + walk.shape.weight) next_unit(walk, batch);
+    const i32 offset = static_cast<i32>(walk.at - walk.unit);
+    if (batch.split_tiles) {
+      const i32 begin = offset * batch.split_tiles, left = walk.shape.tiles - begin;
+      walk.at += 1;
+      work.tile = begin;
+      walk.tile_end = begin + (left < batch.split_tiles ? left : batch.split_tiles);
+    } else {
+      const i64 unit_end = walk.unit + walk.shape.weight;
+      walk.at = walk.end < unit_end ? walk.end : unit_end;
+      work.tile = offset > kUnitCost ? offset - kUnitCost : 0;
+      walk.tile_end = static_cast<i32>(walk.at - walk.unit) - kUnitCost;
+    }
+    work.begins = work.tile < walk.tile_end;  // else the share ends before the unit's first tile
+  }
+  if (work.begins) describe_piece(walk, batch, block);
+  work.ends = work.tile + 1 == walk.tile_end;
+}
+
+// Where the partial result of a piece lies.  With shares that end anywhere a block has at most two: of a unit that
+// another block began, and of one that it leaves to others.
+PAB_FN i64 partial_slot(const Work& work, i32 piece, i32 split_tiles) {
+  return split_tiles ? work.home + piece : 2 * (work.home + piece) + (piece == 0);
+}
+
+}  // namespace pab

@@ -1,0 +1,335 @@
+// Paged decode attention on tensor cores: a persistent grid that reads each key and value once per KV head.
+//
+//   paged_decode_plan   grid 1; block PAB_PLAN_THREADS (a multiple of 32); shared: kScanWords u64
+//   paged_decode        grid any (blocks that stay resident: SMs x blocks an SM); block 32 * PAB_WARPS
+//                       shared: sizeof(SharedMemory)
+//
+// Layout   q, out (num_query_tokens, num_qo_heads, head_dim), rows qo_indptr[s]..qo_indptr[s+1] of sequence s; lse
+//          (num_query_tokens, num_qo_heads) float, natural log; k, v any layout with contiguous head_dim, given by
+//          three element strides (page, token, head); block_table (num_seqs, max_pages); all but the last two aligned
+//          to 16 bytes, strides multiples of 8.
+//          Workspace: line (num_seqs + 1) i64, first (grid) i32, arrivals u32, partial_out (slot, 16, head_dim),
+//          partial_max and partial_sum (slot, 16).  The plan writes the first three; a launch leaves arrivals 0, so
+//          that one plan serves all layers of a model.
+// Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block; PAB_STAGES tiles in shared
+//          memory, at least 2; PAB_BLOCKS blocks of a multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_decode, checked.
+// Floor    each live K and V element once: 2 * sum(kv_lens) * num_kv_heads * head_dim * 2 bytes, times the blocks of
+//          16 rows when query_len * group_size is above 16; 16 * that many flops for each row.
+//
+// A tile is 16 tokens a warp.  Each warp attends to its own 16 with its own running maximum, sum and output, so that
+// one barrier a tile is all; the warps meet at the end of a piece.  Tiles come through a ring of kStages stages in
+// shared memory: while one is attended to, the next ones are on their way, also those of other sequences.
+#include "pab/decode_line.cuh"
+#include "pab/fragments.cuh"
+#include "pab/scan.cuh"
+
+namespace pab {
+
+constexpr int kHeadDim = PAB_HEAD_DIM;
+constexpr int kWarps = PAB_WARPS;
+constexpr int kStages = PAB_STAGES;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kSlice = 16;  // tokens of a warp
+constexpr int kTile = kSlice * kWarps;
+constexpr int kWorks = kStages + 2;  // tiles between look-up and end
+constexpr int kChunks = kHeadDim / 8;
+constexpr int kSteps = kHeadDim / 16;  // matrix instructions along head_dim
+// the query stays in registers while the output leaves room for it
+constexpr bool kQueryInRegisters = kHeadDim <= 128;
+static_assert(kHeadDim % 16 == 0, "matrix instructions take 16 elements at a time");
+static_assert(kStages >= 2, "one tile arrives while another is attended to");
+
+constexpr float kLn2 = 0.693147180559945309f;
+
+// One warp's tokens of a stage; at the end of a piece, the warp's output takes their place.
+union Slice {
+  struct {
+    u16 keys[kSlice * kHeadDim], values[kSlice * kHeadDim];
+  } tokens;
+  float out[kUnitRows * kHeadDim];
+};
+static_assert(sizeof(Slice) == sizeof(float) * kUnitRows * kHeadDim, "the output fits what it replaces");
+
+struct SharedMemory {
+  Slice stages[kStages][kWarps];
+  u16 queries[kStages][kUnitRows * kHeadDim];  // of the pieces under way
+  i64 rows[2][kTile];                          // element offsets of tokens; negative: no such token
+  Work works[kWorks];
+  Walk walk;                                   // one thread's
+  float max[kWarps][kUnitRows], sum[kWarps][kUnitRows];
+  u32 last;
+};
+
+static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan computes the same size");
+
+// The kernel's arguments.
+struct Call {
+  const Stored *q, *k, *v;
+  const i32* block_table;
+  Stored* out;
+  float* lse;
+  u32* arrivals;
+  float *partial_out, *partial_max, *partial_sum;
+  i32 num_qo_heads, page_size, max_pages, causal;
+  i64 page_stride, token_stride, head_stride;
+  float scale_log2;
+};
+
+// What a warp keeps of the piece that it attends to: two rows a lane, lane / 4 and 8 below.
+struct State {
+  float out[2 * kSteps][4];
+  float max[2], sum[2];  // the sum is this lane's share
+  u32 limit[2];          // keys that the row sees
+  u32 query[kQueryInRegisters ? kSteps : 1][4];
+};
+
+// Packed row `row` of a sequence: the row of q and out is token * num_qo_heads + head.
+PAB_FN i64 query_row(const Call& call, const Batch& batch, const Work& work, i32 row) {
+  const i32 token = row / batch.group_size, head = work.kv_head * batch.group_size + row % batch.group_size;
+  return static_cast<i64>(work.first_query + token) * call.num_qo_heads + head;
+}
+
+// Keys that packed row `row` sees: causal masks align at the bottom right.
+PAB_FN u32 row_limit(const Call& call, const Batch& batch, const Work& work, i32 row) {
+  const i32 later = call.causal ? work.query_len - 1 - row / batch.group_size : 0;
+  return static_cast<u32>(work.kv_len > later ? work.kv_len - later : 0);
+}
+
+// Element offset of the token of a tile that this thread looks up; negative past the end of the sequence.
+PAB_FN i64 token_offset(const Call& call, const Work& work) {
+  const u32 token = static_cast<u32>(work.tile) * kTile + threadIdx.x, page_size = static_cast<u32>(call.page_size);
+  if (work.tile < 0 || threadIdx.x >= kTile || token >= static_cast<u32>(work.kv_len)) return -1;
+  const i64 page = call.block_table[static_cast<i64>(work.sequence) * call.max_pages + token / page_size];
+  return page * call.page_stride + token % page_size * call.token_stride + work.kv_head * call.head_stride;
+}
+
+// Starts the copies of tile `n` of the share, and of the query where a piece begins.
+PAB_FN void fetch(SharedMemory& memory, const Call& call, const Batch& batch, u32 n) {
+  const Work& work = memory.works[n % kWorks];
+  if (work.tile < 0) return;
+  Slice* slices = memory.stages[n % kStages];
+#pragma unroll
+  for (int i = 0; i < kChunks / 2; ++i) {
+    const int index = static_cast<int>(threadIdx.x) + i * kThreads, row = index / kChunks, chunk = index % kChunks;
+    const i64 offset = memory.rows[n % 2][row];
+    // a weight of zero does not silence a NaN: dead rows are zeros
+    const bool live = offset >= 0;
+    const i64 source = live ? offset + 8 * chunk : 0;
+    const int target = chunk_offset<kChunks>(row % kSlice, chunk) / static_cast<int>(sizeof(u16));
+    cp_async16(slices[row / kSlice].tokens.keys + target, call.k + source, live);
+    cp_async16(slices[row / kSlice].tokens.values + target, call.v + source, live);
+  }
+  if (!work.begins) return;
+  u16* query = memory.queries[static_cast<u32>(work.number) % kStages];
+  for (int index = static_cast<int>(threadIdx.x); index < kUnitRows * kChunks; index += kThreads) {
+    const int row = index / kChunks, chunk = index % kChunks;
+    const bool live = work.first_row + row < work.query_len * batch.group_size;
+    const i64 source = live ? query_row(call, batch, work, work.first_row + row) * kHeadDim + 8 * chunk : 0;
+    const int target = chunk_offset<kChunks>(row, chunk) / static_cast<int>(sizeof(u16));
+    cp_async16(query + target, call.q + source, live);
+  }
+}
+
+// One k step of the query as operand A.
+PAB_FN void load_query(u32 (&a)[4], const u16* query, int step) {
+  const int lane = static_cast<int>(lane_id()), row = lane % 16, chunk = 2 * step + lane / 16;
+  ldmatrix_x4(a, reinterpret_cast<const unsigned char*>(query) + chunk_offset<kChunks>(row, chunk));
+}
+
+PAB_FN void begin_piece(State& state, const u16* query, const Call& call, const Batch& batch, const Work& work) {
+#pragma unroll
+  for (int i = 0; i < 2 * kSteps; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) state.out[i][j] = 0.0f;
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    state.max[half] = minus_infinity();
+    state.sum[half] = 0.0f;
+    const i32 row = work.first_row + static_cast<i32>(lane_id()) / 4 + 8 * half;
+    state.limit[half] = row_limit(call, batch, work, row);
+  }
+  if constexpr (kQueryInRegisters) {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) load_query(state.query[step], query, step);
+  }
+}
+
+// Attends to one warp's tokens; `first` is the first one's place in the sequence.
+PAB_FN void attend(State& state, const Slice& slice, const u16* query, float scale_log2, u32 first) {
+  const int lane = static_cast<int>(lane_id());
+  float score[2][4] = {};
+  const auto* keys = reinterpret_cast<const unsigned char*>(slice.tokens.keys);
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+    u32 key[4];
+    const int row = lane / 16 * 8 + lane % 8, chunk = 2 * step + lane / 8 % 2;
+    ldmatrix_x4(key, keys + chunk_offset<kChunks>(row, chunk));
+    if constexpr (kQueryInRegisters) {
+      mma_16816(score[0], state.query[step], key[0], key[1]);
+      mma_16816(score[1], state.query[step], key[2], key[3]);
+    } else {
+      u32 a[4];
+      load_query(a, query, step);
+      mma_16816(score[0], a, key[0], key[1]);
+      mma_16816(score[1], a, key[2], key[3]);
+    }
+  }
+
+  // logits in units of log 2; whatever else changes a logit belongs here, before the mask
+  float top[2] = {minus_infinity(), minus_infinity()};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const u32 token = first + 8 * i + 2 * (lane % 4) + j % 2;
+      score[i][j] = token < state.limit[j / 2] ? score[i][j] * scale_log2 : minus_infinity();
+      top[j / 2] = fmaxf(top[j / 2], score[i][j]);
+    }
+  }
+  float base[2], rescale[2];
+  bool moved = false;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    top[half] = fmaxf(state.max[half], quad_max(top[half]));
+    moved |= top[half] != state.max[half];
+    base[half] = top[half] == minus_infinity() ? 0.0f : top[half];  // -inf - -inf would be NaN
+    rescale[half] = ex2(state.max[half] - base[half]);
+    state.max[half] = top[half];
+  }
+  if (any(kFullMask, moved)) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) state.sum[half] *= rescale[half];
+#pragma unroll
+    for (int i = 0; i < 2 * kSteps; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) state.out[i][j] *= rescale[j / 2];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      score[i][j] = ex2(score[i][j] - base[j / 2]);
+      state.sum[j / 2] += score[i][j];
+    }
+  }
+
+  // an accumulator of the first product is, rounded, operand A of the second
+  u32 weight[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) weight[i] = pack_pair(score[i / 2][2 * (i % 2)], score[i / 2][2 * (i % 2) + 1]);
+  const auto* values = reinterpret_cast<const unsigned char*>(slice.tokens.values);
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+    u32 value[4];
+    const int row = lane % 16, chunk = 2 * step + lane / 16;
+    ldmatrix_x4_trans(value, values + chunk_offset<kChunks>(row, chunk));
+    mma_16816(state.out[2 * step], weight, value[0], value[1]);
+    mma_16816(state.out[2 * step + 1], weight, value[2], value[3]);
+  }
+}
+
+}  // namespace pab
+
+#include "pab/decode_merge.cuh"
+
+extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_plan(
+    const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i64* line, pab::i32* first, pab::u32* arrivals,
+    pab::i32 num_seqs, pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 split_tiles, pab::i32 blocks,
+    pab::i32 num_arrivals) {
+  using namespace pab;
+  PAB_SHARED(shared);
+  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles};
+  u64 carried = 0;
+  for (i32 base = 0; base < num_seqs; base += PAB_PLAN_THREADS) {
+    const i32 sequence = base + static_cast<i32>(threadIdx.x);
+    u64 mine = 0, total = 0;
+    if (sequence < num_seqs) {
+      const Shape shape = shape_of(batch, sequence);
+      mine = static_cast<u64>(shape.units) * static_cast<u64>(shape.weight);
+    }
+    const u64 before = block_scan(mine, total, reinterpret_cast<u64*>(shared));
+    if (sequence < num_seqs) line[sequence] = static_cast<i64>(carried + before);
+    carried += total;
+  }
+  if (threadIdx.x == 0) line[num_seqs] = static_cast<i64>(carried);
+  for (i32 i = static_cast<i32>(threadIdx.x); i < num_arrivals; i += PAB_PLAN_THREADS) arrivals[i] = 0;
+  block_sync();
+  const Cut cut = cut_line(static_cast<i64>(carried), static_cast<u32>(blocks));
+  for (i32 block = static_cast<i32>(threadIdx.x); block < static_cast<i32>(cut.blocks); block += PAB_PLAN_THREADS) {
+    const i64 position = share_begin(cut, static_cast<u64>(block));
+    i32 low = 0, high = num_seqs - 1;  // the last sequence that begins at or before the position has units
+    while (low < high) {
+      const i32 middle = low + (high - low + 1) / 2;
+      if (line[middle] <= position) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    first[block] = low;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_decode(
+    const pab::Stored* q, const pab::Stored* k, const pab::Stored* v, const pab::i32* block_table,
+    const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::Stored* out, float* lse, const pab::i64* line,
+    const pab::i32* first, pab::u32* arrivals, float* partial_out, float* partial_max, float* partial_sum,
+    pab::i32 num_seqs, pab::i32 num_qo_heads, pab::i32 num_kv_heads, pab::i32 page_size, pab::i32 max_pages,
+    pab::i32 split_tiles, pab::i32 causal, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
+    float scale_log2) {
+  using namespace pab;
+  PAB_SHARED(shared);
+  SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
+  const Call call = {q,           k,           v,           block_table,  out,       lse,
+                     arrivals,    partial_out, partial_max, partial_sum,  num_qo_heads, page_size,
+                     max_pages,   causal,      page_stride, token_stride, head_stride, scale_log2};
+  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, num_qo_heads / num_kv_heads, kTile, split_tiles};
+  // Tile n of the share is found by one thread kStages + 1 tiles ahead, its tokens are looked up kStages ahead and
+  // fetched kStages - 1 ahead, each step a barrier after the one before.  A group of copies is committed a tile, also
+  // when there is nothing left to fetch.
+  const auto find = [&](u32 n) {
+    if (threadIdx.x != 0) return;
+    next_tile(memory.walk, batch, blockIdx.x);
+    memory.works[n % kWorks] = memory.walk.work;
+  };
+  const auto note_row = [&](u32 n, i64 offset) {
+    if (threadIdx.x < kTile) memory.rows[n % 2][threadIdx.x] = offset;
+  };
+  if (threadIdx.x == 0) {
+    begin_walk(memory.walk, batch, line, first, num_seqs, blockIdx.x, gridDim.x);
+    find(0);
+    find(1);
+  }
+  block_sync();
+  note_row(0, token_offset(call, memory.works[0]));
+  block_sync();
+  for (u32 n = 0; n < kStages - 1; ++n) {
+    fetch(memory, call, batch, n);
+    cp_async_commit();
+    find(n + 2);
+    note_row(n + 1, token_offset(call, memory.works[(n + 1) % kWorks]));
+    block_sync();
+  }
+
+  const u32 warp = threadIdx.x / kWarpSize;
+  State state;
+  for (u32 n = 0; memory.works[n % kWorks].tile >= 0; ++n) {
+    cp_async_wait<kStages - 2>();
+    block_sync();
+    fetch(memory, call, batch, n + kStages - 1);
+    cp_async_commit();
+    find(n + kStages + 1);
+    const i64 offset = token_offset(call, memory.works[(n + kStages) % kWorks]);
+
+    const Work& work = memory.works[n % kWorks];
+    Slice* slices = memory.stages[n % kStages];
+    const u16* query = memory.queries[static_cast<u32>(work.number) % kStages];
+    if (work.begins) begin_piece(state, query, call, batch, work);
+    const u32 token = static_cast<u32>(work.tile) * kTile + warp * kSlice;
+    if (token < static_cast<u32>(work.kv_len)) attend(state, slices[warp], query, scale_log2, token);
+    if (work.ends) end_piece(memory, state, slices, call, batch, work);
+    note_row(n + kStages, offset);  // late: the table entry has had time to arrive
+  }
+}

@@ -1,0 +1,76 @@
+"""Our tensor-core kernels as a backend: ``paged_decode.cu``, and the append of ``rawkernel``."""
+
+from __future__ import annotations
+
+from pabench.backends.base import AttentionOutput, Capabilities
+from pabench.backends.rawkernel import RawKernelBackend
+from pabench.backends.validate import check_attention
+from pabench.device.base import Device
+from pabench.kernels.decode import DTYPES, MAX_HEAD_DIM, plan_decode, why_not_decode
+from pabench.kernels.decode_simple import DecodePlan
+from pabench.problem.case import Case
+from pabench.problem.checks import whole_number
+from pabench.problem.dtypes import Array
+from pabench.problem.pool import KvPool
+from pabench.problem.profile import ComputeProfile
+from pabench.problem.tensors import Tensors
+
+
+def _why_not(case: Case) -> str | None:
+    return why_not_decode(case.problem)
+
+
+class RawKernelMmaBackend:
+    """Decode, with up to 8 query tokens a sequence, on tensor cores; append as ``rawkernel`` does it.
+
+    Args:
+        device: where to run.
+        split_tokens: 0 cuts the work into equal shares; otherwise each sequence is cut after so many tokens,
+            a multiple of 64, and its result does not depend on the rest of the batch, bit for bit.
+        blocks: blocks of the persistent grid; None fills the device.
+    """
+
+    name = "rawkernel-mma"
+    capabilities = Capabilities(
+        dtypes=frozenset(DTYPES),
+        devices=frozenset({"cuda", "emulated"}),
+        operations=frozenset({"decode", "speculative", "append"}),
+        max_head_dim=MAX_HEAD_DIM,
+        rule=_why_not,
+    )
+    # weights are an operand of the second product, so they are rounded to the storage type
+    profile = ComputeProfile(p_dtype="storage", partial_dtype="float32", accumulation="blocked")
+
+    def __init__(self, device: Device, *, split_tokens: int = 0, blocks: int | None = None) -> None:
+        self._device = device
+        self._split_tokens = whole_number("split_tokens", split_tokens, low=0)
+        self._blocks = blocks if blocks is None else whole_number("blocks", blocks, low=1, high=2**16)
+        self._simple = RawKernelBackend(device)
+
+    def plan(self, tensors: Tensors) -> DecodePlan:
+        """Upload the arrays and build the launches."""
+        check_attention(self.name, self.capabilities, tensors)
+        device = self._device
+        return plan_decode(
+            device,
+            tensors.case.problem,
+            q=device.to_device(tensors.q),
+            pool=tensors.pool.with_storage(device.to_device(tensors.pool.storage)),
+            block_table=device.to_device(tensors.layout.block_table),
+            kv_lens=device.to_device(tensors.kv_lens),
+            qo_indptr=device.to_device(tensors.qo_indptr),
+            split_tokens=self._split_tokens,
+            blocks=self._blocks,
+        )
+
+    def run(self, plan: DecodePlan) -> None:
+        """Queue the launches."""
+        self._simple.run(plan)
+
+    def fetch(self, plan: DecodePlan) -> AttentionOutput:
+        """Wait and copy output and LSE to the host."""
+        return self._simple.fetch(plan)
+
+    def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
+        """Write tokens into a copy of the cache; see ``Backend.append``."""
+        return self._simple.append(pool, dtype, keys, values, slot_mapping)

@@ -1,0 +1,233 @@
+"""``pabench kernels``: the static table of kernel instances, compiled by NVRTC with no GPU."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pabench.cli.text_table import text_table
+from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from pabench.kernels.static_sources import StaticSource
+    from pabench.kernels.static_table import Compilation
+
+MACRO = re.compile(r"([A-Za-z_]\w*)(?:=(.*))?", re.ASCII | re.DOTALL)
+
+
+@click.command()
+@click.option(
+    "--arch",
+    "archs",
+    metavar="NAME",
+    multiple=True,
+    help="Architecture, or several with commas.  [default: sm_80, sm_90a, sm_100a, sm_120]",
+)
+@click.option(
+    "--kernels", metavar="DIR", type=click.Path(path_type=Path), help="A copy of the kernel sources."
+)
+@click.option(
+    "--kernel",
+    "files",
+    metavar="FILE",
+    multiple=True,
+    help="This file only: a path, or a name in the folder.",
+)
+@click.option(
+    "--define",
+    "macros",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="With --kernel: compile with these macros only.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="With --kernel: threads of a block, if unknown.",
+)
+@click.option(
+    "--shared",
+    type=click.IntRange(0),
+    metavar="BYTES",
+    help="With --kernel and --threads: dynamic shared memory of a block, if unknown.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    archs: tuple[str, ...],
+    kernels: Path | None,
+    files: tuple[str, ...],
+    macros: tuple[str, ...],
+    threads: int | None,
+    shared: int | None,
+    as_json: bool,
+) -> int:
+    """Compile every kernel instance without a GPU: registers, spills, shared memory, CTAs per SM.
+
+    Fails when an instance does not compile, or spills more registers than its table allows.
+
+    \b
+    Examples:
+      pabench kernels --arch sm_90a --kernel kv_append.cu
+      pabench kernels --kernel my.cu --define HEAD_DIM=128 --threads 256 --json
+    """
+    from pabench.device.nvrtc import ARCHITECTURES, nvrtc_version
+    from pabench.kernels.static_table import compile_table
+
+    if not files and (macros or threads is not None or shared is not None):
+        raise UsageError("--define, --threads and --shared describe a kernel of yours: name it with --kernel")
+    if shared is not None and threads is None:
+        raise UsageError("--shared needs --threads: CTAs per SM follow from both")
+    names = tuple(dict.fromkeys(name.strip() for arch in archs for name in arch.split(","))) or ARCHITECTURES
+    sources = _sources(kernels, files, macros, threads, shared or 0)
+    with _progress(sum(source.suits(name) for source in sources for name in names)) as bar:
+        results = compile_table(sources, names, finished=lambda: bar.update(1) if bar else None)
+    passed = all(result.passed for result in results)
+    if as_json:
+        click.echo(json.dumps(_as_json(results, names, nvrtc_version(), passed), indent=2))
+    else:
+        click.echo(_as_text(results))
+    return EXIT_OK if passed else EXIT_FAILURE
+
+
+def _progress(count: int) -> AbstractContextManager[Any]:
+    # where nobody watches, click would still print the label
+    watched = sys.stderr.isatty()
+    return click.progressbar(length=count, label="compiling", file=sys.stderr) if watched else nullcontext()
+
+
+def _sources(
+    kernels: Path | None, files: Sequence[str], macros: Sequence[str], threads: int | None, shared: int
+) -> tuple[StaticSource, ...]:
+    from pabench.kernels.static_sources import file_sources, folder_sources
+    from pabench.resources import resource_dir
+
+    folder = kernels or resource_dir("kernels_cuda")
+    if not files:
+        return folder_sources(folder)
+    if not folder.is_dir():
+        raise UsageError(f"--kernels {folder}: no such folder")
+    defines = dict(map(_macro, macros)) if macros else None
+    found: list[StaticSource] = []
+    for file in files:
+        path = Path(file) if Path(file).exists() or not (folder / file).is_file() else folder / file
+        found += file_sources(path, include_dir=folder, defines=defines)
+    if threads is None:
+        return tuple(found)
+    return tuple(replace(source, default=(threads, shared)) for source in found)
+
+
+def _macro(text: str) -> tuple[str, str]:
+    parts = MACRO.fullmatch(text)
+    if parts is None:
+        raise UsageError(f"--define {text!r}: must read like NAME=VALUE")
+    return parts[1], "1" if parts[2] is None else parts[2]
+
+
+def _as_json(
+    results: Sequence[Compilation], architectures: Sequence[str], nvrtc: str, passed: bool
+) -> dict[str, Any]:
+    from pabench.kernels.static_table import row_dict
+
+    return {
+        "nvrtc": nvrtc,
+        "architectures": list(architectures),
+        "passed": passed,
+        "rows": [
+            {"file": result.file, **row_dict(result, row), "spills": row.spills}
+            for result in results
+            for row in result.rows
+        ],
+        "warnings": [{**_where(result), "text": text} for result in results for text in result.warnings],
+        "errors": [{**_where(result), "text": result.error} for result in results if result.error],
+    }
+
+
+def _where(result: Compilation) -> dict[str, str]:
+    return {"file": result.file, "instance": result.label, "arch": result.architecture}
+
+
+SHORT = {
+    "registers": "regs",
+    "spill_store_bytes": "spill st",
+    "spill_load_bytes": "ld",
+    "stack_bytes": "stack",
+    "static_shared_bytes": "shared",
+    "dynamic_shared_bytes": "+dyn",
+    "barriers": "bars",
+    "ctas_per_sm": "CTAs/SM",
+    "limited_by": "limited by",
+}
+
+
+def _as_text(results: Sequence[Compilation]) -> str:
+    from pabench.kernels.static_table import row_dict
+
+    shown = []
+    for result in results:
+        for row in result.rows:
+            figures = row_dict(result, row)
+            share = figures.pop("warps_share")
+            del figures["allowed_spill_bytes"]
+            named = {SHORT.get(name, name): value for name, value in figures.items()}
+            shown.append(named | {"warps %": None if share is None else round(100 * share)})
+    parts = [text_table(shown)] if shown else []
+    if len(shown) > 1:
+        parts.append(text_table(_summary(results)))
+    told: Counter[str] = Counter()
+    for result in results:
+        told.update(f"{result.file}: {text}" for text in result.warnings)
+    parts += ["\n".join(f"{text}{_times(count)}" for text, count in told.items())] if told else []
+    wrong = Counter(f"FAILED {result.error}" for result in results if result.error)
+    for result in results:
+        for row in result.rows:
+            if row.spills:
+                usage = row.usage
+                spilled = f"{usage.spill_store_bytes} bytes stored, {usage.spill_load_bytes} loaded a thread"
+                wrong[f"FAILED {usage.name}, {result.label}, {result.architecture}: spills {spilled}"] += 1
+    parts += ["\n".join(f"{text}{_times(count)}" for text, count in wrong.items())] if wrong else []
+    compiled = sum(bool(result.rows) for result in results)
+    parts.append(
+        f"{compiled} of {len(results)} compilations, {len(shown)} functions, {sum(told.values())} warnings, "
+        f"{sum(wrong.values())} failures"
+    )
+    return "\n\n".join(parts)
+
+
+def _summary(results: Sequence[Compilation]) -> list[dict[str, Any]]:
+    """One line a kernel and architecture over all its instances: what a terminal shows last."""
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for result in results:
+        for row in result.rows:
+            groups.setdefault((row.usage.name, result.architecture), []).append(row)
+    return [
+        {
+            "kernel": name,
+            "arch": architecture,
+            "instances": len(rows),
+            "regs": _span([row.usage.registers for row in rows]),
+            "spill": _span([row.usage.spill_bytes for row in rows]),
+            "CTAs/SM": _span([row.occupancy.blocks_per_sm for row in rows if row.occupancy]),
+        }
+        for (name, architecture), rows in groups.items()
+    ]
+
+
+def _span(values: Sequence[int]) -> str:
+    if not values:
+        return "-"
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def _times(count: int) -> str:
+    return "" if count == 1 else f"  ({count} times)"

@@ -1,0 +1,258 @@
+"""``pabench memory``: what paging saves for given lengths and a model, and the best page size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pabench.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from pabench.problem.dtypes import Array
+    from pabench.problem.models import ModelShape
+    from pabench.timing.gpus import Gpu
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1}
+PAGE_SIZES = "1,8,16,32,64,128,256"
+MEMORY_SHARE = 0.9
+"""Part of a GPU's memory that weights and cache may fill; the rest is for activations and fragmentation."""
+GIB = 2**30
+
+
+@click.command(name="memory")
+@click.option("--model", "model_name", metavar="NAME", help="A model of `pabench list models`.")
+@click.option("--heads", metavar="HQ:HKV", help="Query and KV heads, in place of --model.")
+@click.option("--head-dim", type=click.IntRange(1, 1024), default=128, show_default=True)
+@click.option("--layers", type=click.IntRange(1, 10_000), default=32, show_default=True)
+@click.option("--dtype", default="bfloat16", metavar="NAME", show_default=True, help="Of cache and weights.")
+@click.option("--lengths", metavar="SPEC", help="A length family, table or list.  Default: azure-conv.")
+@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Lengths of a request trace.")
+@click.option("--requests", type=click.IntRange(1, 10**7), default=20_000, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option("--page-sizes", default=PAGE_SIZES, metavar="LIST", show_default=True)
+@click.option("--gpu", "gpu_name", default="h100", metavar="NAME", show_default=True, help="Of `list gpus`.")
+@click.option("--gpus", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of them, together.")
+@click.option(
+    "--pool-gib", type=float, metavar="GIB", help="Cache.  Default: 0.9 of memory less the weights."
+)
+@click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Longest allowed.  Default: longest.")
+@click.option("--page-cost-ns", type=float, default=10.0, show_default=True, help="Of one page and step.")
+@click.option("--fixed-cost-us", type=float, default=1000.0, show_default=True, help="Of one step.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write it all.")
+def command(
+    model_name: str | None,
+    heads: str | None,
+    head_dim: int,
+    layers: int,
+    dtype: str,
+    lengths: str | None,
+    trace: Path | None,
+    requests: int,
+    seed: int,
+    page_sizes: str,
+    gpu_name: str,
+    gpus: int,
+    pool_gib: float | None,
+    max_tokens: int | None,
+    page_cost_ns: float,
+    fixed_cost_us: float,
+    json_file: Path | None,
+) -> None:
+    """Waste, gain, capacity and throughput by page size, and the best page size.
+
+    Memory figures are exact for the given lengths; throughput is modelled (docs/mathematics.md).  With
+    --trace the lengths are those of the file in its order, prompt and output together; --lengths are drawn.
+
+    \b
+    Examples:
+      pabench memory --model llama-3-8b --lengths azure-conv
+      pabench memory --heads 32:8 --layers 32 --lengths lognormal:mean=1024,cv=1 --page-sizes 8,16,32
+    """
+    from pabench.problem.checks import finite_number
+    from pabench.sweep.axes import parse_numbers
+    from pabench.timing.gpus import gpu_by_name
+
+    if dtype not in ITEM_BYTES:
+        raise UnknownName("dtype", dtype, ITEM_BYTES)
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UsageError(f"--json {str(json_file)!r}: must be a file in an existing folder")
+    sizes = parse_numbers("--page-sizes", page_sizes)
+    model = _model(model_name, heads, head_dim, layers)
+    gpu = gpu_by_name(gpu_name)
+    costs = (
+        finite_number("--page-cost-ns", page_cost_ns, low=0.0) * 1e-9,
+        finite_number("--fixed-cost-us", fixed_cost_us, low=0.0) * 1e-6,
+    )
+    weight_bytes = model.parameters * ITEM_BYTES[dtype]
+    pool_bytes = _pool_bytes(pool_gib, gpu, gpus, weight_bytes)
+    sources = {}
+    if lengths is not None or trace is None:
+        sources[lengths or "azure-conv"] = _drawn(lengths or "azure-conv", requests, seed)
+    if trace is not None:
+        from pabench.workloads.traces import read_trace
+
+        sources[f"trace {trace.name}"] = read_trace(trace).total_tokens
+    token_bytes = model.token_bytes(ITEM_BYTES[dtype])
+    click.echo(
+        f"{model.title}, {dtype}: {token_bytes:,} bytes of cache a token; "
+        f"pool {pool_bytes / GIB:.2f} GiB on {gpus} x {gpu.title}"
+    )
+    record: dict[str, Any] = {"model": model.name, "dtype": dtype, "token_bytes": token_bytes}
+    record |= {"pool_bytes": pool_bytes, "gpu": gpu.name, "gpus": gpus, "sources": {}}
+    for name, drawn in sources.items():
+        model_of_step = _step_model(weight_bytes, gpu, gpus, token_bytes, drawn, costs)
+        result = _figures(drawn, sizes, pool_bytes, token_bytes, max_tokens, model_of_step)
+        record["sources"][name] = result
+        _print(name, result)
+    if json_file is not None:
+        from pabench.store.files import atomic_write_text, pretty
+
+        atomic_write_text(json_file, pretty(record))
+
+
+def _model(name: str | None, heads: str | None, head_dim: int, layers: int) -> ModelShape:
+    from pabench.problem.models import ModelShape, model_by_name
+    from pabench.sweep.axes import parse_heads
+
+    if (name is None) == (heads is None):
+        raise UsageError("give either --model NAME or --heads HQ:HKV", hint="pabench list models")
+    if name is not None:
+        return model_by_name(name)
+    query, kv = parse_heads("--heads", heads or "")
+    return ModelShape(
+        name=f"{query}:{kv}",
+        title=f"{layers} layers of {query} query and {kv} KV heads of {head_dim}",
+        num_layers=layers,
+        num_qo_heads=query,
+        num_kv_heads=kv,
+        head_dim=head_dim,
+    )
+
+
+def _pool_bytes(pool_gib: float | None, gpu: Gpu, gpus: int, weight_bytes: float) -> int:
+    from pabench.problem.checks import finite_number
+
+    if pool_gib is not None:
+        return int(finite_number("--pool-gib", pool_gib, low=0.001, high=1e9) * GIB)
+    left = MEMORY_SHARE * gpus * gpu.memory_gib * GIB - weight_bytes
+    if left <= 0:
+        raise UsageError(
+            f"--gpus {gpus}: {weight_bytes / GIB:.1f} GiB of weights leave no room in {MEMORY_SHARE:.0%} of "
+            f"{gpus} x {gpu.memory_gib:g} GiB",
+            hint="more --gpus, or --pool-gib",
+        )
+    return int(left)
+
+
+def _drawn(spec: str, requests: int, seed: int) -> Array:
+    import numpy as np
+
+    from pabench.workloads.families import resolve_lengths
+
+    return np.asarray(resolve_lengths(spec).draw(requests, seed=seed, page_size=16), dtype=np.int64)
+
+
+def _step_model(
+    weight_bytes: float, gpu: Gpu, gpus: int, token_bytes: int, drawn: Array, costs: tuple[float, float]
+) -> Any:
+    from pabench.problem.step_time import StepModel
+
+    return StepModel(
+        weight_bytes=weight_bytes,
+        bandwidth=gpus * gpu.memory_gbps * 1e9,
+        token_bytes=token_bytes,
+        mean_tokens=max(float(drawn.mean()), 0.5),
+        page_cost_s=costs[0],
+        fixed_cost_s=costs[1],
+    )
+
+
+def _figures(
+    drawn: Array, sizes: tuple[int, ...], pool_bytes: int, token_bytes: int, longest: int | None, step: Any
+) -> dict[str, Any]:
+    from pabench.problem import capacity
+    from pabench.problem.step_time import throughput_gain
+
+    slots = capacity.pool_slots(pool_bytes, token_bytes)
+    largest = int(drawn.max(initial=0))
+    slab = max(longest or largest, 1)
+    if largest > slab:
+        raise UsageError(f"--max-tokens {slab}: must be at least the longest length, {largest}")
+    reserved, padded = capacity.reserved_capacity(slots, slab), capacity.padded_capacity(drawn, slots)
+    tokens = int(drawn.sum())
+    each = replace(step, weight_bytes=0.0, fixed_cost_s=0.0)
+    rows = []
+    for size in sizes:
+        pages = int((-(-drawn // size)).sum())
+        paged = capacity.paged_capacity(drawn, slots, size)
+        gain = None
+        if reserved.sequences and paged.sequences:
+            gain = throughput_gain(
+                reserved.sequences,
+                paged.sequences,
+                fixed_s=step.step_s(0, size),
+                per_sequence_s=each.step_s(1, size),
+            )
+        rows.append(
+            {
+                "page_size": size,
+                "pages": pages,
+                "waste_tokens": float(capacity.mean_waste(drawn, size)),
+                "expected_waste_tokens": float(capacity.expected_waste(size)),
+                "internal_fragmentation": 1 - tokens / (pages * size) if pages else 0.0,
+                "efficiency_gain": drawn.size * largest / (pages * size) if pages else 0.0,
+                "page_bytes": size * token_bytes,
+                "csr_table_bytes": 4 * (2 * int(drawn.size) + 1 + pages),
+                "padded_table_bytes": 4 * int(drawn.size) * -(-largest // size),
+                "capacity": paged.sequences,
+                "modelled_tokens_per_s": step.full_throughput(pool_bytes, size),
+                "modelled_gain_over_reserved": gain,
+            }
+        )
+    best = step.best_interval(pool_bytes)
+    return {
+        "requests": int(drawn.size),
+        "tokens": tokens,
+        "mean_tokens": tokens / drawn.size,
+        "max_tokens": largest,
+        "pool_slots": slots,
+        "reserved_capacity": reserved.sequences,
+        "padded_capacity": padded.sequences,
+        "page_sizes": rows,
+        "best_page_size": {
+            "real": step.best_page_size(pool_bytes),
+            "best": best.best,
+            "low": best.low,
+            "high": best.high,
+            "modelled_tokens_per_s": best.throughput,
+        },
+    }
+
+
+def _print(name: str, result: dict[str, Any]) -> None:
+    click.echo(
+        f"\n{name}: {result['requests']:,} requests of {result['mean_tokens']:,.1f} tokens on average, "
+        f"longest {result['max_tokens']:,}; {result['pool_slots']:,} slots"
+    )
+    click.echo(
+        f"fit at once: {result['reserved_capacity']:,} reserved for the longest, "
+        f"{result['padded_capacity']:,} padded to the batch's longest"
+    )
+    click.echo("page size | waste a sequence | (P-1)/2 | internal |   gain | paged fit | modelled tokens/s")
+    rows = result["page_sizes"]
+    top = max(row["modelled_tokens_per_s"] for row in rows)
+    for row in rows:
+        bar = "#" * round(20 * row["modelled_tokens_per_s"] / top)
+        click.echo(
+            f"{row['page_size']:>9} | {row['waste_tokens']:>16.4f} | {row['expected_waste_tokens']:>7.1f} | "
+            f"{row['internal_fragmentation']:>8.4%} | {row['efficiency_gain']:>6.2f} | "
+            f"{row['capacity']:>9,} | {row['modelled_tokens_per_s']:>12,.0f} {bar}"
+        )
+    best = result["best_page_size"]
+    click.echo(
+        f"best page size {best['best']} (modelled); within 1 % of it: {best['low']} to {best['high']}, "
+        f"for a full pool"
+    )

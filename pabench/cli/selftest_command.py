@@ -1,0 +1,165 @@
+"""``pabench selftest``: whether pabench's own instruments can be believed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pabench.errors import EXIT_FAILURE, EXIT_OK, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from pabench.controls.compare import Compared
+    from pabench.controls.model import Control
+    from pabench.controls.verdict import Verdict
+
+DEVICES = ("emulated", "cuda")
+
+
+@click.command(name="selftest")
+@click.option("--controls", is_flag=True, help="Ask the checked device about kernels with planted faults.")
+@click.option(
+    "--seeds", default=20, type=click.IntRange(1, 10_000), help="Schedules of each.", show_default=True
+)
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="A control or a kernel file of them; may be repeated."
+)
+@click.option(
+    "--device",
+    default="emulated",
+    metavar="NAME",
+    help="emulated; or cuda: compare with compute-sanitizer on a GPU.",
+    show_default=True,
+)
+@click.option(
+    "--kernels", type=click.Path(path_type=Path), metavar="DIR", help="A copy of kernels_cuda to use."
+)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all verdicts."
+)
+def command(
+    controls: bool,
+    seeds: int,
+    only: tuple[str, ...],
+    device: str,
+    kernels: Path | None,
+    json_file: Path | None,
+) -> int:
+    """Run the positive controls: each fault must be found where it was planted, no right twin may be flagged.
+
+    \b
+    Examples:
+      pabench selftest --controls
+      pabench selftest --controls --only order.cu --seeds 100 --json controls.json
+    """
+    if not controls:
+        raise UsageError("selftest: nothing to test was named", hint="--controls")
+    if device not in DEVICES:
+        raise UnknownName("device", device, DEVICES)
+    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
+        raise UsageError(f"--json {str(json_file)!r}: must be a file in an existing folder")
+    if kernels is not None and not (kernels / "pab").is_dir():
+        raise UsageError(f"kernels = {str(kernels)!r}: must be a folder like kernels_cuda, with a folder pab")
+
+    from pabench.controls.run import counts, run_controls
+    from pabench.controls.table import controls_dir, load_controls
+    from pabench.store.files import atomic_write_text, pretty
+
+    folder = controls_dir()
+    chosen = _choose(load_controls(folder), only)
+    program = None
+    if device == "cuda":
+        from pabench.controls.sanitizer import find_sanitizer
+
+        program = find_sanitizer()
+    begin = time.monotonic()
+    rows: list[Verdict | Compared] = []
+    record: dict[str, Any] = {"seeds": seeds, "device": device}
+    width = max(len(control.id) for control in chosen)
+    if program is None:
+        click.echo(f"{'control':<{width}}  {'expected':<8}  {'found':<11}  place  seeds")
+
+    def show(verdict: Verdict) -> None:
+        if program is None:
+            click.echo(_line(verdict, width))
+
+    verdicts = run_controls(chosen, folder, seeds=range(seeds), kernels=kernels, on_verdict=show)
+    if program is None:
+        rows += verdicts
+    else:
+        compared = _beside_the_sanitizer(verdicts, folder, program, width)
+        rows += compared
+        record["compute_sanitizer"] = _sanitizer_counts(compared)
+    for row in rows:
+        if row.problem:
+            click.echo(f"WRONG {row.control.id} ({row.control.about}): {row.problem}")
+    record |= counts(verdicts) | {"duration_s": round(time.monotonic() - begin, 3)}
+    click.echo(
+        f"{record['right']}/{record['controls']} flagged, {record['false_alarms']} false alarms "
+        f"in {record['twins']} twins, {seeds} schedules each, {record['duration_s']:.0f} s"
+    )
+    if json_file is not None:
+        atomic_write_text(json_file, pretty({**record, "results": [row.to_json() for row in rows]}))
+    return EXIT_FAILURE if any(row.problem for row in rows) else EXIT_OK
+
+
+def _beside_the_sanitizer(
+    verdicts: Sequence[Verdict], folder: Path, program: Path, width: int
+) -> list[Compared]:
+    """Run each control under compute-sanitizer too, and print both verdicts line by line."""
+    from pabench.controls.compare import compare
+
+    head = f"{'control':<{width}}  {'expected':<8}  {'checked device':<14}  place"
+    click.echo(f"{head}  {'tool':<10}  {'sanitizer':<9}  place")
+    compared = []
+    for verdict in verdicts:
+        compared.append(compare(verdict, folder, program))
+        click.echo(_compared_line(compared[-1], width))
+    return compared
+
+
+def _sanitizer_counts(compared: Sequence[Compared]) -> dict[str, int]:
+    from pabench.controls.compare import tool_counts
+
+    counted = tool_counts(compared)
+    click.echo(
+        f"compute-sanitizer: {counted['flagged']}/{counted['looked_for']} flagged where a tool looks, "
+        f"{counted['twins_flagged']} twins flagged"
+    )
+    return counted
+
+
+def _choose(controls: Sequence[Control], only: Sequence[str]) -> list[Control]:
+    known = {name for control in controls for name in (control.id, control.file)}
+    for name in only:
+        if name not in known:
+            raise UnknownName("control", name, known)
+    return [c for c in controls if not only or c.id in only or c.file in only]
+
+
+def _line(verdict: Verdict, width: int) -> str:
+    found = "+".join(verdict.found) or "-"
+    seeds = f"{verdict.flagged}/{verdict.seeds}"
+    control = verdict.control
+    wrong = "  WRONG" if verdict.problem else ""
+    return (
+        f"{control.id:<{width}}  {control.expect:<8}  {found:<11}  "
+        f"{_yes_no(verdict.place_right):<5}  {seeds}{wrong}"
+    )
+
+
+def _compared_line(row: Compared, width: int) -> str:
+    control, theirs = row.control, row.theirs
+    found = "+".join(row.ours.found) or "clean"
+    wrong = "  WRONG" if row.problem else ""
+    return (
+        f"{control.id:<{width}}  {control.expect:<8}  {found:<14}  {_yes_no(row.ours.place_right):<5}  "
+        f"{theirs.tool if theirs else '-':<10}  {row.state:<9}  {_yes_no(row.place_right)}{wrong}"
+    )
+
+
+def _yes_no(value: bool | None) -> str:
+    return "-" if value is None else "yes" if value else "no"

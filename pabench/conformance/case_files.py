@@ -1,0 +1,83 @@
+"""Case directories, the writing side: a failing case as files.
+
+``case.json`` holds check, subject, device and the case itself; ``arrays.npz`` holds the arrays it stood for,
+for readers without pabench; ``verdict.txt`` is what was wrong.  ``failures.py`` reads ``case.json`` back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pabench.conformance.allocator_checks import HistoryCase, history_from_dict
+from pabench.problem.append import AppendCase, append_case_from_dict, build_append
+from pabench.problem.case import Case, case_from_dict
+from pabench.problem.tensors import build_tensors
+from pabench.store.files import atomic_write_text, pretty
+
+AnyCase = Case | AppendCase | HistoryCase
+CASE_FILE = "case.json"
+FAILURE_SCHEMA = 1
+READERS: dict[str, Callable[[Any], AnyCase]] = {
+    "attention": case_from_dict,
+    "append": append_case_from_dict,
+    "history": history_from_dict,
+}
+MAX_ARRAY_BYTES = 2**26
+"""Larger caches are left out of ``arrays.npz``; the case rebuilds them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedCase:
+    """What a case directory holds."""
+
+    check: str
+    subject: str
+    device: str
+    case: AnyCase
+
+
+def save_case(folder: Path, saved: SavedCase, text: str) -> None:
+    """Write a case directory into the existing, empty or older ``folder``."""
+    record = {
+        "schema": FAILURE_SCHEMA,
+        "check": saved.check,
+        "subject": saved.subject,
+        "device": saved.device,
+        "kind": kind_of(saved.case),
+        "case": saved.case.to_dict(),
+    }
+    arrays = _arrays(saved.case)
+    if arrays and sum(array.nbytes for array in arrays.values()) <= MAX_ARRAY_BYTES:
+        np.savez_compressed(folder / "arrays.npz", **arrays)
+    atomic_write_text(folder / "verdict.txt", text + "\n")
+    atomic_write_text(folder / CASE_FILE, pretty(record))
+
+
+def kind_of(case: AnyCase) -> str:
+    """Return the name of the case's kind, a key of ``READERS``."""
+    if isinstance(case, HistoryCase):
+        return "history"
+    return "append" if isinstance(case, AppendCase) else "attention"
+
+
+def _arrays(case: AnyCase) -> dict[str, Any]:
+    if isinstance(case, HistoryCase):
+        return {}
+    if isinstance(case, AppendCase):
+        pool, keys, values, slot_mapping = build_append(case)
+        return {"storage": pool.storage, "keys": keys, "values": values, "slot_mapping": slot_mapping}
+    if case.placement == "high":
+        return {}
+    tensors = build_tensors(case)
+    return {
+        "q": tensors.q,
+        "storage": tensors.pool.storage,
+        "block_table": tensors.layout.block_table,
+        "kv_lens": tensors.kv_lens,
+        "qo_indptr": tensors.qo_indptr,
+    }

@@ -1,0 +1,218 @@
+"""Runs the suite in worker processes: a subject that kills or blocks its process gets a verdict as others do.
+
+A worker runs the checks one after another and announces each case.  When it dies, or is silent for too long,
+the case in flight is the verdict's; a new worker goes on with the check after it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pabench.conformance.case_files import AnyCase
+from pabench.conformance.judge import Judge, smallest
+from pabench.conformance.messages import ENTRY, case_of
+from pabench.conformance.recorder import Recorder
+from pabench.conformance.request import ConformanceRequest
+from pabench.conformance.results import CheckResult, exit_code
+from pabench.device.facts import DeviceFacts
+from pabench.device.registry import DeviceRequest
+from pabench.errors import EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EnvironmentRefused, PabenchError
+from pabench.isolation.channel import Message, raise_refusal
+from pabench.isolation.ending import Ending
+from pabench.isolation.workers import Nursery, Worker, WorkerEnded
+
+
+@dataclass(slots=True)
+class Flight:
+    """The check that a worker is busy with.
+
+    Attributes:
+        position: of the test, among those collected.
+        announced: message of the case in flight.
+        cases: announced so far.
+        over: its result is recorded, and the next one has not begun.
+    """
+
+    position: int
+    began: float
+    check: str
+    about: str = ""
+    announced: Message | None = None
+    cases: int = 0
+    over: bool = False
+
+
+class IsolatedSuite:
+    """Supervises the workers; a context manager that leaves no process behind.
+
+    Args:
+        deadline_s: seconds that one case may take.
+    """
+
+    def __init__(
+        self, request: ConformanceRequest, device: DeviceRequest, *, deadline_s: float, entry: str = ENTRY
+    ) -> None:
+        self._request = request
+        self._device = device
+        self._deadline_s = deadline_s
+        self._nursery = Nursery(entry)
+        self._worker: Worker
+        self._facts: DeviceFacts
+        self._tests: list[dict[str, str]] = []
+        self._flight: Flight | None = None
+
+    def __enter__(self) -> IsolatedSuite:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._nursery.close()
+
+    def prepare(self) -> DeviceFacts:
+        """Start a worker that opens the device, loads the subjects and collects the checks; writes nothing.
+
+        Raises:
+            PabenchError: any of it is refused.
+            EnvironmentRefused: any of it ends the worker.
+        """
+        what = "the suite"
+        try:
+            self._start(skip=0)
+            while (message := self._receive())["event"] != "collected":
+                if message["event"] == "loading":
+                    what = str(message["what"])
+                elif message["event"] == "ready":
+                    what = "the suite"
+                    name, description = str(message["device"]), str(message["description"])
+                    self._facts = DeviceFacts(name=name, description=description)
+        except WorkerEnded as ended:
+            raise EnvironmentRefused(f"{what} cannot be loaded: {ended.ending.text}") from None
+        self._tests = message["tests"]
+        return self._facts
+
+    def run(self, recorder: Recorder, *, on_collected: Callable[[int], None] = lambda count: None) -> int:
+        """Run every check, record each result and return the exit code.
+
+        Raises:
+            PabenchError: the suite itself cannot run.
+        """
+        on_collected(len(self._tests))
+        try:
+            position = 0
+            while position < len(self._tests):
+                if position:
+                    self._start(skip=position)
+                    self._until("collected")
+                self._worker.send({"go": True})
+                position = self._listen(recorder)
+        except KeyboardInterrupt:
+            self._nursery.stop()
+            if (flight := self._flight) is not None and not flight.over:
+                recorder.record(self._not_run(flight))
+            return EXIT_INTERRUPTED
+        return exit_code(recorder.results) if recorder.results else EXIT_NOTHING_RAN
+
+    def _start(self, *, skip: int) -> None:
+        self._worker = self._nursery.start()
+        request, device = self._request.to_dict(), self._device.to_dict()
+        self._worker.send({"task": "suite", "request": request, "device": device, "skip": skip})
+
+    def _receive(self) -> Message:
+        message = self._worker.receive(self._deadline_s)
+        raise_refusal(message)
+        return message
+
+    def _until(self, event: str) -> None:
+        """A worker that replaces another one: what worked before is not looked at again."""
+        try:
+            while self._receive()["event"] != event:
+                pass
+        except WorkerEnded as ended:
+            raise PabenchError(f"a new worker ended before its first check: {ended.ending.text}") from None
+
+    def _listen(self, recorder: Recorder) -> int:
+        """Record what the worker says, until it ends; return the position of the test to go on with."""
+        self._flight = None
+        try:
+            while (message := self._receive())["event"] != "end":
+                if message["event"] == "lost":
+                    raise WorkerEnded(Ending(text=str(message["text"])))
+                self._note(message, recorder)
+                if message.get("last") and self._flight is not None:
+                    return self._flight.position + 1
+        except WorkerEnded as ended:
+            if self._flight is None:
+                raise PabenchError(f"a worker ended before its first check: {ended.ending.text}") from None
+            self._crash(self._flight, ended.ending, recorder)
+            return self._flight.position + 1
+        self._nursery.stop()
+        return len(self._tests)
+
+    def _note(self, message: Message, recorder: Recorder) -> None:
+        event = message["event"]
+        if event == "start":
+            position = int(message["position"])
+            name = self._tests[position]["name"]
+            self._flight = Flight(position=position, began=time.monotonic(), check=name)
+        if (flight := self._flight) is None:
+            return
+        if event == "check":
+            flight.check, flight.about = str(message["check"]), str(message["about"])
+        elif event == "case":
+            flight.announced = message
+            flight.cases += 1
+        elif event == "result":
+            failing = message["failing"]
+            result = CheckResult(**{**message["result"], "findings": tuple(message["result"]["findings"])})
+            recorder.record(result, None if failing is None else case_of(failing))
+            flight.over = True
+
+    def _crash(self, flight: Flight, ending: Ending, recorder: Recorder) -> None:
+        """Record the verdict of the check whose worker ended, with the smallest case that ends one."""
+        interrupted = False
+        case: AnyCase | None = None if flight.announced is None else case_of(flight.announced)
+        if case is None:
+            ending = Ending(text=f"before its first case: {ending.text}", hung=ending.hung)
+        else:
+            test = self._tests[flight.position]
+            judge = Judge(
+                nursery=self._nursery, device=self._device, check=flight.check, subject=test["subject"]
+            )
+            try:
+                case, ending = smallest(case, ending, judge.ending, self._deadline_s)
+            except KeyboardInterrupt:
+                interrupted = True
+        recorder.record(self._crashed(flight, ending), case)
+        flight.over = True
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def _crashed(self, flight: Flight, ending: Ending) -> CheckResult:
+        test = self._tests[flight.position]
+        # the result of the check stands; what came after it is a verdict of its own
+        after = flight.over
+        return CheckResult(
+            check=f"after {flight.check}" if after else flight.check,
+            about="The process outlives the check." if after else flight.about,
+            subject=test["subject"],
+            subject_kind=test["subject_kind"],
+            device=self._facts.name,
+            status="crashed",
+            cases=0 if after else flight.cases,
+            max_ratio=None,
+            reason=ending.text,
+            failure=None,
+            duration_s=round(time.monotonic() - flight.began, 3),
+        )
+
+    def _not_run(self, flight: Flight) -> CheckResult:
+        test = self._tests[flight.position]
+        return CheckResult.not_run(
+            check=flight.check,
+            about=flight.about,
+            subject=test["subject"],
+            subject_kind=test["subject_kind"],
+            device=self._facts.name,
+            cases=flight.cases,
+        )

@@ -1,0 +1,35 @@
+"""What a conformance run is asked for; goes to a worker process as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConformanceRequest:
+    """What to judge and how hard.
+
+    Attributes:
+        backends: names of attention backends.
+        allocators: names of page allocators.
+        profile: ``quick``, ``default`` or ``deep``.
+        seed: of the generated cases.
+        select: pytest's ``-k`` expression, or None.
+    """
+
+    backends: tuple[str, ...]
+    allocators: tuple[str, ...]
+    profile: str
+    seed: int
+    select: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; ``request_from_dict`` reads them back."""
+        return asdict(self)
+
+
+def request_from_dict(data: dict[str, Any]) -> ConformanceRequest:
+    """Read ``ConformanceRequest.to_dict`` back from JSON."""
+    names = {key: tuple(data[key]) for key in ("backends", "allocators")}
+    return ConformanceRequest(**{**data, **names})

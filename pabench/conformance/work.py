@@ -1,0 +1,160 @@
+"""What a worker process of the conformance suite does: run the suite, judge single cases, replay a saved one.
+
+The first message names the task; ``isolated.py`` and ``judge.py`` are the other side.  Nothing is written
+here: results go out as messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import asdict
+from typing import Any
+
+from pabench.backends.registry import load_backend
+from pabench.conformance.case_files import AnyCase, SavedCase
+from pabench.conformance.failures import rerun
+from pabench.conformance.messages import case_message, case_of
+from pabench.conformance.outcome import Outcome
+from pabench.conformance.plugin import PlannedTest
+from pabench.conformance.process import own_process
+from pabench.conformance.replay import ReplayRequest, replay_here
+from pabench.conformance.request import request_from_dict
+from pabench.conformance.results import CheckResult
+from pabench.conformance.runner import (
+    PYTEST_NOTHING,
+    PYTEST_USAGE,
+    arguments_for,
+    check_collected,
+    check_ended,
+    make_plugin,
+    run_pytest,
+)
+from pabench.conformance.witness import Witness
+from pabench.controls.hold import open_believed
+from pabench.device.base import Device
+from pabench.device.registry import DeviceRequest
+from pabench.errors import DeviceFault, PabenchError, Unsupported
+from pabench.isolation.channel import Channel, Message, refusal
+from pabench.isolation.forks import FORKED, ForkGuard
+
+
+def work(channel: Channel) -> None:
+    """Do the task of the first message; an error that pabench raises on purpose goes back as a message."""
+    message = channel.receive()
+    if message is None:
+        return
+    try:
+        TASKS[message["task"]](channel, message)
+    except PabenchError as error:
+        channel.send(refusal(error))
+
+
+class ChannelWitness(Witness):
+    """Tells the supervisor what is about to run.
+
+    Attributes:
+        copied: a copy of this process came back from the subject.
+    """
+
+    isolated = True
+
+    def __init__(self, channel: Channel) -> None:
+        self.copied = False
+        self._channel = channel
+        self._guard = ForkGuard()
+
+    def check(self, name: str, about: str) -> None:
+        """Announce a check."""
+        self._channel.send({"event": "check", "check": name, "about": about})
+
+    def case(self, case: AnyCase) -> None:
+        """Announce a case."""
+        self._channel.send(case_message(case))
+
+    def judged(self, outcome: Outcome, device: Device) -> Outcome:
+        """Notice copies of this process, and a CUDA context that is lost with the case that lost it.
+
+        After an illegal access every later call of the context fails too: only a new process helps.
+        """
+        if self._guard.copy_came_back():
+            self.copied = True
+            return Outcome(passed=False, text=FORKED, crashed=True)
+        if device.name == "cuda" and not outcome.passed:
+            try:
+                device.synchronize()
+            except DeviceFault as fault:
+                self._channel.send({"event": "lost", "text": f"{type(fault).__name__}: {fault}"})
+                os._exit(0)
+        return outcome
+
+
+def _suite(channel: Channel, message: Message) -> None:
+    request = request_from_dict(message["request"])
+    device = _open(channel, message)
+    for name in request.backends:
+        channel.send({"event": "loading", "what": f"backend {name!r}"})
+        load_backend(name, device)
+    channel.send({"event": "ready", "device": device.name, "description": device.description})
+    witness = ChannelWitness(channel)
+
+    def on_result(result: CheckResult, failing: AnyCase | None) -> None:
+        case = None if failing is None else case_message(failing)
+        last = witness.copied
+        channel.send({"event": "result", "result": asdict(result), "failing": case, "last": last})
+        if last:
+            # copies still come back, and would be taken for the next check's
+            os._exit(0)
+
+    plugin = make_plugin(
+        request,
+        device,
+        on_result=on_result,
+        on_collected=lambda tests: _wait_for_go(channel, tests),
+        on_start=lambda position: channel.send({"event": "start", "position": position}),
+        skip=message["skip"],
+        witness=witness,
+    )
+    # what crashes says why on standard error, which the supervisor keeps: pytest must not have it
+    arguments = [*arguments_for(request), "--capture=no"]
+    status, said = run_pytest(arguments, plugin, interruptible=False)
+    if request.select is not None and status in (PYTEST_USAGE, PYTEST_NOTHING):
+        check_collected(request, status, said)
+    check_ended(status, said)
+    channel.send({"event": "end"})
+
+
+def _wait_for_go(channel: Channel, tests: list[PlannedTest]) -> None:
+    if tests:
+        channel.send({"event": "collected", "tests": [asdict(test) for test in tests]})
+        channel.receive()
+
+
+def _judge(channel: Channel, message: Message) -> None:
+    device, witness = _open(channel, message), ChannelWitness(channel)
+    check, subject = message["check"], message["subject"]
+    with own_process(interruptible=False):
+        while (asked := channel.receive()) is not None:
+            saved = SavedCase(check=check, subject=subject, device=device.name, case=case_of(asked))
+            with contextlib.suppress(Unsupported):
+                rerun(saved, device, subject=subject, witness=witness)
+            channel.send({"event": "survived"})
+
+
+def _replay(channel: Channel, message: Message) -> None:
+    def tell(**facts: str) -> None:
+        channel.send({"event": "facts", **facts})
+
+    with own_process(interruptible=False):
+        request = ReplayRequest(**message["request"])
+        replayed = replay_here(request, witness=ChannelWitness(channel), tell=tell)
+    channel.send({"event": "replayed", **asdict(replayed)})
+
+
+def _open(channel: Channel, message: Message) -> Device:
+    request = DeviceRequest(**message["device"])
+    channel.send({"event": "loading", "what": f"device {request.name!r}"})
+    return open_believed(request)
+
+
+TASKS: dict[str, Any] = {"suite": _suite, "judge": _judge, "replay": _replay}

@@ -1,0 +1,1 @@
+"""Positive controls: kernels with one planted fault each, and right ones that look as if they had one."""

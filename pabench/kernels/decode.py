@@ -1,0 +1,273 @@
+"""Launch plan of ``paged_decode.cu``, the tensor-core kernel."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pabench.device.base import Device, DeviceLimits, Launch
+from pabench.device.occupancy import (
+    RESERVED_SHARED_BYTES,
+    SM_LIMITS,
+    SmLimits,
+    blocks_by_registers,
+    blocks_by_shared,
+)
+from pabench.errors import InvalidCase
+from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.instance import (
+    DTYPE_CODES,
+    HEAD_DIMS,
+    KernelEntry,
+    KernelInstance,
+    address_of,
+    kernel_source,
+)
+from pabench.problem.dtypes import dtype_by_name
+from pabench.problem.layout import pages_needed
+from pabench.problem.pool import KvPool
+from pabench.problem.problem import Problem
+
+FILE = "paged_decode.cu"
+PLAN, DECODE = "paged_decode_plan", "paged_decode"
+DTYPES = ("float16", "bfloat16")
+HEAD_DIM_STEP = 16
+MAX_HEAD_DIM = 256
+UNIT_ROWS = 16
+"""Rows of a unit: query tokens x heads of a group."""
+WORK_BYTES, WALK_BYTES = 56, 128
+"""``sizeof(Work)`` and ``sizeof(Walk)`` of ``pab/decode_line.cuh``."""
+PLAN_THREADS = 1024
+PLAN_SHARED_BYTES = 32 * 8
+ALIGNMENT = 16
+"""Bytes of one asynchronous copy; queries, cache and output start at a multiple."""
+MAX_BLOCKS_PER_SM = 4
+OTHER_REGISTERS = 72
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeShape:
+    """Compile-time shape of an instance.
+
+    Attributes:
+        warps: warps of a block; a tile is 16 tokens each.
+        stages: tiles in shared memory.
+    """
+
+    warps: int
+    stages: int
+
+    @property
+    def tile_tokens(self) -> int:
+        """Tokens of a tile."""
+        return 16 * self.warps
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps
+
+    def tile_bytes(self, head_dim: int) -> int:
+        """Return the bytes of a tile's keys and values."""
+        return 2 * 2 * self.tile_tokens * head_dim
+
+    def shared_bytes(self, head_dim: int) -> int:
+        """Return ``sizeof(SharedMemory)`` of the kernel file, which compares both."""
+        queries = self.stages * UNIT_ROWS * head_dim * 2
+        rows = 2 * self.tile_tokens * 8
+        works = (self.stages + 2) * WORK_BYTES + WALK_BYTES
+        states = 2 * self.warps * UNIT_ROWS * 4
+        return self.stages * self.tile_bytes(head_dim) + queries + rows + works + states + 8
+
+    def blocks_per_sm(self, head_dim: int, limits: DeviceLimits) -> int:
+        """Return how many blocks a multiprocessor holds, by shared memory and registers; 0 when none fits."""
+        needed = self.shared_bytes(head_dim)
+        if needed > limits.shared_bytes_per_block:
+            return 0
+        # output and query of a lane, and what everything else takes
+        registers = head_dim // 2 + (head_dim // 4 if head_dim <= 128 else 0) + OTHER_REGISTERS
+        by_registers = blocks_by_registers(self.warps, registers)
+        by_shared = blocks_by_shared(limits.shared_bytes_per_sm, needed)
+        return max(1, min(by_shared, by_registers, MAX_BLOCKS_PER_SM))
+
+
+SHAPES = tuple(DecodeShape(warps=warps, stages=stages) for warps, stages in itertools.product((4, 2), (3, 2)))
+
+
+def decode_shape(head_dim: int, limits: DeviceLimits) -> DecodeShape:
+    """Return the shape with the most bytes on their way to a multiprocessor; of equals, the most blocks.
+
+    Raises:
+        InvalidCase: no shape fits the shared memory of a block.
+    """
+
+    def merit(shape: DecodeShape) -> tuple[int, int]:
+        blocks = shape.blocks_per_sm(head_dim, limits)
+        return blocks * (shape.stages - 1) * shape.tile_bytes(head_dim), blocks
+
+    best = max(SHAPES, key=merit)
+    if not best.blocks_per_sm(head_dim, limits):
+        rule = f"needs more shared memory than a block has here, {limits.shared_bytes_per_block} bytes"
+        raise InvalidCase("head_dim", head_dim, rule)
+    return best
+
+
+def decode_instance(head_dim: int, dtype: str, shape: DecodeShape, blocks: int) -> KernelInstance:
+    """Return the instance of one head dimension, storage type and shape, ``blocks`` to a multiprocessor."""
+    shared = shape.shared_bytes(head_dim)
+    return KernelInstance(
+        file=FILE,
+        label=f"{dtype} head_dim {head_dim} {shape.warps} warps {shape.stages} stages",
+        defines={
+            "PAB_HEAD_DIM": head_dim,
+            "PAB_DTYPE": DTYPE_CODES[dtype],
+            "PAB_WARPS": shape.warps,
+            "PAB_STAGES": shape.stages,
+            "PAB_BLOCKS": blocks,
+            "PAB_PLAN_THREADS": PLAN_THREADS,
+            "PAB_SHARED_BYTES": shared,
+        },
+        entries=(
+            KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
+            KernelEntry(name=DECODE, threads=shape.threads, shared_bytes=shared),
+        ),
+    )
+
+
+def instances() -> Iterator[KernelInstance]:
+    """Yield the instances of the static table, each for the architectures whose devices take it."""
+    for head_dim, dtype in itertools.product(HEAD_DIMS, DTYPES):
+        fitting: dict[tuple[DecodeShape, int], set[str]] = {}
+        for architecture, sm in SM_LIMITS.items():
+            limits = architecture_limits(sm)
+            shape = decode_shape(head_dim, limits)
+            fitting.setdefault((shape, shape.blocks_per_sm(head_dim, limits)), set()).add(architecture)
+        for (shape, blocks), names in fitting.items():
+            yield replace(decode_instance(head_dim, dtype, shape, blocks), architectures=frozenset(names))
+
+
+def architecture_limits(sm: SmLimits, multiprocessors: int = 1) -> DeviceLimits:
+    """Return the limits of a device with these multiprocessors."""
+    return DeviceLimits(
+        multiprocessors=multiprocessors,
+        shared_bytes_per_block=sm.shared_bytes - RESERVED_SHARED_BYTES,
+        shared_bytes_per_sm=sm.shared_bytes,
+    )
+
+
+def plan_decode(
+    device: Device,
+    problem: Problem,
+    *,
+    q: Any,
+    pool: KvPool,
+    block_table: Any,
+    kv_lens: Any,
+    qo_indptr: Any,
+    split_tokens: int = 0,
+    blocks: int | None = None,
+    shape: DecodeShape | None = None,
+) -> DecodePlan:
+    """Return two launches: a plan, made on the device from the lengths of that moment, and the attention.
+
+    Everything may change in place between two runs, lengths and query lengths too, within the given shapes.
+
+    Args:
+        device: where the arrays lie.
+        problem: heads, head_dim, page_size, dtype, mask and scale.
+        q: ``(num_query_tokens, num_qo_heads, head_dim)`` on the device.
+        pool: the cache on the device.
+        block_table: ``(num_seqs, max_pages) int32`` on the device.
+        kv_lens: ``(num_seqs,) int32`` on the device.
+        qo_indptr: ``(num_seqs + 1,) int32`` on the device; query rows of each sequence.
+        split_tokens: 0 cuts the work into equal shares; otherwise each sequence is cut after so many tokens,
+            a multiple of the tile, and its result does not depend on the rest of the batch.
+        blocks: of the persistent grid; None fills the device.
+        shape: of the instance; None chooses by the device.
+
+    Raises:
+        InvalidCase: an array that does not start at a multiple of 16 bytes, or a ``split_tokens`` that is no
+            multiple of the tile.
+    """
+    head_dim = problem.head_dim
+    for field, array in (("q", q), ("keys", pool.k), ("values", pool.v)):
+        if address_of(array) % ALIGNMENT:
+            rule = f"must be a multiple of {ALIGNMENT} bytes"
+            raise InvalidCase(f"address of {field}", address_of(array), rule)
+    shape = shape or decode_shape(head_dim, device.limits)
+    if split_tokens % shape.tile_tokens:
+        raise InvalidCase(
+            "split_tokens", split_tokens, f"must be a multiple of the tile, {shape.tile_tokens}"
+        )
+    per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits))
+    instance = decode_instance(head_dim, problem.dtype, shape, per_sm)
+    num_seqs, max_pages = block_table.shape
+    blocks = blocks or device.limits.multiprocessors * per_sm
+    slots, meetings = _workspace(
+        problem, num_seqs, q.shape[0], max_pages, split_tokens=split_tokens, blocks=blocks
+    )
+    single, word = np.dtype(np.float32), np.dtype(np.uint32)
+    out = device.empty(tuple(q.shape), problem.storage.storage)
+    lse = device.empty(tuple(q.shape[:2]), single)
+    line = device.empty((num_seqs + 1,), np.dtype(np.int64))
+    first = device.empty((blocks,), np.dtype(np.int32))
+    arrivals = device.empty((meetings,), word)
+    partial_out = device.empty((slots, UNIT_ROWS, head_dim), single)
+    partial_max = device.empty((slots, UNIT_ROWS), single)
+    partial_sum = device.empty((slots, UNIT_ROWS), single)
+    split_tiles = np.int32(split_tokens // shape.tile_tokens)
+    heads = (np.int32(problem.num_qo_heads), np.int32(problem.num_kv_heads))
+    page, token, head = pool.element_strides
+    plan = Launch(
+        entry=PLAN,
+        grid=(1, 1, 1),
+        block=(PLAN_THREADS, 1, 1),
+        shared_bytes=PLAN_SHARED_BYTES,
+        args=(
+            *(kv_lens, qo_indptr, line, first, arrivals),
+            *(np.int32(num_seqs), heads[1], np.int32(problem.group_size), split_tiles),
+            *(np.int32(blocks), np.int32(meetings)),
+        ),
+    )
+    decode = Launch(
+        entry=DECODE,
+        grid=(blocks, 1, 1),
+        block=(shape.threads, 1, 1),
+        shared_bytes=shape.shared_bytes(head_dim),
+        args=(
+            *(q, pool.k, pool.v, block_table, kv_lens, qo_indptr, out, lse),
+            *(line, first, arrivals, partial_out, partial_max, partial_sum),
+            *(np.int32(num_seqs), *heads, np.int32(problem.page_size), np.int32(max_pages)),
+            *(split_tiles, np.int32(problem.causal)),
+            *(np.int64(page), np.int64(token), np.int64(head)),
+            np.float32(problem.scale * math.log2(math.e)),
+        ),
+    )
+    module = device.load(kernel_source(device, FILE, **instance.defines))
+    return DecodePlan(module=module, launches=(plan, decode), out=out, lse=lse)
+
+
+def why_not_decode(problem: Problem) -> str | None:
+    """Return why the kernel cannot do ``problem``, or None."""
+    if dtype_by_name(problem.dtype).name not in DTYPES:
+        return f"no dtype {problem.dtype}"
+    if problem.head_dim % HEAD_DIM_STEP or problem.head_dim > MAX_HEAD_DIM:
+        return f"head_dim {problem.head_dim} is not a multiple of {HEAD_DIM_STEP} up to {MAX_HEAD_DIM}"
+    return None
+
+
+def _workspace(
+    problem: Problem, num_seqs: int, num_rows: int, max_pages: int, *, split_tokens: int, blocks: int
+) -> tuple[int, int]:
+    """Return the most partial results, and meeting places of pieces, that lengths within the shapes need."""
+    if not split_tokens:
+        return 2 * blocks, blocks
+    row_blocks = num_rows * problem.group_size // UNIT_ROWS + num_seqs
+    pieces = max(1, pages_needed(max_pages * problem.page_size, split_tokens))
+    count = row_blocks * problem.num_kv_heads * pieces
+    return count, count

@@ -1,0 +1,17 @@
+"""The table of our kernels' instances, which ``pabench kernels`` compiles and shows.
+
+Each kernel module derives its instances from the same functions as its launch plan.  A new kernel is one more
+name in ``MODULES``.
+"""
+
+from __future__ import annotations
+
+from pabench.kernels import alloc_scan, append, decode, decode_simple, page_copy, page_pool
+from pabench.kernels.instance import KernelInstance
+
+MODULES = (decode_simple, decode, append, alloc_scan, page_pool, page_copy)
+
+
+def kernel_instances() -> tuple[KernelInstance, ...]:
+    """Return every instance: file, macros, and how each entry point is launched."""
+    return tuple(instance for module in MODULES for instance in module.instances())

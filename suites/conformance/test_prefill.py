@@ -1,0 +1,61 @@
+"""Attention of several query rows a sequence: prompts, chunks of them, speculative tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pabench.conformance.examiner import Examiner
+from pabench.conformance.registry import check_by_id
+from pabench.problem.problem import FEATURES
+from pabench.strategies import cases, prefill_batches
+
+ABOUT = {
+    "causal": "Ragged query lengths; a causal row sees keys up to its place, aligned at the bottom right.",
+    "non-causal": "Without a causal mask every row sees all keys, or those from its window on.",
+    "window": "Each row has a window of its own.",
+    "features": "Soft cap, bias, sinks and quantised caches for several rows a sequence.",
+}
+
+
+def drawable(examiner: Examiner, *, features: list[str]) -> dict[str, Any]:
+    """Arguments of ``cases`` for what the backend declares, with several query rows."""
+    chosen = {**examiner.choices, "features": features, "supported": examiner.supports}
+    return {**chosen, "batch": prefill_batches, "head_dims": examiner.head_dims([16, 128])}
+
+
+@pytest.mark.parametrize("kind", ABOUT)
+def test_prefill_matches_oracle(backend_examiner: Examiner, kind: str) -> None:
+    needs = kind if kind in FEATURES else None
+    features = backend_examiner.features if kind == "features" else []
+    families = ["normal", "needle", "spotlight", "marker", "window-edge", "ascending"]
+    drawn = cases(
+        families=families,
+        required=[needs] if needs else [],
+        **drawable(backend_examiner, features=features),
+    )
+    backend_examiner.examine(check_by_id("prefill"), drawn, label=kind, about=ABOUT[kind], needs=needs)
+
+
+def test_prefill_unread_slots_change_nothing(backend_examiner: Examiner) -> None:
+    choices = drawable(backend_examiner, features=backend_examiner.features)
+    drawn = cases(families=["normal", "needle"], **choices)
+    about = "With several rows a sequence too, slots that no row may read change no bit."
+    backend_examiner.examine(check_by_id("poison"), drawn, label="prefill", about=about, share=0.5)
+
+
+def test_prefill_rows_that_see_nothing(backend_examiner: Examiner) -> None:
+    choices = drawable(backend_examiner, features=backend_examiner.features)
+    drawn = cases(poisons=["nan", "zero"], **choices).filter(
+        lambda case: any(q > kv for q, kv in zip(case.batch.query_lens, case.batch.kv_lens, strict=True))
+    )
+    about = "More query rows than keys: rows before the first key give output 0 and LSE -inf, or their sink."
+    backend_examiner.examine(check_by_id("empty"), drawn, label="prefill", about=about, share=0.5)
+
+
+def test_prefill_same_bits_every_run(backend_examiner: Examiner) -> None:
+    choices = drawable(backend_examiner, features=backend_examiner.features)
+    drawn = cases(families=["normal", "ascending"], **choices)
+    about = "With several rows a sequence too, every run gives the same bits."
+    backend_examiner.examine(check_by_id("repeat"), drawn, label="prefill", about=about, share=0.25)

@@ -1,0 +1,227 @@
+"""Right float32 kernels of many makes, simulated, to see how near to the bound they come.
+
+``python -m tests.calibration 10000`` prints the largest err/T of so many random cases for each feature.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pabench.oracle.verdict import Verdict, judge
+from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
+from pabench.problem.dtypes import DTYPES, E4M3, Array, decode, dtype_by_name, encode
+from pabench.problem.families import FAMILIES
+from pabench.problem.problem import FEATURES
+
+F32 = np.float32
+TANH_ERROR = 2.0**-11
+LOG2E, LN2 = F32(np.log2(np.e)), F32(np.log(2.0))
+KINDS = (*FEATURES, "plain", "all")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Make:
+    """How one simulated kernel computes.
+
+    Attributes:
+        tile: keys between two looks at the running maximum.
+        splits: parts of the keys that are merged.
+        base2: whether logits are kept in units of ln 2.
+        fast_tanh: an approximate tanh with a relative error of up to 2^-11.
+        early_scale: whether scales of an e4m3 cache are applied to the elements, or to logits and output.
+        sink_last: whether the sink comes after the keys instead of before.
+        fault: a planted fault, empty for a right kernel.
+    """
+
+    tile: int = 32
+    splits: int = 1
+    p_dtype: str = "float32"
+    partial_dtype: str = "float32"
+    base2: bool = False
+    fast_tanh: bool = False
+    early_scale: bool = False
+    sink_last: bool = False
+    fault: str = ""
+
+    @property
+    def profile(self) -> ComputeProfile:
+        error = TANH_ERROR if self.fast_tanh else 0.0
+        return ComputeProfile(p_dtype=self.p_dtype, partial_dtype=self.partial_dtype, tanh_error=error)
+
+    def run(self, t: Tensors, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Return ``out`` in storage form and ``lse``."""
+        problem = t.case.problem
+        out = np.zeros(t.q.shape, dtype=F32)
+        lse = np.full(t.q.shape[:2], -np.inf, dtype=F32)
+        for i, kv_len in enumerate(t.kv_lens.tolist()):
+            first, last = int(t.qo_indptr[i]), int(t.qo_indptr[i + 1])
+            for row, head in itertools.product(range(first, last), range(problem.num_qo_heads)):
+                position = kv_len - (last - row)
+                stop = position + 1 if problem.causal else kv_len
+                start = 0 if problem.window is None else max(0, position - problem.window + 1)
+                out[row, head], lse[row, head] = self._row(t, i, row, head, position, (start, stop), rng)
+        return encode(out, problem.storage), lse
+
+    def _row(
+        self,
+        t: Tensors,
+        sequence: int,
+        row: int,
+        head: int,
+        position: int,
+        seen: tuple[int, int],
+        rng: np.random.Generator,
+    ) -> tuple[Array, Array]:
+        problem, unit = t.case.problem, LOG2E if self.base2 else F32(1)
+        sinks = problem.sinks
+        sink = None if sinks is None else F32(sinks[head]) * unit
+        token = np.arange(*seen)
+        k, v, k_scale, v_scale = self._stored(t, sequence, token, head // problem.group_size)
+        scale = F32(problem.scale) * k_scale
+        q = decode(t.q[row, head], problem.storage).astype(F32)
+        if problem.soft_cap is None:
+            x = np.asarray(k @ q, F32) * F32(scale * unit)
+        else:
+            x = self._tanh(np.asarray(k @ q, F32) * F32(scale / F32(problem.soft_cap)), rng)
+            x *= F32(problem.soft_cap) * unit
+        if problem.alibi_slopes is not None:
+            x = x + F32(problem.alibi_slopes[head]) * unit * (token - position).astype(F32)
+        chunk = max(1, -(-x.size // self.splits))
+        parts = [self._part(x[i : i + chunk], v[i : i + chunk], rng) for i in range(0, x.size, chunk)]
+        if sink is not None:
+            parts.insert(len(parts) if self.sink_last else 0, (sink, F32(1), np.zeros_like(q)))
+        if not parts:
+            return np.zeros_like(q), np.asarray(-np.inf, F32)
+        top = F32(max(m for m, _, _ in parts))
+        total, acc = F32(0), np.zeros_like(q)
+        for m, s, a in parts:
+            part_type, weight = dtype_by_name(self.partial_dtype), self._exp(np.asarray(m - top, F32), rng)
+            total += s * weight
+            kept = decode(encode(a / s if self.splits > 1 else a, part_type), part_type).astype(F32)
+            acc += kept * (s if self.splits > 1 else F32(1)) * weight
+        log = (top + np.log2(total)) * LN2 if self.base2 else top + np.log(total)
+        return acc / total * v_scale, np.asarray(log, F32)
+
+    def _stored(
+        self, t: Tensors, sequence: int, token: Array, kv_head: int
+    ) -> tuple[Array, Array, np.floating[Any], np.floating[Any]]:
+        """Keys and values as float32 and what remains to be multiplied to them."""
+        problem, pool = t.case.problem, t.pool
+        page, offset = np.divmod(token, problem.page_size)
+        page = t.layout.block_table[sequence].astype(np.int64)[page]
+        at = (page, offset, kv_head) if pool.kv_layout == "NHD" else (page, kv_head, offset)
+        k, v = (decode(view[at], problem.kv_storage).astype(F32) for view in (pool.k, pool.v))
+        k_scale, v_scale = (F32(problem.kv_scales(kind)[kv_head]) for kind in "kv")
+        if self.early_scale:
+            return k * k_scale, v * v_scale, F32(1), F32(1)
+        return k, v, k_scale, v_scale
+
+    def _part(self, x: Array, v: Array, rng: np.random.Generator) -> tuple[Any, Any, Array]:
+        m, s, acc = F32(-np.inf), F32(0), np.zeros(v.shape[1], F32)
+        for start in range(0, x.size, self.tile):
+            part = x[start : start + self.tile]
+            higher = np.maximum(m, part.max())
+            p, keep = self._exp(part - higher, rng), self._exp(np.asarray(m - higher, F32), rng)
+            s = s * keep + p.sum(dtype=F32)
+            operand = dtype_by_name(self.p_dtype)
+            p = decode(encode(p, operand), operand).astype(F32)
+            acc = acc * keep + p @ v[start : start + self.tile]
+            m = higher
+        return m, s, acc
+
+    def _exp(self, x: Array, rng: np.random.Generator) -> Array:
+        """An exponential with the relative error of the hardware's, 2^-22; it flushes denormals."""
+        exact = np.exp2(x.astype(np.float64)) if self.base2 else np.exp(x.astype(np.float64))
+        near = (exact * (1 + 2.0**-22 * rng.uniform(-1, 1, exact.shape))).astype(F32)
+        return np.where(near < 2.0**-126, F32(0), near)
+
+    def _tanh(self, x: Array, rng: np.random.Generator) -> Array:
+        if not self.fast_tanh:
+            return np.tanh(x)
+        return (np.tanh(x.astype(np.float64)) * (1 + TANH_ERROR * rng.uniform(-1, 1, x.shape))).astype(F32)
+
+
+def random_make(rng: np.random.Generator) -> Make:
+    """A right kernel of any make."""
+    return Make(
+        tile=int(rng.choice([16, 32, 64, 128])),
+        splits=int(rng.choice([1, 1, 2, 3, 7])),
+        p_dtype=str(rng.choice(["float32", "float32", "float16", "bfloat16"])),
+        partial_dtype=str(rng.choice(["float32", "float32", "float16", "bfloat16"])),
+        base2=bool(rng.random() < 0.5),
+        fast_tanh=bool(rng.random() < 0.3),
+        early_scale=bool(rng.random() < 0.5),
+        sink_last=bool(rng.random() < 0.5),
+    )
+
+
+def random_case(kind: str, rng: np.random.Generator) -> Case:
+    """A case with the feature ``kind``, or with each at even odds (``all``), or with none (``plain``)."""
+    kv_heads, group = int(rng.integers(1, 3)), int(rng.integers(1, 4))
+    heads = kv_heads * group
+
+    def has(feature: str) -> bool:
+        return kind == feature or (kind == "all" and rng.random() < 0.5)
+
+    def scales() -> tuple[float, ...]:
+        return tuple(2.0 ** rng.uniform(-3, 3, int(rng.choice([1, kv_heads]))))
+
+    several = kind in ("non-causal", "all") or rng.random() < 0.3
+    kv_lens = [
+        int((0, 1, 31, 33, 64, rng.integers(1, 200))[rng.integers(6)]) for _ in range(int(rng.integers(1, 3)))
+    ]
+    fp8 = has("fp8-kv")
+    problem = Problem(
+        num_qo_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=int(rng.choice([8, 32, 40])),
+        page_size=int(rng.choice([1, 5, 16])),
+        dtype=str(rng.choice(list(DTYPES))),
+        causal=not has("non-causal"),
+        sm_scale=(None, 1.0, -0.25)[rng.integers(3)],
+        soft_cap=float(rng.choice([1.0, 15.0, 30.0, 50.0])) if has("soft-cap") else None,
+        window=int(rng.choice([1, 2, 31, 32, 33, 300])) if has("window") else None,
+        alibi_slopes=tuple(rng.choice([0.0, 1.0, -0.5, 0.7, 0.01], heads)) if has("alibi") else None,
+        sinks=tuple(rng.choice([-1e4, -40.0, 0.3, 5.0, 40.0, 200.0], heads)) if has("sinks") else None,
+        kv_dtype=E4M3.name if fp8 else None,
+        k_scale=scales() if fp8 else None,
+        v_scale=scales() if fp8 else None,
+    )
+    q_lens = tuple(int(n) for n in rng.integers(0, 5, len(kv_lens))) if several else None
+    return Case(
+        problem=problem,
+        batch=Batch(kv_lens=tuple(kv_lens), q_lens=q_lens),
+        family=str(rng.choice(list(FAMILIES))),
+        poison="nan",
+        kv_layout=str(rng.choice(["NHD", "HND"])),
+        seed=int(rng.integers(2**32)),
+    )
+
+
+def trial(kind: str, number: int) -> tuple[Case, Make, Verdict]:
+    """One random case of ``kind`` and one random kernel, judged."""
+    rng = np.random.default_rng([KINDS.index(kind), number])
+    case, make = random_case(kind, rng), random_make(rng)
+    tensors = build_tensors(case)
+    with np.errstate(all="ignore"):
+        out, lse = make.run(tensors, rng)
+    return case, make, judge(tensors, out, lse, make.profile)
+
+
+if __name__ == "__main__":
+    for kind in KINDS:
+        ratios: dict[str, float] = {}
+        for number in range(int(sys.argv[1])):
+            case, make, verdict = trial(kind, number)
+            key = case.problem.dtype
+            ratios[key] = max(ratios.get(key, 0.0), verdict.max_ratio)
+            if not verdict.passed:
+                sys.stdout.write(f"{kind} {number} {make} {case.to_dict()} {verdict.text}\n")
+        found = ", ".join(f"{name} {ratio:.3f}" for name, ratio in sorted(ratios.items()))
+        sys.stdout.write(f"{kind}: {sys.argv[1]} cases, largest err/T {found}\n")
+        sys.stdout.flush()

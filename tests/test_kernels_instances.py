@@ -1,0 +1,186 @@
+"""The table of instances is what the launch plans ask for: same macros, same block, same shared memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pabench.device.base import DeviceLimits, KernelSource, Launch
+from pabench.device.occupancy import SM_LIMITS
+from pabench.kernels import alloc_scan, decode, page_copy, page_pool
+from pabench.kernels.append import append_tokens
+from pabench.kernels.decode_simple import plan_decode
+from pabench.kernels.instance import HEAD_DIMS, KernelEntry
+from pabench.kernels.instances import kernel_instances
+from pabench.problem.dtypes import DTYPES, DType
+from pabench.problem.pool import KvPool
+from pabench.problem.problem import Problem
+
+
+class Recorder:
+    """A device that keeps what is asked of it and runs nothing."""
+
+    name, description, kernels = "recorder", "", Path("kernels")
+    limits: DeviceLimits
+
+    def __init__(self) -> None:
+        self.sources: list[KernelSource] = []
+        self.launches: list[Launch] = []
+
+    def load(self, source: KernelSource) -> Recorder:
+        self.sources.append(source)
+        return self
+
+    def launch(self, launch: Launch) -> None:
+        self.launches.append(launch)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return np.zeros(shape, dtype)
+
+    def to_device(self, array: Any) -> Any:
+        return array
+
+    def to_host(self, array: Any) -> Any:
+        return array
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return np.zeros(shape, dtype)
+
+    def synchronize(self) -> None:
+        pass
+
+
+def check(recorder: Recorder) -> None:
+    """Every launch is an entry of the instance in the table."""
+    known = {
+        (one.file, *sorted((name, str(value)) for name, value in one.defines.items())): one.entries
+        for one in kernel_instances()
+    }
+    keys = {(source.path.name, *sorted(source.defines.items())) for source in recorder.sources}
+    entries = {entry.name: entry for key in keys for entry in known[key]}
+    assert {launch.entry for launch in recorder.launches} == set(entries)
+    for launch in recorder.launches:
+        asked = KernelEntry(name=launch.entry, threads=launch.block[0], shared_bytes=launch.shared_bytes)
+        assert asked == entries[launch.entry]
+
+
+def shifted(shape: tuple[int, ...], dtype: DType, elements: int) -> Any:
+    """An array that starts ``elements`` after a multiple of 256 bytes."""
+    size = int(np.prod(shape))
+    raw = np.zeros(size + 512, dtype.storage)
+    start = -raw.ctypes.data % 256 // dtype.itemsize + elements
+    return raw[start : start + size].reshape(shape)
+
+
+def pool_of(problem: Problem, elements: int) -> KvPool:
+    shape = (2, 3, 16, 2, problem.head_dim)
+    return KvPool(storage=shifted(shape, problem.kv_storage, elements), kv_layout="NHD", interleaved=False)
+
+
+@pytest.mark.parametrize("elements", [0, 1, 2, 4])
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: int) -> None:
+    dtype = DTYPES[name]
+    plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
+    for problem in (plain, replace(plain, window=3), replace(plain, kv_dtype="e4m3")):
+        decode = Recorder()
+        plan = plan_decode(
+            decode,  # type: ignore[arg-type]
+            problem,
+            q=shifted((1, 4, head_dim), dtype, 0),
+            pool=pool_of(problem, elements),
+            block_table=np.zeros((1, 3), np.int32),
+            kv_lens=np.full(1, 40, np.int32),
+            num_splits=2,
+        )
+        decode.launches += plan.launches
+        check(decode)
+    append = Recorder()
+    tokens = shifted((5, 2, head_dim), dtype, 0)
+    slots = np.arange(5, dtype=np.int64)
+    append_tokens(
+        append,  # type: ignore[arg-type]
+        dtype,
+        pool=pool_of(plain, elements),
+        keys=tokens,
+        values=tokens,
+        slot_mapping=slots,
+        page_size=16,
+    )
+    check(append)
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a", "sm_120"])
+@pytest.mark.parametrize("name", decode.DTYPES)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str, architecture: str) -> None:
+    recorder = Recorder()
+    recorder.limits = decode.architecture_limits(SM_LIMITS[architecture], multiprocessors=10)
+    dtype = DTYPES[name]
+    problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
+    plan = decode.plan_decode(
+        recorder,  # type: ignore[arg-type]
+        problem,
+        q=shifted((1, 4, head_dim), dtype, 0),
+        pool=KvPool(storage=shifted((2, 3, 16, 2, head_dim), dtype, 0), kv_layout="NHD", interleaved=False),
+        block_table=np.zeros((1, 3), np.int32),
+        kv_lens=np.full(1, 40, np.int32),
+        qo_indptr=np.array([0, 1], np.int32),
+    )
+    recorder.launches += plan.launches
+    check(recorder)
+    assert plan.launches[1].grid[0] == 10 * int(recorder.sources[0].defines["PAB_BLOCKS"])
+
+
+@pytest.mark.parametrize("max_seqs", [1, 32, 33, 300, 1024, 5000])
+def test_kernels_instances_hold_every_allocator(max_seqs: int) -> None:
+    recorder = Recorder()
+    state = alloc_scan.new_state(
+        recorder,  # type: ignore[arg-type]
+        num_pages=8,
+        page_size=16,
+        max_seqs=max_seqs,
+        max_pages_per_seq=2,
+    )
+    request = np.zeros(max_seqs, np.int32)
+    alloc_scan.extend(state, request, request, np.zeros(1, np.int64))
+    alloc_scan.drop(state, request, request, alloc_scan.END)
+    alloc_scan.fork(state, request, request)
+    alloc_scan.reset(state)
+    check(recorder)
+
+
+@pytest.mark.parametrize("kind", page_pool.KINDS)
+@pytest.mark.parametrize("max_seqs", [1, 129])
+def test_kernels_instances_hold_every_pool(kind: str, max_seqs: int) -> None:
+    recorder = Recorder()
+    pool = page_pool.new_pool(recorder, kind, 300)  # type: ignore[arg-type]
+    request = np.zeros(max_seqs, np.int32)
+    tables = request, np.zeros((max_seqs, 2), np.int32)
+    wide = request.astype(np.int64)
+    page_pool.extend(pool, tables, (request, request, wide), wide, request, 16)
+    page_pool.free(pool, tables, request, request, 16)
+    stamps = page_pool.new_stamps(pool, np.array([], np.int64))
+    page_pool.batch(pool, stamps, request, request)
+    page_pool.churn(pool, stamps, blocks=2, threads=128, rounds=1, most=2)
+    check(recorder)
+
+
+@pytest.mark.parametrize("elements", [0, 1, 2, 4])
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_kernels_instances_hold_every_copy(name: str, elements: int) -> None:
+    recorder = Recorder()
+    problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=64, page_size=16, dtype=name)
+    copies = np.zeros((3, 3), np.int32)
+    page_copy.copy_pages(
+        recorder,  # type: ignore[arg-type]
+        [pool_of(problem, elements)],
+        copies,
+        np.zeros(1, np.int64),
+    )
+    check(recorder)

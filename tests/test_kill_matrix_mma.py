@@ -1,0 +1,32 @@
+"""The kill matrix of the tensor-core decode kernel: the suite passes on it and kills every planted fault."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pabench.conformance.mutants import Mutant, load_mutants
+from pabench.resources import resource_dir
+from tests.kill_support import examine, place_of, plant
+
+MUTANTS = load_mutants(Path(__file__).parent / "mutants" / "decode_mma.toml")
+SEEDS = (0, 1, 2)
+BACKEND = "rawkernel-mma"
+
+
+@pytest.mark.parametrize("check", sorted({mutant.killed_by for mutant in MUTANTS}))
+def test_kill_matrix_mma_passes_the_right_kernel(check: str) -> None:
+    notebook = examine(check, resource_dir("kernels_cuda"), backend=BACKEND)
+    assert notebook.outcome is None
+    assert notebook.cases >= 30
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)
+def test_kill_matrix_mma_kills(mutant: Mutant, tmp_path: Path) -> None:
+    kernels = plant(mutant, tmp_path)
+    for seed in SEEDS:
+        outcome = examine(mutant.killed_by, kernels, seed=seed, backend=BACKEND).outcome
+        assert outcome is not None, f"{mutant.id} lives with seed {seed}"
+        assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
