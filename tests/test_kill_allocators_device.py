@@ -29,15 +29,16 @@ MUTANTS = load_mutants(FOLDER / "allocators_device.toml")
 CHECKED = load_mutants(FOLDER / "allocators_device_checked.toml")
 KERNELS = resource_dir("kernels_cuda")
 SEEDS = (0, 1, 2)
+QUICK_RUNS = PROFILES["quick"].machine_runs
 PLACE = r"^operation \d+ \([a-z_]+\): "
 SUBJECTS = {"pab/pool_ticket.cuh": "ticket", "pab/pool_stack.cuh": "stack", "pab/page_requests.cuh": "stack"}
 
 
-def examine(check: str, subject: str, kernels: Path, *, seed: int = 0) -> Notebook:
+def examine(check: str, subject: str, kernels: Path, *, seed: int = 0, runs: int = QUICK_RUNS) -> Notebook:
     examiner = Examiner(
         subject=subject,
         device=EmulatedDevice(kernels=kernels, poll_seconds=1),
-        effort=replace(PROFILES["quick"], shrink=False),
+        effort=replace(PROFILES["quick"], machine_runs=runs, shrink=False),
         seed=seed,
         allocator=ALLOCATORS[subject],
     )
@@ -49,9 +50,10 @@ def examine(check: str, subject: str, kernels: Path, *, seed: int = 0) -> Notebo
 def test_kill_allocators_device_passes_right_ones(check: str, subject: str) -> None:
     if (check, subject) == ("allocator-concurrent", "scan"):
         with pytest.raises(pytest.skip.Exception, match="serves a whole request in order"):
-            examine(check, subject, KERNELS)
+            examine(check, subject, KERNELS, runs=1)
         return
-    notebook = examine(check, subject, KERNELS)
+    # the tests of the command run the whole quick profile on each
+    notebook = examine(check, subject, KERNELS, runs=40)
     assert notebook.outcome is None
     assert notebook.cases >= 10
 
