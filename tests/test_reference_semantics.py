@@ -93,6 +93,18 @@ def test_bound_semantics_of_scales_are_two_more_roundings() -> None:
     np.testing.assert_allclose(found.out_bound, relative * np.abs(found.out), rtol=1e-3)
 
 
+@pytest.mark.parametrize(("scale", "times"), [(8.0, 8.0), (0.25, 1.0)])
+def test_bound_semantics_scale_the_underflow_of_partial_outputs(scale: float, times: float) -> None:
+    problem = Problem(
+        num_qo_heads=1, num_kv_heads=1, head_dim=8, page_size=4, kv_dtype="e4m3", v_scale=(scale,)
+    )
+    tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(9,)), family="constant-value"))
+    whole = truth(tensors, ComputeProfile(partial_dtype=None))
+    parts = truth(tensors, ComputeProfile(partial_dtype="float16"))
+    more = parts.out_bound - whole.out_bound - 2.0**-11 * np.abs(whole.out)
+    np.testing.assert_allclose(more, 2.0**-25 * times, rtol=1e-6)
+
+
 @pytest.mark.parametrize("features", [{}, {"soft_cap": 20.0}, {"alibi_slopes": (0.5,)}, {"sinks": (1.0,)}])
 def test_bound_semantics_give_nothing_to_a_key_of_logit_minus_infinity(features: dict[str, Any]) -> None:
     tensors, *_ = one_row(**features)

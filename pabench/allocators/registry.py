@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pabench.allocators.adapters import sglang, torch_paged, transformers, vllm
+from pabench.allocators.adapters.peers import Peer
+from pabench.allocators.adapters.sglang import SglangPaged
+from pabench.allocators.adapters.torch_paged import TorchPaged
+from pabench.allocators.adapters.transformers import TransformersBlockManager
+from pabench.allocators.adapters.vllm import VllmBlockPool, VllmKvCacheManager
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.capabilities import Capabilities
 from pabench.allocators.host import HostAllocator
@@ -24,11 +30,26 @@ class AllocatorEntry:
         about: one line for lists.
         capabilities: what it declares.
         make: makes an empty one on a device, which those on the host do not use.
+        peer: the package of another project that it runs.
     """
 
     about: str
     capabilities: Capabilities
     make: Callable[[Device, PoolShape], PageAllocator]
+    peer: Peer | None = None
+
+    def version(self) -> str | None:
+        """Return the version of the package that is run, None for our own; raises ``Unsupported``."""
+        return None if self.peer is None else self.peer.find().version
+
+    def load(self) -> None:
+        """Import what is run, so that a package that cannot be is told before anything is judged.
+
+        Raises:
+            Unsupported: the package is absent, too old, or fails to import.
+        """
+        if self.peer is not None:
+            self.peer.load()
 
 
 ALLOCATORS: dict[str, AllocatorEntry] = {
@@ -71,6 +92,36 @@ ALLOCATORS: dict[str, AllocatorEntry] = {
         about="before paging: room for the final length, which it is told, in one piece",
         capabilities=OracleLengthAllocator.capabilities,
         make=lambda device, shape: OracleLengthAllocator(shape),
+    ),
+    "vllm-block-pool": AllocatorEntry(
+        about="vLLM's BlockPool, without prefix caching",
+        capabilities=VllmBlockPool.capabilities,
+        make=lambda device, shape: VllmBlockPool(shape),
+        peer=vllm.PEER,
+    ),
+    "vllm-kv-cache-manager": AllocatorEntry(
+        about="vLLM's KVCacheManager: one group of full attention, without prefix caching",
+        capabilities=VllmKvCacheManager.capabilities,
+        make=lambda device, shape: VllmKvCacheManager(shape),
+        peer=vllm.PEER,
+    ),
+    "sglang-paged": AllocatorEntry(
+        about="SGLang's PagedTokenToKVPoolAllocator on the host",
+        capabilities=SglangPaged.capabilities,
+        make=lambda device, shape: SglangPaged(shape),
+        peer=sglang.PEER,
+    ),
+    "transformers-block-manager": AllocatorEntry(
+        about="transformers' BlockManager of continuous batching",
+        capabilities=TransformersBlockManager.capabilities,
+        make=lambda device, shape: TransformersBlockManager(shape),
+        peer=transformers.PEER,
+    ),
+    "torch-paged": AllocatorEntry(
+        about="torch's experimental PagedAttention: its page table",
+        capabilities=TorchPaged.capabilities,
+        make=lambda device, shape: TorchPaged(shape),
+        peer=torch_paged.PEER,
     ),
 }
 

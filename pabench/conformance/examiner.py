@@ -23,12 +23,14 @@ from pabench.allocators.registry import AllocatorEntry
 from pabench.backends.base import Backend
 from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, HistoryCase, about_allocator_check
 from pabench.conformance.case_files import AnyCase
-from pabench.conformance.outcome import Outcome
+from pabench.conformance.failures import load_case
+from pabench.conformance.ledger import Deviation
+from pabench.conformance.outcome import Outcome, failed
 from pabench.conformance.process import raise_if_interrupted
 from pabench.conformance.registry import Check
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
-from pabench.errors import Unsupported
+from pabench.errors import InvalidCase, Unsupported
 from pabench.problem.case import Case
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.pool import KV_LAYOUTS
@@ -73,6 +75,7 @@ class Notebook:
     max_ratio: float | None = None
     failing: AnyCase | None = None
     outcome: Outcome | None = None
+    deviations: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def worst(self) -> float | None:
@@ -98,6 +101,7 @@ class Examiner:
     seed: int
     backend: Backend | None = None
     allocator: AllocatorEntry | None = None
+    known: tuple[Deviation, ...] = ()
     notebook: Notebook = field(default_factory=Notebook)
     witness: Witness = field(default_factory=Witness)
 
@@ -158,6 +162,9 @@ class Examiner:
             share: part of the effort's runs.
         """
         self._begin(check, about_allocator_check(check, self.allocator_capabilities))
+        for deviation in self.known:
+            if check in deviation.checks:
+                self._see_again(deviation)
         runs = max(1, round(self.effort.machine_runs * share))
         chosen = settings(self._settings(runs), stateful_step_count=self.effort.machine_steps)
         self._until_failure(lambda: run_state_machine_as_test(seed(self.seed)(machine), settings=chosen))
@@ -234,9 +241,14 @@ class Examiner:
         self.witness.case(case)
 
     def note(self, case: AnyCase, outcome: Outcome) -> None:
-        """Record a judgement; raise ``CheckFailed`` when it is a failure."""
+        """Record a judgement; raise ``CheckFailed`` when it is a failure that no known deviation explains."""
         raise_if_interrupted()
         outcome = self.witness.judged(outcome, self.device)
+        for deviation in self.known:
+            if deviation.explains(self.notebook.check, outcome):
+                self.notebook.cases += 1
+                self.notebook.deviations[deviation.name]["cases"] += 1
+                return
         self.notebook.record(case, outcome)
         if not outcome.passed:
             raise CheckFailed(outcome.text)
@@ -244,6 +256,22 @@ class Examiner:
     def _begin(self, check: str, about: str) -> None:
         self.notebook.check, self.notebook.about = check, about
         self.witness.check(check, about)
+
+    def _see_again(self, deviation: Deviation) -> None:
+        """Play the history of a known deviation; fail when it does not happen any more."""
+        case = load_case(deviation.folder).case
+        if not isinstance(case, HistoryCase):
+            raise InvalidCase("case", deviation.case, "must be a history")
+        judge = ALLOCATOR_CHECKS[self.notebook.check]
+        outcome = self.witness.judge(case, lambda: judge(case, self.new_allocator, self.device))
+        if not deviation.explains(self.notebook.check, outcome):
+            said = f"known deviation {deviation.name!r} does not happen any more: {outcome.text}"
+            stale = failed(f"{said}; take it out of the ledger or end its range of versions")
+            self.notebook.record(case, stale)
+            raise CheckFailed(stale.text)
+        self.notebook.cases += 1
+        words = {name: getattr(deviation, name) for name in ("name", "kind", "reason", "case")}
+        self.notebook.deviations[deviation.name] = {**words, "text": outcome.text, "cases": 1}
 
     def _until_failure(self, search: Callable[[], None]) -> None:
         """Run Hypothesis; say so when the failure it found does not happen again on the same case."""

@@ -58,4 +58,4 @@ def test_prefill_same_bits_every_run(backend_examiner: Examiner) -> None:
     choices = drawable(backend_examiner, features=backend_examiner.features)
     drawn = cases(families=["normal", "ascending"], **choices)
     about = "With several rows a sequence too, every run gives the same bits."
-    backend_examiner.examine(check_by_id("repeat"), drawn, label="prefill", about=about, share=0.25)
+    backend_examiner.examine(check_by_id("repeat"), drawn, label="prefill", about=about, share=0.5)
