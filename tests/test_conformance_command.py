@@ -38,7 +38,7 @@ def pabench(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
         text=True,
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        timeout=180,
+        timeout=400,
         check=False,
     )
 
