@@ -100,6 +100,9 @@ void barrier(u32 id, u32 expected, bool wait);
 // Lets other lanes of the block run.
 void yield();
 
+// The same now and then, as the seed has it.
+void chance();
+
 // The same from a loop that polls memory and has `found` this: when all lanes of the block find again and again what
 // they found before, another block has a turn.  Ends the launch when what is polled for does not come.
 void poll(u64 found);

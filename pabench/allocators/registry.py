@@ -15,6 +15,7 @@ from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.capabilities import Capabilities
 from pabench.allocators.host import HostAllocator
 from pabench.allocators.model import ModelAllocator
+from pabench.allocators.pool import StackAllocator, TicketAllocator
 from pabench.allocators.reserving import BuddyAllocator, ContiguousAllocator, OracleLengthAllocator
 from pabench.allocators.scan import ScanAllocator
 from pabench.device.base import Device
@@ -53,9 +54,19 @@ class AllocatorEntry:
 
 ALLOCATORS: dict[str, AllocatorEntry] = {
     "scan": AllocatorEntry(
-        about="on the device: table, lengths and free ring in its memory, one launch a step",
+        about="on the device: tables, counts and free ring in its memory, one launch a step, the model's ids",
         capabilities=ScanAllocator.capabilities,
         make=ScanAllocator,
+    ),
+    "ticket": AllocatorEntry(
+        about="on the device: a ring with tickets, each thread a request, one atomic operation a warp",
+        capabilities=TicketAllocator.capabilities,
+        make=TicketAllocator,
+    ),
+    "stack": AllocatorEntry(
+        about="on the device: a lock-free stack, each thread a request, tagged against pages that come back",
+        capabilities=StackAllocator.capabilities,
+        make=StackAllocator,
     ),
     "host": AllocatorEntry(
         about="on the host: the whole specification on numpy arrays, a decode step in one call",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pabench.device.registry import DeviceRequest
 
 DEFAULT_BACKEND = "rawkernel"
-DEFAULT_ALLOCATORS = ("scan", "host")
+DEFAULT_ALLOCATORS = ("scan", "ticket", "stack", "host")
 SHOWN_FINDINGS = 5
 """Findings of a failed check that are printed; the report and ``--json`` have all."""
 PROFILE_NAMES = ("quick", "default", "deep")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
@@ -167,6 +168,29 @@ class Examiner:
         runs = max(1, round(self.effort.machine_runs * share))
         chosen = settings(self._settings(runs), stateful_step_count=self.effort.machine_steps)
         self._until_failure(lambda: run_state_machine_as_test(seed(self.seed)(machine), settings=chosen))
+
+    def examine_histories(
+        self, check: str, cases: SearchStrategy[HistoryCase], *, share: float = 1.0
+    ) -> None:
+        """Draw histories and hand each to a check of ``ALLOCATOR_CHECKS``, on a drawn schedule."""
+        self._begin(check, about_allocator_check(check))
+        schedules = st.integers(0, 2**16)
+
+        @self._settings(max(1, round(self.effort.machine_runs * share)))
+        @seed(self.seed)
+        @given(cases, schedules)
+        def judged(case: HistoryCase, schedule: int) -> None:
+            self.device.reschedule(schedule)
+            judge = ALLOCATOR_CHECKS[check]
+            try:
+                outcome = self.witness.judge(case, lambda: judge(case, self.new_allocator, self.device))
+            except Unsupported:
+                return
+            self.note(case, outcome)
+
+        self._until_failure(judged)
+        if self.notebook.cases == 0:
+            pytest.skip(f"{self.subject} serves a whole request in order, not thread by thread")
 
     def new_allocator(self, shape: PoolShape) -> PageAllocator:
         """Return an empty allocator of the kind under examination."""
