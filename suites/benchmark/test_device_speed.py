@@ -50,7 +50,7 @@ def time_decode(benchmark: Any, per_unit: Note, device: EmulatedDevice, dtype: s
     per_unit("token x query head", sum(case.batch.kv_lens) * problem.num_qo_heads)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_decode_counted(benchmark: Any, per_unit: Note, dtype: str) -> None:
     """Counters only; to be read beside ``test_decode``."""
     problem = Problem(num_qo_heads=8, num_kv_heads=2, head_dim=128, page_size=16, dtype=dtype)
