@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pabench.allocators.scan import ScanAllocator
+from pabench.conformance.mutants import Mutant, load_mutants, overlay
 from pabench.device.checked import CheckedDevice
+from pabench.device.emulated import EmulatedDevice
 from pabench.errors import InvalidCase
 from pabench.kernels.page_copy import copy_pages
 from pabench.problem import KvPool
 from pabench.problem.dtypes import Array
+from pabench.resources import resource_dir
 from tests.allocator_support import shape_of
 from tests.probe import DEVICE
 
 PAGES = 7
+MUTANTS = load_mutants(Path(__file__).parent / "mutants" / "page_copy.toml")
 
 
 def pool_of(
@@ -40,10 +46,10 @@ def expected(pool: KvPool, copies: list[tuple[int, int, int]]) -> bytes:
     return bytes(after.storage.tobytes())
 
 
-def run(pools: list[KvPool], copies: list[tuple[int, int, int]]) -> None:
-    # what lies behind the count must not be looked at
-    rows: Array = np.array([*copies, (99, 99, 99)], np.int32)
-    copy_pages(DEVICE, pools, rows, np.array([len(copies)], np.int64))
+def run(pools: list[KvPool], copies: list[tuple[int, int, int]], device: EmulatedDevice = DEVICE) -> None:
+    # what lies behind the count must not be looked at; a fault that looks finds a harmless copy
+    rows: Array = np.array([*copies, (0, 0, 0)], np.int32)
+    copy_pages(device, pools, rows, np.array([len(copies)], np.int64))
 
 
 @settings(max_examples=80, deadline=None)
@@ -62,6 +68,18 @@ def test_kernels_copy_like_numpy_property(data: st.DataObject) -> None:
     wanted = [expected(pool, copies) for pool in pools]
     run(pools, copies)
     assert [pool.storage.tobytes() for pool in pools] == wanted
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)
+def test_kernels_copy_kills(mutant: Mutant, tmp_path: Path) -> None:
+    device = EmulatedDevice(kernels=overlay(mutant, resource_dir("kernels_cuda"), tmp_path / "kernels"))
+    for seed in range(3):
+        device.reschedule(seed)
+        for layout in ("NHD", "HND"):
+            pool = pool_of(np.random.default_rng(seed), layout, False, (2, 2, 8))
+            wanted = expected(pool, [(0, 3, 2), (1, 2, 2)])
+            run([pool], [(0, 3, 2), (1, 2, 2)], device)
+            assert pool.storage.tobytes() != wanted
 
 
 def test_kernels_copy_refuses_pools_that_differ() -> None:
