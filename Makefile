@@ -3,12 +3,14 @@
 #
 #   PYTHON=python3.12 make test        another interpreter
 #   make test ARGS="-k layout -x"      arguments for pytest
+#   make test WORKERS=0                one test at a time, to see what it prints
 #   make sweep ARGS="--batch 1,8"      options for pabench sweep
 # pip takes its settings from the environment (PIP_INDEX_URL, PIP_FIND_LINKS, ...).
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= auto
 RUNS ?= runs/ci-$(shell date -u +%Y%m%d-%H%M%S)
 # one value for the whole of make, whatever the clock does
 RUNS := $(RUNS)
@@ -18,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test lint format conformance kernels bench ci-report dist clean distclean
+.PHONY: help sweep test test-peers lint format conformance kernels bench ci-report dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +29,18 @@ sweep: $(VENV)/.ready ## Set up, then sweep page sizes 8, 16 and 32 on the emula
 	$(PABENCH) sweep --page-sizes 8,16,32 --device emulated $(ARGS)
 
 test: lint ## Set up, then run the linters and every test
-	$(BIN)/python -m pytest tests $(ARGS)
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal $(ARGS)
+
+# The packages that adapters run, each alone: their dependencies are neither needed nor wanted.  A folder apart
+# from the environment, since a package without its dependencies would break whoever imports it there.
+PEERS := vllm==0.33.0 sglang==0.5.23 transformers==5.17.0
+test-peers: $(VENV)/.dev-ready ## Install other projects' packages into .peers, then test the adapters against them
+	@for peer in $(PEERS); do \
+	    test -d .peers/$$(echo $$peer | sed 's/==\(.*\)/-\1.dist-info/') || \
+	    $(PIP) install --quiet --no-deps --target .peers $$peer || exit 1; \
+	done
+	PABENCH_PEERS=.peers $(PABENCH) doctor --peers --strict
+	PABENCH_PEERS=.peers $(BIN)/python -m pytest tests/test_allocators_peers.py $(ARGS)
 
 lint: $(VENV)/.dev-ready ## Check style and types
 	$(BIN)/ruff check .

@@ -3,8 +3,8 @@
 //
 //   paged_decode_simple   grid  ceil(num_query_rows * num_qo_heads * num_splits / PAB_WARPS), 1, 1
 //                         block 32 * PAB_WARPS threads
-//                         shared, per warp: PAB_HEAD_DIM floats (query), 32 floats (weights), 32 i64 (value rows),
-//                         rounded up to 16 bytes
+//                         shared, per warp: PAB_HEAD_DIM floats (query) rounded up to 16 bytes, 32 tokens of
+//                         16 bytes (value row and weight)
 //   paged_decode_merge    grid  ceil(num_query_rows * num_qo_heads / PAB_WARPS), block as above, no shared memory
 //
 // Layout   q, out (num_query_rows, num_qo_heads, head_dim); lse (num_query_rows, num_qo_heads) float, natural log;
@@ -43,10 +43,15 @@ constexpr int kPacksPerLane = (kValuePacks + 31) / 32;
 
 constexpr float kLn2 = 0.693147180559945309f;
 
+// What the value pass needs of a token, in one read that all lanes share.
+struct alignas(16) Token {
+  i64 row;  // of its value, in elements
+  float weight;
+  u32 unused;
+};
 struct alignas(16) WarpMemory {
-  float query[kHeadDim + (kHeadDim & 1)];
-  float weight[kTile];
-  i64 value_row[kTile];
+  float query[kHeadDim];
+  Token tokens[kTile];
 };
 
 // Adds kVec products of `query` and `key` to the running sums; `pack` numbers the load.
@@ -144,8 +149,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     const float weight = live ? ex2(logit - base) : 0.0f;
     running_max = new_max;
     running_sum = running_sum * rescale + weight;
-    memory.weight[lane] = weight;
-    memory.value_row[lane] = slot;
+    store_wide(&memory.tokens[lane], Token{slot, weight, 0});
     warp_sync(kFullMask);
 
     PAB_REGION("output");
@@ -158,12 +162,11 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
 #pragma unroll 8
       for (int t = 0; t < kTile; ++t) {
         // a weight of zero does not silence a NaN: dead rows are not read
+        const Token token = load_wide(&memory.tokens[t]);
         const Pack<Cached, kValueVec> value =
-            t < count ? load_pack<kValueVec>(v + memory.value_row[t] + element) : Pack<Cached, kValueVec>{};
+            t < count ? load_pack<kValueVec>(v + token.row + element) : Pack<Cached, kValueVec>{};
 #pragma unroll
-        for (int i = 0; i < kValueVec; ++i) {
-          tile_sum[i] = fmadd(memory.weight[t], to_float(value.at[i]), tile_sum[i]);
-        }
+        for (int i = 0; i < kValueVec; ++i) tile_sum[i] = fmadd(token.weight, to_float(value.at[i]), tile_sum[i]);
       }
 #pragma unroll
       for (int i = 0; i < kValueVec; ++i) acc[p][i] = fmadd(acc[p][i], rescale, tile_sum[i]);

@@ -32,9 +32,8 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-decode, prefill, append, allocators = (
-    _load(f"test_{name}") for name in ("decode", "prefill", "append", "allocators")
-)
+NAMES = ("decode", "prefill", "append", "allocators", "allocators_concurrent")
+decode, prefill, append, allocators, concurrent = (_load(f"test_{name}") for name in NAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +68,7 @@ MATRIX: dict[str, Entry] = {
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
     "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants),
     "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel),
+    "allocator-concurrent": Entry(test=concurrent.test_allocator_threads_do_not_share_pages),
 }
 """Check id to the test that examines it, and one of our backends that offers what it needs."""
 

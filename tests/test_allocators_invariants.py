@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,8 @@ from pabench.allocators.scan import ScanAllocator
 from pabench.allocators.trial import Trial
 from pabench.conformance.allocator_checks import HistoryCase, about_allocator_check, check_history
 from pabench.device.emulated import EmulatedDevice
-from pabench.errors import DeviceFault, InvalidCase, OutOfPages
+from pabench.errors import InvalidCase, OutOfPages
 from pabench.problem.dtypes import Array
-from pabench.resources import resource_dir
 from tests.probe import DEVICE
 
 SHAPE = PoolShape(num_pages=8, page_size=4, max_seqs=5, max_pages_per_seq=4)
@@ -319,8 +316,7 @@ def test_allocators_invariants_compare_two_runs_where_ids_repeat() -> None:
 def test_allocators_invariants_say_what_is_not_judged() -> None:
     about = about_allocator_check("allocator-invariants", ScanAllocator.capabilities)
     assert about.endswith(
-        "Not offered and not judged: 10 of 14, fork, truncate, free_window, commit, "
-        "lookup, adopt, evict, swap_out, swap_in, reset."
+        "Not offered and not judged: 6 of 14, commit, lookup, adopt, evict, swap_out, swap_in."
     )
     plain = about_allocator_check("allocator-invariants")
     assert about_allocator_check("allocator-invariants", HostAllocator.capabilities) == plain
@@ -509,53 +505,6 @@ LOOKUP = {"tokens": 1, "stream": 0, "adapter": "", "salt": ""}
 def test_allocators_operations_are_checked(entry: Any, words: str) -> None:
     with pytest.raises(InvalidCase, match=words.replace("{", r"\{").replace("}", r"\}")):
         operation_from_json(entry)
-
-
-EDITS = {
-    "page count rounded down": (
-        "{ return (tokens + page_size - 1) / page_size; }",
-        "{ return tokens / page_size; }",
-    ),
-    "page count one too high": (
-        "{ return (tokens + page_size - 1) / page_size; }",
-        "{ return tokens / page_size + 1; }",
-    ),
-    "ring not masked": (
-        "ring[(first + (j - have)) & ring_mask]",
-        "ring[first % 8 + 0 * (j - have) & ring_mask]",
-    ),
-    "offsets of other sequences left out": ("head + carried.pages + before.pages;", "head + carried.pages;"),
-    "lack of pages overlooked": (
-        "if (too_long >= 0 || carried.pages > free_pages) {",
-        "if (too_long >= 0) {",
-    ),
-    "lack of pages by one": ("carried.pages > free_pages)", "carried.pages >= free_pages)"),
-    "length not written": ("lengths[sequence] = static_cast<i32>(old + added);", ""),
-    "length before the append": ("static_cast<i32>(old + added);", "static_cast<i32>(old);"),
-    "head not moved": ("cursor[0] = head + carried.pages;", ""),
-    "tail not moved": ("cursor[1] = tail + carried;", ""),
-    "freed in reverse and one lost": ("for (i64 j = 0; j < have; ++j) {", "for (i64 j = 1; j < have; ++j) {"),
-    "freed pages not carried": (
-        "(tail + carried + before.pages + j) & ring_mask",
-        "(tail + carried + j) & ring_mask",
-    ),
-    "still live after free": ("      lengths[sequence] = -1;\n", ""),
-    "slots of the old tokens": ("slots[t - old] =", "slots[old + added - 1 - t] ="),
-}
-
-
-@pytest.mark.parametrize("edit", EDITS)
-def test_allocators_invariants_kill_edited_kernels(edit: str, tmp_path: Path) -> None:
-    shutil.copytree(resource_dir("kernels_cuda"), tmp_path / "kernels")
-    source, (before, after) = tmp_path / "kernels" / "page_alloc_scan.cu", EDITS[edit]
-    text = source.read_text()
-    assert text.count(before) == 1
-    source.write_text(text.replace(before, after))
-    scan = ScanAllocator(EmulatedDevice(kernels=tmp_path / "kernels"), SHAPE)
-    try:
-        assert violation(scan) is not None
-    except DeviceFault as error:  # the suite counts it as a crash
-        assert "status 2" in str(error)  # noqa: PT017
 
 
 def test_allocators_invariants_hold_for_the_kernel() -> None:

@@ -56,14 +56,19 @@ def test_allocators_model_and_host_agree_step_by_step_property(seed: int, data: 
     run_both(*subjects, seed, 60, EVERY - without)
 
 
-@settings(max_examples=40, deadline=None)
+SCAN = {"alloc", "append", "append_batch", "decode", "fork", "truncate", "free", "free_window", "reset"}
+
+
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), data=st.data())
 def test_allocators_model_and_scan_agree_step_by_step_property(seed: int, data: st.DataObject) -> None:
     sizes = st.tuples(st.integers(1, 20), st.integers(1, 9), st.sampled_from([1, 5, 33]), st.integers(1, 9))
     shape = shape_of(*data.draw(sizes))
+    mode, blocks = data.draw(st.sampled_from(["all", "prefix"])), data.draw(st.sampled_from([1, 1, 2, 4]))
+    without = data.draw(st.sets(st.sampled_from(sorted(SCAN - {"alloc"})), max_size=4))
     DEVICE.reschedule(data.draw(st.integers(0, 100)))
-    # batches in order of index, which is the one that scan serves in
-    run_both(ModelAllocator(shape), ScanAllocator(DEVICE, shape), seed, 25, {"alloc", "append", "decode"})
+    scan = ScanAllocator(DEVICE, shape, batch_mode=mode, blocks=blocks)
+    run_both(ModelAllocator(shape, batch_mode=mode), scan, seed, 30, SCAN - without)
 
 
 @pytest.mark.parametrize("name", PAGED)
@@ -92,7 +97,7 @@ def test_allocators_model_serves_more_sequences_than_a_block_has_threads(name: s
     for sequence in chosen.tolist():
         model.alloc(sequence, 0)
     if isinstance(subject, ScanAllocator):
-        subject._grow(chosen.tolist(), [0] * 1500)  # in one launch
+        subject._grow(dict.fromkeys(chosen.tolist(), 0), prefix=False)  # in one launch
     for sequence in chosen.tolist() if name == "host" else ():
         subject.alloc(sequence, 0)
     answers = [allocator.append_batch(chosen, tokens).slots for allocator in (model, subject)]
@@ -354,6 +359,10 @@ def test_allocators_memory_split_adds_up(whole: PageAllocator) -> None:
 
 @pytest.mark.parametrize("name", ALLOCATORS)
 def test_allocators_offer_what_they_declare(name: str) -> None:
+    try:
+        ALLOCATORS[name].load()
+    except Unsupported as lacking:
+        pytest.skip(str(lacking))
     allocator: Any = make_allocator(name, DEVICE, shape_of(8, 4, 4, 4))
     assert allocator.capabilities == ALLOCATORS[name].capabilities
     for operation in OPERATIONS:
@@ -371,16 +380,12 @@ def test_allocators_base_offers_nothing_of_itself() -> None:
     allocator = ScanAllocator(DEVICE, shape_of(8, 4, 4, 4))
     prompt = Prompt(tokens=(1, 2))
     calls: list[Callable[[], Any]] = [
-        lambda: allocator.fork(0, 1),
-        lambda: allocator.truncate(0, 0),
-        lambda: allocator.free_window(0, 0),
         lambda: allocator.commit(0, prompt),
         lambda: allocator.lookup(prompt),
         lambda: allocator.adopt(0, Hit(prompt=prompt, pages=())),
         lambda: allocator.evict(1),
         lambda: allocator.swap_out(0),
         lambda: allocator.swap_in(0),
-        lambda: allocator.reset(),
     ]
     for call in calls:
         with pytest.raises(Unsupported, match="scan offers no "):
@@ -431,7 +436,7 @@ def test_allocators_model_unknown_name() -> None:
         make_allocator("scann", DEVICE, shape_of(1, 1, 1, 1))
 
 
-@pytest.mark.parametrize(("max_seqs", "threads"), [(1, 32), (32, 32), (33, 64), (1000, 1024), (5000, 1024)])
+@pytest.mark.parametrize(("max_seqs", "threads"), [(1, 64), (64, 64), (65, 128), (1000, 1024), (5000, 1024)])
 def test_allocators_model_scan_block_size(max_seqs: int, threads: int) -> None:
     state = alloc_scan.new_state(
         EmulatedDevice(), num_pages=3, page_size=1, max_seqs=max_seqs, max_pages_per_seq=1
@@ -440,22 +445,45 @@ def test_allocators_model_scan_block_size(max_seqs: int, threads: int) -> None:
     assert len(state.ring) == 4
 
 
-def test_allocators_model_kernel_names_the_first_sequence_concerned() -> None:
-    """The device's own checks, behind the host's: too long, not live; nothing but the status is written."""
+def test_allocators_model_kernel_names_the_first_entry_concerned() -> None:
+    """The device's own checks, behind the host's; nothing but the status is written."""
     scan = alloc_scan.new_state(DEVICE, num_pages=2000, page_size=2, max_seqs=1500, max_pages_per_seq=2)
-    request = np.full(1500, -1, np.int32)
-    request[[3, 1100, 1300]] = [2, 5, 9]
     slots = DEVICE.empty((16,), np.dtype(np.int64))
-    assert alloc_scan.extend(scan, request, slots)[0] == alloc_scan.ROW_TOO_SHORT
-    assert scan.status.tolist() == [2, 9, 2000, 1100]
+
+    def extend(entries: dict[int, tuple[int, int]]) -> alloc_scan.Status:
+        sequences, tokens = np.full((2, 1500), -1, np.int32)
+        for entry, (sequence, count) in entries.items():
+            sequences[entry], tokens[entry] = sequence, count
+        alloc_scan.extend(scan, sequences, tokens, slots)
+        return alloc_scan.read_status(scan)
+
+    long = extend({3: (9, 2), 1100: (2, 5), 1300: (1, 9)})
+    assert (long.code, long.needed, long.free, long.concerned) == (alloc_scan.ROW_TOO_SHORT, 9, 2000, 1100)
+    assert (long.served, long.pages, long.tokens, long.copies) == (0, 0, 0, 0)
+    for wrong in ({1: (5, 1), 1099: (1500, 1), 1200: (3, 9)}, {2: (4, 1), 1099: (7, -5), 1111: (1500, 1)}):
+        done = extend(wrong)
+        assert (done.code, done.concerned) == (alloc_scan.BAD_VALUE, 1099)
     assert (scan.lengths == -1).all()
     assert scan.cursor.tolist() == [0, 2000]
     assert slots.tobytes() == b"\xff" * slots.nbytes
-    leave = np.zeros(1500, np.int32)
-    leave[[1030, 1031]] = 1
-    assert alloc_scan.free(scan, leave) == (alloc_scan.NOT_LIVE, 0, 2000)
-    assert scan.status[3] == 1030
-    request[:] = -1
-    request[7] = 3
-    assert alloc_scan.extend(scan, request, slots) == (alloc_scan.OK, 2, 1998)
-    assert scan.status[3] == -1
+    leave = np.full(1500, -1, np.int32)
+    leave[[1030, 1031]] = 5, 6
+    alloc_scan.drop(scan, leave, leave, alloc_scan.END)
+    done = alloc_scan.read_status(scan)
+    assert (done.code, done.concerned, done.free) == (alloc_scan.NOT_LIVE, 1030, 2000)
+    done = extend({1499: (7, 3)})
+    assert (done.code, done.needed, done.free, done.concerned) == (alloc_scan.OK, 2, 1998, -1)
+    parents, children = np.full((2, 1500), -1, np.int32)
+    parents[:3], children[:3] = 7, (8, 9, 7)
+    alloc_scan.fork(scan, parents, children)
+    done = alloc_scan.read_status(scan)
+    assert (done.code, done.concerned) == (alloc_scan.STILL_LIVE, 2)
+    alloc_scan.reset(scan)
+    done = alloc_scan.read_status(scan)
+    assert (done.code, done.concerned) == (alloc_scan.STILL_LIVE, 7)
+
+
+@pytest.mark.parametrize("blocks", [0, 3, 2048])
+def test_allocators_model_scan_refuses_a_number_of_blocks(blocks: int) -> None:
+    with pytest.raises(InvalidCase, match=f"^blocks = {blocks}: must be"):
+        ScanAllocator(DEVICE, shape_of(2, 1, 1, 1), blocks=blocks)

@@ -11,7 +11,7 @@ import pytest
 
 from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.occupancy import SM_LIMITS
-from pabench.kernels import alloc_scan, decode
+from pabench.kernels import alloc_scan, decode, page_copy, page_pool
 from pabench.kernels.append import append_tokens
 from pabench.kernels.decode_simple import plan_decode
 from pabench.kernels.instance import HEAD_DIMS, KernelEntry
@@ -47,6 +47,9 @@ class Recorder:
     def to_host(self, array: Any) -> Any:
         return array
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return np.zeros(shape, dtype)
+
     def synchronize(self) -> None:
         pass
 
@@ -57,8 +60,8 @@ def check(recorder: Recorder) -> None:
         (one.file, *sorted((name, str(value)) for name, value in one.defines.items())): one.entries
         for one in kernel_instances()
     }
-    (source,) = recorder.sources
-    entries = {entry.name: entry for entry in known[(source.path.name, *sorted(source.defines.items()))]}
+    keys = {(source.path.name, *sorted(source.defines.items())) for source in recorder.sources}
+    entries = {entry.name: entry for key in keys for entry in known[key]}
     assert {launch.entry for launch in recorder.launches} == set(entries)
     for launch in recorder.launches:
         asked = KernelEntry(name=launch.entry, threads=launch.block[0], shared_bytes=launch.shared_bytes)
@@ -145,6 +148,39 @@ def test_kernels_instances_hold_every_allocator(max_seqs: int) -> None:
         max_pages_per_seq=2,
     )
     request = np.zeros(max_seqs, np.int32)
-    alloc_scan.extend(state, request, np.zeros(1, np.int64))
-    alloc_scan.free(state, request)
+    alloc_scan.extend(state, request, request, np.zeros(1, np.int64))
+    alloc_scan.drop(state, request, request, alloc_scan.END)
+    alloc_scan.fork(state, request, request)
+    alloc_scan.reset(state)
+    check(recorder)
+
+
+@pytest.mark.parametrize("kind", page_pool.KINDS)
+@pytest.mark.parametrize("max_seqs", [1, 129])
+def test_kernels_instances_hold_every_pool(kind: str, max_seqs: int) -> None:
+    recorder = Recorder()
+    pool = page_pool.new_pool(recorder, kind, 300)  # type: ignore[arg-type]
+    request = np.zeros(max_seqs, np.int32)
+    tables = request, np.zeros((max_seqs, 2), np.int32)
+    wide = request.astype(np.int64)
+    page_pool.extend(pool, tables, (request, request, wide), wide, request, 16)
+    page_pool.free(pool, tables, request, request, 16)
+    stamps = page_pool.new_stamps(pool, np.array([], np.int64))
+    page_pool.batch(pool, stamps, request, request)
+    page_pool.churn(pool, stamps, blocks=2, threads=128, rounds=1, most=2)
+    check(recorder)
+
+
+@pytest.mark.parametrize("elements", [0, 1, 2, 4])
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_kernels_instances_hold_every_copy(name: str, elements: int) -> None:
+    recorder = Recorder()
+    problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=64, page_size=16, dtype=name)
+    copies = np.zeros((3, 3), np.int32)
+    page_copy.copy_pages(
+        recorder,  # type: ignore[arg-type]
+        [pool_of(problem, elements)],
+        copies,
+        np.zeros(1, np.int64),
+    )
     check(recorder)

@@ -9,10 +9,12 @@
 #ifdef PAB_EMU_CHECKED
 // as on a GPU: what is inlined is told apart by where it stands in the kernel
 #define PAB_FN static inline __attribute__((always_inline))
+#define PAB_METHOD inline __attribute__((always_inline))
 #define PAB_SHARED(name) unsigned char* name = ::pab_emu::shared_memory()
 #define PAB_REGION(name) ::pab_emu::enter_region(name)
 #else
 #define PAB_FN static inline
+#define PAB_METHOD inline
 #define PAB_REGION(name) static_cast<void>(0)
 #define PAB_SHARED(name) unsigned char* name = ::pab_emu::current->block->shared
 #endif
@@ -93,13 +95,29 @@ inline u32 ld_acquire(const u32* address) {
   pab_emu::poll(value);  // whoever polls must let the others run
   return value;
 }
+inline u64 ld_acquire(const u64* address) {
+  const u64 value = __atomic_load_n(address, __ATOMIC_ACQUIRE);
+  pab_emu::poll(value);
+  return value;
+}
+inline u32 ld_relaxed(const u32* address) {
+  const u32 value = __atomic_load_n(address, __ATOMIC_RELAXED);
+  pab_emu::poll(value);
+  return value;
+}
+inline void st_relaxed(u32* address, u32 value) { __atomic_store_n(address, value, __ATOMIC_RELAXED); }
 inline void st_release(u32* address, u32 value) { __atomic_store_n(address, value, __ATOMIC_RELEASE); }
 
 // --- atomics ------------------------------------------------------------------------------------------------
-// One that changes nothing may be the look of a loop that waits, and lets the others run.
+// One that changes nothing may be the look of a loop that waits, and lets the others run; after any other they do so
+// now and then, so that what comes between two atomic operations is seen.
 template <typename T>
 inline T looked(T old, bool unchanged) {
-  if (unchanged) pab_emu::poll(old);
+  if (unchanged) {
+    pab_emu::poll(old);
+  } else {
+    pab_emu::chance();
+  }
   return old;
 }
 inline u32 atomic_add(u32* address, u32 value) {

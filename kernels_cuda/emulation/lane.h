@@ -28,6 +28,7 @@ enum class Op : u32 { kSync, kShuffle, kBallot, kAny, kAll, kMatchAny, kReduceAd
 
 struct Warp;
 struct Block;
+struct Numbered;
 
 // One asynchronous copy: performed at the wait that covers it, never earlier.
 struct PendingCopy {
@@ -66,6 +67,7 @@ struct Lane {
   u32 watch = 0;   // Request::checks, while a launch is counted
   u64 region = 0;  // of the code that runs, where an entry of the log holds it
   u64 *log_begin = nullptr, *log_next = nullptr, *log_end = nullptr;  // see checked/log.h
+  Numbered* numbered = nullptr;
 #endif
 };
 
@@ -97,6 +99,9 @@ void barrier(u32 id, u32 expected, bool wait);
 
 // Lets other lanes of the block run.
 void yield();
+
+// The same now and then, as the seed has it.
+void chance();
 
 // The same from a loop that polls memory and has `found` this: when all lanes of the block find again and again what
 // they found before, another block has a turn.  Ends the launch when what is polled for does not come.

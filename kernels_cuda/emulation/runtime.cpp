@@ -89,6 +89,10 @@ void yield() {
   }
 }
 
+void chance() {
+  if (worker->random() % 4 == 0) yield();
+}
+
 void poll(u64 found) {
   Worker& w = *worker;
   Lane* me = current;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -92,31 +93,46 @@ struct Launch {
   }
 };
 
+constexpr u32 kMostGuarded = 16;  // workers whose stacks end in a page that faults
+std::atomic<u32> workers_alive{0};
+
 // How a block gave the processor back: it ended, polls in vain, was ended, or (checked only) wants its turn.
 enum class Outcome : u32 { kDone, kWaits, kFallen, kGate };
 
 // A running block's stacks, lanes and shared memory; kept between launches.
 struct Worker {
-  explicit Worker(u32 threads, u32 shared_bytes) : capacity(threads), lanes(threads), copies(threads * kCopyQueue) {
+  explicit Worker(u32 threads, u32 shared_bytes) : capacity(threads), lanes(threads) {
     const std::size_t bytes = threads * (kStackBytes + kGuardBytes);
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     stacks = static_cast<unsigned char*>(memory);
-    for (u32 i = 0; i < threads; ++i) mprotect(stacks + i * (kStackBytes + kGuardBytes), kGuardBytes, PROT_NONE);
+    // the kernel bounds the number of mappings: the first blocks show a stack that is too small
+    const bool guarded = workers_alive.fetch_add(1) < kMostGuarded;
+    for (u32 i = 0; i < threads && guarded; ++i) {
+      mprotect(stacks + i * (kStackBytes + kGuardBytes), kGuardBytes, PROT_NONE);
+    }
     warps.resize((threads + kWarpSize - 1) / kWarpSize);
     shared.reset(new (std::align_val_t{1024}) unsigned char[shared_bytes + 1]);
     shared_capacity = shared_bytes;
+    copies.reset(static_cast<PendingCopy*>(std::calloc(std::size_t{threads} * kCopyQueue, sizeof(PendingCopy))));
+    if (!copies) throw std::bad_alloc();
   }
-  ~Worker() { munmap(stacks, capacity * (kStackBytes + kGuardBytes)); }
+  ~Worker() {
+    --workers_alive;
+    munmap(stacks, capacity * (kStackBytes + kGuardBytes));
+  }
 
   struct AlignedDelete {
     void operator()(unsigned char* p) const { ::operator delete[](p, std::align_val_t{1024}); }
+  };
+  struct Free {
+    void operator()(PendingCopy* p) const { std::free(p); }
   };
   u32 capacity, shared_capacity;
   unsigned char* stacks = nullptr;
   std::unique_ptr<unsigned char[], AlignedDelete> shared;
   std::vector<Lane> lanes;
-  std::vector<PendingCopy> copies;
+  std::unique_ptr<PendingCopy[], Free> copies;  // of all lanes; memory only where a lane copies
 #ifdef PAB_EMU_UCONTEXT
   std::vector<UContext> contexts;
   UContext home;

@@ -11,7 +11,8 @@
 //                           of which those that have returned are not waited for
 //   bits                    popc, ffs (1-based, 0 for none), lanemask_lt
 //   block                   block_sync, bar_sync(id, threads), bar_arrive(id, threads)
-//   memory order            fence_block, fence_device, ld_acquire, st_release (u32, device scope)
+//   memory order            fence_block, fence_device, ld_acquire (u32, u64), st_release, ld_relaxed, st_relaxed (u32), device
+//                           scope
 //   atomics                 atomic_add / max / min / exch / cas / or / and on u32, add / min / cas on u64;
 //                           relaxed, device scope, return the old value
 //   asynchronous copy       cp_async16(shared, global, valid): 16 bytes, zeros when not valid;

@@ -8,6 +8,7 @@
 #define PAB_REGION(name) static_cast<void>(0)
 
 #define PAB_FN static __device__ __forceinline__
+#define PAB_METHOD __device__ __forceinline__
 
 namespace pab {
 
@@ -55,6 +56,19 @@ PAB_FN u32 ld_acquire(const u32* address) {
   u32 value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
   return value;
+}
+PAB_FN u64 ld_acquire(const u64* address) {
+  u64 value;
+  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(address) : "memory");
+  return value;
+}
+PAB_FN u32 ld_relaxed(const u32* address) {
+  u32 value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+PAB_FN void st_relaxed(u32* address, u32 value) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
 PAB_FN void st_release(u32* address, u32 value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");

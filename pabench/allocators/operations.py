@@ -33,6 +33,14 @@ FIELDS: dict[str, dict[str, str]] = {
     "drain": {},
 }
 
+CONCURRENT_FIELDS: dict[str, dict[str, str]] = {
+    # one launch: a request a count, while as many of the pages held longest come back
+    "launch": {"counts": "numbers", "frees": "number"},
+    # every thread takes up to `most` pages and gives them back, again and again
+    "churn": {"threads": "number", "rounds": "number", "most": "number"},
+}
+"""Operations of many threads on a bare pool."""
+
 
 def operation_from_json(entry: Any) -> Operation:
     """Read ``[name, {field: value}]``.
@@ -45,13 +53,12 @@ def operation_from_json(entry: Any) -> Operation:
     if not isinstance(entry, list | tuple) or len(entry) != 2 or not isinstance(entry[0], str):
         raise InvalidCase("operation", entry, "must be a name and its fields")
     name, given = entry
-    if name not in FIELDS:
-        raise InvalidCase("operation", name, f"must be one of {', '.join(FIELDS)}")
-    if not isinstance(given, dict) or given.keys() != FIELDS[name].keys():
-        raise InvalidCase(f"fields of {name}", given, f"must be {', '.join(FIELDS[name]) or 'none'}")
-    return name, {
-        field: _value(f"{name}.{field}", kind, given[field]) for field, kind in FIELDS[name].items()
-    }
+    known = FIELDS | CONCURRENT_FIELDS
+    if name not in known:
+        raise InvalidCase("operation", name, f"must be one of {', '.join(known)}")
+    if not isinstance(given, dict) or given.keys() != known[name].keys():
+        raise InvalidCase(f"fields of {name}", given, f"must be {', '.join(known[name]) or 'none'}")
+    return name, {field: _value(f"{name}.{field}", kind, given[field]) for field, kind in known[name].items()}
 
 
 def _value(field: str, kind: str, value: Any) -> Any:

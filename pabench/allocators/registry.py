@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pabench.allocators.adapters import sglang, torch_paged, transformers, vllm
+from pabench.allocators.adapters.peers import Peer
+from pabench.allocators.adapters.sglang import SglangPaged
+from pabench.allocators.adapters.torch_paged import TorchPaged
+from pabench.allocators.adapters.transformers import TransformersBlockManager
+from pabench.allocators.adapters.vllm import VllmBlockPool, VllmKvCacheManager
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.capabilities import Capabilities
 from pabench.allocators.host import HostAllocator
 from pabench.allocators.model import ModelAllocator
+from pabench.allocators.pool import StackAllocator, TicketAllocator
 from pabench.allocators.reserving import BuddyAllocator, ContiguousAllocator, OracleLengthAllocator
 from pabench.allocators.scan import ScanAllocator
 from pabench.device.base import Device
@@ -23,18 +30,43 @@ class AllocatorEntry:
         about: one line for lists.
         capabilities: what it declares.
         make: makes an empty one on a device, which those on the host do not use.
+        peer: the package of another project that it runs.
     """
 
     about: str
     capabilities: Capabilities
     make: Callable[[Device, PoolShape], PageAllocator]
+    peer: Peer | None = None
+
+    def version(self) -> str | None:
+        """Return the version of the package that is run, None for our own; raises ``Unsupported``."""
+        return None if self.peer is None else self.peer.find().version
+
+    def load(self) -> None:
+        """Import what is run, so that a package that cannot be is told before anything is judged.
+
+        Raises:
+            Unsupported: the package is absent, too old, or fails to import.
+        """
+        if self.peer is not None:
+            self.peer.load()
 
 
 ALLOCATORS: dict[str, AllocatorEntry] = {
     "scan": AllocatorEntry(
-        about="on the device: table, lengths and free ring in its memory, one launch a step",
+        about="on the device: tables, counts and free ring in its memory, one launch a step, the model's ids",
         capabilities=ScanAllocator.capabilities,
         make=ScanAllocator,
+    ),
+    "ticket": AllocatorEntry(
+        about="on the device: a ring with tickets, each thread a request, one atomic operation a warp",
+        capabilities=TicketAllocator.capabilities,
+        make=TicketAllocator,
+    ),
+    "stack": AllocatorEntry(
+        about="on the device: a lock-free stack, each thread a request, tagged against pages that come back",
+        capabilities=StackAllocator.capabilities,
+        make=StackAllocator,
     ),
     "host": AllocatorEntry(
         about="on the host: the whole specification on numpy arrays, a decode step in one call",
@@ -60,6 +92,36 @@ ALLOCATORS: dict[str, AllocatorEntry] = {
         about="before paging: room for the final length, which it is told, in one piece",
         capabilities=OracleLengthAllocator.capabilities,
         make=lambda device, shape: OracleLengthAllocator(shape),
+    ),
+    "vllm-block-pool": AllocatorEntry(
+        about="vLLM's BlockPool, without prefix caching",
+        capabilities=VllmBlockPool.capabilities,
+        make=lambda device, shape: VllmBlockPool(shape),
+        peer=vllm.PEER,
+    ),
+    "vllm-kv-cache-manager": AllocatorEntry(
+        about="vLLM's KVCacheManager: one group of full attention, without prefix caching",
+        capabilities=VllmKvCacheManager.capabilities,
+        make=lambda device, shape: VllmKvCacheManager(shape),
+        peer=vllm.PEER,
+    ),
+    "sglang-paged": AllocatorEntry(
+        about="SGLang's PagedTokenToKVPoolAllocator on the host",
+        capabilities=SglangPaged.capabilities,
+        make=lambda device, shape: SglangPaged(shape),
+        peer=sglang.PEER,
+    ),
+    "transformers-block-manager": AllocatorEntry(
+        about="transformers' BlockManager of continuous batching",
+        capabilities=TransformersBlockManager.capabilities,
+        make=lambda device, shape: TransformersBlockManager(shape),
+        peer=transformers.PEER,
+    ),
+    "torch-paged": AllocatorEntry(
+        about="torch's experimental PagedAttention: its page table",
+        capabilities=TorchPaged.capabilities,
+        make=lambda device, shape: TorchPaged(shape),
+        peer=torch_paged.PEER,
     ),
 }
 

@@ -1,79 +1,58 @@
-"""The scan allocator: block table, lengths and free ring on the device, one launch a step."""
+"""The scan allocator: block table, lengths, counts and free ring on the device, one launch a step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from pabench.allocators.base import PageAllocator, PoolShape
+from pabench.allocators.base import PoolShape
 from pabench.allocators.capabilities import Capabilities
-from pabench.allocators.results import Granted, no_copies, no_positions
+from pabench.allocators.device_tables import DeviceTables
+from pabench.allocators.results import Granted
 from pabench.device.base import Device
 from pabench.errors import DeviceFault, InvalidCase, OutOfPages
 from pabench.kernels import alloc_scan
-from pabench.problem.checks import whole_number
+from pabench.problem.checks import INT32_MAX, one_of, whole_number
 from pabench.problem.dtypes import Array
 
+OPERATIONS = ("alloc", "append", "append_batch", "fork", "truncate", "free", "free_window", "reset")
 
-class ScanAllocator(PageAllocator):
-    """Runs ``page_alloc_scan.cu``; grants depend on sequence indices alone."""
+
+class ScanAllocator(DeviceTables):
+    """Runs ``page_alloc_scan.cu`` and ``page_alloc_release.cu``; grants the ids of the reference model.
+
+    What the protocol has to return is read back after each step; a caller on the device goes through
+    ``pabench.kernels.alloc_scan`` and reads nothing.
+    """
 
     name = "scan"
-    capabilities = Capabilities(
-        operations=frozenset({"alloc", "append", "append_batch", "free"}), order="sequence"
-    )
+    capabilities = Capabilities(operations=frozenset(OPERATIONS), progress="blocking")
 
-    def __init__(self, device: Device, shape: PoolShape) -> None:
-        super().__init__(shape)
-        self._device = device
+    def __init__(
+        self, device: Device, shape: PoolShape, *, batch_mode: str = "all", blocks: int | None = None
+    ) -> None:
+        one_of("batch_mode", batch_mode, ("all", "prefix"))
+        self.capabilities = replace(self.capabilities, batch_mode=batch_mode)
+        super().__init__(device, shape)
         self._state = alloc_scan.new_state(
             device,
             num_pages=shape.num_pages,
             page_size=shape.page_size,
             max_seqs=shape.max_seqs,
             max_pages_per_seq=shape.max_pages_per_seq,
+            # one block plans; the others only help to spread many pages
+            blocks=min(64, 1 << (shape.num_pages // 4096).bit_length()) if blocks is None else blocks,
         )
+        self._lengths, self._table = self._state.lengths, self._state.block_table
 
-    def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
-        """See ``PageAllocator``; pages are taken when needed, so ``final_tokens`` changes nothing."""
-        sequence = self.check_index(sequence)
-        if self.length(sequence) is not None:
-            raise InvalidCase("sequence", sequence, "must not be there already")
-        tokens = whole_number(f"tokens of sequence {sequence}", tokens, low=0)
-        if final_tokens is not None:
-            whole_number("final_tokens", final_tokens, low=tokens)
-        self.check_length(sequence, tokens)
-        return self._grow([sequence], [tokens])
+    # --- state ----------------------------------------------------------------------------------------
 
-    def append(self, sequence: int, tokens: int) -> Granted:
+    def refcounts(self) -> Array:
         """See ``PageAllocator``."""
-        return self.append_batch([sequence], [tokens])
-
-    def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
-        """See ``PageAllocator``."""
-        request = self.check_batch(sequences, tokens, self.lengths())
-        return self._grow(list(request), list(request.values()))
-
-    def free(self, sequences: Sequence[int]) -> None:
-        """See ``PageAllocator``."""
-        lengths, request = self.lengths(), np.zeros(self.shape.max_seqs, np.int32)
-        for named in sequences:
-            sequence = self._live(named, lengths)
-            if request[sequence]:
-                raise InvalidCase("sequence", sequence, "must be freed once")
-            request[sequence] = 1
-        code, _, _ = alloc_scan.free(self._state, request)
-        if code != alloc_scan.OK:
-            raise DeviceFault(f"page_alloc_free: status {code} after the host's checks passed")
-
-    def lengths(self) -> Array:
-        """See ``PageAllocator``."""
-        return self._device.to_host(self._state.lengths).astype(np.int64)
-
-    def block_table(self) -> Array:
-        """See ``PageAllocator``."""
-        return self._device.to_host(self._state.block_table).copy()
+        return self._device.to_host(self._state.refcounts).astype(np.int32)
 
     @property
     def free_pages(self) -> int:
@@ -84,33 +63,94 @@ class ScanAllocator(PageAllocator):
     def fingerprint(self) -> bytes:
         """See ``PageAllocator``."""
         state = self._state
-        arrays = (state.ring, state.cursor, state.lengths, state.block_table)
+        arrays = (state.ring, state.cursor, state.refcounts, state.lengths, state.block_table)
         return b"".join(self._device.to_host(array).tobytes() for array in arrays)
 
-    def _live(self, named: int, lengths: Array) -> int:
-        sequence = self.check_index(named)
-        if lengths[sequence] < 0:
-            raise InvalidCase("sequence", sequence, "must be live")
-        return sequence
+    # --- operations -----------------------------------------------------------------------------------
 
-    def _grow(self, sequences: Sequence[int], tokens: Sequence[int]) -> Granted:
-        """One launch; the kernel starts a sequence that is not live."""
-        wanted, page_size = sum(tokens), self.shape.page_size
-        if wanted > self.shape.num_pages * page_size:  # before a flood makes room for its slots
-            old = np.maximum(self.lengths()[sequences], 0)
-            needed = -(-(old + tokens) // page_size) - -(-old // page_size)
-            raise OutOfPages(int(needed.sum()), self.free_pages)
-        request = np.full(self.shape.max_seqs, -1, np.int32)
-        request[sequences] = tokens
-        slots = self._device.empty((max(1, wanted),), np.dtype(np.int64))
-        code, needed, free = alloc_scan.extend(self._state, request, slots)
-        if code == alloc_scan.TOO_FEW_PAGES:
-            raise OutOfPages(needed, free)
+    def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
+        """See ``PageAllocator``; pages are taken when needed, so ``final_tokens`` changes nothing."""
+        sequence = self._new(sequence, self.lengths())
+        tokens = whole_number(f"tokens of sequence {sequence}", tokens, low=0)
+        if final_tokens is not None:
+            whole_number("final_tokens", final_tokens, low=tokens)
+        self.check_length(sequence, tokens)
+        return self._grow({sequence: tokens}, prefix=False)
+
+    def append(self, sequence: int, tokens: int) -> Granted:
+        """See ``PageAllocator``."""
+        return self._grow(self.check_batch([sequence], [tokens], self.lengths()), prefix=False)
+
+    def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
+        """See ``PageAllocator``."""
+        requests = self.check_batch(sequences, tokens, self.lengths())
+        return self._grow(requests, prefix=self.capabilities.batch_mode == "prefix")
+
+    def fork(self, parent: int, child: int) -> None:
+        """See ``PageAllocator``."""
+        lengths = self.lengths()
+        parent = self._live(parent, lengths, "parent")
+        child = self._new(child, lengths, "child")
+        alloc_scan.fork(self._state, *self._request([parent], [child]))
+        self._expect_ok("page_alloc_fork")
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """See ``PageAllocator``."""
+        rule = "must be at most what it is, and no less than what its window gave up"
+        self._cut(sequence, whole_number("length", length, low=0), alloc_scan.CUT, "length", rule)
+
+    def free(self, sequences: Sequence[int]) -> None:
+        """See ``PageAllocator``."""
+        named = self._leaving(sequences)
+        entries, values = self._request(named, [0] * len(named))
+        alloc_scan.drop(self._state, entries, values, alloc_scan.END)
+        self._expect_ok("page_alloc_drop")
+
+    def free_window(self, sequence: int, keep_from: int) -> None:
+        """See ``PageAllocator``."""
+        keep_from = whole_number("keep_from", keep_from, low=0)
+        self._cut(sequence, keep_from, alloc_scan.WINDOW, "keep_from", "must be at most the length")
+
+    def reset(self) -> None:
+        """See ``PageAllocator``."""
+        alloc_scan.reset(self._state)
+        if alloc_scan.read_status(self._state).code == alloc_scan.STILL_LIVE:
+            live = np.flatnonzero(self.lengths() >= 0).tolist()
+            raise InvalidCase("sequences", live, "must all be freed before a reset")
+        self._expect_ok("page_alloc_reset")
+
+    # --- parts ----------------------------------------------------------------------------------------
+
+    def _expect_ok(self, entry: str) -> None:
+        code = alloc_scan.read_status(self._state).code
         if code != alloc_scan.OK:
-            raise DeviceFault(f"page_alloc_extend: status {code} after the host's checks passed")
-        # the kernel's slots come in order of sequence index, the caller's requests in any
-        by_index = self._device.to_host(slots)[:wanted]
-        owner = np.repeat(np.asarray(sequences, np.int64), tokens)
-        in_order = np.empty(wanted, np.int64)
-        in_order[np.argsort(owner, kind="stable")] = by_index
-        return Granted(new_slots=in_order, copies=no_copies(), refused=no_positions())
+            raise DeviceFault(f"{entry}: status {code} after the host's checks passed")
+
+    def _cut(self, sequence: int, value: int, what: int, field: str, rule: str) -> None:
+        """Let pages of one sequence go; the kernel knows which values it can take."""
+        sequence = self._live(sequence, self.lengths())
+        entries, values = self._request([sequence], [min(value, INT32_MAX)])
+        alloc_scan.drop(self._state, entries, values, what)
+        if alloc_scan.read_status(self._state).code == alloc_scan.BAD_VALUE:
+            raise InvalidCase(field, value, rule)
+        self._expect_ok("page_alloc_drop")
+
+    def _grow(self, requests: dict[int, int], *, prefix: bool) -> Granted:
+        """One launch; the kernel starts a sequence that is not live."""
+        wanted = sum(requests.values())
+        # no more tokens can be served than free pages and last pages hold
+        room = (self.shape.num_pages + len(requests)) * self.shape.page_size
+        slots: Any = self._device.empty((max(1, min(wanted, room)),), np.dtype(np.int64))
+        entries, counts = self._request(list(requests), list(requests.values()))
+        alloc_scan.extend(self._state, entries, counts, slots, prefix=prefix)
+        done = alloc_scan.read_status(self._state)
+        if done.code == alloc_scan.TOO_FEW_PAGES:
+            raise OutOfPages(done.needed, done.free)
+        if done.code != alloc_scan.OK:
+            raise DeviceFault(f"page_alloc_extend: status {done.code} after the host's checks passed")
+        served = min(done.served, len(requests))
+        return Granted(
+            new_slots=self._device.to_host(slots)[: done.tokens],
+            copies=self._device.to_host(self._state.copies)[: done.copies],
+            refused=np.arange(served, len(requests), dtype=np.int64),
+        )

@@ -80,7 +80,10 @@ class Trial:
         if isinstance(expected, Refused) or isinstance(got, Refused):
             if _name(expected) != _name(got):
                 number = "invariant 9: " if isinstance(_error(expected, got), OutOfPages) else ""
-                return f"{number}{_words(operation)} gave {_name(got)}, must give {_name(expected)}"
+                said = f"{number}{_words(operation)} gave {_name(got)}, must give {_name(expected)}"
+                # what was accepted wrongly may have left its trace
+                broken = None if isinstance(got, Refused) else violation(subject)
+                return f"{said}; then {broken}" if broken else said
             if isinstance(got, Refused) and isinstance(got.error, OutOfPages) and not _sensible(got.error):
                 return f"{_words(operation)} said {got.error}, which is no reason"
             same = before == subject.fingerprint() and np.array_equal(table, subject.block_table())

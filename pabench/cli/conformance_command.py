@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pabench.device.registry import DeviceRequest
 
 DEFAULT_BACKEND = "rawkernel"
-DEFAULT_ALLOCATORS = ("scan", "host")
+DEFAULT_ALLOCATORS = ("scan", "ticket", "stack", "host")
 SHOWN_FINDINGS = 5
 """Findings of a failed check that are printed; the report and ``--json`` have all."""
 PROFILE_NAMES = ("quick", "default", "deep")
@@ -213,6 +213,8 @@ def _subjects(
 
 def _print_summary(results: list[CheckResult], counts: dict[str, int]) -> None:
     for result in results:
+        for known in result.deviations:
+            click.echo(f"KNOWN {result.subject} {result.check}: {known['name']}: {known['reason']}")
         if result.status in ("failed", "crashed"):
             click.echo(f"{result.status.upper()} {result.subject} {result.check}: {result.reason}")
             for finding in result.findings[1:SHOWN_FINDINGS]:
@@ -220,6 +222,7 @@ def _print_summary(results: list[CheckResult], counts: dict[str, int]) -> None:
             if result.failure:
                 click.echo(f"  again: {result.failure.replay}")
     numbers = ", ".join(f"{counts[name]} {name}" for name in ("passed", "failed", "crashed", "unsupported"))
+    numbers += f", {counts['deviates']} with known deviations alone" if counts["deviates"] else ""
     numbers += f", {counts['not_run']} not run" if counts["not_run"] else ""
     click.echo(f"{counts['cases']} generated cases, {counts['checks']} checks: {numbers}")
 

@@ -24,16 +24,22 @@ PACKAGES = (*provenance.PACKAGES, "nvidia-cuda-runtime", "platformdirs", "pytest
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--strict", is_flag=True, help="Exit 7 when no device works here or a resource is missing.")
-def command(as_json: bool, strict: bool) -> None:
+@click.option("--peers", is_flag=True, help="Show the packages of other projects that adapters run, too.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit 7 when no device works here, or a resource or peer asked for is missing.",
+)
+def command(as_json: bool, peers: bool, strict: bool) -> None:
     """Show versions, compiler, NVRTC, GPUs, resources and the cache folder.
 
     \b
     Examples:
       pabench doctor
       pabench doctor --json --strict
+      pabench doctor --peers
     """
-    facts = examine()
+    facts = examine() | ({"peers": _peers()} if peers else {})
     click.echo(json.dumps(facts, indent=2) if as_json else _text(facts))
     if strict and not facts["devices"]:
         raise EnvironmentRefused(
@@ -43,6 +49,9 @@ def command(as_json: bool, strict: bool) -> None:
     missing = [name for name, found in facts["resources"].items() if not found["files"]]
     if strict and missing:
         raise EnvironmentRefused(f"resources without files: {', '.join(missing)}", hint="reinstall pabench")
+    lacking = [found["problem"] for found in facts.get("peers", {}).values() if "problem" in found]
+    if strict and lacking:
+        raise EnvironmentRefused(lacking[0])
 
 
 def examine() -> dict[str, Any]:
@@ -122,6 +131,27 @@ def _backends() -> dict[str, Any]:
     return {name: {"object": at, "entry_point": name in installed} for name, at in backend_names().items()}
 
 
+def _peers() -> dict[str, Any]:
+    """Packages that allocators run: version and folder, or what is wrong and the command that installs it."""
+    from pabench.allocators.registry import ALLOCATORS
+    from pabench.errors import Unsupported
+
+    out: dict[str, Any] = {}
+    for name, entry in ALLOCATORS.items():
+        if entry.peer is None:
+            continue
+        row = out.setdefault(entry.peer.package, {"allocators": []})
+        row["allocators"].append(name)
+        try:
+            entry.load()
+            found = entry.peer.find()
+        except Unsupported as error:
+            row["problem"] = str(error)
+        else:
+            row |= {"version": found.version, "path": str(found.folder)}
+    return out
+
+
 def _cache() -> dict[str, Any]:
     from pabench.device.cache import cache_root
 
@@ -143,7 +173,7 @@ def _text(facts: dict[str, Any]) -> str:
             known = ", ".join(f"{name} {version}" for name, version in found.items() if version)
             absent = ", ".join(name for name, version in found.items() if not version)
             lines += [f"{part:<10} {known}", f"{'':<10} not installed: {absent or 'none'}"]
-        elif part in ("resources", "backends"):
+        elif part in ("resources", "backends", "peers"):
             lines += [
                 f"{part if not n else '':<10} {_line(row, name)}"
                 for n, (name, row) in enumerate(found.items())

@@ -10,12 +10,15 @@ import numpy as np
 
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.capabilities import OPERATIONS, Capabilities
+from pabench.allocators.concurrent import PoolTrial
 from pabench.allocators.operations import Operation, operation_from_json
+from pabench.allocators.pool import PoolAllocator
 from pabench.allocators.trial import Trial
 from pabench.conformance.outcome import PASSED, Outcome, failed, raised
 from pabench.conformance.table_decode import decode_through_tables
 from pabench.device.base import Device
-from pabench.errors import InvalidCase, Unsupported
+from pabench.errors import DeviceFault, InvalidCase, Unsupported
+from pabench.kernels.page_pool import new_pool
 from pabench.problem.identity import content_id
 
 HISTORY_SCHEMA = 2
@@ -92,6 +95,22 @@ def check_repeats(case: HistoryCase, first: PageAllocator, new: Maker) -> Outcom
     return outcome
 
 
+def check_concurrent(case: HistoryCase, new: Maker, device: Device) -> Outcome:
+    """Threads that take and give pages at the same time never share one, and lose none."""
+    allocator = new(case.shape)
+    if not isinstance(allocator, PoolAllocator):
+        raise Unsupported(f"{allocator.name} serves a whole request in order, not thread by thread")
+    trial = PoolTrial(new_pool(device, allocator.kind, case.shape.num_pages))
+    for number, operation in enumerate(case.operations, start=1):
+        try:
+            violation = trial.perform(operation)
+        except DeviceFault as error:
+            violation = str(error)
+        if violation:
+            return failed(f"operation {number} ({operation[0]}): {violation}")
+    return PASSED
+
+
 def _replayed(case: HistoryCase, new: Maker) -> tuple[Trial, Outcome]:
     allocator = new(case.shape)
     wanted = {name for name, _ in case.operations} - {"drain"}
@@ -109,6 +128,7 @@ HistoryCheck = Callable[[HistoryCase, Maker, Device], Outcome]
 ALLOCATOR_CHECKS: dict[str, HistoryCheck] = {
     "allocator-invariants": check_history,
     "allocator-decode": check_table_decode,
+    "allocator-concurrent": check_concurrent,
 }
 """Checks of allocators by name."""
 

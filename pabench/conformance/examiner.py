@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
@@ -20,14 +21,16 @@ from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.capabilities import Capabilities as AllocatorCapabilities
 from pabench.allocators.registry import AllocatorEntry
 from pabench.backends.base import Backend
-from pabench.conformance.allocator_checks import about_allocator_check
+from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, HistoryCase, about_allocator_check
 from pabench.conformance.case_files import AnyCase
-from pabench.conformance.outcome import Outcome
+from pabench.conformance.failures import load_case
+from pabench.conformance.ledger import Deviation
+from pabench.conformance.outcome import Outcome, failed
 from pabench.conformance.process import raise_if_interrupted
 from pabench.conformance.registry import Check
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
-from pabench.errors import Unsupported
+from pabench.errors import InvalidCase, Unsupported
 from pabench.problem.case import Case
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.pool import KV_LAYOUTS
@@ -72,6 +75,7 @@ class Notebook:
     max_ratio: float | None = None
     failing: AnyCase | None = None
     outcome: Outcome | None = None
+    deviations: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def worst(self) -> float | None:
@@ -97,6 +101,7 @@ class Examiner:
     seed: int
     backend: Backend | None = None
     allocator: AllocatorEntry | None = None
+    known: tuple[Deviation, ...] = ()
     notebook: Notebook = field(default_factory=Notebook)
     witness: Witness = field(default_factory=Witness)
 
@@ -157,9 +162,35 @@ class Examiner:
             share: part of the effort's runs.
         """
         self._begin(check, about_allocator_check(check, self.allocator_capabilities))
+        for deviation in self.known:
+            if check in deviation.checks:
+                self._see_again(deviation)
         runs = max(1, round(self.effort.machine_runs * share))
         chosen = settings(self._settings(runs), stateful_step_count=self.effort.machine_steps)
         self._until_failure(lambda: run_state_machine_as_test(seed(self.seed)(machine), settings=chosen))
+
+    def examine_histories(
+        self, check: str, cases: SearchStrategy[HistoryCase], *, share: float = 1.0
+    ) -> None:
+        """Draw histories and hand each to a check of ``ALLOCATOR_CHECKS``, on a drawn schedule."""
+        self._begin(check, about_allocator_check(check))
+        schedules = st.integers(0, 2**16)
+
+        @self._settings(max(1, round(self.effort.machine_runs * share)))
+        @seed(self.seed)
+        @given(cases, schedules)
+        def judged(case: HistoryCase, schedule: int) -> None:
+            self.device.reschedule(schedule)
+            judge = ALLOCATOR_CHECKS[check]
+            try:
+                outcome = self.witness.judge(case, lambda: judge(case, self.new_allocator, self.device))
+            except Unsupported:
+                return
+            self.note(case, outcome)
+
+        self._until_failure(judged)
+        if self.notebook.cases == 0:
+            pytest.skip(f"{self.subject} serves a whole request in order, not thread by thread")
 
     def new_allocator(self, shape: PoolShape) -> PageAllocator:
         """Return an empty allocator of the kind under examination."""
@@ -210,9 +241,14 @@ class Examiner:
         self.witness.case(case)
 
     def note(self, case: AnyCase, outcome: Outcome) -> None:
-        """Record a judgement; raise ``CheckFailed`` when it is a failure."""
+        """Record a judgement; raise ``CheckFailed`` when it is a failure that no known deviation explains."""
         raise_if_interrupted()
         outcome = self.witness.judged(outcome, self.device)
+        for deviation in self.known:
+            if deviation.explains(self.notebook.check, outcome):
+                self.notebook.cases += 1
+                self.notebook.deviations[deviation.name]["cases"] += 1
+                return
         self.notebook.record(case, outcome)
         if not outcome.passed:
             raise CheckFailed(outcome.text)
@@ -220,6 +256,22 @@ class Examiner:
     def _begin(self, check: str, about: str) -> None:
         self.notebook.check, self.notebook.about = check, about
         self.witness.check(check, about)
+
+    def _see_again(self, deviation: Deviation) -> None:
+        """Play the history of a known deviation; fail when it does not happen any more."""
+        case = load_case(deviation.folder).case
+        if not isinstance(case, HistoryCase):
+            raise InvalidCase("case", deviation.case, "must be a history")
+        judge = ALLOCATOR_CHECKS[self.notebook.check]
+        outcome = self.witness.judge(case, lambda: judge(case, self.new_allocator, self.device))
+        if not deviation.explains(self.notebook.check, outcome):
+            said = f"known deviation {deviation.name!r} does not happen any more: {outcome.text}"
+            stale = failed(f"{said}; take it out of the ledger or end its range of versions")
+            self.notebook.record(case, stale)
+            raise CheckFailed(stale.text)
+        self.notebook.cases += 1
+        words = {name: getattr(deviation, name) for name in ("name", "kind", "reason", "case")}
+        self.notebook.deviations[deviation.name] = {**words, "text": outcome.text, "cases": 1}
 
     def _until_failure(self, search: Callable[[], None]) -> None:
         """Run Hypothesis; say so when the failure it found does not happen again on the same case."""

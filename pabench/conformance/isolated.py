@@ -164,7 +164,8 @@ class IsolatedSuite:
             flight.cases += 1
         elif event == "result":
             failing = message["failing"]
-            result = CheckResult(**{**message["result"], "findings": tuple(message["result"]["findings"])})
+            lists = {name: tuple(message["result"][name]) for name in ("findings", "deviations")}
+            result = CheckResult(**{**message["result"], **lists})
             recorder.record(result, None if failing is None else case_of(failing))
             flight.over = True
 

@@ -12,10 +12,12 @@ from pabench.allocators.registry import allocator_entry
 from pabench.backends.registry import load_backend
 from pabench.conformance.case_files import AnyCase
 from pabench.conformance.examiner import Effort, Examiner
+from pabench.conformance.ledger import known_deviations
 from pabench.conformance.outcome import raised
 from pabench.conformance.results import CheckResult
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
+from pabench.errors import Unsupported
 
 BACKEND_FIXTURE = "backend_examiner"
 ALLOCATOR_FIXTURE = "allocator_examiner"
@@ -103,6 +105,11 @@ class ConformancePlugin(SubjectsPlugin):
         """Examiner of one allocator."""
         entry = allocator_entry(request.param)
         self._current = self._examiner(request.param)
+        try:
+            entry.load()
+            self._current.known = known_deviations(request.param, entry.version())
+        except Unsupported as lacking:
+            pytest.skip(str(lacking))
         self._current.allocator = entry
         return self._current
 
@@ -147,7 +154,7 @@ class ConformancePlugin(SubjectsPlugin):
         notebook = examiner.notebook if examiner else None
         failing = None
         if report.passed:
-            status, reason = "passed", None
+            status, reason = "deviates" if notebook and notebook.deviations else "passed", None
         elif report.skipped:
             status, reason = "unsupported", _skip_reason(report)
         else:
@@ -167,6 +174,7 @@ class ConformancePlugin(SubjectsPlugin):
             failure=None,
             duration_s=round(report.duration, 3),
             findings=report.verdict.findings if report.failed else (),
+            deviations=tuple(notebook.deviations.values()) if notebook else (),
         )
         self.on_result(result, failing)
 

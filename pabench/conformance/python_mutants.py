@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,6 +47,8 @@ class _Copies:
 
     def load(self, name: str) -> ModuleType:
         if name not in self._loaded:
+            # dataclasses look for the module of a class by its name, and must find one
+            importlib.import_module(name)
             module = self._loaded[name] = ModuleType(name)
             module.__dict__["__builtins__"] = {**vars(builtins), "__import__": self._import}
             exec(compile(self._sources[name], f"<{name} with a mutant>", "exec"), module.__dict__)

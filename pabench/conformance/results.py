@@ -8,7 +8,7 @@ from typing import Any
 
 from pabench.errors import EXIT_FAILURE, EXIT_NOTHING_RAN, EXIT_OK
 
-STATUSES = ("passed", "failed", "unsupported", "crashed", "not-run")
+STATUSES = ("passed", "deviates", "failed", "unsupported", "crashed", "not-run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +39,11 @@ class CheckResult:
         cases: generated problems that were judged.
         max_ratio: largest err/T over all judged cases, that of the failure when there is one; None when no
             number was compared.
-        status: one of ``STATUSES``; ``not-run`` is a check that an interrupt cut short.
+        status: one of ``STATUSES``; ``deviates`` is a check that found known deviations and nothing else,
+            ``not-run`` one that an interrupt cut short.
         reason: why it is not passed.
+        deviations: known ones that were seen, each with ``name, kind, reason, text, case, cases``; see
+            ``ledger.py``.
         findings: of a checked device, as plain data; see ``device/findings.py``.
     """
 
@@ -56,6 +59,7 @@ class CheckResult:
     failure: Failure | None
     duration_s: float
     findings: tuple[dict[str, Any], ...] = ()
+    deviations: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def not_run(
@@ -82,7 +86,7 @@ class CheckResult:
 
 
 def totals(results: Sequence[CheckResult]) -> dict[str, int]:
-    """Return ``cases, checks, passed, failed, unsupported, crashed, not_run``."""
+    """Return ``cases, checks, passed, deviates, failed, unsupported, crashed, not_run``."""
     counts = {status.replace("-", "_"): sum(r.status == status for r in results) for status in STATUSES}
     return {"cases": sum(r.cases for r in results), "checks": len(results), **counts}
 
@@ -92,4 +96,4 @@ def exit_code(results: Sequence[CheckResult]) -> int:
     counts = totals(results)
     if counts["failed"] or counts["crashed"]:
         return EXIT_FAILURE
-    return EXIT_OK if counts["passed"] else EXIT_NOTHING_RAN
+    return EXIT_OK if counts["passed"] or counts["deviates"] else EXIT_NOTHING_RAN

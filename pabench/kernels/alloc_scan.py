@@ -1,4 +1,8 @@
-"""Device state and launches of ``page_alloc_scan.cu``."""
+"""Device state of the scan allocator, and launches of ``page_alloc_scan.cu`` and ``page_alloc_release.cu``.
+
+No launch depends on what the state holds: grid, block and arguments follow from the sizes alone, and what
+became of a step stays in ``ScanState.status`` until somebody reads it.  So a CUDA graph can hold steps.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +13,73 @@ from typing import Any
 import numpy as np
 
 from pabench.device.base import Device, Launch, Module
+from pabench.errors import InvalidCase
 from pabench.kernels.instance import KernelEntry, KernelInstance, kernel_source
+from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 
-FILE = "page_alloc_scan.cu"
-EXTEND, FREE = "page_alloc_extend", "page_alloc_free"
-MIN_THREADS, MAX_THREADS = 32, 1024
+FILE, RELEASE_FILE = "page_alloc_scan.cu", "page_alloc_release.cu"
+MIN_THREADS, MAX_THREADS = 64, 1024
 SHARED_BYTES = 64 * 8
+EXTEND, DROP, FORK, RESET = (f"page_alloc_{step}" for step in ("extend", "drop", "fork", "reset"))
+ENTRIES = {FILE: (EXTEND,), RELEASE_FILE: (DROP, FORK, RESET)}
+"""Entry points of each file."""
 
-OK, TOO_FEW_PAGES, ROW_TOO_SHORT, NOT_LIVE = range(4)
+OK, TOO_FEW_PAGES, ROW_TOO_SHORT, NOT_LIVE, BAD_VALUE, STILL_LIVE = range(6)
+END, CUT, WINDOW = range(3)
+"""What ``drop`` does to a sequence: end it, cut it to a length, give up what a window has left behind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What became of the last step.
+
+    Attributes:
+        code: ``OK`` or what was wrong; then nothing has changed.
+        needed: pages that all entries of an extend need.
+        free: pages free afterwards.
+        concerned: first entry (reset: sequence) that was wrong, or -1.
+        served: entries of an extend that were served, from the first on.
+        pages: pages taken, or that became free.
+        tokens: tokens added.
+        copies: pages to be copied.
+    """
+
+    code: int
+    needed: int
+    free: int
+    concerned: int
+    served: int
+    pages: int
+    tokens: int
+    copies: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScanState:
-    """The allocator's arrays on the device; shapes and types in the kernel's head comment."""
+    """The allocator's arrays on the device; shapes and types in the kernels' head comments."""
 
     device: Device
-    module: Module
+    grower: Module
+    releaser: Module
     threads: int
+    blocks: int
+    num_pages: int
     page_size: int
     ring: Any
     cursor: Any
+    refcounts: Any
     lengths: Any
     block_table: Any
+    copies: Any
     status: Any
+    page_ends: Any
+    token_ends: Any
+    plan: Any
+    header: Any
+    shared_drops: Any
+    last_drop: Any
+    gate: Any
 
 
 def block_threads(max_seqs: int) -> int:
@@ -44,73 +91,126 @@ def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table."""
     threads = MIN_THREADS
     while threads <= MAX_THREADS:
-        entries = tuple(
-            KernelEntry(name=name, threads=threads, shared_bytes=SHARED_BYTES) for name in (EXTEND, FREE)
-        )
-        yield KernelInstance(
-            file=FILE, label=f"{threads} threads", defines=_defines(threads), entries=entries
-        )
+        for file, names in ENTRIES.items():
+            entries = (KernelEntry(name=name, threads=threads, shared_bytes=SHARED_BYTES) for name in names)
+            yield KernelInstance(
+                file=file, label=f"{threads} threads", defines=_defines(threads), entries=tuple(entries)
+            )
         threads *= 2
 
 
 def new_state(
-    device: Device, *, num_pages: int, page_size: int, max_seqs: int, max_pages_per_seq: int
+    device: Device, *, num_pages: int, page_size: int, max_seqs: int, max_pages_per_seq: int, blocks: int = 1
 ) -> ScanState:
-    """Return the state of an empty pool: pages 0.. in the ring, no sequence live."""
+    """Return the state of an empty pool: pages 0.. in the ring, no sequence live.
+
+    Args:
+        device: where it lies.
+        num_pages: of the pool.
+        page_size: tokens of a page.
+        max_seqs: rows of the table.
+        max_pages_per_seq: columns of the table.
+        blocks: of an extend, a power of two; more than one pays for steps of thousands of pages.
+
+    Raises:
+        InvalidCase: ``blocks`` is no power of two.
+    """
+    whole_number("blocks", blocks, low=1, high=1024)
+    if blocks & (blocks - 1):
+        raise InvalidCase("blocks", blocks, "must be a power of two")
     threads = block_threads(max_seqs)
     capacity = 1 << (num_pages - 1).bit_length()
     ring = np.zeros(capacity, np.uint32)
     ring[:num_pages] = np.arange(num_pages)
     return ScanState(
         device=device,
-        module=device.load(kernel_source(device, FILE, **_defines(threads))),
+        grower=device.load(kernel_source(device, FILE, **_defines(threads))),
+        releaser=device.load(kernel_source(device, RELEASE_FILE, **_defines(threads))),
         threads=threads,
+        blocks=blocks,
+        num_pages=num_pages,
         page_size=page_size,
         ring=device.to_device(ring),
         cursor=device.to_device(np.array([0, num_pages], np.uint64)),
+        refcounts=device.zeros((num_pages,), np.dtype(np.uint32)),
         lengths=device.to_device(np.full(max_seqs, -1, np.int32)),
         block_table=device.to_device(np.full((max_seqs, max_pages_per_seq), -1, np.int32)),
-        status=device.empty((4,), np.dtype(np.int64)),
+        copies=device.empty((max_seqs, 3), np.dtype(np.int32)),
+        status=device.empty((8,), np.dtype(np.int64)),
+        page_ends=device.empty((max_seqs,), np.dtype(np.uint64)),
+        token_ends=device.empty((max_seqs,), np.dtype(np.uint64)),
+        plan=device.empty((max_seqs,), np.dtype(np.uint32)),
+        header=device.empty((2,), np.dtype(np.uint64)),
+        shared_drops=device.zeros((num_pages,), np.dtype(np.uint32)),
+        last_drop=device.zeros((num_pages,), np.dtype(np.uint32)),
+        gate=device.zeros((2,), np.dtype(np.uint32)),
     )
 
 
-def extend(state: ScanState, request: Array, slot_mapping: Any) -> tuple[int, int, int]:
-    """Launch one extend step and return ``(status, pages needed, pages free)``.
+def extend(state: ScanState, sequences: Any, tokens: Any, slot_mapping: Any, *, prefix: bool = False) -> None:
+    """Launch a step that grows sequences.
 
     Args:
         state: changed in place when the status is ``OK``.
-        request: ``(max_seqs,) int32`` tokens to add, -1 to leave a sequence alone.
-        slot_mapping: device array, int64, one entry for each new token.
+        sequences: device array, int32 ``(max_seqs,)``; -1 for an entry without request.
+        tokens: device array, int32 ``(max_seqs,)``, to add.
+        slot_mapping: device array, int64, with room for each token that can be served.
+        prefix: serve the entries that fit, from the first on, where not all do.
     """
+    of = state
     args = (
-        *(state.device.to_device(request), state.ring, state.cursor, state.lengths, state.block_table),
-        *(slot_mapping, state.status, *_shape_arguments(state)),
+        *(sequences, tokens, of.ring, of.cursor, of.refcounts, of.lengths, of.block_table, slot_mapping),
+        *(of.copies, of.status, of.page_ends, of.token_ends, of.plan, of.header, of.shared_drops, of.gate),
+        *(*_sizes(state), np.int32(prefix)),
     )
-    return _launch(state, EXTEND, args)
+    _launch(state, state.grower, EXTEND, args, blocks=state.blocks)
 
 
-def free(state: ScanState, request: Array) -> tuple[int, int, int]:
-    """Launch one free step and return ``(status, pages returned, pages free)``."""
+def drop(state: ScanState, sequences: Any, values: Any, what: int) -> None:
+    """Launch a step that lets pages go; ``what`` is ``END``, ``CUT`` or ``WINDOW``."""
+    of = state
     args = (
-        *(state.device.to_device(request), state.ring, state.cursor, state.lengths, state.block_table),
-        *(state.status, *_shape_arguments(state)),
+        *(sequences, values, of.ring, of.cursor, of.refcounts, of.lengths, of.block_table, of.status),
+        *(of.page_ends, of.shared_drops, of.last_drop, *_sizes(state), np.int32(what)),
     )
-    return _launch(state, FREE, args)
+    _launch(state, state.releaser, DROP, args)
+
+
+def fork(state: ScanState, parents: Any, children: Any) -> None:
+    """Launch a step in which children get the pages of their parents."""
+    of = state
+    arrays = (parents, children, of.cursor, of.refcounts, of.lengths, of.block_table, of.status)
+    _launch(state, state.releaser, FORK, (*arrays, *_sizes(state)[1:]))
+
+
+def reset(state: ScanState) -> None:
+    """Launch a return to the state of a new pool."""
+    arrays = (state.ring, state.cursor, state.lengths, state.status)
+    sizes = (np.int32(state.num_pages), np.int32(state.lengths.shape[0]))
+    _launch(state, state.releaser, RESET, (*arrays, *sizes))
+
+
+def read_status(state: ScanState) -> Status:
+    """Wait for the last step and return what became of it."""
+    state.device.synchronize()
+    values: Array = state.device.to_host(state.status)
+    code, needed, free, concerned, served, pages, tokens, copies = (int(value) for value in values)
+    return Status(
+        **{"code": code, "needed": needed, "free": free, "concerned": concerned},
+        **{"served": served, "pages": pages, "tokens": tokens, "copies": copies},
+    )
 
 
 def _defines(threads: int) -> dict[str, int]:
     return {"PAB_THREADS": threads}
 
 
-def _shape_arguments(state: ScanState) -> tuple[Any, ...]:
+def _sizes(state: ScanState) -> tuple[Any, ...]:
     max_seqs, max_pages = state.block_table.shape
     mask = np.uint32(state.ring.shape[0] - 1)
     return mask, np.int32(max_seqs), np.int32(max_pages), np.int32(state.page_size)
 
 
-def _launch(state: ScanState, entry: str, args: tuple[Any, ...]) -> tuple[int, int, int]:
-    grid, block = (1, 1, 1), (state.threads, 1, 1)
-    state.module.launch(Launch(entry=entry, grid=grid, block=block, shared_bytes=SHARED_BYTES, args=args))
-    state.device.synchronize()
-    code, pages, left, _ = (int(value) for value in state.device.to_host(state.status))
-    return code, pages, left
+def _launch(state: ScanState, module: Module, entry: str, args: tuple[Any, ...], blocks: int = 1) -> None:
+    grid, block = (blocks, 1, 1), (state.threads, 1, 1)
+    module.launch(Launch(entry=entry, grid=grid, block=block, shared_bytes=SHARED_BYTES, args=args))

@@ -62,8 +62,7 @@ def split_count(kv_lens: Sequence[int], num_qo_heads: int, *, num_query_tokens: 
 
 def shared_bytes(head_dim: int) -> int:
     """Return the dynamic shared memory of a block: ``sizeof(WarpMemory)`` times its warps."""
-    floats = head_dim + head_dim % 2 + TILE_TOKENS
-    return WARPS * 16 * -(-(4 * floats + 8 * TILE_TOKENS) // 16)
+    return WARPS * 16 * (-(-4 * head_dim // 16) + TILE_TOKENS)
 
 
 def instances() -> Iterator[KernelInstance]:

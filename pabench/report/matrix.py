@@ -9,7 +9,7 @@ from pabench.report.findings import FindingRow, finding_rows
 from pabench.report.source import Line, Source
 from pabench.report.words import DASH, digits, number, plural, whole
 
-SEVERITY = ("not-run", "unsupported", "passed", "failed", "crashed")
+SEVERITY = ("not-run", "unsupported", "passed", "deviates", "failed", "crashed")
 CELL_STATES = ("passed", "failed", "crashed", "unsupported", "unchecked")
 UNJUDGED = ("absent", "unsupported", "not-run")
 KINDS = {"backend": "Attention backends", "allocator": "Page allocators"}

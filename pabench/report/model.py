@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pabench.report.deviations import DeviationRow, build_deviations
 from pabench.report.facts import RunFacts, build_facts
 from pabench.report.heat import HeatMap, build_heat_maps
 from pabench.report.matrix import (
@@ -39,6 +40,7 @@ class ReportModel:
     matrices: tuple[Matrix, ...]
     cell_checks: tuple[CellChecks, ...]
     failures: tuple[Failure, ...]
+    deviations: tuple[DeviationRow, ...]
     page_sizes: tuple[PageSizeRow, ...]
     heat_maps: tuple[HeatMap, ...]
     trend: Trend | None
@@ -59,6 +61,7 @@ def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportMo
         matrices=build_matrices(source),
         cell_checks=build_cell_checks(source),
         failures=build_failures(source),
+        deviations=build_deviations(source),
         page_sizes=build_page_sizes(source),
         heat_maps=build_heat_maps(source),
         trend=build_trend(source),

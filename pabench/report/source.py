@@ -31,8 +31,9 @@ class Line:
 
     Attributes:
         data: the line, texts cleaned; speed figures are gone unless the result was found right.
-        state: ``passed``, ``failed``, ``crashed``, ``unsupported``, ``not-run`` (a check that an interrupt
-            cut short) or ``unchecked`` (a cell that ran, but whose result nobody judged).
+        state: ``passed``, ``deviates`` (known deviations alone), ``failed``, ``crashed``, ``unsupported``,
+            ``not-run`` (a check that an interrupt cut short) or ``unchecked`` (a cell that ran, but whose
+            result nobody judged).
         run: position of its run.
     """
 

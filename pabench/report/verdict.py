@@ -11,7 +11,7 @@ from pabench.report.source import Line, Source
 from pabench.report.words import join, plural
 
 TONES = {"PASS": "passed", "FAIL": "failed", "INCOMPLETE": "warned", "NOTHING RAN": "neutral"}
-ORDER = ("passed", "failed", "crashed", "unchecked", "not-run", "unsupported")
+ORDER = ("passed", "deviates", "failed", "crashed", "unchecked", "not-run", "unsupported")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def build_verdict(source: Source) -> Verdict:
         word = "FAIL"
     elif broken or EXIT_INTERRUPTED in codes or states["unchecked"]:
         word = "INCOMPLETE"
-    elif not states["passed"]:
+    elif not states["passed"] and not states["deviates"]:
         word = "NOTHING RAN"
     elif all(code in (EXIT_OK, EXIT_NOTHING_RAN) for code in codes):
         word = "PASS"
@@ -94,6 +94,8 @@ def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> s
         cases = sum(line.data.get("cases") or 0 for line in checks)
         over = f" over {plural(cases, 'generated case')}" if cases else ""
         parts.append(f"{plural(len(checks), 'check')} passed{over}")
+    if states["deviates"]:
+        parts.append(f"{plural(states['deviates'], 'check')} found known deviations alone, named below")
     if cells := [line for line in source.cells if line.state == "passed"]:
         parts.append(f"{plural(len(cells), 'cell')} ran, each result checked against the oracle")
     skipped = states["unsupported"]
@@ -122,9 +124,8 @@ def _counts(source: Source) -> tuple[Count, ...]:
         for state in ORDER:
             if states[state] or (lines and state == "passed"):
                 name = noun if states[state] == 1 else f"{noun}s"
-                counts.append(
-                    Count(value=states[state], label=f"{name} {state.replace('-', ' ')}", state=state)
-                )
+                words = "with known deviations" if state == "deviates" else state.replace("-", " ")
+                counts.append(Count(value=states[state], label=f"{name} {words}", state=state))
     cases = sum(line.data.get("cases") or 0 for line in source.checks)
     if cases:
         counts.append(Count(value=cases, label="generated cases", state="neutral"))

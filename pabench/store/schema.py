@@ -16,7 +16,7 @@ SCHEMA = 1
 RUN_KINDS = ("sweep", "conformance")
 RUN_STATES = ("running", "finished", "interrupted")
 CELL_STATES = ("ok", "failed", "unsupported", "crashed")
-CHECK_STATES = ("passed", "failed", "unsupported", "crashed", "not-run")
+CHECK_STATES = ("passed", "deviates", "failed", "unsupported", "crashed", "not-run")
 PROVENANCE_WORDS = ("measured", "counted", "modelled", "host")
 NON_FINITE = ("inf", "-inf", "nan")
 
@@ -129,6 +129,7 @@ CHECK_OPTIONAL: dict[str, Rule] = {
     "duration_s": NUMBER,
     "failure": OBJECT,
     "findings": LIST,
+    "deviations": LIST,
 }
 CHECK_FAILURE: dict[str, Rule] = dict.fromkeys(("case_id", "text", "path", "replay"), TEXT)
 

@@ -240,7 +240,8 @@ extern "C" __global__ void half_by_half(pab::u32* out, pab::u32 shift) {
   for (u32 i = threadIdx.x; i < 64; i += 32) shared[i] = 1;
   block_sync();
   u32 sum = 0;
-  for (u32 i = 0; i < 2; ++i) sum += shared[2 * threadIdx.x + i];  // half by half: read
+  // a bound that the compiler does not know, so that one instruction reads both
+  for (u32 i = 0; i < 2 * gridDim.x; ++i) sum += shared[2 * threadIdx.x + i];  // half by half: read
   shared[(2 * threadIdx.x + 1 + shift) % 64] = static_cast<u16>(sum);  // half by half: write
   out[threadIdx.x] = sum;
 }

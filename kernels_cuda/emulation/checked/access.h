@@ -126,7 +126,7 @@ inline bool long_past(const Trace& t, u32 cell) {
 }
 
 // Finds what this lane makes of a cell in which lanes of its own event, or nobody, read before it; false: another case.
-inline bool note_step(const Trace& t, Site& site, u32 half, u32 cell) {
+[[gnu::noinline]] bool note_step(const Trace& t, Site& site, u32 half, u32 cell) {
   const u32 event = site.cell_event[half] >> 5, mine = cell_of(event, t.lane);
   if (!event) return false;
   Sets& sets = t.block->sets;
@@ -156,7 +156,7 @@ inline bool note_step(const Trace& t, Site& site, u32 half, u32 cell) {
 // A read that needs no look at tables: of memory that was written, last by a write that is past, by a reader whose
 // mark is there, or is the only one, or changes the marks as it just did next to it.
 template <u32 kBytes>
-inline bool short_read(const Trace& t, Site& site, u64 address) {
+[[gnu::always_inline]] inline bool short_read(const Trace& t, Site& site, u64 address) {
   if (!site.reads) return all_written<kBytes>(site, address);
   if (site.stamp != t.stamp) return false;
   constexpr u32 kWords = kBytes < 4 ? 1 : kBytes / 4, kHalves = kBytes < 4 ? 1 : 2 * kWords;
@@ -193,7 +193,7 @@ inline bool short_write(const Trace& t, const Site& site, u64 address) {
 }
 
 // Hands an access to the counters; atomic operations go there by name, see count_atomic.  True: nobody else asks.
-[[gnu::always_inline]] inline bool count_access(Lane& me, u64 address, u32 bytes, Access kind, const void* pc) {
+inline bool count_access(Lane& me, u64 address, u32 bytes, Access kind, const void* pc) {
   if (!(me.watch & kCount)) return false;
   if (kind == Access::kRead) note(me, Instruction::load, address, bytes, pc);
   if (kind == Access::kWrite || kind == Access::kAtomicWrite) note(me, Instruction::store, address, bytes, pc);
@@ -203,23 +203,39 @@ inline bool short_write(const Trace& t, const Site& site, u64 address) {
   return me.watch == kCount;
 }
 
+// The same as a call, which keeps the checkers' way short.
+template <u32 kBytes, Access kKind>
+[[gnu::noinline]] bool count_apart(Lane& me, u64 address, const void* pc) {
+  return count_access(me, address, kBytes, kKind, pc);
+}
+
 // One access of the running thread; called before it happens.
 template <u32 kBytes, Access kKind>
-inline void access(u64 address, const void* pc) {
+[[gnu::noinline]] void access_anyhow(u64 address, const void* pc) {
   Lane* me = current;
   if (!me) return;  // the launcher's own work
-  if (count_access(*me, address, kBytes, kKind, pc)) return;
+  if (me->watch & kCount && count_apart<kBytes, kKind>(*me, address, pc)) return;
   Trace& t = trace_of(*me);
   count_step(*me, pc);
   Site& site = site_of(t, pc);
-  if (site.pc == pc && address - site.base <= site.span && (address & (kBytes - 1)) == 0) {
+  if (site.pc == pc && address - site.base <= site.span && (address & (kBytes - 1)) == 0) [[likely]] {
     if constexpr (kKind == Access::kRead) {
-      if (short_read<kBytes>(t, site, address)) return;
+      if (short_read<kBytes>(t, site, address)) [[likely]] return;
     } else {
       if (short_write<kBytes>(t, site, address)) return;
     }
   }
   access_in_full(me, address, kBytes, kKind, pc);
+}
+// Whether nothing but the counters asks for a plain access, and they have it.
+template <u32 kBytes, Access kKind>
+[[gnu::always_inline]] inline bool only_counted(u64 address, const void* pc) {
+  constexpr Instruction what = kKind == Access::kRead ? Instruction::load : Instruction::store;
+  return current && current->watch == kCount && note_quickly(*current, what, address, kBytes, pc);
+}
+template <u32 kBytes, Access kKind>
+[[gnu::always_inline]] inline void access(u64 address, const void* pc) {
+  if (!only_counted<kBytes, kKind>(address, pc)) access_anyhow<kBytes, kKind>(address, pc);
 }
 // The same for a size known at run time only.
 template <Access kKind>

@@ -21,11 +21,21 @@ u64 load_bits(const void* from, u32 bytes) {
   std::memcpy(&bits, from, bytes);
   return bits;
 }
-Vec16 load_vec16(const void* from) {
-  observe::access<16, Access::kRead>(reinterpret_cast<u64>(from), PAB_EMU_HERE);
+inline Vec16 vec16_at(const void* from) {
   Vec16 value;
   std::memcpy(&value, from, 16);
   return value;
+}
+[[gnu::noinline]] Vec16 load_vec16_anyhow(const void* from, const void* pc) {
+  observe::access_anyhow<16, Access::kRead>(reinterpret_cast<u64>(from), pc);
+  return vec16_at(from);
+}
+Vec16 load_vec16(const void* from) {
+  // the rows of a lane are too short for the processor to see that it walks along them
+  __builtin_prefetch(static_cast<const char*>(from) + 128);
+  const void* pc = PAB_EMU_HERE;
+  if (!observe::only_counted<16, Access::kRead>(reinterpret_cast<u64>(from), pc)) return load_vec16_anyhow(from, pc);
+  return vec16_at(from);
 }
 void store_bits(void* to, u64 bits, u32 bytes) {
   observe::access_of<Access::kWrite>(reinterpret_cast<u64>(to), bytes, PAB_EMU_HERE);

@@ -45,8 +45,9 @@ class LaunchCounters {
       for (std::size_t i = 1; i < tally.rows().size(); ++i) {
         const Row& row = tally.rows()[i];
         // a region's number is the worker's own
-        const u32 label = row.label & ((1u << kRegionShift) - 1);
-        Row& sum = sums[{row.pc, label, row.buffer, tally.regions()[region_of(row.label)]}];
+        const u64 what = tally.what(row.number);
+        const u32 label = label_of(what) & ((1u << kRegionShift) - 1);
+        Row& sum = sums[{place_of(what), label, row.buffer, tally.regions()[region_of(label_of(what))]}];
         sum.requests += row.requests;
         sum.lanes += row.lanes;
         sum.sectors += row.sectors;
@@ -130,7 +131,8 @@ inline void begin_block(Worker& w, LaunchCounters& all) {
     lane.watch = counting ? all.checks() : 0;
     if (!counting) continue;
     lane.log_begin = lane.log_next = w.log.get() + static_cast<std::size_t>(i) * kLogStride;
-    lane.log_end = lane.log_begin + 2 * kLogEntries;
+    lane.log_end = lane.log_begin + kLogEntries;
+    lane.numbered = w.counters->tally.numbered();
     lane.region = 0;
   }
 }
@@ -160,11 +162,23 @@ inline void lane_exit(Lane& me) {
 
 namespace {
 
+void number_instruction(Numbered& slot, u64 what) {
+  try {
+    slot.number = u64{worker->counters->tally.number(what)} << kLabelShift;
+    slot.what = what;
+  } catch (const std::exception& error) {
+    fault("the counters cannot number an instruction: %s", error.what());
+  }
+}
+
 // Lets the other lanes of the warp come as far as they can, then counts what all have done.  Occurrences start
 // anew for each lane after as many entries of its own.
 void log_full(Lane& me) {
   Warp& warp = *me.warp;
-  if (me.watch == kCount) spend_steps(me, kLogEntries, reinterpret_cast<const void*>(me.log_next[-1]));
+  if (me.watch == kCount) {
+    const u64 last = worker->counters->tally.what(number_of(me.log_next[-1]));
+    spend_steps(me, kLogEntries, reinterpret_cast<const void*>(place_of(last)));
+  }
   while (me.log_next == me.log_end) {
     Lane* behind = nullptr;
     for (u32 rest = warp.runnable & ~(1u << me.index); rest && !behind; rest &= rest - 1) {

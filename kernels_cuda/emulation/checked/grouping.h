@@ -22,7 +22,7 @@ class Grouping {
     parts_.clear();
     for (u32 i = 0; i < warp.count; ++i) {
       Lane& lane = *warp.lanes[i];
-      const u64 entries = static_cast<u64>(lane.log_next - lane.log_begin) / 2;
+      const u64 entries = static_cast<u64>(lane.log_next - lane.log_begin);
       if (entries) parts_.push_back({lane.log_begin, static_cast<u32>(entries), i});
       lane.log_next = lane.log_begin;
     }
@@ -43,26 +43,23 @@ class Grouping {
   };
   // An instruction that lanes come to at different positions of their logs.
   struct Place {
-    u64 pc;
-    u32 label, lane = ~0u, seen = 0;   // how often `lane` has been there
+    u32 number, lane = ~0u, seen = 0;  // how often `lane` has been there
     std::vector<u32> groups;           // by occurrence
   };
 
   // While all lanes do the same, entries of one position are one request: the occurrences are the same.
   // Returns the position where they part, or `stop`.
   u32 in_step(u32 at, u32 stop) {
-    const u32 count = group_.count = static_cast<u32>(parts_.size());
-    for (u32 i = 0; i < count; ++i) group_.lanes[i] = parts_[i].lane;
+    const u32 count = static_cast<u32>(parts_.size());
     for (; at < stop; ++at) {
-      const u64 first = parts_[0].log[2 * at], pc = parts_[0].log[2 * at + 1];
+      const u64 first = parts_[0].log[at];
       u64 differ = 0;
-      for (u32 i = 0; i < count; ++i) {
-        const u64 word = parts_[i].log[2 * at];
-        differ |= (word ^ first) >> kLabelShift | (parts_[i].log[2 * at + 1] ^ pc);
-        group_.addresses[i] = word & kAddressMask;
-      }
-      if (differ) return at;
-      tally_.add(pc, static_cast<u32>(first >> kLabelShift), group_);
+      for (u32 i = 1; i < count; ++i) differ |= parts_[i].log[at] ^ first;
+      if (differ >> kLabelShift) return at;
+      if (!differ && count == kWarpSize && tally_.add_uniform(number_of(first), first & kAddressMask)) continue;
+      group_.clear();
+      for (const Part& part : parts_) group_.add(part.lane, part.log[at] & kAddressMask);
+      tally_.add(number_of(first), group_);
     }
     return at;
   }
@@ -74,37 +71,36 @@ class Grouping {
     for (const Part& part : parts_) {
       u32 guess = 0;
       for (u32 i = at; i < part.entries; ++i) {
-        const u64 word = part.log[2 * i];
-        const u32 number = guess = place_of(part.log[2 * i + 1], static_cast<u32>(word >> kLabelShift), guess);
-        Place& place = places_[number];
+        const u64 word = part.log[i];
+        guess = place_of(number_of(word), guess);
+        Place& place = places_[guess];
         if (place.lane != part.lane) {
           place.lane = part.lane;
           place.seen = 0;
         }
         if (place.seen == place.groups.size()) place.groups.push_back(fresh_group());
         Group& group = groups_[place.groups[place.seen++]];
-        group.lanes[group.count] = part.lane;
-        group.addresses[group.count++] = word & kAddressMask;
+        group.add(part.lane, word & kAddressMask);
       }
     }
     for (const Place& place : places_) {
-      for (const u32 number : place.groups) tally_.add(place.pc, place.label, groups_[number]);
+      for (const u32 number : place.groups) tally_.add(place.number, groups_[number]);
     }
   }
 
   // A lane goes through the places in nearly the order of the one before: the next one is the first guess.
-  u32 place_of(u64 pc, u32 label, u32 guess) {
+  u32 place_of(u32 number, u32 guess) {
     const u32 count = static_cast<u32>(places_.size());
     for (u32 step = 0; step < count; ++step) {
       const u32 at = (guess + step) % count;
-      if (places_[at].pc == pc && places_[at].label == label) return at;
+      if (places_[at].number == number) return at;
     }
-    places_.push_back({pc, label, ~0u, 0, {}});
+    places_.push_back({number, ~0u, 0, {}});
     return count;
   }
   u32 fresh_group() {
     if (used_ == groups_.size()) groups_.emplace_back();
-    groups_[used_].count = 0;
+    groups_[used_].clear();
     return used_++;
   }
 

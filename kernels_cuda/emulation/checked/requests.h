@@ -13,8 +13,21 @@ constexpr u32 kBanks = 32, kBankBytes = 4;
 // The lanes of one request.
 struct Group {
   u32 count = 0;
+  u64 low, high;  // the first and the last of the addresses
   u32 lanes[kWarpSize];
   u64 addresses[kWarpSize];
+
+  void clear() {
+    count = 0;
+    low = ~u64{0};
+    high = 0;
+  }
+  void add(u32 lane, u64 address) {
+    lanes[count] = lane;
+    addresses[count++] = address;
+    low = address < low ? address : low;
+    high = address > high ? address : high;
+  }
 };
 
 // Numbers of what a request touches are stamped with the request's number, which shows repeats at once.
@@ -46,6 +59,12 @@ struct Wavefronts {
   u32 needed = 0;  // as asked
   u32 ideal = 0;   // had no two words of a part met in a bank
 };
+
+// Of a whole warp that names one address.
+constexpr Wavefronts all_at_once(u32 bytes) {
+  const u32 parts = bytes <= 4 ? 1 : bytes / 4;
+  return {parts, parts};
+}
 
 constexpr u32 lanes_together(u32 bytes) { return bytes <= 4 ? kWarpSize : kWarpSize * 4 / bytes; }
 

@@ -79,7 +79,7 @@ inline void report_deadlock(Worker& w, const std::string& text) {
   w.launch->checked->findings.add(std::move(finding));
 }
 
-[[noreturn]] inline void report_budget(Lane& lane, const void* pc) {
+[[noreturn]] [[gnu::noinline]] void report_budget(Lane& lane, const void* pc) {
   lane.pc = pc;
   const u64 budget = trace_of(lane).block->checked->request.step_budget;
   report_sync(lane, "step", "a block made " + std::to_string(budget) +

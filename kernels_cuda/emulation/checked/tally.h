@@ -20,9 +20,9 @@ namespace pab_emu {
 namespace {
 
 struct Row {
-  u64 pc = 0;
-  u32 label = 0, buffer = kNoMemory;
-  u32 next = 0;  // further row of the same place and label, for another buffer; 0: none
+  u32 number = 0, label = 0;  // of the instruction
+  u32 buffer = kNoMemory;
+  u32 next = 0;  // further row of the same instruction, for another buffer; 0: none
   u64 requests = 0, lanes = 0, sectors = 0, ideal_sectors = 0, wavefronts = 0, ideal_wavefronts = 0, addresses = 0;
 };
 
@@ -67,22 +67,39 @@ class Tally {
   Tally(const Request& request, TouchedBuffer* touched, u64 shared_base, u64 shared_bytes, u64 stack_base,
         u64 stack_bytes)
       : request_(request), touched_(touched), shared_base_(shared_base), shared_bytes_(shared_bytes),
-        stack_base_(stack_base), stack_bytes_(stack_bytes), slots_(1024), rows_(1), shadows_(request.buffer_count) {}
+        stack_base_(stack_base), stack_bytes_(stack_bytes), slots_(1024), rows_(1), shadows_(request.buffer_count),
+        numbered_(kNumbered) {}
+
+  // The number of an instruction, see log.h; the same for the same.
+  u32 number(u64 what) {
+    u32& slot = slots_[slot_of(what)];
+    if (slot) return slot - 1;
+    if (seen_.size() == kMostNumbers) throw std::length_error("more than 65536 instructions and regions");
+    seen_.push_back({what, 0});
+    slot = static_cast<u32>(seen_.size());
+    if (seen_.size() * 2 > slots_.size()) grow();
+    return static_cast<u32>(seen_.size() - 1);
+  }
+  u64 what(u32 number) const { return seen_[number].what; }
+  Numbered* numbered() { return numbered_.data(); }
 
   // One instruction of a warp.
-  void add(u64 pc, u32 label, const Group& group) {
+  void add(u32 number, const Group& group) {
+    const u32 label = label_of(what(number));
     if (!touches_memory(instruction_of(label))) {
-      Row& row = row_of(pc, label, kNoMemory);
+      Row& row = row_of(number, kNoMemory);
       ++row.requests;
       row.lanes += group.count;
       return;
     }
-    u64 low = group.addresses[0], high = low;
-    for (u32 i = 1; i < group.count; ++i) {
-      low = std::min(low, group.addresses[i]);
-      high = std::max(high, group.addresses[i]);
-    }
-    if (!add_within(pc, label, group, low, high + bytes_of(label), 1)) add_parts(pc, label, group);
+    if (!add_within(number, group, group.low, group.high + bytes_of(label), 1)) add_parts(number, group);
+  }
+  // The same of a whole warp that names one address in shared memory, which most requests do; false: elsewhere.
+  bool add_uniform(u32 number, u64 address) {
+    const u32 label = label_of(what(number));
+    if (!touches_memory(instruction_of(label)) || !shared(address, address + bytes_of(label))) return false;
+    add_shared(row_of(number, kSharedMemory), kWarpSize, all_at_once(bytes_of(label)), 1, 1);
+    return true;
   }
 
   void add_products(const char* shape, u32 region) {
@@ -111,15 +128,24 @@ class Tally {
   const std::vector<Products>& products() const { return products_; }
 
  private:
+  static constexpr u32 kMostNumbers = 1u << (64 - kLabelShift);
+  struct Seen {
+    u64 what;
+    u32 row;  // the first; 0: none
+  };
   struct Shadow {
     Stamps loaded, stored;
   };
 
   // Adds a request whose addresses all lie in [low, end).  False: no single buffer holds them.
-  bool add_within(u64 pc, u32 label, const Group& group, u64 low, u64 end, u32 requests) {
-    if (low >= shared_base_ && end <= shared_base_ + shared_bytes_) {
-      const u32 bytes = bytes_of(label);
-      add_shared(row_of(pc, label, kSharedMemory), group, requests, group.count == kWarpSize && low + bytes == end);
+  bool add_within(u32 number, const Group& group, u64 low, u64 end, u32 requests) {
+    if (shared(low, end)) {
+      Row& row = row_of(number, kSharedMemory);
+      shared_words_.reserve(shared_bytes_ / kBankBytes + 1);
+      const Wavefronts found =
+          wavefronts(group, shared_base_, bytes_of(row.label), shared_words_, [this] { return ++stamp_; });
+      add_shared(row, group.count, found, requests,
+                 is_atomic(instruction_of(row.label)) ? distinct_addresses(group) : 0);
       return true;
     }
     if (low >= stack_base_ && end <= stack_base_ + stack_bytes_) return true;  // a thread's own variables
@@ -129,36 +155,32 @@ class Tally {
       if (!buffer || end > buffer->base + buffer->bytes) return false;
       last_ = buffer;
     }
-    add_global(row_of(pc, label, buffer->number), *buffer, group, requests);
+    add_global(row_of(number, buffer->number), *buffer, group, requests);
     return true;
   }
 
   // A request over several buffers counts as one, of the buffer of its lowest lane.
-  void add_parts(u64 pc, u32 label, const Group& group) {
+  void add_parts(u32 number, const Group& group) {
+    const u32 bytes = bytes_of(label_of(what(number)));
     u32 requests = 1;
     for (u32 i = 0; i < group.count; ++i) {
       Group one;
-      one.count = 1;
-      one.lanes[0] = group.lanes[i];
-      one.addresses[0] = group.addresses[i];
+      one.clear();
+      one.add(group.lanes[i], group.addresses[i]);
       // what is in no buffer is a constant of the kernel file
-      if (add_within(pc, label, one, one.addresses[0], one.addresses[0] + bytes_of(label), requests)) requests = 0;
+      if (add_within(number, one, one.addresses[0], one.addresses[0] + bytes, requests)) requests = 0;
     }
   }
 
-  // `uniform`: all 32 lanes name one address, which is what most requests do.
-  void add_shared(Row& row, const Group& group, u32 requests, bool uniform) {
-    const u32 bytes = bytes_of(row.label), parts = kWarpSize / lanes_together(bytes);
-    Wavefronts found{parts, parts};
-    if (!uniform) {
-      shared_words_.reserve(shared_bytes_ / kBankBytes + 1);
-      found = wavefronts(group, shared_base_, bytes, shared_words_, [this] { return ++stamp_; });
-    }
+  bool shared(u64 low, u64 end) const { return low >= shared_base_ && end <= shared_base_ + shared_bytes_; }
+
+  // `addresses`: the different ones, of an atomic operation.
+  void add_shared(Row& row, u32 lanes, Wavefronts found, u32 requests, u32 addresses) {
     row.requests += requests;
-    row.lanes += group.count;
+    row.lanes += lanes;
     row.wavefronts += found.needed;
     row.ideal_wavefronts += found.ideal;
-    if (is_atomic(instruction_of(row.label))) row.addresses += distinct_addresses(group);
+    if (is_atomic(instruction_of(row.label))) row.addresses += addresses;
   }
 
   void add_global(Row& row, const Buffer& buffer, const Group& group, u32 requests) {
@@ -186,35 +208,29 @@ class Tally {
     if (is_atomic(what)) row.addresses += distinct_addresses(group);
   }
 
-  Row& row_of(u64 pc, u32 label, u32 buffer) {
-    if (rows_.size() * 2 > slots_.size()) grow();
-    u32& first = slots_[slot_of(pc, label)];
-    for (u32 at = first; at; at = rows_[at].next) {
+  Row& row_of(u32 number, u32 buffer) {
+    for (u32 at = seen_[number].row; at; at = rows_[at].next) {
       if (rows_[at].buffer == buffer) return rows_[at];
     }
     Row fresh;
-    fresh.pc = pc;
-    fresh.label = label;
+    fresh.number = number;
+    fresh.label = label_of(what(number));
     fresh.buffer = buffer;
-    fresh.next = first;
-    first = static_cast<u32>(rows_.size());
+    fresh.next = seen_[number].row;
+    seen_[number].row = static_cast<u32>(rows_.size());
     rows_.push_back(fresh);
     return rows_.back();
   }
-  std::size_t slot_of(u64 pc, u32 label) const {
-    std::size_t at = ((pc ^ u64{label} << 48) * 0x9E3779B97F4A7C15ull) >> 40;
+  std::size_t slot_of(u64 what) const {
+    std::size_t at = (what * 0x9E3779B97F4A7C15ull) >> 40;
     for (;; ++at) {
       at &= slots_.size() - 1;
-      const u32 row = slots_[at];
-      if (!row || (rows_[row].pc == pc && rows_[row].label == label)) return at;
+      if (!slots_[at] || seen_[slots_[at] - 1].what == what) return at;
     }
   }
   void grow() {
-    std::vector<u32> before(slots_.size() * 2);
-    before.swap(slots_);
-    for (const u32 row : before) {
-      if (row) slots_[slot_of(rows_[row].pc, rows_[row].label)] = row;
-    }
+    slots_.assign(slots_.size() * 2, 0);
+    for (u32 i = 0; i < seen_.size(); ++i) slots_[slot_of(seen_[i].what)] = i + 1;
   }
 
   const Request& request_;
@@ -222,9 +238,11 @@ class Tally {
   u64 shared_base_, shared_bytes_, stack_base_, stack_bytes_;
   const Buffer* last_ = nullptr;  // the one hit last: most requests hit it again
   u32 stamp_ = 0;
-  std::vector<u32> slots_;  // row of each place and label; 0: free
+  std::vector<Seen> seen_;  // instructions by number
+  std::vector<u32> slots_;  // a hash table of their numbers + 1; 0: free
   std::vector<Row> rows_;
   std::vector<Shadow> shadows_;
+  std::vector<Numbered> numbered_;
   Stamps shared_words_;
   std::vector<const char*> regions_{""};
   std::vector<Products> products_;

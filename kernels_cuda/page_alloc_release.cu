@@ -1,0 +1,240 @@
+// Gives pages back, shares them and starts afresh: the other half of page_alloc_scan.cu, with the same state.
+//
+//   page_alloc_drop    grid 1; block PAB_THREADS (a multiple of 32, at most 1024); shared: 64 u64
+//   page_alloc_fork    the same
+//   page_alloc_reset   the same
+//
+// drop     entries sequences (max_seqs) i32, -1 for none, and values (max_seqs) i32.  `what` 0: end the sequence; 1: cut
+//          it to `value` tokens; 2: give up the pages wholly before token `value`.  Each page that nobody holds any
+//          more goes to the end of the ring: entry by entry in their order, column by column; one that several entries
+//          let go, where the last of them stands.  All or nothing.
+// fork     entries parents, children (max_seqs) i32, -1 for none: a child that is not live gets the row of a live
+//          parent.  No child is named twice or as a parent.  All or nothing.
+// reset    all pages free, in order of their ids; refused while a sequence is live.
+// status   i64[8]: code (0 ok, 3 a sequence is not live, 4 an index or a value out of range, 5 a sequence is live), 0,
+//          pages free, entry concerned or -1 (reset: sequence), 0, pages that became free, 0, 0.
+// Scratch  column_ends (max_seqs) u64: running sums of the columns let go; drops, last (num_pages) u32, 0 between
+//          launches: entries that let a shared page go, and the last of them.
+// Floor    as for page_alloc_scan.cu and 16 bytes a page; one block, so a drop of 100,000 pages is bound by the barriers
+//          of its 98 chunks, about 100 us on an H200 (predicted, not measured).
+//
+// Atomics only meet pages that several entries may let go in one launch; what they leave behind does not depend on
+// their order.
+#include "pab/block_scan.cuh"
+
+namespace pab {
+
+enum { kEnd = 0, kCut = 1, kWindow = 2 };
+
+struct Columns {
+  i32 from, to, length;  // columns let go, length afterwards
+};
+
+// What entry `i` lets go; returns the code of what is wrong with it, 0 for nothing.
+PAB_FN u32 columns_of(i32 sequence, i32 value, const i32* lengths, const i32* block_table, i32 max_seqs, i32 max_pages,
+                      i32 page_size, i32 what, Columns& columns) {
+  columns = {0, 0, -1};
+  if (sequence >= max_seqs) return 4;
+  const i32 length = lengths[sequence];
+  if (length < 0) return 3;
+  const i32 have = static_cast<i32>(pages_of(length, page_size));
+  if (what == kEnd) {
+    columns.to = have;
+    return 0;
+  }
+  if (value < 0 || value > length) return 4;
+  if (what == kWindow) {
+    columns = {0, value / page_size, length};
+    return 0;
+  }
+  // what a window gave up lies before everything else, so one look tells whether `value` is among it
+  const i32 at = value / page_size;
+  if (at < have && block_table[static_cast<i64>(sequence) * max_pages + at] < 0) return 4;
+  columns = {static_cast<i32>(pages_of(value, page_size)), have, value};
+  return 0;
+}
+
+// The place in the table of an item, counted over the columns let go by all entries in their order.
+struct Place {
+  i32 entry;
+  i64 at;
+};
+PAB_FN Place place_of(u64 item, const u64* column_ends, const i32* sequences, const i32* values, i32 max_seqs,
+                      i32 max_pages, i32 page_size, i32 what) {
+  const i32 i = first_above(column_ends, max_seqs, item);
+  const i64 column = (what == kCut ? pages_of(values[i], page_size) : 0) + static_cast<i64>(item) -
+                     static_cast<i64>(i ? column_ends[i - 1] : 0);
+  return {i, static_cast<i64>(sequences[i]) * max_pages + column};
+}
+
+}  // namespace pab
+
+extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
+    const pab::i32* sequences, const pab::i32* values, pab::u32* ring, pab::u64* cursor, pab::u32* refcounts,
+    pab::i32* lengths, pab::i32* block_table, pab::i64* status, pab::u64* column_ends, pab::u32* drops, pab::u32* last,
+    pab::u32 ring_mask, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size, pab::i32 what) {
+  using namespace pab;
+  PAB_SHARED(memory);
+  u64* shared = reinterpret_cast<u64*>(memory);
+  const i32 thread = static_cast<i32>(threadIdx.x);
+  const u64 tail = cursor[1];
+  Pair total = {0, 0};
+  Columns columns;
+  u64 items = 0;
+  for (i32 base = 0; base < max_seqs; base += PAB_THREADS) {
+    const i32 i = base + thread, sequence = i < max_seqs ? sequences[i] : -1;
+    u32 wrong = 0;
+    columns = {0, 0, -1};
+    if (sequence >= 0) {
+      wrong = columns_of(sequence, values[i], lengths, block_table, max_seqs, max_pages, page_size, what, columns);
+    }
+    const u64 count = wrong || columns.to < columns.from ? 0 : static_cast<u64>(columns.to - columns.from);
+    const Pair before = block_scan({count, wrong != 0}, total, shared);
+    if (total.tokens) {
+      if (wrong && before.tokens == 0) {
+        status[0] = wrong;
+        status[1] = status[4] = status[5] = status[6] = status[7] = 0;
+        status[2] = static_cast<i64>(tail - cursor[0]);
+        status[3] = i;
+      }
+      return;
+    }
+    if (i < max_seqs) column_ends[i] = items + before.pages + count;
+    items += total.pages;
+  }
+  block_sync();  // the sums are written
+
+  // who lets go of pages that are shared: counted, and the last entry found
+  for (u64 item = threadIdx.x; item < items; item += PAB_THREADS) {
+    const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what);
+    const i32 page = block_table[place.at];
+    if (page >= 0 && refcounts[page] > 1) {
+      atomic_add(&drops[page], 1u);
+      atomic_max(&last[page], static_cast<u32>(place.entry) + 1);
+    }
+  }
+  block_sync();
+
+  // pages that become free go to the ring; the table keeps what is still to be done: a page that became free, -2 - page
+  // for one that others still hold, -1 where there is nothing to do
+  u64 freed = 0;
+  for (u64 base = 0; base < items; base += PAB_THREADS) {
+    const u64 item = base + threadIdx.x;
+    i32* entry = nullptr;
+    i32 page = -1;
+    bool ours = false, ends = false;
+    if (item < items) {
+      const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what);
+      entry = block_table + place.at;
+      page = *entry;
+      if (page >= 0) {
+        ours = refcounts[page] == 1 || last[page] == static_cast<u32>(place.entry) + 1;
+        ends = ours && (refcounts[page] == 1 || refcounts[page] == drops[page]);
+      }
+    }
+    const Pair before = block_scan({ends, 0}, total, shared);
+    if (ends) ring[(tail + freed + before.pages) & ring_mask] = static_cast<u32>(page);
+    freed += total.pages;
+    if (entry) *entry = ends ? page : ours ? -2 - page : -1;
+  }
+
+  // the barriers of the last sum lie between what was read above and what is written here
+  for (u64 item = threadIdx.x; item < items; item += PAB_THREADS) {
+    i32* entry = block_table + place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what).at;
+    if (*entry == -1) continue;
+    const i32 page = *entry >= 0 ? *entry : -2 - *entry;
+    refcounts[page] = *entry >= 0 ? 0 : refcounts[page] - drops[page];
+    drops[page] = last[page] = 0;
+    *entry = -1;  // a stale entry would read as a page that now belongs to somebody else
+  }
+  for (i32 i = thread; i < max_seqs && what != kWindow; i += PAB_THREADS) {
+    if (sequences[i] >= 0) lengths[sequences[i]] = what == kCut ? values[i] : -1;
+  }
+  if (thread == 0) {
+    cursor[1] = tail + freed;
+    status[0] = status[1] = status[4] = status[6] = status[7] = 0;
+    status[2] = static_cast<i64>(tail + freed - cursor[0]);
+    status[3] = -1;
+    status[5] = static_cast<i64>(freed);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_fork(
+    const pab::i32* parents, const pab::i32* children, const pab::u64* cursor, pab::u32* refcounts, pab::i32* lengths,
+    pab::i32* block_table, pab::i64* status, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size) {
+  using namespace pab;
+  PAB_SHARED(memory);
+  u64* shared = reinterpret_cast<u64*>(memory);
+  const i32 thread = static_cast<i32>(threadIdx.x);
+  Pair total = {0, 0};
+  for (i32 base = 0; base < max_seqs; base += PAB_THREADS) {
+    const i32 i = base + thread, parent = i < max_seqs ? parents[i] : -1;
+    u32 wrong = 0;
+    if (parent >= 0) {
+      const i32 child = children[i];
+      wrong = parent >= max_seqs || child < 0 || child >= max_seqs ? 4
+              : lengths[parent] < 0                                ? 3
+              : lengths[child] >= 0                                ? 5
+                                                                   : 0;
+    }
+    const Pair before = block_scan({wrong != 0, 0}, total, shared);
+    if (total.pages) {
+      if (wrong && before.pages == 0) {
+        status[0] = wrong;
+        status[1] = status[4] = status[5] = status[6] = status[7] = 0;
+        status[2] = static_cast<i64>(cursor[1] - cursor[0]);
+        status[3] = i;
+      }
+      return;
+    }
+  }
+  for (i32 i = 0; i < max_seqs; ++i) {
+    if (parents[i] < 0) continue;
+    const i32 length = lengths[parents[i]];
+    const i32* from = block_table + static_cast<i64>(parents[i]) * max_pages;
+    i32* to = block_table + static_cast<i64>(children[i]) * max_pages;
+    for (i64 column = thread; column < pages_of(length, page_size); column += PAB_THREADS) {
+      to[column] = from[column];
+      if (from[column] >= 0) atomic_add(&refcounts[from[column]], 1u);  // entries may share a parent
+    }
+    if (thread == 0) lengths[children[i]] = length;
+  }
+  if (thread == 0) {
+    status[0] = status[1] = status[4] = status[5] = status[6] = status[7] = 0;
+    status[2] = static_cast<i64>(cursor[1] - cursor[0]);
+    status[3] = -1;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_reset(
+    pab::u32* ring, pab::u64* cursor, const pab::i32* lengths, pab::i64* status, pab::i32 num_pages,
+    pab::i32 max_seqs) {
+  using namespace pab;
+  PAB_SHARED(memory);
+  u64* shared = reinterpret_cast<u64*>(memory);
+  const i32 thread = static_cast<i32>(threadIdx.x);
+  Pair total = {0, 0};
+  for (i32 base = 0; base < max_seqs; base += PAB_THREADS) {
+    const i32 sequence = base + thread;
+    const bool live = sequence < max_seqs && lengths[sequence] >= 0;
+    const Pair before = block_scan({live, 0}, total, shared);
+    if (total.pages) {
+      if (live && before.pages == 0) {
+        status[0] = 5;
+        status[1] = status[4] = status[5] = status[6] = status[7] = 0;
+        status[2] = static_cast<i64>(cursor[1] - cursor[0]);
+        status[3] = sequence;
+      }
+      return;
+    }
+  }
+  // with no sequence live the tables and counts are as at the start
+  for (i32 page = thread; page < num_pages; page += PAB_THREADS) ring[page] = static_cast<u32>(page);
+  if (thread == 0) {
+    cursor[0] = 0;
+    cursor[1] = static_cast<u64>(num_pages);
+    status[0] = status[1] = status[4] = status[5] = status[6] = status[7] = 0;
+    status[2] = num_pages;
+    status[3] = -1;
+  }
+}

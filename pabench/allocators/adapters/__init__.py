@@ -1,0 +1,1 @@
+"""Page allocators of other projects behind our protocol."""

@@ -1,0 +1,65 @@
+"""What allocators on a device have in common: lengths and block table in its memory, read when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pabench.allocators.base import PageAllocator, PoolShape
+from pabench.device.base import Device
+from pabench.errors import InvalidCase
+from pabench.problem.dtypes import Array
+
+
+class DeviceTables(PageAllocator):
+    """Base of allocators on a device; a subclass sets ``_lengths`` (int32) and ``_table`` (int32)."""
+
+    _lengths: Any
+    _table: Any
+
+    def __init__(self, device: Device, shape: PoolShape) -> None:
+        super().__init__(shape)
+        self._device = device
+
+    def lengths(self) -> Array:
+        """See ``PageAllocator``."""
+        return self._device.to_host(self._lengths).astype(np.int64)
+
+    def block_table(self) -> Array:
+        """See ``PageAllocator``."""
+        return self._device.to_host(self._table).copy()
+
+    def _live(self, named: int, lengths: Array, field: str = "sequence") -> int:
+        """Return the index of a live sequence; raises ``InvalidCase``."""
+        sequence = self.check_index(named, field)
+        if lengths[sequence] < 0:
+            raise InvalidCase(field, sequence, "must be live")
+        return sequence
+
+    def _new(self, named: int, lengths: Array, field: str = "sequence") -> int:
+        """Return the index of a sequence that is not there; raises ``InvalidCase``."""
+        sequence = self.check_index(named, field)
+        if lengths[sequence] >= 0:
+            raise InvalidCase(field, sequence, "must not be there already")
+        return sequence
+
+    def _leaving(self, sequences: Sequence[int]) -> list[int]:
+        """Return the indices that ``free`` names; raises ``InvalidCase`` for one not live or named twice."""
+        lengths, named = self.lengths(), [self.check_index(sequence) for sequence in sequences]
+        for sequence in named:
+            self._live(sequence, lengths)
+        for at, sequence in enumerate(named):
+            if sequence in named[:at]:
+                raise InvalidCase("sequence", sequence, "must be freed once")
+        return named
+
+    def _request(self, *columns: Sequence[int]) -> list[Any]:
+        """Return columns of a request as device arrays, int32 ``(max_seqs,)``, unused entries -1."""
+        filled = []
+        for column in columns:
+            entries = np.full(self.shape.max_seqs, -1, np.int32)
+            entries[: len(column)] = column
+            filled.append(self._device.to_device(entries))
+        return filled

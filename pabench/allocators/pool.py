@@ -1,0 +1,135 @@
+"""Allocators whose threads each serve a request of their own: a ring with tickets, and a lock-free stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pabench.allocators.base import PoolShape
+from pabench.allocators.capabilities import Capabilities
+from pabench.allocators.device_tables import DeviceTables
+from pabench.allocators.results import Granted, no_copies
+from pabench.device.base import Device
+from pabench.errors import DeviceFault, InvalidCase, OutOfPages
+from pabench.kernels import page_pool
+from pabench.problem.checks import whole_number
+from pabench.problem.dtypes import Array
+
+OPERATIONS = frozenset({"alloc", "append", "append_batch", "free", "reset"})
+
+
+class PoolAllocator(DeviceTables):
+    """Runs ``page_alloc_pool.cu``; any page goes to whoever comes first."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, device: Device, shape: PoolShape) -> None:
+        super().__init__(device, shape)
+        self._lengths = device.to_device(np.full(shape.max_seqs, -1, np.int32))
+        self._table = device.to_device(np.full((shape.max_seqs, shape.max_pages_per_seq), -1, np.int32))
+        self._results: Any = device.empty((shape.max_seqs,), np.dtype(np.int32))
+        self._pool = page_pool.new_pool(device, self.kind, shape.num_pages)
+
+    @property
+    def free_pages(self) -> int:
+        """See ``PageAllocator``."""
+        return len(page_pool.free_list(self._pool))
+
+    def fingerprint(self) -> bytes:
+        """See ``PageAllocator``."""
+        free = np.array(page_pool.free_list(self._pool), np.int64)
+        return self.lengths().tobytes() + self.block_table().tobytes() + free.tobytes()
+
+    def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
+        """See ``PageAllocator``; pages are taken when needed, so ``final_tokens`` changes nothing."""
+        sequence = self._new(sequence, self.lengths())
+        tokens = whole_number(f"tokens of sequence {sequence}", tokens, low=0)
+        if final_tokens is not None:
+            whole_number("final_tokens", final_tokens, low=tokens)
+        self.check_length(sequence, tokens)
+        return self._grow_one(sequence, 0, tokens)
+
+    def append(self, sequence: int, tokens: int) -> Granted:
+        """See ``PageAllocator``."""
+        lengths = self.lengths()
+        ((sequence, tokens),) = self.check_batch([sequence], [tokens], lengths).items()
+        return self._grow_one(sequence, int(lengths[sequence]), tokens)
+
+    def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
+        """See ``PageAllocator``."""
+        return self._grow(self.check_batch(sequences, tokens, self.lengths()))
+
+    def free(self, sequences: Sequence[int]) -> None:
+        """See ``PageAllocator``; pages go back in any order."""
+        (request,) = self._request(self._leaving(sequences))
+        tables = self._lengths, self._table
+        page_pool.free(self._pool, tables, request, self._results, self.shape.page_size)
+        self._device.synchronize()
+        self._refused(len(sequences), "page_pool_free")
+
+    def reset(self) -> None:
+        """See ``PageAllocator``."""
+        live = np.flatnonzero(self.lengths() >= 0).tolist()
+        if live:
+            raise InvalidCase("sequences", live, "must all be freed before a reset")
+        self._pool = page_pool.new_pool(self._device, self.kind, self.shape.num_pages)
+
+    # --- parts ----------------------------------------------------------------------------------------
+
+    def _grow_one(self, sequence: int, old: int, tokens: int) -> Granted:
+        granted = self._grow({sequence: tokens})
+        if granted.refused.size:
+            size = self.shape.page_size
+            raise OutOfPages(-(-(old + tokens) // size) - -(-old // size), self.free_pages)
+        return granted
+
+    def _grow(self, requests: dict[int, int]) -> Granted:
+        """One launch; the kernel starts a sequence that is not live."""
+        counts = np.array([*requests.values()], np.int64)
+        # an entry too large for the whole pool is refused on the device too, but needs no room for its slots
+        room = self.shape.page_size * (self.shape.num_pages + 1)
+        starts = np.zeros(self.shape.max_seqs, np.int64)
+        starts[1 : counts.size] = np.cumsum(np.minimum(counts, room))[:-1]
+        device, total = self._device, int(np.minimum(counts, room).sum())
+        slots: Any = device.empty((max(1, total),), np.dtype(np.int64))
+        columns = self._request(list(requests), counts.tolist())
+        request = columns[0], columns[1], device.to_device(starts)
+        tables = self._lengths, self._table
+        page_pool.extend(self._pool, tables, request, slots, self._results, self.shape.page_size)
+        device.synchronize()
+        refused = self._refused(counts.size, "page_pool_extend")
+        kept = np.repeat(~refused, np.minimum(counts, room))
+        return Granted(
+            new_slots=device.to_host(slots)[:total][kept],
+            copies=no_copies(),
+            refused=np.flatnonzero(refused),
+        )
+
+    def _refused(self, count: int, entry: str) -> Array:
+        """Which of the first ``count`` entries of the last launch were refused, bool."""
+        results = self._device.to_host(self._results)[:count]
+        wrong = results[(results != page_pool.SERVED) & (results != page_pool.REFUSED)]
+        if wrong.size:
+            raise DeviceFault(f"{entry}: status {int(wrong[0])} after the host's checks passed")
+        refused: Array = results == page_pool.REFUSED
+        return refused
+
+
+class TicketAllocator(PoolAllocator):
+    """A ring with tickets: one atomic operation a warp on its words."""
+
+    name = kind = "ticket"
+    capabilities = Capabilities(
+        operations=OPERATIONS, order="set", determinism="counts", batch_mode="any", progress="blocking"
+    )
+
+
+class StackAllocator(PoolAllocator):
+    """A lock-free stack, tagged against a page that leaves and comes back."""
+
+    name = kind = "stack"
+    capabilities = Capabilities(
+        operations=OPERATIONS, order="set", determinism="counts", batch_mode="any", progress="lock-free"
+    )

@@ -1,0 +1,98 @@
+"""The ledger of known deviations is read strictly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pabench.conformance.ledger import known_deviations, read_ledger, shipped_ledger
+from pabench.conformance.outcome import Outcome, failed
+from pabench.errors import InvalidCase, UnknownName
+
+GOOD: dict[str, Any] = {
+    "name": "double-free",
+    "adapter": "torch-paged",
+    "kind": "defect",
+    "first": "2.9",
+    "last": "2.13.0",
+    "checks": ["allocator-invariants"],
+    "says": r"free .* gave success",
+    "reason": "accepted",
+    "promise": "none",
+    "upstream": "",
+    "case": "a-case",
+}
+
+
+def ledger(folder: Path, *entries: dict[str, Any], more: str = "") -> Path:
+    (folder / "a-case").mkdir(exist_ok=True)
+    file = folder / "allocators.toml"
+    lines = [more]
+    for entry in entries:
+        lines += ["[[deviation]]", *(f"{key} = {json.dumps(value)}" for key, value in entry.items())]
+    file.write_text("\n".join(lines))
+    return file
+
+
+def test_ledger_entry_explains_its_verdict_alone(tmp_path: Path) -> None:
+    (entry,) = read_ledger(ledger(tmp_path, GOOD))
+    assert entry.folder == tmp_path / "a-case"
+    bad = failed("operation 2 (free): free [0] gave success, must give InvalidCase")
+    assert entry.explains("allocator-invariants", bad)
+    assert not entry.explains("allocator-decode", bad)
+    assert not entry.explains("allocator-invariants", failed("invariant 1: lost"))
+    assert not entry.explains("allocator-invariants", Outcome(passed=True, text=bad.text))
+    assert [entry.holds_for("torch-paged", v) for v in ("2.8.1", "2.9.0", "2.13.0+cpu", "2.14")] == [
+        *(False, True),
+        *(True, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "feature"}, "deviation 1: kind"),
+        ({"first": "2.x"}, "deviation 1: first = '2.x' must be numbers and points"),
+        ({"first": "3.0"}, "deviation 1: last = '2.13.0' must not be before 3.0"),
+        ({"checks": []}, "deviation 1: checks"),
+        ({"checks": ["decode"]}, "deviation 1: checks"),
+        ({"checks": "allocator-invariants"}, "deviation 1: checks"),
+        ({"says": "("}, "deviation 1: says = '(' must be a regular expression"),
+        ({"says": ""}, "deviation 1: says"),
+        ({"reason": 3}, "deviation 1: reason = 3 must be a text"),
+        ({"case": "../a-case"}, "deviation 1: case"),
+        ({"case": "elsewhere"}, "deviation 1: case = 'elsewhere' must be a folder beside the ledger"),
+        ({"since": "2.9"}, "deviation 1"),
+    ],
+)
+def test_ledger_refuses_a_wrong_entry(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidCase) as caught:
+        read_ledger(ledger(tmp_path, GOOD | change))
+    assert said.split(" = ")[0] in str(caught.value)
+    assert said.split(" must ")[-1] in str(caught.value)
+
+
+def test_ledger_refuses_what_is_missing_or_double_or_unknown(tmp_path: Path) -> None:
+    with pytest.raises(InvalidCase, match="must have the fields"):
+        read_ledger(ledger(tmp_path, {key: value for key, value in GOOD.items() if key != "promise"}))
+    with pytest.raises(InvalidCase, match="must be there once for torch-paged"):
+        read_ledger(ledger(tmp_path, GOOD, GOOD))
+    with pytest.raises(UnknownName, match="torch-paged"):
+        read_ledger(ledger(tmp_path, GOOD | {"adapter": "torch-pagde"}))
+    with pytest.raises(InvalidCase, match="entries alone"):
+        read_ledger(ledger(tmp_path, GOOD, more="schema = 1"))
+    with pytest.raises(InvalidCase, match="cannot be read"):
+        read_ledger(ledger(tmp_path, more="="))
+    with pytest.raises(InvalidCase, match="cannot be read"):
+        read_ledger(tmp_path / "absent.toml")
+
+
+def test_ledger_that_is_shipped_is_sound() -> None:
+    entries = shipped_ledger()
+    assert len(entries) >= 9
+    assert known_deviations("host", None) == ()
+    folders = {path.name for path in entries[0].folder.parent.iterdir() if path.is_dir()}
+    assert folders == {entry.case for entry in entries}
