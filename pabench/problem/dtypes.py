@@ -102,9 +102,9 @@ def encode(values: Array, dtype: DType) -> Array:
     that number itself in a type that has none; NaN stays NaN.
     """
     values = np.asarray(values)
-    if dtype is E4M3:
-        return _encode_e4m3(values)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if dtype is E4M3:
+            return _encode_e4m3(values)
         if dtype is not BFLOAT16:
             return values.astype(dtype.storage)
         bits = _float32_bits_to_odd(values)
