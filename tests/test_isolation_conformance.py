@@ -216,7 +216,7 @@ ENDLESS = "for (volatile int again = 1; again == 1;) {}"
 def test_isolation_of_a_kernel_that_takes_its_process_along(
     fault: str, words: str, deadline: str, tmp_path: Path
 ) -> None:
-    line = "const int kv_len = kv_lens[sequence];"
+    line = "WarpMemory& memory = reinterpret_cast<WarpMemory*>(shared)[warp];"
     kernels = planted(tmp_path, "paged_decode_simple.cu", line, f"{line} if (kv_lens[0] > 3) {{ {fault} }}")
     # compiled beforehand: compiling is not what has to fit into the deadline
     short = Case(

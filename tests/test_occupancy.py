@@ -114,6 +114,8 @@ def test_occupancy_is_what_nvidia_computes(tmp_path: Path) -> None:
             )
             fixed, barriers = draw.choice([0, draw.randint(0, 49152)]), draw.randint(0, 16)
             dynamic = draw.choice([0, draw.randint(0, 48 * 1024), draw.randint(0, 240 * 1024)])
+            if architecture.startswith("sm_103"):
+                barriers = 0  # headers up to 13.0 give it as many as sm_100, later ones half
             asked.append((architecture, threads, registers, fixed, dynamic, barriers))
     lines = []
     for architecture, threads, registers, fixed, dynamic, barriers in asked:
