@@ -14,8 +14,8 @@ from pabench.resources import resource_dir
 
 EDITS = {
     "last key left out": (
-        "const int kv_len = kv_lens[sequence];",
-        "const int kv_len = kv_lens[sequence] - 1;",
+        "const int end = static_cast<int>(split_end < keys.end ? split_end : keys.end);",
+        "const int end = static_cast<int>(split_end < keys.end ? split_end : keys.end - 1);",
     ),
     "page ids cut to 16 bits": ("const i64 page = pages", "const u16 page = pages"),
     "heads dealt in turn": ("head / group_size;", "head % (num_qo_heads / group_size);"),
