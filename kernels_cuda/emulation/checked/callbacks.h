@@ -125,6 +125,21 @@ void __tsan_atomic_signal_fence(int) {}
 // Atomics of N bits: looked at before they happen, since they may fault, and ordered after, when it is known what they
 // did.  The order is the compiler's number (0 relaxed, 2 acquire, 3 release, 4 both, 5 sequential).
 #define PAB_EMU_ADDRESS reinterpret_cast<::pab_emu::u64>(address)
+namespace pab_emu {
+
+// The three spellings of one operation: `expected` becomes what was found when that is something else.
+template <typename T>
+inline bool compare_exchange(volatile T* address, T& expected, T value, int order, int otherwise, const void* pc) {
+  observe::count_atomic(Instruction::compare_exchange, PAB_EMU_ADDRESS, sizeof(T), pc);
+  observe::atomic_access(PAB_EMU_ADDRESS, sizeof(T), true, true, pc);
+  observe::AtomicTurn turn(PAB_EMU_ADDRESS);
+  const bool done = __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+  turn.did(done ? order : otherwise, true, done);
+  return done;
+}
+
+}  // namespace pab_emu
+
 #define PAB_EMU_ATOMIC_OP(bits, type, name, builtin)                                            \
   extern "C" type __tsan_atomic##bits##_##name(volatile type* address, type value, int order) { \
     ::pab_emu::observe::count_atomic(::pab_emu::Instruction::name, PAB_EMU_ADDRESS, bits / 8,   \
@@ -155,38 +170,18 @@ void __tsan_atomic_signal_fence(int) {}
     turn.did(order, false, true);                                                                                \
     __atomic_store_n(address, value, __ATOMIC_SEQ_CST);                                                          \
   }                                                                                                              \
-  extern "C" int __tsan_atomic##bits##_compare_exchange_strong(volatile type* address, type* expected,           \
-                                                               type value, int order, int otherwise) {           \
-    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::compare_exchange, PAB_EMU_ADDRESS, bits / 8,        \
-                                     PAB_EMU_HERE);                                                              \
-    ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, true, true, PAB_EMU_HERE);                      \
-    ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                                        \
-    const bool done =                                                                                            \
-        __atomic_compare_exchange_n(address, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
-    turn.did(done ? order : otherwise, true, done);                                                              \
-    return done;                                                                                                 \
-  }                                                                                                              \
-  extern "C" int __tsan_atomic##bits##_compare_exchange_weak(volatile type* address, type* expected, type value, \
-                                                             int order, int otherwise) {                         \
-    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::compare_exchange, PAB_EMU_ADDRESS, bits / 8,        \
-                                     PAB_EMU_HERE);                                                              \
-    ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, true, true, PAB_EMU_HERE);                      \
-    ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                                        \
-    const bool done =                                                                                            \
-        __atomic_compare_exchange_n(address, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
-    turn.did(done ? order : otherwise, true, done);                                                              \
-    return done;                                                                                                 \
-  }                                                                                                              \
-  extern "C" type __tsan_atomic##bits##_compare_exchange_val(volatile type* address, type expected, type value,  \
-                                                             int order, int otherwise) {                         \
-    ::pab_emu::observe::count_atomic(::pab_emu::Instruction::compare_exchange, PAB_EMU_ADDRESS, bits / 8,        \
-                                     PAB_EMU_HERE);                                                              \
-    ::pab_emu::observe::atomic_access(PAB_EMU_ADDRESS, bits / 8, true, true, PAB_EMU_HERE);                      \
-    ::pab_emu::observe::AtomicTurn turn(PAB_EMU_ADDRESS);                                                        \
-    const bool done =                                                                                            \
-        __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);       \
-    turn.did(done ? order : otherwise, true, done);                                                              \
-    return expected;                                                                                             \
+  extern "C" int __tsan_atomic##bits##_compare_exchange_strong(volatile type* address, type* expected,          \
+                                                               type value, int order, int otherwise) {          \
+    return ::pab_emu::compare_exchange(address, *expected, value, order, otherwise, PAB_EMU_HERE);              \
+  }                                                                                                             \
+  extern "C" int __tsan_atomic##bits##_compare_exchange_weak(volatile type* address, type* expected, type value,\
+                                                             int order, int otherwise) {                        \
+    return ::pab_emu::compare_exchange(address, *expected, value, order, otherwise, PAB_EMU_HERE);              \
+  }                                                                                                             \
+  extern "C" type __tsan_atomic##bits##_compare_exchange_val(volatile type* address, type expected, type value, \
+                                                             int order, int otherwise) {                        \
+    ::pab_emu::compare_exchange(address, expected, value, order, otherwise, PAB_EMU_HERE);                      \
+    return expected;                                                                                            \
   }
 PAB_EMU_ATOMICS(8, unsigned char)
 PAB_EMU_ATOMICS(16, unsigned short)
