@@ -10,6 +10,7 @@ import numpy as np
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.device.base import Device
 from pabench.errors import InvalidCase
+from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 
 
@@ -44,6 +45,15 @@ class DeviceTables(PageAllocator):
         if lengths[sequence] >= 0:
             raise InvalidCase(field, sequence, "must not be there already")
         return sequence
+
+    def _start(self, named: int, tokens: int, final_tokens: int | None) -> tuple[int, int]:
+        """Return the sequence and tokens of an ``alloc``; raises ``InvalidCase``."""
+        sequence = self._new(named, self.lengths())
+        tokens = whole_number(f"tokens of sequence {sequence}", tokens, low=0)
+        if final_tokens is not None:
+            whole_number("final_tokens", final_tokens, low=tokens)
+        self.check_length(sequence, tokens)
+        return sequence, tokens
 
     def _leaving(self, sequences: Sequence[int]) -> list[int]:
         """Return the indices that ``free`` names; raises ``InvalidCase`` for one not live or named twice."""

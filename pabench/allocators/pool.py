@@ -14,7 +14,6 @@ from pabench.allocators.results import Granted, no_copies
 from pabench.device.base import Device
 from pabench.errors import DeviceFault, InvalidCase, OutOfPages
 from pabench.kernels import page_pool
-from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 
 OPERATIONS = frozenset({"alloc", "append", "append_batch", "free", "reset"})
@@ -44,11 +43,7 @@ class PoolAllocator(DeviceTables):
 
     def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
         """See ``PageAllocator``; pages are taken when needed, so ``final_tokens`` changes nothing."""
-        sequence = self._new(sequence, self.lengths())
-        tokens = whole_number(f"tokens of sequence {sequence}", tokens, low=0)
-        if final_tokens is not None:
-            whole_number("final_tokens", final_tokens, low=tokens)
-        self.check_length(sequence, tokens)
+        sequence, tokens = self._start(sequence, tokens, final_tokens)
         return self._grow_one(sequence, 0, tokens)
 
     def append(self, sequence: int, tokens: int) -> Granted:

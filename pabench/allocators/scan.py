@@ -70,11 +70,7 @@ class ScanAllocator(DeviceTables):
 
     def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
         """See ``PageAllocator``; pages are taken when needed, so ``final_tokens`` changes nothing."""
-        sequence = self._new(sequence, self.lengths())
-        tokens = whole_number(f"tokens of sequence {sequence}", tokens, low=0)
-        if final_tokens is not None:
-            whole_number("final_tokens", final_tokens, low=tokens)
-        self.check_length(sequence, tokens)
+        sequence, tokens = self._start(sequence, tokens, final_tokens)
         return self._grow({sequence: tokens}, prefix=False)
 
     def append(self, sequence: int, tokens: int) -> Granted:
