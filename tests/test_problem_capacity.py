@@ -12,15 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pabench.errors import InvalidCase, UnknownName
-from pabench.problem import capacity
+from pabench.oracle.traffic import attention_flops
+from pabench.problem import Batch, Problem, capacity
 from pabench.problem.models import MODELS, ModelShape, model_by_name
-from pabench.problem.step_time import (
-    StepModel,
-    chunk_flops,
-    decode_flops,
-    prefill_flops,
-    throughput_gain,
-)
+from pabench.problem.step_time import StepModel, throughput_gain
 
 GIB = 2**30
 STEP = StepModel(
@@ -199,11 +194,16 @@ def test_step_time_of_a_batch() -> None:
 
 
 def test_step_time_work_of_attention() -> None:
-    assert decode_flops(32, 128, 4096) == 67_108_864
-    assert prefill_flops(32, 128, 4096) == 137_472_507_904
-    assert prefill_flops(32, 128, 4096, causal=False) == 274_877_906_944
-    whole = prefill_flops(4, 16, 100)
-    assert chunk_flops(4, 16, 60, 0) + chunk_flops(4, 16, 40, 60) == whole
+    llama = Problem(num_qo_heads=32, num_kv_heads=8, head_dim=128, page_size=16)
+    small = Problem(num_qo_heads=4, num_kv_heads=4, head_dim=16, page_size=16)
+
+    def flops(problem: Problem, new: int, total: int) -> int:
+        return attention_flops(problem, Batch(kv_lens=(total,), q_lens=(new,)))
+
+    assert flops(llama, 1, 4096) == 67_108_864
+    assert flops(llama, 4096, 4096) == 137_472_507_904
+    assert flops(replace(llama, causal=False), 4096, 4096) == 274_877_906_944
+    assert flops(small, 60, 60) + flops(small, 40, 100) == flops(small, 100, 100)
 
 
 def test_step_time_refuses_bad_constants() -> None:

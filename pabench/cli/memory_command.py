@@ -174,6 +174,7 @@ def _figures(
     drawn: Array, sizes: tuple[int, ...], pool_bytes: int, token_bytes: int, longest: int | None, step: Any
 ) -> dict[str, Any]:
     from pabench.problem import capacity
+    from pabench.problem.memory import memory_figures
     from pabench.problem.step_time import throughput_gain
 
     slots = capacity.pool_slots(pool_bytes, token_bytes)
@@ -182,11 +183,11 @@ def _figures(
     if largest > slab:
         raise UsageError(f"--max-tokens {slab}: must be at least the longest length, {largest}")
     reserved, padded = capacity.reserved_capacity(slots, slab), capacity.padded_capacity(drawn, slots)
-    tokens = int(drawn.sum())
+    lengths, tokens = drawn.tolist(), int(drawn.sum())
     each = replace(step, weight_bytes=0.0, fixed_cost_s=0.0)
     rows = []
     for size in sizes:
-        pages = int((-(-drawn // size)).sum())
+        held = memory_figures(lengths, size)
         paged = capacity.paged_capacity(drawn, slots, size)
         gain = None
         if reserved.sequences and paged.sequences:
@@ -199,14 +200,14 @@ def _figures(
         rows.append(
             {
                 "page_size": size,
-                "pages": pages,
+                "pages": held.num_pages,
                 "waste_tokens": float(capacity.mean_waste(drawn, size)),
                 "expected_waste_tokens": float(capacity.expected_waste(size)),
-                "internal_fragmentation": 1 - tokens / (pages * size) if pages else 0.0,
-                "efficiency_gain": drawn.size * largest / (pages * size) if pages else 0.0,
+                "internal_fragmentation": float(held.internal_fragmentation),
+                "efficiency_gain": float(held.efficiency_gain),
                 "page_bytes": size * token_bytes,
-                "csr_table_bytes": 4 * (2 * int(drawn.size) + 1 + pages),
-                "padded_table_bytes": 4 * int(drawn.size) * -(-largest // size),
+                "csr_table_bytes": held.csr_table_bytes,
+                "padded_table_bytes": held.block_table_bytes,
                 "capacity": paged.sequences,
                 "modelled_tokens_per_s": step.full_throughput(pool_bytes, size),
                 "modelled_gain_over_reserved": gain,

@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass
 
 from pabench.errors import InvalidCase
-from pabench.problem.checks import finite_number, whole_number
+from pabench.problem.checks import finite_number
 
 LARGEST_PAGE = 4096
 """Largest page size that the search for the best one looks at."""
@@ -135,27 +135,3 @@ def throughput_gain(
         raise InvalidCase("fixed_s", fixed_s, "must be above 0 where per_sequence_s is 0")
     ratio = paged_batch / contiguous_batch
     return ratio * (fixed + contiguous_batch * each) / (fixed + paged_batch * each)
-
-
-def prefill_flops(num_qo_heads: int, head_dim: int, tokens: int, *, causal: bool = True) -> int:
-    """Return attention operations of one layer's prefill: ``2 H d L (L + 1)`` causal, ``4 H d L^2`` full."""
-    heads, size, length = _sizes(num_qo_heads, head_dim, tokens)
-    return 2 * heads * size * length * (length + 1) if causal else 4 * heads * size * length**2
-
-
-def chunk_flops(num_qo_heads: int, head_dim: int, chunk: int, context: int) -> int:
-    """Return attention operations of one layer for ``chunk`` new tokens behind ``context``: causal."""
-    heads, size, new = _sizes(num_qo_heads, head_dim, chunk)
-    before = whole_number("context", context, low=0)
-    return 4 * heads * size * new * before + 2 * heads * size * new * (new + 1)
-
-
-def decode_flops(num_qo_heads: int, head_dim: int, tokens: int) -> int:
-    """Return attention operations of one layer for one new token: ``4 H d L``."""
-    heads, size, length = _sizes(num_qo_heads, head_dim, tokens)
-    return 4 * heads * size * length
-
-
-def _sizes(num_qo_heads: int, head_dim: int, tokens: int) -> tuple[int, int, int]:
-    heads = whole_number("num_qo_heads", num_qo_heads, low=1)
-    return heads, whole_number("head_dim", head_dim, low=1), whole_number("tokens", tokens, low=0)
