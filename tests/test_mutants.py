@@ -11,8 +11,8 @@ import pytest
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.host import HostAllocator
 from pabench.allocators.results import Granted
-from pabench.conformance.mutants import Mutant, load_mutants, mutated, overlay
-from pabench.conformance.python_mutants import PACKAGE, load_mutated
+from pabench.conformance.mutants import PACKAGE, Mutant, load_mutants, mutated, overlay
+from pabench.conformance.python_mutants import load_mutated
 from pabench.errors import InvalidCase, UsageError
 from pabench.resources import resource_dir
 

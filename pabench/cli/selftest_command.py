@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pabench.cli.selftest_mutants import OWN, judge_mutants
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UnknownName, UsageError
 
 if TYPE_CHECKING:
@@ -17,15 +18,37 @@ if TYPE_CHECKING:
     from pabench.controls.verdict import Verdict
 
 DEVICES = ("emulated", "cuda")
+CONTROL_SEEDS, MUTANT_SEEDS = 20, 3
 
 
 @click.command(name="selftest")
 @click.option("--controls", is_flag=True, help="Ask the checked device about kernels with planted faults.")
 @click.option(
-    "--seeds", default=20, type=click.IntRange(1, 10_000), help="Schedules of each.", show_default=True
+    "--mutants",
+    is_flag=False,
+    flag_value=OWN,
+    metavar="[FILE]",
+    help="Ask the suite about planted faults: of a file or folder of them, or pabench's own.",
 )
 @click.option(
-    "--only", multiple=True, metavar="NAME", help="A control or a kernel file of them; may be repeated."
+    "--generate",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Ask the suite about N faults made by rule in the kernel sources.",
+)
+@click.option(
+    "--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Of --generate.", show_default=True
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 10_000),
+    help="Schedules of each control, default 20; seeds of each mutant, default 3.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    help="A control, a mutant, or a file of theirs; may be repeated.",
 )
 @click.option(
     "--device",
@@ -42,27 +65,47 @@ DEVICES = ("emulated", "cuda")
 )
 def command(
     controls: bool,
-    seeds: int,
+    mutants: str | None,
+    generate: int | None,
+    seed: int,
+    seeds: int | None,
     only: tuple[str, ...],
     device: str,
     kernels: Path | None,
     json_file: Path | None,
 ) -> int:
-    """Run the positive controls: each fault must be found where it was planted, no right twin may be flagged.
+    """Find out whether pabench would notice: by faults that are planted for it to find.
+
+    --controls runs small kernels on the checked device: each fault must be found where it was planted, and no
+    right twin be flagged.  --mutants and --generate plant faults in copies of our own kernels and allocators:
+    the conformance suite must kill each.
 
     \b
     Examples:
       pabench selftest --controls
       pabench selftest --controls --only order.cu --seeds 100 --json controls.json
+      pabench selftest --mutants --only page_copy.cu
+      pabench selftest --mutants mine.toml --json fates.json
+      pabench selftest --generate 20 --seed 7
     """
-    if not controls:
-        raise UsageError("selftest: nothing to test was named", hint="--controls")
+    if controls + (mutants is not None) + (generate is not None) != 1:
+        raise UsageError(
+            "selftest: exactly one thing to test must be named", hint="--controls, --mutants or --generate"
+        )
     if device not in DEVICES:
         raise UnknownName("device", device, DEVICES)
     if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
         raise UsageError(f"--json {str(json_file)!r}: must be a file in an existing folder")
     if kernels is not None and not (kernels / "pab").is_dir():
         raise UsageError(f"kernels = {str(kernels)!r}: must be a folder like kernels_cuda, with a folder pab")
+    if not controls:
+        for option, given in (("--device", device != "emulated"), ("--kernels", kernels is not None)):
+            if given:
+                raise UsageError(f"{option}: is for --controls")
+        return judge_mutants(
+            mutants, generate=generate, seed=seed, seeds=seeds or MUTANT_SEEDS, only=only, json_file=json_file
+        )
+    seeds = seeds or CONTROL_SEEDS
 
     from pabench.controls.run import counts, run_controls
     from pabench.controls.table import controls_dir, load_controls

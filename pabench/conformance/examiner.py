@@ -28,6 +28,7 @@ from pabench.conformance.ledger import Deviation
 from pabench.conformance.outcome import Outcome, failed
 from pabench.conformance.process import raise_if_interrupted
 from pabench.conformance.registry import Check
+from pabench.conformance.scope import Scope
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import InvalidCase, Unsupported
@@ -35,6 +36,8 @@ from pabench.problem.case import Case
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.strategies import HEAD_DIMS
+
+REHEARSED = "rehearsed"
 
 
 class CheckFailed(AssertionError):
@@ -93,7 +96,12 @@ class Notebook:
 
 @dataclass(slots=True, kw_only=True)
 class Examiner:
-    """Examines one subject; a fixture of the suite."""
+    """Examines one subject; a fixture of the suite.
+
+    Attributes:
+        scope: what cases are drawn from, within what the subject declares.
+        rehearsal: each test is left as soon as it has named its check.
+    """
 
     subject: str
     device: Device
@@ -102,6 +110,8 @@ class Examiner:
     backend: Backend | None = None
     allocator: AllocatorEntry | None = None
     known: tuple[Deviation, ...] = ()
+    scope: Scope = Scope()
+    rehearsal: bool = False
     notebook: Notebook = field(default_factory=Notebook)
     witness: Witness = field(default_factory=Witness)
 
@@ -220,7 +230,7 @@ class Examiner:
             return {}
         can = self.backend.capabilities
         return {
-            "dtypes": [name for name in DTYPES if name in can.dtypes] or list(DTYPES),
+            "dtypes": self.scope.of_dtypes(name for name in DTYPES if name in can.dtypes) or list(DTYPES),
             "kv_layouts": [name for name in KV_LAYOUTS if name in can.kv_layouts] or list(KV_LAYOUTS),
             "interleaved": [False, True] if can.interleaved else [False],
             "head_dims": self.head_dims(),
@@ -229,12 +239,12 @@ class Examiner:
     @property
     def features(self) -> list[str]:
         """What the backend declares beyond plain attention."""
-        return sorted(self.backend.capabilities.features) if self.backend else []
+        return self.scope.of_features(sorted(self.backend.capabilities.features)) if self.backend else []
 
     def head_dims(self, among: Sequence[int] = HEAD_DIMS) -> list[int]:
         """Return those of ``among`` that the backend declares, or all when it declares none of them."""
         most = self.backend.capabilities.max_head_dim if self.backend else 0
-        return [size for size in among if size <= most] or list(among)
+        return self.scope.of_head_dims(size for size in among if size <= most) or list(among)
 
     def announce(self, case: AnyCase) -> None:
         """Say what is about to run, so that a crash has its case."""
@@ -256,6 +266,8 @@ class Examiner:
     def _begin(self, check: str, about: str) -> None:
         self.notebook.check, self.notebook.about = check, about
         self.witness.check(check, about)
+        if self.rehearsal:
+            pytest.skip(REHEARSED)
 
     def _see_again(self, deviation: Deviation) -> None:
         """Play the history of a known deviation; fail when it does not happen any more."""

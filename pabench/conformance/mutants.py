@@ -25,7 +25,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pabench.errors import InvalidCase, UsageError
+from pabench.resources import RESOURCES, resource_dir
 
+PACKAGE = Path(__file__).resolve().parents[1]
+"""Mutants name Python files relative to this folder."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -139,4 +142,19 @@ def overlay(mutant: Mutant, kernels: Path, target: Path) -> Path:
         raise UsageError(f"mutant {mutant.id!r}: {target} exists already")
     shutil.copytree(kernels, target)
     (target / mutant.file).write_text(text, encoding="utf-8")
+    return target
+
+
+def overlay_package(mutant: Mutant, target: Path) -> Path:
+    """Make ``target``, which must not exist, a folder to import the package with the fault from.
+
+    What ships beside the package is found there as well.
+
+    Raises:
+        UsageError: as for ``overlay``.
+    """
+    overlay(mutant, PACKAGE, target / PACKAGE.name)
+    for name in RESOURCES:
+        if not (target / PACKAGE.name / "_bundled" / name).is_dir():
+            (target / name).symlink_to(resource_dir(name), target_is_directory=True)
     return target

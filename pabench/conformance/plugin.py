@@ -15,6 +15,7 @@ from pabench.conformance.examiner import Effort, Examiner
 from pabench.conformance.ledger import known_deviations
 from pabench.conformance.outcome import raised
 from pabench.conformance.results import CheckResult
+from pabench.conformance.scope import Scope
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import Unsupported
@@ -38,6 +39,7 @@ class SubjectsPlugin:
 
     backends: tuple[str, ...]
     allocators: tuple[str, ...]
+    tests: tuple[str, ...] = ()
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run each test once a subject of its kind."""
@@ -46,13 +48,19 @@ class SubjectsPlugin:
                 metafunc.parametrize(fixture, names, indirect=True)
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Drop the tests of a kind that nobody asked to judge; pytest would list them as skipped."""
+        """Drop the tests of a kind that nobody asked to judge; pytest would list them as skipped.
+
+        With ``tests``, the tests so named stay alone, in that order.
+        """
         asked = {BACKEND_FIXTURE: bool(self.backends), ALLOCATOR_FIXTURE: bool(self.allocators)}
         unasked = {fixture for fixture, names in asked.items() if not names}
         dropped = [item for item in items if unasked & set(getattr(item, "fixturenames", ()))]
         if dropped:
             config.hook.pytest_deselected(items=dropped)
             items[:] = [item for item in items if item not in dropped]
+        if self.tests:
+            place = {name: index for index, name in enumerate(self.tests)}
+            items[:] = sorted((item for item in items if item.name in place), key=lambda i: place[i.name])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +72,8 @@ class ConformancePlugin(SubjectsPlugin):
         on_collected: told all tests before the first one runs.
         on_start: told the position of each test that starts.
         skip: tests from the front that are left out, because they have run elsewhere.
+        scope: what cases are drawn from.
+        rehearsal: tests name their checks and do nothing.
     """
 
     device: Device
@@ -73,6 +83,8 @@ class ConformancePlugin(SubjectsPlugin):
     on_collected: Callable[[list[PlannedTest]], None] = lambda tests: None
     on_start: Callable[[int], None] = lambda position: None
     skip: int = 0
+    scope: Scope = Scope()
+    rehearsal: bool = False
     witness: Witness = field(default_factory=Witness)
     _position: int = 0
     _test: PlannedTest | None = None
@@ -145,7 +157,13 @@ class ConformancePlugin(SubjectsPlugin):
 
     def _examiner(self, subject: str) -> Examiner:
         return Examiner(
-            subject=subject, device=self.device, effort=self.effort, seed=self.seed, witness=self.witness
+            subject=subject,
+            device=self.device,
+            effort=self.effort,
+            seed=self.seed,
+            scope=self.scope,
+            rehearsal=self.rehearsal,
+            witness=self.witness,
         )
 
     def _finish(self, item: pytest.Item, report: Any) -> None:

@@ -13,10 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pabench.conformance.mutants import Mutant, mutated
+from pabench.conformance.mutants import PACKAGE, Mutant, mutated
 
-PACKAGE = Path(__file__).resolve().parents[1]
-"""Mutants name Python files relative to this folder."""
 
 
 def load_mutated(mutant: Mutant, entry: str) -> ModuleType:

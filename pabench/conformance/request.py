@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pabench.conformance.scope import Scope, scope_from_dict
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConformanceRequest:
@@ -16,6 +18,9 @@ class ConformanceRequest:
         profile: ``quick``, ``default`` or ``deep``.
         seed: of the generated cases.
         select: pytest's ``-k`` expression, or None.
+        tests: names of the only tests to run, in this order; empty for all.
+        stop: end with the first failure, and do not make it smaller.
+        scope: what the cases are drawn from.
     """
 
     backends: tuple[str, ...]
@@ -23,6 +28,9 @@ class ConformanceRequest:
     profile: str
     seed: int
     select: str | None = None
+    tests: tuple[str, ...] = ()
+    stop: bool = False
+    scope: Scope = Scope()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; ``request_from_dict`` reads them back."""
@@ -31,5 +39,5 @@ class ConformanceRequest:
 
 def request_from_dict(data: dict[str, Any]) -> ConformanceRequest:
     """Read ``ConformanceRequest.to_dict`` back from JSON."""
-    names = {key: tuple(data[key]) for key in ("backends", "allocators")}
-    return ConformanceRequest(**{**data, **names})
+    names = {key: tuple(data[key]) for key in ("backends", "allocators", "tests")}
+    return ConformanceRequest(**{**data, **names, "scope": scope_from_dict(data["scope"])})

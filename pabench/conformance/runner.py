@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,8 +81,10 @@ def make_plugin(request: ConformanceRequest, device: Device, **hooks: Any) -> Co
         device=device,
         backends=request.backends,
         allocators=request.allocators,
-        effort=PROFILES[request.profile],
+        tests=request.tests,
+        effort=replace(PROFILES[request.profile], shrink=not request.stop),
         seed=request.seed,
+        scope=request.scope,
         **hooks,
     )
 
@@ -163,6 +166,8 @@ def arguments_for(request: ConformanceRequest) -> list[str]:
     ]
     if request.select is not None:
         arguments += ["-k", request.select]
+    if request.stop:
+        arguments.append("--exitfirst")
     return arguments
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO
 
@@ -196,10 +196,12 @@ class Nursery:
 
     Args:
         entry: ``module:function``; called in each worker with its ``Channel``.
+        path: folders in which workers look for modules before all others.
     """
 
-    def __init__(self, entry: str) -> None:
+    def __init__(self, entry: str, *, path: Sequence[str] = ()) -> None:
         self._entry = entry
+        self._path = [*path, *sys.path]
         self._process: subprocess.Popen[bytes] | None = None
         self._worker: Worker | None = None
         self._control: Control
@@ -265,7 +267,7 @@ class Nursery:
         ours, theirs = socket.socketpair()
         self._control = Control(ours)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the nursery
-        arguments = [json.dumps(sys.path), str(theirs.fileno()), self._entry]
+        arguments = [json.dumps(self._path), str(theirs.fileno()), self._entry]
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", BOOT, *arguments],

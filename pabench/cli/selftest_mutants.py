@@ -1,0 +1,113 @@
+"""``pabench selftest --mutants`` and ``--generate``: what the suite does to planted faults."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pabench.errors import EXIT_FAILURE, EXIT_NOTHING_RAN, EXIT_OK, EnvironmentRefused, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from pabench.conformance.killing import Fate
+    from pabench.conformance.mutants import Mutant
+
+OWN = "own"
+"""Stands for the mutants that come with a checkout; a wheel has none."""
+CHECK_WIDTH = 44
+SHOWN = 100
+
+
+def judge_mutants(
+    source: str | None,
+    *,
+    generate: int | None,
+    seed: int,
+    seeds: int,
+    only: Sequence[str],
+    json_file: Path | None,
+) -> int:
+    """Judge the mutants of ``source``, or ``generate`` made ones, print a line each, and return the exit code.
+
+    The code is 0 when every mutant that could be judged was killed under every seed, 1 when one lives, 5 when
+    none could be judged.
+    """
+    from pabench.conformance.matrix import counts, kill_matrix
+    from pabench.store.files import atomic_write_text, pretty
+
+    chosen = _choose(_load(source, generate, seed), only)
+    begin = time.monotonic()
+    width = max(len(mutant.id) for mutant in chosen)
+    click.echo(f"{'mutant':<{width}}  {'killed':<7}  {'by':<{CHECK_WIDTH}}  smallest err/T")
+    fates = kill_matrix(
+        chosen, seeds=range(seeds), on_fate=lambda fate: click.echo(_line(fate, width))
+    )
+    for fate in fates:
+        if fate.status != "killed":
+            click.echo(f"{fate.status.upper()} {fate.mutant.id} ({fate.mutant.file}): {_why(fate)}")
+    record: dict[str, Any] = counts(fates) | {"seeds": seeds, "duration_s": round(time.monotonic() - begin, 3)}
+    refused = f", {record['refused']} not judged" if record["refused"] else ""
+    another = f", {record['by_another']} by another check than the one named" if generate is None else ""
+    click.echo(
+        f"{record['killed']}/{record['judged']} killed in {seeds} of {seeds} seeds{another}{refused}, "
+        f"{record['duration_s']:.0f} s"
+    )
+    if json_file is not None:
+        atomic_write_text(json_file, pretty({**record, "results": [fate.to_json() for fate in fates]}))
+    if not record["judged"]:
+        return EXIT_NOTHING_RAN
+    return EXIT_FAILURE if record["lives"] else EXIT_OK
+
+
+def _load(source: str | None, generate: int | None, seed: int) -> list[Mutant]:
+    if generate is not None:
+        from pabench.conformance.mutation import generated
+
+        return generated(generate, seed=seed)
+    from pabench.conformance.mutants import PACKAGE, load_mutants, mutated
+    from pabench.resources import resource_dir
+
+    folder = Path(__file__).resolve().parents[2] / "tests" / "mutants" if source == OWN else Path(str(source))
+    if source == OWN and not folder.is_dir():
+        raise EnvironmentRefused("pabench's own mutants come with a checkout, not with a wheel")
+    files = sorted(folder.glob("*.toml")) if folder.is_dir() else [folder]
+    if not files:
+        raise UsageError(f"--mutants {str(folder)!r}: holds no .toml file")
+    found: dict[str, Mutant] = {}
+    for file in files:
+        for mutant in load_mutants(file):
+            if mutant.id in found:
+                raise UsageError(f"mutant {mutant.id!r}: must be unique over all files")
+            # all must fit before the first is judged: the whole takes minutes
+            mutated(mutant, PACKAGE if mutant.file.endswith(".py") else resource_dir("kernels_cuda"))
+            found[mutant.id] = mutant
+    return list(found.values())
+
+
+def _choose(mutants: Sequence[Mutant], only: Sequence[str]) -> list[Mutant]:
+    known = {name for mutant in mutants for name in (mutant.id, mutant.file)}
+    for name in only:
+        if name not in known:
+            raise UnknownName("mutant", name, known)
+    return [mutant for mutant in mutants if not only or mutant.id in only or mutant.file in only]
+
+
+def _line(fate: Fate, width: int) -> str:
+    seen = dict.fromkeys(f"{kill.subject}/{kill.check}" for kill in fate.kills if kill is not None)
+    checks = ", ".join(seen) or "-"
+    ratio = fate.smallest_ratio
+    shown = "-" if fate.refused is not None else f"{fate.killed}/{len(fate.kills)}"
+    return (
+        f"{fate.mutant.id:<{width}}  {shown:<7}  {checks:<{CHECK_WIDTH}}  "
+        f"{'-' if ratio is None else f'{ratio:.3g}'}"
+    )
+
+
+def _why(fate: Fate) -> str:
+    if fate.refused is not None:
+        return fate.refused
+    change = " ".join(f"{fate.mutant.before!r} -> {fate.mutant.after!r}".split())
+    return f"survived {fate.cases} cases; {change[:SHOWN]}"

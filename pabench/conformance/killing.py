@@ -1,0 +1,259 @@
+"""What the suite does to a mutant: which check kills it, under which seeds, and how clearly.
+
+Checks run in worker processes, since a fault may crash or hang.  A search begins with the check that is named
+to kill the mutant, on few dtypes and head dimensions, each of which is a kernel to compile; it goes on to the
+subject's whole range and to every other check.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pabench.conformance.catalogue import request_for
+from pabench.conformance.messages import ENTRY
+from pabench.conformance.mutants import Mutant, overlay, overlay_package
+from pabench.conformance.request import ConformanceRequest
+from pabench.conformance.scope import Scope
+from pabench.conformance.subjects import Subject, subjects_of
+from pabench.device.registry import DeviceRequest
+from pabench.errors import PabenchError
+from pabench.isolation.channel import raise_refusal
+from pabench.isolation.workers import Nursery, Worker, WorkerEnded
+from pabench.problem.problem import FEATURES
+from pabench.resources import resource_dir
+
+DEADLINE_S = 30.0
+"""Silence of a worker that counts as hanging; compiling a kernel is silence too."""
+POLL_SECONDS = 2
+FINDING_CLASSES = ("memory", "init", "race", "sync")
+"""A mutant that is killed by one of these is looked for on the checked device."""
+NO_COMPILE = "CompileError: "
+FEW_DTYPES = ("float32", "bfloat16")
+FEW_HEAD_DIM = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """How a mutant failed.
+
+    Attributes:
+        check: id of the check.
+        subject: backend or allocator that was judged.
+        text: the verdict, one line.
+        max_ratio: its err/T, None where no number was compared or the subject crashed.
+    """
+
+    check: str
+    subject: str
+    text: str
+    max_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """What became of a mutant.
+
+    Attributes:
+        mutant: the mutant.
+        kills: one a seed, None where it lived.
+        refused: why it could not be judged: it does not compile, or nothing here is made of its file.
+        cases: generated problems that it survived.
+    """
+
+    mutant: Mutant
+    kills: tuple[Kill | None, ...] = ()
+    refused: str | None = None
+    cases: int = 0
+
+    @property
+    def killed(self) -> int:
+        """Seeds under which it was killed."""
+        return sum(kill is not None for kill in self.kills)
+
+    @property
+    def status(self) -> str:
+        """``killed`` under every seed, ``lives`` under one at least, or ``refused``."""
+        if self.refused is not None:
+            return "refused"
+        return "killed" if self.killed == len(self.kills) else "lives"
+
+    @property
+    def smallest_ratio(self) -> float | None:
+        """The smallest err/T of the verdicts: how near it came to passing."""
+        ratios = [kill.max_ratio for kill in self.kills if kill is not None and kill.max_ratio is not None]
+        return min(ratios, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        checks = sorted({f"{kill.subject}/{kill.check}" for kill in self.kills if kill is not None})
+        first = next((kill.text for kill in self.kills if kill is not None), None)
+        return {
+            "id": self.mutant.id,
+            "file": self.mutant.file,
+            "before": self.mutant.before,
+            "after": self.mutant.after,
+            "trigger": self.mutant.trigger,
+            "named": self.mutant.killed_by,
+            "status": self.status,
+            "killed": self.killed,
+            "seeds": len(self.kills),
+            "checks": checks,
+            "smallest_ratio": self.smallest_ratio,
+            "text": first or self.refused,
+            "cases_survived": self.cases,
+        }
+
+
+class DoesNotCompile(Exception):
+    """The fault is one that the compiler refuses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One run of part of the suite."""
+
+    subject: Subject
+    tests: tuple[str, ...]
+    scope: Scope
+    profile: str
+    checked: bool
+
+
+class Killer:
+    """Judges mutants one after another; a context manager that leaves no process behind.
+
+    Args:
+        tests: of each subject by name, test name to check id: ``checks_of`` of the unchanged sources.
+        seeds: of the generated cases.
+    """
+
+    def __init__(self, tests: Mapping[str, Mapping[str, str]], *, seeds: Sequence[int]) -> None:
+        self._tests = tests
+        self._seeds = seeds
+        self._nursery = Nursery(ENTRY)
+
+    def __enter__(self) -> Killer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._nursery.close()
+
+    def judge(self, mutant: Mutant) -> Fate:
+        """Plant ``mutant`` and look what kills it.
+
+        Raises:
+            UsageError: it does not fit its file.
+        """
+        if not subjects_of(mutant.file):
+            return Fate(mutant=mutant, refused=f"no backend or allocator here is made of {mutant.file}")
+        with tempfile.TemporaryDirectory(prefix="pabench-mutant-") as folder:
+            if not mutant.file.endswith(".py"):
+                kernels = overlay(mutant, resource_dir("kernels_cuda"), Path(folder) / "kernels")
+                return self._fate(mutant, self._nursery, kernels)
+            package = overlay_package(mutant, Path(folder) / "package")
+            with Nursery(ENTRY, path=[str(package)]) as nursery:
+                return self._fate(mutant, nursery, None)
+
+    def _fate(self, mutant: Mutant, nursery: Nursery, kernels: Path | None) -> Fate:
+        stages = list(stages_of(mutant, self._tests))
+        if not stages:
+            return Fate(mutant=mutant, refused=f"no check of the suite runs {mutant.file}")
+        kills: list[Kill | None] = []
+        cases = first = 0
+        for seed in self._seeds:
+            # what killed it once comes first, the rest is there in case it lives
+            found = None
+            for index in [first, *(i for i in range(len(stages)) if i != first)]:
+                try:
+                    found, judged = _run(nursery, stages[index], seed, kernels)
+                except DoesNotCompile as refused:
+                    return Fate(mutant=mutant, refused=f"does not compile: {refused}")
+                if found is not None:
+                    first = index
+                    break
+                cases += judged
+            kills.append(found)
+            if found is None:
+                break  # it lives; other seeds would say the same at the same price
+        kills += [None] * (len(self._seeds) - len(kills))
+        return Fate(mutant=mutant, kills=tuple(kills), cases=cases)
+
+
+def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterator[Stage]:
+    """Yield runs of the suite that may kill ``mutant``, the likeliest and cheapest first.
+
+    Args:
+        mutant: its ``killed_by`` may name a check, a class of findings, or nothing that is known here.
+        tests: of each subject by name, test name to check id.
+    """
+    subjects = subjects_of(mutant.file)
+    checked = mutant.killed_by in FINDING_CLASSES
+    named_features = tuple(name for name in FEATURES if f"[{name}]" in mutant.killed_by)
+    few = Scope(dtypes=FEW_DTYPES, max_head_dim=FEW_HEAD_DIM, features=named_features)
+    rest = []
+    for subject in subjects:
+        known = tests.get(subject.name, {})
+        named = tuple(name for name, check in known.items() if check == mutant.killed_by)
+        others = tuple(name for name in known if name not in named)
+        if named:
+            yield Stage(subject=subject, tests=named, scope=few, profile="quick", checked=checked)
+            rest.append(
+                Stage(subject=subject, tests=named, scope=Scope(), profile="default", checked=checked)
+            )
+        if others:
+            rest.append(Stage(subject=subject, tests=others, scope=Scope(), profile="quick", checked=checked))
+    yield from sorted(rest, key=lambda stage: stage.profile != "default")
+
+
+def _run(nursery: Nursery, stage: Stage, seed: int, kernels: Path | None) -> tuple[Kill | None, int]:
+    """Run a stage until something fails; return that, and the number of cases that did not."""
+    request = request_for(
+        stage.subject, profile=stage.profile, seed=seed, tests=stage.tests, stop=True, scope=stage.scope
+    )
+    device = DeviceRequest(
+        name="emulated",
+        kernels=None if kernels is None else str(kernels),
+        checked=stage.checked,
+        poll_seconds=POLL_SECONDS,
+    )
+    worker = nursery.start()
+    worker.send({"task": "suite", "request": request.to_dict(), "device": device.to_dict(), "skip": 0})
+    try:
+        return _listen(worker, request, stage.subject.name)
+    except PabenchError as refused:
+        # a fault may show before the first check: the subject cannot even be made
+        return _kill("loading", stage.subject.name, f"{type(refused).__name__}: {refused}"), 0
+    finally:
+        nursery.stop()
+
+
+def _listen(worker: Worker, request: ConformanceRequest, subject: str) -> tuple[Kill | None, int]:
+    check, cases = "loading", 0
+    try:
+        while True:
+            message = worker.receive(DEADLINE_S)
+            raise_refusal(message)
+            event = message["event"]
+            if event == "collected":
+                worker.send({"go": True})
+            elif event == "check":
+                check = str(message["check"])
+            elif event == "result":
+                result = message["result"]
+                if result["status"] in ("failed", "crashed"):
+                    return _kill(str(result["check"]), subject, result["reason"], result["max_ratio"]), cases
+                cases += int(result["cases"])
+            elif event == "end":
+                return None, cases
+    except WorkerEnded as ended:
+        return _kill(check, subject, ended.ending.text), cases
+
+
+def _kill(check: str, subject: str, text: str, ratio: float | None = None) -> Kill:
+    if text.startswith(NO_COMPILE):
+        raise DoesNotCompile(text.removeprefix(NO_COMPILE))
+    return Kill(check=check, subject=subject, text=text, max_ratio=ratio)

@@ -1,0 +1,72 @@
+"""Judges a list of mutants, several at a time."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pabench.conformance.catalogue import checks_of
+from pabench.conformance.killing import Fate, Killer
+from pabench.conformance.mutants import Mutant
+from pabench.conformance.subjects import SUBJECTS, subjects_of
+from pabench.device.registry import open_device
+
+
+def kill_matrix(
+    mutants: Sequence[Mutant], *, seeds: Sequence[int], on_fate: Callable[[Fate], None] = lambda fate: None
+) -> list[Fate]:
+    """Judge each of ``mutants`` under each of ``seeds``.
+
+    Args:
+        mutants: any; those whose file nothing here is made of are refused one by one.
+        seeds: of the generated cases.
+        on_fate: called in the calling thread, in the order of ``mutants``.
+
+    Raises:
+        UsageError: a mutant does not fit its file; known before any is judged where ``check_fit`` was asked.
+        EnvironmentRefused: there is no C++ compiler.
+    """
+    device = open_device("emulated")
+    wanted = {subject.name for mutant in mutants for subject in subjects_of(mutant.file)}
+    tests = {subject.name: checks_of(subject, device) for subject in SUBJECTS if subject.name in wanted}
+    mine = threading.local()
+    killers: list[Killer] = []
+
+    def judge(mutant: Mutant) -> Fate:
+        if not hasattr(mine, "killer"):
+            mine.killer = Killer(tests, seeds=seeds)
+            killers.append(mine.killer)
+        fate: Fate = mine.killer.judge(mutant)
+        return fate
+
+    fates: list[Fate] = []
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        try:
+            for fate in pool.map(judge, mutants):
+                on_fate(fate)
+                fates.append(fate)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            for killer in killers:
+                killer.__exit__()
+    return fates
+
+
+def counts(fates: Sequence[Fate]) -> dict[str, Any]:
+    """Return ``mutants, judged, killed, lives, refused`` and ``by_another`` check than the named one."""
+    judged = [fate for fate in fates if fate.refused is None]
+    killed = [fate for fate in judged if fate.status == "killed"]
+    by_name = [fate for fate in killed if all(k and k.check == fate.mutant.killed_by for k in fate.kills)]
+    return {
+        "mutants": len(fates),
+        "judged": len(judged),
+        "killed": len(killed),
+        "lives": len(judged) - len(killed),
+        "refused": len(fates) - len(judged),
+        "by_another": len(killed) - len(by_name),
+    }
