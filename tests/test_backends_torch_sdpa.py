@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pabench.backends.base import attend
 from pabench.backends.torch_sdpa import TorchSdpaBackend
+from pabench.conformance.calibration import KINDS, random_case
 from pabench.errors import EnvironmentRefused, InvalidCase
 from pabench.oracle.verdict import Verdict, judge
 from pabench.problem import Batch, Case, KvPool, Problem, build_tensors
@@ -19,7 +20,6 @@ from pabench.problem.dtypes import DTYPES
 from pabench.problem.families import FAMILIES
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
 from pabench.problem.profile import ComputeProfile
-from tests.calibration import KINDS, random_case
 
 
 class Host:

@@ -10,13 +10,13 @@ import pytest
 
 from pabench.backends.base import AttentionOutput, attend
 from pabench.backends.rawkernel import TANH_ERROR, RawKernelBackend
+from pabench.conformance.calibration import KINDS, random_case
 from pabench.device.emulated import EmulatedDevice
 from pabench.kernels.decode_simple import plan_decode, split_count
 from pabench.oracle.reference import truth
 from pabench.oracle.verdict import judge
 from pabench.problem import Batch, Case, Problem, Tensors, build_tensors
 from pabench.problem.dtypes import E4M3, Array, decode, encode
-from tests.calibration import KINDS, random_case
 from tests.probe import DEVICE, probe
 
 PLAIN = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=16, page_size=5)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pabench.conformance.calibration import KINDS, random_case, trial
 from pabench.oracle.naive import naive_attention
 from pabench.oracle.reference import truth
 from pabench.oracle.traffic import attention_flops, decode_traffic
 from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
-from tests.calibration import KINDS, random_case, trial
 
 U32 = 2.0**-24
 PROFILE = ComputeProfile(tanh_error=2.0**-11)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pabench.conformance.simulated import Make
 from pabench.oracle.verdict import judge
 from pabench.problem import Batch, Case, Problem, build_tensors
-from tests.calibration import Make
 
 PLAIN = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=32, page_size=8)
 SLOPES, SINKS = (0.5, 0.25, 0.125, 0.0625), (1.0, 2.0, 3.0, 0.5)

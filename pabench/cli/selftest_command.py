@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pabench.cli.selftest_calibrate import judge_right_kernels
 from pabench.cli.selftest_mutants import OWN, judge_mutants
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UnknownName, UsageError
 
@@ -37,7 +38,17 @@ CONTROL_SEEDS, MUTANT_SEEDS = 20, 3
     help="Ask the suite about N faults made by rule in the kernel sources.",
 )
 @click.option(
-    "--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Of --generate.", show_default=True
+    "--calibrate",
+    type=click.IntRange(1, 100_000_000),
+    metavar="N",
+    help="Ask the error bound about N random right kernels: all must pass.",
+)
+@click.option(
+    "--seed",
+    default=0,
+    type=click.IntRange(0, 2**32 - 1),
+    help="Of --generate and --calibrate.",
+    show_default=True,
 )
 @click.option(
     "--seeds",
@@ -67,6 +78,7 @@ def command(
     controls: bool,
     mutants: str | None,
     generate: int | None,
+    calibrate: int | None,
     seed: int,
     seeds: int | None,
     only: tuple[str, ...],
@@ -78,7 +90,8 @@ def command(
 
     --controls runs small kernels on the checked device: each fault must be found where it was planted, and no
     right twin be flagged.  --mutants and --generate plant faults in copies of our own kernels and allocators:
-    the conformance suite must kill each.
+    the conformance suite must kill each.  --calibrate simulates right kernels of many makes: the error bound
+    must let each pass.
 
     \b
     Examples:
@@ -87,10 +100,12 @@ def command(
       pabench selftest --mutants --only page_copy.cu
       pabench selftest --mutants mine.toml --json fates.json
       pabench selftest --generate 20 --seed 7
+      pabench selftest --calibrate 1000
     """
-    if controls + (mutants is not None) + (generate is not None) != 1:
+    if controls + sum(given is not None for given in (mutants, generate, calibrate)) != 1:
         raise UsageError(
-            "selftest: exactly one thing to test must be named", hint="--controls, --mutants or --generate"
+            "selftest: exactly one thing to test must be named",
+            hint="--controls, --mutants, --generate or --calibrate",
         )
     if device not in DEVICES:
         raise UnknownName("device", device, DEVICES)
@@ -102,6 +117,8 @@ def command(
         for option, given in (("--device", device != "emulated"), ("--kernels", kernels is not None)):
             if given:
                 raise UsageError(f"{option}: is for --controls")
+        if calibrate is not None:
+            return judge_right_kernels(calibrate, seed=seed, json_file=json_file)
         return judge_mutants(
             mutants, generate=generate, seed=seed, seeds=seeds or MUTANT_SEEDS, only=only, json_file=json_file
         )

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pabench.errors import EXIT_FAILURE, EXIT_NOTHING_RAN, EXIT_OK, EnvironmentRefused, UnknownName, UsageError
+from pabench.errors import (
+    EXIT_FAILURE,
+    EXIT_NOTHING_RAN,
+    EXIT_OK,
+    EnvironmentRefused,
+    UnknownName,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from pabench.conformance.killing import Fate
@@ -30,7 +37,7 @@ def judge_mutants(
     only: Sequence[str],
     json_file: Path | None,
 ) -> int:
-    """Judge the mutants of ``source``, or ``generate`` made ones, print a line each, and return the exit code.
+    """Judge the mutants of ``source``, or ``generate`` made ones, print a line each; return the exit code.
 
     The code is 0 when every mutant that could be judged was killed under every seed, 1 when one lives, 5 when
     none could be judged.
@@ -42,13 +49,14 @@ def judge_mutants(
     begin = time.monotonic()
     width = max(len(mutant.id) for mutant in chosen)
     click.echo(f"{'mutant':<{width}}  {'killed':<7}  {'by':<{CHECK_WIDTH}}  smallest err/T")
-    fates = kill_matrix(
-        chosen, seeds=range(seeds), on_fate=lambda fate: click.echo(_line(fate, width))
-    )
+    fates = kill_matrix(chosen, seeds=range(seeds), on_fate=lambda fate: click.echo(_line(fate, width)))
     for fate in fates:
         if fate.status != "killed":
             click.echo(f"{fate.status.upper()} {fate.mutant.id} ({fate.mutant.file}): {_why(fate)}")
-    record: dict[str, Any] = counts(fates) | {"seeds": seeds, "duration_s": round(time.monotonic() - begin, 3)}
+    record: dict[str, Any] = counts(fates) | {
+        "seeds": seeds,
+        "duration_s": round(time.monotonic() - begin, 3),
+    }
     refused = f", {record['refused']} not judged" if record["refused"] else ""
     another = f", {record['by_another']} by another check than the one named" if generate is None else ""
     click.echo(

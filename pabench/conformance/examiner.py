@@ -28,7 +28,7 @@ from pabench.conformance.ledger import Deviation
 from pabench.conformance.outcome import Outcome, failed
 from pabench.conformance.process import raise_if_interrupted
 from pabench.conformance.registry import Check
-from pabench.conformance.scope import Scope
+from pabench.conformance.scope import EVERYTHING, Scope
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import InvalidCase, Unsupported
@@ -110,7 +110,7 @@ class Examiner:
     backend: Backend | None = None
     allocator: AllocatorEntry | None = None
     known: tuple[Deviation, ...] = ()
-    scope: Scope = Scope()
+    scope: Scope = EVERYTHING
     rehearsal: bool = False
     notebook: Notebook = field(default_factory=Notebook)
     witness: Witness = field(default_factory=Witness)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pabench.conformance.catalogue import request_for
 from pabench.conformance.messages import ENTRY
 from pabench.conformance.mutants import Mutant, overlay, overlay_package
 from pabench.conformance.request import ConformanceRequest
-from pabench.conformance.scope import Scope
+from pabench.conformance.scope import EVERYTHING, Scope
 from pabench.conformance.subjects import Subject, subjects_of
 from pabench.device.registry import DeviceRequest
 from pabench.errors import PabenchError
@@ -45,12 +45,18 @@ class Kill:
         subject: backend or allocator that was judged.
         text: the verdict, one line.
         max_ratio: its err/T, None where no number was compared or the subject crashed.
+        found: classes of the checked device's findings.
     """
 
     check: str
     subject: str
     text: str
     max_ratio: float | None
+    found: tuple[str, ...] = ()
+
+    def is_by(self, name: str) -> bool:
+        """Whether ``name`` is the check, or a class among the findings."""
+        return name == self.check or name in self.found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,10 +208,12 @@ def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterato
         if named:
             yield Stage(subject=subject, tests=named, scope=few, profile="quick", checked=checked)
             rest.append(
-                Stage(subject=subject, tests=named, scope=Scope(), profile="default", checked=checked)
+                Stage(subject=subject, tests=named, scope=EVERYTHING, profile="default", checked=checked)
             )
         if others:
-            rest.append(Stage(subject=subject, tests=others, scope=Scope(), profile="quick", checked=checked))
+            rest.append(
+                Stage(subject=subject, tests=others, scope=EVERYTHING, profile="quick", checked=checked)
+            )
     yield from sorted(rest, key=lambda stage: stage.profile != "default")
 
 
@@ -245,12 +253,17 @@ def _listen(worker: Worker, request: ConformanceRequest, subject: str) -> tuple[
             elif event == "result":
                 result = message["result"]
                 if result["status"] in ("failed", "crashed"):
-                    return _kill(str(result["check"]), subject, result["reason"], result["max_ratio"]), cases
+                    return _kill_of(result), cases
                 cases += int(result["cases"])
             elif event == "end":
                 return None, cases
     except WorkerEnded as ended:
         return _kill(check, subject, ended.ending.text), cases
+
+
+def _kill_of(result: Mapping[str, Any]) -> Kill:
+    kill = _kill(str(result["check"]), str(result["subject"]), str(result["reason"]), result["max_ratio"])
+    return replace(kill, found=tuple(sorted({str(finding["check"]) for finding in result["findings"]})))
 
 
 def _kill(check: str, subject: str, text: str, ratio: float | None = None) -> Kill:

@@ -61,7 +61,7 @@ def counts(fates: Sequence[Fate]) -> dict[str, Any]:
     """Return ``mutants, judged, killed, lives, refused`` and ``by_another`` check than the named one."""
     judged = [fate for fate in fates if fate.refused is None]
     killed = [fate for fate in judged if fate.status == "killed"]
-    by_name = [fate for fate in killed if all(k and k.check == fate.mutant.killed_by for k in fate.kills)]
+    by_name = [fate for fate in killed if all(k and k.is_by(fate.mutant.killed_by) for k in fate.kills)]
     return {
         "mutants": len(fates),
         "judged": len(judged),

@@ -16,7 +16,9 @@ from pabench.conformance.subjects import SUBJECTS
 from pabench.errors import UsageError
 from pabench.resources import resource_dir
 
-NO_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:[^"\\\n]|\\.)*"|^[ \t]*#(?:[^\n\\]|\\.|\\\n)*', re.DOTALL | re.MULTILINE)
+NO_CODE = re.compile(
+    r'//[^\n]*|/\*.*?\*/|"(?:[^"\\\n]|\\.)*"|^[ \t]*#(?:[^\n\\]|\\.|\\\n)*', re.DOTALL | re.MULTILINE
+)
 STATIC = re.compile(r"\b(?:static_assert|template|using|enum)\b[^;{]*[;{]")
 FOREIGN = {"pab/intrinsics.cuh", "pab/intrinsics_cuda.cuh", "pab/types.cuh"}
 """The intrinsics have a second side for each device, and tests of their own."""
@@ -41,10 +43,13 @@ NAMES = (
     ("max", "sum"),
     ("k", "v"),
 )
-NEIGHBOURS = {name: other for names in NAMES for name, other in zip(names, names[1:] + names[:1], strict=True)}
+NEIGHBOURS = {
+    name: other for names in NAMES for name, other in zip(names, names[1:] + names[:1], strict=True)
+}
 NAME = re.compile(rf"(?<![\w])({'|'.join(sorted(NEIGHBOURS, key=len, reverse=True))})(?!\w|\()")
 STATEMENT = re.compile(
-    r"^[ \t]*((?:__syncthreads|sync_\w+|fence_\w+|cp_async_\w+|atomic_\w+|[\w.\[\]>-]+ (?:[+*-]?=)) ?[^;{}\n]*;)[ \t]*$",
+    r"^[ \t]*((?:__syncthreads|(?:sync|fence|cp_async|atomic)_\w+|[\w.\[\]>-]+ (?:[+*-]?=)) ?"
+    r"[^;{}\n]*;)[ \t]*$",
     re.MULTILINE,
 )
 
@@ -73,7 +78,9 @@ def generated(count: int, *, seed: int) -> list[Mutant]:
     if count > len(changes):
         raise UsageError(f"--generate {count}: the rules make {len(changes)} mutants of these sources")
     chosen = random.Random(seed).sample(changes, count)
-    return [mutant_of(change, texts[change.file]) for change in sorted(chosen, key=lambda c: (c.file, c.start))]
+    return [
+        mutant_of(change, texts[change.file]) for change in sorted(chosen, key=lambda c: (c.file, c.start))
+    ]
 
 
 def changes_of(file: str, text: str) -> Iterator[Change]:

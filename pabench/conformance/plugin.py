@@ -15,7 +15,7 @@ from pabench.conformance.examiner import Effort, Examiner
 from pabench.conformance.ledger import known_deviations
 from pabench.conformance.outcome import raised
 from pabench.conformance.results import CheckResult
-from pabench.conformance.scope import Scope
+from pabench.conformance.scope import EVERYTHING, Scope
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import Unsupported
@@ -83,7 +83,7 @@ class ConformancePlugin(SubjectsPlugin):
     on_collected: Callable[[list[PlannedTest]], None] = lambda tests: None
     on_start: Callable[[int], None] = lambda position: None
     skip: int = 0
-    scope: Scope = Scope()
+    scope: Scope = EVERYTHING
     rehearsal: bool = False
     witness: Witness = field(default_factory=Witness)
     _position: int = 0

@@ -16,7 +16,6 @@ from typing import Any
 from pabench.conformance.mutants import PACKAGE, Mutant, mutated
 
 
-
 def load_mutated(mutant: Mutant, entry: str) -> ModuleType:
     """Return a copy of the module ``entry`` that works with the mutant, itself or in what it imports.
 

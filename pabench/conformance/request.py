@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pabench.conformance.scope import Scope, scope_from_dict
+from pabench.conformance.scope import EVERYTHING, Scope, scope_from_dict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class ConformanceRequest:
     select: str | None = None
     tests: tuple[str, ...] = ()
     stop: bool = False
-    scope: Scope = Scope()
+    scope: Scope = EVERYTHING
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; ``request_from_dict`` reads them back."""

@@ -37,6 +37,10 @@ class Scope:
         return [size for size in sizes if self.max_head_dim is None or size <= self.max_head_dim]
 
 
+EVERYTHING = Scope()
+"""No limits."""
+
+
 def scope_from_dict(data: dict[str, Any]) -> Scope:
     """Read the fields of a scope back from JSON."""
     lists = {name: None if data[name] is None else tuple(data[name]) for name in ("dtypes", "features")}

@@ -1,4 +1,4 @@
-"""Our own subjects and the sources each is made of, so that a fault in a file is looked for in the right ones."""
+"""Our own subjects and the sources each is made of: a fault in a file is looked for in the right ones."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ def _path(module: str) -> str:
     return plain if (PACKAGE / plain).is_file() else "/".join([*parts, "__init__.py"])
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _tree(module: str) -> ast.Module:
     return ast.parse((PACKAGE / _path(module)).read_text(encoding="utf-8"))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _imports(module: str) -> frozenset[str]:
     found: set[str] = set()
     for node in ast.walk(_tree(module)):
@@ -102,7 +102,7 @@ def _kernel_names(module: str) -> set[str]:
     return {text for text in texts if isinstance(text, str) and text.endswith(".cu")}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _includes(file: str) -> frozenset[str]:
     folder = resource_dir("kernels_cuda")
     text = (folder / file).read_text(encoding="utf-8")
