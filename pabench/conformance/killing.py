@@ -205,15 +205,16 @@ def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterato
         known = tests.get(subject.name, {})
         named = tuple(name for name, check in known.items() if check == mutant.killed_by)
         others = tuple(name for name in known if name not in named)
+
+        def stage(tests: tuple[str, ...], scope: Scope, profile: str, subject: Subject = subject) -> Stage:
+            return Stage(subject=subject, tests=tests, scope=scope, profile=profile, checked=checked)
+
+        if named or others:
+            yield stage(named or others, few, "quick")
         if named:
-            yield Stage(subject=subject, tests=named, scope=few, profile="quick", checked=checked)
-            rest.append(
-                Stage(subject=subject, tests=named, scope=EVERYTHING, profile="default", checked=checked)
-            )
+            rest.append(stage(named, EVERYTHING, "default"))
         if others:
-            rest.append(
-                Stage(subject=subject, tests=others, scope=EVERYTHING, profile="quick", checked=checked)
-            )
+            rest.append(stage(others, EVERYTHING, "quick"))
     yield from sorted(rest, key=lambda stage: stage.profile != "default")
 
 
