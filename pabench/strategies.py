@@ -24,7 +24,7 @@ from pabench.problem.batch import SPECULATIVE_TOKENS, Batch
 from pabench.problem.case import POISONS, Case
 from pabench.problem.dtypes import DTYPES, E4M3
 from pabench.problem.families import FAMILIES
-from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
+from pabench.problem.placement import PLACEMENTS, TABLE_TAILS, VAST
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import Problem
 
@@ -254,6 +254,42 @@ def high_page_cases(
         family=draw(st.sampled_from(["needle", "normal", "spotlight"])),
         poison=draw(st.sampled_from(["nan", "zero"])),
         placement="high",
+        seed=draw(st.integers(0, 2**16)),
+    )
+    if not supported(case):
+        from hypothesis import reject
+
+        reject()
+    return case
+
+
+@st.composite
+def vast_page_cases(
+    draw: st.DrawFn,
+    *,
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
+    dtypes: Sequence[str] = tuple(DTYPES),
+    supported: Callable[[Case], bool] = lambda case: True,
+) -> Case:
+    """Cases whose pages lie where offsets of 31 and 32 bits wrap, in up to 32 GiB of address space."""
+    group, num_kv_heads = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([2, 1, 3]))
+    page_size = draw(st.sampled_from([1, 2, 5, 16]))
+    problem = Problem(
+        num_qo_heads=num_kv_heads * group,
+        num_kv_heads=num_kv_heads,
+        head_dim=16,
+        page_size=page_size,
+        dtype=draw(st.sampled_from(list(dtypes))),
+    )
+    case = Case(
+        problem=problem,
+        batch=draw(batches(page_size, max_seqs=3, max_len=80, min_len=1)),
+        kv_layout=draw(st.sampled_from(list(kv_layouts))),
+        interleaved=draw(st.sampled_from(list(interleaved))),
+        family=draw(st.sampled_from(["needle", "normal", "spotlight"])),
+        poison=draw(st.sampled_from(["nan", "zero"])),
+        placement=VAST,
         seed=draw(st.integers(0, 2**16)),
     )
     if not supported(case):

@@ -14,6 +14,7 @@ from pabench.device.base import Device
 from pabench.errors import UnknownName
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
+from pabench.problem.placement import VAST
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import FEATURES
 from pabench.problem.profile import ComputeProfile
@@ -34,6 +35,8 @@ class Capabilities:
         lse: whether it returns the log-sum-exp.
         max_head_dim: largest head dimension.
         features: subset of ``pabench.problem.problem.FEATURES``: what it can beyond plain attention.
+        vast_pools: whether it reads the cache where it lies, and only what it needs of it, so that it can be
+            given one larger than memory; one that converts or copies the cache must not say so.
         rule: any further condition on a case; returns the reason why not, or None.
     """
 
@@ -45,6 +48,7 @@ class Capabilities:
     lse: bool = True
     max_head_dim: int = 1024
     features: frozenset[str] = frozenset()
+    vast_pools: bool = False
     rule: Callable[[Case], str | None] | None = None
 
     def __post_init__(self) -> None:
@@ -68,6 +72,8 @@ class Capabilities:
             return "no strided views of K and V"
         if problem.head_dim > self.max_head_dim:
             return f"head_dim {problem.head_dim} is above {self.max_head_dim}"
+        if case.placement == VAST and not self.vast_pools:
+            return "no pools larger than memory"
         missing = [name for name in FEATURES if name in case.features - self.features]
         if missing:
             return f"no {', no '.join(missing)}"

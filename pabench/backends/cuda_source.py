@@ -89,6 +89,7 @@ class CudaSourceBackend:
         self._device = device
         self._said = said
         self.capabilities = Capabilities(
+            vast_pools=True,
             dtypes=frozenset(said.dtypes),
             devices=frozenset({"cuda", "emulated"}),
             operations=frozenset({"decode"}),

@@ -30,6 +30,7 @@ class RawKernelBackend:
 
     name = "rawkernel"
     capabilities = Capabilities(
+        vast_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),
         operations=frozenset({"decode", "speculative", "prefill", "append"}),

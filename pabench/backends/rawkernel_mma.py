@@ -32,6 +32,7 @@ class RawKernelMmaBackend:
 
     name = "rawkernel-mma"
     capabilities = Capabilities(
+        vast_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),
         operations=frozenset({"decode", "speculative", "append"}),

@@ -71,7 +71,7 @@ def _arrays(case: AnyCase) -> dict[str, Any]:
     if isinstance(case, AppendCase):
         pool, keys, values, slot_mapping = build_append(case)
         return {"storage": pool.storage, "keys": keys, "values": values, "slot_mapping": slot_mapping}
-    if case.placement == "high":
+    if case.placement in ("high", "vast"):
         return {}
     tensors = build_tensors(case)
     return {

@@ -10,7 +10,7 @@ from pabench.problem.batch import Batch
 from pabench.problem.checks import one_of, whole_number
 from pabench.problem.families import FAMILIES
 from pabench.problem.identity import content_id
-from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
+from pabench.problem.placement import PLACEMENT_NOTES, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import OPTIONAL_FIELDS, Problem
 
@@ -46,7 +46,7 @@ class Case:
     def __post_init__(self) -> None:
         one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
         one_of("poison", self.poison, POISONS)
-        one_of("placement", self.placement, PLACEMENTS)
+        one_of("placement", self.placement, PLACEMENT_NOTES)
         one_of("tail", self.tail, TABLE_TAILS)
         if not isinstance(self.interleaved, bool):
             raise InvalidCase("interleaved", self.interleaved, "must be true or false")

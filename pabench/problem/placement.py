@@ -15,8 +15,11 @@ PLACEMENT_NOTES = {
     "shuffled": "any page of the pool, in any order",
     "reversed": "from the end of the pool downwards",
     "high": "shuffled, on both sides of page 65,536, where a 16-bit page id wraps",
+    "vast": "shuffled, where 31 and 32 bits of a page's offset wrap, in a pool larger than memory",
 }
-PLACEMENTS = tuple(PLACEMENT_NOTES)
+VAST = "vast"
+PLACEMENTS = tuple(name for name in PLACEMENT_NOTES if name != VAST)
+"""Those that any backend can be given."""
 TABLE_TAILS = ("zero", "minus-one", "int-max", "out-of-pool", "foreign")
 
 HIGH_PAGE_BASE = 2**16
@@ -31,6 +34,7 @@ def place_pages(
     spare_pages: int = 0,
     tail: str = "minus-one",
     tail_columns: int = 1,
+    wraps: Sequence[int] = (),
     rng: np.random.Generator,
 ) -> PageLayout:
     """Give each sequence its pages and return the padded table.
@@ -38,14 +42,16 @@ def place_pages(
     Args:
         kv_lens: tokens of each sequence.
         page_size: tokens of one page.
-        placement: ``identity`` (in order of use), ``shuffled``, ``reversed``, or ``high`` (shuffled, with
-            ids around and above 65,536, so that an id cut to 16 bits lands on a page of no sequence).
+        placement: ``identity`` (in order of use), ``shuffled``, ``reversed``, ``high`` (shuffled, with
+            ids around and above 65,536, so that an id cut to 16 bits lands on a page of no sequence), or
+            ``vast`` (shuffled, with ids on both sides of ``wraps``).
         spare_pages: pages of the pool that no sequence uses.
         tail: what the unused entries hold; ``foreign`` means pages of other sequences.
         tail_columns: columns beyond the widest row.
+        wraps: ids of pages, for ``vast``; the pool ends behind the last of them.
         rng: source of the shuffles.
     """
-    one_of("placement", placement, PLACEMENTS)
+    one_of("placement", placement, PLACEMENT_NOTES)
     one_of("tail", tail, TABLE_TAILS)
     whole_number("page_size", page_size, low=1)
     whole_number("spare_pages", spare_pages, low=0)
@@ -56,6 +62,8 @@ def place_pages(
     num_pages = total + spare_pages
     if placement == "high":
         num_pages = HIGH_PAGE_BASE + max(num_pages, 8)
+    if placement == VAST:
+        num_pages = max(wraps) + num_pages + 1
     # page ids are int32, and so is the first id out of the pool
     whole_number("num_pages", num_pages, low=0)
     if placement == "high":
@@ -63,6 +71,10 @@ def place_pages(
         high_ids = HIGH_PAGE_BASE + rng.permutation(num_pages - HIGH_PAGE_BASE)[: total - low_ids]
         ids = np.concatenate([HIGH_PAGE_BASE - 1 - np.arange(low_ids), high_ids])
         rng.shuffle(ids)
+    elif placement == VAST:
+        reach = -(-total // len(wraps)) + 1
+        ids = np.unique([[max(wrap - reach, 0) + np.arange(2 * reach)] for wrap in wraps])
+        ids = rng.permutation(ids[ids < num_pages])[:total]
     elif placement == "shuffled":
         ids = rng.permutation(num_pages)[:total]
     else:

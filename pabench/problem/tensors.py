@@ -11,8 +11,9 @@ from pabench.problem.case import Case
 from pabench.problem.dtypes import Array, DType, encode
 from pabench.problem.families import FAMILIES, FamilyInput
 from pabench.problem.layout import PageLayout
-from pabench.problem.placement import HIGH_PAGE_BASE, place_pages
+from pabench.problem.placement import HIGH_PAGE_BASE, VAST, place_pages
 from pabench.problem.pool import KvPool, pool_shape
+from pabench.problem.vast import reserved_zeros, wrap_pages
 from pabench.problem.visibility import first_visible_key, visible_range
 
 FULL_POISON_BYTES = 2**26
@@ -50,6 +51,7 @@ def build_tensors(case: Case) -> Tensors:
         placement=case.placement,
         spare_pages=case.spare_pages,
         tail=case.tail,
+        wraps=_wraps(case) if case.placement == VAST else (),
         rng=_generator(case, stream=1),
     )
     pool = _poisoned_pool(case, layout)
@@ -97,6 +99,14 @@ def poison_value(poison: str, dtype: DType) -> Array:
     return encode(np.asarray(value), dtype)
 
 
+def _wraps(case: Case) -> tuple[int, ...]:
+    problem = case.problem
+    page = pool_shape(problem, 1, kv_layout=case.kv_layout, interleaved=case.interleaved)
+    # K and V of a page share its stride when they lie side by side, else each has its own
+    stride = math.prod(page) // (1 if case.interleaved else 2)
+    return wrap_pages(stride, problem.kv_storage.itemsize)
+
+
 def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     problem = case.problem
     shape = pool_shape(problem, layout.num_pages, kv_layout=case.kv_layout, interleaved=case.interleaved)
@@ -104,6 +114,8 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     whole = layout.num_pages * problem.page_size * problem.token_bytes <= FULL_POISON_BYTES
     if whole:
         storage = np.full(shape, value, dtype=problem.kv_storage.storage)
+    elif case.placement == VAST:
+        storage = reserved_zeros(shape, problem.kv_storage.storage)
     else:
         storage = np.zeros(shape, dtype=problem.kv_storage.storage)
     pool = KvPool(storage=storage, kv_layout=case.kv_layout, interleaved=case.interleaved)

@@ -9,7 +9,13 @@ import pytest
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.registry import check_by_id
 from pabench.problem.families import FAMILIES
-from pabench.strategies import cases, high_page_cases, long_batches, speculative_batches
+from pabench.strategies import (
+    cases,
+    high_page_cases,
+    long_batches,
+    speculative_batches,
+    vast_page_cases,
+)
 
 
 def drawable(examiner: Examiner) -> dict[str, Any]:
@@ -55,6 +61,16 @@ def test_decode_high_page_ids(backend_examiner: Examiner) -> None:
     drawn = high_page_cases(**choices)
     about = "Page ids around and above 65,536, where an id cut to 16 bits names another page."
     backend_examiner.examine(check_by_id("decode"), drawn, label="high-page-ids", about=about, share=0.5)
+
+
+def test_decode_vast_pools(backend_examiner: Examiner) -> None:
+    if backend_examiner.device.name != "emulated":
+        pytest.skip("a pool larger than memory can be reserved on the emulated device alone")
+    choices = drawable(backend_examiner)
+    del choices["head_dims"], choices["features"]
+    drawn = vast_page_cases(**choices)
+    about = "Pages beyond 2 and 4 GiB, and beyond 2^31 and 2^32 elements, where an offset of 32 bits wraps."
+    backend_examiner.examine(check_by_id("decode"), drawn, label="vast-pools", about=about, share=0.5)
 
 
 def test_speculative_decode(backend_examiner: Examiner) -> None:

@@ -1,0 +1,49 @@
+"""Pools far larger than memory, of which only the pages in use are ever touched.
+
+A kernel that computes the place of a page in 32 bits is right until the pool passes 2 or 4 GiB, or 2^31 or
+2^32 elements.  Address space costs nothing, so such a pool is reserved whole, and its used pages lie where
+those offsets wrap.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+
+from pabench.errors import Unsupported
+from pabench.problem.dtypes import Array
+
+WRAPS = (2**31, 2**32)
+"""Where signed and unsigned offsets of 32 bits wrap, whether they count bytes or elements."""
+MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+
+
+def wrap_pages(page_stride: int, itemsize: int) -> tuple[int, ...]:
+    """Return the first page at or past each wrap, ascending.
+
+    Args:
+        page_stride: elements between neighbouring pages.
+        itemsize: bytes of an element.
+    """
+    return tuple(sorted({-(-wrap // (page_stride * unit)) for wrap in WRAPS for unit in (1, itemsize)}))
+
+
+def reserved_zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    """Return zeros of which the machine gives memory to those that are written.
+
+    Zeros lie before the array too, as far as a signed offset of 32 bits reaches back: a kernel that wraps
+    reads them, and is then wrong in a way that can be told, where it would otherwise crash.
+
+    Raises:
+        Unsupported: this system gives out no address space of that size.
+    """
+    count = int(np.prod(shape, dtype=object))
+    lead = WRAPS[0]
+    size = (lead + count) * dtype.itemsize
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+    except (OSError, ValueError, OverflowError) as error:
+        text = f"a pool of {size / 2**30:.0f} GiB cannot be reserved on this machine: {error}"
+        raise Unsupported(text) from None
+    return np.frombuffer(memory, dtype=dtype, count=count, offset=lead * dtype.itemsize).reshape(shape)
