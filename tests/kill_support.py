@@ -57,6 +57,7 @@ MATRIX: dict[str, Entry] = {
     "repeat[prefill]": Entry(test=prefill.test_prefill_same_bits_every_run),
     "decode[long]": Entry(test=decode.test_decode_long_sequences),
     "decode[high-page-ids]": Entry(test=decode.test_decode_high_page_ids),
+    "decode[wide-heads]": Entry(test=decode.test_decode_wide_heads),
     "decode[vast-pools]": Entry(test=decode.test_decode_vast_pools),
     "speculative": Entry(test=decode.test_speculative_decode, backend="rawkernel-mma"),
     "poison": Entry(test=decode.test_dead_slots_change_nothing),

@@ -243,8 +243,13 @@ class Examiner:
 
     def head_dims(self, among: Sequence[int] = HEAD_DIMS) -> list[int]:
         """Return those of ``among`` that the backend declares, or all when it declares none of them."""
-        most = self.backend.capabilities.max_head_dim if self.backend else 0
-        return self.scope.of_head_dims(size for size in among if size <= most) or list(among)
+        return [size for size in among if size <= self.max_head_dim] or list(among)
+
+    @property
+    def max_head_dim(self) -> int:
+        """Largest head dimension that the backend declares, within the scope."""
+        declared = self.backend.capabilities.max_head_dim if self.backend else 0
+        return declared if self.scope.max_head_dim is None else min(declared, self.scope.max_head_dim)
 
     def announce(self, case: AnyCase) -> None:
         """Say what is about to run, so that a crash has its case."""

@@ -32,10 +32,6 @@ class Scope:
         """Return those of ``names`` that are within the scope."""
         return [name for name in names if self.features is None or name in self.features]
 
-    def of_head_dims(self, sizes: Iterable[int]) -> list[int]:
-        """Return those of ``sizes`` that are within the scope."""
-        return [size for size in sizes if self.max_head_dim is None or size <= self.max_head_dim]
-
 
 EVERYTHING = Scope()
 """No limits."""

@@ -55,6 +55,16 @@ def test_decode_long_sequences(backend_examiner: Examiner) -> None:
     backend_examiner.examine(check_by_id("decode"), drawn, label="long", about=about)
 
 
+def test_decode_wide_heads(backend_examiner: Examiner) -> None:
+    wide = [size for size in (192, 256) if size <= backend_examiner.max_head_dim]
+    if not wide:
+        pytest.skip(f"{backend_examiner.subject} offers no head_dim above 128")
+    choices = drawable(backend_examiner) | {"head_dims": wide}
+    drawn = cases(families=["marker", "normal", "needle"], max_len=100, **choices)
+    about = "head_dim 192 and 256, for which kernels often have code of their own."
+    backend_examiner.examine(check_by_id("decode"), drawn, label="wide-heads", about=about, share=0.5)
+
+
 def test_decode_high_page_ids(backend_examiner: Examiner) -> None:
     choices = drawable(backend_examiner)
     del choices["head_dims"], choices["features"]
