@@ -16,7 +16,7 @@ MAX_LINES = 400
 ROWS: list[tuple[str, ...]] = [
     ("__init__",),
     ("errors",),
-    ("resources",),
+    ("resources", "tables"),
     ("problem",),
     ("workloads",),
     ("oracle",),
@@ -32,7 +32,7 @@ ROWS: list[tuple[str, ...]] = [
 
 # what the rows alone would allow and must not be
 NEVER: dict[str, set[str]] = {
-    "problem": {"resources"},
+    "problem": {"resources", "tables"},
     "device": {"oracle", "workloads"},
     "timing": {"oracle"},
     "store": {"oracle"},
@@ -51,6 +51,7 @@ ONLY: dict[str, set[str]] = {
     "__main__": set(),
     "errors": set(),
     "resources": set(),
+    "tables": set(),
     "problem": {"numpy"},
     "workloads": {"numpy"},
     "store": {"numpy"},

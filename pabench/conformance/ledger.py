@@ -7,7 +7,6 @@ history that shows it.  A run plays that history first: an entry that no longer 
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,12 @@ from pabench.conformance.outcome import Outcome
 from pabench.errors import InvalidCase, UnknownName
 from pabench.problem.checks import one_of
 from pabench.resources import resource_dir
+from pabench.tables import check_fields, read_tables
 
 LEDGER_FILE = "allocators.toml"
 KINDS = ("defect", "convention")
 TEXTS = ("name", "adapter", "kind", "first", "last", "says", "reason", "promise", "upstream", "case")
+FIELDS = {*TEXTS, "checks"}
 VERSION = re.compile(r"\d+(\.\d+)*")
 
 
@@ -70,16 +71,11 @@ def read_ledger(file: Path) -> tuple[Deviation, ...]:
     """Read a ledger.
 
     Raises:
+        UsageError: the file cannot be read, or has no or other tables than ``[[deviation]]``.
         InvalidCase: names the entry, the field and the rule.
         UnknownName: an entry names no allocator.
     """
-    try:
-        data = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidCase("ledger", str(file), f"cannot be read: {error}") from None
-    entries = data.get("deviation")
-    if data.keys() != {"deviation"} or not isinstance(entries, list):
-        raise InvalidCase("ledger", sorted(data), "must hold [[deviation]] entries alone")
+    entries = read_tables(file, what="ledger", entry="deviation")
     found = tuple(_deviation(f"deviation {at}", entry, file.parent) for at, entry in enumerate(entries, 1))
     names = [(entry.adapter, entry.name) for entry in found]
     for twice in {name for name in names if names.count(name) > 1}:
@@ -100,9 +96,10 @@ def known_deviations(adapter: str, version: str | None) -> tuple[Deviation, ...]
 
 
 def _deviation(where: str, entry: Any, folder: Path) -> Deviation:
-    if not isinstance(entry, dict) or entry.keys() != {*TEXTS, "checks"}:
-        given = sorted(entry) if isinstance(entry, dict) else entry
-        raise InvalidCase(where, given, f"must have the fields {', '.join(sorted((*TEXTS, 'checks')))}")
+    try:
+        check_fields(entry, FIELDS, FIELDS)
+    except InvalidCase as error:
+        raise InvalidCase(f"{where}: {error.field}", error.value, error.rule) from None
     for field in TEXTS:
         if not isinstance(entry[field], str) or (not entry[field] and field != "upstream"):
             raise InvalidCase(f"{where}: {field}", entry[field], "must be a text")

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pabench.errors import InvalidCase, UsageError
 from pabench.resources import RESOURCES, resource_dir
+from pabench.tables import check_fields, read_tables
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """Mutants name Python files relative to this folder."""
@@ -79,15 +79,7 @@ def load_mutants(path: Path) -> tuple[Mutant, ...]:
         UsageError: the file cannot be read, is not TOML, or has no or other tables than ``[[mutant]]``.
         InvalidCase: a field is missing, unknown or wrong, or an id is there twice.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"mutants {str(path)!r} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"mutants {str(path)!r} is not TOML: {error}") from None
-    entries = data.pop("mutant", None)
-    if data or not isinstance(entries, list) or not entries:
-        raise UsageError(f"mutants {str(path)!r}: must hold [[mutant]] tables and nothing else")
+    entries = read_tables(path, what="mutants", entry="mutant")
     mutants: dict[str, Mutant] = {}
     for number, entry in enumerate(entries, start=1):
         try:
@@ -102,11 +94,7 @@ def load_mutants(path: Path) -> tuple[Mutant, ...]:
 
 def _mutant(entry: Any) -> Mutant:
     names = {field.name for field in fields(Mutant)}
-    if not isinstance(entry, dict):
-        raise InvalidCase("entry", entry, "must be a table")
-    for name in sorted(names ^ entry.keys()):
-        rule = "is missing" if name in names else f"is unknown; the fields are {', '.join(sorted(names))}"
-        raise InvalidCase(name, entry.get(name), rule)
+    check_fields(entry, names, names)
     bugs = entry["bugs"]
     return Mutant(**{**entry, "bugs": tuple(bugs) if isinstance(bugs, list) else bugs})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pabench.controls.model import Argument, Buffer, Control, Scalar
 from pabench.device.base import Dim3
 from pabench.errors import InvalidCase, UsageError
 from pabench.resources import resource_dir
+from pabench.tables import check_fields, read_tables
 
 TABLE = "controls.toml"
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(\w+)\s*\(')
@@ -37,15 +37,7 @@ def load_controls(folder: Path | None = None) -> tuple[Control, ...]:
     """
     folder = folder or controls_dir()
     path = folder / TABLE
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"controls {str(path)!r} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"controls {str(path)!r} is not TOML: {error}") from None
-    entries = data.pop("control", None)
-    if data or not isinstance(entries, list) or not entries:
-        raise UsageError(f"controls {str(path)!r}: must hold [[control]] tables and nothing else")
+    entries = read_tables(path, what="controls", entry="control")
     found: dict[str, Control] = {}
     for number, entry in enumerate(entries, start=1):
         try:
@@ -70,7 +62,7 @@ def marked_lines(text: str) -> dict[str, frozenset[int]]:
 
 
 def _control(entry: Any, folder: Path) -> Control:
-    _check_keys(entry, REQUIRED, REQUIRED | OPTIONAL)
+    check_fields(entry, REQUIRED, REQUIRED | OPTIONAL)
     file, name, args = entry["file"], entry["id"], entry["args"]
     if not isinstance(file, str) or Path(file).name != file:
         raise InvalidCase("file", file, "must be the name of a .cu file beside the table")
@@ -113,9 +105,9 @@ def _marks(path: Path) -> dict[str, frozenset[int]]:
 
 def _argument(arg: Any) -> Argument:
     if isinstance(arg, dict) and "value" in arg:
-        _check_keys(arg, SCALAR, SCALAR)
+        check_fields(arg, SCALAR, SCALAR)
         return Scalar(**arg)
-    _check_keys(arg, {"name", "dtype", "size"}, BUFFER)
+    check_fields(arg, {"name", "dtype", "size"}, BUFFER)
     if "fill" not in arg and "address_of" not in arg:
         raise InvalidCase("fill", None, "is missing")
     fields = dict(arg)
@@ -142,12 +134,3 @@ def _dim3(field: str, numbers: Any) -> Dim3:
         raise InvalidCase(field, numbers, "must be whole numbers of at least 1")
     x, y, z = (*numbers, 1, 1)[:3]
     return (x, y, z)
-
-
-def _check_keys(entry: Any, required: set[str], known: set[str]) -> None:
-    if not isinstance(entry, dict):
-        raise InvalidCase("entry", entry, "must be a table")
-    for name in sorted(required - entry.keys()):
-        raise InvalidCase(name, None, "is missing")
-    for name in sorted(entry.keys() - known):
-        raise InvalidCase(name, entry[name], f"is unknown; the fields are {', '.join(sorted(known))}")
