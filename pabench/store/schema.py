@@ -124,7 +124,7 @@ CHECK_OPTIONAL: dict[str, Rule] = {
     "subject_kind": NAME,
     "about": TEXT,
     "reason": TEXT,
-    "cases": COUNT,
+    **dict.fromkeys(("cases", "operations"), COUNT),
     "max_ratio": NUMBER,
     "duration_s": NUMBER,
     "failure": OBJECT,
