@@ -1,4 +1,4 @@
-"""How hard histories are: operations of the default profile, counted, and the schedule that comes with a failure."""
+"""How hard histories are: operations of the default profile, counted; the schedule comes with a failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The planted faults cover what is known to go wrong in allocators: a list that names each, or says why not."""
+"""The planted faults cover what is known to go wrong in allocators: a list names each, or says why not."""
 
 from __future__ import annotations
 

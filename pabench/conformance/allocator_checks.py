@@ -54,7 +54,7 @@ class HistoryCase:
 
 
 def history_from_dict(data: Any) -> HistoryCase:
-    """Read ``HistoryCase.to_dict`` back, also from schema 2, which had no schedule; raises ``InvalidCase``."""
+    """Read ``HistoryCase.to_dict`` back, and schema 2, which had no schedule; raises ``InvalidCase``."""
     if not isinstance(data, dict) or data.get("schema") not in (2, HISTORY_SCHEMA):
         raise InvalidCase("history", data, f"must be a JSON object of schema {HISTORY_SCHEMA}, or 2")
     if data["schema"] == 2 and "schedule" not in data:
