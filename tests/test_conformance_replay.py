@@ -149,7 +149,7 @@ def test_replay_of_a_history_on_an_allocator_that_offers_less(
         ("attention", {"case": None}, "must be a JSON object"),
         ("attention", {"case": {}}, "schema = None"),
         ("append", {"case": {}}, "must be a JSON object of schema 1"),
-        ("history", {"case": [1]}, "must be a JSON object of schema 2"),
+        ("history", {"case": [1]}, "must be a JSON object of schema 3, or 2"),
     ],
 )
 def test_replay_refuses_a_hostile_record(
@@ -194,7 +194,7 @@ def test_replay_refuses_a_hostile_record(
             "fit in",
         ),
         ("history", {"shape": [4]}, "must have the fields"),
-        ("history", {"extra": 1}, "must have schema, shape and operations"),
+        ("history", {"extra": 1}, "must have schema, shape, operations and schedule"),
         ("history", {"operations": [["exec", None]]}, "must be one of alloc, append"),
         ("history", {"operations": [["free", {"sequences": ["0"]}]]}, "must be a whole number"),
         ("history", {"operations": [["free", {"sequences": [1e3]}]]}, "must be a whole number"),

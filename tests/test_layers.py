@@ -24,7 +24,7 @@ ROWS: list[tuple[str, ...]] = [
     ("kernels", "controls"),
     ("backends", "allocators"),
     ("strategies",),
-    ("conformance", "sweep", "serving"),
+    ("conformance", "sweep", "serving", "stress"),
     ("report",),
     ("cli",),
     ("__main__",),

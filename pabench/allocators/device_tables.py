@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,10 @@ class DeviceTables(PageAllocator):
         """See ``PageAllocator``."""
         return self._device.to_host(self._table).copy()
 
+    @abstractmethod
+    def start_empty(self, count: int) -> None:
+        """Start sequences 0 to ``count - 1``, none of them live, without tokens: one launch for all."""
+
     def _live(self, named: int, lengths: Array, field: str = "sequence") -> int:
         """Return the index of a live sequence; raises ``InvalidCase``."""
         sequence = self.check_index(named, field)
@@ -60,9 +65,11 @@ class DeviceTables(PageAllocator):
         lengths, named = self.lengths(), [self.check_index(sequence) for sequence in sequences]
         for sequence in named:
             self._live(sequence, lengths)
-        for at, sequence in enumerate(named):
-            if sequence in named[:at]:
+        seen: set[int] = set()
+        for sequence in named:
+            if sequence in seen:
                 raise InvalidCase("sequence", sequence, "must be freed once")
+            seen.add(sequence)
         return named
 
     def _request(self, *columns: Sequence[int]) -> list[Any]:

@@ -45,7 +45,8 @@ class HostAllocator(HostState):
         need = self._pages_of(tokens)
         self._admit(need)
         pages = self._take(need)
-        self._table[sequence, :need] = pages
+        first = sequence * self._width
+        self._flat[first : first + need] = pages
         self._lengths[sequence] = tokens
         slots = partial(_slots_of, pages, 0, tokens, self.shape.page_size)
         return Granted(new_slots=slots, copies=NO_COPIES, refused=NO_POSITIONS)
@@ -186,8 +187,11 @@ class HostAllocator(HostState):
         if len(set(named)) != len(named):
             raise InvalidCase("sequences", named, "must each be freed once")
         for sequence in named:
-            if self._lengths[sequence] < 0 and sequence not in self._swapped:
+            if self._lengths.item(sequence) < 0 and sequence not in self._swapped:
                 raise InvalidCase("sequence", sequence, "must be live to be freed")
+        if len(named) > 1 and not (self._shared or len(self._cache) or self._swapped):
+            self._end_many(named)
+            return
         for sequence in named:
             if sequence in self._swapped:
                 stored = self._swapped.pop(sequence)[1]

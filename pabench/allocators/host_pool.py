@@ -31,14 +31,16 @@ class PageRing:
 
     def push(self, pages: Array) -> None:
         """Put ids behind the others."""
-        capacity, count = self._ids.size, pages.size
-        tail = self._head + self.count
+        ids, count = self._ids, pages.size
+        capacity, tail = ids.size, self._head + self.count
         if tail >= capacity:
             tail -= capacity
-        first = min(count, capacity - tail)
-        self._ids[tail : tail + first] = pages[:first]
-        if first < count:
-            self._ids[: count - first] = pages[first:]
+        end = tail + count
+        if end <= capacity:
+            ids[tail:end] = pages
+        else:
+            ids[tail:] = pages[: capacity - tail]
+            ids[: end - capacity] = pages[capacity - tail :]
         self.count += count
 
     def ids(self) -> Array:

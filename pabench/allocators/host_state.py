@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from pabench.allocators.base import PageAllocator, PoolShape
+from pabench.allocators.host_batch import within
 from pabench.allocators.host_cache import PrefixCache
 from pabench.allocators.host_pool import PageRing
 from pabench.allocators.results import NULL_PAGE
@@ -34,6 +35,9 @@ class HostState(PageAllocator):
         # the entry behind those of the pages stays 0: it is where NULL_PAGE looks
         self._shares = np.zeros(shape.num_pages + 1, np.int32)
         self._shared = 0  # sum of shares
+        # asked for on every call, and a property is a call
+        self._max_seqs, self._max_tokens = shape.max_seqs, shape.max_tokens
+        self._width, self._page_size = shape.max_pages_per_seq, shape.page_size
         self._cache = PrefixCache(shape.num_pages, shape.page_size, shape.hash_bits)
         self._swapped: dict[int, tuple[int, Array]] = {}
 
@@ -90,23 +94,35 @@ class HostState(PageAllocator):
 
     # --- parts ------------------------------------------------------------------------------------------
 
+    def check_index(self, sequence: int, field: str = "sequence") -> int:
+        """See ``PageAllocator``; what is plainly right is not looked at twice."""
+        if type(sequence) is int and 0 <= sequence < self._max_seqs:
+            return sequence
+        return super().check_index(sequence, field)
+
+    def check_length(self, sequence: int, tokens: int) -> None:
+        """See ``PageAllocator``."""
+        if tokens > self._max_tokens:
+            super().check_length(sequence, tokens)
+
     def _pages_of(self, tokens: int) -> int:
-        return -(-tokens // self.shape.page_size)
+        return -(-tokens // self._page_size)
 
     def _row(self, sequence: int) -> Array:
         """The table entries of a live sequence, a view."""
-        row: Array = self._table[sequence, : self._pages_of(max(0, int(self._lengths[sequence])))]
+        first, tokens = sequence * self._width, self._lengths.item(sequence)
+        row: Array = self._flat[first : first + self._pages_of(tokens)] if tokens > 0 else self._flat[:0]
         return row
 
     def _live(self, sequence: int, field: str = "sequence") -> int:
         index = self.check_index(sequence, field)
-        if self._lengths[index] < 0:
+        if self._lengths.item(index) < 0:
             raise InvalidCase(field, index, "must be live")
         return index
 
     def _new(self, sequence: int, field: str = "sequence") -> int:
         index = self.check_index(sequence, field)
-        if self._lengths[index] >= 0 or index in self._swapped:
+        if self._lengths.item(index) >= 0 or index in self._swapped:
             raise InvalidCase(field, index, "must not be there already")
         return index
 
@@ -121,11 +137,10 @@ class HostState(PageAllocator):
 
     def _take(self, count: int) -> Array:
         """The oldest free pages, then the cached ones unused for longest; there are as many."""
-        free = min(count, self._ring.count)
-        pages = self._ring.take(free)
-        if free == count:
-            return pages
-        return np.concatenate((pages, np.array(self._cache.evict(count - free), np.int32)))
+        free = self._ring.count
+        if count <= free:
+            return self._ring.take(count)
+        return np.concatenate((self._ring.take(free), np.array(self._cache.evict(count - free), np.int32)))
 
     def _unshare(self, pages: Array) -> None:
         """One table entry fewer for each entry of ``pages``, which may name one more than once."""
@@ -134,14 +149,26 @@ class HostState(PageAllocator):
 
     def _end(self, sequence: int) -> None:
         row = self._row(sequence)
-        pages = row.copy()
+        self._give_back(row)
         row[:] = NULL_PAGE
         self._lengths[sequence] = -1
-        self._give_back(pages)
+
+    def _end_many(self, sequences: list[int]) -> None:
+        """End live sequences while no page is shared or cached: all rows at once."""
+        named = np.array(sequences, np.int64)
+        counts = -(-self._lengths[named] // self._page_size)
+        entries = np.repeat(named * self._width, counts) + within(counts)
+        pages = self._flat[entries]
+        self._flat[entries] = NULL_PAGE
+        self._lengths[named] = -1
+        self._ring.push(pages[pages != NULL_PAGE])
 
     def _give_back(self, pages: Array) -> None:
-        """One table entry fewer for each page; those that stand in none any more are free or evictable."""
-        if pages.size and pages[0] == NULL_PAGE:  # a window gives up from the start
+        """One table entry fewer for each page; those that stand in none any more are free or evictable.
+
+        ``pages`` may be a view of the table, and is only read.
+        """
+        if pages.size and pages.item(0) == NULL_PAGE:  # a window gives up from the start
             pages = pages[pages != NULL_PAGE]
         if self._shared:
             held = self._shares[pages] > 0

@@ -151,9 +151,11 @@ class ModelAllocator(PageAllocator):
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``."""
         indices = [self.check_index(sequence) for sequence in sequences]
-        for position, sequence in enumerate(indices):
-            if sequence in indices[:position]:
+        seen: set[int] = set()
+        for sequence in indices:
+            if sequence in seen:
                 raise InvalidCase("sequence", sequence, "must be freed once")
+            seen.add(sequence)
             if sequence not in self._tokens and sequence not in self._swapped:
                 raise InvalidCase("sequence", sequence, "must be live to be freed")
         for sequence in indices:

@@ -71,6 +71,10 @@ class PoolAllocator(DeviceTables):
             raise InvalidCase("sequences", live, "must all be freed before a reset")
         self._pool = page_pool.new_pool(self._device, self.kind, self.shape.num_pages)
 
+    def start_empty(self, count: int) -> None:
+        """See ``DeviceTables``."""
+        self._grow(dict.fromkeys(range(count), 0))
+
     # --- parts ----------------------------------------------------------------------------------------
 
     def _grow_one(self, sequence: int, old: int, tokens: int) -> Granted:

@@ -115,6 +115,10 @@ class ScanAllocator(DeviceTables):
             raise InvalidCase("sequences", live, "must all be freed before a reset")
         self._expect_ok("page_alloc_reset")
 
+    def start_empty(self, count: int) -> None:
+        """See ``DeviceTables``."""
+        self._grow(dict.fromkeys(range(count), 0), prefix=False)
+
     # --- parts ----------------------------------------------------------------------------------------
 
     def _expect_ok(self, entry: str) -> None:

@@ -221,6 +221,10 @@ def _print_summary(results: list[CheckResult], counts: dict[str, int]) -> None:
                 click.echo(f"  also: {finding['said']}")
             if result.failure:
                 click.echo(f"  again: {result.failure.replay}")
+    for result in results:
+        if result.operations and result.status in ("passed", "deviates"):
+            did = f"{result.cases} histories of {result.operations / result.cases:.0f} operations"
+            click.echo(f"{result.subject} {result.check}: {did}")
     numbers = ", ".join(f"{counts[name]} {name}" for name in ("passed", "failed", "crashed", "unsupported"))
     numbers += f", {counts['deviates']} with known deviations alone" if counts["deviates"] else ""
     numbers += f", {counts['not_run']} not run" if counts["not_run"] else ""

@@ -19,19 +19,27 @@ from pabench.conformance.table_decode import decode_through_tables
 from pabench.device.base import Device
 from pabench.errors import DeviceFault, InvalidCase, Unsupported
 from pabench.kernels.page_pool import new_pool
+from pabench.problem.checks import whole_number
 from pabench.problem.identity import content_id
 
-HISTORY_SCHEMA = 2
+HISTORY_SCHEMA = 3
 Maker = Callable[[PoolShape], PageAllocator]
 """Makes an empty allocator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryCase:
-    """A pool and the operations done to it."""
+    """A pool and the operations done to it.
+
+    Attributes:
+        shape: of the pool.
+        operations: in their order.
+        schedule: seed of the order of blocks, warps and lanes, where the device lets us choose it.
+    """
 
     shape: PoolShape
     operations: tuple[Operation, ...]
+    schedule: int = 0
 
     @property
     def id(self) -> str:
@@ -41,22 +49,26 @@ class HistoryCase:
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain JSON values."""
         operations = [[name, given] for name, given in self.operations]
-        return {"schema": HISTORY_SCHEMA, "shape": asdict(self.shape), "operations": operations}
+        shape, schedule = asdict(self.shape), self.schedule
+        return {"schema": HISTORY_SCHEMA, "shape": shape, "operations": operations, "schedule": schedule}
 
 
 def history_from_dict(data: Any) -> HistoryCase:
-    """Read ``HistoryCase.to_dict`` back; raises ``InvalidCase``."""
-    if not isinstance(data, dict) or data.get("schema") != HISTORY_SCHEMA:
-        raise InvalidCase("history", data, f"must be a JSON object of schema {HISTORY_SCHEMA}")
-    if data.keys() != {"schema", "shape", "operations"}:
-        raise InvalidCase("history", sorted(data), "must have schema, shape and operations")
+    """Read ``HistoryCase.to_dict`` back, and schema 2, which had no schedule; raises ``InvalidCase``."""
+    if not isinstance(data, dict) or data.get("schema") not in (2, HISTORY_SCHEMA):
+        raise InvalidCase("history", data, f"must be a JSON object of schema {HISTORY_SCHEMA}, or 2")
+    if data["schema"] == 2 and "schedule" not in data:
+        data = {**data, "schedule": 0}
+    if data.keys() != {"schema", "shape", "operations", "schedule"}:
+        raise InvalidCase("history", sorted(data), "must have schema, shape, operations and schedule")
     shape, names = data["shape"], {field.name for field in fields(PoolShape)}
     if not isinstance(shape, dict) or shape.keys() != names:
         raise InvalidCase("history.shape", shape, f"must have the fields {', '.join(sorted(names))}")
     if not isinstance(data["operations"], list):
         raise InvalidCase("history.operations", data["operations"], "must be a list")
     operations = tuple(operation_from_json(entry) for entry in data["operations"])
-    return HistoryCase(shape=PoolShape(**shape), operations=operations)
+    schedule = whole_number("history.schedule", data["schedule"], low=0, high=2**64 - 1)
+    return HistoryCase(shape=PoolShape(**shape), operations=operations, schedule=schedule)
 
 
 def judge_operation(trial: Trial, history: Sequence[Operation]) -> Outcome:
@@ -72,12 +84,14 @@ def judge_operation(trial: Trial, history: Sequence[Operation]) -> Outcome:
 
 def check_history(case: HistoryCase, new: Maker, device: Device) -> Outcome:
     """Pages are neither lost, doubled nor swapped by any history; refusals change nothing."""
+    device.reschedule(case.schedule)
     trial, outcome = _replayed(case, new)
     return check_repeats(case, trial.subject, new) if outcome.passed else outcome
 
 
 def check_table_decode(case: HistoryCase, new: Maker, device: Device) -> Outcome:
     """After any history a decode kernel that reads the cache through the tables gives what the tokens say."""
+    device.reschedule(case.schedule)
     trial, outcome = _replayed(case, new)
     return decode_through_tables(trial, device) if outcome.passed else outcome
 
@@ -100,6 +114,7 @@ def check_concurrent(case: HistoryCase, new: Maker, device: Device) -> Outcome:
     allocator = new(case.shape)
     if not isinstance(allocator, PoolAllocator):
         raise Unsupported(f"{allocator.name} serves a whole request in order, not thread by thread")
+    device.reschedule(case.schedule)
     trial = PoolTrial(new_pool(device, allocator.kind, case.shape.num_pages))
     for number, operation in enumerate(case.operations, start=1):
         try:

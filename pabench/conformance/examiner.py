@@ -75,10 +75,16 @@ class Notebook:
     check: str = ""
     about: str = ""
     cases: int = 0
+    operations: int = 0
     max_ratio: float | None = None
     failing: AnyCase | None = None
     outcome: Outcome | None = None
     deviations: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def count(self, case: AnyCase) -> None:
+        """Count a judged case and, of a history, its operations."""
+        self.cases += 1
+        self.operations += len(case.operations) if isinstance(case, HistoryCase) else 0
 
     @property
     def worst(self) -> float | None:
@@ -87,7 +93,7 @@ class Notebook:
 
     def record(self, case: AnyCase, outcome: Outcome) -> None:
         """Count a judged case; remember it when it failed."""
-        self.cases += 1
+        self.count(case)
         if not outcome.passed:
             self.failing, self.outcome = case, outcome
         elif outcome.max_ratio is not None:
@@ -176,6 +182,7 @@ class Examiner:
             if check in deviation.checks:
                 self._see_again(deviation)
         runs = max(1, round(self.effort.machine_runs * share))
+        self.device.reschedule(0)  # what a history says that has no other
         chosen = settings(self._settings(runs), stateful_step_count=self.effort.machine_steps)
         self._until_failure(lambda: run_state_machine_as_test(seed(self.seed)(machine), settings=chosen))
 
@@ -190,7 +197,7 @@ class Examiner:
         @seed(self.seed)
         @given(cases, schedules)
         def judged(case: HistoryCase, schedule: int) -> None:
-            self.device.reschedule(schedule)
+            case = replace(case, schedule=schedule)  # saved with a failure, so that a replay meets the same
             judge = ALLOCATOR_CHECKS[check]
             try:
                 outcome = self.witness.judge(case, lambda: judge(case, self.new_allocator, self.device))
@@ -261,7 +268,7 @@ class Examiner:
         outcome = self.witness.judged(outcome, self.device)
         for deviation in self.known:
             if deviation.explains(self.notebook.check, outcome):
-                self.notebook.cases += 1
+                self.notebook.count(case)
                 self.notebook.deviations[deviation.name]["cases"] += 1
                 return
         self.notebook.record(case, outcome)
@@ -286,7 +293,7 @@ class Examiner:
             stale = failed(f"{said}; take it out of the ledger or end its range of versions")
             self.notebook.record(case, stale)
             raise CheckFailed(stale.text)
-        self.notebook.cases += 1
+        self.notebook.count(case)
         words = {name: getattr(deviation, name) for name in ("name", "kind", "reason", "case")}
         self.notebook.deviations[deviation.name] = {**words, "text": outcome.text, "cases": 1}
 

@@ -193,6 +193,7 @@ class ConformancePlugin(SubjectsPlugin):
             duration_s=round(report.duration, 3),
             findings=report.verdict.findings if report.failed else (),
             deviations=tuple(notebook.deviations.values()) if notebook else (),
+            operations=notebook.operations if notebook else 0,
         )
         self.on_result(result, failing)
 

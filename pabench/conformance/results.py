@@ -37,6 +37,7 @@ class CheckResult:
         subject: name of the backend or allocator.
         subject_kind: ``backend`` or ``allocator``.
         cases: generated problems that were judged.
+        operations: of all histories that were judged; 0 where the cases are no histories.
         max_ratio: largest err/T over all judged cases, that of the failure when there is one; None when no
             number was compared.
         status: one of ``STATUSES``; ``deviates`` is a check that found known deviations and nothing else,
@@ -60,6 +61,7 @@ class CheckResult:
     duration_s: float
     findings: tuple[dict[str, Any], ...] = ()
     deviations: tuple[dict[str, Any], ...] = ()
+    operations: int = 0
 
     @classmethod
     def not_run(

@@ -132,10 +132,13 @@ def _cell(lines: Sequence[Line]) -> MatrixCell:
         return MatrixCell(state="absent", cases="", worst="", reason="")
     worst = max(lines, key=lambda line: SEVERITY.index(line.state))
     cases = sum(line.data.get("cases") or 0 for line in lines)
+    steps = sum(line.data.get("operations") or 0 for line in lines)
     ratio = _largest([number(line.data.get("max_ratio")) for line in lines])
     return MatrixCell(
         state=worst.state,
-        cases=plural(cases, "case") if cases else "",
+        cases=", ".join(
+            plural(count, one) for count, one in ((cases, "case"), (steps, "operation")) if count
+        ),
         worst="" if ratio is None else f"err/T {digits(ratio)}",
         reason=worst.data.get("reason") or "",
     )

@@ -32,8 +32,8 @@ class Line:
     Attributes:
         data: the line, texts cleaned; speed figures are gone unless the result was found right.
         state: ``passed``, ``deviates`` (known deviations alone), ``failed``, ``crashed``, ``unsupported``,
-            ``not-run`` (a check that an interrupt cut short) or ``unchecked`` (a cell that ran, but whose
-            result nobody judged).
+            ``not-run`` (a check that an interrupt cut short), ``timeout`` (of a stress cell)
+            or ``unchecked`` (a cell that ran, but whose result nobody judged).
         run: position of its run.
     """
 
@@ -49,16 +49,17 @@ class Source:
     runs: tuple[RunView, ...]
     cells: tuple[Line, ...]
     checks: tuple[Line, ...]
+    stress: tuple[Line, ...] = ()
 
     @property
     def lines(self) -> tuple[Line, ...]:
-        """Checks, then cells."""
-        return self.checks + self.cells
+        """Checks, then cells, then stress."""
+        return self.checks + self.cells + self.stress
 
 
 def build_source(runs: Sequence[Run]) -> Source:
     """Merge runs: journals side by side, in the order given."""
-    views, cells, checks = [], [], []
+    views, cells, checks, stress = [], [], [], []
     for index, run in enumerate(runs):
         name = clean(run.path.name or str(run.path))
         views.append(RunView(name=name, record=clean(run.record), torn=run.torn))
@@ -66,9 +67,12 @@ def build_source(runs: Sequence[Run]) -> Source:
             data = clean(raw)
             if data["kind"] == "cell":
                 cells.append(_cell(data, index))
+            elif data["kind"] == "stress":
+                state = "passed" if data["status"] == "ok" else data["status"]
+                stress.append(Line(data=data, state=state, run=index))
             else:
                 checks.append(Line(data=data, state=data["status"], run=index))
-    return Source(runs=tuple(views), cells=tuple(cells), checks=tuple(checks))
+    return Source(runs=tuple(views), cells=tuple(cells), checks=tuple(checks), stress=tuple(stress))
 
 
 def _cell(data: dict[str, Any], run: int) -> Line:

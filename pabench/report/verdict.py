@@ -11,7 +11,8 @@ from pabench.report.source import Line, Source
 from pabench.report.words import join, plural
 
 TONES = {"PASS": "passed", "FAIL": "failed", "INCOMPLETE": "warned", "NOTHING RAN": "neutral"}
-ORDER = ("passed", "deviates", "failed", "crashed", "unchecked", "not-run", "unsupported")
+ORDER = ("passed", "deviates", "failed", "crashed", "timeout", "unchecked", "not-run", "unsupported")
+NOUNS = ("check", "cell", "stress cell")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ def build_verdict(source: Source) -> Verdict:
         word = "FAIL"
     elif broken or EXIT_INTERRUPTED in codes or states["unchecked"]:
         word = "INCOMPLETE"
-    elif not states["passed"] and not states["deviates"]:
+    elif not any(states[state] for state in ("passed", "deviates", "timeout")):
         word = "NOTHING RAN"
     elif all(code in (EXIT_OK, EXIT_NOTHING_RAN) for code in codes):
         word = "PASS"
@@ -66,6 +67,11 @@ def build_verdict(source: Source) -> Verdict:
     )
 
 
+def _kinds(source: Source) -> tuple[tuple[Sequence[Line], str], ...]:
+    """All lines by kind, and what one is called."""
+    return tuple(zip((source.checks, source.cells, source.stress), NOUNS, strict=True))
+
+
 def _exit_words(codes: Sequence[int | None]) -> str:
     shown = ["none yet" if code is None else str(code) for code in codes]
     return f"exit code {shown[0]}" if len(set(shown)) == 1 else f"exit codes {join(shown)}"
@@ -73,7 +79,7 @@ def _exit_words(codes: Sequence[int | None]) -> str:
 
 def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> str:
     if word == "FAIL":
-        bad = [_part(lines, noun) for lines, noun in ((source.checks, "check"), (source.cells, "cell"))]
+        bad = [_part(lines, noun) for lines, noun in _kinds(source)]
         said = "; ".join(part for part in bad if part)
         if not said:
             return "A run ended with an error that no line of its journal explains."
@@ -98,6 +104,11 @@ def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> s
         parts.append(f"{plural(states['deviates'], 'check')} found known deviations alone, named below")
     if cells := [line for line in source.cells if line.state == "passed"]:
         parts.append(f"{plural(len(cells), 'cell')} ran, each result checked against the oracle")
+    if stress := [line for line in source.stress if line.state in ("passed", "timeout")]:
+        late = sum(line.state == "timeout" for line in stress)
+        parts.append(
+            f"{plural(len(stress), 'stress cell')} ran" + (f", {late} into the deadline" if late else "")
+        )
     skipped = states["unsupported"]
     tail = f" {plural(skipped, 'item')} {'is' if skipped == 1 else 'are'} unsupported." if skipped else ""
     return f"{join(parts)}.{tail}"
@@ -119,7 +130,7 @@ def _broken_words(broken: int, source: Source) -> str:
 
 def _counts(source: Source) -> tuple[Count, ...]:
     counts = []
-    for lines, noun in ((source.checks, "check"), (source.cells, "cell")):
+    for lines, noun in _kinds(source):
         states = Counter(line.state for line in lines)
         for state in ORDER:
             if states[state] or (lines and state == "passed"):

@@ -13,9 +13,10 @@ from typing import Any
 from pabench.errors import UsageError
 
 SCHEMA = 1
-RUN_KINDS = ("sweep", "conformance")
+RUN_KINDS = ("sweep", "conformance", "stress")
 RUN_STATES = ("running", "finished", "interrupted")
 CELL_STATES = ("ok", "failed", "unsupported", "crashed")
+STRESS_STATES = ("ok", "timeout", "failed", "unsupported", "crashed")
 CHECK_STATES = ("passed", "deviates", "failed", "unsupported", "crashed", "not-run")
 PROVENANCE_WORDS = ("measured", "counted", "modelled", "host")
 NON_FINITE = ("inf", "-inf", "nan")
@@ -124,7 +125,7 @@ CHECK_OPTIONAL: dict[str, Rule] = {
     "subject_kind": NAME,
     "about": TEXT,
     "reason": TEXT,
-    "cases": COUNT,
+    **dict.fromkeys(("cases", "operations"), COUNT),
     "max_ratio": NUMBER,
     "duration_s": NUMBER,
     "failure": OBJECT,
@@ -133,7 +134,23 @@ CHECK_OPTIONAL: dict[str, Rule] = {
 }
 CHECK_FAILURE: dict[str, Rule] = dict.fromkeys(("case_id", "text", "path", "replay"), TEXT)
 
+STRESS_REQUIRED: dict[str, Rule] = {
+    **dict.fromkeys(("id", "subject", "check", "scenario"), NAME),
+    "device": TEXT,
+    "status": _words(STRESS_STATES),
+}
+STRESS_OPTIONAL: dict[str, Rule] = {
+    "reason": TEXT,
+    **dict.fromkeys(("size", "num_pages", "page_size", "seed", "rounds"), COUNT),
+    **dict.fromkeys(("requests", "served", "refused"), COUNT),
+    **dict.fromkeys(("make_first_ns", "take_first_ns", "give_first_ns", "refusal_first_ns"), COUNT),
+    **dict.fromkeys(("take_ns", "give_ns", "refusal_ns"), SAMPLES),
+    **dict.fromkeys(("occupancy", "spread", "scattered", "utilisation"), SAMPLES),
+    "provenance": WORDS,
+}
+
 LINES = {
+    "stress": (STRESS_REQUIRED, STRESS_OPTIONAL, ("check", {})),
     "cell": (CELL_REQUIRED, CELL_OPTIONAL, ("check", CELL_CHECK)),
     "check": (CHECK_REQUIRED, CHECK_OPTIONAL, ("failure", CHECK_FAILURE)),
 }

@@ -25,6 +25,16 @@ def per_unit(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[str, i
     return note
 
 
+@pytest.fixture
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Return what adds a line to the figures, such as a ratio of two times within one run."""
+
+    def add(text: str) -> None:
+        request.config.stash.setdefault(FIGURES, []).append(f"{request.node.name}: {text}")
+
+    return add
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the figures."""

@@ -85,10 +85,12 @@ class CallerAllocator(PageAllocator):
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``; what has ended already is given back again, for the package to refuse."""
         named = [self.check_index(sequence) for sequence in sequences]
-        for at, sequence in enumerate(named):
-            ended = self._lengths[sequence] < 0 or sequence in named[:at]
+        seen: set[int] = set()
+        for sequence in named:
+            ended = self._lengths[sequence] < 0 or sequence in seen
             if ended and not self._rows.get(sequence):
                 raise InvalidCase("sequence", sequence, "must be live")
+            seen.add(sequence)
         rows = [self._rows[sequence] for sequence in named]
         self.asked(lambda: self.give(named, rows), "the sequences to free")
         self._lengths[named] = -1

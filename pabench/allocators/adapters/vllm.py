@@ -153,31 +153,31 @@ class VllmKvCacheManager(CallerAllocator):
 
     def start(self) -> None:
         """See ``CallerAllocator``."""
-        self._manager = _manager(PEER.load(), self.shape)
+        self.manager = _manager(PEER.load(), self.shape)
 
     @property
     def free_pages(self) -> int:
         """See ``PageAllocator``."""
-        return int(self._manager.block_pool.get_num_free_blocks())
+        return int(self.manager.block_pool.get_num_free_blocks())
 
     def refcounts(self) -> Array:
         """See ``PageAllocator``; that of the null block is not kept."""
-        return np.array([0, *(block.ref_cnt for block in self._manager.block_pool.blocks[1:])], np.int32)
+        return np.array([0, *(block.ref_cnt for block in self.manager.block_pool.blocks[1:])], np.int32)
 
     def take(self, sequence: int, pages: int, length: int) -> list[int] | None:
         """See ``CallerAllocator``."""
         held = max(int(self._lengths[sequence]), 0)
-        blocks = self._manager.allocate_slots(_request(sequence, held), length - held)
+        blocks = self.manager.allocate_slots(running_request(sequence, held), length - held)
         return None if blocks is None else [block.block_id for block in blocks.blocks[0]]
 
     def give(self, sequences: Sequence[int], rows: Sequence[Sequence[int]]) -> None:
         """See ``CallerAllocator``."""
         for sequence in sequences:
-            self._manager.free(_request(sequence, 0))
+            self.manager.free(running_request(sequence, 0))
 
 
-def _request(sequence: int, computed: int) -> SimpleNamespace:
-    """What the manager reads of a request."""
+def running_request(sequence: int, computed: int) -> SimpleNamespace:
+    """Return what the manager reads of a request that has ``computed`` tokens."""
     return SimpleNamespace(
         request_id=str(sequence),
         num_computed_tokens=computed,

@@ -1,0 +1,1 @@
+"""Stress of page allocators: many requests, full pools, fragmentation over time; what hangs is a result."""
