@@ -34,6 +34,7 @@ class Capabilities:
         lse: whether it returns the log-sum-exp.
         max_head_dim: largest head dimension.
         features: subset of ``pabench.problem.problem.FEATURES``: what it can beyond plain attention.
+        validates: whether it refuses corrupt problems by itself; False where a caller must see to it.
         rule: any further condition on a case; returns the reason why not, or None.
     """
 
@@ -45,6 +46,7 @@ class Capabilities:
     lse: bool = True
     max_head_dim: int = 1024
     features: frozenset[str] = frozenset()
+    validates: bool = True
     rule: Callable[[Case], str | None] | None = None
 
     def __post_init__(self) -> None:
