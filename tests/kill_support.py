@@ -16,6 +16,7 @@ from pabench.backends.rawkernel import RawKernelBackend
 from pabench.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.conformance.examiner import PROFILES, CheckFailed, Examiner, Notebook
 from pabench.conformance.mutants import Mutant, overlay
+from pabench.conformance.relation_checks import RELATIONS
 from pabench.device.emulated import EmulatedDevice
 from pabench.problem.families import FAMILIES
 from pabench.resources import resource_dir
@@ -32,8 +33,8 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-NAMES = ("decode", "prefill", "append", "allocators", "allocators_concurrent")
-decode, prefill, append, allocators, concurrent = (_load(f"test_{name}") for name in NAMES)
+NAMES = ("decode", "prefill", "append", "allocators", "allocators_concurrent", "contract", "relations")
+decode, prefill, append, allocators, concurrent, contract, relations = (_load(f"test_{n}") for n in NAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,14 @@ MATRIX: dict[str, Entry] = {
     "views": Entry(test=decode.test_strided_views_change_nothing),
     "empty": Entry(test=decode.test_empty_sequences),
     "repeat": Entry(test=decode.test_runs_repeat_bit_for_bit),
-    "reject": Entry(test=decode.test_corrupt_problems_are_refused),
+    "placement[high-page-ids]": Entry(test=decode.test_high_page_ids_change_nothing),
+    "reject": Entry(test=contract.test_corrupt_problems_are_refused),
+    "append-reject": Entry(test=contract.test_corrupt_appends_are_refused),
+    "guard": Entry(test=contract.test_arrays_are_read_within_their_ends),
+    "guard[prefill]": Entry(test=contract.test_prefill_arrays_are_read_within_their_ends),
+    "plans": Entry(test=contract.test_plans_do_not_disturb_each_other),
+    "launch-limits": Entry(test=contract.test_grids_beyond_one_launch_are_right_or_refused),
+    **{name: Entry(test=relations.test_relation_holds, arguments=(name,)) for name in RELATIONS},
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
     "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants),
     "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel),

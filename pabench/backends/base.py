@@ -37,6 +37,7 @@ class Capabilities:
         features: subset of ``pabench.problem.problem.FEATURES``: what it can beyond plain attention.
         vast_pools: whether it reads the cache where it lies, and only what it needs of it, so that it can be
             given one larger than memory; one that converts or copies the cache must not say so.
+        validates: whether it refuses corrupt problems by itself; False where a caller must see to it.
         rule: any further condition on a case; returns the reason why not, or None.
     """
 
@@ -49,6 +50,7 @@ class Capabilities:
     max_head_dim: int = 1024
     features: frozenset[str] = frozenset()
     vast_pools: bool = False
+    validates: bool = True
     rule: Callable[[Case], str | None] | None = None
 
     def __post_init__(self) -> None:

@@ -129,6 +129,7 @@ class Examiner:
         label: str | None = None,
         about: str | None = None,
         needs: str | None = None,
+        operation: str | None = None,
         share: float = 1.0,
     ) -> None:
         """Draw cases and hand each to ``check``.
@@ -139,6 +140,7 @@ class Examiner:
             label: what tells this use of the check from others, such as the family.
             about: what this use asks, when the check's own sentence says too little.
             needs: feature without which the backend is not examined.
+            operation: what the backend must offer, when these cases ask for more than the check does.
             share: part of the effort's examples to draw.
 
         Raises:
@@ -148,8 +150,9 @@ class Examiner:
         if backend is None:
             raise TypeError("examine needs a backend; an allocator is examined by examine_machine")
         self._begin(check.id if label is None else f"{check.id}[{label}]", about or check.about)
-        if check.operation not in backend.capabilities.operations:
-            pytest.skip(f"{self.subject} offers no {check.operation}")
+        asked = operation or check.operation
+        if asked not in backend.capabilities.operations:
+            pytest.skip(f"{self.subject} offers no {asked}")
         if needs is not None and needs not in self.features:
             pytest.skip(f"{self.subject} offers no {needs}")
 

@@ -21,6 +21,7 @@ class Outcome:
         max_ratio: largest err/T when the oracle was asked, else None.
         crashed: the subject raised instead of giving an answer to judge.
         findings: what a checked device found, as plain data; see ``device/findings.py``.
+        lacks: (badge, what speaks against it) pairs: not wrong, and yet no badge; see ``badges.py``.
     """
 
     passed: bool
@@ -28,6 +29,7 @@ class Outcome:
     max_ratio: float | None = None
     crashed: bool = False
     findings: tuple[dict[str, Any], ...] = ()
+    lacks: tuple[tuple[str, str], ...] = ()
 
 
 PASSED = Outcome(passed=True, text="as it should be")

@@ -10,7 +10,11 @@ from pabench.backends.base import Backend
 from pabench.conformance import attention_checks as attention
 from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS
 from pabench.conformance.append_checks import check_append
+from pabench.conformance.guarded import check_guard
 from pabench.conformance.outcome import Outcome
+from pabench.conformance.plan_checks import check_launch_limits, check_plans
+from pabench.conformance.reject_checks import check_append_reject, check_reject
+from pabench.conformance.relation_checks import RELATIONS
 from pabench.device.base import Device
 from pabench.errors import UnknownName
 
@@ -35,7 +39,8 @@ class Check:
     @property
     def about(self) -> str:
         """The property in one sentence: the first line of the check's docstring."""
-        return (self.run.__doc__ or self.id).splitlines()[0]
+        described = getattr(self.run, "about", None) or self.run.__doc__ or self.id
+        return str(described).splitlines()[0]
 
 
 CHECKS = {
@@ -49,9 +54,14 @@ CHECKS = {
         Check(id="views", operation="decode", run=attention.check_views),
         Check(id="empty", operation="decode", run=attention.check_empty),
         Check(id="repeat", operation="decode", run=attention.check_repeat),
-        Check(id="reject", operation="decode", run=attention.check_reject),
+        Check(id="reject", operation="decode", run=check_reject),
+        Check(id="guard", operation="decode", run=check_guard),
+        Check(id="plans", operation="decode", run=check_plans),
+        Check(id="launch-limits", operation="decode", run=check_launch_limits),
         Check(id="speculative", operation="speculative", run=attention.check_speculative),
         Check(id="append", operation="append", run=check_append),
+        Check(id="append-reject", operation="append", run=check_append_reject),
+        *(Check(id=name, operation=relation.operation, run=relation) for name, relation in RELATIONS.items()),
     )
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,10 +42,31 @@ class Tensors:
     qo_indptr: Array
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SequenceRows:
+    """The arrays of one sequence, before they are paged.
+
+    Attributes:
+        queries: ``(q_len, num_qo_heads, head_dim)``, storage dtype.
+        keys: ``(kv_len, num_kv_heads, head_dim)``, storage dtype of the cache.
+        values: like ``keys``.
+    """
+
+    queries: Array
+    keys: Array
+    values: Array
+
+
 def build_tensors(case: Case) -> Tensors:
     """Generate the arrays of ``case``; the same case always gives the same bytes."""
-    problem, batch = case.problem, case.batch
     rng = _generator(case, stream=0)
+    lengths = zip(case.batch.kv_lens, case.batch.query_lens, strict=True)
+    return lay_out(case, [_sequence(case, kv_len, q_len, rng) for kv_len, q_len in lengths])
+
+
+def lay_out(case: Case, sequences: Sequence[SequenceRows]) -> Tensors:
+    """Put the tokens of each sequence into pages, as ``case`` says; the way back is ``sequences_of``."""
+    problem, batch = case.problem, case.batch
     layout = place_pages(
         batch.kv_lens,
         problem.page_size,
@@ -55,25 +77,38 @@ def build_tensors(case: Case) -> Tensors:
         rng=_generator(case, stream=1),
     )
     pool = _poisoned_pool(case, layout)
-    rows = []
-    for sequence, kv_len in enumerate(batch.kv_lens):
-        q_len = batch.query_lens[sequence]
-        queries, keys, values = _sequence(case, kv_len, q_len, rng)
-        rows.append(queries)
-        write_tokens(pool, layout.pages(sequence, kv_len), keys, values)
+    for sequence, (kv_len, rows) in enumerate(zip(batch.kv_lens, sequences, strict=True)):
+        write_tokens(pool, layout.pages(sequence, kv_len), rows.keys, rows.values)
         # tokens that slid out of every row's window stay as they are, unless something worse is asked for
+        q_len = batch.query_lens[sequence]
         hidden = first_visible_key(problem, q_len, kv_len) if case.poison != "zero" else 0
         if hidden:
-            dead = np.full_like(keys[:hidden], poison_value(case.poison, problem.kv_storage))
+            dead = np.full_like(rows.keys[:hidden], poison_value(case.poison, problem.kv_storage))
             write_tokens(pool, layout.pages(sequence, kv_len), dead, dead)
     return Tensors(
         case=case,
-        q=encode(np.concatenate(rows), problem.storage),
+        q=np.concatenate([rows.queries for rows in sequences]),
         pool=pool,
         layout=layout,
         kv_lens=np.asarray(batch.kv_lens, dtype=np.int32),
         qo_indptr=batch.qo_indptr,
     )
+
+
+def sequences_of(tensors: Tensors) -> list[SequenceRows]:
+    """Return what ``lay_out`` was given, read back through the block table."""
+    pool, page_size = tensors.pool, tensors.case.problem.page_size
+    found = []
+    for sequence, kv_len in enumerate(tensors.case.batch.kv_lens):
+        tokens = np.arange(kv_len)
+        page, offset = tensors.layout.pages(sequence, kv_len)[tokens // page_size], tokens % page_size
+        read = [
+            view[page, offset] if pool.kv_layout == "NHD" else view[page, :, offset]
+            for view in (pool.k, pool.v)
+        ]
+        rows = slice(int(tensors.qo_indptr[sequence]), int(tensors.qo_indptr[sequence + 1]))
+        found.append(SequenceRows(queries=tensors.q[rows], keys=read[0], values=read[1]))
+    return found
 
 
 def _generator(case: Case, *, stream: int) -> np.random.Generator:
@@ -129,8 +164,7 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     return pool
 
 
-def _sequence(case: Case, kv_len: int, q_len: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Queries ``(q_len, Hq, D)`` in float64, keys and values ``(kv_len, Hk, D)`` in storage form."""
+def _sequence(case: Case, kv_len: int, q_len: int, rng: np.random.Generator) -> SequenceRows:
     problem = case.problem
     head_dim, group = problem.head_dim, problem.group_size
     queries = np.empty((q_len, problem.num_qo_heads, head_dim))
@@ -156,7 +190,11 @@ def _sequence(case: Case, kv_len: int, q_len: int, rng: np.random.Generator) -> 
         queries[...] = 0.0
     for kind, numbers in (("k", keys), ("v", values)):
         numbers /= np.asarray(problem.kv_scales(kind))[:, None]
-    return queries, encode(keys, problem.kv_storage), encode(values, problem.kv_storage)
+    return SequenceRows(
+        queries=encode(queries, problem.storage),
+        keys=encode(keys, problem.kv_storage),
+        values=encode(values, problem.kv_storage),
+    )
 
 
 def _family(case: Case, kv_len: int, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -121,6 +121,9 @@ def test_runs_repeat_bit_for_bit(backend_examiner: Examiner) -> None:
     backend_examiner.examine(check_by_id("repeat"), drawn)
 
 
-def test_corrupt_problems_are_refused(backend_examiner: Examiner) -> None:
-    drawn = cases(families=["normal"], **drawable(backend_examiner))
-    backend_examiner.examine(check_by_id("reject"), drawn, share=0.5)
+def test_high_page_ids_change_nothing(backend_examiner: Examiner) -> None:
+    choices = drawable(backend_examiner)
+    del choices["head_dims"], choices["features"]
+    about = "The same tokens at low page ids and beyond 65,536 give the same bits."
+    drawn = high_page_cases(**choices)
+    backend_examiner.examine(check_by_id("placement"), drawn, label="high-page-ids", about=about, share=0.1)

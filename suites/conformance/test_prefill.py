@@ -42,7 +42,9 @@ def test_prefill_unread_slots_change_nothing(backend_examiner: Examiner) -> None
     choices = drawable(backend_examiner, features=backend_examiner.features)
     drawn = cases(families=["normal", "needle"], **choices)
     about = "With several rows a sequence too, slots that no row may read change no bit."
-    backend_examiner.examine(check_by_id("poison"), drawn, label="prefill", about=about, share=0.5)
+    backend_examiner.examine(
+        check_by_id("poison"), drawn, label="prefill", about=about, operation="prefill", share=0.5
+    )
 
 
 def test_prefill_rows_that_see_nothing(backend_examiner: Examiner) -> None:
@@ -51,11 +53,15 @@ def test_prefill_rows_that_see_nothing(backend_examiner: Examiner) -> None:
         lambda case: any(q > kv for q, kv in zip(case.batch.query_lens, case.batch.kv_lens, strict=True))
     )
     about = "More query rows than keys: rows before the first key give output 0 and LSE -inf, or their sink."
-    backend_examiner.examine(check_by_id("empty"), drawn, label="prefill", about=about, share=0.5)
+    backend_examiner.examine(
+        check_by_id("empty"), drawn, label="prefill", about=about, operation="prefill", share=0.5
+    )
 
 
 def test_prefill_same_bits_every_run(backend_examiner: Examiner) -> None:
     choices = drawable(backend_examiner, features=backend_examiner.features)
     drawn = cases(families=["normal", "ascending"], **choices)
     about = "With several rows a sequence too, every run gives the same bits."
-    backend_examiner.examine(check_by_id("repeat"), drawn, label="prefill", about=about, share=0.5)
+    backend_examiner.examine(
+        check_by_id("repeat"), drawn, label="prefill", about=about, operation="prefill", share=0.5
+    )
