@@ -66,6 +66,8 @@ MATRIX: dict[str, Entry] = {
     "repeat": Entry(test=decode.test_runs_repeat_bit_for_bit),
     "reject": Entry(test=decode.test_corrupt_problems_are_refused),
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
+    "append-e4m3": Entry(test=append.test_append_rounds_once_to_e4m3),
+    "append-paged": Entry(test=append.test_append_finds_the_slots_itself),
     "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants),
     "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel),
     "allocator-concurrent": Entry(test=concurrent.test_allocator_threads_do_not_share_pages),
@@ -74,7 +76,10 @@ MATRIX: dict[str, Entry] = {
 
 PLACES = {
     "attention": r"sequence \d+(, query head \d+(, dim \d+)?| is empty|, query row \d+, sees no key)",
-    "append": r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
+    **dict.fromkeys(
+        ("append", "append-e4m3", "append-paged"),
+        r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
+    ),
     "allocator-invariants": r"operation \d+ \([a-z_]+\): ",
 }
 """What a verdict says about where: by check, ``attention`` for the rest."""

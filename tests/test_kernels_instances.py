@@ -12,7 +12,7 @@ import pytest
 from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.occupancy import SM_LIMITS
 from pabench.kernels import alloc_scan, decode, page_copy, page_pool
-from pabench.kernels.append import append_tokens
+from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
 from pabench.kernels.decode_simple import plan_decode
 from pabench.kernels.instance import HEAD_DIMS, KernelEntry
 from pabench.kernels.instances import kernel_instances
@@ -100,19 +100,23 @@ def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: i
         )
         decode.launches += plan.launches
         check(decode)
-    append = Recorder()
     tokens = shifted((5, 2, head_dim), dtype, 0)
-    slots = np.arange(5, dtype=np.int64)
-    append_tokens(
-        append,  # type: ignore[arg-type]
-        dtype,
-        pool=pool_of(plain, elements),
-        keys=tokens,
-        values=tokens,
-        slot_mapping=slots,
-        page_size=16,
-    )
-    check(append)
+    slots, table = np.arange(5, dtype=np.int64), np.zeros((1, 3), np.int32)
+    lengths, rows = np.full(1, 40, np.int32), np.array([0, 5], np.int32)
+    for problem in (plain, replace(plain, kv_dtype="e4m3")):
+        append = Recorder()
+        to: dict[str, Any] = {"pool": pool_of(problem, elements), "keys": tokens, "values": tokens}
+        to |= {"page_size": 16, "scales": append_scales(problem) if problem.kv_dtype else None}
+        append_tokens(append, dtype, **to, slot_mapping=slots)  # type: ignore[arg-type]
+        append_to_sequences(
+            append,  # type: ignore[arg-type]
+            dtype,
+            **to,
+            block_table=table,
+            kv_lens=lengths,
+            qo_indptr=rows,
+        )
+        check(append)
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a", "sm_120"])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from pabench.backends.base import AttentionOutput, Capabilities
-from pabench.backends.validate import check_append, check_attention
+from pabench.backends.base import OPTIONAL, AttentionOutput, Capabilities
+from pabench.backends.validate import check_append, check_append_paged, check_attention
 from pabench.device.base import Device
-from pabench.kernels.append import append_tokens
+from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
 from pabench.kernels.decode_simple import DecodePlan, plan_decode, split_count
 from pabench.problem.checks import whole_number
-from pabench.problem.dtypes import DTYPES, Array, dtype_by_name
+from pabench.problem.dtypes import DTYPES, E4M3, Array, dtype_by_name
 from pabench.problem.pool import KvPool
-from pabench.problem.problem import FEATURES
+from pabench.problem.problem import FEATURES, Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 
@@ -32,7 +32,7 @@ class RawKernelBackend:
     capabilities = Capabilities(
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),
-        operations=frozenset({"decode", "speculative", "prefill", "append"}),
+        operations=frozenset({"decode", "speculative", "prefill", "append", *OPTIONAL}),
         max_head_dim=256,
         features=frozenset(FEATURES),
     )
@@ -75,7 +75,54 @@ class RawKernelBackend:
 
     def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
         """Write tokens into a copy of the cache; see ``Backend.append``."""
-        page_size = check_append(pool, keys, values, slot_mapping, dtype)
+        check_append(pool, keys, values, slot_mapping, dtype)
+        return self._append(pool, dtype, keys, values, slot_mapping)
+
+    def append_e4m3(
+        self, pool: KvPool, problem: Problem, keys: Array, values: Array, slot_mapping: Array
+    ) -> Array:
+        """Write tokens into a copy of a cache of e4m3; see ``CacheBackend.append_e4m3``."""
+        check_append(pool, keys, values, slot_mapping, problem.dtype, kv_dtype=E4M3)
+        return self._append(pool, problem.dtype, keys, values, slot_mapping, append_scales(problem))
+
+    def append_paged(
+        self,
+        pool: KvPool,
+        problem: Problem,
+        keys: Array,
+        values: Array,
+        *,
+        block_table: Array,
+        kv_lens: Array,
+        qo_indptr: Array,
+    ) -> Array:
+        """Write tokens through the block table; see ``CacheBackend.append_paged``."""
+        where = {"block_table": block_table, "kv_lens": kv_lens, "qo_indptr": qo_indptr}
+        check_append_paged(pool, problem, keys, values, **where)
+        device = self._device
+        target = pool.with_storage(device.to_device(pool.storage.copy()))
+        append_to_sequences(
+            device,
+            problem.storage,
+            pool=target,
+            keys=device.to_device(keys),
+            values=device.to_device(values),
+            page_size=problem.page_size,
+            scales=device.to_device(append_scales(problem)) if problem.kv_dtype else None,
+            **{name: device.to_device(array) for name, array in where.items()},
+        )
+        device.synchronize()
+        return device.to_host(target.storage)
+
+    def _append(
+        self,
+        pool: KvPool,
+        dtype: str,
+        keys: Array,
+        values: Array,
+        slot_mapping: Array,
+        scales: Array | None = None,
+    ) -> Array:
         device = self._device
         target = pool.with_storage(device.to_device(pool.storage.copy()))
         append_tokens(
@@ -85,7 +132,8 @@ class RawKernelBackend:
             keys=device.to_device(keys),
             values=device.to_device(values),
             slot_mapping=device.to_device(slot_mapping.astype(np.int64)),
-            page_size=page_size,
+            page_size=int(pool.k.shape[1 if pool.kv_layout == "NHD" else 2]),
+            scales=None if scales is None else device.to_device(scales),
         )
         device.synchronize()
         return device.to_host(target.storage)

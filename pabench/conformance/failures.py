@@ -124,4 +124,4 @@ def _check_id(check: str) -> str:
 def _kind_of_check(check: str) -> str:
     if _check_id(check) in ALLOCATOR_CHECKS:
         return "history"
-    return "append" if check_by_id(_check_id(check)).operation == "append" else "attention"
+    return check_by_id(_check_id(check)).kind

@@ -9,7 +9,7 @@ from typing import Any
 from pabench.backends.base import Backend
 from pabench.conformance import attention_checks as attention
 from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS
-from pabench.conformance.append_checks import check_append
+from pabench.conformance.append_checks import check_append, check_append_e4m3, check_append_paged
 from pabench.conformance.outcome import Outcome
 from pabench.device.base import Device
 from pabench.errors import UnknownName
@@ -23,14 +23,15 @@ class Check:
 
     Attributes:
         id: name in reports and on the command line.
-        operation: what the backend must offer: ``decode``, ``speculative``, ``prefill`` or ``append``;
-            ``append`` checks take an ``AppendCase``, the others a ``Case``.
+        operation: what the backend must offer, of ``Capabilities.operations``.
         run: the property itself.
+        kind: of case that it takes, of ``READERS`` in ``case_files.py``.
     """
 
     id: str
     operation: str
     run: BackendCheck
+    kind: str = "attention"
 
     @property
     def about(self) -> str:
@@ -51,7 +52,9 @@ CHECKS = {
         Check(id="repeat", operation="decode", run=attention.check_repeat),
         Check(id="reject", operation="decode", run=attention.check_reject),
         Check(id="speculative", operation="speculative", run=attention.check_speculative),
-        Check(id="append", operation="append", run=check_append),
+        Check(id="append", operation="append", run=check_append, kind="append"),
+        Check(id="append-e4m3", operation="append-e4m3", run=check_append_e4m3, kind="append"),
+        Check(id="append-paged", operation="append-paged", run=check_append_paged, kind="append"),
     )
 }
 

@@ -55,6 +55,8 @@ def _changes(case: AnyCase) -> Iterator[Callable[[], AnyCase]]:
     if isinstance(case, Case):
         yield from _attention(case)
     elif isinstance(case, AppendCase):
+        if case.is_paged:
+            yield from _sequences(case)
         for slots in shorter(case.slots):
             yield lambda slots=slots: replace(case, slots=slots)  # type: ignore[misc]
         top = max(case.slots, default=0) // case.problem.page_size + 1
@@ -86,6 +88,28 @@ def _attention(case: Case) -> Iterator[Callable[[], Case]]:
             if 0 <= less < length:
                 changed = [*kv_lens[:position], less, *kv_lens[position + 1 :]]
                 yield lambda changed=changed: batch(everyone, changed)  # type: ignore[misc]
+
+
+def _sequences(case: AppendCase) -> Iterator[Callable[[], AppendCase]]:
+    """Fewer sequences of a case with a block table, and fewer new tokens."""
+    rows, kv_lens, q_lens = case.block_table or (), case.batch.kv_lens, case.batch.query_lens
+
+    def of(kept: Sequence[int], new: Sequence[int] = q_lens) -> AppendCase:
+        return replace(
+            case,
+            slots=(),
+            block_table=tuple(rows[i] for i in kept),
+            kv_lens=tuple(kv_lens[i] for i in kept),
+            q_lens=tuple(new[i] for i in kept),
+        )
+
+    everyone = range(len(rows))
+    for kept in shorter(everyone):
+        yield lambda kept=kept: of(kept)  # type: ignore[misc]
+    for position, new in enumerate(q_lens):
+        if new > 1:
+            fewer = [*q_lens[:position], 1, *q_lens[position + 1 :]]
+            yield lambda fewer=fewer: of(everyone, fewer)  # type: ignore[misc]
 
 
 def _heads(case: Case | AppendCase) -> Iterator[Callable[[], AnyCase]]:
