@@ -26,6 +26,7 @@ from pabench.problem.checks import INT32_MAX
 from pabench.problem.dtypes import DTYPES, E4M3
 from pabench.problem.families import FAMILIES
 from pabench.problem.layout import pages_needed
+from pabench.problem.merge import EMPTIES, SPREADS, MergeCase
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import Problem
@@ -330,3 +331,25 @@ def _table_places(draw: st.DrawFn, page_size: int) -> dict[str, Any]:
     rows = [[next(pages) for _ in range(count)] + [tail] * (width - count) for count in counts]
     table = tuple(tuple(row) for row in rows)
     return {"num_pages": num_pages, "block_table": table, "kv_lens": tuple(kv_lens), "q_lens": tuple(q_lens)}
+
+
+@st.composite
+def merge_cases(
+    draw: st.DrawFn,
+    *,
+    dtypes: Sequence[str] = tuple(DTYPES),
+    head_dims: Sequence[int] = HEAD_DIMS,
+    spreads: Sequence[str] = tuple(SPREADS),
+) -> MergeCase:
+    """Up to 20 states of a few rows, none, some or all of them empty."""
+    return MergeCase(
+        num_states=draw(st.one_of(st.integers(1, 4), st.integers(1, 20))),
+        num_rows=draw(st.integers(1, 6)),
+        num_heads=draw(st.integers(1, 5)),
+        head_dim=draw(st.sampled_from(sorted(head_dims))),
+        dtype=draw(st.sampled_from(list(dtypes))),
+        spread=draw(st.sampled_from(list(spreads))),
+        empty=draw(st.sampled_from(list(EMPTIES))),
+        poison=draw(st.sampled_from(POISONS)),
+        seed=draw(st.integers(0, 2**16)),
+    )

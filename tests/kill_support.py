@@ -18,6 +18,7 @@ from pabench.conformance.examiner import PROFILES, CheckFailed, Examiner, Notebo
 from pabench.conformance.mutants import Mutant, overlay
 from pabench.device.emulated import EmulatedDevice
 from pabench.problem.families import FAMILIES
+from pabench.problem.merge import SPREADS
 from pabench.resources import resource_dir
 
 SUITE = resource_dir("suites") / "conformance"
@@ -32,8 +33,8 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-NAMES = ("decode", "prefill", "append", "allocators", "allocators_concurrent")
-decode, prefill, append, allocators, concurrent = (_load(f"test_{name}") for name in NAMES)
+NAMES = ("decode", "prefill", "append", "merge", "allocators", "allocators_concurrent")
+decode, prefill, append, merge, allocators, concurrent = (_load(f"test_{name}") for name in NAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,8 @@ MATRIX: dict[str, Entry] = {
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
     "append-e4m3": Entry(test=append.test_append_rounds_once_to_e4m3),
     "append-paged": Entry(test=append.test_append_finds_the_slots_itself),
+    **{f"merge[{s}]": Entry(test=merge.test_merge_matches_oracle, arguments=(s,)) for s in SPREADS},
+    "merge-empty": Entry(test=merge.test_merge_empty_states_change_nothing),
     "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants),
     "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel),
     "allocator-concurrent": Entry(test=concurrent.test_allocator_threads_do_not_share_pages),
@@ -79,6 +82,10 @@ PLACES = {
     **dict.fromkeys(
         ("append", "append-e4m3", "append-paged"),
         r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
+    ),
+    **dict.fromkeys(
+        (*(f"merge[{spread}]" for spread in SPREADS), "merge-empty"),
+        r"row \d+, head \d+",
     ),
     "allocator-invariants": r"operation \d+ \([a-z_]+\): ",
 }

@@ -22,6 +22,7 @@ from pabench.problem.tensors import Tensors
 OPTIONAL = {
     "append-e4m3": "append_e4m3",
     "append-paged": "append_paged",
+    "merge": "merge_states",
 }
 """Operation to the method that a backend must have when it declares it; see ``CacheBackend``."""
 
@@ -154,6 +155,16 @@ class CacheBackend(Backend, Protocol):
             block_table: ``(num_seqs, max_pages) int32``.
             kv_lens: ``(num_seqs,) int32``, new tokens included: they are the last ones.
             qo_indptr: ``(num_seqs + 1,) int32``, first token of each sequence.
+        """
+
+    def merge_states(self, outs: Array, lses: Array, dtype: str) -> AttentionOutput:
+        """Merge outputs and LSEs of the same rows over different keys.
+
+        Args:
+            outs: ``(num_states, num_rows, num_heads, head_dim)``, storage form of ``dtype``.
+            lses: ``(num_states, num_rows, num_heads)`` float32, natural log; -inf for a state that saw no
+                key, whose output may then hold anything.
+            dtype: name of the storage type.
         """
 
 

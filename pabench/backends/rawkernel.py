@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from pabench.backends.base import OPTIONAL, AttentionOutput, Capabilities
-from pabench.backends.validate import check_append, check_append_paged, check_attention
+from pabench.backends.validate import check_append, check_append_paged, check_attention, check_states
 from pabench.device.base import Device
 from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
 from pabench.kernels.decode_simple import DecodePlan, plan_decode, split_count
+from pabench.kernels.merge_states import plan_merge
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import DTYPES, E4M3, Array, dtype_by_name
 from pabench.problem.pool import KvPool
@@ -113,6 +114,26 @@ class RawKernelBackend:
         )
         device.synchronize()
         return device.to_host(target.storage)
+
+    def merge_states(self, outs: Array, lses: Array, dtype: str) -> AttentionOutput:
+        """Merge attention states in their order; see ``CacheBackend.merge_states``."""
+        check_states(outs, lses, dtype)
+        device = self._device
+        num_rows = outs.shape[1]
+        rows = np.broadcast_to(np.arange(num_rows, dtype=np.int32), outs.shape[:2])
+        plan = plan_merge(
+            device,
+            dtype_by_name(dtype),
+            states=[
+                (device.to_device(out), device.to_device(lse)) for out, lse in zip(outs, lses, strict=True)
+            ],
+            rows=device.to_device(np.ascontiguousarray(rows)),
+            num_rows=num_rows,
+        )
+        for launch in plan.launches:
+            plan.module.launch(launch)
+        device.synchronize()
+        return AttentionOutput(out=device.to_host(plan.out), lse=device.to_host(plan.lse))
 
     def _append(
         self,

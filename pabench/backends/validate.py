@@ -119,6 +119,17 @@ def check_append_paged(
     _check_distinct("slots of the new tokens", np.asarray(table_slots(layout, batch)))
 
 
+def check_states(outs: Array, lses: Array, dtype: str) -> None:
+    """Raise ``InvalidCase`` unless ``outs`` and ``lses`` are states to merge, stored as ``dtype``."""
+    stored = dtype_by_name(dtype).storage
+    if outs.ndim != 4 or not outs.shape[0] or outs.dtype != stored:
+        given = f"{outs.dtype}{list(outs.shape)}"
+        raise InvalidCase("outs", given, f"must have 4 axes, a state at least, and be stored as {stored}")
+    if lses.shape != outs.shape[:3] or lses.dtype != np.float32:
+        rule = f"must be float32 of shape {outs.shape[:3]}"
+        raise InvalidCase("lses", f"{lses.dtype}{list(lses.shape)}", rule)
+
+
 def _check_tokens(
     pool: KvPool, keys: Array, values: Array, count: int, dtype: DType, kv_dtype: DType | None
 ) -> int:

@@ -16,6 +16,7 @@ from pabench.errors import PabenchError
 from pabench.problem.append import AppendCase
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
+from pabench.problem.merge import MergeCase
 
 T = TypeVar("T")
 PLAIN: dict[str, Any] = {
@@ -61,13 +62,16 @@ def _changes(case: AnyCase) -> Iterator[Callable[[], AnyCase]]:
             yield lambda slots=slots: replace(case, slots=slots)  # type: ignore[misc]
         top = max(case.slots, default=0) // case.problem.page_size + 1
         yield lambda: replace(case, num_pages=max(1, top))
+    elif isinstance(case, MergeCase):
+        yield from _states(case)
     else:
         # the last operation is the one that crashed
         for operations in shorter(case.operations[:-1]):
             yield lambda kept=operations: replace(case, operations=(*kept, *case.operations[-1:]))  # type: ignore[misc]
         yield lambda: replace(case, operations=case.operations[-1:])
     if not isinstance(case, HistoryCase):
-        yield from _heads(case)
+        if not isinstance(case, MergeCase):
+            yield from _heads(case)
         for field, value in PLAIN.items():
             if hasattr(case, field):
                 yield lambda field=field, value=value: replace(case, **{field: value})  # type: ignore[misc]
@@ -110,6 +114,16 @@ def _sequences(case: AppendCase) -> Iterator[Callable[[], AppendCase]]:
         if new > 1:
             fewer = [*q_lens[:position], 1, *q_lens[position + 1 :]]
             yield lambda fewer=fewer: of(everyone, fewer)  # type: ignore[misc]
+
+
+def _states(case: MergeCase) -> Iterator[Callable[[], MergeCase]]:
+    for field, least in (("num_states", 1), ("num_rows", 1), ("num_heads", 1), ("head_dim", SMALL_HEAD_DIM)):
+        size = getattr(case, field)
+        for less in dict.fromkeys((least, size // 2, size - 1)):
+            if least <= less < size:
+                yield lambda field=field, less=less: replace(case, **{field: less})  # type: ignore[misc]
+    yield lambda: replace(case, empty="none")
+    yield lambda: replace(case, spread="close")
 
 
 def _heads(case: Case | AppendCase) -> Iterator[Callable[[], AnyCase]]:
