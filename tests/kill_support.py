@@ -33,8 +33,8 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-NAMES = ("decode", "prefill", "append", "merge", "allocators", "allocators_concurrent")
-decode, prefill, append, merge, allocators, concurrent = (_load(f"test_{name}") for name in NAMES)
+NAMES = ("decode", "prefill", "append", "gather", "merge", "allocators", "allocators_concurrent")
+decode, prefill, append, gather, merge, allocators, concurrent = (_load(f"test_{name}") for name in NAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,7 @@ MATRIX: dict[str, Entry] = {
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
     "append-e4m3": Entry(test=append.test_append_rounds_once_to_e4m3),
     "append-paged": Entry(test=append.test_append_finds_the_slots_itself),
+    "gather": Entry(test=gather.test_gather_is_exact),
     **{f"merge[{s}]": Entry(test=merge.test_merge_matches_oracle, arguments=(s,)) for s in SPREADS},
     "merge-empty": Entry(test=merge.test_merge_empty_states_change_nothing),
     "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants),
@@ -83,6 +84,7 @@ PLACES = {
         ("append", "append-e4m3", "append-paged"),
         r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
     ),
+    "gather": r"(key|value) of sequence \d+, token \d+ \(page \d+\), KV head \d+, dim \d+",
     **dict.fromkeys(
         (*(f"merge[{spread}]" for spread in SPREADS), "merge-empty"),
         r"row \d+, head \d+",

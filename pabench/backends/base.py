@@ -22,6 +22,7 @@ from pabench.problem.tensors import Tensors
 OPTIONAL = {
     "append-e4m3": "append_e4m3",
     "append-paged": "append_paged",
+    "gather": "gather",
     "merge": "merge_states",
 }
 """Operation to the method that a backend must have when it declares it; see ``CacheBackend``."""
@@ -155,6 +156,20 @@ class CacheBackend(Backend, Protocol):
             block_table: ``(num_seqs, max_pages) int32``.
             kv_lens: ``(num_seqs,) int32``, new tokens included: they are the last ones.
             qo_indptr: ``(num_seqs + 1,) int32``, first token of each sequence.
+        """
+
+    def gather(
+        self, pool: KvPool, problem: Problem, *, block_table: Array, kv_lens: Array, raw: bool
+    ) -> tuple[Array, Array]:
+        """Return keys and values of all tokens as rows ``(sum(kv_lens), num_kv_heads, head_dim)``.
+
+        Args:
+            pool: cache, stored as ``problem`` says.
+            problem: shapes, types and scales.
+            block_table: ``(num_seqs, max_pages) int32``.
+            kv_lens: ``(num_seqs,) int32``; rows are sequence by sequence.
+            raw: rows are as stored; else those of a cache of e4m3 are multiplied by their scale and rounded
+                once, to the type of the problem.
         """
 
     def merge_states(self, outs: Array, lses: Array, dtype: str) -> AttentionOutput:

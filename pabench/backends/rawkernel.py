@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from pabench.backends.base import OPTIONAL, AttentionOutput, Capabilities
-from pabench.backends.validate import check_append, check_append_paged, check_attention, check_states
+from pabench.backends.validate import (
+    check_append,
+    check_append_paged,
+    check_attention,
+    check_pages,
+    check_states,
+)
 from pabench.device.base import Device
 from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
 from pabench.kernels.decode_simple import DecodePlan, plan_decode, split_count
+from pabench.kernels.gather import plan_gather
 from pabench.kernels.merge_states import plan_merge
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import DTYPES, E4M3, Array, dtype_by_name
@@ -114,6 +121,33 @@ class RawKernelBackend:
         )
         device.synchronize()
         return device.to_host(target.storage)
+
+    def gather(
+        self, pool: KvPool, problem: Problem, *, block_table: Array, kv_lens: Array, raw: bool
+    ) -> tuple[Array, Array]:
+        """Copy all tokens out of their pages; see ``CacheBackend.gather``."""
+        check_pages(pool, problem, block_table=block_table, kv_lens=kv_lens)
+        device, stored = self._device, problem.kv_storage
+        dense = stored if raw else problem.storage
+        shape = (int(kv_lens.sum()), problem.num_kv_heads, problem.head_dim)
+        targets = device.empty(shape, dense.storage), device.empty(shape, dense.storage)
+        indptr = np.concatenate(([0], np.cumsum(kv_lens))).astype(np.int32)
+        module, launches = plan_gather(
+            device,
+            stored=stored,
+            dense=dense,
+            caches=pool.with_storage(device.to_device(pool.storage)),
+            block_table=device.to_device(block_table),
+            kv_lens=device.to_device(kv_lens),
+            indptr=device.to_device(indptr),
+            page_size=problem.page_size,
+            targets=targets,
+            scales=None if stored is dense else device.to_device(append_scales(problem)),
+        )
+        for launch in launches:
+            module.launch(launch)
+        device.synchronize()
+        return device.to_host(targets[0]), device.to_host(targets[1])
 
     def merge_states(self, outs: Array, lses: Array, dtype: str) -> AttentionOutput:
         """Merge attention states in their order; see ``CacheBackend.merge_states``."""

@@ -119,6 +119,20 @@ def check_append_paged(
     _check_distinct("slots of the new tokens", np.asarray(table_slots(layout, batch)))
 
 
+def check_pages(pool: KvPool, problem: Problem, *, block_table: Array, kv_lens: Array) -> None:
+    """Raise ``InvalidCase`` unless the pages of the sequences lie in a cache as ``problem`` has it."""
+    shape = pool_shape(problem, pool.num_pages, kv_layout=pool.kv_layout, interleaved=pool.interleaved)
+    stored = problem.kv_storage.storage
+    if pool.storage.shape != shape or pool.storage.dtype != stored:
+        given = f"{pool.storage.dtype}{list(pool.storage.shape)}"
+        raise InvalidCase("cache", given, f"must be {stored}{list(shape)}")
+    if kv_lens.ndim != 1 or kv_lens.dtype != np.int32:
+        raise InvalidCase("kv_lens", f"{kv_lens.dtype}{list(kv_lens.shape)}", "must be a vector of int32")
+    layout = PageLayout(page_size=problem.page_size, num_pages=pool.num_pages, block_table=block_table)
+    layout.validate(kv_lens.tolist())
+    Batch(kv_lens=tuple(kv_lens.tolist()))
+
+
 def check_states(outs: Array, lses: Array, dtype: str) -> None:
     """Raise ``InvalidCase`` unless ``outs`` and ``lses`` are states to merge, stored as ``dtype``."""
     stored = dtype_by_name(dtype).storage
