@@ -19,6 +19,7 @@ from pabench.conformance.mutants import Mutant, overlay
 from pabench.conformance.relation_checks import RELATIONS
 from pabench.device.emulated import EmulatedDevice
 from pabench.problem.families import FAMILIES
+from pabench.problem.merge import SPREADS
 from pabench.resources import resource_dir
 
 SUITE = resource_dir("suites") / "conformance"
@@ -33,8 +34,12 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-NAMES = ("decode", "prefill", "append", "allocators", "allocators_concurrent", "contract", "relations")
-decode, prefill, append, allocators, concurrent, contract, relations = (_load(f"test_{n}") for n in NAMES)
+decode, prefill, append, gather, merge = (
+    _load(f"test_{name}") for name in ("decode", "prefill", "append", "gather", "merge")
+)
+allocators, concurrent, contract, relations = (
+    _load(f"test_{name}") for name in ("allocators", "allocators_concurrent", "contract", "relations")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +81,11 @@ MATRIX: dict[str, Entry] = {
     "launch-limits": Entry(test=contract.test_grids_beyond_one_launch_are_right_or_refused),
     **{name: Entry(test=relations.test_relation_holds, arguments=(name,)) for name in RELATIONS},
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
+    "append-e4m3": Entry(test=append.test_append_rounds_once_to_e4m3),
+    "append-paged": Entry(test=append.test_append_finds_the_slots_itself),
+    "gather": Entry(test=gather.test_gather_is_exact),
+    **{f"merge[{s}]": Entry(test=merge.test_merge_matches_oracle, arguments=(s,)) for s in SPREADS},
+    "merge-empty": Entry(test=merge.test_merge_empty_states_change_nothing),
     "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants),
     "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel),
     "allocator-concurrent": Entry(test=concurrent.test_allocator_threads_do_not_share_pages),
@@ -84,7 +94,15 @@ MATRIX: dict[str, Entry] = {
 
 PLACES = {
     "attention": r"sequence \d+(, query head \d+(, dim \d+)?| is empty|, query row \d+, sees no key)",
-    "append": r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
+    **dict.fromkeys(
+        ("append", "append-e4m3", "append-paged"),
+        r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
+    ),
+    "gather": r"(key|value) of sequence \d+, token \d+ \(page \d+\), KV head \d+, dim \d+",
+    **dict.fromkeys(
+        (*(f"merge[{spread}]" for spread in SPREADS), "merge-empty"),
+        r"row \d+, head \d+",
+    ),
     "allocator-invariants": r"operation \d+ \([a-z_]+\): ",
 }
 """What a verdict says about where: by check, ``attention`` for the rest."""

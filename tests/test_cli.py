@@ -199,13 +199,15 @@ def test_cli_doctor_cache_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_cli_list_checks_names_every_check_of_the_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    from pabench.backends.base import OPTIONAL
     from tests.kill_support import MATRIX
 
     assert run(["list", "checks", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in rows} == {check.split("[")[0] for check in MATRIX}
     assert all(row["about"].endswith(".") and "\n" not in row["about"] for row in rows)
-    assert {row["judges"] for row in rows} == {"decode", "speculative", "prefill", "append", "allocator"}
+    judged = {"decode", "speculative", "prefill", "append", "allocator", *OPTIONAL}
+    assert {row["judges"] for row in rows} == judged
 
 
 def test_cli_list_allocators_are_those_that_can_be_made(capsys: pytest.CaptureFixture[str]) -> None:

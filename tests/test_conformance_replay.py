@@ -20,6 +20,7 @@ from pabench.conformance.case_files import AnyCase, SavedCase, save_case
 from pabench.conformance.failures import case_bytes, load_case
 from pabench.problem import Batch, Case, Problem
 from pabench.problem.append import AppendCase
+from pabench.problem.merge import MergeCase
 
 # what is refused is refused in a worker too, which would only take longer
 REPLAY = ["replay", "--in-process"]
@@ -41,6 +42,11 @@ HISTORY = HistoryCase(
 KINDS: dict[str, tuple[str, str, AnyCase]] = {
     "attention": ("decode[needle]", "rawkernel", ATTENTION),
     "append": ("append", "rawkernel", APPEND),
+    "merge": (
+        "merge[close]",
+        "rawkernel",
+        MergeCase(num_states=2, num_rows=1, num_heads=2, head_dim=16, empty="some"),
+    ),
     "history": ("allocator-invariants", "scan", HISTORY),
     "decoded history": ("allocator-decode", "host", HISTORY),
 }
@@ -134,7 +140,11 @@ def test_replay_of_a_history_on_an_allocator_that_offers_less(
     ("kind", "change", "words"),
     [
         ("attention", {"schema": 2}, "must be an object of schema 1"),
-        ("attention", {"kind": "pickle"}, "kind = 'pickle': must be one of attention, append, history"),
+        (
+            "attention",
+            {"kind": "pickle"},
+            "kind = 'pickle': must be one of attention, append, merge",
+        ),
         ("attention", {"kind": ["append"]}, "kind = ['append']: must be one of"),
         ("attention", {"kind": "append"}, "kind = 'append': must be attention for the check decode[needle]"),
         ("history", {"check": "decode"}, "kind = 'history': must be attention for the check decode"),

@@ -89,7 +89,7 @@ def test_specification_and_checks_agree() -> None:
     clauses = re.split(r"(?=^\*\*[A-Z]\d+\*\*)", text.split("## Checks")[0], flags=re.M)[1:]
     named: set[str] = set()
     for clause in clauses:
-        checks = re.findall(r"\[([a-z, -]+)\](?!\()", clause)
+        checks = re.findall(r"\[([a-z][a-z0-9, -]+)\](?!\()", clause)
         assert checks, f"no check is named for: {clause.strip()[:60]}"
         named |= {name.strip() for name in checks[-1].split(",")}
     assert named == {*CHECKS, *ALLOCATOR_CHECKS}

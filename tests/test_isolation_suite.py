@@ -108,6 +108,7 @@ def total(case: AnyCase) -> tuple[int, ...]:
         return len(case.batch.kv_lens), sum(case.batch.kv_lens), case.problem.num_qo_heads
     if isinstance(case, AppendCase):
         return len(case.slots), case.num_pages, case.problem.num_qo_heads
+    assert isinstance(case, HistoryCase)
     return (len(case.operations),)
 
 

@@ -12,11 +12,13 @@ import pytest
 from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.occupancy import SM_LIMITS
 from pabench.kernels import alloc_scan, decode, page_copy, page_pool
-from pabench.kernels.append import append_tokens
+from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
 from pabench.kernels.decode_simple import plan_decode
+from pabench.kernels.gather import plan_gather
 from pabench.kernels.instance import HEAD_DIMS, KernelEntry
 from pabench.kernels.instances import kernel_instances
-from pabench.problem.dtypes import DTYPES, DType
+from pabench.kernels.merge_states import plan_merge
+from pabench.problem.dtypes import DTYPES, E4M3, DType
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
@@ -100,19 +102,23 @@ def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: i
         )
         decode.launches += plan.launches
         check(decode)
-    append = Recorder()
     tokens = shifted((5, 2, head_dim), dtype, 0)
-    slots = np.arange(5, dtype=np.int64)
-    append_tokens(
-        append,  # type: ignore[arg-type]
-        dtype,
-        pool=pool_of(plain, elements),
-        keys=tokens,
-        values=tokens,
-        slot_mapping=slots,
-        page_size=16,
-    )
-    check(append)
+    slots, table = np.arange(5, dtype=np.int64), np.zeros((1, 3), np.int32)
+    lengths, rows = np.full(1, 40, np.int32), np.array([0, 5], np.int32)
+    for problem in (plain, replace(plain, kv_dtype="e4m3")):
+        append = Recorder()
+        to: dict[str, Any] = {"pool": pool_of(problem, elements), "keys": tokens, "values": tokens}
+        to |= {"page_size": 16, "scales": append_scales(problem) if problem.kv_dtype else None}
+        append_tokens(append, dtype, **to, slot_mapping=slots)  # type: ignore[arg-type]
+        append_to_sequences(
+            append,  # type: ignore[arg-type]
+            dtype,
+            **to,
+            block_table=table,
+            kv_lens=lengths,
+            qo_indptr=rows,
+        )
+        check(append)
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a", "sm_120"])
@@ -184,3 +190,34 @@ def test_kernels_instances_hold_every_copy(name: str, elements: int) -> None:
         np.zeros(1, np.int64),
     )
     check(recorder)
+
+
+@pytest.mark.parametrize("elements", [0, 1, 2, 4])
+@pytest.mark.parametrize("name", DTYPES)
+def test_kernels_instances_hold_every_gather_and_merge(name: str, elements: int) -> None:
+    dtype, one = DTYPES[name], np.zeros(1, np.int32)
+    for head_dim, stored in ((64, dtype), (80, E4M3), (5, E4M3)):
+        problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
+        if stored is E4M3:
+            problem = replace(problem, kv_dtype="e4m3")
+        for dense in {stored, dtype}:
+            recorder = Recorder()
+            rows = np.zeros((3, 2, head_dim), dense.storage)
+            recorder.launches += plan_gather(
+                recorder,  # type: ignore[arg-type]
+                stored=stored,
+                dense=dense,
+                caches=pool_of(problem, elements),
+                block_table=one[None],
+                kv_lens=one,
+                indptr=np.zeros(2, np.int32),
+                page_size=16,
+                targets=(rows, rows),
+                scales=None if dense is stored else append_scales(problem),
+            )[1]
+            check(recorder)
+        recorder = Recorder()
+        states = [(shifted((3, 2, head_dim), dtype, elements), np.zeros((3, 2), np.float32))]
+        plan = plan_merge(recorder, dtype, states=states, rows=one[None], num_rows=1)  # type: ignore[arg-type]
+        recorder.launches += plan.launches
+        check(recorder)

@@ -211,6 +211,8 @@ inline float fast_tanh(float x) {
   const float y = pab_emu::approximate(exact, exact * 0.99 * 0x1p-11, x);
   return std::fabs(y) > 1.0f ? std::copysign(1.0f, y) : y;
 }
+inline u32 float_bits(float value) { return std::bit_cast<u32>(value); }
+inline float float_of_bits(u32 bits) { return std::bit_cast<float>(bits); }
 inline float minus_infinity() { return std::bit_cast<float>(0xFF800000u); }
 inline float fmadd(float a, float b, float c) { return std::fma(a, b, c); }
 

@@ -19,7 +19,7 @@
 //                           cp_async_commit; cp_async_wait<N>: all but the newest N groups have landed
 //   math                    ex2, rcp: approximate, relative error up to 2^-22; lg2: the same, but an absolute
 //                           error up to 2^-22 between 1/2 and 2; denormals are zeros to them; fmadd;
-//                           minus_infinity
+//                           minus_infinity; float_bits, float_of_bits: a float as a u32 and back
 //                           fast_tanh: approximate, relative error up to 2^-11
 //   conversion              half_to_float, float_to_half, bf16_to_float, float_to_bf16: bits in u16,
 //                           rounding to nearest even; pack_f16x2, pack_bf16x2 (low, high), unpack_f16x2,

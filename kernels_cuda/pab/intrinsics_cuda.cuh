@@ -123,6 +123,8 @@ PAB_FN float fast_tanh(float x) {
   asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+PAB_FN u32 float_bits(float value) { return __float_as_uint(value); }
+PAB_FN float float_of_bits(u32 bits) { return __uint_as_float(bits); }
 PAB_FN float minus_infinity() { return __uint_as_float(0xFF800000u); }
 PAB_FN float fmadd(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 

@@ -29,6 +29,8 @@ using Cached = u8;
 PAB_FN float to_float(Cached x) { return e4m3_to_float(x); }
 #else
 using Cached = Stored;
+#undef PAB_E4M3
+#define PAB_E4M3 0
 #endif
 
 // N neighbouring elements, moved by one load or store; the address must be a multiple of their size.

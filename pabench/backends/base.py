@@ -11,14 +11,22 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pabench.device.base import Device
-from pabench.errors import UnknownName
+from pabench.errors import UnknownName, Unsupported
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
 from pabench.problem.placement import VAST
 from pabench.problem.pool import KvPool
-from pabench.problem.problem import FEATURES
+from pabench.problem.problem import FEATURES, Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
+
+OPTIONAL = {
+    "append-e4m3": "append_e4m3",
+    "append-paged": "append_paged",
+    "gather": "gather",
+    "merge": "merge_states",
+}
+"""Operation to the method that a backend must have when it declares it; see ``CacheBackend``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +37,7 @@ class Capabilities:
         dtypes: storage types it takes.
         devices: device names it runs on; empty for a backend that does not launch through a pabench device.
         operations: subset of ``decode``, ``speculative`` (up to 8 query tokens a sequence), ``prefill`` (any
-            number), ``append``.
+            number), ``append``, and those of ``OPTIONAL``.
         kv_layouts: subset of ``NHD``, ``HND``.
         interleaved: whether it takes strided views of K and V in one pool.
         lse: whether it returns the log-sum-exp.
@@ -121,6 +129,74 @@ class Backend(Protocol):
             values: like ``keys``.
             slot_mapping: ``(num_tokens,) int64``, slot of each token (page * page_size + offset), -1 to skip.
         """
+
+
+class CacheBackend(Backend, Protocol):
+    """A backend with all of ``OPTIONAL``.  Arrays are on the host; those given stay as they are."""
+
+    def append_e4m3(
+        self, pool: KvPool, problem: Problem, keys: Array, values: Array, slot_mapping: Array
+    ) -> Array:
+        """Write tokens, divided by the scales of ``problem``, into a cache of e4m3; see ``Backend.append``.
+
+        Stored is the number of e4m3 nearest to the exact quotient (ties to even), +-448 for what is too
+        large, and a NaN for a NaN.
+        """
+
+    def append_paged(
+        self,
+        pool: KvPool,
+        problem: Problem,
+        keys: Array,
+        values: Array,
+        *,
+        block_table: Array,
+        kv_lens: Array,
+        qo_indptr: Array,
+    ) -> Array:
+        """Write tokens where the block table has their places, and return the new storage array.
+
+        Args:
+            pool: cache before, stored as ``problem`` says; must stay as it is.
+            problem: with ``kv_dtype`` only when ``append-e4m3`` is declared too.
+            keys: ``(num_tokens, num_kv_heads, head_dim)``, sequence by sequence.
+            values: like ``keys``.
+            block_table: ``(num_seqs, max_pages) int32``.
+            kv_lens: ``(num_seqs,) int32``, new tokens included: they are the last ones.
+            qo_indptr: ``(num_seqs + 1,) int32``, first token of each sequence.
+        """
+
+    def gather(
+        self, pool: KvPool, problem: Problem, *, block_table: Array, kv_lens: Array, raw: bool
+    ) -> tuple[Array, Array]:
+        """Return keys and values of all tokens as rows ``(sum(kv_lens), num_kv_heads, head_dim)``.
+
+        Args:
+            pool: cache, stored as ``problem`` says.
+            problem: shapes, types and scales.
+            block_table: ``(num_seqs, max_pages) int32``.
+            kv_lens: ``(num_seqs,) int32``; rows are sequence by sequence.
+            raw: rows are as stored; else those of a cache of e4m3 are multiplied by their scale and rounded
+                once, to the type of the problem.
+        """
+
+    def merge_states(self, outs: Array, lses: Array, dtype: str) -> AttentionOutput:
+        """Merge outputs and LSEs of the same rows over different keys.
+
+        Args:
+            outs: ``(num_states, num_rows, num_heads, head_dim)``, storage form of ``dtype``.
+            lses: ``(num_states, num_rows, num_heads)`` float32, natural log; -inf for a state that saw no
+                key, whose output may then hold anything.
+            dtype: name of the storage type.
+        """
+
+
+def offered(backend: Backend, operation: str) -> Callable[..., Any]:
+    """Return the method for one of ``OPTIONAL``; raises ``Unsupported`` where it is not declared."""
+    if operation not in backend.capabilities.operations:
+        raise Unsupported(f"{backend.name}: no {operation}")
+    method: Callable[..., Any] = getattr(backend, OPTIONAL[operation])
+    return method
 
 
 BackendFactory = Callable[[Device], Backend]

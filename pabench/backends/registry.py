@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pabench.backends.base import Backend, BackendFactory, Capabilities
+from pabench.backends.base import OPTIONAL, Backend, BackendFactory, Capabilities
 from pabench.backends.cuda_source import CudaSourceBackend
 from pabench.backends.function import FunctionBackend
 from pabench.device.base import Device
@@ -78,6 +78,9 @@ def _checked(name: str, backend: Any) -> Backend:
         found = getattr(backend, field)
         if not isinstance(found, kind):
             raise UsageError(f"backend {name!r}: {field} is {type(found).__name__}, must be {kind.__name__}")
+    for operation, method in OPTIONAL.items():
+        if operation in backend.capabilities.operations and not hasattr(backend, method):
+            raise UsageError(f"backend {name!r}: declares {operation} and has no {method!r}")
     return backend  # type: ignore[no-any-return]
 
 

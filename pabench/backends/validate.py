@@ -6,8 +6,12 @@ import numpy as np
 
 from pabench.backends.base import Capabilities
 from pabench.errors import InvalidCase, Unsupported
-from pabench.problem.dtypes import Array, dtype_by_name
+from pabench.problem.append import table_slots
+from pabench.problem.batch import Batch
+from pabench.problem.dtypes import Array, DType, dtype_by_name
+from pabench.problem.layout import PageLayout
 from pabench.problem.pool import KvPool, pool_shape
+from pabench.problem.problem import Problem
 from pabench.problem.tensors import Tensors
 
 
@@ -56,31 +60,109 @@ def check_attention(name: str, capabilities: Capabilities, tensors: Tensors) -> 
     tensors.layout.validate(batch.kv_lens)
 
 
-def check_append(pool: KvPool, keys: Array, values: Array, slot_mapping: Array, dtype: str) -> int:
-    """Raise ``InvalidCase`` unless the tokens, stored as ``dtype``, fit the cache; return its page size."""
-    stored = dtype_by_name(dtype).storage
-    if pool.storage.ndim != 5 or pool.storage.dtype != stored:
-        given = f"{pool.storage.dtype}{list(pool.storage.shape)}"
-        raise InvalidCase("cache", given, f"must have 5 axes and be stored as {stored}")
+def check_append(
+    pool: KvPool,
+    keys: Array,
+    values: Array,
+    slot_mapping: Array,
+    dtype: str,
+    *,
+    kv_dtype: DType | None = None,
+) -> int:
+    """Raise ``InvalidCase`` unless tokens of ``dtype`` fit their slots in the cache; return its page size.
+
+    The cache is stored as ``kv_dtype``, or as the tokens are.
+    """
     slots = np.asarray(slot_mapping)
     if slots.ndim != 1 or slots.dtype.kind not in "iu":
         raise InvalidCase(
             "slot_mapping", f"{slots.dtype}{list(slots.shape)}", "must be a vector of whole numbers"
         )
-    shape = pool.k.shape
-    page_size, num_kv_heads = shape[1:3] if pool.kv_layout == "NHD" else (shape[2], shape[1])
-    expected = (len(slots), num_kv_heads, shape[3])
-    for field, array in (("keys", keys), ("values", values)):
-        if array.shape != expected:
-            raise InvalidCase(field, array.shape, f"must have shape {expected}")
-        if array.dtype != stored:
-            raise InvalidCase(field, str(array.dtype), f"must be stored as {stored}")
-    capacity = shape[0] * page_size
+    page_size = _check_tokens(pool, keys, values, len(slots), dtype_by_name(dtype), kv_dtype)
+    capacity = pool.num_pages * page_size
     bad = np.flatnonzero((slots >= capacity) | (slots < -1))
     if bad.size:
         at = int(bad[0])
         raise InvalidCase(f"slot_mapping[{at}]", int(slots[at]), f"must be -1 or a slot below {capacity}")
-    live = slots[slots >= 0]
-    if np.unique(live).size != live.size:
-        raise InvalidCase("slot_mapping", slots.tolist(), "must not name a slot twice")
+    _check_distinct("slot_mapping", slots[slots >= 0])
+    return page_size
+
+
+def check_append_paged(
+    pool: KvPool,
+    problem: Problem,
+    keys: Array,
+    values: Array,
+    *,
+    block_table: Array,
+    kv_lens: Array,
+    qo_indptr: Array,
+) -> None:
+    """Raise ``InvalidCase`` unless the new tokens have places of their own in their sequences' pages."""
+    for field, array in (("kv_lens", kv_lens), ("qo_indptr", qo_indptr)):
+        if array.ndim != 1 or array.dtype != np.int32:
+            given = f"{array.dtype}{list(array.shape)}"
+            raise InvalidCase(field, given, "must be a vector of int32")
+    if len(qo_indptr) != len(kv_lens) + 1 or qo_indptr[0] != 0 or (np.diff(qo_indptr) < 0).any():
+        rule = f"must rise from 0 and have {len(kv_lens) + 1} entries, one more than kv_lens"
+        raise InvalidCase("qo_indptr", qo_indptr.tolist(), rule)
+    kv_dtype = problem.kv_storage if problem.kv_dtype else None
+    page_size = _check_tokens(pool, keys, values, int(qo_indptr[-1]), problem.storage, kv_dtype)
+    if page_size != problem.page_size:
+        raise InvalidCase("cache", pool.storage.shape, f"must have pages of {problem.page_size} tokens")
+    layout = PageLayout(page_size=page_size, num_pages=pool.num_pages, block_table=block_table)
+    layout.validate(kv_lens.tolist())
+    batch = Batch(kv_lens=tuple(kv_lens.tolist()), q_lens=tuple(np.diff(qo_indptr).tolist()))
+    for sequence, (q_len, kv_len) in enumerate(zip(batch.query_lens, batch.kv_lens, strict=True)):
+        if q_len > kv_len:
+            raise InvalidCase(f"kv_lens[{sequence}]", kv_len, f"must hold its {q_len} new tokens")
+    _check_distinct("slots of the new tokens", np.asarray(table_slots(layout, batch)))
+
+
+def check_pages(pool: KvPool, problem: Problem, *, block_table: Array, kv_lens: Array) -> None:
+    """Raise ``InvalidCase`` unless the pages of the sequences lie in a cache as ``problem`` has it."""
+    shape = pool_shape(problem, pool.num_pages, kv_layout=pool.kv_layout, interleaved=pool.interleaved)
+    stored = problem.kv_storage.storage
+    if pool.storage.shape != shape or pool.storage.dtype != stored:
+        given = f"{pool.storage.dtype}{list(pool.storage.shape)}"
+        raise InvalidCase("cache", given, f"must be {stored}{list(shape)}")
+    if kv_lens.ndim != 1 or kv_lens.dtype != np.int32:
+        raise InvalidCase("kv_lens", f"{kv_lens.dtype}{list(kv_lens.shape)}", "must be a vector of int32")
+    layout = PageLayout(page_size=problem.page_size, num_pages=pool.num_pages, block_table=block_table)
+    layout.validate(kv_lens.tolist())
+    Batch(kv_lens=tuple(kv_lens.tolist()))
+
+
+def check_states(outs: Array, lses: Array, dtype: str) -> None:
+    """Raise ``InvalidCase`` unless ``outs`` and ``lses`` are states to merge, stored as ``dtype``."""
+    stored = dtype_by_name(dtype).storage
+    if outs.ndim != 4 or not outs.shape[0] or outs.dtype != stored:
+        given = f"{outs.dtype}{list(outs.shape)}"
+        raise InvalidCase("outs", given, f"must have 4 axes, a state at least, and be stored as {stored}")
+    if lses.shape != outs.shape[:3] or lses.dtype != np.float32:
+        rule = f"must be float32 of shape {outs.shape[:3]}"
+        raise InvalidCase("lses", f"{lses.dtype}{list(lses.shape)}", rule)
+
+
+def _check_tokens(
+    pool: KvPool, keys: Array, values: Array, count: int, dtype: DType, kv_dtype: DType | None
+) -> int:
+    """Raise unless ``count`` keys and values of ``dtype`` fit the cache; return its page size."""
+    stored = (kv_dtype or dtype).storage
+    if pool.storage.ndim != 5 or pool.storage.dtype != stored:
+        given = f"{pool.storage.dtype}{list(pool.storage.shape)}"
+        raise InvalidCase("cache", given, f"must have 5 axes and be stored as {stored}")
+    shape = pool.k.shape
+    page_size, num_kv_heads = shape[1:3] if pool.kv_layout == "NHD" else (shape[2], shape[1])
+    expected = (count, num_kv_heads, shape[3])
+    for field, array in (("keys", keys), ("values", values)):
+        if array.shape != expected:
+            raise InvalidCase(field, array.shape, f"must have shape {expected}")
+        if array.dtype != dtype.storage:
+            raise InvalidCase(field, str(array.dtype), f"must be stored as {dtype.storage}")
     return int(page_size)
+
+
+def _check_distinct(field: str, slots: Array) -> None:
+    if np.unique(slots).size != slots.size:
+        raise InvalidCase(field, slots.tolist(), "must not name a slot twice")

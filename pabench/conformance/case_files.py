@@ -16,15 +16,17 @@ import numpy as np
 from pabench.conformance.allocator_checks import HistoryCase, history_from_dict
 from pabench.problem.append import AppendCase, append_case_from_dict, build_append
 from pabench.problem.case import Case, case_from_dict
+from pabench.problem.merge import MergeCase, build_merge, merge_case_from_dict
 from pabench.problem.tensors import build_tensors
 from pabench.store.files import atomic_write_text, pretty
 
-AnyCase = Case | AppendCase | HistoryCase
+AnyCase = Case | AppendCase | MergeCase | HistoryCase
 CASE_FILE = "case.json"
 FAILURE_SCHEMA = 1
 READERS: dict[str, Callable[[Any], AnyCase]] = {
     "attention": case_from_dict,
     "append": append_case_from_dict,
+    "merge": merge_case_from_dict,
     "history": history_from_dict,
 }
 MAX_ARRAY_BYTES = 2**26
@@ -62,6 +64,8 @@ def kind_of(case: AnyCase) -> str:
     """Return the name of the case's kind, a key of ``READERS``."""
     if isinstance(case, HistoryCase):
         return "history"
+    if isinstance(case, MergeCase):
+        return "merge"
     return "append" if isinstance(case, AppendCase) else "attention"
 
 
@@ -71,6 +75,8 @@ def _arrays(case: AnyCase) -> dict[str, Any]:
     if isinstance(case, AppendCase):
         pool, keys, values, slot_mapping = build_append(case)
         return {"storage": pool.storage, "keys": keys, "values": values, "slot_mapping": slot_mapping}
+    if isinstance(case, MergeCase):
+        return dict(zip(("outs", "lses"), build_merge(case), strict=True))
     if case.placement in ("high", "vast"):
         return {}
     tensors = build_tensors(case)

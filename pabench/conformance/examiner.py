@@ -251,6 +251,10 @@ class Examiner:
         """What the backend declares beyond plain attention."""
         return self.scope.of_features(sorted(self.backend.capabilities.features)) if self.backend else []
 
+    def offers(self, operation: str) -> bool:
+        """Whether the backend declares ``operation``."""
+        return self.backend is not None and operation in self.backend.capabilities.operations
+
     def head_dims(self, among: Sequence[int] = HEAD_DIMS) -> list[int]:
         """Return those of ``among`` that the backend declares, or all when it declares none of them."""
         return [size for size in among if size <= self.max_head_dim] or list(among)

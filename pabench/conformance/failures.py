@@ -21,6 +21,7 @@ from pabench.errors import InvalidCase, Unsupported, UsageError
 from pabench.problem.append import AppendCase
 from pabench.problem.case import Case
 from pabench.problem.layout import pages_needed
+from pabench.problem.merge import MergeCase
 from pabench.problem.placement import HIGH_PAGE_BASE
 
 NAME = re.compile(r"[\w.:/+~-]{1,400}(\[[\w.:-]{1,100}\])?")
@@ -106,6 +107,8 @@ def case_bytes(case: AnyCase) -> int:
         longest = case.shape.max_pages_per_seq * case.shape.page_size
         slots = case.shape.num_pages * case.shape.page_size
         return 1000 * (entries + slots + longest + case.shape.swap_pages + case.shape.max_seqs**2)
+    if isinstance(case, MergeCase):
+        return 64 * case.num_states * case.num_rows * case.num_heads * case.head_dim
     problem = case.problem
     if isinstance(case, AppendCase):
         return 3 * case.num_pages * problem.page_size * problem.token_bytes
@@ -124,4 +127,4 @@ def _check_id(check: str) -> str:
 def _kind_of_check(check: str) -> str:
     if _check_id(check) in ALLOCATOR_CHECKS:
         return "history"
-    return "append" if check_by_id(_check_id(check)).operation == "append" else "attention"
+    return check_by_id(_check_id(check)).kind

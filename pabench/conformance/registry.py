@@ -9,8 +9,10 @@ from typing import Any
 from pabench.backends.base import Backend
 from pabench.conformance import attention_checks as attention
 from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS
-from pabench.conformance.append_checks import check_append
+from pabench.conformance.append_checks import check_append, check_append_e4m3, check_append_paged
+from pabench.conformance.gather_checks import check_gather
 from pabench.conformance.guarded import check_guard
+from pabench.conformance.merge_checks import check_merge, check_merge_empty
 from pabench.conformance.outcome import Outcome
 from pabench.conformance.plan_checks import check_launch_limits, check_plans
 from pabench.conformance.reject_checks import check_append_reject, check_reject
@@ -27,14 +29,15 @@ class Check:
 
     Attributes:
         id: name in reports and on the command line.
-        operation: what the backend must offer: ``decode``, ``speculative``, ``prefill`` or ``append``;
-            ``append`` checks take an ``AppendCase``, the others a ``Case``.
+        operation: what the backend must offer, of ``Capabilities.operations``.
         run: the property itself.
+        kind: of case that it takes, of ``READERS`` in ``case_files.py``.
     """
 
     id: str
     operation: str
     run: BackendCheck
+    kind: str = "attention"
 
     @property
     def about(self) -> str:
@@ -59,9 +62,14 @@ CHECKS = {
         Check(id="plans", operation="decode", run=check_plans),
         Check(id="launch-limits", operation="decode", run=check_launch_limits),
         Check(id="speculative", operation="speculative", run=attention.check_speculative),
-        Check(id="append", operation="append", run=check_append),
-        Check(id="append-reject", operation="append", run=check_append_reject),
+        Check(id="append-reject", operation="append", run=check_append_reject, kind="append"),
         *(Check(id=name, operation=relation.operation, run=relation) for name, relation in RELATIONS.items()),
+        Check(id="append", operation="append", run=check_append, kind="append"),
+        Check(id="append-e4m3", operation="append-e4m3", run=check_append_e4m3, kind="append"),
+        Check(id="gather", operation="gather", run=check_gather),
+        Check(id="merge", operation="merge", run=check_merge, kind="merge"),
+        Check(id="merge-empty", operation="merge", run=check_merge_empty, kind="merge"),
+        Check(id="append-paged", operation="append-paged", run=check_append_paged, kind="append"),
     )
 }
 

@@ -82,11 +82,11 @@ def judge(
         return Verdict(passed=False, max_ratio=math.inf, text=wrong)
     expected = truth(tensors, profile) if reference is None else reference
     got_out = to_float64(out, storage)
-    ratios = _ratios(got_out, expected.out, expected.out_bound, storage)
+    ratios = error_ratios(got_out, expected.out, expected.out_bound, storage)
     got_lse, lse_ratios = None, np.zeros(0)
     if lse is not None:
         got_lse = to_float64(lse, FLOAT32)
-        lse_ratios = _ratios(got_lse, expected.lse, expected.lse_bound, FLOAT32)
+        lse_ratios = error_ratios(got_lse, expected.lse, expected.lse_bound, FLOAT32)
     checked = ratios.size + lse_ratios.size
     max_ratio = float(max(ratios.max(initial=0.0), lse_ratios.max(initial=0.0)))
     failed_out, failed_lse = int((ratios > 1.0).sum()), int((lse_ratios > 1.0).sum())
@@ -145,8 +145,15 @@ def _misfit(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any])
     return None
 
 
-def _ratios(got: Array, expected: Array, bound: Array, dtype: DType) -> Array:
-    """Return err/T of every element: infinite where NaN or Inf are out of place, above 1 where it fails."""
+def error_ratios(got: Array, expected: Array, bound: Array, dtype: DType) -> Array:
+    """Return err/T of every element: infinite where NaN or Inf are out of place, above 1 where it fails.
+
+    Args:
+        got: float64, any shape.
+        expected: the truth, same shape.
+        bound: largest absolute error allowed, same shape.
+        dtype: what ``got`` was stored as; beyond its largest number an infinity is right.
+    """
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         error = np.abs(got - expected)
         ratio = np.where(error <= bound, 0.0, math.inf)

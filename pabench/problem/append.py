@@ -2,49 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pabench.errors import InvalidCase
+from pabench.problem.batch import Batch
 from pabench.problem.case import CASE_SCHEMA
-from pabench.problem.checks import one_of, whole_number
-from pabench.problem.dtypes import Array
+from pabench.problem.checks import INT32_MAX, one_of, whole_number
+from pabench.problem.dtypes import E4M3, Array, decode, encode
 from pabench.problem.identity import content_id
+from pabench.problem.layout import PageLayout
 from pabench.problem.pool import KV_LAYOUTS, KvPool, pool_shape
 from pabench.problem.problem import Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppendCase:
-    """Tokens and the slots they go to.
+    """Tokens and the slots they go to, given as such or by a block table.
 
     Attributes:
-        problem: heads, head_dim, page_size and dtype of the cache.
+        problem: heads, head_dim, page_size and dtype of the tokens; with ``kv_dtype`` the cache holds them
+            divided by its scales, which are then float32 numbers.
         num_pages: pages of the pool.
-        slots: slot (page * page_size + offset) of each token, -1 to skip it; no slot twice.
+        slots: slot (page * page_size + offset) of each token, -1 to skip it; no slot twice.  With a block
+            table it follows from that and may be left out.
         kv_layout: ``NHD`` or ``HND``.
         interleaved: K and V of a page side by side.
         seed: drives contents only.
+        block_table: pages of each sequence, rows of one length; unused entries may be anything.
+        kv_lens: with a block table, tokens of each sequence, the new ones included.
+        q_lens: with a block table, how many of them are new; these are the last ones.
     """
 
     problem: Problem
     num_pages: int
-    slots: tuple[int, ...]
+    slots: tuple[int, ...] = ()
     kv_layout: str = "NHD"
     interleaved: bool = False
     seed: int = 0
+    block_table: tuple[tuple[int, ...], ...] | None = None
+    kv_lens: tuple[int, ...] | None = None
+    q_lens: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.problem.kv_dtype is not None:
-            raise InvalidCase(
-                "kv_dtype", self.problem.kv_dtype, "must be left out: tokens are written bit for bit"
-            )
+        for field in ("k_scale", "v_scale"):
+            for scale in getattr(self.problem, field) or ():
+                if float(np.float32(scale)) != scale:
+                    raise InvalidCase(field, scale, "must be a float32 number, which is what kernels take")
         whole_number("num_pages", self.num_pages, low=1)
         one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
         if not isinstance(self.interleaved, bool):
             raise InvalidCase("interleaved", self.interleaved, "must be true or false")
+        if self.is_paged:
+            self._check_table()
         top = self.num_pages * self.problem.page_size - 1
         slots = tuple(whole_number(f"slots[{i}]", s, low=-1, high=top) for i, s in enumerate(self.slots))
         object.__setattr__(self, "slots", slots)
@@ -54,13 +67,48 @@ class AppendCase:
         whole_number("seed", self.seed, low=0, high=2**64 - 1)
 
     @property
+    def is_paged(self) -> bool:
+        """Whether the slots follow from a block table."""
+        return self.block_table is not None or self.kv_lens is not None or self.q_lens is not None
+
+    @property
+    def batch(self) -> Batch:
+        """The lengths of the sequences; of a case with a block table only."""
+        return Batch(kv_lens=self.kv_lens or (), q_lens=self.q_lens)
+
+    @property
+    def layout(self) -> PageLayout:
+        """The block table; of a case with one only."""
+        table = np.asarray(self.block_table, dtype=np.int32)
+        return PageLayout(page_size=self.problem.page_size, num_pages=self.num_pages, block_table=table)
+
+    def _check_table(self) -> None:
+        for field in ("block_table", "kv_lens", "q_lens"):
+            if getattr(self, field) is None:
+                raise InvalidCase(field, None, "must be given when the slots follow from a block table")
+        batch = self.batch
+        for i, (q_len, kv_len) in enumerate(zip(batch.query_lens, batch.kv_lens, strict=True)):
+            if q_len > kv_len:
+                raise InvalidCase(f"q_lens[{i}]", q_len, f"must be at most kv_lens[{i}] = {kv_len}")
+        rows = _table_rows(self.block_table)
+        object.__setattr__(self, "block_table", rows)
+        object.__setattr__(self, "kv_lens", batch.kv_lens)
+        object.__setattr__(self, "q_lens", batch.query_lens)
+        layout = self.layout
+        layout.validate(batch.kv_lens)
+        slots = table_slots(layout, batch)
+        if self.slots and tuple(self.slots) != slots:
+            raise InvalidCase("slots", self.slots, "must be left out, or those of the block table")
+        object.__setattr__(self, "slots", slots)
+
+    @property
     def id(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
         return content_id(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the case as plain JSON values."""
-        return {
+        """Return the case as plain JSON values; a case without a block table has no field for it."""
+        found = {
             "schema": CASE_SCHEMA,
             "problem": self.problem.to_dict(),
             "num_pages": self.num_pages,
@@ -69,6 +117,39 @@ class AppendCase:
             "interleaved": self.interleaved,
             "seed": self.seed,
         }
+        if self.block_table is not None:
+            found["block_table"] = [list(row) for row in self.block_table]
+            found["kv_lens"] = list(self.kv_lens or ())
+            found["q_lens"] = list(self.q_lens or ())
+        return found
+
+
+def table_slots(layout: PageLayout, batch: Batch) -> tuple[int, ...]:
+    """Return the slots of the last ``q_lens`` tokens of each sequence, in order."""
+    found: list[int] = []
+    for sequence, (q_len, kv_len) in enumerate(zip(batch.query_lens, batch.kv_lens, strict=True)):
+        for position in range(kv_len - q_len, kv_len):
+            page, offset = divmod(position, layout.page_size)
+            found.append(int(layout.block_table[sequence, page]) * layout.page_size + offset)
+    return tuple(found)
+
+
+def _table_rows(table: Any) -> tuple[tuple[int, ...], ...]:
+    """``table`` as tuples of int32 numbers, all of one length."""
+    if not isinstance(table, Sequence) or any(
+        isinstance(row, str) or not isinstance(row, Sequence) for row in table
+    ):
+        raise InvalidCase("block_table", table, "must be a list of lists of pages")
+    rows = tuple(
+        tuple(
+            whole_number(f"block_table[{i}][{j}]", page, low=-INT32_MAX - 1, high=INT32_MAX)
+            for j, page in enumerate(row)
+        )
+        for i, row in enumerate(table)
+    )
+    if len({len(row) for row in rows}) != 1:
+        raise InvalidCase("block_table", table, "must have rows of one length")
+    return rows
 
 
 def append_case_from_dict(data: Any) -> AppendCase:
@@ -87,16 +168,39 @@ def append_case_from_dict(data: Any) -> AppendCase:
 def build_append(case: AppendCase) -> tuple[KvPool, Array, Array, Array]:
     """Return ``(pool, keys, values, slot_mapping)``: random bits everywhere.
 
-    ``keys`` and ``values`` are ``(num_tokens, num_kv_heads, head_dim)`` in storage form.
+    ``keys`` and ``values`` are ``(num_tokens, num_kv_heads, head_dim)`` in storage form.  For a cache of e4m3
+    most of them lie at and beside numbers of e4m3, and half way between two, times the scale.
     """
     problem = case.problem
     rng = np.random.default_rng(case.seed)
-    storage = problem.storage.storage
 
-    def noise(shape: tuple[int, ...]) -> Array:
+    def noise(shape: tuple[int, ...], storage: np.dtype[Any]) -> Array:
         return rng.integers(0, 256, (*shape, storage.itemsize), dtype=np.uint8).view(storage)[..., 0]
 
     shape = pool_shape(problem, case.num_pages, kv_layout=case.kv_layout, interleaved=case.interleaved)
-    pool = KvPool(storage=noise(shape), kv_layout=case.kv_layout, interleaved=case.interleaved)
+    pool = KvPool(
+        storage=noise(shape, problem.kv_storage.storage),
+        kv_layout=case.kv_layout,
+        interleaved=case.interleaved,
+    )
     tokens = (len(case.slots), problem.num_kv_heads, problem.head_dim)
-    return pool, noise(tokens), noise(tokens), np.asarray(case.slots, dtype=np.int64)
+    rows = [noise(tokens, problem.storage.storage) for _ in "kv"]
+    if problem.kv_dtype is not None:
+        for kind, row in zip("kv", rows, strict=True):
+            near = _around_e4m3(rng, tokens, problem, kind)
+            kept = rng.random(tokens) < 0.125
+            row[~kept] = near[~kept]
+    return pool, rows[0], rows[1], np.asarray(case.slots, dtype=np.int64)
+
+
+def _around_e4m3(rng: np.random.Generator, shape: tuple[int, ...], problem: Problem, kind: str) -> Array:
+    """Numbers of ``problem.dtype`` that divided by the scale lie at, between and beside those of e4m3."""
+    numbers = np.append(decode(np.arange(0x7F, dtype=np.uint8), E4M3), 480.0)  # one more, as if there were
+    at = rng.integers(0, numbers.size - 1, shape)
+    half_way = rng.integers(0, 2, shape) / 2.0
+    wanted = (numbers[at] + (numbers[at + 1] - numbers[at]) * half_way) * rng.choice([-1.0, 1.0], shape)
+    stored = encode(wanted * np.asarray(problem.kv_scales(kind))[:, None], problem.storage)
+    # the neighbours of a tie show where it is
+    bits = stored.view(np.dtype(f"i{stored.dtype.itemsize}"))
+    bits += rng.integers(-1, 2, shape).astype(bits.dtype)
+    return stored

@@ -9,3 +9,14 @@ from pabench.strategies import append_cases
 
 def test_append_is_exact_and_touches_nothing_else(backend_examiner: Examiner) -> None:
     backend_examiner.examine(check_by_id("append"), append_cases(**backend_examiner.choices), share=2.0)
+
+
+def test_append_rounds_once_to_e4m3(backend_examiner: Examiner) -> None:
+    drawn = append_cases(**backend_examiner.choices, e4m3=[True])
+    backend_examiner.examine(check_by_id("append-e4m3"), drawn)
+
+
+def test_append_finds_the_slots_itself(backend_examiner: Examiner) -> None:
+    quantised = backend_examiner.offers("append-e4m3")
+    drawn = append_cases(**backend_examiner.choices, paged=True, e4m3=[False, True] if quantised else [False])
+    backend_examiner.examine(check_by_id("append-paged"), drawn)

@@ -1,0 +1,64 @@
+// Gathers tokens of the paged cache into dense rows, sequence behind sequence: the way back from kv_append_paged.
+//
+//   kv_gather   grid ceil(num_tokens / PAB_WARPS), 1 (keys) or 2 (keys and values), 1; block 32 * PAB_WARPS; no shared
+//               memory
+//
+// Layout   the cache by three element strides (page, token, head) with contiguous head_dim; block_table
+//          (num_seqs, max_pages), kv_lens (num_seqs); indptr (num_seqs + 1): rows indptr[i] .. indptr[i + 1] - 1 become
+//          the last tokens of sequence i; keys, values (num_tokens, num_kv_heads, head_dim) contiguous.
+// Compile  PAB_DTYPE and PAB_E4M3 see pab/storage.cuh; PAB_VEC elements of one move (divides head_dim); PAB_WARPS warps
+//          of a block; PAB_RAW 1: elements are moved as they are stored; 0: those of e4m3 become PAB_DTYPE, times
+//          scales (2, num_kv_heads) of keys and values, rounded once.
+// Floor    each element read once and written once: 2 * num_tokens * num_kv_heads * head_dim * (bytes of a stored
+//          number + bytes of a dense one).
+//
+// One warp a token; slots of no row are never read.
+#define PAB_FEATURES 1  // sequences of several rows
+#include "pab/features.cuh"
+#include "pab/storage.cuh"
+#include "pab/to_odd.cuh"
+
+namespace pab {
+
+#if PAB_E4M3 && !PAB_RAW
+using Dense = Stored;
+PAB_FN Dense as_dense(Cached stored, float scale) {
+  const float number = to_float(stored);
+  return from_float(sizeof(Dense) == 4 ? number * scale : product_to_odd(number, scale));
+}
+#define PAB_SCALE_PARAMETERS , const float *scales
+#define PAB_SCALE(index) scales[index]
+#else
+using Dense = Cached;
+PAB_FN Dense as_dense(Cached stored, float) { return stored; }
+#define PAB_SCALE_PARAMETERS
+#define PAB_SCALE(index) 1.0f
+#endif
+
+}  // namespace pab
+
+extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) kv_gather(
+    const pab::Cached* k, const pab::Cached* v, const pab::i32* block_table, const pab::i32* kv_lens,
+    const pab::i32* indptr, pab::Dense* keys, pab::Dense* values, pab::i32 num_tokens, pab::i32 num_seqs,
+    pab::i32 num_kv_heads, pab::i32 head_dim, pab::i32 page_size, pab::i32 max_pages, pab::i64 page_stride,
+    pab::i64 token_stride, pab::i64 head_stride PAB_SCALE_PARAMETERS) {
+  using namespace pab;
+  constexpr int kVec = PAB_VEC;
+  const i64 row = static_cast<i64>(blockIdx.x) * PAB_WARPS + threadIdx.x / kWarpSize;
+  if (row >= num_tokens) return;
+  const RowKeys token = keys_of_row(Features{indptr, num_seqs, 1, 0, 0.0f, nullptr, 0}, row, kv_lens);
+  if (token.position < 0) return;
+  const i64 page = block_table[token.sequence * max_pages + token.position / page_size];
+  const Cached* from = (blockIdx.y == 0 ? k : v) + page * page_stride + token.position % page_size * token_stride;
+  Dense* to = (blockIdx.y == 0 ? keys : values) + row * num_kv_heads * head_dim;
+  const i32 packs = head_dim / kVec;
+  for (i32 i = static_cast<i32>(lane_id()); i < num_kv_heads * packs; i += 32) {
+    const i32 head = i / packs, element = i % packs * kVec;
+    const Pack<Cached, kVec> stored = load_pack<kVec>(from + head * head_stride + element);
+    const float scale = PAB_SCALE(static_cast<i32>(blockIdx.y) * num_kv_heads + head);
+    Pack<Dense, kVec> dense;
+#pragma unroll
+    for (int e = 0; e < kVec; ++e) dense.at[e] = as_dense(stored.at[e], scale);
+    store_pack(to + head * head_dim + element, dense);
+  }
+}
