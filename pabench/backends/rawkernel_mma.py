@@ -1,6 +1,8 @@
-"""Our tensor-core kernels as a backend: ``paged_decode.cu``, and the append of ``rawkernel``."""
+"""Our tensor-core kernels as a backend: ``paged_decode.cu``, ``paged_prefill.cu``, and the append of ``rawkernel``."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from pabench.backends.base import AttentionOutput, Capabilities
 from pabench.backends.rawkernel import RawKernelBackend
@@ -8,6 +10,7 @@ from pabench.backends.validate import check_attention
 from pabench.device.base import Device
 from pabench.kernels.decode import DTYPES, MAX_HEAD_DIM, plan_decode, why_not_decode
 from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.prefill import plan_prefill
 from pabench.problem.case import Case
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
@@ -21,7 +24,9 @@ def _why_not(case: Case) -> str | None:
 
 
 class RawKernelMmaBackend:
-    """Decode, with up to 8 query tokens a sequence, on tensor cores; append as ``rawkernel`` does it.
+    """Attention on tensor cores; append as ``rawkernel`` does it.
+
+    A batch with up to 8 query tokens a sequence goes to the decode kernel, any other to the prefill kernel.
 
     Args:
         device: where to run.
@@ -34,7 +39,7 @@ class RawKernelMmaBackend:
     capabilities = Capabilities(
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),
-        operations=frozenset({"decode", "speculative", "append"}),
+        operations=frozenset({"decode", "speculative", "prefill", "append"}),
         max_head_dim=MAX_HEAD_DIM,
         features=frozenset({"non-causal"}),
         rule=_why_not,
@@ -51,18 +56,18 @@ class RawKernelMmaBackend:
     def plan(self, tensors: Tensors) -> DecodePlan:
         """Upload the arrays and build the launches."""
         check_attention(self.name, self.capabilities, tensors)
-        device = self._device
-        return plan_decode(
-            device,
-            tensors.case.problem,
-            q=device.to_device(tensors.q),
-            pool=tensors.pool.with_storage(device.to_device(tensors.pool.storage)),
-            block_table=device.to_device(tensors.layout.block_table),
-            kv_lens=device.to_device(tensors.kv_lens),
-            qo_indptr=device.to_device(tensors.qo_indptr),
-            split_tokens=self._split_tokens,
-            blocks=self._blocks,
-        )
+        device, batch = self._device, tensors.case.batch
+        arrays: dict[str, Any] = {
+            "q": device.to_device(tensors.q),
+            "pool": tensors.pool.with_storage(device.to_device(tensors.pool.storage)),
+            "block_table": device.to_device(tensors.layout.block_table),
+            "kv_lens": device.to_device(tensors.kv_lens),
+            "qo_indptr": device.to_device(tensors.qo_indptr),
+        }
+        if not (batch.is_decode or batch.is_speculative):
+            return plan_prefill(device, tensors.case.problem, **arrays)
+        cut = {"split_tokens": self._split_tokens, "blocks": self._blocks}
+        return plan_decode(device, tensors.case.problem, **arrays, **cut)
 
     def run(self, plan: DecodePlan) -> None:
         """Queue the launches."""

@@ -195,10 +195,7 @@ def plan_decode(
             multiple of the tile.
     """
     head_dim = problem.head_dim
-    for field, array in (("q", q), ("keys", pool.k), ("values", pool.v)):
-        if address_of(array) % ALIGNMENT:
-            rule = f"must be a multiple of {ALIGNMENT} bytes"
-            raise InvalidCase(f"address of {field}", address_of(array), rule)
+    check_alignment(q, pool)
     shape = shape or decode_shape(head_dim, device.limits)
     if split_tokens % shape.tile_tokens:
         raise InvalidCase(
@@ -250,6 +247,14 @@ def plan_decode(
     )
     module = device.load(kernel_source(device, FILE, **instance.defines))
     return DecodePlan(module=module, launches=(plan, decode), out=out, lse=lse)
+
+
+def check_alignment(q: Any, pool: KvPool) -> None:
+    """Raise ``InvalidCase`` when an array does not start at a multiple of 16 bytes, an asynchronous copy."""
+    for field, array in (("q", q), ("keys", pool.k), ("values", pool.v)):
+        if address_of(array) % ALIGNMENT:
+            rule = f"must be a multiple of {ALIGNMENT} bytes"
+            raise InvalidCase(f"address of {field}", address_of(array), rule)
 
 
 def why_not_decode(problem: Problem) -> str | None:
