@@ -1,4 +1,4 @@
-"""Our tensor-core kernels as a backend: ``paged_decode.cu``, ``paged_prefill.cu``, and the append of ``rawkernel``."""
+"""Our tensor-core kernels as a backend: decode and prefill, and the append of ``rawkernel``."""
 
 from __future__ import annotations
 
@@ -66,8 +66,9 @@ class RawKernelMmaBackend:
         }
         if not (batch.is_decode or batch.is_speculative):
             return plan_prefill(device, tensors.case.problem, **arrays)
-        cut = {"split_tokens": self._split_tokens, "blocks": self._blocks}
-        return plan_decode(device, tensors.case.problem, **arrays, **cut)
+        return plan_decode(
+            device, tensors.case.problem, **arrays, split_tokens=self._split_tokens, blocks=self._blocks
+        )
 
     def run(self, plan: DecodePlan) -> None:
         """Queue the launches."""

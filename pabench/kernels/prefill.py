@@ -77,7 +77,7 @@ class PrefillShape:
 
 
 def prefill_shape(head_dim: int, limits: DeviceLimits, *, rows: int) -> PrefillShape:
-    """Return the shape for a batch: 128 rows where they fit, the blocks of a multiprocessor first, then stages.
+    """Return the shape for a batch: 128 rows where they fit, the most blocks at once, the most stages.
 
     Args:
         head_dim: of the instance; alone it decides on ``tile_tokens``, so that no bit depends on the rest.
@@ -129,9 +129,7 @@ def instances() -> Iterator[KernelInstance]:
             shape = prefill_shape(head_dim, limits, rows=rows)
             fitting.setdefault((shape, shape.blocks_per_sm(head_dim, limits)), set()).add(architecture)
         for (shape, blocks), names in fitting.items():
-            yield replace(
-                prefill_instance(head_dim, dtype, shape, blocks), architectures=frozenset(names)
-            )
+            yield replace(prefill_instance(head_dim, dtype, shape, blocks), architectures=frozenset(names))
 
 
 def plan_prefill(
@@ -160,7 +158,7 @@ def plan_prefill(
         shape: of the instance; None chooses by the device and the mean query length.
 
     Raises:
-        InvalidCase: an array that does not start at a multiple of 16 bytes, or more packed rows than 2^31 - 1.
+        InvalidCase: an array that does not start at a multiple of 16 bytes, or 2^31 packed rows and more.
     """
     head_dim = problem.head_dim
     check_alignment(q, pool)
