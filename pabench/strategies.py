@@ -155,7 +155,9 @@ def prefill_batches(
 
 
 @st.composite
-def long_prefill_batches(draw: st.DrawFn, page_size: int, *, max_len: int = 500, max_rows: int = 140) -> Batch:
+def long_prefill_batches(
+    draw: st.DrawFn, page_size: int, *, max_len: int = 500, max_rows: int = 140
+) -> Batch:
     """A prompt or chunk over many tiles of a kernel, beside at most one short sequence."""
     queries = draw(st.one_of(st.integers(9, max_rows), st.sampled_from([63, 64, 65, 128, 129])))
     kv_len = draw(st.one_of(st.just(queries), st.integers(max(130, queries), max_len)))

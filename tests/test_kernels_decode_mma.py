@@ -328,6 +328,3 @@ def test_kernels_decode_mma_says_what_it_cannot(change: dict[str, Any], words: s
     case = Case(problem=replace(problem, **change), batch=Batch(kv_lens=(9,)))
     with pytest.raises(Unsupported, match=f"^rawkernel-mma: {words}$"):
         attend(RawKernelMmaBackend(DEVICE), build_tensors(case))
-    long = replace(case, problem=problem, batch=Batch(kv_lens=(20,), q_lens=(9,)))
-    with pytest.raises(Unsupported, match=r"^rawkernel-mma: no prefill$"):
-        attend(RawKernelMmaBackend(DEVICE), build_tensors(long))

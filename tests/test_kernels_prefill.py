@@ -207,6 +207,16 @@ def test_kernels_prefill_no_sequence_with_queries() -> None:
     assert run(planned(tensors)).out.shape == (0, 2, 16)
 
 
+def test_kernels_prefill_takes_the_batches_that_decode_does_not() -> None:
+    problem = Problem(num_qo_heads=2, num_kv_heads=1, head_dim=16, page_size=4, dtype="float16")
+    backend = RawKernelMmaBackend(DEVICE)
+    for q_lens, entry in (((8, 1), "paged_decode"), ((9, 1), PREFILL)):
+        tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(20, 30), q_lens=q_lens)))
+        plan = backend.plan(tensors)
+        assert plan.launches[1].entry == entry
+        assert_right(tensors, run(plan))
+
+
 # --- a row's bits are its own -------------------------------------------------------------------------------
 
 CASES = cases(dtypes=["float16"], head_dims=[16], batch=prefill_batches, families=["normal", "ascending"])
@@ -334,7 +344,7 @@ def test_kernels_prefill_counted_against_closed_forms() -> None:
     assert totals.bank_conflicts == 0
 
 
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("head_dim", [80, 128, 256])
 def test_kernels_prefill_counted_without_bank_conflicts(head_dim: int) -> None:
     problem = Problem(num_qo_heads=2, num_kv_heads=1, head_dim=head_dim, page_size=1, dtype="float16")
     batch = Batch(kv_lens=(150, 40), q_lens=(30, 20))
