@@ -12,14 +12,17 @@
 //          partial_max and partial_sum (slot, 16).  The plan writes the first three; a launch leaves arrivals 0, so
 //          that one plan serves all layers of a model.
 // Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block; PAB_STAGES tiles in shared
-//          memory, at least 2; PAB_BLOCKS blocks of a multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_decode, checked.
+//          memory, at least 2; PAB_BLOCKS blocks of a multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_decode,
+//          checked; PAB_FEATURES 0 or 1, see pab/features.cuh.
 // Floor    each live K and V element once: 2 * sum(kv_lens) * num_kv_heads * head_dim * 2 bytes, times the blocks of
 //          16 rows when query_len * group_size is above 16; 16 * that many flops for each row.
+//          Of a window only the keys that some row of the sequence sees are read.
 //
 // A tile is 16 tokens a warp.  Each warp attends to its own 16 with its own running maximum, sum and output, so that
 // one barrier a tile is all; the warps meet at the end of a piece.  Tiles come through a ring of kStages stages in
 // shared memory: while one is attended to, the next ones are on their way, also those of other sequences.
 #include "pab/decode_line.cuh"
+#include "pab/fragment_logits.cuh"
 #include "pab/fragments.cuh"
 #include "pab/scan.cuh"
 
@@ -79,14 +82,19 @@ struct Call {
 struct State {
   float out[2 * kSteps][4];
   float max[2], sum[2];  // the sum is this lane's share
-  u32 limit[2];          // keys that the row sees
+  LogitRow row[2];
   u32 query[kQueryInRegisters ? kSteps : 1][4];
 };
 
+// Query head of packed row `row`.
+PAB_FN i32 query_head(const Batch& batch, const Work& work, i32 row) {
+  return work.kv_head * batch.group_size + row % batch.group_size;
+}
+
 // Packed row `row` of a sequence: the row of q and out is token * num_qo_heads + head.
 PAB_FN i64 query_row(const Call& call, const Batch& batch, const Work& work, i32 row) {
-  const i32 token = row / batch.group_size, head = work.kv_head * batch.group_size + row % batch.group_size;
-  return static_cast<i64>(work.first_query + token) * call.num_qo_heads + head;
+  const i32 token = row / batch.group_size;
+  return static_cast<i64>(work.first_query + token) * call.num_qo_heads + query_head(batch, work, row);
 }
 
 // Keys that packed row `row` sees: causal masks align at the bottom right.
@@ -95,10 +103,11 @@ PAB_FN u32 row_limit(const Call& call, const Batch& batch, const Work& work, i32
   return static_cast<u32>(work.kv_len > later ? work.kv_len - later : 0);
 }
 
-// Element offset of the token of a tile that this thread looks up; negative past the end of the sequence.
-PAB_FN i64 token_offset(const Call& call, const Work& work) {
+// Element offset of the token of a tile that this thread looks up; negative for one that no row sees.
+PAB_FN i64 token_offset(const Call& call, const Batch& batch, const Work& work) {
   const u32 token = static_cast<u32>(work.tile) * kTile + threadIdx.x, page_size = static_cast<u32>(call.page_size);
   if (work.tile < 0 || threadIdx.x >= kTile || token >= static_cast<u32>(work.kv_len)) return -1;
+  if (token < static_cast<u32>(first_seen(batch, work.kv_len, work.query_len))) return -1;
   const i64 page = call.block_table[static_cast<i64>(work.sequence) * call.max_pages + token / page_size];
   return page * call.page_stride + token % page_size * call.token_stride + work.kv_head * call.head_stride;
 }
@@ -147,7 +156,9 @@ PAB_FN void begin_piece(State& state, const u16* query, const Call& call, const 
     state.max[half] = minus_infinity();
     state.sum[half] = 0.0f;
     const i32 row = work.first_row + static_cast<i32>(lane_id()) / 4 + 8 * half;
-    state.limit[half] = row_limit(call, batch, work, row);
+    const i32 position = work.kv_len - work.query_len + row / batch.group_size;
+    const u32 limit = row_limit(call, batch, work, row);
+    state.row[half] = logit_row(batch.features, query_head(batch, work, row), position, limit, call.scale_log2);
   }
   if constexpr (kQueryInRegisters) {
 #pragma unroll
@@ -156,7 +167,8 @@ PAB_FN void begin_piece(State& state, const u16* query, const Call& call, const 
 }
 
 // Attends to one warp's tokens; `first` is the first one's place in the sequence.
-PAB_FN void attend(State& state, const Slice& slice, const u16* query, float scale_log2, u32 first) {
+PAB_FN void attend(State& state, const Slice& slice, const u16* query, const Features& features, float scale_log2,
+                   u32 first) {
   const int lane = static_cast<int>(lane_id());
   float score[2][4] = {};
   const auto* keys = reinterpret_cast<const unsigned char*>(slice.tokens.keys);
@@ -176,14 +188,13 @@ PAB_FN void attend(State& state, const Slice& slice, const u16* query, float sca
     }
   }
 
-  // logits in units of log 2; whatever else changes a logit belongs here, before the mask
   float top[2] = {minus_infinity(), minus_infinity()};
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const u32 token = first + 8 * i + 2 * (lane % 4) + j % 2;
-      score[i][j] = token < state.limit[j / 2] ? score[i][j] * scale_log2 : minus_infinity();
+      score[i][j] = masked_logit(features, state.row[j / 2], score[i][j], token, scale_log2);
       top[j / 2] = fmaxf(top[j / 2], score[i][j]);
     }
   }
@@ -237,10 +248,11 @@ PAB_FN void attend(State& state, const Slice& slice, const u16* query, float sca
 extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_plan(
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i64* line, pab::i32* first, pab::u32* arrivals,
     pab::i32 num_seqs, pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 split_tiles, pab::i32 blocks,
-    pab::i32 num_arrivals) {
+    pab::i32 num_arrivals PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
-  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles};
+  const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
+  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, features};
   u64 carried = 0;
   for (i32 base = 0; base < num_seqs; base += PAB_PLAN_THREADS) {
     const i32 sequence = base + static_cast<i32>(threadIdx.x);
@@ -278,14 +290,16 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     const pab::i32* first, pab::u32* arrivals, float* partial_out, float* partial_max, float* partial_sum,
     pab::i32 num_seqs, pab::i32 num_qo_heads, pab::i32 num_kv_heads, pab::i32 page_size, pab::i32 max_pages,
     pab::i32 split_tiles, pab::i32 causal, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
-    float scale_log2) {
+    float scale_log2 PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
   const Call call = {q,           k,           v,           block_table,  out,       lse,
                      arrivals,    partial_out, partial_max, partial_sum,  num_qo_heads, page_size,
                      max_pages,   causal,      page_stride, token_stride, head_stride, scale_log2};
-  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, num_qo_heads / num_kv_heads, kTile, split_tiles};
+  const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
+  const i32 group_size = num_qo_heads / num_kv_heads;
+  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, features};
   // Tile n of the share is found by one thread kStages + 1 tiles ahead, its tokens are looked up kStages ahead and
   // fetched kStages - 1 ahead, each step a barrier after the one before.  A group of copies is committed a tile, also
   // when there is nothing left to fetch.
@@ -303,13 +317,13 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     find(1);
   }
   block_sync();
-  note_row(0, token_offset(call, memory.works[0]));
+  note_row(0, token_offset(call, batch, memory.works[0]));
   block_sync();
   for (u32 n = 0; n < kStages - 1; ++n) {
     fetch(memory, call, batch, n);
     cp_async_commit();
     find(n + 2);
-    note_row(n + 1, token_offset(call, memory.works[(n + 1) % kWorks]));
+    note_row(n + 1, token_offset(call, batch, memory.works[(n + 1) % kWorks]));
     block_sync();
   }
 
@@ -321,14 +335,17 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     fetch(memory, call, batch, n + kStages - 1);
     cp_async_commit();
     find(n + kStages + 1);
-    const i64 offset = token_offset(call, memory.works[(n + kStages) % kWorks]);
+    const i64 offset = token_offset(call, batch, memory.works[(n + kStages) % kWorks]);
 
     const Work& work = memory.works[n % kWorks];
     Slice* slices = memory.stages[n % kStages];
     const u16* query = memory.queries[static_cast<u32>(work.number) % kStages];
     if (work.begins) begin_piece(state, query, call, batch, work);
     const u32 token = static_cast<u32>(work.tile) * kTile + warp * kSlice;
-    if (token < static_cast<u32>(work.kv_len)) attend(state, slices[warp], query, scale_log2, token);
+    const u32 seen = static_cast<u32>(first_seen(batch, work.kv_len, work.query_len));
+    if (token < static_cast<u32>(work.kv_len) && token + kSlice > seen) {
+      attend(state, slices[warp], query, features, scale_log2, token);
+    }
     if (work.ends) end_piece(memory, state, slices, call, batch, work);
     note_row(n + kStages, offset);  // late: the table entry has had time to arrive
   }

@@ -160,6 +160,20 @@ def prefill_batches(
 
 
 @st.composite
+def long_prefill_batches(
+    draw: st.DrawFn, page_size: int, *, max_len: int = 500, max_rows: int = 140
+) -> Batch:
+    """A prompt or chunk over many tiles of a kernel, beside at most one short sequence."""
+    queries = draw(st.one_of(st.integers(9, max_rows), st.sampled_from([63, 64, 65, 128, 129])))
+    kv_len = draw(st.one_of(st.just(queries), st.integers(max(130, queries), max_len)))
+    pairs = [(kv_len, queries)]
+    if draw(st.booleans()):
+        pairs.append((draw(kv_lengths(page_size, max_len=100)), draw(st.integers(0, 9))))
+    chosen = draw(st.permutations(pairs))
+    return Batch(kv_lens=tuple(kv for kv, _ in chosen), q_lens=tuple(rows for _, rows in chosen))
+
+
+@st.composite
 def speculative_batches(draw: st.DrawFn, page_size: int, *, max_seqs: int = 4, max_len: int = 200) -> Batch:
     """Ragged batches of 0 to 8 query tokens a sequence; some have fewer keys than query tokens."""
     lengths = st.one_of(kv_lengths(page_size, max_len=max_len), st.integers(0, SPECULATIVE_TOKENS))

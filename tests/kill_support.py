@@ -58,6 +58,7 @@ MATRIX: dict[str, Entry] = {
         f"prefill[{k}]": Entry(test=prefill.test_prefill_matches_oracle, arguments=(k,))
         for k in prefill.ABOUT
     },
+    "prefill[long]": Entry(test=prefill.test_prefill_long_prompts),
     "poison[prefill]": Entry(test=prefill.test_prefill_unread_slots_change_nothing),
     "empty[prefill]": Entry(test=prefill.test_prefill_rows_that_see_nothing),
     "repeat[prefill]": Entry(test=prefill.test_prefill_same_bits_every_run),

@@ -27,6 +27,7 @@ from pabench.strategies import (
     cases,
     high_page_cases,
     long_batches,
+    long_prefill_batches,
     prefill_batches,
     speculative_batches,
 )
@@ -89,6 +90,15 @@ def test_strategies_long_batches_hold_one_long_sequence_property(batch: Any) -> 
     lengths = sorted(batch.kv_lens, reverse=True)
     assert 512 < lengths[0] <= 3000
     assert all(n <= 200 for n in lengths[1:])
+
+
+@FEW
+@given(st.sampled_from(PAGE_SIZES).flatmap(long_prefill_batches))
+def test_strategies_long_prefill_batches_hold_one_long_prompt_property(batch: Any) -> None:
+    longest = max(zip(batch.query_lens, batch.kv_lens, strict=True))
+    assert 9 <= longest[0] <= 140
+    assert longest[0] <= longest[1] <= 500
+    assert longest[1] in (longest[0], *range(130, 501))
 
 
 def test_strategies_cases_reach_every_choice() -> None:

@@ -22,14 +22,26 @@ PAB_FN void merge(Merged& merged, const float (&out)[8], float max, float sum) {
   for (int i = 0; i < 8; ++i) merged.out[i] = fmadd(out[i], weight, merged.out[i]);
 }
 
-PAB_FN void write_result(const Call& call, const Merged& merged, i64 row, int chunk, bool sees) {
-  // no key: output 0, LSE -inf; a NaN among the logits, or nothing but -inf, comes out as NaN
-  const float inverse = sees ? 1.0f / merged.sum : 0.0f;
+// Writes eight elements of a packed row, and its LSE, from the state of all its keys.
+PAB_FN void write_result(const Call& call, const Batch& batch, const Work& work, Merged merged, i32 row, int chunk) {
+  float scale = 1.0f;
+  if constexpr (kFeatures) {
+    // a sink is one more key, without a value
+    const int head = query_head(batch, work, row);
+    const float sink = sink_log2(batch.features, head), top = fmaxf(merged.max, sink);
+    const float base = top == minus_infinity() ? 0.0f : top, keys = ex2(merged.max - base);
+    merged.sum = fmadd(merged.sum, keys, ex2(sink - base));
+    merged.max = top;
+    scale = keys * value_scale(batch.features, head);
+  }
+  // no key: output 0, LSE -inf or that of the sink; a NaN among the logits, or nothing but -inf, comes out as NaN
+  const float inverse = row_limit(call, batch, work, row) > 0 ? scale / merged.sum : 0.0f;
+  const i64 target = query_row(call, batch, work, row);
   Pack<u32, 4> packed;
 #pragma unroll
   for (int i = 0; i < 4; ++i) packed.at[i] = pack_pair(merged.out[2 * i] * inverse, merged.out[2 * i + 1] * inverse);
-  store_pack(reinterpret_cast<u32*>(call.out + row * kHeadDim + 8 * chunk), packed);
-  if (chunk == 0) call.lse[row] = (merged.max + lg2(merged.sum)) * kLn2;
+  store_pack(reinterpret_cast<u32*>(call.out + target * kHeadDim + 8 * chunk), packed);
+  if (chunk == 0) call.lse[target] = (merged.max + lg2(merged.sum)) * kLn2;
 }
 
 // The unit's last piece to arrive merges all of them, in their order.
@@ -49,9 +61,7 @@ PAB_FN void merge_pieces(const Call& call, const Batch& batch, const Work& work,
                             high.at[0], high.at[1], high.at[2], high.at[3]};
       merge(merged, out, call.partial_max[at], call.partial_sum[at]);
     }
-    const i32 packed = work.first_row + row;
-    const bool sees = row_limit(call, batch, work, packed) > 0;
-    write_result(call, merged, query_row(call, batch, work, packed), chunk, sees);
+    write_result(call, batch, work, merged, work.first_row + row, chunk);
   }
 }
 
@@ -92,10 +102,8 @@ PAB_FN void end_piece(SharedMemory& memory, State& state, Slice* slices, const C
                             high.at[0], high.at[1], high.at[2], high.at[3]};
       merge(merged, out, memory.max[w][row], memory.sum[w][row]);
     }
-    const i32 packed = work.first_row + row;
     if (work.pieces == 1) {
-      const bool sees = row_limit(call, batch, work, packed) > 0;
-      write_result(call, merged, query_row(call, batch, work, packed), chunk, sees);
+      write_result(call, batch, work, merged, work.first_row + row, chunk);
       continue;
     }
     const i64 at = partial_slot(work, work.piece, batch.split_tiles) * kUnitRows + row;

@@ -1,17 +1,21 @@
-"""Our tensor-core kernels as a backend: ``paged_decode.cu``, and the append of ``rawkernel``."""
+"""Our tensor-core kernels as a backend: decode and prefill, and the append of ``rawkernel``."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from pabench.backends.base import AttentionOutput, Capabilities
-from pabench.backends.rawkernel import RawKernelBackend
+from pabench.backends.rawkernel import TANH_ERROR, RawKernelBackend
 from pabench.backends.validate import check_attention
 from pabench.device.base import Device
 from pabench.kernels.decode import DTYPES, MAX_HEAD_DIM, plan_decode, why_not_decode
 from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.prefill import plan_prefill
 from pabench.problem.case import Case
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
+from pabench.problem.problem import FEATURES
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 
@@ -21,7 +25,9 @@ def _why_not(case: Case) -> str | None:
 
 
 class RawKernelMmaBackend:
-    """Decode, with up to 8 query tokens a sequence, on tensor cores; append as ``rawkernel`` does it.
+    """Attention on tensor cores; append as ``rawkernel`` does it.
+
+    A batch with up to 8 query tokens a sequence goes to the decode kernel, any other to the prefill kernel.
 
     Args:
         device: where to run.
@@ -35,13 +41,15 @@ class RawKernelMmaBackend:
         vast_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),
-        operations=frozenset({"decode", "speculative", "append"}),
+        operations=frozenset({"decode", "speculative", "prefill", "append"}),
         max_head_dim=MAX_HEAD_DIM,
-        features=frozenset({"non-causal"}),
+        features=frozenset(FEATURES) - {"fp8-kv"},
         rule=_why_not,
     )
     # weights are an operand of the second product, so they are rounded to the storage type
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="float32", accumulation="blocked")
+    profile = ComputeProfile(
+        p_dtype="storage", partial_dtype="float32", accumulation="blocked", tanh_error=TANH_ERROR
+    )
 
     def __init__(self, device: Device, *, split_tokens: int = 0, blocks: int | None = None) -> None:
         self._device = device
@@ -52,17 +60,18 @@ class RawKernelMmaBackend:
     def plan(self, tensors: Tensors) -> DecodePlan:
         """Upload the arrays and build the launches."""
         check_attention(self.name, self.capabilities, tensors)
-        device = self._device
+        device, batch = self._device, tensors.case.batch
+        arrays: dict[str, Any] = {
+            "q": device.to_device(tensors.q),
+            "pool": tensors.pool.with_storage(device.to_device(tensors.pool.storage)),
+            "block_table": device.to_device(tensors.layout.block_table),
+            "kv_lens": device.to_device(tensors.kv_lens),
+            "qo_indptr": device.to_device(tensors.qo_indptr),
+        }
+        if not (batch.is_decode or batch.is_speculative):
+            return plan_prefill(device, tensors.case.problem, **arrays)
         return plan_decode(
-            device,
-            tensors.case.problem,
-            q=device.to_device(tensors.q),
-            pool=tensors.pool.with_storage(device.to_device(tensors.pool.storage)),
-            block_table=device.to_device(tensors.layout.block_table),
-            kv_lens=device.to_device(tensors.kv_lens),
-            qo_indptr=device.to_device(tensors.qo_indptr),
-            split_tokens=self._split_tokens,
-            blocks=self._blocks,
+            device, tensors.case.problem, **arrays, split_tokens=self._split_tokens, blocks=self._blocks
         )
 
     def run(self, plan: DecodePlan) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +19,7 @@ from pabench.device.occupancy import (
 )
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.features import FEATURED, LOG2_E, PLAIN, VARIANTS, feature_arguments, variant_of
 from pabench.kernels.instance import (
     DTYPE_CODES,
     HEAD_DIMS,
@@ -117,12 +117,17 @@ def decode_shape(head_dim: int, limits: DeviceLimits) -> DecodeShape:
     return best
 
 
-def decode_instance(head_dim: int, dtype: str, shape: DecodeShape, blocks: int) -> KernelInstance:
-    """Return the instance of one head dimension, storage type and shape, ``blocks`` to a multiprocessor."""
+def decode_instance(
+    head_dim: int, dtype: str, shape: DecodeShape, blocks: int, *, variant: str = PLAIN
+) -> KernelInstance:
+    """Return the instance of one head dimension, storage type and shape, ``blocks`` to a multiprocessor.
+
+    ``variant`` is one of ``pabench.kernels.features.VARIANTS``.
+    """
     shared = shape.shared_bytes(head_dim)
     return KernelInstance(
         file=FILE,
-        label=f"{dtype} head_dim {head_dim} {shape.warps} warps {shape.stages} stages",
+        label=f"{dtype} head_dim {head_dim} {shape.warps} warps {shape.stages} stages{variant}",
         defines={
             "PAB_HEAD_DIM": head_dim,
             "PAB_DTYPE": DTYPE_CODES[dtype],
@@ -131,6 +136,7 @@ def decode_instance(head_dim: int, dtype: str, shape: DecodeShape, blocks: int) 
             "PAB_BLOCKS": blocks,
             "PAB_PLAN_THREADS": PLAN_THREADS,
             "PAB_SHARED_BYTES": shared,
+            **VARIANTS[variant],
         },
         entries=(
             KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
@@ -141,14 +147,15 @@ def decode_instance(head_dim: int, dtype: str, shape: DecodeShape, blocks: int) 
 
 def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it."""
-    for head_dim, dtype in itertools.product(HEAD_DIMS, DTYPES):
+    for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, (PLAIN, FEATURED)):
         fitting: dict[tuple[DecodeShape, int], set[str]] = {}
         for architecture, sm in SM_LIMITS.items():
             limits = architecture_limits(sm)
             shape = decode_shape(head_dim, limits)
             fitting.setdefault((shape, shape.blocks_per_sm(head_dim, limits)), set()).add(architecture)
         for (shape, blocks), names in fitting.items():
-            yield replace(decode_instance(head_dim, dtype, shape, blocks), architectures=frozenset(names))
+            instance = decode_instance(head_dim, dtype, shape, blocks, variant=variant)
+            yield replace(instance, architectures=frozenset(names))
 
 
 def architecture_limits(sm: SmLimits, multiprocessors: int = 1) -> DeviceLimits:
@@ -179,7 +186,7 @@ def plan_decode(
 
     Args:
         device: where the arrays lie.
-        problem: heads, head_dim, page_size, dtype, mask and scale.
+        problem: what is asked; with any feature but a mask another instance is compiled.
         q: ``(num_query_tokens, num_qo_heads, head_dim)`` on the device.
         pool: the cache on the device.
         block_table: ``(num_seqs, max_pages) int32`` on the device.
@@ -195,17 +202,16 @@ def plan_decode(
             multiple of the tile.
     """
     head_dim = problem.head_dim
-    for field, array in (("q", q), ("keys", pool.k), ("values", pool.v)):
-        if address_of(array) % ALIGNMENT:
-            rule = f"must be a multiple of {ALIGNMENT} bytes"
-            raise InvalidCase(f"address of {field}", address_of(array), rule)
+    check_alignment(q, pool)
     shape = shape or decode_shape(head_dim, device.limits)
     if split_tokens % shape.tile_tokens:
         raise InvalidCase(
             "split_tokens", split_tokens, f"must be a multiple of the tile, {shape.tile_tokens}"
         )
     per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits))
-    instance = decode_instance(head_dim, problem.dtype, shape, per_sm)
+    variant = variant_of(problem)
+    more = feature_arguments(device, problem) if variant != PLAIN else ()
+    instance = decode_instance(head_dim, problem.dtype, shape, per_sm, variant=variant)
     num_seqs, max_pages = block_table.shape
     blocks = blocks or device.limits.multiprocessors * per_sm
     slots, meetings = _workspace(
@@ -232,6 +238,7 @@ def plan_decode(
             *(kv_lens, qo_indptr, line, first, arrivals),
             *(np.int32(num_seqs), heads[1], np.int32(problem.group_size), split_tiles),
             *(np.int32(blocks), np.int32(meetings)),
+            *more,
         ),
     )
     decode = Launch(
@@ -245,11 +252,20 @@ def plan_decode(
             *(np.int32(num_seqs), *heads, np.int32(problem.page_size), np.int32(max_pages)),
             *(split_tiles, np.int32(problem.causal)),
             *(np.int64(page), np.int64(token), np.int64(head)),
-            np.float32(problem.scale * math.log2(math.e)),
+            np.float32(problem.scale * LOG2_E),
+            *more,
         ),
     )
     module = device.load(kernel_source(device, FILE, **instance.defines))
     return DecodePlan(module=module, launches=(plan, decode), out=out, lse=lse)
+
+
+def check_alignment(q: Any, pool: KvPool) -> None:
+    """Raise ``InvalidCase`` when an array does not start at a multiple of 16 bytes, an asynchronous copy."""
+    for field, array in (("q", q), ("keys", pool.k), ("values", pool.v)):
+        if address_of(array) % ALIGNMENT:
+            rule = f"must be a multiple of {ALIGNMENT} bytes"
+            raise InvalidCase(f"address of {field}", address_of(array), rule)
 
 
 def why_not_decode(problem: Problem) -> str | None:

@@ -15,10 +15,11 @@ from pabench.kernels import (
     merge_states,
     page_copy,
     page_pool,
+    prefill,
 )
 from pabench.kernels.instance import KernelInstance
 
-MODULES = (decode_simple, decode, append, gather, merge_states, alloc_scan, page_pool, page_copy)
+MODULES = (decode_simple, decode, prefill, append, gather, merge_states, alloc_scan, page_pool, page_copy)
 
 
 def kernel_instances() -> tuple[KernelInstance, ...]:

@@ -9,7 +9,7 @@ import pytest
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.registry import check_by_id
 from pabench.problem.problem import FEATURES
-from pabench.strategies import cases, prefill_batches
+from pabench.strategies import cases, long_prefill_batches, prefill_batches
 
 ABOUT = {
     "causal": "Ragged query lengths; a causal row sees keys up to its place, aligned at the bottom right.",
@@ -36,6 +36,14 @@ def test_prefill_matches_oracle(backend_examiner: Examiner, kind: str) -> None:
         **drawable(backend_examiner, features=features),
     )
     backend_examiner.examine(check_by_id("prefill"), drawn, label=kind, about=ABOUT[kind], needs=needs)
+
+
+def test_prefill_long_prompts(backend_examiner: Examiner) -> None:
+    choices = drawable(backend_examiner, features=backend_examiner.features)
+    choices |= {"batch": long_prefill_batches}
+    drawn = cases(families=["normal", "needle", "spotlight", "marker", "ascending"], **choices)
+    about = "Up to 140 query rows over up to 500 keys: many tiles of rows and of keys."
+    backend_examiner.examine(check_by_id("prefill"), drawn, label="long", about=about, share=0.5)
 
 
 def test_prefill_unread_slots_change_nothing(backend_examiner: Examiner) -> None:

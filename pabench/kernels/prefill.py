@@ -1,0 +1,207 @@
+"""Launch plan of ``paged_prefill.cu``, the tensor-core kernel for many query tokens a sequence."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pabench.device.base import Device, DeviceLimits, Launch
+from pabench.device.occupancy import SM_LIMITS, blocks_by_registers, blocks_by_shared
+from pabench.errors import InvalidCase
+from pabench.kernels.decode import DTYPES, PLAN_THREADS, architecture_limits, check_alignment
+from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.instance import (
+    DTYPE_CODES,
+    HEAD_DIMS,
+    KernelEntry,
+    KernelInstance,
+    kernel_source,
+)
+from pabench.problem.pool import KvPool
+from pabench.problem.problem import Problem
+
+FILE = "paged_prefill.cu"
+PLAN, PREFILL = "paged_prefill_plan", "paged_prefill"
+WARP_ROWS = 16
+"""Packed rows (query tokens x heads of a group) of a warp."""
+PLAN_SHARED_BYTES = 32 * 8 + 256 * 4
+OTHER_REGISTERS = 88
+WIDE_TILE_HEAD_DIM = 128
+"""Up to here the scores of 64 keys stay in registers beside the output."""
+FEW_WARPS, MANY_WARPS = 4, 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillShape:
+    """Compile-time shape of an instance; none of it changes a bit of the result but ``tile_tokens``.
+
+    Attributes:
+        warps: warps of a block, of 16 packed rows each.
+        tile_tokens: keys of a tile.
+        stages: tiles in shared memory.
+    """
+
+    warps: int
+    tile_tokens: int
+    stages: int
+
+    @property
+    def rows(self) -> int:
+        """Packed rows of a block."""
+        return WARP_ROWS * self.warps
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps
+
+    def shared_bytes(self, head_dim: int) -> int:
+        """Return ``sizeof(SharedMemory)`` of the kernel file, which compares both."""
+        elements = self.rows + 2 * self.stages * self.tile_tokens
+        return 2 * elements * head_dim + 2 * self.tile_tokens * 8
+
+    def blocks_per_sm(self, head_dim: int, limits: DeviceLimits) -> int:
+        """Return how many blocks a multiprocessor holds, by shared memory and registers; 0 when none fits."""
+        needed = self.shared_bytes(head_dim)
+        if needed > limits.shared_bytes_per_block:
+            return 0
+        # output, query and scores of a lane, and what everything else takes
+        registers = head_dim // 2 + (head_dim // 4 if head_dim <= 128 else 0) + self.tile_tokens // 2
+        by_registers = blocks_by_registers(self.warps, registers + OTHER_REGISTERS)
+        return max(1, min(blocks_by_shared(limits.shared_bytes_per_sm, needed), by_registers))
+
+
+def prefill_shape(head_dim: int, limits: DeviceLimits, *, rows: int) -> PrefillShape:
+    """Return the shape for a batch: 128 rows where they fit, the most blocks at once, the most stages.
+
+    Args:
+        head_dim: of the instance; alone it decides on ``tile_tokens``, so that no bit depends on the rest.
+        limits: of the device.
+        rows: packed rows of a sequence, roughly: a block takes 64 when there are no more.
+
+    Raises:
+        InvalidCase: no shape fits the shared memory of a block.
+    """
+    tile = 64 if head_dim <= WIDE_TILE_HEAD_DIM else 32
+    for warps in (MANY_WARPS, FEW_WARPS) if rows > WARP_ROWS * FEW_WARPS else (FEW_WARPS,):
+        shapes = [PrefillShape(warps=warps, tile_tokens=tile, stages=stages) for stages in (3, 2)]
+        best = max(shapes, key=lambda shape: shape.blocks_per_sm(head_dim, limits))
+        if best.blocks_per_sm(head_dim, limits):
+            return best
+    rule = f"needs more shared memory than a block has here, {limits.shared_bytes_per_block} bytes"
+    raise InvalidCase("head_dim", head_dim, rule)
+
+
+def prefill_instance(head_dim: int, dtype: str, shape: PrefillShape, blocks: int) -> KernelInstance:
+    """Return the instance of one head dimension, storage type and shape, ``blocks`` to a multiprocessor."""
+    shared = shape.shared_bytes(head_dim)
+    return KernelInstance(
+        file=FILE,
+        label=f"{dtype} head_dim {head_dim} {shape.rows} rows {shape.tile_tokens} keys {shape.stages} stages",
+        defines={
+            "PAB_HEAD_DIM": head_dim,
+            "PAB_DTYPE": DTYPE_CODES[dtype],
+            "PAB_WARPS": shape.warps,
+            "PAB_TILE": shape.tile_tokens,
+            "PAB_STAGES": shape.stages,
+            "PAB_BLOCKS": blocks,
+            "PAB_PLAN_THREADS": PLAN_THREADS,
+            "PAB_SHARED_BYTES": shared,
+        },
+        entries=(
+            KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
+            KernelEntry(name=PREFILL, threads=shape.threads, shared_bytes=shared),
+        ),
+    )
+
+
+def instances() -> Iterator[KernelInstance]:
+    """Yield the instances of the static table, each for the architectures whose devices take it."""
+    for head_dim, dtype in itertools.product(HEAD_DIMS, DTYPES):
+        fitting: dict[tuple[PrefillShape, int], set[str]] = {}
+        for (architecture, sm), rows in itertools.product(SM_LIMITS.items(), (1, 128)):
+            limits = architecture_limits(sm)
+            shape = prefill_shape(head_dim, limits, rows=rows)
+            fitting.setdefault((shape, shape.blocks_per_sm(head_dim, limits)), set()).add(architecture)
+        for (shape, blocks), names in fitting.items():
+            yield replace(prefill_instance(head_dim, dtype, shape, blocks), architectures=frozenset(names))
+
+
+def plan_prefill(
+    device: Device,
+    problem: Problem,
+    *,
+    q: Any,
+    pool: KvPool,
+    block_table: Any,
+    kv_lens: Any,
+    qo_indptr: Any,
+    shape: PrefillShape | None = None,
+) -> DecodePlan:
+    """Return two launches: a plan, made on the device from the lengths of that moment, and the attention.
+
+    Everything may change in place between two runs, lengths and query lengths too, within the given shapes.
+
+    Args:
+        device: where the arrays lie.
+        problem: heads, head_dim, page_size, dtype, mask and scale.
+        q: ``(num_query_tokens, num_qo_heads, head_dim)`` on the device.
+        pool: the cache on the device.
+        block_table: ``(num_seqs, max_pages) int32`` on the device.
+        kv_lens: ``(num_seqs,) int32`` on the device.
+        qo_indptr: ``(num_seqs + 1,) int32`` on the device; query rows of each sequence.
+        shape: of the instance; None chooses by the device and the mean query length.
+
+    Raises:
+        InvalidCase: an array that does not start at a multiple of 16 bytes, or 2^31 packed rows and more.
+    """
+    head_dim = problem.head_dim
+    check_alignment(q, pool)
+    num_seqs, max_pages = block_table.shape
+    packed_rows = q.shape[0] * problem.group_size
+    if packed_rows >= 2**31:
+        raise InvalidCase("query tokens x heads of a group", packed_rows, "must be below 2^31")
+    shape = shape or prefill_shape(head_dim, device.limits, rows=packed_rows // max(1, num_seqs))
+    instance = prefill_instance(
+        head_dim, problem.dtype, shape, max(1, shape.blocks_per_sm(head_dim, device.limits))
+    )
+    # the most that lengths within the shapes make: each sequence rounds up once
+    row_blocks = packed_rows // shape.rows + num_seqs
+    whole = np.dtype(np.int32)
+    out = device.empty(tuple(q.shape), problem.storage.storage)
+    lse = device.empty(tuple(q.shape[:2]), np.dtype(np.float32))
+    starts = device.empty((num_seqs + 1,), whole)
+    order = device.empty((max(1, row_blocks), 2), whole)
+    causal = np.int32(problem.causal)
+    page, token, head = pool.element_strides
+    plan = Launch(
+        entry=PLAN,
+        grid=(1, 1, 1),
+        block=(PLAN_THREADS, 1, 1),
+        shared_bytes=PLAN_SHARED_BYTES,
+        args=(
+            *(kv_lens, qo_indptr, starts, order),
+            *(np.int32(num_seqs), np.int32(problem.group_size), causal),
+        ),
+    )
+    prefill = Launch(
+        entry=PREFILL,
+        grid=(row_blocks * problem.num_kv_heads, 1, 1),
+        block=(shape.threads, 1, 1),
+        shared_bytes=shape.shared_bytes(head_dim),
+        args=(
+            *(q, pool.k, pool.v, block_table, kv_lens, qo_indptr, out, lse, starts, order),
+            *(np.int32(num_seqs), np.int32(problem.num_qo_heads), np.int32(problem.num_kv_heads)),
+            *(np.int32(problem.page_size), np.int32(max_pages), causal),
+            *(np.int64(page), np.int64(token), np.int64(head)),
+            np.float32(problem.scale * math.log2(math.e)),
+        ),
+    )
+    module = device.load(kernel_source(device, FILE, **instance.defines))
+    launches = (plan, prefill) if row_blocks else ()
+    return DecodePlan(module=module, launches=launches, out=out, lse=lse)
