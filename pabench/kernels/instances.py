@@ -6,10 +6,10 @@ name in ``MODULES``.
 
 from __future__ import annotations
 
-from pabench.kernels import alloc_scan, append, decode, decode_simple, page_copy, page_pool
+from pabench.kernels import alloc_scan, append, ceilings, decode, decode_simple, page_copy, page_pool
 from pabench.kernels.instance import KernelInstance
 
-MODULES = (decode_simple, decode, append, alloc_scan, page_pool, page_copy)
+MODULES = (decode_simple, decode, append, alloc_scan, page_pool, page_copy, ceilings)
 
 
 def kernel_instances() -> tuple[KernelInstance, ...]:
