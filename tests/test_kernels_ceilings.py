@@ -23,10 +23,10 @@ def words(count: int, seed: int = 0) -> Array:
 
 def mixed(count: int, seed: int) -> Array:
     """What ``ceiling_fill`` writes."""
-    x = ((np.arange(4 * count, dtype=np.uint64) + seed + 1) * 0x9E3779B1 & 0xFFFFFFFF).astype(np.uint64)
-    x ^= x >> 15
-    x = x * 0x2C1B3C6D & 0xFFFFFFFF
-    return (x ^ (x >> 13)).astype(np.uint32)
+    x: Array = (np.arange(4 * count, dtype=np.uint32) + np.uint32(seed + 1)) * np.uint32(0x9E3779B1)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x2C1B3C6D)
+    x ^= x >> np.uint32(13)
+    return x
 
 
 @settings(max_examples=40, deadline=None)

@@ -29,6 +29,7 @@ class RawKernelBackend:
     """
 
     name = "rawkernel"
+    captures = True
     capabilities = Capabilities(
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),

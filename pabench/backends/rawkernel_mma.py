@@ -31,6 +31,7 @@ class RawKernelMmaBackend:
     """
 
     name = "rawkernel-mma"
+    captures = True
     capabilities = Capabilities(
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),

@@ -1,4 +1,4 @@
-"""Launches of ``ceilings.cu``: the plain read, copy and fill of memory that other kernels are measured against."""
+"""Launches of ``ceilings.cu``: the plain read, copy and fill of memory that others are measured against."""
 
 from __future__ import annotations
 
