@@ -104,7 +104,11 @@ class AttentionOutput:
 
 
 class Backend(Protocol):
-    """Something that computes attention over a paged cache."""
+    """Something that computes attention over a paged cache.
+
+    A backend may have an attribute ``captures``, true when ``run`` queues all its work on CuPy's current
+    stream and never waits: a sweep on a GPU then times it as a CUDA graph.
+    """
 
     name: str
     capabilities: Capabilities

@@ -78,6 +78,8 @@ class CudaSourceBackend:
         InvalidCase: a declared value breaks a rule.
     """
 
+    captures = True
+
     def __init__(self, path: Path, device: Device) -> None:
         try:
             text = path.read_text(encoding="utf-8")

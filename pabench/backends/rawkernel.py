@@ -37,6 +37,7 @@ class RawKernelBackend:
     """
 
     name = "rawkernel"
+    captures = True
     capabilities = Capabilities(
         vast_pools=True,
         dtypes=frozenset(DTYPES),

@@ -37,6 +37,7 @@ class RawKernelMmaBackend:
     """
 
     name = "rawkernel-mma"
+    captures = True
     capabilities = Capabilities(
         vast_pools=True,
         dtypes=frozenset(DTYPES),

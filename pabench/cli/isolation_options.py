@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -43,6 +44,19 @@ def deadline_seconds(deadline: float | None, *, in_process: bool) -> float:
         rule = f"must be more than 0 and at most {MAX_DEADLINE_S:g} seconds"
         raise UsageError(f"--deadline {deadline:g}: {rule}")
     return deadline
+
+
+def parse_seconds(option: str, text: str) -> float:
+    """Return the seconds that ``540``, ``540s`` or ``9m`` mean.
+
+    Raises:
+        UsageError: it reads otherwise, or is no time at all.
+    """
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([sm]?)", text.strip(), re.ASCII)
+    seconds = float(found[1]) * (60 if found[2] == "m" else 1) if found else 0.0
+    if not seconds > 0:
+        raise UsageError(f"{option} {text!r}: must be a time above 0 such as 540s or 9m")
+    return seconds
 
 
 def poll_seconds(deadline_s: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pabench.cli.isolation_options import deadline_seconds, isolation_options, poll_seconds
+from pabench.cli.isolation_options import deadline_seconds, isolation_options, parse_seconds, poll_seconds
 from pabench.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ Examples:
   pabench sweep --page-sizes 8,16,32
   pabench sweep --page-sizes 1:256:x2 --lengths azure-conv --lengths one-long:long=8192 --batch 1,32
   pabench sweep --page-sizes 16,64 --lengths list:100,250,17,1024,16,1 --backend torch-sdpa
+  pabench sweep --grid core --budget 9m
   pabench sweep --resume --out runs/sweep-20260801-120000
 
 Numbers are lists such as 8,16,32, ranges such as 16:64:16, or 1:64:x2. A flag wins over --config."""
@@ -53,6 +55,8 @@ Numbers are lists such as 8,16,32, ranges such as 16:64:16, or 1:64:x2. A flag w
 @click.option(
     "--checked", is_flag=True, default=None, help="Check every access and count traffic; emulated device."
 )
+@click.option("--grid", metavar="NAME", help="Shapes of core-small, core, core-full, or of a TOML file.")
+@click.option("--budget", metavar="TIME", help="Begin no cell after 540s or 9m; the rest is not run.")
 @click.option("--config", metavar="FILE", help="TOML file with these options as keys.")
 @click.option("--out", metavar="DIR", help="New folder of the run.  [default: runs/sweep-TIME]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; options may be left out.")
@@ -64,6 +68,7 @@ def command(
     out: str | None,
     resume: bool,
     dry_run: bool,
+    budget: str | None,
     deadline: float | None,
     in_process: bool,
     **flags: Any,
@@ -73,7 +78,9 @@ def command(
     Each cell is checked against the oracle first: a kernel that is wrong gets no figure of speed.  Cells run
     in a worker process: one that crashes or hangs is a crashed cell, and the sweep goes on.
     """
+    began = time.monotonic()
     deadline_s = deadline_seconds(deadline, in_process=in_process)
+    ends_at = None if budget is None else began + parse_seconds("--budget", budget)
     from pabench.store.run import check_new
 
     given = {name.replace("_", "-"): value for name, value in flags.items() if value not in (None, ())}
@@ -83,7 +90,9 @@ def command(
     from pabench.sweep.prepare import prepare
 
     with contextlib.ExitStack() as stack:
-        make_bench = partial(_bench, stack, None if in_process else deadline_s)
+        # without names a grid runs on whatever is installed: what is not makes unsupported cells
+        optional = resolved.grid is not None
+        make_bench = partial(_bench, stack, None if in_process else deadline_s, optional)
         prepared = prepare(resolved, make_bench, poll_seconds=poll_seconds(deadline_s))
         if dry_run:
             _print_cells(prepared)
@@ -95,12 +104,13 @@ def command(
             check_new(path)
         prepared.warm_up()
         command_line = _command_line(given, config, out)
-        return _run(prepared, path, resumed=stored is not None, command_line=command_line)
+        return _run(prepared, path, resumed=stored is not None, command_line=command_line, ends_at=ends_at)
 
 
 def _bench(
     stack: contextlib.ExitStack,
     deadline_s: float | None,
+    optional: bool,
     device: DeviceRequest,
     backends: Sequence[str],
     gpu: Gpu,
@@ -109,12 +119,12 @@ def _bench(
     if deadline_s is None:
         from pabench.sweep.in_process import InProcessBench
 
-        return InProcessBench(device, backends, gpu)
+        return InProcessBench(device, backends, gpu, optional=optional)
     from pabench.isolation.workers import Nursery
     from pabench.sweep.isolated import ENTRY, IsolatedBench
 
     nursery = stack.enter_context(Nursery(ENTRY))
-    return IsolatedBench(device, backends, gpu, nursery=nursery, deadline_s=deadline_s)
+    return IsolatedBench(device, backends, gpu, optional=optional, nursery=nursery, deadline_s=deadline_s)
 
 
 def _configuration(
@@ -167,24 +177,36 @@ def _refuse_other_run(record: Mapping[str, Any], stored: Mapping[str, Any], path
         raise UsageError(f"--resume: {key} = {value!r}: must be {was!r} as in the run in {path}")
 
 
-def _run(prepared: Prepared, path: Path, *, resumed: bool, command_line: str) -> int:
+def _run(prepared: Prepared, path: Path, *, resumed: bool, command_line: str, ends_at: float | None) -> int:
     from pabench.report.render import render_report
     from pabench.store.run import REPORT_FILE
+    from pabench.sweep.finish import Finisher, note_hardware
+    from pabench.sweep.grid_table import print_grid_table
     from pabench.sweep.runner import run_sweep
     from pabench.sweep.table import print_table
 
     with _open(prepared, path, resumed=resumed, command_line=command_line) as directory, _stop_on_sigterm():
+        note_hardware(directory, prepared)
         result = run_sweep(
             prepared.cells,
             directory=directory,
             bench=prepared.bench,
+            finish=Finisher(prepared, directory.run.get("hardware")),
+            ends_at=ends_at,
         )
+        hardware = directory.run.get("hardware")
     if result.interrupted:
         again = shlex.join(["pabench", "sweep", "--resume", "--out", str(path)])
         finished = f"{len(result.lines)} of {len(prepared.cells)} cells are in {path}"
         click.echo(f"pabench: interrupted: {finished}; go on with: {again}", err=True)
         return result.exit_code
-    print_table(result.lines)
+    if prepared.config.grid is None:
+        print_table(result.lines)
+    else:
+        print_grid_table(result.lines, hardware)
+    if result.not_run:
+        again = shlex.join(["pabench", "sweep", "--resume", "--out", str(path)])
+        click.echo(f"{result.not_run} cells not run: the budget is spent; go on with: {again}")
     report = render_report([path], path / REPORT_FILE)
     click.echo(f"report: {report}")
     return result.exit_code
@@ -226,8 +248,16 @@ def _command_line(given: Mapping[str, Any], config: str | None, out: str | None)
 
 def _print_cells(prepared: Prepared) -> None:
     for cell in prepared.cells:
-        click.echo(f"{cell.id}  {cell.label}")
+        click.echo(f"{cell.id}  {cell.label}{_expected(prepared.expected.get(cell.id))}")
     click.echo(f"{len(prepared.cells)} cells on device {prepared.device.name}; nothing was written")
+
+
+def _expected(figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return ""
+    predicted = figures["predicted_ns"]
+    said = "" if predicted is None else f", predicted {predicted / 1e3:.1f} us"
+    return f"  {figures['model']}: floor {figures['expected_floor_ns'] / 1e3:.1f} us{said} (modelled)"
 
 
 @contextlib.contextmanager

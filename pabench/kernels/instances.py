@@ -9,6 +9,7 @@ from __future__ import annotations
 from pabench.kernels import (
     alloc_scan,
     append,
+    ceilings,
     decode,
     decode_simple,
     gather,
@@ -19,7 +20,18 @@ from pabench.kernels import (
 )
 from pabench.kernels.instance import KernelInstance
 
-MODULES = (decode_simple, decode, prefill, append, gather, merge_states, alloc_scan, page_pool, page_copy)
+MODULES = (
+    decode_simple,
+    decode,
+    prefill,
+    append,
+    gather,
+    merge_states,
+    alloc_scan,
+    page_pool,
+    page_copy,
+    ceilings,
+)
 
 
 def kernel_instances() -> tuple[KernelInstance, ...]:

@@ -89,6 +89,7 @@ FIGURES = (
     "counted_bound",
     "closed_form_modelled_ns",
     "modelled_bound",
+    *("expected_floor_ns", "predicted_ns", "floor_ns", "achieved_gbps", "read_fraction", "floor_fraction"),
 )
 
 

@@ -13,6 +13,7 @@ SPEED_FIELDS = (
     *("plan_ns", "run_ns", "run_token_heads"),
     *("modelled_ns", "modelled_tokens_per_s", "modelled_bound"),
     *("counted_modelled_ns", "counted_bound", "closed_form_modelled_ns"),
+    *("achieved_gbps", "read_fraction", "floor_fraction"),
 )
 
 

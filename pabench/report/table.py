@@ -40,6 +40,7 @@ ASKED: tuple[tuple[str, Read], ...] = (
     ("lengths", lambda d: d["lengths"]),
     ("batch", lambda d: d["batch"]),
     ("page size", lambda d: d["page_size"]),
+    ("model", lambda d: d.get("model")),
     ("backend", lambda d: d["backend"]),
     ("device", lambda d: d["device"]),
     ("heads", lambda d: d.get("heads")),
@@ -75,6 +76,12 @@ RUN_TIMES = (
     ("run, modelled from counted traffic", "counted_modelled_ns"),
     ("run, modelled from the closed form", "closed_form_modelled_ns"),
 )
+EXPECTED = (
+    ("floor, expected before", "expected_floor_ns"),
+    ("predicted before", "predicted_ns"),
+    ("floor by measured ceilings", "floor_ns"),
+)
+FRACTIONS = (("of read ceiling", "read_fraction"), ("of floor", "floor_fraction"))
 SAMPLES = (("plan", "plan_ns"), ("run", "run_ns"))
 
 
@@ -129,6 +136,11 @@ def _figures(lines: Sequence[Line]) -> list[tuple[Column, list[str]]]:
     for label, key in SAMPLES:
         columns += _split(lines, label, key, _times)
     columns += _split(lines, "run per token·head", "run_ns", _per_head(lines))
+    for label, key in EXPECTED:
+        columns += _split(lines, label, key, lambda values: _times([_one(v) for v in values]))
+    columns += _split(lines, "GB/s", "achieved_gbps", _each(digits))
+    for label, key in FRACTIONS:
+        columns += _split(lines, label, key, _each(percent))
     for label, key in READ_BYTES:
         columns += _split(lines, label, key, _bytes)
     for label, key in TRAFFIC:

@@ -151,6 +151,11 @@ class RunDirectory:
             raise EnvironmentRefused(f"cannot write {self.path / JOURNAL}: {reason(error)}") from error
         self.done.append(data)
 
+    def note(self, **facts: Any) -> None:
+        """Add facts that became known on the way to ``run.json``."""
+        self.run = {**self.run, **plain(facts)}
+        self._save()
+
     def done_ids(self) -> set[str]:
         """Return the ids of the items the journal has."""
         return {str(line["id"]) for line in self.done}

@@ -75,7 +75,7 @@ RUN_REQUIRED: dict[str, Rule] = {
     "provenance": OBJECT,
     "config": OBJECT,
 }
-RUN_OPTIONAL: dict[str, Rule] = {"exit_code": CODE, "finished": WHEN}
+RUN_OPTIONAL: dict[str, Rule] = {"exit_code": CODE, "finished": WHEN, "not_run": COUNT, "hardware": OBJECT}
 
 CELL_REQUIRED: dict[str, Rule] = {
     "id": NAME,
@@ -94,6 +94,12 @@ CELL_OPTIONAL: dict[str, Rule] = {
     **dict.fromkeys(("block_table_bytes", "csr_table_bytes", "kv_bytes", "run_token_heads"), COUNT),
     **dict.fromkeys(("internal_fragmentation", "contiguous_fragmentation", "efficiency_gain"), NUMBER),
     **dict.fromkeys(("modelled_ns", "modelled_tokens_per_s"), NUMBER),
+    **dict.fromkeys(("expected_floor_ns", "predicted_ns", "floor_ns"), NUMBER),
+    **dict.fromkeys(("achieved_gbps", "read_fraction", "floor_fraction"), NUMBER),
+    **dict.fromkeys(("dram_bytes",), COUNT),
+    **dict.fromkeys(("timing",), OBJECT),
+    "flags": LIST,
+    "model": NAME,
     **dict.fromkeys(("counted_kv_bytes", "closed_form_kv_bytes", "distinct_sectors"), COUNT),
     **dict.fromkeys(("counted_load_sectors", "counted_store_sectors"), COUNT),
     **dict.fromkeys(("wavefronts", "bank_conflicts", "page_table_reads"), COUNT),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from pabench.device.facts import DeviceFacts
 from pabench.sweep.cell import Cell
@@ -24,6 +24,9 @@ class Bench(Protocol):
         Raises:
             EnvironmentRefused: this machine cannot run the cells' backend.
         """
+
+    def hardware(self) -> dict[str, Any] | None:
+        """Measure what the device reaches at best; None where nothing is measured."""
 
     def run(self, cell: Cell) -> CellResult:
         """Check, time and model one cell; raises ``EnvironmentRefused`` where the machine has given out."""

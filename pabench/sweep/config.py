@@ -33,7 +33,10 @@ DEFAULTS: dict[str, Any] = {
     "trace": (),
     "kernels": None,
     "checked": False,
+    "grid": None,
 }
+AXES = ("page-sizes", "lengths", "trace", "batch", "heads", "head-dim", "dtypes", "layouts")
+"""What a grid gives, and nobody else beside it."""
 KEYS = ("page-sizes", *DEFAULTS)
 MAX_SEED = 2**63 - 1
 
@@ -49,13 +52,14 @@ class SweepConfig:
         traces: paths of trace files.
         kernels: folder used instead of the kernels that ship with pabench, or None.
         checked: look at every access on the emulated device and count traffic, instead of timing.
+        grid: name or file of a grid that gives all ``AXES``, which are then empty; or None.
     """
 
     page_sizes: tuple[int, ...]
     lengths: tuple[str, ...]
     batch: tuple[int, ...]
     heads: tuple[tuple[int, int], ...]
-    head_dim: int
+    head_dim: int | None
     dtypes: tuple[str, ...]
     layouts: tuple[str, ...]
     backends: tuple[str, ...]
@@ -65,6 +69,7 @@ class SweepConfig:
     traces: tuple[str, ...]
     kernels: str | None
     checked: bool
+    grid: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values under the option names; ``resolve_config`` reads them back."""
@@ -83,6 +88,7 @@ class SweepConfig:
             "trace": list(self.traces),
             "kernels": self.kernels,
             "checked": self.checked,
+            "grid": self.grid,
         }
 
 
@@ -107,6 +113,8 @@ def resolve_config(
             raise UnknownName("option", key, KEYS)
     given = {key: value for key, value in options.items() if value is not None and value not in ((), [])}
     words = {key: (origin or {}).get(key, f"--{key}") for key in KEYS}
+    if "grid" in given:
+        return _grid_config(given, words, backends)
     if "page-sizes" not in given:
         raise UsageError("no page sizes given", hint="for example --page-sizes 8,16,32")
     if "trace" in given and "lengths" not in given:
@@ -127,6 +135,31 @@ def resolve_config(
         traces=_texts(words["trace"], value["trace"]),
         kernels=None if value["kernels"] is None else _text(words["kernels"], value["kernels"]),
         checked=_flag(words["checked"], value["checked"]),
+    )
+
+
+def _grid_config(given: Mapping[str, Any], words: Mapping[str, str], backends: Sequence[str]) -> SweepConfig:
+    """A sweep over a grid: every known backend unless some are named; no axis beside it."""
+    for key in AXES:
+        if key in given:
+            raise UsageError(f"{words[key]}: must not be given, the grid gives all axes")
+    value = {**DEFAULTS, "backend": tuple(backends), **given}
+    return SweepConfig(
+        page_sizes=(),
+        lengths=(),
+        batch=(),
+        heads=(),
+        head_dim=None,
+        dtypes=(),
+        layouts=(),
+        backends=_backends(words["backend"], value["backend"], backends),
+        device=_text(words["device"], value["device"]),
+        gpu=_text(words["gpu"], value["gpu"]),
+        seed=_one_number(words["seed"], value["seed"], low=0, high=MAX_SEED),
+        traces=(),
+        kernels=None if value["kernels"] is None else _text(words["kernels"], value["kernels"]),
+        checked=_flag(words["checked"], value["checked"]),
+        grid=_text(words["grid"], value["grid"]),
     )
 
 

@@ -8,10 +8,13 @@ from itertools import product
 
 from pabench.errors import UsageError
 from pabench.problem.batch import Batch
+from pabench.problem.checks import whole_number
 from pabench.problem.lengths import LengthSpec
 from pabench.problem.problem import Problem
 from pabench.sweep.cell import Cell
 from pabench.sweep.config import LAYOUTS, SweepConfig
+from pabench.sweep.grid_file import GridPoint
+from pabench.workloads.families import resolve_lengths
 
 MAX_CELLS = 100_000
 """Largest grid; a bigger one is a slip of the pen."""
@@ -32,7 +35,7 @@ def make_cells(
 
     Raises:
         UsageError: a length spec stands twice, or the grid is too large.
-        InvalidCase: heads, head dimension or lengths that make no problem.
+        InvalidCase: no head dimension is given, or heads, head dimension or lengths that make no problem.
     """
     texts = [spec.text for spec in specs]
     for position, text in enumerate(texts):
@@ -58,7 +61,7 @@ def make_cells(
             problem=Problem(
                 num_qo_heads=heads[0],
                 num_kv_heads=heads[1],
-                head_dim=config.head_dim,
+                head_dim=whole_number("head_dim", config.head_dim, low=1),
                 page_size=page_size,
                 dtype=dtype,
             ),
@@ -72,6 +75,40 @@ def make_cells(
         for spec, batch in rows
         for page_size in config.page_sizes
     )
+
+
+def point_cells(
+    points: Sequence[GridPoint], backends: Sequence[str], *, seed: int, device: str, gpu: str
+) -> tuple[tuple[str, Cell], ...]:
+    """Return model and cell of each point for each backend, in the order of the points, backends innermost.
+
+    Args:
+        points: of a grid.
+        backends: names.
+        seed: drives lengths and tensors.
+        device, gpu: as for ``make_cells``.
+
+    Raises:
+        UsageError: a length spec that does not exist.
+    """
+    made = []
+    for point in points:
+        spec, page_size = resolve_lengths(point.lengths), point.problem.page_size
+        batch = Batch(kv_lens=spec.draw(point.batch, seed=seed, page_size=page_size))
+        for backend in backends:
+            cell = Cell(
+                backend=backend,
+                device=device,
+                gpu=gpu,
+                problem=point.problem,
+                batch=batch,
+                lengths=spec.text,
+                seed=seed,
+                kv_layout=LAYOUTS[point.layout][0],
+                interleaved=LAYOUTS[point.layout][1],
+            )
+            made.append((point.model, cell))
+    return tuple(made)
 
 
 def grid_digest(cells: Sequence[Cell]) -> str:

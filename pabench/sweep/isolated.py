@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pabench.device.facts import DeviceFacts
 from pabench.device.registry import DeviceRequest
-from pabench.errors import EnvironmentRefused
+from pabench.errors import DeviceFault, EnvironmentRefused
 from pabench.isolation.channel import Message, raise_refusal
 from pabench.isolation.workers import Nursery, Worker, WorkerEnded
 from pabench.problem.case import Case, case_from_dict
@@ -24,6 +25,7 @@ class IsolatedBench:
         device: what a worker opens.
         backends: names of what it loads.
         gpu: of the modelled figures.
+        optional: see ``InProcessBench``.
         nursery: of ``ENTRY``.
         deadline_s: seconds that one case of a cell's check, or its timing, may take.
     """
@@ -34,10 +36,12 @@ class IsolatedBench:
         backends: Sequence[str],
         gpu: Gpu,
         *,
+        optional: bool = False,
         nursery: Nursery,
         deadline_s: float,
     ) -> None:
-        self._task = {"device": device.to_dict(), "backends": list(backends), "gpu": gpu.name}
+        self._task: dict[str, Any] = {"device": device.to_dict(), "backends": list(backends), "gpu": gpu.name}
+        self._task["optional"] = optional
         self._gpu = gpu
         self._nursery = nursery
         self._deadline_s = deadline_s
@@ -64,16 +68,28 @@ class IsolatedBench:
         """Let a backend plan once; a worker that this ends is told of in the cell that ends one too."""
         for cell in cells:
             try:
-                if self._ask("preflight", cell, [])["tried"]:
+                if self._ask({"do": "preflight", "cell": cell.to_dict()}, [])["tried"]:
                     return
             except WorkerEnded:
                 return
+
+    def hardware(self) -> dict[str, Any] | None:
+        """Let a worker measure the device's ceilings.
+
+        Raises:
+            DeviceFault: that ends the worker.
+        """
+        try:
+            measured: dict[str, Any] | None = self._ask({"do": "hardware"}, [])["hardware"]
+        except WorkerEnded as ended:
+            raise DeviceFault(f"the ceilings of this GPU cannot be measured: {ended.ending.text}") from None
+        return measured
 
     def run(self, cell: Cell) -> CellResult:
         """Run one cell; the end of the worker is a crashed cell."""
         announced: list[Case] = []
         try:
-            message = self._ask("run", cell, announced)
+            message = self._ask({"do": "run", "cell": cell.to_dict()}, announced)
         except WorkerEnded as ended:
             return crashed_cell(blank_line(cell, self._gpu), ended.ending.text, *announced)
         if message["lost"]:
@@ -81,14 +97,14 @@ class IsolatedBench:
         failing = message["failing"]
         return CellResult(line=message["line"], failing=None if failing is None else case_from_dict(failing))
 
-    def _ask(self, what: str, cell: Cell, announced: list[Case]) -> Message:
-        """Send a cell to the worker and return its answer; ``announced`` holds the case in flight."""
+    def _ask(self, order: Message, announced: list[Case]) -> Message:
+        """Send an order to the worker and return its answer; ``announced`` holds the case in flight."""
         if self._worker is None:
             self.open()
         worker, self._worker = self._worker, None
         if worker is None:
             raise EnvironmentRefused("no worker process can be started")
-        worker.send({"do": what, "cell": cell.to_dict()})
+        worker.send(order)
         while (message := self._receive(worker))["event"] == "case":
             announced[:] = [case_from_dict(message["case"])]
         # only a worker that has answered is asked again

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from pabench.resources import resource_dir
 from pabench.sweep.bench import Bench
 from pabench.sweep.cell import Cell
 from pabench.sweep.config import SweepConfig
-from pabench.sweep.grid import grid_digest, make_cells
+from pabench.sweep.grid import grid_digest, make_cells, point_cells
+from pabench.sweep.grid_file import read_grid
 from pabench.timing.gpus import Gpu, gpu_by_name
 from pabench.workloads.families import resolve_lengths
 from pabench.workloads.traces import read_trace
@@ -24,21 +25,28 @@ from pabench.workloads.traces import read_trace
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prepared:
-    """A sweep that is ready to run."""
+    """A sweep that is ready to run.
+
+    Attributes:
+        expected: of a grid, by cell id: the figures that its journal line begins with.
+    """
 
     config: SweepConfig
     cells: tuple[Cell, ...]
     device: DeviceFacts
     bench: Bench
+    gpu: Gpu
+    expected: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """Return what ``run.json`` keeps as configuration.
 
         Besides the options it holds digests of the cells (lengths drawn from a trace included) and of the
-        kernel sources, so that a resumed run cannot mix results of two.
+        kernel sources, so that a resumed run cannot mix results of two; of a grid, what is expected.
         """
         digests = {"cells": grid_digest(self.cells), "kernels": kernels_digest(self.config.kernels)}
-        return {**self.config.to_dict(), "num_cells": len(self.cells), "digests": digests}
+        grid = {} if self.config.grid is None else {"expected": dict(self.expected)}
+        return {**self.config.to_dict(), "num_cells": len(self.cells), "digests": digests, **grid}
 
     def warm_up(self) -> None:
         """Let each backend plan once; raises ``EnvironmentRefused`` where this machine cannot run it."""
@@ -64,7 +72,8 @@ def prepare(
         EnvironmentRefused: this machine lacks the device or a backend's library.
     """
     gpu = gpu_by_name(config.gpu)
-    specs = length_specs(config)
+    grid = None if config.grid is None else read_grid(config.grid)
+    specs = length_specs(config) if grid is None else ()
     wanted = DeviceRequest(
         name=config.device,
         seed=config.seed,
@@ -76,8 +85,19 @@ def prepare(
     wanted.check()
     bench = make_bench(wanted, config.backends, gpu)
     device = bench.open()
-    cells = make_cells(config, specs, device=device.name, gpu=gpu.name)
-    return Prepared(config=config, cells=cells, device=device, bench=bench)
+    if grid is None:
+        cells = make_cells(config, specs, device=device.name, gpu=gpu.name)
+        return Prepared(config=config, cells=cells, device=device, bench=bench, gpu=gpu)
+    made = point_cells(grid.points, config.backends, seed=config.seed, device=device.name, gpu=gpu.name)
+    expected = {cell.id: {"model": model, **grid.expectations.of(cell, gpu)} for model, cell in made}
+    return Prepared(
+        config=config,
+        cells=tuple(cell for _, cell in made),
+        device=device,
+        bench=bench,
+        gpu=gpu,
+        expected=expected,
+    )
 
 
 def length_specs(config: SweepConfig) -> tuple[LengthSpec, ...]:

@@ -13,12 +13,15 @@ from pabench.problem.tensors import build_tensors
 from pabench.sweep.cell import Cell
 from pabench.sweep.check import check_cases, quick_check
 from pabench.sweep.counted import TRAFFIC_FIGURES, TRAFFIC_TIMES, counted
+from pabench.sweep.device_times import WrongOutput, device_times
 from pabench.sweep.line import CellResult, blank_line
 from pabench.sweep.measure import measure
 from pabench.sweep.model import MODELLED_FIGURES, modelled
+from pabench.sweep.stopwatch import Stopwatch
 from pabench.timing.gpus import Gpu
 
 HOST_FIGURES = ("plan_ns", "run_ns")
+DEVICE_WORDS = {"plan_ns": "host", "run_ns": "measured", "achieved_gbps": "measured", "dram_bytes": "counted"}
 
 
 def why_unsupported(cell: Cell, backend: Backend) -> str | None:
@@ -35,12 +38,14 @@ def run_cell(
     device: Device,
     gpu: Gpu,
     *,
+    stopwatch: Stopwatch | None = None,
     announce: Callable[[Case], None] = lambda case: None,
 ) -> CellResult:
     """Check, time and model one cell.
 
-    ``announce`` is told each case before it runs.  A backend that raises makes a ``crashed`` cell, a wrong
-    one a ``failed`` cell without any figure of speed.
+    With a ``stopwatch`` the device's own events time it, else the host's clock.  ``announce`` is told each
+    case before it runs.  A backend that raises makes a ``crashed`` cell, a wrong one a ``failed`` cell
+    without any figure of speed.
 
     Raises:
         EnvironmentRefused: the machine lacks what every cell of this backend needs, a compiler for instance.
@@ -60,12 +65,15 @@ def run_cell(
             # looked at so closely, a kernel has no time that means anything
             figures = counted(cell, backend, device, gpu, announce=announce)
             words = dict.fromkeys(TRAFFIC_FIGURES, "counted") | dict.fromkeys(TRAFFIC_TIMES, "modelled")
+        elif stopwatch is not None:
+            figures = device_times(cell, backend, device, stopwatch, announce=announce)
+            words = dict(DEVICE_WORDS)
         else:
             figures = measure(cell, backend, device, announce=announce).to_dict()
             words = dict.fromkeys(HOST_FIGURES, "host")
     except EnvironmentRefused:
         raise
-    except KernelFindings as error:
+    except (KernelFindings, WrongOutput) as error:
         return CellResult(line=line | {"status": "failed", "reason": str(error)})
     except Unsupported as error:
         return CellResult(line=line | {"status": "unsupported", "reason": str(error)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +29,14 @@ class SweepResult:
     Attributes:
         lines: journal lines of the sweep's cells that are finished, in the order of the grid.
         interrupted: the user or the system asked to stop before the last cell.
+        not_run: cells that the time was not enough for.
         exit_code: of the command line.
     """
 
     lines: tuple[dict[str, Any], ...]
     interrupted: bool
     exit_code: int
+    not_run: int = 0
 
 
 def run_sweep(
@@ -41,21 +44,28 @@ def run_sweep(
     *,
     directory: RunDirectory,
     bench: Bench,
+    finish: Callable[[Cell, dict[str, Any]], dict[str, Any]] = lambda cell, line: line,
+    ends_at: float | None = None,
     progress: Callable[[int], Progress] = make_progress,
 ) -> SweepResult:
     """Run what is missing, one line of the journal a cell, then record status and exit code in ``run.json``.
 
+    ``finish`` completes each line before it is written.  No cell begins after ``ends_at`` on
+    ``time.monotonic``: the rest is left to a resumed run, and ``not_run`` in ``run.json`` counts it.
     ``KeyboardInterrupt`` ends the sweep in order: finished cells are in the journal, the running one is not.
     """
     done = directory.done_ids()
     missing = [cell for cell in cells if cell.id not in done]
-    interrupted = False
+    interrupted, not_run = False, 0
     try:
         with progress(len(missing)) as display:
-            for cell in missing:
+            for place, cell in enumerate(missing):
+                if ends_at is not None and time.monotonic() >= ends_at:
+                    not_run = len(missing) - place
+                    break
                 display.start(cell)
                 result = bench.run(cell)
-                line = result.line
+                line = finish(cell, result.line)
                 if result.failing is not None:
                     line = save_failure(directory, result.failing, line)
                 directory.append(line)
@@ -70,8 +80,9 @@ def run_sweep(
     by_id = {line["id"]: line for line in directory.done}
     lines = tuple(by_id[cell.id] for cell in cells if cell.id in by_id)
     code = EXIT_INTERRUPTED if interrupted else exit_code(lines)
+    directory.note(not_run=not_run)
     directory.finish(status="interrupted" if interrupted else "finished", exit_code=code)
-    return SweepResult(lines=lines, interrupted=interrupted, exit_code=code)
+    return SweepResult(lines=lines, interrupted=interrupted, exit_code=code, not_run=not_run)
 
 
 def exit_code(lines: Sequence[Mapping[str, Any]]) -> int:

@@ -48,12 +48,16 @@ def work(channel: Channel) -> None:
             DeviceRequest(**task["device"]),
             task["backends"],
             gpu,
+            optional=task["optional"],
             announce=announce,
             loading=lambda what: channel.send({"event": "loading", "what": what}),
         )
         facts = bench.open()
         channel.send({"event": "ready", "name": facts.name, "description": facts.description})
         while (order := channel.receive()) is not None:
+            if order["do"] == "hardware":
+                channel.send({"event": "hardware", "hardware": bench.hardware()})
+                continue
             if order["do"] == "preflight":
                 channel.send({"event": "tried", "tried": bench.tried(cell_from_dict(order["cell"]))})
                 continue

@@ -1,0 +1,195 @@
+"""Streams, events, graphs and launches of the stand-in."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any
+
+from pabench.device.base import KernelSource, Launch
+from pabench.device.emulated import EmulatedDevice
+from pabench.errors import DeviceFault
+
+with contextlib.suppress(ImportError):
+    nvrtc = importlib.import_module("cupy_backends.cuda.libs.nvrtc")
+
+PROPERTIES = {
+    "name": b"Stand-in 3000",
+    "major": 9,
+    "minor": 0,
+    "multiProcessorCount": 2,
+    "sharedMemPerBlockOptin": 232448,
+    "sharedMemPerMultiprocessor": 233472,
+    "l2CacheSize": 4096,
+}
+FREE_BYTES = 2**28
+_device = EmulatedDevice()
+
+
+class CUDADriverError(RuntimeError):
+    """Of a launch."""
+
+
+class CUDARuntimeError(RuntimeError):
+    """Of anything else."""
+
+
+class CompileException(Exception):
+    """Of NVRTC."""
+
+
+def _device_count() -> int:
+    return int(os.environ.get("STAND_IN_GPUS", "1"))
+
+
+driver = SimpleNamespace(CUDADriverError=CUDADriverError)
+compiler = SimpleNamespace(CompileException=CompileException)
+runtime = SimpleNamespace(
+    CUDARuntimeError=CUDARuntimeError,
+    getDeviceCount=_device_count,
+    getDeviceProperties=lambda number: PROPERTIES,
+    driverGetVersion=lambda: 13020,
+    memGetInfo=lambda: (FREE_BYTES, 2 * FREE_BYTES),
+)
+
+
+class Device:
+    """The only device."""
+
+    id = 0
+
+    def synchronize(self) -> None:
+        """Raise what a launch has left behind."""
+        if Stream.capturing():
+            raise CUDARuntimeError(
+                "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+            )
+        if _faults:
+            raise CUDARuntimeError(f"cudaErrorLaunchFailure: {_faults[0]}")
+
+
+_faults: list[str] = []
+
+
+def compiled(code: str, options: tuple[str, ...]) -> Any:
+    """Compile for the host what RawModule was given."""
+    include = next(Path(option[2:]) for option in options if option.startswith("-I"))
+    words = [option[2:].partition("=") for option in options if option.startswith("-D")]
+    folder = Path(tempfile.gettempdir()) / f"stand-in-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{hashlib.sha256(code.encode()).hexdigest()[:16]}.cu"
+    if not path.exists():
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(code, encoding="utf-8")
+        draft.replace(path)
+    defines = {name: value for name, _, value in words if name != "PAB_HEADERS"}
+    return _device.load(KernelSource(path=path, include_dir=include, defines=defines))
+
+
+class Kernel:
+    """An entry point."""
+
+    def __init__(self, module: Any, name: str) -> None:
+        self._module, self._name = module, name
+        self.max_dynamic_shared_size_bytes = 0
+
+    def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int) -> None:
+        """Run, or record while the current stream captures."""
+        launch = Launch(entry=self._name, grid=grid, block=block, args=args, shared_bytes=shared_mem)
+        Stream.current()._take(lambda: self._launch(launch))
+
+    def _launch(self, launch: Launch) -> None:
+        try:
+            self._module.launch(launch)
+        except DeviceFault as fault:
+            _faults.append(str(fault))
+
+
+class Stream:
+    """A queue whose work is done when it is queued, or recorded while it captures."""
+
+    null: Stream
+    _stack: list[Stream] = []  # noqa: RUF012
+    _capture: list[Callable[[], None]] | None = None
+
+    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
+        self.non_blocking = non_blocking
+
+    @classmethod
+    def current(cls) -> Stream:
+        """Return the stream in use."""
+        return cls._stack[-1] if cls._stack else cls.null
+
+    @classmethod
+    def capturing(cls) -> bool:
+        """Whether a stream in use captures."""
+        return any(stream._capture is not None for stream in cls._stack)
+
+    def __enter__(self) -> Stream:
+        Stream._stack.append(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        Stream._stack.pop()
+
+    def begin_capture(self, mode: int | None = None) -> None:
+        """Record from now on."""
+        if not self.non_blocking:
+            raise CUDARuntimeError("cudaErrorStreamCaptureImplicit: a blocking stream")
+        self._capture = []
+
+    def end_capture(self) -> Graph:
+        """Return what was recorded."""
+        if self._capture is None:
+            raise CUDARuntimeError("cudaErrorIllegalState: no capture")
+        graph, self._capture = Graph(self._capture), None
+        return graph
+
+    def synchronize(self) -> None:
+        """All is done already."""
+
+    def _take(self, work: Callable[[], None]) -> None:
+        if self._capture is None:
+            work()
+        else:
+            self._capture.append(work)
+
+
+Stream.null = Stream(null=True)
+
+
+class Graph:
+    """Recorded launches."""
+
+    def __init__(self, work: list[Callable[[], None]]) -> None:
+        self._work = work
+
+    def launch(self, stream: Stream | None = None) -> None:
+        """Run them in their order."""
+        for one in self._work:
+            one()
+
+
+class Event:
+    """A moment."""
+
+    def record(self, stream: Stream | None = None) -> None:
+        """Note the time."""
+        self.at = time.perf_counter_ns()
+
+    def synchronize(self) -> None:
+        """The moment has passed."""
+
+
+def get_elapsed_time(start: Event, end: Event) -> float:
+    """Return milliseconds."""
+    return (end.at - start.at) / 1e6

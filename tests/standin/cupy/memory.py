@@ -1,0 +1,37 @@
+"""Device memory of the stand-in: numpy arrays that know how to be set."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+ALIGNMENT = 256
+
+
+class ndarray(np.ndarray[Any, np.dtype[Any]]):  # noqa: N801
+    """Stands for cupy.ndarray; what is called ``data`` there is a pointer here too."""
+
+    @property
+    def data(self) -> Any:
+        """Return the pointer, with ``memset``."""
+
+        def memset(value: int, count: int) -> None:
+            if count != self.nbytes:
+                raise ValueError(f"memset of {count} bytes in an array of {self.nbytes}")
+            self.reshape(-1).view(np.uint8)[:] = value
+
+        return SimpleNamespace(ptr=self.ctypes.data, memset=memset)
+
+
+def new_array(shape: Any, dtype: Any) -> ndarray:
+    """Return memory that starts where CUDA's allocations start."""
+    dtype = np.dtype(dtype)
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    made: ndarray = raw[start : start + size].view(dtype).reshape(shape).view(ndarray)
+    return made
