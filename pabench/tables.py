@@ -33,7 +33,7 @@ def read_tables(path: Path, *, what: str, entry: str) -> list[Any]:
 
 
 def check_fields(entry: Any, required: set[str], known: set[str]) -> None:
-    """Raise ``InvalidCase`` unless ``entry`` is a table of all ``required`` fields and only ``known`` ones."""
+    """Raise ``InvalidCase`` unless ``entry`` has all ``required`` fields and only ``known`` ones."""
     if not isinstance(entry, dict):
         raise InvalidCase("entry", entry, "must be a table")
     for name in sorted(required - entry.keys()):

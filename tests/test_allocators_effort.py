@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pabench.allocators.history import HistoryCase, history_from_dict
 from pabench.allocators.registry import ALLOCATORS
-from pabench.conformance.allocator_checks import HistoryCase, history_from_dict
 from pabench.conformance.case_files import SavedCase, save_case
 from pabench.conformance.examiner import PROFILES, Examiner
 from pabench.conformance.failures import load_case, rerun

@@ -10,13 +10,14 @@ import pytest
 
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.contents import Contents, stream_token
+from pabench.allocators.history import HistoryCase
 from pabench.allocators.host import HostAllocator
 from pabench.allocators.model import ModelAllocator
 from pabench.allocators.operations import FIELDS, Operation, operation_from_json
 from pabench.allocators.results import Granted, Hit, Prompt, no_copies, no_positions
 from pabench.allocators.scan import ScanAllocator
 from pabench.allocators.trial import Trial
-from pabench.conformance.allocator_checks import HistoryCase, about_allocator_check, check_history
+from pabench.conformance.allocator_checks import about_allocator_check, check_history
 from pabench.device.emulated import EmulatedDevice
 from pabench.errors import InvalidCase, OutOfPages
 from pabench.problem.dtypes import Array

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from pabench.allocators.history import HistoryCase
 from pabench.allocators.registry import ALLOCATORS, make_allocator
 from pabench.allocators.trial import Trial
 from pabench.cli.main import run
-from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, HistoryCase
+from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS
 from pabench.conformance.examiner import PROFILES, CheckFailed, Examiner, Notebook
 from pabench.conformance.failures import load_case
 from pabench.conformance.ledger import Deviation, shipped_ledger

@@ -15,7 +15,7 @@ from tests.allocator_support import shape_of
 from tests.probe import DEVICE
 from tests.test_kill_allocators import examine
 
-NAMES = ["contiguous", "buddy", "oracle-length"]
+NAMES = ["contiguous", "buddy", "oracle-length", "buddy-max", "buddy-oracle"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,6 +34,8 @@ def test_reserving_allocators_pass_the_suite(name: str, check: str) -> None:
         # 4 tokens to come for 3; the 14 claimed lie in a block of 4 pages
         ("buddy", MemorySplit(tokens=10, reserved=3, internal=1, external=66)),
         ("oracle-length", MemorySplit(tokens=10, reserved=3, internal=0, external=67)),
+        ("buddy-max", MemorySplit(tokens=10, reserved=3, internal=19, external=48)),
+        ("buddy-oracle", MemorySplit(tokens=10, reserved=3, internal=0, external=67)),
         # no promise: what lies behind the last token is internal
         ("host", MemorySplit(tokens=10, reserved=0, internal=2, external=68)),
     ],
@@ -47,7 +49,12 @@ def test_reserving_memory_split(name: str, split: MemorySplit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "capacity"), [("contiguous", 2), ("buddy", 5), ("oracle-length", 6), ("host", 6)]
+    ("name", "capacity"),
+    # 12 tokens are 3 pages, which blocks make 4; a pool of 20 has blocks of 16 and 4
+    [
+        *(("contiguous", 2), ("buddy", 5), ("oracle-length", 6), ("host", 6)),
+        *(("buddy-max", 2), ("buddy-oracle", 5)),
+    ],
 )
 def test_reserving_capacity_is_ordered(name: str, capacity: int) -> None:
     """Sequences of 11 tokens that end at 12, on 20 pages of 4, at most 32 tokens a row."""

@@ -13,9 +13,9 @@ import pytest
 
 import pabench.conformance
 from pabench.allocators.base import PoolShape
+from pabench.allocators.history import HistoryCase
 from pabench.backends import registry
 from pabench.cli.main import run
-from pabench.conformance.allocator_checks import HistoryCase
 from pabench.conformance.case_files import AnyCase, SavedCase, save_case
 from pabench.conformance.failures import case_bytes, load_case
 from pabench.problem import Batch, Case, Problem

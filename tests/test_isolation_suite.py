@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 
 from pabench.allocators.base import PoolShape
+from pabench.allocators.history import HistoryCase
 from pabench.allocators.operations import Operation
-from pabench.conformance.allocator_checks import HistoryCase
 from pabench.conformance.case_files import AnyCase
 from pabench.conformance.isolated import IsolatedSuite
 from pabench.conformance.judge import ALONE, smallest

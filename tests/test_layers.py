@@ -23,7 +23,7 @@ ROWS: list[tuple[str, ...]] = [
     ("device", "timing", "store", "isolation"),
     ("kernels", "controls"),
     ("backends", "allocators"),
-    ("strategies",),
+    ("strategies", "table_decode"),
     ("conformance", "sweep", "serving", "stress"),
     ("report",),
     ("cli",),
@@ -42,6 +42,7 @@ NEVER: dict[str, set[str]] = {
     "allocators": {"oracle", "workloads", "store"},
     "strategies": {"oracle", "backends", "allocators", "kernels", "device"},
     "conformance": {"timing"},
+    "table_decode": {"workloads", "store", "timing"},
     "isolation": {"problem", "workloads", "oracle", "resources"},
 }
 

@@ -16,7 +16,13 @@ from pabench.allocators.capabilities import Capabilities
 from pabench.allocators.host import HostAllocator
 from pabench.allocators.model import ModelAllocator
 from pabench.allocators.pool import StackAllocator, TicketAllocator
-from pabench.allocators.reserving import BuddyAllocator, ContiguousAllocator, OracleLengthAllocator
+from pabench.allocators.reserving import (
+    BuddyAllocator,
+    BuddyMaxAllocator,
+    BuddyOracleAllocator,
+    ContiguousAllocator,
+    OracleLengthAllocator,
+)
 from pabench.allocators.scan import ScanAllocator
 from pabench.device.base import Device
 from pabench.errors import UnknownName
@@ -92,6 +98,16 @@ ALLOCATORS: dict[str, AllocatorEntry] = {
         about="before paging: room for the final length, which it is told, in one piece",
         capabilities=OracleLengthAllocator.capabilities,
         make=lambda device, shape: OracleLengthAllocator(shape),
+    ),
+    "buddy-max": AllocatorEntry(
+        about="before paging: room for the longest length, in a power of two of pages",
+        capabilities=BuddyMaxAllocator.capabilities,
+        make=lambda device, shape: BuddyMaxAllocator(shape),
+    ),
+    "buddy-oracle": AllocatorEntry(
+        about="before paging: room for the final length, which it is told, in a power of two of pages",
+        capabilities=BuddyOracleAllocator.capabilities,
+        make=lambda device, shape: BuddyOracleAllocator(shape),
     ),
     "vllm-block-pool": AllocatorEntry(
         about="vLLM's BlockPool, without prefix caching",

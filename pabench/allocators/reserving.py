@@ -168,7 +168,7 @@ class ContiguousAllocator(ReservingAllocator):
     """Claims the longest length there may be (``Orca (Max)``)."""
 
     name = "contiguous"
-    arena = FirstFit
+    arena: ClassVar[type[FirstFit] | type[Buddies]] = FirstFit
 
     def claim(self, tokens: int, final: int) -> int:
         """See ``ReservingAllocator``."""
@@ -191,8 +191,22 @@ class OracleLengthAllocator(ReservingAllocator):
     """Claims the final length, which it is told (``Orca (Oracle)``)."""
 
     name = "oracle-length"
-    arena = FirstFit
+    arena: ClassVar[type[FirstFit] | type[Buddies]] = FirstFit
 
     def claim(self, tokens: int, final: int) -> int:
         """See ``ReservingAllocator``."""
         return final
+
+
+class BuddyMaxAllocator(ContiguousAllocator):
+    """Claims the longest length there may be, in blocks of a power of two of pages."""
+
+    name = "buddy-max"
+    arena = Buddies
+
+
+class BuddyOracleAllocator(OracleLengthAllocator):
+    """Claims the final length, in blocks of a power of two of pages."""
+
+    name = "buddy-oracle"
+    arena = Buddies

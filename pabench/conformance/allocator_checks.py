@@ -3,72 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.capabilities import OPERATIONS, Capabilities
 from pabench.allocators.concurrent import PoolTrial
-from pabench.allocators.operations import Operation, operation_from_json
+from pabench.allocators.history import HistoryCase
+from pabench.allocators.operations import Operation
 from pabench.allocators.pool import PoolAllocator
 from pabench.allocators.trial import Trial
 from pabench.conformance.outcome import PASSED, Outcome, failed, raised
-from pabench.conformance.table_decode import decode_through_tables
+from pabench.conformance.table_decode import judge_tables
 from pabench.device.base import Device
-from pabench.errors import DeviceFault, InvalidCase, Unsupported
+from pabench.errors import DeviceFault, Unsupported
 from pabench.kernels.page_pool import new_pool
-from pabench.problem.checks import whole_number
-from pabench.problem.identity import content_id
 
-HISTORY_SCHEMA = 3
 Maker = Callable[[PoolShape], PageAllocator]
 """Makes an empty allocator."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryCase:
-    """A pool and the operations done to it.
-
-    Attributes:
-        shape: of the pool.
-        operations: in their order.
-        schedule: seed of the order of blocks, warps and lanes, where the device lets us choose it.
-    """
-
-    shape: PoolShape
-    operations: tuple[Operation, ...]
-    schedule: int = 0
-
-    @property
-    def id(self) -> str:
-        """First 16 hex digits of the SHA-256 of the canonical JSON."""
-        return content_id(self.to_dict())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the case as plain JSON values."""
-        operations = [[name, given] for name, given in self.operations]
-        shape, schedule = asdict(self.shape), self.schedule
-        return {"schema": HISTORY_SCHEMA, "shape": shape, "operations": operations, "schedule": schedule}
-
-
-def history_from_dict(data: Any) -> HistoryCase:
-    """Read ``HistoryCase.to_dict`` back, and schema 2, which had no schedule; raises ``InvalidCase``."""
-    if not isinstance(data, dict) or data.get("schema") not in (2, HISTORY_SCHEMA):
-        raise InvalidCase("history", data, f"must be a JSON object of schema {HISTORY_SCHEMA}, or 2")
-    if data["schema"] == 2 and "schedule" not in data:
-        data = {**data, "schedule": 0}
-    if data.keys() != {"schema", "shape", "operations", "schedule"}:
-        raise InvalidCase("history", sorted(data), "must have schema, shape, operations and schedule")
-    shape, names = data["shape"], {field.name for field in fields(PoolShape)}
-    if not isinstance(shape, dict) or shape.keys() != names:
-        raise InvalidCase("history.shape", shape, f"must have the fields {', '.join(sorted(names))}")
-    if not isinstance(data["operations"], list):
-        raise InvalidCase("history.operations", data["operations"], "must be a list")
-    operations = tuple(operation_from_json(entry) for entry in data["operations"])
-    schedule = whole_number("history.schedule", data["schedule"], low=0, high=2**64 - 1)
-    return HistoryCase(shape=PoolShape(**shape), operations=operations, schedule=schedule)
 
 
 def judge_operation(trial: Trial, history: Sequence[Operation]) -> Outcome:
@@ -93,7 +46,7 @@ def check_table_decode(case: HistoryCase, new: Maker, device: Device) -> Outcome
     """After any history a decode kernel that reads the cache through the tables gives what the tokens say."""
     device.reschedule(case.schedule)
     trial, outcome = _replayed(case, new)
-    return decode_through_tables(trial, device) if outcome.passed else outcome
+    return judge_tables(trial, device) if outcome.passed else outcome
 
 
 def check_repeats(case: HistoryCase, first: PageAllocator, new: Maker) -> Outcome:

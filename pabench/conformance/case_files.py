@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from pabench.conformance.allocator_checks import HistoryCase, history_from_dict
+from pabench.allocators.history import HistoryCase, history_from_dict
 from pabench.problem.append import AppendCase, append_case_from_dict, build_append
 from pabench.problem.case import Case, case_from_dict
 from pabench.problem.merge import MergeCase, build_merge, merge_case_from_dict
 from pabench.problem.tensors import build_tensors
-from pabench.store.files import atomic_write_text, pretty
+from pabench.store.case_record import write_case
 
 AnyCase = Case | AppendCase | MergeCase | HistoryCase
-CASE_FILE = "case.json"
-FAILURE_SCHEMA = 1
 READERS: dict[str, Callable[[Any], AnyCase]] = {
     "attention": case_from_dict,
     "append": append_case_from_dict,
@@ -45,19 +43,18 @@ class SavedCase:
 
 def save_case(folder: Path, saved: SavedCase, text: str) -> None:
     """Write a case directory into the existing, empty or older ``folder``."""
-    record = {
-        "schema": FAILURE_SCHEMA,
-        "check": saved.check,
-        "subject": saved.subject,
-        "device": saved.device,
-        "kind": kind_of(saved.case),
-        "case": saved.case.to_dict(),
-    }
     arrays = _arrays(saved.case)
     if arrays and sum(array.nbytes for array in arrays.values()) <= MAX_ARRAY_BYTES:
         np.savez_compressed(folder / "arrays.npz", **arrays)
-    atomic_write_text(folder / "verdict.txt", text + "\n")
-    atomic_write_text(folder / CASE_FILE, pretty(record))
+    write_case(
+        folder,
+        check=saved.check,
+        subject=saved.subject,
+        device=saved.device,
+        kind=kind_of(saved.case),
+        case=saved.case.to_dict(),
+        text=text,
+    )
 
 
 def kind_of(case: AnyCase) -> str:

@@ -19,9 +19,10 @@ from hypothesis.strategies import SearchStrategy
 
 from pabench.allocators.base import PageAllocator, PoolShape
 from pabench.allocators.capabilities import Capabilities as AllocatorCapabilities
+from pabench.allocators.history import HistoryCase
 from pabench.allocators.registry import AllocatorEntry
 from pabench.backends.base import Backend
-from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, HistoryCase, about_allocator_check
+from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, about_allocator_check
 from pabench.conformance.case_files import AnyCase
 from pabench.conformance.failures import load_case
 from pabench.conformance.ledger import Deviation

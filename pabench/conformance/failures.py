@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pabench.allocators.history import HistoryCase
 from pabench.allocators.registry import allocator_entry
 from pabench.backends.registry import is_place, load_backend
-from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, HistoryCase
-from pabench.conformance.case_files import CASE_FILE, FAILURE_SCHEMA, READERS, AnyCase, SavedCase
+from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS
+from pabench.conformance.case_files import READERS, AnyCase, SavedCase
 from pabench.conformance.outcome import Outcome
 from pabench.conformance.registry import check_by_id
 from pabench.conformance.witness import Witness
@@ -23,6 +24,7 @@ from pabench.problem.case import Case
 from pabench.problem.layout import pages_needed
 from pabench.problem.merge import MergeCase
 from pabench.problem.placement import HIGH_PAGE_BASE
+from pabench.store.case_record import CASE_FILE, CASE_SCHEMA
 
 NAME = re.compile(r"[\w.:/+~-]{1,400}(\[[\w.:-]{1,100}\])?")
 MAX_REPLAY_BYTES = 2**33
@@ -45,8 +47,8 @@ def load_case(folder: Path) -> SavedCase:
         raise UsageError(f"{str(folder)!r} is not a case directory: {path.name}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{str(path)!r} is not JSON: {error}") from None
-    if not isinstance(record, dict) or record.get("schema") != FAILURE_SCHEMA:
-        raise InvalidCase(str(path), record, f"must be an object of schema {FAILURE_SCHEMA}")
+    if not isinstance(record, dict) or record.get("schema") != CASE_SCHEMA:
+        raise InvalidCase(str(path), record, f"must be an object of schema {CASE_SCHEMA}")
     kind = record.get("kind")
     if not isinstance(kind, str) or kind not in READERS:
         raise InvalidCase(f"{path}: kind", kind, f"must be one of {', '.join(READERS)}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pabench.conformance.allocator_checks import HistoryCase
+from pabench.allocators.history import HistoryCase
 from pabench.conformance.case_files import AnyCase
 from pabench.errors import PabenchError
 from pabench.problem.append import AppendCase

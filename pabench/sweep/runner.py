@@ -13,13 +13,11 @@ from typing import Any
 from pabench.backends.registry import is_place
 from pabench.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EXIT_OK, PabenchError
 from pabench.problem.case import Case
-from pabench.store.files import atomic_write_text, pretty
+from pabench.store.case_record import write_case
 from pabench.store.run import RunDirectory
 from pabench.sweep.bench import Bench
 from pabench.sweep.cell import Cell
 from pabench.sweep.progress import Progress, make_progress
-
-CASE_FILE_SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +97,15 @@ def save_failure(directory: RunDirectory, case: Case, line: Mapping[str, Any]) -
     The layout is that of a failed ``decode`` check of the conformance suite, which judges the same case.
     """
     folder = directory.failure_dir(case.id)
-    record = {
-        "schema": CASE_FILE_SCHEMA,
-        "check": "decode",
-        "subject": line["backend"],
-        "device": line["device"],
-        "kind": "attention",
-        "case": case.to_dict(),
-    }
-    atomic_write_text(folder / "verdict.txt", f"{line['reason']}\n")
-    atomic_write_text(folder / "case.json", pretty(record))
+    write_case(
+        folder,
+        check="decode",
+        subject=line["backend"],
+        device=line["device"],
+        kind="attention",
+        case=case.to_dict(),
+        text=line["reason"],
+    )
     kernels = directory.run["config"].get("kernels")
     words = ["pabench", "replay", str(folder), *(["--kernels", kernels] if kernels else [])]
     words += ["--backend", line["backend"]] if is_place(line["backend"]) else []

@@ -1,29 +1,23 @@
-"""One row of a request trace, in either format, checked field by field."""
+"""Readers of the formats that have one request a line: which columns they have, and what those mean."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from pabench.problem.lengths import MAX_LENGTH
-
-AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-MOONCAKE_COLUMNS = ("timestamp", "input_length", "output_length", "hash_ids")
-
-
-class RowError(Exception):
-    """A row that breaks the format; the message names row and column, the caller adds the file."""
-
-
-class Row(NamedTuple):
-    """One request; ``stamp_s`` counts seconds from any fixed moment."""
-
-    prompt_tokens: int
-    output_tokens: int
-    stamp_s: float
+from pabench.workloads.row_fields import (
+    Row,
+    RowError,
+    block_ids,
+    checked_row,
+    moment_text,
+    seconds_text,
+    stamp_number,
+    token_number,
+    token_text,
+)
 
 
 class RowReader(Protocol):
@@ -33,40 +27,98 @@ class RowReader(Protocol):
         """Return the request on ``line``, the ``number``-th of its file; raises ``RowError``."""
 
 
-class AzureReader:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceFormat:
+    """A format of request traces.
+
+    Attributes:
+        name: in words, for the error about an unknown one.
+        prompt, output, stamp: names of the columns; no ``stamp`` where the format has no times.
+        moment: reads the text of a time (CSV).
+        per_second: units of a time in a second (JSON).
+        block_tokens: tokens that one of ``hash_ids`` stands for; 0 for a CSV file, which has none.
+        mark: a field that only this one of the JSON formats has.
+    """
+
+    name: str
+    prompt: str
+    output: str
+    stamp: str = ""
+    moment: Callable[[str, int, str], float] = seconds_text
+    per_second: float = 1.0
+    block_tokens: int = 0
+    mark: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that a file must have."""
+        names = (self.stamp, self.prompt, self.output, "hash_ids" if self.block_tokens else "")
+        return tuple(name for name in names if name)
+
+
+CSV_FORMATS = (
+    TraceFormat(
+        name="Azure", stamp="TIMESTAMP", prompt="ContextTokens", output="GeneratedTokens", moment=moment_text
+    ),
+    TraceFormat(name="BurstGPT", stamp="Timestamp", prompt="Request tokens", output="Response tokens"),
+    TraceFormat(name="Vidur", prompt="num_prefill_tokens", output="num_decode_tokens"),
+)
+# looked at in this order: what has no mark takes any object
+JSON_FORMATS = (
+    TraceFormat(
+        name="Qwen-Bailian",
+        stamp="timestamp",
+        prompt="input_length",
+        output="output_length",
+        block_tokens=16,
+        mark="chat_id",
+    ),
+    TraceFormat(
+        name="Mooncake",
+        stamp="timestamp",
+        prompt="input_length",
+        output="output_length",
+        per_second=1000.0,
+        block_tokens=512,
+    ),
+)
+
+
+class CsvReader:
     """Rows of comma-separated values under a header that names the columns."""
 
-    def __init__(self, header: str, number: int) -> None:
-        self.columns = [name.strip() for name in header.split(",")]
-        for name in AZURE_COLUMNS:
-            if self.columns.count(name) != 1:
-                has = "has no column" if name not in self.columns else "names more than once the column"
-                raise RowError(f"row {number}: the header {has} {name!r} ({', '.join(self.columns)[:80]})")
-        self.places = [self.columns.index(name) for name in AZURE_COLUMNS]
+    def __init__(self, form: TraceFormat, header: str, number: int) -> None:
+        self.form = form
+        self.names = [name.strip() for name in header.split(",")]
+        for name in form.columns:
+            if self.names.count(name) != 1:
+                has = "has no column" if name not in self.names else "names more than once the column"
+                raise RowError(f"row {number}: the header {has} {name!r} ({', '.join(self.names)[:80]})")
+        self.places = {name: self.names.index(name) for name in form.columns}
 
     def read(self, line: str, number: int) -> Row:
-        """Split the line and check its three fields."""
-        fields = line.split(",")
-        if len(fields) != len(self.columns):
-            rule = f"has {len(fields)} columns, the header names {len(self.columns)}"
+        """Split the line and check its fields."""
+        form, fields = self.form, line.split(",")
+        if len(fields) != len(self.names):
+            rule = f"has {len(fields)} columns, the header names {len(self.names)}"
             raise RowError(f"row {number}: {rule}: {line[:60]!r}")
-        stamp, prompt, output = (fields[place].strip() for place in self.places)
-        return _row(
-            _digits(prompt, number, "ContextTokens"),
-            _digits(output, number, "GeneratedTokens"),
-            _moment(stamp, number),
-            number,
-        )
+        prompt = token_text(fields[self.places[form.prompt]].strip(), number, form.prompt)
+        output = token_text(fields[self.places[form.output]].strip(), number, form.output)
+        stamp = 0.0
+        if form.stamp:
+            stamp = form.moment(fields[self.places[form.stamp]].strip(), number, form.stamp)
+        return checked_row(Row(prompt, output, stamp), number)
 
 
-class MooncakeReader:
+class JsonReader:
     """Rows that are JSON objects."""
 
-    def __init__(self, line: str, number: int) -> None:
-        pass
+    def __init__(self, form: TraceFormat) -> None:
+        self.form = form
 
     def read(self, line: str, number: int) -> Row:
-        """Parse the object and check its four fields."""
+        """Parse the object and check its fields."""
+        form = self.form
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -74,76 +126,37 @@ class MooncakeReader:
             raise RowError(f"row {number}: is not whole JSON ({reason}): {line[-40:]!r}") from None
         if not isinstance(fields, dict):
             raise RowError(f"row {number}: must be a JSON object: {line[:40]!r}")
-        for name in MOONCAKE_COLUMNS:
+        for name in form.columns:
             if name not in fields:
                 raise RowError(f"row {number}: has no column {name!r}")
-        if not isinstance(fields["hash_ids"], list):
-            raise RowError(f"row {number}, column 'hash_ids': must be a list of block ids")
-        return _row(
-            _tokens(fields["input_length"], number, "input_length"),
-            _tokens(fields["output_length"], number, "output_length"),
-            _milliseconds(fields["timestamp"], number) / 1000.0,
+        unit = "milliseconds" if form.per_second == 1000.0 else "seconds"
+        return checked_row(
+            Row(
+                token_number(fields[form.prompt], number, form.prompt),
+                token_number(fields[form.output], number, form.output),
+                stamp_number(fields[form.stamp], number, form.stamp, unit) / form.per_second,
+                block_ids(fields["hash_ids"], number),
+            ),
             number,
         )
 
 
-def _starts_azure(line: str) -> bool:
-    # any one of the names will do, so that a missing column is told rather than an unknown format
-    return not line.startswith("{") and any(name in line.split(",") for name in AZURE_COLUMNS)
+def reader_for(line: str, number: int) -> tuple[TraceFormat, RowReader, bool]:
+    """Return format and reader of a file that begins with ``line``, and whether that line is a header.
 
-
-def _starts_mooncake(line: str) -> bool:
-    return line.startswith("{")
-
-
-FORMATS: tuple[tuple[Callable[[str], bool], Callable[[str, int], RowReader], bool], ...] = (
-    (_starts_azure, AzureReader, True),
-    (_starts_mooncake, MooncakeReader, False),
-)
-"""Test of a file's first line, reader, and whether that line is a header."""
-
-
-def _row(prompt: int, output: int, stamp_s: float, number: int) -> Row:
-    if prompt + output > MAX_LENGTH:
-        raise RowError(f"row {number}: has {prompt} + {output} tokens, more than the {MAX_LENGTH} allowed")
-    return Row(prompt, output, stamp_s)
-
-
-def _digits(text: str, number: int, column: str) -> int:
-    # the bound on the digits comes first, since a number of thousands of digits is refused by int()
-    if not text.isascii() or not text.isdigit():
-        raise RowError(
-            f"row {number}, column {column!r}: {text[:40]!r} must be a whole number of tokens >= 0"
-        )
-    if len(text) > 18:
-        raise RowError(
-            f"row {number}, column {column!r}: {text[:20]!r}... must be at most {MAX_LENGTH} tokens"
-        )
-    return int(text)
-
-
-def _tokens(value: Any, number: int, column: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        shown = repr(value)[:40]
-        raise RowError(f"row {number}, column {column!r}: {shown} must be a whole number of tokens >= 0")
-    return value
-
-
-def _milliseconds(value: Any, number: int) -> float:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
-    if not usable or not math.isfinite(value):
-        shown = repr(value)[:40]
-        raise RowError(f"row {number}, column 'timestamp': {shown} must be a number of milliseconds")
-    return float(value)
-
-
-def _moment(text: str, number: int) -> float:
-    """Seconds since 1970 of a wall-clock stamp; one without a zone counts as UTC."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise RowError(f"row {number}, column 'TIMESTAMP': {text[:40]!r} must be a date and time") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    # fractions beyond the microsecond are cut off
-    return moment.timestamp()
+    Raises:
+        RowError: no format begins like this.
+    """
+    if line.startswith("{"):
+        form = next(form for form in JSON_FORMATS if not form.mark or f'"{form.mark}"' in line)
+        return form, JsonReader(form), False
+    names = [name.strip() for name in line.split(",")]
+    for form in CSV_FORMATS:
+        # any one of the names will do, so that a missing column is told rather than an unknown format
+        if any(name in names for name in form.columns):
+            return form, CsvReader(form, line, number), True
+    csv = ", ".join(f"{form.name} ({','.join(form.columns)})" for form in CSV_FORMATS)
+    raise RowError(
+        f"row {number}: starts neither an Azure CSV nor any other that is known: {csv}; nor JSON lines of "
+        f"Mooncake or Qwen-Bailian, nor ShareGPT's JSON list: {line[:40]!r}"
+    )

@@ -1,9 +1,9 @@
-"""Request traces read from a file of the user: Azure CSV or Mooncake JSONL, told apart by their content.
+"""Request traces read from a file of the user; the format is told by the content.
 
-Azure (2023 and 2024): a header with ``TIMESTAMP,ContextTokens,GeneratedTokens`` in any order, then one
-request a line.  Mooncake: one JSON object a line with ``timestamp`` (milliseconds), ``input_length``,
-``output_length`` and ``hash_ids``.  Files are streamed; an error names file, row and column, where the row
-is the number of the line in the file, the header included.
+CSV under a header, columns in any order: Azure 2023 and 2024, BurstGPT, Vidur's length tables (which have no
+times).  One JSON object a line: Mooncake, and Qwen-Bailian, whose ``hash_ids`` say which prompts begin alike.
+A JSON list: ShareGPT.  ``trace_rows.py`` lists the columns.  Files are streamed; an error names file, row and
+column, where the row is the number of the line in the file, the header included.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -19,10 +20,27 @@ import numpy as np
 from pabench.errors import InvalidCase, UsageError
 from pabench.problem.dtypes import Array
 from pabench.problem.lengths import LengthFamily, LengthRequest, LengthSpec
-from pabench.workloads.trace_rows import FORMATS, Row, RowError, RowReader
+from pabench.workloads.row_fields import Row, RowError
+from pabench.workloads.sharegpt import sharegpt_rows
+from pabench.workloads.trace_rows import TraceFormat, reader_for
 
 MAX_LINE_CHARS = 2**20
 """A longer line is no request; the bound keeps a file without line ends out of memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Blocks:
+    """Which prompts begin alike: request ``i`` begins with the blocks ``ids[indptr[i] : indptr[i + 1]]``.
+
+    Attributes:
+        ids: int64; an id stands for its block and all before it.
+        indptr: int64 ``(num_requests + 1,)``.
+        block_tokens: tokens of a block; the last of a prompt may have fewer.
+    """
+
+    ids: Array
+    indptr: Array
+    block_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,12 +52,16 @@ class Trace:
         prompt_tokens: int64 ``(num_requests,)``.
         output_tokens: int64 ``(num_requests,)``.
         arrival_s: float64 ``(num_requests,)``, seconds since the first request; never decreases.
+        timed: whether the file has times; without, all arrive at 0.
+        blocks: what the file says about common beginnings, or None.
     """
 
     name: str
     prompt_tokens: Array
     output_tokens: Array
     arrival_s: Array
+    timed: bool = True
+    blocks: Blocks | None = None
 
     def __post_init__(self) -> None:
         size = self.prompt_tokens.size
@@ -89,15 +111,20 @@ def read_trace(path: str | Path) -> Trace:
             message names the file, the row and the column.
     """
     path = Path(path)
-    prompt, output, stamps = array("q"), array("q"), array("d")
+    prompt, output, stamps, blocks, ends = array("q"), array("q"), array("d"), array("q"), array("q", [0])
     try:
         if path.exists() and not path.is_file():
             raise UsageError(f"trace {path}: is not a file")
         with path.open(encoding="utf-8-sig", newline=None) as file:
-            for row in _rows(file):
+            form, rows = _rows(file)
+            for row in rows:
                 prompt.append(row.prompt_tokens)
                 output.append(row.output_tokens)
                 stamps.append(row.stamp_s)
+                if form is not None and form.block_tokens:
+                    # ids behind the end of the prompt stand for nothing
+                    blocks.extend(row.blocks[: -(-row.prompt_tokens // form.block_tokens)])
+                    ends.append(len(blocks))
     except RowError as error:
         raise UsageError(f"trace {path}, {error}") from None
     except UnicodeDecodeError as error:
@@ -109,39 +136,47 @@ def read_trace(path: str | Path) -> Trace:
         raise UsageError(f"trace {path}: holds no request (it is empty, or a header and nothing else)")
     arrival = np.asarray(stamps)
     order = np.argsort(arrival, kind="stable")
+    held = None
+    if form is not None and form.block_tokens:
+        held = _blocks_in_order(np.asarray(blocks), np.asarray(ends), order, form.block_tokens)
     return Trace(
         name=path.name.partition(".")[0] or path.name,
         prompt_tokens=np.asarray(prompt)[order],
         output_tokens=np.asarray(output)[order],
         arrival_s=arrival[order] - arrival[order[0]],
+        timed=form is not None and form.stamp != "",
+        blocks=held,
     )
 
 
-def _rows(file: IO[str]) -> Iterator[Row]:
-    reader: RowReader | None = None
-    number = 0
+def _blocks_in_order(ids: Array, ends: Array, order: Array, block_tokens: int) -> Blocks:
+    counts = np.diff(ends)[order]
+    indptr = np.concatenate(([0], np.cumsum(counts)))
+    taken = np.repeat(ends[:-1][order] - indptr[:-1], counts) + np.arange(indptr[-1])
+    return Blocks(ids=ids[taken], indptr=indptr, block_tokens=block_tokens)
+
+
+def _rows(file: IO[str]) -> tuple[TraceFormat | None, Iterator[Row]]:
+    """The format (None for ShareGPT's list) and the requests of an open file."""
+    while (opening := file.read(1)).isspace():
+        pass
+    if opening == "[":
+        return None, sharegpt_rows(file)
+    file.seek(0)
+    for number, line in _lines(file):
+        form, reader, is_header = reader_for(line, number)
+        lines = _lines(file, number + 1) if is_header else chain([(number, line)], _lines(file, number + 1))
+        return form, (reader.read(text, at) for at, text in lines)
+    return None, iter(())
+
+
+def _lines(file: IO[str], number: int = 1) -> Iterator[tuple[int, str]]:
+    """The lines that hold something, each with its number."""
     while line := file.readline(MAX_LINE_CHARS):
-        number += 1
         if len(line) == MAX_LINE_CHARS:
             raise RowError(f"row {number}: is longer than {MAX_LINE_CHARS} characters")
         if "\0" in line:
             raise RowError(f"row {number}: holds a NUL byte, so the file is not text")
-        line = line.strip()
-        if not line:
-            continue
-        if reader is None:
-            reader, is_header = _reader_for(line, number)
-            if is_header:
-                continue
-        yield reader.read(line, number)
-
-
-def _reader_for(line: str, number: int) -> tuple[RowReader, bool]:
-    """The reader for a file whose first line is ``line``, and whether that line is a header."""
-    for opening, reader, is_header in FORMATS:
-        if opening(line):
-            return reader(line, number), is_header
-    raise RowError(
-        f"row {number}: starts neither an Azure CSV (TIMESTAMP,ContextTokens,GeneratedTokens) "
-        f"nor a Mooncake JSONL ({{...}}): {line[:40]!r}"
-    )
+        if line.strip():
+            yield number, line.strip()
+        number += 1

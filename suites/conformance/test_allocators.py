@@ -13,12 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from pabench.allocators.base import PoolShape
 from pabench.allocators.capabilities import OPERATIONS, Capabilities
+from pabench.allocators.history import HistoryCase
 from pabench.allocators.operations import Operation
 from pabench.allocators.trial import Trial
-from pabench.conformance.allocator_checks import HistoryCase, check_repeats, judge_operation
+from pabench.conformance.allocator_checks import check_repeats, judge_operation
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.outcome import Outcome
-from pabench.conformance.table_decode import decode_through_tables
+from pabench.conformance.table_decode import judge_tables
 
 STREAMS = (0, 1, 2, 3, 6)
 SPACES = (("", ""), ("", ""), ("x", ""), ("", "x"))  # adapter and salt
@@ -339,7 +340,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         if not hasattr(self, "trial"):
             return
         if self.decodes:
-            run = partial(decode_through_tables, self.trial, self.examiner.device)
+            run = partial(judge_tables, self.trial, self.examiner.device)
             self.close(self.examiner.witness.judge(self.case(), run))
             return
         outcome = self.judge("drain", {})

@@ -7,8 +7,8 @@ import random
 from hypothesis import strategies as st
 
 from pabench.allocators.base import PoolShape
+from pabench.allocators.history import HistoryCase
 from pabench.allocators.operations import Operation
-from pabench.conformance.allocator_checks import HistoryCase
 from pabench.conformance.examiner import Examiner
 
 
