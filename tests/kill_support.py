@@ -88,6 +88,7 @@ MATRIX: dict[str, Entry] = {
     **{f"merge[{s}]": Entry(test=merge.test_merge_matches_oracle, arguments=(s,)) for s in SPREADS},
     "merge-empty": Entry(test=merge.test_merge_empty_states_change_nothing),
     "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants),
+    "allocator-invariants[crowd]": Entry(test=allocators.test_allocator_serves_a_crowd),
     "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel),
     "allocator-concurrent": Entry(test=concurrent.test_allocator_threads_do_not_share_pages),
 }

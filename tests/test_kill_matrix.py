@@ -39,8 +39,8 @@ FEATURES_OF = {
 }
 """What must be drawn for a mutant, where it is not the feature that its check is named after."""
 
-ELSEWHERE = {"allocator-concurrent"}
-"""Asks nothing of ``scan``, the allocator here; ``test_kill_allocators_device.py`` runs it on the pools."""
+ELSEWHERE = {"allocator-concurrent", "allocator-invariants[crowd]"}
+"""One asks nothing of ``scan``, the allocator here, the other nothing in the quick profile."""
 
 
 def test_kill_matrix_names_every_test_of_the_suite() -> None:

@@ -10,15 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pabench.allocators.registry import ALLOCATORS
 from pabench.backends.base import Capabilities
+from pabench.conformance.examiner import PROFILES, Examiner
 from pabench.conformance.mutants import Mutant, load_mutants
+from pabench.device.emulated import EmulatedDevice
 from pabench.errors import Unsupported
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.placement import VAST
 from pabench.problem.vast import WRAPS, reserved_zeros, wrap_pages
-from tests.kill_support import examine, place_of, plant
+from tests.kill_support import examine, place_of, plant, run_check
 
-MUTANTS = load_mutants(Path(__file__).parent / "mutants" / "wide.toml")
+PLANTED = load_mutants(Path(__file__).parent / "mutants" / "wide.toml")
+MUTANTS = [mutant for mutant in PLANTED if mutant.killed_by.startswith("decode")]
+CROWDED = [mutant for mutant in PLANTED if mutant.killed_by == "allocator-invariants[crowd]"]
 SEEDS = (0, 1, 2)
 CASE = Case(
     problem=Problem(num_qo_heads=2, num_kv_heads=2, head_dim=16, page_size=4, dtype="float16"),
@@ -36,6 +41,20 @@ def test_kill_vast_kills(mutant: Mutant, tmp_path: Path) -> None:
         outcome = examine(mutant.killed_by, kernels, seed=seed, backend=backend, max_head_dim=256).outcome
         assert outcome is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
+
+
+@pytest.mark.parametrize("mutant", CROWDED, ids=lambda mutant: mutant.id)
+def test_kill_vast_kills_what_a_crowd_shows(mutant: Mutant, tmp_path: Path) -> None:
+    examiner = Examiner(
+        subject="scan",
+        device=EmulatedDevice(kernels=plant(mutant, tmp_path)),
+        effort=replace(PROFILES["default"], shrink=False),
+        seed=0,
+        allocator=ALLOCATORS["scan"],
+    )
+    outcome = run_check(mutant.killed_by, examiner).outcome
+    assert outcome is not None
+    assert re.search(r"^operation \d+ \(free\): ", outcome.text), outcome.text
 
 
 def test_kill_vast_needs_high_offsets(tmp_path: Path) -> None:

@@ -191,10 +191,19 @@ class Examiner:
         self._until_failure(lambda: run_state_machine_as_test(seed(self.seed)(machine), settings=chosen))
 
     def examine_histories(
-        self, check: str, cases: SearchStrategy[HistoryCase], *, share: float = 1.0
+        self,
+        check: str,
+        cases: SearchStrategy[HistoryCase],
+        *,
+        label: str | None = None,
+        about: str | None = None,
+        share: float = 1.0,
     ) -> None:
-        """Draw histories and hand each to a check of ``ALLOCATOR_CHECKS``, on a drawn schedule."""
-        self._begin(check, about_allocator_check(check))
+        """Draw histories and hand each to a check of ``ALLOCATOR_CHECKS``, on a drawn schedule.
+
+        ``label``, ``about`` and ``share`` are those of ``examine``, the share of the effort's runs.
+        """
+        self._begin(check if label is None else f"{check}[{label}]", about or about_allocator_check(check))
         schedules = st.integers(0, 2**16)
 
         @self._settings(max(1, round(self.effort.machine_runs * share)))

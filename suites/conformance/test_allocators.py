@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -370,3 +371,33 @@ def test_allocator_keeps_its_invariants(allocator_examiner: Examiner) -> None:
 def test_allocator_tables_lead_a_kernel(allocator_examiner: Examiner) -> None:
     machine = type("Machine", (AllocatorMachine,), {"examiner": allocator_examiner, "decodes": True})
     allocator_examiner.examine_machine("allocator-decode", machine, share=0.25)
+
+
+MOST_THREADS = 1024  # of a block: what serves sequences by one goes round again
+
+
+def crowd(seed: int) -> HistoryCase:
+    """More sequences in one call than a block has threads, on pages enough for all."""
+    count = MOST_THREADS + 36
+    everybody = list(range(count))
+    alloc = {"final_tokens": None, "stream": 0, "adapter": "", "salt": ""}
+    steps: list[Operation] = [("alloc", {"sequence": s, "tokens": s % 2, **alloc}) for s in everybody]
+    random.Random(seed).shuffle(everybody)
+    steps.append(("append_batch", {"sequences": everybody, "tokens": [1] * count}))
+    steps.append(("free", {"sequences": everybody}))
+    shape = PoolShape(num_pages=2 * count, page_size=1, max_seqs=count, max_pages_per_seq=2)
+    return HistoryCase(shape=shape, operations=tuple(steps))
+
+
+def test_allocator_serves_a_crowd(allocator_examiner: Examiner) -> None:
+    can, runs = allocator_examiner.allocator_capabilities, allocator_examiner.effort.machine_runs
+    if "append_batch" not in can.operations:
+        pytest.skip(f"{allocator_examiner.subject} offers no append_batch")
+    if runs < 400:
+        pytest.skip("takes seconds a history: asked from the default profile on")
+    about = "A call for more sequences than a block has threads serves each of them."
+    drawn = st.integers(0, 2**16).map(crowd)
+    share = 1 / runs
+    allocator_examiner.examine_histories(
+        "allocator-invariants", drawn, label="crowd", about=about, share=share
+    )
