@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import ctypes
+import math
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,19 @@ from pabench.problem.dtypes import Array
 
 KEPT_FREED = 256
 """Freed allocations remembered, so that a kernel that still uses one is told whose memory it was."""
+
+FENCE_BYTES = 2**16
+"""Memory of nobody on both sides of an allocation: what strays from it must not land in another one."""
+ALIGN_BYTES = 256
+"""Of an allocation, as the allocators of CUDA align."""
+
+
+def fenced(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return new memory, aligned, with memory of nobody before and behind it."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    room = np.empty(nbytes + 2 * FENCE_BYTES + ALIGN_BYTES, np.uint8)
+    start = FENCE_BYTES + -(room.ctypes.data + FENCE_BYTES) % ALIGN_BYTES
+    return room[start : start + nbytes].view(dtype).reshape(shape)
 
 
 class NativeBuffer(ctypes.Structure):

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from pabench.device.allocations import Allocation, Allocations, owner_of
+from pabench.device.allocations import Allocation, Allocations, fenced, owner_of
 from pabench.device.base import KernelSource, Launch
 from pabench.device.compiler import compile_object, compile_shared
 from pabench.device.counted import read_counters
 from pabench.device.counters import Counters
-from pabench.device.emulated import COMMENT, KERNEL_FLAGS, EmulatedDevice, NativeLaunch
+from pabench.device.emulated import COMMENT, KERNEL_FLAGS, POISON, EmulatedDevice, NativeLaunch
 from pabench.device.findings import Finding, Party, Place
 from pabench.device.symbols import resolve
 from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, InvalidCase
@@ -42,6 +42,9 @@ INSTRUMENTED = b"__tsan_init"
 """Called by all instrumented code, so that a compiler which ignores the flag is seen."""
 STEP_BUDGET = 2**32
 """Half a minute to a minute of one block; a block that reads 100,000 tokens makes a hundredth of it."""
+
+MAX_FENCED_BYTES = 2**26
+"""Arrays of the host above this size are used where they lie: a pool larger than memory cannot be copied."""
 
 
 class KernelFindings(DeviceFault):
@@ -105,22 +108,29 @@ class CheckedDevice(EmulatedDevice):
         self._allocations = Allocations()
 
     def to_device(self, array: Array) -> Array:
-        """Return ``array``, made contiguous; the host wrote all of it."""
-        held = super().to_device(array)
-        if not self._allocations.covers(held):
-            self._allocations.add(owner_of(held), written=True)
+        """Return a copy of ``array``, or itself when it is large or lies on the device; the host wrote it."""
+        if self._allocations.covers(array) or array.nbytes > MAX_FENCED_BYTES:
+            held = super().to_device(array)
+            if not self._allocations.covers(held):
+                self._allocations.add(owner_of(held), written=True)
+            return held
+        held = fenced(array.shape, array.dtype)
+        held[...] = array
+        self._allocations.add(held, written=True)
         return held
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return new memory of which nothing counts as written."""
-        fresh = super().empty(shape, dtype)
-        self._allocations.add(owner_of(fresh), written=False)
+        fresh = fenced(shape, np.dtype(dtype))
+        fresh.reshape(-1).view(np.uint8)[:] = POISON
+        self._allocations.add(fresh, written=False)
         return fresh
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return new memory of zeros, written."""
-        fresh = super().zeros(shape, dtype)
-        self._allocations.add(owner_of(fresh), written=True)
+        fresh = fenced(shape, np.dtype(dtype))
+        fresh.reshape(-1).view(np.uint8)[:] = 0
+        self._allocations.add(fresh, written=True)
         return fresh
 
     def free(self, array: Array) -> None:
