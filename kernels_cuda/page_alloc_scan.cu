@@ -76,15 +76,8 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
   PAB_SHARED(memory);
   u64* shared = reinterpret_cast<u64*>(memory);
   const i32 thread = static_cast<i32>(threadIdx.x);
-  u32 ticket = 0;
-  if (gridDim.x > 1) {
-    // the first to start plans: it can wait for nobody, whatever the order in which blocks come
-    if (thread == 0) shared[0] = atomic_add(&gate[0], 1u);
-    block_sync();
-    ticket = static_cast<u32>(shared[0]);
-    block_sync();
-  }
-  const u32 block = ticket % gridDim.x, launch = ticket / gridDim.x;
+  const Turn turn = take_turn(&gate[0], shared);
+  const u32 block = turn.block, launch = turn.launch;
 
   if (block == 0) {
     const u64 head = cursor[0], free_pages = cursor[1] - head;

@@ -21,8 +21,9 @@ from pabench.problem.dtypes import Array
 FILE, RELEASE_FILE = "page_alloc_scan.cu", "page_alloc_release.cu"
 MIN_THREADS, MAX_THREADS = 64, 1024
 SHARED_BYTES = 64 * 8
-EXTEND, DROP, FORK, RESET = (f"page_alloc_{step}" for step in ("extend", "drop", "fork", "reset"))
-ENTRIES = {FILE: (EXTEND,), RELEASE_FILE: (DROP, FORK, RESET)}
+STEPS = ("extend", "drop", "push", "fork", "reset")
+EXTEND, DROP, PUSH, FORK, RESET = (f"page_alloc_{step}" for step in STEPS)
+ENTRIES = {FILE: (EXTEND,), RELEASE_FILE: (DROP, PUSH, FORK, RESET)}
 """Entry points of each file."""
 
 OK, TOO_FEW_PAGES, ROW_TOO_SHORT, NOT_LIVE, BAD_VALUE, STILL_LIVE = range(6)
@@ -80,6 +81,9 @@ class ScanState:
     shared_drops: Any
     last_drop: Any
     gate: Any
+    drop_header: Any
+    drop_tiles: Any
+    drop_gate: Any
 
 
 def block_threads(max_seqs: int) -> int:
@@ -110,7 +114,7 @@ def new_state(
         page_size: tokens of a page.
         max_seqs: rows of the table.
         max_pages_per_seq: columns of the table.
-        blocks: of an extend, a power of two; more than one pays for steps of thousands of pages.
+        blocks: of an extend or a drop, a power of two; more than one pays for steps of thousands of pages.
 
     Raises:
         InvalidCase: ``blocks`` is no power of two.
@@ -144,6 +148,9 @@ def new_state(
         shared_drops=device.zeros((num_pages,), np.dtype(np.uint32)),
         last_drop=device.zeros((num_pages,), np.dtype(np.uint32)),
         gate=device.zeros((2,), np.dtype(np.uint32)),
+        drop_header=device.empty((3,), np.dtype(np.uint64)),
+        drop_tiles=device.zeros((2 * blocks,), np.dtype(np.uint32)),
+        drop_gate=device.zeros((3,), np.dtype(np.uint32)),
     )
 
 
@@ -167,13 +174,23 @@ def extend(state: ScanState, sequences: Any, tokens: Any, slot_mapping: Any, *, 
 
 
 def drop(state: ScanState, sequences: Any, values: Any, what: int) -> None:
-    """Launch a step that lets pages go; ``what`` is ``END``, ``CUT`` or ``WINDOW``."""
+    """Launch a step that lets pages go; ``what`` is ``END``, ``CUT`` or ``WINDOW``.
+
+    Two launches: what is freed depends on all who let go of it.
+    """
     of = state
-    args = (
-        *(sequences, values, of.ring, of.cursor, of.refcounts, of.lengths, of.block_table, of.status),
-        *(of.page_ends, of.shared_drops, of.last_drop, *_sizes(state), np.int32(what)),
+    mask, *sizes = _sizes(state)
+    finds = (
+        *(sequences, values, of.cursor, of.refcounts, of.lengths, of.block_table, of.status, of.page_ends),
+        *(of.shared_drops, of.last_drop, of.drop_header, of.drop_gate, *sizes, np.int32(what)),
     )
-    _launch(state, state.releaser, DROP, args)
+    gives = (
+        *(sequences, values, of.ring, of.cursor, of.refcounts, of.lengths, of.block_table, of.status),
+        *(of.page_ends, of.shared_drops, of.last_drop, of.drop_header, of.drop_tiles, of.drop_gate),
+        *(mask, *sizes, np.int32(what)),
+    )
+    _launch(state, state.releaser, DROP, finds, blocks=state.blocks)
+    _launch(state, state.releaser, PUSH, gives, blocks=state.blocks)
 
 
 def fork(state: ScanState, parents: Any, children: Any) -> None:
