@@ -397,6 +397,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     block_sync();
   }
 
+  PAB_REGION("tiles");
   const u32 warp = threadIdx.x / kWarpSize;
   State state;
   for (u32 n = 0; memory.works[n % kWorks].tile >= 0; ++n) {
@@ -416,7 +417,11 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     if (token < static_cast<u32>(work.kv_len) && token + kSlice > seen) {
       attend(state, slices[warp], query, features, scale_log2, token);
     }
-    if (work.ends) end_piece(memory, state, slices, call, batch, work);
+    if (work.ends) {
+      PAB_REGION("piece");
+      end_piece(memory, state, slices, call, batch, work);
+      PAB_REGION("tiles");
+    }
     note_row(n + kStages, offset);  // late: the table entry has had time to arrive
   }
 }

@@ -43,7 +43,7 @@ def test_fragments_are_written_without_bank_conflicts(chunks: int) -> None:
 
 @pytest.mark.parametrize("steps", [1, 4, 5, 6, 7, 8, 12, 16])
 def test_fragments_of_a_query_for_e4m3_are_read_and_written_without_bank_conflicts(steps: int) -> None:
-    """Half a warp reads the two chunks of a step of four rows; eight threads write eight neighbouring chunks."""
+    """Half a warp reads two chunks of four rows at a time; eight threads write eight neighbouring chunks."""
     out = np.full((16, 2 * steps), -1, np.int32)
     probe("swizzle", "query_for_e4m3", out, np.int32(steps), block=(1, 1, 1))
     found = out // 16

@@ -26,13 +26,15 @@ PAB_FN void merge(Merged& merged, const float (&out)[8], float max, float sum) {
 PAB_FN void write_result(const Call& call, const Batch& batch, const Work& work, Merged merged, i32 row, int chunk) {
   float scale = 1.0f;
   if constexpr (kFeatures) {
-    // a sink is one more key, without a value
     const int head = query_head(batch, work, row);
-    const float sink = sink_log2(batch.features, head), top = fmaxf(merged.max, sink);
-    const float base = top == minus_infinity() ? 0.0f : top, keys = ex2(merged.max - base);
-    merged.sum = fmadd(merged.sum, keys, ex2(sink - base));
-    merged.max = top;
-    scale = keys * value_scale(batch.features, head);
+    const float sink = sink_log2(batch.features, head);
+    scale = value_scale(batch.features, head);
+    if (sink > minus_infinity()) {  // one more key, without a value
+      const float top = fmaxf(merged.max, sink), keys = ex2(merged.max - top);
+      merged.sum = fmadd(merged.sum, keys, ex2(sink - top));
+      merged.max = top;
+      scale *= keys;
+    }
   }
   // no key: output 0, LSE -inf or that of the sink; a NaN among the logits, or nothing but -inf, comes out as NaN
   const float inverse = row_limit(call, batch, work, row) > 0 ? scale / merged.sum : 0.0f;
