@@ -12,15 +12,19 @@
 //          partial_max and partial_sum (slot, 16).  The plan writes the first three; a launch leaves arrivals 0, so
 //          that one plan serves all layers of a model.
 // Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block; PAB_STAGES tiles in shared
-//          memory, at least 2; PAB_BLOCKS blocks of a multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_decode, checked.
+//          memory, at least 2; PAB_BLOCKS blocks of a multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_decode,
+//          checked; PAB_FEATURES and PAB_E4M3 0 or 1, see pab/features.cuh and pab/storage.cuh.
 // Floor    each live K and V element once: 2 * sum(kv_lens) * num_kv_heads * head_dim * 2 bytes, times the blocks of
 //          16 rows when query_len * group_size is above 16; 16 * that many flops for each row.
+//          Of a window only the keys that some row of the sequence sees are read.
 //
 // A tile is 16 tokens a warp.  Each warp attends to its own 16 with its own running maximum, sum and output, so that
 // one barrier a tile is all; the warps meet at the end of a piece.  Tiles come through a ring of kStages stages in
 // shared memory: while one is attended to, the next ones are on their way, also those of other sequences.
 #include "pab/decode_line.cuh"
+#include "pab/fragment_logits.cuh"
 #include "pab/fragments.cuh"
+#include "pab/fragments_e4m3.cuh"
 #include "pab/scan.cuh"
 
 namespace pab {
@@ -32,8 +36,14 @@ constexpr int kThreads = 32 * kWarps;
 constexpr int kSlice = 16;  // tokens of a warp
 constexpr int kTile = kSlice * kWarps;
 constexpr int kWorks = kStages + 2;  // tiles between look-up and end
-constexpr int kChunks = kHeadDim / 8;
+constexpr int kChunks = kHeadDim / 8;  // of a row of q and out
+constexpr bool kE4m3 = sizeof(Cached) == 1;
+constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(Cached));
+constexpr int kCacheChunks = kHeadDim / kChunkElements;
 constexpr int kSteps = kHeadDim / 16;  // matrix instructions along head_dim
+// the output takes the place of tokens, of half as many bytes it takes two passes
+constexpr int kPassSteps = kE4m3 ? (kSteps + 1) / 2 : kSteps;
+constexpr int kPasses = (kSteps + kPassSteps - 1) / kPassSteps;
 // the query stays in registers while the output leaves room for it
 constexpr bool kQueryInRegisters = kHeadDim <= 128;
 static_assert(kHeadDim % 16 == 0, "matrix instructions take 16 elements at a time");
@@ -41,14 +51,14 @@ static_assert(kStages >= 2, "one tile arrives while another is attended to");
 
 constexpr float kLn2 = 0.693147180559945309f;
 
-// One warp's tokens of a stage; at the end of a piece, the warp's output takes their place.
+// One warp's tokens of a stage; at the end of a piece, (half of) the warp's output takes their place.
 union Slice {
   struct {
-    u16 keys[kSlice * kHeadDim], values[kSlice * kHeadDim];
+    Cached keys[kSlice * kHeadDim], values[kSlice * kHeadDim];
   } tokens;
-  float out[kUnitRows * kHeadDim];
+  float out[kUnitRows * 16 * kPassSteps];
 };
-static_assert(sizeof(Slice) == sizeof(float) * kUnitRows * kHeadDim, "the output fits what it replaces");
+static_assert(kE4m3 || sizeof(Slice) == sizeof(Slice::tokens), "the output fits what it replaces");
 
 struct SharedMemory {
   Slice stages[kStages][kWarps];
@@ -64,7 +74,8 @@ static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan compute
 
 // The kernel's arguments.
 struct Call {
-  const Stored *q, *k, *v;
+  const Stored* q;
+  const Cached *k, *v;
   const i32* block_table;
   Stored* out;
   float* lse;
@@ -79,14 +90,19 @@ struct Call {
 struct State {
   float out[2 * kSteps][4];
   float max[2], sum[2];  // the sum is this lane's share
-  u32 limit[2];          // keys that the row sees
+  LogitRow row[2];
   u32 query[kQueryInRegisters ? kSteps : 1][4];
 };
 
+// Query head of packed row `row`.
+PAB_FN i32 query_head(const Batch& batch, const Work& work, i32 row) {
+  return work.kv_head * batch.group_size + row % batch.group_size;
+}
+
 // Packed row `row` of a sequence: the row of q and out is token * num_qo_heads + head.
 PAB_FN i64 query_row(const Call& call, const Batch& batch, const Work& work, i32 row) {
-  const i32 token = row / batch.group_size, head = work.kv_head * batch.group_size + row % batch.group_size;
-  return static_cast<i64>(work.first_query + token) * call.num_qo_heads + head;
+  const i32 token = row / batch.group_size;
+  return static_cast<i64>(work.first_query + token) * call.num_qo_heads + query_head(batch, work, row);
 }
 
 // Keys that packed row `row` sees: causal masks align at the bottom right.
@@ -95,12 +111,19 @@ PAB_FN u32 row_limit(const Call& call, const Batch& batch, const Work& work, i32
   return static_cast<u32>(work.kv_len > later ? work.kv_len - later : 0);
 }
 
-// Element offset of the token of a tile that this thread looks up; negative past the end of the sequence.
-PAB_FN i64 token_offset(const Call& call, const Work& work) {
+// Element offset of the token of a tile that this thread looks up; negative for one that no row sees.
+PAB_FN i64 token_offset(const Call& call, const Batch& batch, const Work& work) {
   const u32 token = static_cast<u32>(work.tile) * kTile + threadIdx.x, page_size = static_cast<u32>(call.page_size);
   if (work.tile < 0 || threadIdx.x >= kTile || token >= static_cast<u32>(work.kv_len)) return -1;
+  if (token < static_cast<u32>(first_seen(batch, work.kv_len, work.query_len))) return -1;
   const i64 page = call.block_table[static_cast<i64>(work.sequence) * call.max_pages + token / page_size];
   return page * call.page_stride + token % page_size * call.token_stride + work.kv_head * call.head_stride;
+}
+
+// Byte offset of chunk `chunk` of row `row` of the query in shared memory.
+PAB_FN int query_offset(int row, int chunk) {
+  if constexpr (kE4m3) return query_offset_for_e4m3<kSteps>(row, chunk);
+  else return chunk_offset<kChunks>(row, chunk);
 }
 
 // Starts the copies of tile `n` of the share, and of the query where a piece begins.
@@ -109,13 +132,15 @@ PAB_FN void fetch(SharedMemory& memory, const Call& call, const Batch& batch, u3
   if (work.tile < 0) return;
   Slice* slices = memory.stages[n % kStages];
 #pragma unroll
-  for (int i = 0; i < kChunks / 2; ++i) {
-    const int index = static_cast<int>(threadIdx.x) + i * kThreads, row = index / kChunks, chunk = index % kChunks;
+  for (int i = 0; i < (kCacheChunks + 1) / 2; ++i) {
+    const int index = static_cast<int>(threadIdx.x) + i * kThreads;
+    if (kCacheChunks % 2 && index >= kTile * kCacheChunks) break;
+    const int row = index / kCacheChunks, chunk = index % kCacheChunks;
     const i64 offset = memory.rows[n % 2][row];
     // a weight of zero does not silence a NaN: dead rows are zeros
     const bool live = offset >= 0;
-    const i64 source = live ? offset + 8 * chunk : 0;
-    const int target = chunk_offset<kChunks>(row % kSlice, chunk) / static_cast<int>(sizeof(u16));
+    const i64 source = live ? offset + kChunkElements * chunk : 0;
+    const int target = chunk_offset<kCacheChunks>(row % kSlice, chunk) / static_cast<int>(sizeof(Cached));
     cp_async16(slices[row / kSlice].tokens.keys + target, call.k + source, live);
     cp_async16(slices[row / kSlice].tokens.values + target, call.v + source, live);
   }
@@ -125,15 +150,19 @@ PAB_FN void fetch(SharedMemory& memory, const Call& call, const Batch& batch, u3
     const int row = index / kChunks, chunk = index % kChunks;
     const bool live = work.first_row + row < work.query_len * batch.group_size;
     const i64 source = live ? query_row(call, batch, work, work.first_row + row) * kHeadDim + 8 * chunk : 0;
-    const int target = chunk_offset<kChunks>(row, chunk) / static_cast<int>(sizeof(u16));
+    const int target = query_offset(row, chunk) / static_cast<int>(sizeof(u16));
     cp_async16(query + target, call.q + source, live);
   }
 }
 
 // One k step of the query as operand A.
 PAB_FN void load_query(u32 (&a)[4], const u16* query, int step) {
-  const int lane = static_cast<int>(lane_id()), row = lane % 16, chunk = 2 * step + lane / 16;
-  ldmatrix_x4(a, reinterpret_cast<const unsigned char*>(query) + chunk_offset<kChunks>(row, chunk));
+  if constexpr (kE4m3) {
+    load_query_for_e4m3<kSteps>(a, query, step);
+  } else {
+    const int lane = static_cast<int>(lane_id()), row = lane % 16, chunk = 2 * step + lane / 16;
+    ldmatrix_x4(a, reinterpret_cast<const unsigned char*>(query) + query_offset(row, chunk));
+  }
 }
 
 PAB_FN void begin_piece(State& state, const u16* query, const Call& call, const Batch& batch, const Work& work) {
@@ -147,7 +176,9 @@ PAB_FN void begin_piece(State& state, const u16* query, const Call& call, const 
     state.max[half] = minus_infinity();
     state.sum[half] = 0.0f;
     const i32 row = work.first_row + static_cast<i32>(lane_id()) / 4 + 8 * half;
-    state.limit[half] = row_limit(call, batch, work, row);
+    const i32 position = work.kv_len - work.query_len + row / batch.group_size;
+    const u32 limit = row_limit(call, batch, work, row);
+    state.row[half] = logit_row(batch.features, query_head(batch, work, row), position, limit, call.scale_log2);
   }
   if constexpr (kQueryInRegisters) {
 #pragma unroll
@@ -155,35 +186,93 @@ PAB_FN void begin_piece(State& state, const u16* query, const Call& call, const 
   }
 }
 
-// Attends to one warp's tokens; `first` is the first one's place in the sequence.
-PAB_FN void attend(State& state, const Slice& slice, const u16* query, float scale_log2, u32 first) {
-  const int lane = static_cast<int>(lane_id());
-  float score[2][4] = {};
-  const auto* keys = reinterpret_cast<const unsigned char*>(slice.tokens.keys);
+// Adds the products of the query and 2 x 8 keys at one step.
+PAB_FN void multiply_step(float (&score)[2][4], const State& state, const u16* query, int step,
+                          const u32 (&key)[4]) {
+  if constexpr (kQueryInRegisters) {
+    mma_16816(score[0], state.query[step], key[0], key[1]);
+    mma_16816(score[1], state.query[step], key[2], key[3]);
+  } else {
+    u32 a[4];
+    load_query(a, query, step);
+    mma_16816(score[0], a, key[0], key[1]);
+    mma_16816(score[1], a, key[2], key[3]);
+  }
+}
+
+// The products of the query and a warp's keys.
+PAB_FN void multiply_keys(float (&score)[2][4], const State& state, const u16* query, const Cached* tokens) {
+  const int lane = static_cast<int>(lane_id()), row = lane / 16 * 8 + lane % 8;
+  const auto* keys = reinterpret_cast<const unsigned char*>(tokens);
+  if constexpr (kE4m3) {
 #pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-    u32 key[4];
-    const int row = lane / 16 * 8 + lane % 8, chunk = 2 * step + lane / 8 % 2;
-    ldmatrix_x4(key, keys + chunk_offset<kChunks>(row, chunk));
-    if constexpr (kQueryInRegisters) {
-      mma_16816(score[0], state.query[step], key[0], key[1]);
-      mma_16816(score[1], state.query[step], key[2], key[3]);
-    } else {
-      u32 a[4];
-      load_query(a, query, step);
-      mma_16816(score[0], a, key[0], key[1]);
-      mma_16816(score[1], a, key[2], key[3]);
+    for (int step = 0; step < kSteps; step += 2) {
+      // two steps at once; of an odd number the last one comes twice
+      u32 pairs[4], key[4];
+      const int chunk = step + 1 < kSteps ? step + lane / 8 % 2 : step;
+      ldmatrix_x4(pairs, keys + chunk_offset<kCacheChunks>(row, chunk));
+#pragma unroll
+      for (int i = 0; i < 2 && step + i < kSteps; ++i) {
+        keys_of_e4m3(key[0], key[1], pairs[i]);
+        keys_of_e4m3(key[2], key[3], pairs[2 + i]);
+        multiply_step(score, state, query, step + i, key);
+      }
+    }
+  } else {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      u32 key[4];
+      const int chunk = 2 * step + lane / 8 % 2;
+      ldmatrix_x4(key, keys + chunk_offset<kCacheChunks>(row, chunk));
+      multiply_step(score, state, query, step, key);
     }
   }
+}
 
-  // logits in units of log 2; whatever else changes a logit belongs here, before the mask
+// Adds the products of the weights and a warp's values to the output.
+PAB_FN void multiply_values(State& state, const u32 (&weight)[4], const Cached* tokens) {
+  const int lane = static_cast<int>(lane_id()), row = lane % 16;
+  const auto* values = reinterpret_cast<const unsigned char*>(tokens);
+  if constexpr (kE4m3) {
+#pragma unroll
+    for (int step = 0; step < kSteps; step += 2) {
+      u32 value[4], even[2], odd[2];
+      const int chunk = step + 1 < kSteps ? step + lane / 16 : step;
+      ldmatrix_x4_trans(value, values + chunk_offset<kCacheChunks>(row, chunk));
+#pragma unroll
+      for (int i = 0; i < 2 && step + i < kSteps; ++i) {
+        values_of_e4m3(even[0], odd[0], value[2 * i]);
+        values_of_e4m3(even[1], odd[1], value[2 * i + 1]);
+        mma_16816(state.out[2 * (step + i)], weight, even[0], even[1]);
+        mma_16816(state.out[2 * (step + i) + 1], weight, odd[0], odd[1]);
+      }
+    }
+  } else {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      u32 value[4];
+      const int chunk = 2 * step + lane / 16;
+      ldmatrix_x4_trans(value, values + chunk_offset<kCacheChunks>(row, chunk));
+      mma_16816(state.out[2 * step], weight, value[0], value[1]);
+      mma_16816(state.out[2 * step + 1], weight, value[2], value[3]);
+    }
+  }
+}
+
+// Attends to one warp's tokens; `first` is the first one's place in the sequence.
+PAB_FN void attend(State& state, const Slice& slice, const u16* query, const Features& features, float scale_log2,
+                   u32 first) {
+  const int lane = static_cast<int>(lane_id());
+  float score[2][4] = {};
+  multiply_keys(score, state, query, slice.tokens.keys);
+
   float top[2] = {minus_infinity(), minus_infinity()};
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const u32 token = first + 8 * i + 2 * (lane % 4) + j % 2;
-      score[i][j] = token < state.limit[j / 2] ? score[i][j] * scale_log2 : minus_infinity();
+      score[i][j] = masked_logit(features, state.row[j / 2], score[i][j], token, scale_log2);
       top[j / 2] = fmaxf(top[j / 2], score[i][j]);
     }
   }
@@ -219,15 +308,7 @@ PAB_FN void attend(State& state, const Slice& slice, const u16* query, float sca
   u32 weight[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) weight[i] = pack_pair(score[i / 2][2 * (i % 2)], score[i / 2][2 * (i % 2) + 1]);
-  const auto* values = reinterpret_cast<const unsigned char*>(slice.tokens.values);
-#pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-    u32 value[4];
-    const int row = lane % 16, chunk = 2 * step + lane / 16;
-    ldmatrix_x4_trans(value, values + chunk_offset<kChunks>(row, chunk));
-    mma_16816(state.out[2 * step], weight, value[0], value[1]);
-    mma_16816(state.out[2 * step + 1], weight, value[2], value[3]);
-  }
+  multiply_values(state, weight, slice.tokens.values);
 }
 
 }  // namespace pab
@@ -237,10 +318,11 @@ PAB_FN void attend(State& state, const Slice& slice, const u16* query, float sca
 extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_plan(
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i64* line, pab::i32* first, pab::u32* arrivals,
     pab::i32 num_seqs, pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 split_tiles, pab::i32 blocks,
-    pab::i32 num_arrivals) {
+    pab::i32 num_arrivals PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
-  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles};
+  const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
+  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, features};
   u64 carried = 0;
   for (i32 base = 0; base < num_seqs; base += PAB_PLAN_THREADS) {
     const i32 sequence = base + static_cast<i32>(threadIdx.x);
@@ -273,19 +355,21 @@ extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_plan
 }
 
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_decode(
-    const pab::Stored* q, const pab::Stored* k, const pab::Stored* v, const pab::i32* block_table,
+    const pab::Stored* q, const pab::Cached* k, const pab::Cached* v, const pab::i32* block_table,
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::Stored* out, float* lse, const pab::i64* line,
     const pab::i32* first, pab::u32* arrivals, float* partial_out, float* partial_max, float* partial_sum,
     pab::i32 num_seqs, pab::i32 num_qo_heads, pab::i32 num_kv_heads, pab::i32 page_size, pab::i32 max_pages,
     pab::i32 split_tiles, pab::i32 causal, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
-    float scale_log2) {
+    float scale_log2 PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
   const Call call = {q,           k,           v,           block_table,  out,       lse,
                      arrivals,    partial_out, partial_max, partial_sum,  num_qo_heads, page_size,
                      max_pages,   causal,      page_stride, token_stride, head_stride, scale_log2};
-  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, num_qo_heads / num_kv_heads, kTile, split_tiles};
+  const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
+  const i32 group_size = num_qo_heads / num_kv_heads;
+  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, features};
   // Tile n of the share is found by one thread kStages + 1 tiles ahead, its tokens are looked up kStages ahead and
   // fetched kStages - 1 ahead, each step a barrier after the one before.  A group of copies is committed a tile, also
   // when there is nothing left to fetch.
@@ -303,16 +387,17 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     find(1);
   }
   block_sync();
-  note_row(0, token_offset(call, memory.works[0]));
+  note_row(0, token_offset(call, batch, memory.works[0]));
   block_sync();
   for (u32 n = 0; n < kStages - 1; ++n) {
     fetch(memory, call, batch, n);
     cp_async_commit();
     find(n + 2);
-    note_row(n + 1, token_offset(call, memory.works[(n + 1) % kWorks]));
+    note_row(n + 1, token_offset(call, batch, memory.works[(n + 1) % kWorks]));
     block_sync();
   }
 
+  PAB_REGION("tiles");
   const u32 warp = threadIdx.x / kWarpSize;
   State state;
   for (u32 n = 0; memory.works[n % kWorks].tile >= 0; ++n) {
@@ -321,15 +406,22 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     fetch(memory, call, batch, n + kStages - 1);
     cp_async_commit();
     find(n + kStages + 1);
-    const i64 offset = token_offset(call, memory.works[(n + kStages) % kWorks]);
+    const i64 offset = token_offset(call, batch, memory.works[(n + kStages) % kWorks]);
 
     const Work& work = memory.works[n % kWorks];
     Slice* slices = memory.stages[n % kStages];
     const u16* query = memory.queries[static_cast<u32>(work.number) % kStages];
     if (work.begins) begin_piece(state, query, call, batch, work);
     const u32 token = static_cast<u32>(work.tile) * kTile + warp * kSlice;
-    if (token < static_cast<u32>(work.kv_len)) attend(state, slices[warp], query, scale_log2, token);
-    if (work.ends) end_piece(memory, state, slices, call, batch, work);
+    const u32 seen = static_cast<u32>(first_seen(batch, work.kv_len, work.query_len));
+    if (token < static_cast<u32>(work.kv_len) && token + kSlice > seen) {
+      attend(state, slices[warp], query, features, scale_log2, token);
+    }
+    if (work.ends) {
+      PAB_REGION("piece");
+      end_piece(memory, state, slices, call, batch, work);
+      PAB_REGION("tiles");
+    }
     note_row(n + kStages, offset);  // late: the table entry has had time to arrive
   }
 }

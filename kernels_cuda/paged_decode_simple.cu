@@ -101,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     const pab::i32* kv_lens, pab::Stored* out, float* lse, float* partial_out, float* partial_max,
     float* partial_sum, pab::i32 num_rows, pab::i32 num_qo_heads, pab::i32 group_size, pab::i32 page_size,
     pab::i32 max_pages, pab::i32 num_splits, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
-    float scale_log2 PAB_FEATURE_PARAMETERS) {
+    float scale_log2 PAB_ROW_PARAMETERS PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   const u32 warp = threadIdx.x / kWarpSize, lane = lane_id();
@@ -110,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   const i64 row = item / num_splits;
   const int split = static_cast<int>(item % num_splits);
   const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
-  const RowKeys keys = keys_of_row(features, row / num_qo_heads, kv_lens);
+  const RowKeys keys = keys_of_row(features, PAB_GIVEN_ROWS, row / num_qo_heads, kv_lens);
   const int head = static_cast<int>(row % num_qo_heads);
   const int kv_head = head / group_size;
   WarpMemory& memory = reinterpret_cast<WarpMemory*>(shared)[warp];
@@ -130,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   // a sink is one more key, without a value, and the first split's alone; the sum is this lane's share
   float running_max = split == 0 ? sink_log2(features, head) : minus_infinity();
   float running_sum = lane == 0 && running_max > minus_infinity() ? 1.0f : 0.0f;
-  const float key_scale_log2 = scale_log2 * key_scale(features, head);
+  const float key_scale_log2 = scale_log2 * key_scale(features, head), slope = slope_log2(features, head);
   float acc[kPacksPerLane][kValueVec] = {};
   const i32* pages = block_table + keys.sequence * max_pages;
   for (i64 tile = begin; tile < end; tile += kTile) {
@@ -141,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     const i64 page = pages[(live ? token : end - 1) / page_size];
     const i64 slot = page * page_stride + (token % page_size) * token_stride + kv_head * head_stride;
     const float product = live ? score(memory.query, k + slot, key_scale_log2) : 0.0f;
-    const float logit = live ? shaped_logit(features, head, product, token - keys.position) : minus_infinity();
+    const float logit = live ? shaped_logit(features, slope, product, token - keys.position) : minus_infinity();
 
     const float new_max = fmaxf(running_max, warp_max(logit));
     const float base = new_max == minus_infinity() ? 0.0f : new_max;  // -inf - -inf would be NaN
@@ -206,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
     const float* partial_out, const float* partial_max, const float* partial_sum, const pab::i32* kv_lens,
     pab::Stored* out, float* lse, pab::i32 num_rows, pab::i32 num_qo_heads,
-    pab::i32 num_splits PAB_FEATURE_PARAMETERS) {
+    pab::i32 num_splits PAB_ROW_PARAMETERS PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   const u32 warp = threadIdx.x / kWarpSize, lane = lane_id();
   const i64 row = static_cast<i64>(blockIdx.x) * kWarps + warp;
@@ -219,7 +219,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
     if (partial_sum[first + s] != 0.0f) sum += partial_sum[first + s] * ex2(partial_max[first + s] - max);
   }
   const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
-  const RowKeys keys = keys_of_row(features, row / num_qo_heads, kv_lens);
+  const RowKeys keys = keys_of_row(features, PAB_GIVEN_ROWS, row / num_qo_heads, kv_lens);
   const float scale = value_scale(features, static_cast<int>(row % num_qo_heads));
   const float inverse = keys.first == keys.end ? 0.0f : scale / sum;
   if (lane == 0) lse[row] = (max + lg2(sum)) * kLn2;

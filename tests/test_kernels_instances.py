@@ -119,22 +119,23 @@ def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: i
 @pytest.mark.parametrize("name", decode.DTYPES)
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str, architecture: str) -> None:
-    recorder = Recorder()
-    recorder.limits = decode.architecture_limits(SM_LIMITS[architecture], multiprocessors=10)
     dtype = DTYPES[name]
-    problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
-    plan = decode.plan_decode(
-        recorder,  # type: ignore[arg-type]
-        problem,
-        q=shifted((1, 4, head_dim), dtype, 0),
-        pool=KvPool(storage=shifted((2, 3, 16, 2, head_dim), dtype, 0), kv_layout="NHD", interleaved=False),
-        block_table=np.zeros((1, 3), np.int32),
-        kv_lens=np.full(1, 40, np.int32),
-        qo_indptr=np.array([0, 1], np.int32),
-    )
-    recorder.launches += plan.launches
-    check(recorder)
-    assert plan.launches[1].grid[0] == 10 * int(recorder.sources[0].defines["PAB_BLOCKS"])
+    plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
+    for problem in (plain, replace(plain, window=3), replace(plain, kv_dtype="e4m3")):
+        recorder = Recorder()
+        recorder.limits = decode.architecture_limits(SM_LIMITS[architecture], multiprocessors=10)
+        plan = decode.plan_decode(
+            recorder,  # type: ignore[arg-type]
+            problem,
+            q=shifted((1, 4, head_dim), dtype, 0),
+            pool=pool_of(problem, 0),
+            block_table=np.zeros((1, 3), np.int32),
+            kv_lens=np.full(1, 40, np.int32),
+            qo_indptr=np.array([0, 1], np.int32),
+        )
+        recorder.launches += plan.launches
+        check(recorder)
+        assert plan.launches[1].grid[0] == 10 * int(recorder.sources[0].defines["PAB_BLOCKS"])
 
 
 @pytest.mark.parametrize("max_seqs", [1, 32, 33, 300, 1024, 5000])

@@ -9,10 +9,13 @@
 //   split_tiles = S   a unit takes one position for each S tiles, and each is a piece: where a sequence is cut depends
 //                     on nothing else, and neither does its result, bit for bit.
 //
+// Tiles before the window of every row of a sequence are not on the line; a sequence's first tile is the one with the
+// first key that any row sees.
+//
 // Nothing of this is known to the host: lengths may change in place between two launches.
 #pragma once
 
-#include "pab/intrinsics.cuh"
+#include "pab/features.cuh"
 
 namespace pab {
 
@@ -24,24 +27,31 @@ struct Batch {
   const i32* kv_lens;
   const i32* qo_indptr;
   i32 num_kv_heads, group_size, tile_tokens, split_tiles;
+  Features features;
 };
 
 // One sequence on the line.
 struct Shape {
   i32 kv_len, first_query, query_len;
-  i32 tiles;   // at least 1: an empty sequence has output too
+  i32 tiles;   // on the line, at least 1: an empty sequence has output too
   i32 units;   // none without queries
   i32 weight;  // positions of one unit
 };
 
 PAB_FN i32 ceil_div(i32 value, i32 by) { return value / by + (value % by != 0); }
 
+// The first key that any row of a sequence sees: that of its first row.
+PAB_FN i32 first_seen(const Batch& batch, i32 kv_len, i32 query_len) {
+  return oldest_key(batch.features, kv_len - query_len);
+}
+
 PAB_FN Shape shape_of(const Batch& batch, i32 sequence) {
   Shape shape;
   shape.kv_len = batch.kv_lens[sequence];
   shape.first_query = batch.qo_indptr[sequence];
   shape.query_len = batch.qo_indptr[sequence + 1] - shape.first_query;
-  shape.tiles = shape.kv_len > 0 ? ceil_div(shape.kv_len, batch.tile_tokens) : 1;
+  const i32 hidden = first_seen(batch, shape.kv_len, shape.query_len) / batch.tile_tokens;
+  shape.tiles = shape.kv_len > 0 ? ceil_div(shape.kv_len, batch.tile_tokens) - hidden : 1;
   shape.units = ceil_div(shape.query_len * batch.group_size, kUnitRows) * batch.num_kv_heads;
   shape.weight = batch.split_tiles ? ceil_div(shape.tiles, batch.split_tiles) : shape.tiles + kUnitCost;
   return shape;
@@ -126,7 +136,7 @@ PAB_FN void describe_piece(Walk& walk, const Batch& batch, u32 block) {
   work.number += 1;
   if (batch.split_tiles) {
     work.home = walk.unit;
-    work.piece = work.tile / batch.split_tiles;
+    work.piece = static_cast<i32>(walk.at - walk.unit) - 1;
     work.pieces = walk.shape.weight;
   } else {
     work.home = block_at(walk.cut, walk.unit + kUnitCost);
@@ -148,16 +158,17 @@ PAB_FN void next_tile(Walk& walk, const Batch& batch, u32 block) {
     }
     if (walk.at == walk.unit + walk.shape.weight) next_unit(walk, batch);
     const i32 offset = static_cast<i32>(walk.at - walk.unit);
+    const i32 hidden = first_seen(batch, walk.shape.kv_len, walk.shape.query_len) / batch.tile_tokens;
     if (batch.split_tiles) {
       const i32 begin = offset * batch.split_tiles, left = walk.shape.tiles - begin;
       walk.at += 1;
-      work.tile = begin;
-      walk.tile_end = begin + (left < batch.split_tiles ? left : batch.split_tiles);
+      work.tile = hidden + begin;
+      walk.tile_end = work.tile + (left < batch.split_tiles ? left : batch.split_tiles);
     } else {
       const i64 unit_end = walk.unit + walk.shape.weight;
       walk.at = walk.end < unit_end ? walk.end : unit_end;
-      work.tile = offset > kUnitCost ? offset - kUnitCost : 0;
-      walk.tile_end = static_cast<i32>(walk.at - walk.unit) - kUnitCost;
+      work.tile = hidden + (offset > kUnitCost ? offset - kUnitCost : 0);
+      walk.tile_end = hidden + static_cast<i32>(walk.at - walk.unit) - kUnitCost;
     }
     work.begins = work.tile < walk.tile_end;  // else the share ends before the unit's first tile
   }

@@ -2,7 +2,8 @@
 // query rows a sequence.
 //
 //   PAB_FEATURES   1: the kernel takes PAB_FEATURE_PARAMETERS after its own, and each feature is there when its
-//                  parameter says so; 0 or not defined: none of it is compiled.
+//                  parameter says so; 0 or not defined: none of it is compiled.  PAB_ROW_PARAMETERS come before them
+//                  in a kernel that has none of its own for several query rows.
 //
 //   qo_indptr      (num_seqs + 1) first query row of each sequence
 //   causal         0 or 1, aligned at the bottom right
@@ -17,14 +18,18 @@
 #include "pab/intrinsics.cuh"
 
 #if defined(PAB_FEATURES) && PAB_FEATURES
-#define PAB_FEATURE_PARAMETERS                                                                    \
-  , const pab::i32 *qo_indptr, pab::i32 num_seqs, pab::i32 causal, pab::i32 window, float cap_log2, \
-      const float *per_head
+#define PAB_ROW_PARAMETERS , const pab::i32 *qo_indptr, pab::i32 num_seqs, pab::i32 causal
+#define PAB_FEATURE_PARAMETERS , pab::i32 window, float cap_log2, const float *per_head
+#define PAB_GIVEN_ROWS \
+  pab::Rows { qo_indptr, num_seqs, causal }
 #define PAB_GIVEN_FEATURES(num_qo_heads) \
-  pab::Features { qo_indptr, num_seqs, causal, window, cap_log2, per_head, num_qo_heads }
+  pab::Features { window, cap_log2, per_head, num_qo_heads }
 #else
 #define PAB_FEATURES 0
+#define PAB_ROW_PARAMETERS
 #define PAB_FEATURE_PARAMETERS
+#define PAB_GIVEN_ROWS \
+  pab::Rows {}
 #define PAB_GIVEN_FEATURES(num_qo_heads) \
   pab::Features {}
 #endif
@@ -40,9 +45,12 @@ struct RowKeys {
 #if PAB_FEATURES
 constexpr bool kFeatures = true;
 
-struct Features {
+struct Rows {
   const i32* qo_indptr;
-  i32 num_seqs, causal, window;
+  i32 num_seqs, causal;
+};
+struct Features {
+  i32 window;
   float cap_log2;
   const float* per_head;
   i32 num_qo_heads;
@@ -53,41 +61,50 @@ PAB_FN float sink_log2(const Features& given, int head) { return given.per_head[
 PAB_FN float key_scale(const Features& given, int head) { return given.per_head[2 * given.num_qo_heads + head]; }
 PAB_FN float value_scale(const Features& given, int head) { return given.per_head[3 * given.num_qo_heads + head]; }
 
-PAB_FN RowKeys keys_of_row(const Features& given, i64 query, const i32* kv_lens) {
+// The first key that a query row at `position` sees.
+PAB_FN int oldest_key(const Features& given, int position) {
+  const i64 oldest = given.window == 0 ? 0 : static_cast<i64>(position) - given.window + 1;
+  return static_cast<int>(oldest > 0 ? oldest : 0);
+}
+
+PAB_FN RowKeys keys_of_row(const Features& given, const Rows& rows, i64 query, const i32* kv_lens) {
   // the last sequence whose first row is not after this one; sequences without rows lie in between
-  int low = 0, high = given.num_seqs;
+  int low = 0, high = rows.num_seqs;
   while (high - low > 1) {
     const int middle = (low + high) / 2;
-    if (given.qo_indptr[middle] <= query) low = middle; else high = middle;
+    if (rows.qo_indptr[middle] <= query) low = middle; else high = middle;
   }
   const int kv_len = kv_lens[low];
-  const int position = kv_len - given.qo_indptr[low + 1] + static_cast<int>(query);
-  const int end = given.causal == 0 ? kv_len : position < 0 ? 0 : position + 1;
-  const i64 oldest = given.window == 0 ? 0 : static_cast<i64>(position) - given.window + 1;
-  return {low, position, static_cast<int>(oldest > 0 ? oldest : 0), end};
+  const int position = kv_len - rows.qo_indptr[low + 1] + static_cast<int>(query);
+  const int end = rows.causal == 0 ? kv_len : position < 0 ? 0 : position + 1;
+  return {low, position, oldest_key(given, position), end};
 }
 
 // 1 - 2 / (1 + e^2x): an absolute error below 2^-20, where the hardware's own tanh has 2^-11.
 PAB_FN float tanh_from_exp(float x) { return 1.0f - 2.0f * rcp(1.0f + ex2(x * 2.885390081777926815f)); }
 
 // The logit of a key `distance` positions from the query (0 or below before it) from its scaled dot product.
-PAB_FN float shaped_logit(const Features& given, int head, float product, int distance) {
-  if (given.cap_log2 > 0.0f) product = given.cap_log2 * tanh_from_exp(product / given.cap_log2);
-  return fmadd(slope_log2(given, head), static_cast<float>(distance), product);
+PAB_FN float shaped_logit(const Features& given, float slope, float product, int distance) {
+  // the inverse is one division for all keys
+  if (given.cap_log2 > 0.0f) product = given.cap_log2 * tanh_from_exp(product * (1.0f / given.cap_log2));
+  return fmadd(slope, static_cast<float>(distance), product);
 }
 
 #else
 constexpr bool kFeatures = false;
 
+struct Rows {};
 struct Features {};
 
+PAB_FN float slope_log2(const Features&, int) { return 0.0f; }
 PAB_FN float sink_log2(const Features&, int) { return minus_infinity(); }
 PAB_FN float key_scale(const Features&, int) { return 1.0f; }
 PAB_FN float value_scale(const Features&, int) { return 1.0f; }
-PAB_FN RowKeys keys_of_row(const Features&, i64 query, const i32* kv_lens) {
+PAB_FN int oldest_key(const Features&, int) { return 0; }
+PAB_FN RowKeys keys_of_row(const Features&, const Rows&, i64 query, const i32* kv_lens) {
   return {query, kv_lens[query] - 1, 0, kv_lens[query]};
 }
-PAB_FN float shaped_logit(const Features&, int, float product, int) { return product; }
+PAB_FN float shaped_logit(const Features&, float, float product, int) { return product; }
 #endif
 
 }  // namespace pab

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pabench.backends.base import AttentionOutput, Capabilities
-from pabench.backends.rawkernel import RawKernelBackend
+from pabench.backends.rawkernel import TANH_ERROR, RawKernelBackend
 from pabench.backends.validate import check_attention
 from pabench.device.base import Device
 from pabench.kernels.decode import DTYPES, MAX_HEAD_DIM, plan_decode, why_not_decode
@@ -12,6 +12,7 @@ from pabench.problem.case import Case
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
+from pabench.problem.problem import FEATURES
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 
@@ -36,11 +37,13 @@ class RawKernelMmaBackend:
         devices=frozenset({"cuda", "emulated"}),
         operations=frozenset({"decode", "speculative", "append"}),
         max_head_dim=MAX_HEAD_DIM,
-        features=frozenset({"non-causal"}),
+        features=frozenset(FEATURES),
         rule=_why_not,
     )
     # weights are an operand of the second product, so they are rounded to the storage type
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="float32", accumulation="blocked")
+    profile = ComputeProfile(
+        p_dtype="storage", partial_dtype="float32", accumulation="blocked", tanh_error=TANH_ERROR
+    )
 
     def __init__(self, device: Device, *, split_tokens: int = 0, blocks: int | None = None) -> None:
         self._device = device

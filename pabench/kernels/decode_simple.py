@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pabench.device.base import Device, Launch, Module
+from pabench.kernels.features import FEATURED, LOG2_E, PLAIN, VARIANTS, feature_arguments, variant_of
 from pabench.kernels.instance import (
     THREADS,
     WARPS,
@@ -25,21 +25,12 @@ from pabench.problem.problem import Problem
 
 FILE = "paged_decode_simple.cu"
 DECODE, MERGE = "paged_decode_simple", "paged_decode_merge"
-LOG2_E = math.log2(math.e)
 TILE_TOKENS = 32
 SPLIT_TOKENS = 512
 """Keys worth a warp of their own; fewer and the merge costs more than it gains."""
 MAX_SPLITS = 32
 WARPS_WANTED = 2048
 """Enough warps to fill a large GPU; no split beyond that."""
-
-
-VARIANTS = {
-    "": {"PAB_FEATURES": 0, "PAB_E4M3": 0},
-    " with features": {"PAB_FEATURES": 1, "PAB_E4M3": 0},
-    " with features over e4m3": {"PAB_FEATURES": 1, "PAB_E4M3": 1},
-}
-"""Instances of one shape: one does plain decode and nothing else, the others whatever is asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,8 +93,14 @@ def plan_decode(
     num_seqs, max_pages = block_table.shape
     num_tokens, heads, head_dim = q.shape
     rows = num_tokens * heads
-    featured = qo_indptr is not None or bool(problem.features - {"non-causal"})
-    more = _feature_arguments(device, problem, num_seqs, qo_indptr) if featured else ()
+    variant = variant_of(problem)
+    if variant == PLAIN and qo_indptr is not None:
+        variant = FEATURED
+    more: tuple[Any, ...] = ()
+    if variant != PLAIN:
+        if qo_indptr is None:
+            qo_indptr = device.to_device(np.arange(num_seqs + 1, dtype=np.int32))
+        more = (qo_indptr, np.int32(num_seqs), np.int32(problem.causal), *feature_arguments(device, problem))
     # one width for both, so that a load of keys meets as many numbers of the query
     width = min(
         vector_width(head_dim, problem.storage, q), vector_width(head_dim, problem.kv_storage, pool.k, pool.v)
@@ -112,8 +109,7 @@ def plan_decode(
         device,
         FILE,
         **shape_defines(head_dim, problem.storage, width),
-        PAB_FEATURES=int(featured),
-        PAB_E4M3=int(problem.kv_dtype is not None),
+        **VARIANTS[variant],
     )
     single = np.dtype(np.float32)
     out = device.empty((num_tokens, heads, head_dim), problem.storage.storage)
@@ -149,23 +145,3 @@ def plan_decode(
     )
     launches = (decode, merge) if num_splits > 1 else (decode,)
     return DecodePlan(module=device.load(source), launches=launches if rows else (), out=out, lse=lse)
-
-
-def _feature_arguments(
-    device: Device, problem: Problem, num_seqs: int, qo_indptr: Any | None
-) -> tuple[Any, ...]:
-    """Return the arguments of ``PAB_FEATURE_PARAMETERS``, see ``pab/features.cuh``; logits are in base 2."""
-    if qo_indptr is None:
-        qo_indptr = device.to_device(np.arange(num_seqs + 1, dtype=np.int32))
-    heads, group = problem.num_qo_heads, problem.group_size
-    per_head = np.empty((4, heads))
-    per_head[0] = np.asarray(problem.alibi_slopes or (0.0,)) * LOG2_E
-    per_head[1] = -math.inf if problem.sinks is None else np.asarray(problem.sinks) * LOG2_E
-    per_head[2] = np.repeat(problem.kv_scales("k"), group)
-    per_head[3] = np.repeat(problem.kv_scales("v"), group)
-    return (
-        qo_indptr,
-        *(np.int32(num_seqs), np.int32(problem.causal), np.int32(problem.window or 0)),
-        np.float32((problem.soft_cap or 0.0) * LOG2_E),
-        device.to_device(per_head.astype(np.float32)),
-    )

@@ -1,0 +1,40 @@
+// What the rows of a 16 x 8 accumulator of mma.m16n8k16 see, and the logits that its products become.
+//
+// A lane holds elements of two rows, lane / 4 and 8 below: one LogitRow for each.
+#pragma once
+
+#include "pab/features.cuh"
+
+namespace pab {
+
+// What a lane knows of a query row; the key's own scale is in `scale_log2`.
+struct LogitRow {
+  u32 end;  // the row sees keys before this one
+#if PAB_FEATURES
+  i32 position;
+  float slope, scale_log2;
+#endif
+};
+
+// A row of query head `head` at `position` that sees keys before `end`.
+PAB_FN LogitRow logit_row(const Features& given, int head, i32 position, u32 end, float scale_log2) {
+#if PAB_FEATURES
+  return {end, position, slope_log2(given, head), scale_log2 * key_scale(given, head)};
+#else
+  return {end};
+#endif
+}
+
+// The logit in units of log 2 of key `token`, from its product with the row; -inf when the row does not see it.
+PAB_FN float masked_logit(const Features& given, const LogitRow& row, float product, u32 token, float scale_log2) {
+#if PAB_FEATURES
+  const i32 distance = static_cast<i32>(token) - row.position;
+  const float logit = shaped_logit(given, row.slope, product * row.scale_log2, distance);
+  const bool within = given.window == 0 || distance > -given.window;
+  return within && token < row.end ? logit : minus_infinity();
+#else
+  return token < row.end ? product * scale_log2 : minus_infinity();
+#endif
+}
+
+}  // namespace pab

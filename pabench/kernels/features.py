@@ -1,0 +1,42 @@
+"""Instances that do more than plain attention, and the arguments of that: see ``pab/features.cuh``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from pabench.device.base import Device
+from pabench.problem.problem import Problem
+
+LOG2_E = math.log2(math.e)
+PLAIN, FEATURED, E4M3_CACHE = "", " with features", " with features over e4m3"
+VARIANTS = {
+    PLAIN: {"PAB_FEATURES": 0, "PAB_E4M3": 0},
+    FEATURED: {"PAB_FEATURES": 1, "PAB_E4M3": 0},
+    E4M3_CACHE: {"PAB_FEATURES": 1, "PAB_E4M3": 1},
+}
+"""Instances of one shape: one does plain attention and nothing else, the others whatever is asked."""
+
+
+def variant_of(problem: Problem) -> str:
+    """Return which of ``VARIANTS`` computes ``problem``; every kernel takes masks and rows by itself."""
+    if problem.kv_dtype is not None:
+        return E4M3_CACHE
+    return FEATURED if problem.features - {"non-causal"} else PLAIN
+
+
+def feature_arguments(device: Device, problem: Problem) -> tuple[Any, ...]:
+    """Return the arguments of ``PAB_FEATURE_PARAMETERS``; logits are in base 2."""
+    heads, group = problem.num_qo_heads, problem.group_size
+    per_head = np.empty((4, heads))
+    per_head[0] = np.asarray(problem.alibi_slopes or (0.0,)) * LOG2_E
+    per_head[1] = -math.inf if problem.sinks is None else np.asarray(problem.sinks) * LOG2_E
+    per_head[2] = np.repeat(problem.kv_scales("k"), group)
+    per_head[3] = np.repeat(problem.kv_scales("v"), group)
+    return (
+        np.int32(problem.window or 0),
+        np.float32((problem.soft_cap or 0.0) * LOG2_E),
+        device.to_device(per_head.astype(np.float32)),
+    )
