@@ -21,11 +21,10 @@
 // A tile is 16 tokens a warp.  Each warp attends to its own 16 with its own running maximum, sum and output, so that
 // one barrier a tile is all; the warps meet at the end of a piece.  Tiles come through a ring of kStages stages in
 // shared memory: while one is attended to, the next ones are on their way, also those of other sequences.
-#include "pab/decode_line.cuh"
+#include "pab/decode_plan.cuh"
 #include "pab/fragment_logits.cuh"
 #include "pab/fragments.cuh"
 #include "pab/fragments_e4m3.cuh"
-#include "pab/scan.cuh"
 
 namespace pab {
 
@@ -323,35 +322,7 @@ extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_plan
   PAB_SHARED(shared);
   const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
   const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, features};
-  u64 carried = 0;
-  for (i32 base = 0; base < num_seqs; base += PAB_PLAN_THREADS) {
-    const i32 sequence = base + static_cast<i32>(threadIdx.x);
-    u64 mine = 0, total = 0;
-    if (sequence < num_seqs) {
-      const Shape shape = shape_of(batch, sequence);
-      mine = static_cast<u64>(shape.units) * static_cast<u64>(shape.weight);
-    }
-    const u64 before = block_scan(mine, total, reinterpret_cast<u64*>(shared));
-    if (sequence < num_seqs) line[sequence] = static_cast<i64>(carried + before);
-    carried += total;
-  }
-  if (threadIdx.x == 0) line[num_seqs] = static_cast<i64>(carried);
-  for (i32 i = static_cast<i32>(threadIdx.x); i < num_arrivals; i += PAB_PLAN_THREADS) arrivals[i] = 0;
-  block_sync();
-  const Cut cut = cut_line(static_cast<i64>(carried), static_cast<u32>(blocks));
-  for (i32 block = static_cast<i32>(threadIdx.x); block < static_cast<i32>(cut.blocks); block += PAB_PLAN_THREADS) {
-    const i64 position = share_begin(cut, static_cast<u64>(block));
-    i32 low = 0, high = num_seqs - 1;  // the last sequence that begins at or before the position has units
-    while (low < high) {
-      const i32 middle = low + (high - low + 1) / 2;
-      if (line[middle] <= position) {
-        low = middle;
-      } else {
-        high = middle - 1;
-      }
-    }
-    first[block] = low;
-  }
+  plan_line(batch, {line, first, arrivals, num_seqs, blocks, num_arrivals}, reinterpret_cast<u64*>(shared));
 }
 
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_decode(

@@ -14,6 +14,7 @@ import numpy as np
 
 from pabench.device.base import Device, Launch, Module
 from pabench.errors import InvalidCase
+from pabench.kernels.decode import StepPlan
 from pabench.kernels.instance import KernelEntry, KernelInstance, kernel_source
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
@@ -25,6 +26,9 @@ STEPS = ("extend", "drop", "push", "fork", "reset")
 EXTEND, DROP, PUSH, FORK, RESET = (f"page_alloc_{step}" for step in STEPS)
 ENTRIES = {FILE: (EXTEND,), RELEASE_FILE: (DROP, PUSH, FORK, RESET)}
 """Entry points of each file."""
+
+PLANNING = {"PAB_DECODE_PLAN": 1, "PAB_FEATURES": 1}
+"""Of an instance that plans the decode as well."""
 
 OK, TOO_FEW_PAGES, ROW_TOO_SHORT, NOT_LIVE, BAD_VALUE, STILL_LIVE = range(6)
 END, CUT, WINDOW = range(3)
@@ -96,10 +100,16 @@ def instances() -> Iterator[KernelInstance]:
     threads = MIN_THREADS
     while threads <= MAX_THREADS:
         for file, names in ENTRIES.items():
-            entries = (KernelEntry(name=name, threads=threads, shared_bytes=SHARED_BYTES) for name in names)
-            yield KernelInstance(
-                file=file, label=f"{threads} threads", defines=_defines(threads), entries=tuple(entries)
+            entries = tuple(
+                KernelEntry(name=name, threads=threads, shared_bytes=SHARED_BYTES) for name in names
             )
+            for label, more in (("", {}), (" with decode plan", PLANNING)) if file == FILE else (("", {}),):
+                yield KernelInstance(
+                    file=file,
+                    label=f"{threads} threads{label}",
+                    defines=_defines(threads) | more,
+                    entries=entries,
+                )
         threads *= 2
 
 
@@ -154,7 +164,15 @@ def new_state(
     )
 
 
-def extend(state: ScanState, sequences: Any, tokens: Any, slot_mapping: Any, *, prefix: bool = False) -> None:
+def extend(
+    state: ScanState,
+    sequences: Any,
+    tokens: Any,
+    slot_mapping: Any,
+    *,
+    prefix: bool = False,
+    plan: StepPlan | None = None,
+) -> None:
     """Launch a step that grows sequences.
 
     Args:
@@ -163,6 +181,11 @@ def extend(state: ScanState, sequences: Any, tokens: Any, slot_mapping: Any, *, 
         tokens: device array, int32 ``(max_seqs,)``, to add.
         slot_mapping: device array, int64, with room for each token that can be served.
         prefix: serve the entries that fit, from the first on, where not all do.
+        plan: of a decode call over the lengths of ``state``, written by the same launch; only its ``decode``
+            is then left to launch.
+
+    Raises:
+        InvalidCase: ``plan`` is about other lengths.
     """
     of = state
     args = (
@@ -170,7 +193,13 @@ def extend(state: ScanState, sequences: Any, tokens: Any, slot_mapping: Any, *, 
         *(of.copies, of.status, of.page_ends, of.token_ends, of.plan, of.header, of.shared_drops, of.gate),
         *(*_sizes(state), np.int32(prefix)),
     )
-    _launch(state, state.grower, EXTEND, args, blocks=state.blocks)
+    grower = state.grower
+    if plan is not None:
+        if plan.kv_lens is not of.lengths:
+            raise InvalidCase("plan", "kv_lens", "must be the lengths of the allocator")
+        source = kernel_source(of.device, FILE, **_defines(of.threads), **PLANNING)
+        grower, args = of.device.load(source), (*args, *plan.args)
+    _launch(state, grower, EXTEND, args, blocks=state.blocks)
 
 
 def drop(state: ScanState, sequences: Any, values: Any, what: int) -> None:

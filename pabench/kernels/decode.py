@@ -280,6 +280,33 @@ def plan_decode(
     return DecodePlan(module=module, launches=(plan, decode), out=out, lse=lse)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepPlan:
+    """What another kernel needs to write the plan of a decode call: ``page_alloc_extend`` does as it grows.
+
+    Attributes:
+        kv_lens: the array of lengths that the plan is made from.
+        args: of the kernel, behind its own.
+        decode: the attention, which is all that is left to launch.
+    """
+
+    kv_lens: Any
+    args: tuple[Any, ...]
+    decode: Launch
+
+
+def step_plan(plan: DecodePlan, problem: Problem) -> StepPlan:
+    """Return the parts of a plan of ``plan_decode`` for a kernel that plans in its place."""
+    first, decode = plan.launches
+    kv_lens, qo_indptr, line, shares, arrivals, _, kv_heads, group_size, split_tiles, blocks, meetings = (
+        first.args[:11]
+    )
+    tile_tokens = np.int32(decode.block[0] // 32 * 16)
+    window = np.int32(problem.window or 0)
+    args = (qo_indptr, line, shares, arrivals, kv_heads, group_size, tile_tokens, split_tiles, window)
+    return StepPlan(kv_lens=kv_lens, args=(*args, blocks, meetings), decode=decode)
+
+
 def why_not_decode(problem: Problem) -> str | None:
     """Return why the kernel cannot do ``problem``, or None."""
     if dtype_by_name(problem.dtype).name not in DTYPES:
