@@ -97,14 +97,12 @@ def test_kernels_step_plans_what_the_plan_kernel_does_property(
         array.view(np.uint8)[...] = 0xEE
     assert grow(state, live, np.ones(live.size, np.int32), plan=step).code == alloc_scan.OK
     fused = written(plan)
-    plan.module.launch(step.decode)
-    out = [plan.out.tobytes(), plan.lse.tobytes()]
-    for array in (*plan.launches[0].args[2:5], plan.out, plan.lse):
+    for array in plan.launches[0].args[2:5]:
         array.view(np.uint8)[...] = 0xDD
     plan.module.launch(plan.launches[0])
-    assert written(plan) == fused
-    plan.module.launch(plan.launches[1])
-    assert [plan.out.tobytes(), plan.lse.tobytes()] == out
+    assert written(plan) == fused  # before the attention runs: a wrong plan leads it anywhere
+    grow(state, live, np.zeros(live.size, np.int32), plan=step)
+    plan.module.launch(step.decode)
     assert np.isfinite(plan.lse).all()
 
 
