@@ -1,25 +1,35 @@
 // Gives pages back, shares them and starts afresh: the other half of page_alloc_scan.cu, with the same state.
 //
-//   page_alloc_drop    grid 1; block PAB_THREADS (a multiple of 32, at most 1024); shared: 64 u64
-//   page_alloc_fork    the same
+//   page_alloc_drop    grid a power of two; block PAB_THREADS (a multiple of 32, at most 1024); shared: 64 u64
+//   page_alloc_push    the same; launched right after drop, with the same request
+//   page_alloc_fork    grid 1; block and shared as above
 //   page_alloc_reset   the same
 //
 // drop     entries sequences (max_seqs) i32, -1 for none, and values (max_seqs) i32.  `what` 0: end the sequence; 1: cut
-//          it to `value` tokens; 2: give up the pages wholly before token `value`.  Each page that nobody holds any
-//          more goes to the end of the ring: entry by entry in their order, column by column; one that several entries
-//          let go, where the last of them stands.  All or nothing.
+//          it to `value` tokens; 2: give up the pages wholly before token `value`.  Finds what is let go, and counts who
+//          lets go of pages that others hold too; nothing is given back yet.
+// push     Each page that nobody holds any more goes to the end of the ring: entry by entry in their order, column by
+//          column; one that several entries let go, where the last of them stands.  All or nothing.
 // fork     entries parents, children (max_seqs) i32, -1 for none: a child that is not live gets the row of a live
 //          parent.  No child is named twice or as a parent.  All or nothing.
 // reset    all pages free, in order of their ids; refused while a sequence is live.
 // status   i64[8]: code (0 ok, 3 a sequence is not live, 4 an index or a value out of range, 5 a sequence is live), 0,
 //          pages free, entry concerned or -1 (reset: sequence), 0, pages that became free, 0, 0.
-// Scratch  column_ends (max_seqs) u64: running sums of the columns let go; drops, last (num_pages) u32, 0 between
-//          launches: entries that let a shared page go, and the last of them.
-// Floor    as for page_alloc_scan.cu and 16 bytes a page; one block, so a drop of 100,000 pages is bound by the barriers
-//          of its 98 chunks, about 100 us on an H200 (predicted, not measured).
+// Scratch  column_ends (max_seqs) u64: running sums of the columns let go; header u64[3]: columns, tail, code; drops,
+//          last (num_pages) u32, 0 between steps: entries that let a shared page go, and the last of them; tiles
+//          (2 * grid) u32: pages that each block frees, and whether it has said so; gate u32[3], 0 at first.
+// Floor    as for page_alloc_scan.cu and 16 bytes a page.  In a drop of 100,000 pages of 4,096 sequences on 128 blocks a
+//          thread has one column in each pass: two launches, 8 sums over a block to plan, 1 over the columns and 1 over
+//          the blocks before, about 12 us on an H200 (predicted, not measured).
 //
-// Atomics only meet pages that several entries may let go in one launch; what they leave behind does not depend on
-// their order.
+// Two launches, since what is freed depends on all counts, and the end of a launch is the one barrier over a grid that
+// needs no room for all blocks at once.  In push the blocks take turns by when they start, each turn a part of the
+// columns in their order: a block waits for earlier turns only, so it waits for nobody that has not started.  The last
+// entry that lets a shared page go stands in the latest turn that names the page: when its block has heard from the
+// turns before, nobody looks at the page's counts any more, and it can settle them.
+//
+// Atomics only meet pages that several entries may let go in one launch, but for one a block for its turn; what they
+// leave behind does not depend on their order.
 #include "pab/block_scan.cuh"
 
 namespace pab {
@@ -70,42 +80,60 @@ PAB_FN Place place_of(u64 item, const u64* column_ends, const i32* sequences, co
 }  // namespace pab
 
 extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
-    const pab::i32* sequences, const pab::i32* values, pab::u32* ring, pab::u64* cursor, pab::u32* refcounts,
-    pab::i32* lengths, pab::i32* block_table, pab::i64* status, pab::u64* column_ends, pab::u32* drops, pab::u32* last,
-    pab::u32 ring_mask, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size, pab::i32 what) {
+    const pab::i32* sequences, const pab::i32* values, const pab::u64* cursor, const pab::u32* refcounts,
+    const pab::i32* lengths, const pab::i32* block_table, pab::i64* status, pab::u64* column_ends, pab::u32* drops,
+    pab::u32* last, pab::u64* header, pab::u32* gate, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size,
+    pab::i32 what) {
   using namespace pab;
   PAB_SHARED(memory);
   u64* shared = reinterpret_cast<u64*>(memory);
   const i32 thread = static_cast<i32>(threadIdx.x);
-  const u64 tail = cursor[1];
-  Pair total = {0, 0};
-  Columns columns;
-  u64 items = 0;
-  for (i32 base = 0; base < max_seqs; base += PAB_THREADS) {
-    const i32 i = base + thread, sequence = i < max_seqs ? sequences[i] : -1;
-    u32 wrong = 0;
-    columns = {0, 0, -1};
-    if (sequence >= 0) {
-      wrong = columns_of(sequence, values[i], lengths, block_table, max_seqs, max_pages, page_size, what, columns);
-    }
-    const u64 count = wrong || columns.to < columns.from ? 0 : static_cast<u64>(columns.to - columns.from);
-    const Pair before = block_scan({count, wrong != 0}, total, shared);
-    if (total.tokens) {
-      if (wrong && before.tokens == 0) {
-        status[0] = wrong;
-        status[1] = status[4] = status[5] = status[6] = status[7] = 0;
-        status[2] = static_cast<i64>(tail - cursor[0]);
-        status[3] = i;
+  const Turn turn = take_turn(&gate[0], shared);
+  if (turn.block == 0) {
+    const u64 tail = cursor[1];
+    Pair total = {0, 0};
+    u64 columns_so_far = 0, code = 0;
+    for (i32 base = 0; base < max_seqs; base += PAB_THREADS) {
+      const i32 i = base + thread, sequence = i < max_seqs ? sequences[i] : -1;
+      u32 wrong = 0;
+      Columns columns = {0, 0, -1};
+      if (sequence >= 0) {
+        wrong = columns_of(sequence, values[i], lengths, block_table, max_seqs, max_pages, page_size, what, columns);
       }
-      return;
+      const u64 count = wrong || columns.to < columns.from ? 0 : static_cast<u64>(columns.to - columns.from);
+      const Pair before = block_scan({count, wrong != 0}, total, shared);
+      if (total.tokens) {
+        if (wrong && before.tokens == 0) {
+          status[0] = wrong;
+          status[1] = status[4] = status[5] = status[6] = status[7] = 0;
+          status[2] = static_cast<i64>(tail - cursor[0]);
+          status[3] = i;
+        }
+        code = 1;
+        columns_so_far = 0;
+        break;
+      }
+      if (i < max_seqs) column_ends[i] = columns_so_far + before.pages + count;
+      columns_so_far += total.pages;
     }
-    if (i < max_seqs) column_ends[i] = items + before.pages + count;
-    items += total.pages;
+    if (thread == 0) {
+      header[0] = columns_so_far;
+      header[1] = tail;
+      header[2] = code;
+    }
+    block_sync();  // the sums are written
+    if (gridDim.x > 1 && thread == 0) st_release(&gate[1], turn.launch + 1);
+  } else {
+    if (thread == 0) {
+      while (ld_acquire(&gate[1]) != turn.launch + 1) {
+      }
+    }
+    block_sync();
   }
-  block_sync();  // the sums are written
 
   // who lets go of pages that are shared: counted, and the last entry found
-  for (u64 item = threadIdx.x; item < items; item += PAB_THREADS) {
+  const u64 items = header[0], step = static_cast<u64>(gridDim.x) * PAB_THREADS;
+  for (u64 item = static_cast<u64>(turn.block) * PAB_THREADS + threadIdx.x; item < items; item += step) {
     const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what);
     const i32 page = block_table[place.at];
     if (page >= 0 && refcounts[page] > 1) {
@@ -113,44 +141,76 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
       atomic_max(&last[page], static_cast<u32>(place.entry) + 1);
     }
   }
-  block_sync();
+}
 
-  // pages that become free go to the ring; the table keeps what is still to be done: a page that became free, -2 - page
-  // for one that others still hold, -1 where there is nothing to do
-  u64 freed = 0;
-  for (u64 base = 0; base < items; base += PAB_THREADS) {
-    const u64 item = base + threadIdx.x;
-    i32* entry = nullptr;
-    i32 page = -1;
+extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_push(
+    const pab::i32* sequences, const pab::i32* values, pab::u32* ring, pab::u64* cursor, pab::u32* refcounts,
+    pab::i32* lengths, pab::i32* block_table, pab::i64* status, const pab::u64* column_ends, pab::u32* drops,
+    pab::u32* last, const pab::u64* header, pab::u32* tiles, pab::u32* gate, pab::u32 ring_mask, pab::i32 max_seqs,
+    pab::i32 max_pages, pab::i32 page_size, pab::i32 what) {
+  using namespace pab;
+  PAB_SHARED(memory);
+  u64* shared = reinterpret_cast<u64*>(memory);
+  const Turn turn = take_turn(&gate[2], shared);
+  if (header[2]) return;
+  const u64 items = header[0], tail = header[1], step = static_cast<u64>(gridDim.x) * PAB_THREADS;
+  const u64 span = (items + step - 1) / step * PAB_THREADS;  // columns of a turn
+  const u64 begin = turn.block * span, end = begin + span < items ? begin + span : items;
+
+  // what becomes of each page; until it is done the table keeps it: a page that became free, -2 - page for one that
+  // others still hold, -1 where there is nothing to do
+  u64 ending = 0;
+  for (u64 item = begin + threadIdx.x; item < end; item += PAB_THREADS) {
+    const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what);
+    const i32 page = block_table[place.at];
     bool ours = false, ends = false;
-    if (item < items) {
-      const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what);
-      entry = block_table + place.at;
-      page = *entry;
-      if (page >= 0) {
-        ours = refcounts[page] == 1 || last[page] == static_cast<u32>(place.entry) + 1;
-        ends = ours && (refcounts[page] == 1 || refcounts[page] == drops[page]);
-      }
+    if (page >= 0) {
+      ours = refcounts[page] == 1 || last[page] == static_cast<u32>(place.entry) + 1;
+      ends = ours && (refcounts[page] == 1 || refcounts[page] == drops[page]);
     }
-    const Pair before = block_scan({ends, 0}, total, shared);
-    if (ends) ring[(tail + freed + before.pages) & ring_mask] = static_cast<u32>(page);
-    freed += total.pages;
-    if (entry) *entry = ends ? page : ours ? -2 - page : -1;
+    block_table[place.at] = ends ? page : ours ? -2 - page : -1;
+    ending += ends;
+  }
+  Pair total = {0, 0};
+  block_scan({ending, 0}, total, shared);
+
+  u64 freed = 0;  // pages that go to the ring before the next one of this block
+  if (gridDim.x > 1) {
+    if (threadIdx.x == 0) {
+      tiles[turn.block] = static_cast<u32>(total.pages);
+      st_release(&tiles[gridDim.x + turn.block], turn.launch + 1);  // with all that the block has looked at
+    }
+    u64 before = 0;
+    for (u32 block = threadIdx.x; block < turn.block; block += PAB_THREADS) {
+      while (ld_acquire(&tiles[gridDim.x + block]) != turn.launch + 1) {
+      }
+      before += tiles[block];
+    }
+    block_scan({before, 0}, total, shared);
+    freed = total.pages;
   }
 
-  // the barriers of the last sum lie between what was read above and what is written here
-  for (u64 item = threadIdx.x; item < items; item += PAB_THREADS) {
-    i32* entry = block_table + place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what).at;
-    if (*entry == -1) continue;
-    const i32 page = *entry >= 0 ? *entry : -2 - *entry;
-    refcounts[page] = *entry >= 0 ? 0 : refcounts[page] - drops[page];
+  for (u64 base = begin; base < end; base += PAB_THREADS) {
+    const u64 item = base + threadIdx.x;
+    i32* entry = nullptr;
+    i32 said = -1;
+    if (item < end) {
+      entry = block_table + place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what).at;
+      said = *entry;
+    }
+    const Pair before = block_scan({said >= 0, 0}, total, shared);
+    if (said >= 0) ring[(tail + freed + before.pages) & ring_mask] = static_cast<u32>(said);
+    freed += total.pages;
+    if (said == -1) continue;
+    const i32 page = said >= 0 ? said : -2 - said;
+    refcounts[page] = said >= 0 ? 0 : refcounts[page] - drops[page];
     drops[page] = last[page] = 0;
     *entry = -1;  // a stale entry would read as a page that now belongs to somebody else
   }
-  for (i32 i = thread; i < max_seqs && what != kWindow; i += PAB_THREADS) {
-    if (sequences[i] >= 0) lengths[sequences[i]] = what == kCut ? values[i] : -1;
+  for (u64 i = static_cast<u64>(turn.block) * PAB_THREADS + threadIdx.x; i < static_cast<u64>(max_seqs); i += step) {
+    if (sequences[i] >= 0 && what != kWindow) lengths[sequences[i]] = what == kCut ? values[i] : -1;
   }
-  if (thread == 0) {
+  if (turn.block == gridDim.x - 1 && threadIdx.x == 0) {
     cursor[1] = tail + freed;
     status[0] = status[1] = status[4] = status[6] = status[7] = 0;
     status[2] = static_cast<i64>(tail + freed - cursor[0]);

@@ -25,6 +25,20 @@
 // atomic operation on this path, but for one a block when there are several, and for those of a copied page.
 #include "pab/block_scan.cuh"
 
+// PAB_DECODE_PLAN 1: the launch also writes what paged_decode_plan of paged_decode.cu would for the lengths it leaves,
+//                 whose rows are those of the table: qo_indptr (max_seqs + 1) i32, without rows where no sequence is
+//                 live; line, first and arrivals as there; needs PAB_FEATURES 1, for the window (0: none).
+#if defined(PAB_DECODE_PLAN) && PAB_DECODE_PLAN
+#include "pab/decode_plan.cuh"
+#define PAB_PLAN_PARAMETERS                                                                                         \
+  , const pab::i32 *qo_indptr, pab::i64 *line, pab::i32 *first, pab::u32 *arrivals, pab::i32 num_kv_heads,           \
+      pab::i32 group_size, pab::i32 tile_tokens, pab::i32 split_tiles, pab::i32 window, pab::i32 decode_blocks,      \
+      pab::i32 num_arrivals
+#else
+#define PAB_DECODE_PLAN 0
+#define PAB_PLAN_PARAMETERS
+#endif
+
 namespace pab {
 
 struct Request {
@@ -71,20 +85,13 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
     const pab::i32* sequences, const pab::i32* tokens, const pab::u32* ring, pab::u64* cursor, pab::u32* refcounts,
     pab::i32* lengths, pab::i32* block_table, pab::i64* slot_mapping, pab::i32* copies, pab::i64* status,
     pab::u64* page_ends, pab::u64* token_ends, pab::u32* plan, pab::u64* header, pab::u32* copied, pab::u32* gate,
-    pab::u32 ring_mask, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size, pab::i32 prefix) {
+    pab::u32 ring_mask, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size, pab::i32 prefix PAB_PLAN_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(memory);
   u64* shared = reinterpret_cast<u64*>(memory);
   const i32 thread = static_cast<i32>(threadIdx.x);
-  u32 ticket = 0;
-  if (gridDim.x > 1) {
-    // the first to start plans: it can wait for nobody, whatever the order in which blocks come
-    if (thread == 0) shared[0] = atomic_add(&gate[0], 1u);
-    block_sync();
-    ticket = static_cast<u32>(shared[0]);
-    block_sync();
-  }
-  const u32 block = ticket % gridDim.x, launch = ticket / gridDim.x;
+  const Turn turn = take_turn(&gate[0], shared);
+  const u32 block = turn.block, launch = turn.launch;
 
   if (block == 0) {
     const u64 head = cursor[0], free_pages = cursor[1] - head;
@@ -175,6 +182,12 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
     block_sync();
     // what the block has written goes with it, since the barrier brought it here
     if (gridDim.x > 1 && thread == 0) st_release(&gate[1], launch + 1);
+#if PAB_DECODE_PLAN
+    // the lengths are known: this block plans the decode while others spread the pages
+    const Features features = {window, 0.0f, nullptr, num_kv_heads * group_size};
+    const Batch batch = {lengths, qo_indptr, num_kv_heads, group_size, tile_tokens, split_tiles, features};
+    plan_line(batch, {line, first, arrivals, max_seqs, decode_blocks, num_arrivals}, shared);
+#endif
   } else {
     if (thread == 0) {
       while (ld_acquire(&gate[1]) != launch + 1) {

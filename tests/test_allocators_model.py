@@ -71,6 +71,32 @@ def test_allocators_model_and_scan_agree_step_by_step_property(seed: int, data: 
     run_both(ModelAllocator(shape, batch_mode=mode), scan, seed, 30, SCAN - without)
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), blocks=st.sampled_from([1, 2, 4, 8]))
+def test_allocators_model_and_scan_free_what_many_share_property(seed: int, blocks: int) -> None:
+    """Holders of a page in several turns of blocks: it goes back once, where the last of them stands."""
+    rng, shape = random.Random(seed), shape_of(90, 2, 40, 11)
+    model = ModelAllocator(shape)
+    DEVICE.reschedule(seed % 101)
+    scan = ScanAllocator(DEVICE, shape, blocks=blocks)
+    for allocator in (model, scan):
+        for sequence in range(5):
+            allocator.alloc(sequence, 2 * (sequence + 5))
+        for sequence in range(5, 40):
+            allocator.fork(sequence % 5, sequence)
+    for _ in range(3):
+        leaving = rng.sample(range(40), rng.randint(25, 40))
+        there = [sequence for sequence in leaving if model.length(sequence) is not None]
+        cuts = [lambda a, q=sequence: a.truncate(q, 5) for sequence in range(40) if sequence not in there]
+        for step in (lambda a, there=there: a.free(there), *rng.sample(cuts, min(3, len(cuts)))):
+            assert outcome(scan, step) == outcome(model, step)
+            assert state(scan)[:4] == state(model)[:4]
+    gone = np.flatnonzero(model.lengths() < 0).tolist()
+    refill = [(gone[at], 20) for at in range(min(len(gone), model.free_pages // 10))]
+    for sequence, tokens in refill:  # the order of the ring shows in what is granted
+        assert scan.alloc(sequence, tokens).slots.tolist() == model.alloc(sequence, tokens).slots.tolist()
+
+
 @pytest.mark.parametrize("name", PAGED)
 def test_allocators_model_wraps_the_ring_many_times(name: str) -> None:
     allocator = make_allocator(name, DEVICE, shape_of(5, 4, 3, 5))

@@ -1,4 +1,4 @@
-// Sums over the threads of a block in thread order, and a search in what they leave behind.
+// Sums over the threads of a block in thread order, a search in what they leave behind, and turns of blocks.
 //
 // Shared memory: 64 u64 (two values a warp).  Every thread of the block calls, none has returned.
 #pragma once
@@ -50,6 +50,22 @@ PAB_FN u32 block_or(u32 bits, u64* shared) {
   for (u32 w = 0; w < warps; ++w) all |= static_cast<u32>(shared[w]);
   block_sync();
   return all;
+}
+
+// The turn of this block in its launch, by when it started: a block that waits for earlier turns waits for nobody that
+// has not started, whatever the order in which blocks come.  `launch` counts the launches of a grid of this size.
+struct Turn {
+  u32 block, launch;
+};
+
+// `counter` is 0 at first and belongs to one kernel; the grid is a power of two, so that it may wrap.
+PAB_FN Turn take_turn(u32* counter, u64* shared) {
+  if (gridDim.x == 1) return {0, 0};
+  if (threadIdx.x == 0) shared[0] = atomic_add(counter, 1u);
+  block_sync();
+  const u32 ticket = static_cast<u32>(shared[0]);
+  block_sync();
+  return {ticket % gridDim.x, ticket / gridDim.x};
 }
 
 // The first of `count` entries of a rising array that is greater than `value`; `count` when none is.

@@ -43,8 +43,10 @@ class ScanAllocator(DeviceTables):
             page_size=shape.page_size,
             max_seqs=shape.max_seqs,
             max_pages_per_seq=shape.max_pages_per_seq,
-            # one block plans; the others only help to spread many pages
-            blocks=min(64, 1 << (shape.num_pages // 4096).bit_length()) if blocks is None else blocks,
+            # one plans; the others help to spread many pages, and two show what blocks do to each other
+            blocks=max(2, min(128, 1 << (shape.num_pages // 1024).bit_length()))
+            if blocks is None
+            else blocks,
         )
         self._lengths, self._table = self._state.lengths, self._state.block_table
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from pabench.device.base import Device, Launch, Module
 from pabench.errors import InvalidCase
+from pabench.kernels.decode import StepPlan
 from pabench.kernels.instance import KernelEntry, KernelInstance, kernel_source
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
@@ -21,9 +22,13 @@ from pabench.problem.dtypes import Array
 FILE, RELEASE_FILE = "page_alloc_scan.cu", "page_alloc_release.cu"
 MIN_THREADS, MAX_THREADS = 64, 1024
 SHARED_BYTES = 64 * 8
-EXTEND, DROP, FORK, RESET = (f"page_alloc_{step}" for step in ("extend", "drop", "fork", "reset"))
-ENTRIES = {FILE: (EXTEND,), RELEASE_FILE: (DROP, FORK, RESET)}
+STEPS = ("extend", "drop", "push", "fork", "reset")
+EXTEND, DROP, PUSH, FORK, RESET = (f"page_alloc_{step}" for step in STEPS)
+ENTRIES = {FILE: (EXTEND,), RELEASE_FILE: (DROP, PUSH, FORK, RESET)}
 """Entry points of each file."""
+
+PLANNING = {"PAB_DECODE_PLAN": 1, "PAB_FEATURES": 1}
+"""Of an instance that plans the decode as well."""
 
 OK, TOO_FEW_PAGES, ROW_TOO_SHORT, NOT_LIVE, BAD_VALUE, STILL_LIVE = range(6)
 END, CUT, WINDOW = range(3)
@@ -80,6 +85,9 @@ class ScanState:
     shared_drops: Any
     last_drop: Any
     gate: Any
+    drop_header: Any
+    drop_tiles: Any
+    drop_gate: Any
 
 
 def block_threads(max_seqs: int) -> int:
@@ -92,10 +100,16 @@ def instances() -> Iterator[KernelInstance]:
     threads = MIN_THREADS
     while threads <= MAX_THREADS:
         for file, names in ENTRIES.items():
-            entries = (KernelEntry(name=name, threads=threads, shared_bytes=SHARED_BYTES) for name in names)
-            yield KernelInstance(
-                file=file, label=f"{threads} threads", defines=_defines(threads), entries=tuple(entries)
+            entries = tuple(
+                KernelEntry(name=name, threads=threads, shared_bytes=SHARED_BYTES) for name in names
             )
+            for label, more in (("", {}), (" with decode plan", PLANNING)) if file == FILE else (("", {}),):
+                yield KernelInstance(
+                    file=file,
+                    label=f"{threads} threads{label}",
+                    defines=_defines(threads) | more,
+                    entries=entries,
+                )
         threads *= 2
 
 
@@ -110,7 +124,7 @@ def new_state(
         page_size: tokens of a page.
         max_seqs: rows of the table.
         max_pages_per_seq: columns of the table.
-        blocks: of an extend, a power of two; more than one pays for steps of thousands of pages.
+        blocks: of an extend or a drop, a power of two; more than one pays for steps of thousands of pages.
 
     Raises:
         InvalidCase: ``blocks`` is no power of two.
@@ -144,10 +158,21 @@ def new_state(
         shared_drops=device.zeros((num_pages,), np.dtype(np.uint32)),
         last_drop=device.zeros((num_pages,), np.dtype(np.uint32)),
         gate=device.zeros((2,), np.dtype(np.uint32)),
+        drop_header=device.empty((3,), np.dtype(np.uint64)),
+        drop_tiles=device.zeros((2 * blocks,), np.dtype(np.uint32)),
+        drop_gate=device.zeros((3,), np.dtype(np.uint32)),
     )
 
 
-def extend(state: ScanState, sequences: Any, tokens: Any, slot_mapping: Any, *, prefix: bool = False) -> None:
+def extend(
+    state: ScanState,
+    sequences: Any,
+    tokens: Any,
+    slot_mapping: Any,
+    *,
+    prefix: bool = False,
+    plan: StepPlan | None = None,
+) -> None:
     """Launch a step that grows sequences.
 
     Args:
@@ -156,6 +181,11 @@ def extend(state: ScanState, sequences: Any, tokens: Any, slot_mapping: Any, *, 
         tokens: device array, int32 ``(max_seqs,)``, to add.
         slot_mapping: device array, int64, with room for each token that can be served.
         prefix: serve the entries that fit, from the first on, where not all do.
+        plan: of a decode call over the lengths of ``state``, written by the same launch; only its ``decode``
+            is then left to launch.
+
+    Raises:
+        InvalidCase: ``plan`` is about other lengths.
     """
     of = state
     args = (
@@ -163,17 +193,33 @@ def extend(state: ScanState, sequences: Any, tokens: Any, slot_mapping: Any, *, 
         *(of.copies, of.status, of.page_ends, of.token_ends, of.plan, of.header, of.shared_drops, of.gate),
         *(*_sizes(state), np.int32(prefix)),
     )
-    _launch(state, state.grower, EXTEND, args, blocks=state.blocks)
+    grower = state.grower
+    if plan is not None:
+        if plan.kv_lens is not of.lengths:
+            raise InvalidCase("plan", "kv_lens", "must be the lengths of the allocator")
+        source = kernel_source(of.device, FILE, **_defines(of.threads), **PLANNING)
+        grower, args = of.device.load(source), (*args, *plan.args)
+    _launch(state, grower, EXTEND, args, blocks=state.blocks)
 
 
 def drop(state: ScanState, sequences: Any, values: Any, what: int) -> None:
-    """Launch a step that lets pages go; ``what`` is ``END``, ``CUT`` or ``WINDOW``."""
+    """Launch a step that lets pages go; ``what`` is ``END``, ``CUT`` or ``WINDOW``.
+
+    Two launches: what is freed depends on all who let go of it.
+    """
     of = state
-    args = (
-        *(sequences, values, of.ring, of.cursor, of.refcounts, of.lengths, of.block_table, of.status),
-        *(of.page_ends, of.shared_drops, of.last_drop, *_sizes(state), np.int32(what)),
+    mask, *sizes = _sizes(state)
+    finds = (
+        *(sequences, values, of.cursor, of.refcounts, of.lengths, of.block_table, of.status, of.page_ends),
+        *(of.shared_drops, of.last_drop, of.drop_header, of.drop_gate, *sizes, np.int32(what)),
     )
-    _launch(state, state.releaser, DROP, args)
+    gives = (
+        *(sequences, values, of.ring, of.cursor, of.refcounts, of.lengths, of.block_table, of.status),
+        *(of.page_ends, of.shared_drops, of.last_drop, of.drop_header, of.drop_tiles, of.drop_gate),
+        *(mask, *sizes, np.int32(what)),
+    )
+    _launch(state, state.releaser, DROP, finds, blocks=state.blocks)
+    _launch(state, state.releaser, PUSH, gives, blocks=state.blocks)
 
 
 def fork(state: ScanState, parents: Any, children: Any) -> None:
