@@ -13,14 +13,16 @@
 //          plan serves all layers of a model.
 // Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block, 16 rows each; PAB_TILE keys
 //          of a tile, a multiple of 16; PAB_STAGES tiles in shared memory, at least 2; PAB_BLOCKS blocks of a
-//          multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_prefill, checked.
+//          multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_prefill, checked; PAB_FEATURES 0 or 1, see
+//          pab/features.cuh.
 // Floor    4 * head_dim flops for each query head, row and key that the row sees.  K and V are read once for each
-//          block of rows and KV head, up to the last key that the block's last row sees; meant to come from L2.
+//          block of rows and KV head, from the first key that its first row sees to the last of its last row; meant to
+//          come from L2.
 //
-// A block has kRows packed rows of one sequence and KV head, 16 a warp, and goes over its keys tile by tile, from the
-// first.  Tiles come through a ring of kStages stages in shared memory; one barrier a tile.  Each row is summed in
+// A block has kRows packed rows of one sequence and KV head, 16 a warp, and goes over its keys tile by tile.  Tiles come through a ring of kStages stages in shared memory; one barrier a tile.  Each row is summed in
 // one place and in the order of its keys, in tiles that begin at multiples of kTile: its bits depend on its query,
 // its keys and kTile, and on nothing else that is in the batch, in the block or in other chunks.
+#include "pab/fragment_logits.cuh"
 #include "pab/fragments.cuh"
 #include "pab/prefill_order.cuh"
 
@@ -38,6 +40,8 @@ constexpr int kSteps = kHeadDim / 16;  // matrix instructions along head_dim
 constexpr int kPairs = kTile / 16;     // of 8 keys each: what one ldmatrix brings
 // the query stays in registers while the output leaves room for it
 constexpr bool kQueryInRegisters = kHeadDim <= 128;
+// unrolled, a loop keeps an address for each step; else there are no registers left for that
+constexpr int kUnrolledSteps = kQueryInRegisters ? kSteps : 4;
 static_assert(kHeadDim % 16 == 0 && kTile % 16 == 0, "matrix instructions take 16 elements at a time");
 static_assert(kStages >= 2, "one tile arrives while another is attended to");
 static_assert(kTile <= kThreads, "a thread looks up one token of a tile");
@@ -71,27 +75,31 @@ struct Call {
 struct Work {
   Sequence sequence;
   i32 number, kv_head, first_row, last_row;
-  i32 end;  // keys that the last row sees
+  i32 begin, end;  // keys that some row sees
 };
 
 // What a lane keeps of its two rows: lane / 4 of its warp's, and 8 below.
 struct State {
   float out[2 * kSteps][4];
   float max[2], sum[2];  // the sum is this lane's share
-  u32 limit[2];          // keys that the row sees
+  LogitRow row[2];
   u32 query[kQueryInRegisters ? kSteps : 1][4];
 };
 
-// The row of q and out that packed row `row` is.
+// Query head of packed row `row`, and the row of q and out that it is.
+PAB_FN i32 query_head(const Work& work, i32 row) {
+  return work.kv_head * work.sequence.group_size + row % work.sequence.group_size;
+}
 PAB_FN i64 query_row(const Call& call, const Work& work, i32 row) {
-  const i32 group = work.sequence.group_size, token = row / group, head = work.kv_head * group + row % group;
-  return static_cast<i64>(work.sequence.first_query + token) * call.num_qo_heads + head;
+  const i32 token = row / work.sequence.group_size;
+  return static_cast<i64>(work.sequence.first_query + token) * call.num_qo_heads + query_head(work, row);
 }
 
 // Element offset of the token of tile `tile` that this thread looks up; negative when no row of the block sees it.
 PAB_FN i64 token_offset(const Call& call, const Work& work, i32 tile) {
   const u32 token = static_cast<u32>(tile) * kTile + threadIdx.x, page_size = static_cast<u32>(call.page_size);
   if (threadIdx.x >= kTile || token >= static_cast<u32>(work.end)) return -1;
+  if (token < static_cast<u32>(work.begin)) return -1;
   const i64 page = call.block_table[static_cast<i64>(work.number) * call.max_pages + token / page_size];
   return page * call.page_stride + token % page_size * call.token_stride + work.kv_head * call.head_stride;
 }
@@ -129,11 +137,12 @@ PAB_FN void load_query(u32 (&a)[4], const u16* queries, int step) {
 }
 
 // Attends to a tile whose first key is `first`; `masked` when some row of the warp does not see all of it.
-PAB_FN void attend(State& state, const Stage& stage, const u16* queries, float scale_log2, u32 first, bool masked) {
+PAB_FN void attend(State& state, const Stage& stage, const u16* queries, const Features& features, float scale_log2,
+                   u32 first, bool masked) {
   const int lane = static_cast<int>(lane_id());
   float score[2 * kPairs][4] = {};
   const auto* keys = reinterpret_cast<const unsigned char*>(stage.keys);
-#pragma unroll
+#pragma unroll kUnrolledSteps
   for (int step = 0; step < kSteps; ++step) {
     u32 loaded[4];
     if constexpr (!kQueryInRegisters) load_query(loaded, queries, step);
@@ -148,11 +157,13 @@ PAB_FN void attend(State& state, const Stage& stage, const u16* queries, float s
     }
   }
 
-  // logits in units of log 2; whatever else changes a logit belongs here, before the mask
 #pragma unroll
   for (int i = 0; i < 2 * kPairs; ++i) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) score[i][j] *= scale_log2;
+    for (int j = 0; j < 4; ++j) {
+      const u32 token = first + 8 * i + 2 * (lane % 4) + j % 2;
+      score[i][j] = seen_logit(features, state.row[j / 2], score[i][j], token, scale_log2);
+    }
   }
   if (masked) {
 #pragma unroll
@@ -160,7 +171,7 @@ PAB_FN void attend(State& state, const Stage& stage, const u16* queries, float s
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const u32 token = first + 8 * i + 2 * (lane % 4) + j % 2;
-        if (token >= state.limit[j / 2]) score[i][j] = minus_infinity();
+        if (!sees_key(features, state.row[j / 2], token)) score[i][j] = minus_infinity();
       }
     }
   }
@@ -226,6 +237,7 @@ PAB_FN void attend(State& state, const Stage& stage, const u16* queries, float s
 
 // Divides by the sum and writes a warp's rows, first_row its first; `room` is its part of the shared memory.
 PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Work& work, i32 first_row) {
+  const Features& features = work.sequence.features;
   const int lane = static_cast<int>(lane_id());
   auto* bytes = reinterpret_cast<unsigned char*>(room);
   warp_sync(kFullMask);  // all lanes are done with the queries that the output replaces
@@ -233,8 +245,9 @@ PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Wo
   for (int half = 0; half < 2; ++half) {
     const int row = lane / 4 + 8 * half;
     const float sum = quad_sum(state.sum[half]);
-    // no key: output 0, LSE -inf; a NaN among the logits, or nothing but -inf, comes out as NaN
-    const float inverse = state.limit[half] > 0 ? 1.0f / sum : 0.0f;
+    // no key: output 0, LSE -inf or that of the sink; a NaN among the logits, or nothing but -inf, comes out as NaN
+    const float scale = value_scale(features, query_head(work, first_row + row));
+    const float inverse = state.row[half].end > 0 ? scale / sum : 0.0f;
 #pragma unroll
     for (int i = 0; i < 2 * kSteps; ++i) {
       const u32 pair = pack_pair(state.out[i][2 * half] * inverse, state.out[i][2 * half + 1] * inverse);
@@ -258,10 +271,11 @@ PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Wo
 
 extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_prefill_plan(
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i32* starts, pab::RowBlock* order, pab::i32 num_seqs,
-    pab::i32 group_size, pab::i32 causal) {
+    pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 causal PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
-  const Batch batch = {kv_lens, qo_indptr, num_seqs, group_size, causal};
+  const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
+  const Batch batch = {kv_lens, qo_indptr, num_seqs, group_size, causal, features};
   u64* scan = reinterpret_cast<u64*>(shared);
   order_blocks<kRows, kTile>(batch, starts, order, reinterpret_cast<u32*>(scan + kScanWords), scan);
 }
@@ -271,7 +285,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::Stored* out, float* lse, const pab::i32* starts,
     const pab::RowBlock* order, pab::i32 num_seqs, pab::i32 num_qo_heads, pab::i32 num_kv_heads, pab::i32 page_size,
     pab::i32 max_pages, pab::i32 causal, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
-    float scale_log2) {
+    float scale_log2 PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
@@ -279,25 +293,34 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
   if (number >= starts[num_seqs]) return;
   const Call call = {q,         k,           v,            block_table, out,       lse, num_qo_heads, page_size,
                      max_pages, page_stride, token_stride, head_stride, scale_log2};
-  const Batch batch = {kv_lens, qo_indptr, num_seqs, num_qo_heads / num_kv_heads, causal};
+  const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
+  const Batch batch = {kv_lens, qo_indptr, num_seqs, num_qo_heads / num_kv_heads, causal, features};
   const RowBlock block = load_wide(&order[number]);
   Work work = {sequence_of(batch, block.sequence), block.sequence, static_cast<i32>(blockIdx.x) % num_kv_heads,
-               block.first_row, block.first_row + kRows - 1, 0};
+               block.first_row, block.first_row + kRows - 1, 0, 0};
   if (work.last_row >= work.sequence.rows()) work.last_row = work.sequence.rows() - 1;
+  work.begin = work.sequence.oldest(work.first_row);
   work.end = work.sequence.limit(work.last_row);
-  const i32 tiles = work.end / kTile + (work.end % kTile != 0);
+  const i32 first_tile = work.begin / kTile, tiles = work.end / kTile + (work.end % kTile != 0) - first_tile;
 
   const i32 warp = static_cast<i32>(threadIdx.x / kWarpSize), first_row = work.first_row + kWarpRows * warp;
   const i32 last_row = first_row + kWarpRows - 1 < work.last_row ? first_row + kWarpRows - 1 : work.last_row;
   const bool idle = first_row > work.last_row;
-  const u32 all_see = static_cast<u32>(work.sequence.limit(first_row));
-  const u32 any_sees = idle ? 0 : static_cast<u32>(work.sequence.limit(last_row));
+  // keys that some row of the warp sees, and those that all of them do
+  const u32 some_begin = static_cast<u32>(work.sequence.oldest(first_row));
+  const u32 some_end = idle ? 0 : static_cast<u32>(work.sequence.limit(last_row));
+  const u32 all_begin = static_cast<u32>(work.sequence.oldest(last_row));
+  const u32 all_end = static_cast<u32>(work.sequence.limit(first_row));
   u16* queries = memory.queries + kWarpRows * kHeadDim * warp;
   State state = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    state.max[half] = minus_infinity();
-    state.limit[half] = static_cast<u32>(work.sequence.limit(first_row + static_cast<i32>(lane_id()) / 4 + 8 * half));
+    const i32 row = first_row + static_cast<i32>(lane_id()) / 4 + 8 * half, head = query_head(work, row);
+    const i32 position = work.sequence.position(row);
+    state.row[half] = logit_row(features, head, position, static_cast<u32>(work.sequence.limit(row)), scale_log2);
+    // a sink is one more key, without a value
+    state.max[half] = sink_log2(features, head);
+    state.sum[half] = lane_id() % 4 == 0 && state.max[half] > minus_infinity() ? 1.0f : 0.0f;
   }
 
   // Tokens of tile n are looked up kStages tiles ahead and fetched kStages - 1 ahead, each step a barrier after the
@@ -311,27 +334,30 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
   };
   if (tiles > 0) {
     fetch_queries(memory.queries, call, work);
-    note_row(0, token_offset(call, work, 0));
+    note_row(0, token_offset(call, work, first_tile));
     block_sync();
   }
   for (i32 n = 0; n < kStages - 1 && tiles > 0; ++n) {
     fetch(n);
-    note_row(n + 1, token_offset(call, work, n + 1));
+    note_row(n + 1, token_offset(call, work, first_tile + n + 1));
     block_sync();
   }
   for (i32 n = 0; n < tiles; ++n) {
     cp_async_wait<kStages - 2>();
     block_sync();
     fetch(n + kStages - 1);
-    const i64 offset = token_offset(call, work, n + kStages);
+    const i64 offset = token_offset(call, work, first_tile + n + kStages);
     if constexpr (kQueryInRegisters) {
       if (n == 0) {
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) load_query(state.query[step], queries, step);
       }
     }
-    const u32 first = static_cast<u32>(n) * kTile;
-    if (first < any_sees) attend(state, memory.stages[n % kStages], queries, scale_log2, first, first + kTile > all_see);
+    const u32 first = static_cast<u32>(first_tile + n) * kTile, end = first + kTile;
+    if (first < some_end && end > some_begin) {
+      const bool masked = first < all_begin || end > all_end;
+      attend(state, memory.stages[n % kStages], queries, features, scale_log2, first, masked);
+    }
     note_row(n + kStages, offset);  // late: the table entry has had time to arrive
   }
   if (!idle) write_rows(state, queries, call, work, first_row);
