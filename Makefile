@@ -57,8 +57,9 @@ conformance: $(VENV)/.ready ## Judge our kernels against the oracle
 kernels: $(VENV)/.dev-ready ## Compile every kernel instance without a GPU; fails on a register spill
 	$(PABENCH) kernels $(ARGS)
 
-bench: $(VENV)/.ready ## Time pabench itself (not the kernels)
+bench: $(VENV)/.ready ## Time pabench itself (not the kernels), and count what they read against its bounds
 	$(BIN)/python -m pytest suites/benchmark --benchmark-only $(ARGS)
+	$(BIN)/python suites/benchmark/counted_bounds.py
 
 # All three always run, so that a failing kernel still leaves its report; the exit code is the first bad one.
 ci-report: $(VENV)/.ready ## What CI publishes: conformance and a sweep in one HTML file, in $(RUNS)

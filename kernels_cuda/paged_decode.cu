@@ -13,7 +13,7 @@
 //          that one plan serves all layers of a model.
 // Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block; PAB_STAGES tiles in shared
 //          memory, at least 2; PAB_BLOCKS blocks of a multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_decode,
-//          checked; PAB_FEATURES 0 or 1, see pab/features.cuh.
+//          checked; PAB_FEATURES and PAB_E4M3 0 or 1, see pab/features.cuh and pab/storage.cuh.
 // Floor    each live K and V element once: 2 * sum(kv_lens) * num_kv_heads * head_dim * 2 bytes, times the blocks of
 //          16 rows when query_len * group_size is above 16; 16 * that many flops for each row.
 //          Of a window only the keys that some row of the sequence sees are read.
@@ -24,6 +24,7 @@
 #include "pab/decode_line.cuh"
 #include "pab/fragment_logits.cuh"
 #include "pab/fragments.cuh"
+#include "pab/fragments_e4m3.cuh"
 #include "pab/scan.cuh"
 
 namespace pab {
@@ -35,8 +36,14 @@ constexpr int kThreads = 32 * kWarps;
 constexpr int kSlice = 16;  // tokens of a warp
 constexpr int kTile = kSlice * kWarps;
 constexpr int kWorks = kStages + 2;  // tiles between look-up and end
-constexpr int kChunks = kHeadDim / 8;
+constexpr int kChunks = kHeadDim / 8;  // of a row of q and out
+constexpr bool kE4m3 = sizeof(Cached) == 1;
+constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(Cached));
+constexpr int kCacheChunks = kHeadDim / kChunkElements;
 constexpr int kSteps = kHeadDim / 16;  // matrix instructions along head_dim
+// the output takes the place of tokens, of half as many bytes it takes two passes
+constexpr int kPassSteps = kE4m3 ? (kSteps + 1) / 2 : kSteps;
+constexpr int kPasses = (kSteps + kPassSteps - 1) / kPassSteps;
 // the query stays in registers while the output leaves room for it
 constexpr bool kQueryInRegisters = kHeadDim <= 128;
 static_assert(kHeadDim % 16 == 0, "matrix instructions take 16 elements at a time");
@@ -44,14 +51,14 @@ static_assert(kStages >= 2, "one tile arrives while another is attended to");
 
 constexpr float kLn2 = 0.693147180559945309f;
 
-// One warp's tokens of a stage; at the end of a piece, the warp's output takes their place.
+// One warp's tokens of a stage; at the end of a piece, (half of) the warp's output takes their place.
 union Slice {
   struct {
-    u16 keys[kSlice * kHeadDim], values[kSlice * kHeadDim];
+    Cached keys[kSlice * kHeadDim], values[kSlice * kHeadDim];
   } tokens;
-  float out[kUnitRows * kHeadDim];
+  float out[kUnitRows * 16 * kPassSteps];
 };
-static_assert(sizeof(Slice) == sizeof(float) * kUnitRows * kHeadDim, "the output fits what it replaces");
+static_assert(kE4m3 || sizeof(Slice) == sizeof(Slice::tokens), "the output fits what it replaces");
 
 struct SharedMemory {
   Slice stages[kStages][kWarps];
@@ -67,7 +74,8 @@ static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan compute
 
 // The kernel's arguments.
 struct Call {
-  const Stored *q, *k, *v;
+  const Stored* q;
+  const Cached *k, *v;
   const i32* block_table;
   Stored* out;
   float* lse;
@@ -112,19 +120,27 @@ PAB_FN i64 token_offset(const Call& call, const Batch& batch, const Work& work) 
   return page * call.page_stride + token % page_size * call.token_stride + work.kv_head * call.head_stride;
 }
 
+// Byte offset of chunk `chunk` of row `row` of the query in shared memory.
+PAB_FN int query_offset(int row, int chunk) {
+  if constexpr (kE4m3) return query_offset_for_e4m3<kSteps>(row, chunk);
+  else return chunk_offset<kChunks>(row, chunk);
+}
+
 // Starts the copies of tile `n` of the share, and of the query where a piece begins.
 PAB_FN void fetch(SharedMemory& memory, const Call& call, const Batch& batch, u32 n) {
   const Work& work = memory.works[n % kWorks];
   if (work.tile < 0) return;
   Slice* slices = memory.stages[n % kStages];
 #pragma unroll
-  for (int i = 0; i < kChunks / 2; ++i) {
-    const int index = static_cast<int>(threadIdx.x) + i * kThreads, row = index / kChunks, chunk = index % kChunks;
+  for (int i = 0; i < (kCacheChunks + 1) / 2; ++i) {
+    const int index = static_cast<int>(threadIdx.x) + i * kThreads;
+    if (kCacheChunks % 2 && index >= kTile * kCacheChunks) break;
+    const int row = index / kCacheChunks, chunk = index % kCacheChunks;
     const i64 offset = memory.rows[n % 2][row];
     // a weight of zero does not silence a NaN: dead rows are zeros
     const bool live = offset >= 0;
-    const i64 source = live ? offset + 8 * chunk : 0;
-    const int target = chunk_offset<kChunks>(row % kSlice, chunk) / static_cast<int>(sizeof(u16));
+    const i64 source = live ? offset + kChunkElements * chunk : 0;
+    const int target = chunk_offset<kCacheChunks>(row % kSlice, chunk) / static_cast<int>(sizeof(Cached));
     cp_async16(slices[row / kSlice].tokens.keys + target, call.k + source, live);
     cp_async16(slices[row / kSlice].tokens.values + target, call.v + source, live);
   }
@@ -134,15 +150,19 @@ PAB_FN void fetch(SharedMemory& memory, const Call& call, const Batch& batch, u3
     const int row = index / kChunks, chunk = index % kChunks;
     const bool live = work.first_row + row < work.query_len * batch.group_size;
     const i64 source = live ? query_row(call, batch, work, work.first_row + row) * kHeadDim + 8 * chunk : 0;
-    const int target = chunk_offset<kChunks>(row, chunk) / static_cast<int>(sizeof(u16));
+    const int target = query_offset(row, chunk) / static_cast<int>(sizeof(u16));
     cp_async16(query + target, call.q + source, live);
   }
 }
 
 // One k step of the query as operand A.
 PAB_FN void load_query(u32 (&a)[4], const u16* query, int step) {
-  const int lane = static_cast<int>(lane_id()), row = lane % 16, chunk = 2 * step + lane / 16;
-  ldmatrix_x4(a, reinterpret_cast<const unsigned char*>(query) + chunk_offset<kChunks>(row, chunk));
+  if constexpr (kE4m3) {
+    load_query_for_e4m3<kSteps>(a, query, step);
+  } else {
+    const int lane = static_cast<int>(lane_id()), row = lane % 16, chunk = 2 * step + lane / 16;
+    ldmatrix_x4(a, reinterpret_cast<const unsigned char*>(query) + query_offset(row, chunk));
+  }
 }
 
 PAB_FN void begin_piece(State& state, const u16* query, const Call& call, const Batch& batch, const Work& work) {
@@ -166,27 +186,85 @@ PAB_FN void begin_piece(State& state, const u16* query, const Call& call, const 
   }
 }
 
+// Adds the products of the query and 2 x 8 keys at one step.
+PAB_FN void multiply_step(float (&score)[2][4], const State& state, const u16* query, int step,
+                          const u32 (&key)[4]) {
+  if constexpr (kQueryInRegisters) {
+    mma_16816(score[0], state.query[step], key[0], key[1]);
+    mma_16816(score[1], state.query[step], key[2], key[3]);
+  } else {
+    u32 a[4];
+    load_query(a, query, step);
+    mma_16816(score[0], a, key[0], key[1]);
+    mma_16816(score[1], a, key[2], key[3]);
+  }
+}
+
+// The products of the query and a warp's keys.
+PAB_FN void multiply_keys(float (&score)[2][4], const State& state, const u16* query, const Cached* tokens) {
+  const int lane = static_cast<int>(lane_id()), row = lane / 16 * 8 + lane % 8;
+  const auto* keys = reinterpret_cast<const unsigned char*>(tokens);
+  if constexpr (kE4m3) {
+#pragma unroll
+    for (int step = 0; step < kSteps; step += 2) {
+      // two steps at once; of an odd number the last one comes twice
+      u32 pairs[4], key[4];
+      const int chunk = step + 1 < kSteps ? step + lane / 8 % 2 : step;
+      ldmatrix_x4(pairs, keys + chunk_offset<kCacheChunks>(row, chunk));
+#pragma unroll
+      for (int i = 0; i < 2 && step + i < kSteps; ++i) {
+        keys_of_e4m3(key[0], key[1], pairs[i]);
+        keys_of_e4m3(key[2], key[3], pairs[2 + i]);
+        multiply_step(score, state, query, step + i, key);
+      }
+    }
+  } else {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      u32 key[4];
+      const int chunk = 2 * step + lane / 8 % 2;
+      ldmatrix_x4(key, keys + chunk_offset<kCacheChunks>(row, chunk));
+      multiply_step(score, state, query, step, key);
+    }
+  }
+}
+
+// Adds the products of the weights and a warp's values to the output.
+PAB_FN void multiply_values(State& state, const u32 (&weight)[4], const Cached* tokens) {
+  const int lane = static_cast<int>(lane_id()), row = lane % 16;
+  const auto* values = reinterpret_cast<const unsigned char*>(tokens);
+  if constexpr (kE4m3) {
+#pragma unroll
+    for (int step = 0; step < kSteps; step += 2) {
+      u32 value[4], even[2], odd[2];
+      const int chunk = step + 1 < kSteps ? step + lane / 16 : step;
+      ldmatrix_x4_trans(value, values + chunk_offset<kCacheChunks>(row, chunk));
+#pragma unroll
+      for (int i = 0; i < 2 && step + i < kSteps; ++i) {
+        values_of_e4m3(even[0], odd[0], value[2 * i]);
+        values_of_e4m3(even[1], odd[1], value[2 * i + 1]);
+        mma_16816(state.out[2 * (step + i)], weight, even[0], even[1]);
+        mma_16816(state.out[2 * (step + i) + 1], weight, odd[0], odd[1]);
+      }
+    }
+  } else {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      u32 value[4];
+      const int chunk = 2 * step + lane / 16;
+      ldmatrix_x4_trans(value, values + chunk_offset<kCacheChunks>(row, chunk));
+      mma_16816(state.out[2 * step], weight, value[0], value[1]);
+      mma_16816(state.out[2 * step + 1], weight, value[2], value[3]);
+    }
+  }
+}
+
 // Attends to one warp's tokens; `first` is the first one's place in the sequence.
 PAB_FN void attend(State& state, const Slice& slice, const u16* query, const Features& features, float scale_log2,
                    u32 first) {
   const int lane = static_cast<int>(lane_id());
   float score[2][4] = {};
-  const auto* keys = reinterpret_cast<const unsigned char*>(slice.tokens.keys);
-#pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-    u32 key[4];
-    const int row = lane / 16 * 8 + lane % 8, chunk = 2 * step + lane / 8 % 2;
-    ldmatrix_x4(key, keys + chunk_offset<kChunks>(row, chunk));
-    if constexpr (kQueryInRegisters) {
-      mma_16816(score[0], state.query[step], key[0], key[1]);
-      mma_16816(score[1], state.query[step], key[2], key[3]);
-    } else {
-      u32 a[4];
-      load_query(a, query, step);
-      mma_16816(score[0], a, key[0], key[1]);
-      mma_16816(score[1], a, key[2], key[3]);
-    }
-  }
+  multiply_keys(score, state, query, slice.tokens.keys);
 
   float top[2] = {minus_infinity(), minus_infinity()};
 #pragma unroll
@@ -230,15 +308,7 @@ PAB_FN void attend(State& state, const Slice& slice, const u16* query, const Fea
   u32 weight[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) weight[i] = pack_pair(score[i / 2][2 * (i % 2)], score[i / 2][2 * (i % 2) + 1]);
-  const auto* values = reinterpret_cast<const unsigned char*>(slice.tokens.values);
-#pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-    u32 value[4];
-    const int row = lane % 16, chunk = 2 * step + lane / 16;
-    ldmatrix_x4_trans(value, values + chunk_offset<kChunks>(row, chunk));
-    mma_16816(state.out[2 * step], weight, value[0], value[1]);
-    mma_16816(state.out[2 * step + 1], weight, value[2], value[3]);
-  }
+  multiply_values(state, weight, slice.tokens.values);
 }
 
 }  // namespace pab
@@ -285,7 +355,7 @@ extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_plan
 }
 
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_decode(
-    const pab::Stored* q, const pab::Stored* k, const pab::Stored* v, const pab::i32* block_table,
+    const pab::Stored* q, const pab::Cached* k, const pab::Cached* v, const pab::i32* block_table,
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::Stored* out, float* lse, const pab::i64* line,
     const pab::i32* first, pab::u32* arrivals, float* partial_out, float* partial_max, float* partial_sum,
     pab::i32 num_seqs, pab::i32 num_qo_heads, pab::i32 num_kv_heads, pab::i32 page_size, pab::i32 max_pages,
@@ -327,6 +397,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     block_sync();
   }
 
+  PAB_REGION("tiles");
   const u32 warp = threadIdx.x / kWarpSize;
   State state;
   for (u32 n = 0; memory.works[n % kWorks].tile >= 0; ++n) {
@@ -346,7 +417,11 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     if (token < static_cast<u32>(work.kv_len) && token + kSlice > seen) {
       attend(state, slices[warp], query, features, scale_log2, token);
     }
-    if (work.ends) end_piece(memory, state, slices, call, batch, work);
+    if (work.ends) {
+      PAB_REGION("piece");
+      end_piece(memory, state, slices, call, batch, work);
+      PAB_REGION("tiles");
+    }
     note_row(n + kStages, offset);  // late: the table entry has had time to arrive
   }
 }

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -261,9 +260,12 @@ def test_kernels_decode_mma_instances_fit_their_device(architecture: str) -> Non
     limits = architecture_limits(SM_LIMITS[architecture])
     found = [instance for instance in instances() if architecture in instance.architectures]
     names = ("PAB_HEAD_DIM", "PAB_DTYPE", "PAB_FEATURES", "PAB_E4M3")
-    assert sorted(tuple(one.defines[name] for name in names) for one in found) == sorted(
-        itertools.product(HEAD_DIMS, (1, 2), (0, 1), (0,))
-    )
+    assert [tuple(one.defines[name] for name in names) for one in found] == [
+        (head_dim, dtype, *variant)
+        for head_dim in HEAD_DIMS
+        for dtype in (1, 2)
+        for variant in ((0, 0), (1, 0), (1, 1))
+    ]
     for instance in found:
         plan, attention = instance.entries
         assert plan.name == "paged_decode_plan"

@@ -196,6 +196,29 @@ def test_kernels_features_widen_e4m3_bits() -> None:
     assert np.signbit(found[0x80])
 
 
+def test_kernels_features_widen_two_e4m3_at_once() -> None:
+    every = np.arange(2**16, dtype=np.uint16)
+    found = np.zeros(every.size, np.uint32)
+    grid = (every.size // 256, 1, 1)
+    probe("numbers", "widen_e4m3x2", every, found, np.uint32(every.size), grid=grid, block=(256, 1, 1))
+    expected = decode(every.view(np.uint8), E4M3)
+    pairs = found.view(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(pairs, expected)
+    number = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.signbit(pairs[number]), np.signbit(expected[number]))
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"), [(0x3210, "00112233"), (0x3120, "00221133"), (0x0003, "33000000")]
+)
+def test_kernels_features_permute_bytes(selector: int, expected: str) -> None:
+    """Written lowest byte first."""
+    found = np.zeros(32, np.uint32)
+    word = np.frombuffer(bytes.fromhex("00112233") * 32, np.uint32)
+    probe("numbers", "permute_bytes", word, found, np.uint32(selector))
+    assert found.tobytes().hex() == expected * 32
+
+
 def test_kernels_features_narrow_to_e4m3_like_the_judge() -> None:
     grid = decode(np.arange(127, dtype=np.uint8), E4M3)
     near = np.concatenate([grid, (grid[1:] + grid[:-1]) / 2, [464, 480, 1e30, np.inf, 1e-40]]).astype(

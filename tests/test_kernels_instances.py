@@ -121,7 +121,7 @@ def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: i
 def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str, architecture: str) -> None:
     dtype = DTYPES[name]
     plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
-    for problem in (plain, replace(plain, window=3)):
+    for problem in (plain, replace(plain, window=3), replace(plain, kv_dtype="e4m3")):
         recorder = Recorder()
         recorder.limits = decode.architecture_limits(SM_LIMITS[architecture], multiprocessors=10)
         plan = decode.plan_decode(

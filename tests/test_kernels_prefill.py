@@ -36,7 +36,7 @@ from tests.probe import DEVICE
 KIB = 1024
 PROFILE = RawKernelMmaBackend.profile
 FEW, MANY = (PrefillShape(warps=warps, tile_tokens=64, stages=3) for warps in (4, 8))
-FEATURES = ("soft-cap", "window", "alibi", "sinks", "non-causal")
+FEATURES = ("soft-cap", "window", "alibi", "sinks", "fp8-kv", "non-causal")
 SAME = settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
@@ -400,9 +400,13 @@ def test_kernels_prefill_counted_reads_of_a_window() -> None:
     assert counted.totals().bank_conflicts == 0
 
 
-@pytest.mark.parametrize("head_dim", [80, 128, 256])
-def test_kernels_prefill_counted_without_bank_conflicts(head_dim: int) -> None:
-    problem = Problem(num_qo_heads=2, num_kv_heads=1, head_dim=head_dim, page_size=1, dtype="float16")
+@pytest.mark.parametrize(
+    ("head_dim", "kv_dtype"), [(80, None), (128, None), (256, None), (64, "e4m3"), (80, "e4m3")]
+)
+def test_kernels_prefill_counted_without_bank_conflicts(head_dim: int, kv_dtype: str | None) -> None:
+    problem = Problem(
+        num_qo_heads=2, num_kv_heads=1, head_dim=head_dim, page_size=1, dtype="float16", kv_dtype=kv_dtype
+    )
     batch = Batch(kv_lens=(150, 40), q_lens=(30, 20))
     device = counting_device()
     plan = planned(build_tensors(Case(problem=problem, batch=batch)), device)

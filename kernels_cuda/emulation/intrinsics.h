@@ -72,6 +72,11 @@ inline void warp_sync(u32 mask) { pab_emu::collective(mask, pab_emu::Op::kSync, 
 // --- bits ---------------------------------------------------------------------------------------------------
 inline u32 popc(u32 bits) { return static_cast<u32>(__builtin_popcount(bits)); }
 inline u32 ffs(u32 bits) { return static_cast<u32>(__builtin_ffs(static_cast<int>(bits))); }
+inline u32 byte_permute(u32 x, u32 selector) {
+  u32 result = 0;
+  for (u32 i = 0; i < 4; ++i) result |= (x >> 8 * (selector >> 4 * i & 3) & 0xFF) << 8 * i;
+  return result;
+}
 
 // --- block --------------------------------------------------------------------------------------------------
 inline void block_sync() { pab_emu::barrier(0, pab_emu::kAllThreads, true); }
@@ -249,6 +254,9 @@ inline float e4m3_to_float(u8 bits) {
   const u32 magnitude = bits & 0x7Fu;
   const u32 half = (bits & 0x80u) << 8 | magnitude << 7;
   return magnitude == 0x7Fu ? std::bit_cast<float>(0x7FFFFFFFu) : 256.0f * half_to_float(static_cast<u16>(half));
+}
+inline u32 e4m3x2_to_f16x2(u16 both) {
+  return pack_f16x2(e4m3_to_float(static_cast<u8>(both)), e4m3_to_float(static_cast<u8>(both >> 8)));
 }
 inline u8 float_to_e4m3(float value) {
   const u32 bits = std::bit_cast<u32>(value), magnitude = bits & 0x7FFFFFFFu, sign = bits >> 24 & 0x80u;

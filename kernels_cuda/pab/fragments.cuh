@@ -1,8 +1,8 @@
-// Tiles of 16-bit elements in shared memory, and matrix instructions on them in the storage type of the instance.
+// Tiles of 16-byte chunks in shared memory, and matrix instructions on them in the storage type of the instance.
 //
 //   PAB_DTYPE   1 float16, 2 bfloat16
 //
-// A tile is rows of kChunks chunks of 16 bytes (8 elements).  Chunk c of row r lies at place `swizzled(r, c)` of its
+// A tile is rows of kChunks chunks of 16 bytes (8 elements of 16 bits).  Chunk c of row r lies at place `swizzled(r, c)` of its
 // row, so that the eight rows which ldmatrix reads at a time lie in eight different groups of four banks, and the
 // eight chunks that a quarter warp writes as well: no bank conflicts either way.
 #pragma once
@@ -18,13 +18,13 @@ namespace pab {
 constexpr int kChunkBytes = 16;
 constexpr int kBankGroups = 8;  // of 16 bytes, in the 128 bytes that 32 banks deliver at once
 
-// Where chunk `chunk` of row `row` lies within its row.  Rows that are a multiple of 2^k chunks long (k <= 3) start
-// in 8 / 2^k different bank groups; an exclusive or within 2^k chunks spreads the rows that share one.
-template <int kChunks>
+// Where chunk `chunk` of row `row` lies within its row, such that kGroups neighbouring rows lie in as many different
+// groups of banks.  Rows that are a multiple of 2^k chunks long start in kGroups / 2^k of them; an exclusive or within
+// 2^k chunks spreads the rows that share one.
+template <int kChunks, int kGroups = kBankGroups>
 PAB_FN int swizzled(int row, int chunk) {
-  static_assert(kChunks % 2 == 0, "rows are a multiple of 16 elements");
-  constexpr int kSpread = kChunks % 8 == 0 ? 8 : kChunks % 4 == 0 ? 4 : 2;
-  return chunk ^ (row / (kBankGroups / kSpread) % kSpread);
+  constexpr int kPower = kChunks & -kChunks, kSpread = kPower < kGroups ? kPower : kGroups;
+  return chunk ^ (row / (kGroups / kSpread) % kSpread);
 }
 
 // Byte offset of chunk `chunk` of row `row` in a tile.

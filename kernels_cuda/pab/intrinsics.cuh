@@ -9,7 +9,8 @@
 //   warp                    lane_id, shfl_xor / shfl_up / shfl_down / shfl_idx (float, u32, i32, u64, i64), ballot,
 //                           any, all, match_any, reduce_add, warp_sync; all take the mask of taking part lanes,
 //                           of which those that have returned are not waited for
-//   bits                    popc, ffs (1-based, 0 for none), lanemask_lt
+//   bits                    popc, ffs (1-based, 0 for none), lanemask_lt; byte_permute(x, selector): byte i of the
+//                           result is the byte of x that hexadecimal digit i of the selector, 0 to 3, names
 //   block                   block_sync, bar_sync(id, threads), bar_arrive(id, threads)
 //   memory order            fence_block, fence_device, ld_acquire (u32, u64), st_release, ld_relaxed, st_relaxed (u32), device
 //                           scope
@@ -24,7 +25,8 @@
 //   conversion              half_to_float, float_to_half, bf16_to_float, float_to_bf16: bits in u16,
 //                           rounding to nearest even; pack_f16x2, pack_bf16x2 (low, high), unpack_f16x2,
 //                           unpack_bf16x2: two in a u32;
-//                           e4m3_to_float, float_to_e4m3: bits in u8, what is too large becomes +-448
+//                           e4m3_to_float, float_to_e4m3: bits in u8, what is too large becomes +-448;
+//                           e4m3x2_to_f16x2: two in a u16, exact
 //   matrix                  whole warps only; fragments as in the PTX ISA, repeated in emulation/matrix.h.
 //                           ldmatrix_x4(out, row), ldmatrix_x4_trans: four 8 x 8 matrices of 16-bit elements from
 //                           shared memory; lane i gives the address, a multiple of 16 bytes, of row i % 8 of

@@ -41,6 +41,7 @@ PAB_FN void warp_sync(u32 mask) { __syncwarp(mask); }
 // --- bits ---------------------------------------------------------------------------------------------------
 PAB_FN u32 popc(u32 bits) { return __popc(bits); }
 PAB_FN u32 ffs(u32 bits) { return __ffs(bits); }
+PAB_FN u32 byte_permute(u32 x, u32 selector) { return __byte_perm(x, 0, selector); }
 
 // --- block --------------------------------------------------------------------------------------------------
 PAB_FN void block_sync() { __syncthreads(); }
@@ -154,6 +155,19 @@ PAB_FN float e4m3_to_float(u8 bits) {
   const u32 half = (bits & 0x80u) << 8 | magnitude << 7;
   return magnitude == 0x7Fu ? __uint_as_float(0x7FFFFFFFu) : 256.0f * half_to_float(static_cast<u16>(half));
 #endif
+}
+PAB_FN u32 e4m3x2_to_f16x2(u16 both) {
+  u32 halves;
+#if __CUDA_ARCH__ >= 890
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(both));
+#else
+  // as above, two at a time; adding 1 carries into bit 7 for the one magnitude that is no number
+  const u32 apart = __byte_perm(both, 0, 0x4140), magnitudes = apart & 0x007F007Fu;
+  const u32 small = (apart & 0x00800080u) << 8 | magnitudes << 7;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(halves) : "r"(small), "r"(0x5C005C00u));  // 2^8
+  halves |= ((magnitudes + 0x00010001u) >> 7 & 0x00010001u) * 0x7FFFu;
+#endif
+  return halves;
 }
 PAB_FN u8 float_to_e4m3(float value) {
 #if __CUDA_ARCH__ >= 890

@@ -42,7 +42,7 @@ class RawKernelMmaBackend:
         devices=frozenset({"cuda", "emulated"}),
         operations=frozenset({"decode", "speculative", "prefill", "append"}),
         max_head_dim=MAX_HEAD_DIM,
-        features=frozenset(FEATURES) - {"fp8-kv"},
+        features=frozenset(FEATURES),
         rule=_why_not,
     )
     # weights are an operand of the second product, so they are rounded to the storage type

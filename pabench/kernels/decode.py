@@ -19,7 +19,7 @@ from pabench.device.occupancy import (
 )
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_simple import DecodePlan
-from pabench.kernels.features import FEATURED, LOG2_E, PLAIN, VARIANTS, feature_arguments, variant_of
+from pabench.kernels.features import LOG2_E, PLAIN, VARIANTS, feature_arguments, variant_of
 from pabench.kernels.instance import (
     DTYPE_CODES,
     HEAD_DIMS,
@@ -72,21 +72,25 @@ class DecodeShape:
         """Threads of a block."""
         return 32 * self.warps
 
-    def tile_bytes(self, head_dim: int) -> int:
-        """Return the bytes of a tile's keys and values."""
-        return 2 * 2 * self.tile_tokens * head_dim
+    def tile_bytes(self, head_dim: int, cached_bytes: int = 2) -> int:
+        """Return the bytes of a tile's keys and values, of ``cached_bytes`` an element."""
+        return 2 * cached_bytes * self.tile_tokens * head_dim
 
-    def shared_bytes(self, head_dim: int) -> int:
+    def shared_bytes(self, head_dim: int, cached_bytes: int = 2) -> int:
         """Return ``sizeof(SharedMemory)`` of the kernel file, which compares both."""
+        # at the end of a piece the output, float32, takes the place of tokens; of e4m3 in two passes
+        steps = head_dim // HEAD_DIM_STEP
+        output = 4 * self.warps * UNIT_ROWS * HEAD_DIM_STEP * (steps if cached_bytes == 2 else -(-steps // 2))
+        tile = max(self.tile_bytes(head_dim, cached_bytes), output)
         queries = self.stages * UNIT_ROWS * head_dim * 2
         rows = 2 * self.tile_tokens * 8
         works = (self.stages + 2) * WORK_BYTES + WALK_BYTES
         states = 2 * self.warps * UNIT_ROWS * 4
-        return self.stages * self.tile_bytes(head_dim) + queries + rows + works + states + 8
+        return self.stages * tile + queries + rows + works + states + 8
 
-    def blocks_per_sm(self, head_dim: int, limits: DeviceLimits) -> int:
+    def blocks_per_sm(self, head_dim: int, limits: DeviceLimits, cached_bytes: int = 2) -> int:
         """Return how many blocks a multiprocessor holds, by shared memory and registers; 0 when none fits."""
-        needed = self.shared_bytes(head_dim)
+        needed = self.shared_bytes(head_dim, cached_bytes)
         if needed > limits.shared_bytes_per_block:
             return 0
         # output and query of a lane, and what everything else takes
@@ -96,22 +100,29 @@ class DecodeShape:
         return max(1, min(by_shared, by_registers, MAX_BLOCKS_PER_SM))
 
 
-SHAPES = tuple(DecodeShape(warps=warps, stages=stages) for warps, stages in itertools.product((4, 2), (3, 2)))
+STAGES = {2: (3, 2), 1: (4, 3, 2)}
+"""Of a shape, by bytes of a cached element: smaller elements make smaller tiles, so more are on their way."""
 
 
-def decode_shape(head_dim: int, limits: DeviceLimits) -> DecodeShape:
+def decode_shape(head_dim: int, limits: DeviceLimits, cached_bytes: int = 2) -> DecodeShape:
     """Return the shape with the most bytes on their way to a multiprocessor; of equals, the most blocks.
+
+    Args:
+        head_dim: elements of one head's vector.
+        limits: of the device.
+        cached_bytes: of an element of the cache.
 
     Raises:
         InvalidCase: no shape fits the shared memory of a block.
     """
 
     def merit(shape: DecodeShape) -> tuple[int, int]:
-        blocks = shape.blocks_per_sm(head_dim, limits)
-        return blocks * (shape.stages - 1) * shape.tile_bytes(head_dim), blocks
+        blocks = shape.blocks_per_sm(head_dim, limits, cached_bytes)
+        return blocks * (shape.stages - 1) * shape.tile_bytes(head_dim, cached_bytes), blocks
 
-    best = max(SHAPES, key=merit)
-    if not best.blocks_per_sm(head_dim, limits):
+    shapes = itertools.product((4, 2), STAGES[cached_bytes])
+    best = max((DecodeShape(warps=warps, stages=stages) for warps, stages in shapes), key=merit)
+    if not best.blocks_per_sm(head_dim, limits, cached_bytes):
         rule = f"needs more shared memory than a block has here, {limits.shared_bytes_per_block} bytes"
         raise InvalidCase("head_dim", head_dim, rule)
     return best
@@ -124,7 +135,7 @@ def decode_instance(
 
     ``variant`` is one of ``pabench.kernels.features.VARIANTS``.
     """
-    shared = shape.shared_bytes(head_dim)
+    shared = shape.shared_bytes(head_dim, cached_bytes_of(variant))
     return KernelInstance(
         file=FILE,
         label=f"{dtype} head_dim {head_dim} {shape.warps} warps {shape.stages} stages{variant}",
@@ -147,15 +158,21 @@ def decode_instance(
 
 def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it."""
-    for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, (PLAIN, FEATURED)):
+    for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, VARIANTS):
         fitting: dict[tuple[DecodeShape, int], set[str]] = {}
         for architecture, sm in SM_LIMITS.items():
             limits = architecture_limits(sm)
-            shape = decode_shape(head_dim, limits)
-            fitting.setdefault((shape, shape.blocks_per_sm(head_dim, limits)), set()).add(architecture)
+            shape = decode_shape(head_dim, limits, cached_bytes_of(variant))
+            blocks = shape.blocks_per_sm(head_dim, limits, cached_bytes_of(variant))
+            fitting.setdefault((shape, blocks), set()).add(architecture)
         for (shape, blocks), names in fitting.items():
             instance = decode_instance(head_dim, dtype, shape, blocks, variant=variant)
             yield replace(instance, architectures=frozenset(names))
+
+
+def cached_bytes_of(variant: str) -> int:
+    """Return the bytes of a cached element in instances of a variant."""
+    return 1 if VARIANTS[variant]["PAB_E4M3"] else 2
 
 
 def architecture_limits(sm: SmLimits, multiprocessors: int = 1) -> DeviceLimits:
@@ -203,12 +220,13 @@ def plan_decode(
     """
     head_dim = problem.head_dim
     check_alignment(q, pool)
-    shape = shape or decode_shape(head_dim, device.limits)
+    cached_bytes = problem.kv_storage.itemsize
+    shape = shape or decode_shape(head_dim, device.limits, cached_bytes)
     if split_tokens % shape.tile_tokens:
         raise InvalidCase(
             "split_tokens", split_tokens, f"must be a multiple of the tile, {shape.tile_tokens}"
         )
-    per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits))
+    per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits, cached_bytes))
     variant = variant_of(problem)
     more = feature_arguments(device, problem) if variant != PLAIN else ()
     instance = decode_instance(head_dim, problem.dtype, shape, per_sm, variant=variant)
@@ -245,7 +263,7 @@ def plan_decode(
         entry=DECODE,
         grid=(blocks, 1, 1),
         block=(shape.threads, 1, 1),
-        shared_bytes=shape.shared_bytes(head_dim),
+        shared_bytes=shape.shared_bytes(head_dim, cached_bytes),
         args=(
             *(q, pool.k, pool.v, block_table, kv_lens, qo_indptr, out, lse),
             *(line, first, arrivals, partial_out, partial_max, partial_sum),

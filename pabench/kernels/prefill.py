@@ -12,9 +12,9 @@ import numpy as np
 from pabench.device.base import Device, DeviceLimits, Launch
 from pabench.device.occupancy import SM_LIMITS, blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
-from pabench.kernels.decode import DTYPES, PLAN_THREADS, architecture_limits, check_alignment
+from pabench.kernels.decode import DTYPES, PLAN_THREADS, architecture_limits, cached_bytes_of, check_alignment
 from pabench.kernels.decode_simple import DecodePlan
-from pabench.kernels.features import FEATURED, LOG2_E, PLAIN, VARIANTS, feature_arguments, variant_of
+from pabench.kernels.features import LOG2_E, PLAIN, VARIANTS, feature_arguments, variant_of
 from pabench.kernels.instance import (
     DTYPE_CODES,
     HEAD_DIMS,
@@ -60,14 +60,14 @@ class PrefillShape:
         """Threads of a block."""
         return 32 * self.warps
 
-    def shared_bytes(self, head_dim: int) -> int:
+    def shared_bytes(self, head_dim: int, cached_bytes: int = 2) -> int:
         """Return ``sizeof(SharedMemory)`` of the kernel file, which compares both."""
-        elements = self.rows + 2 * self.stages * self.tile_tokens
-        return 2 * elements * head_dim + 2 * self.tile_tokens * 8
+        tokens = 2 * cached_bytes * self.stages * self.tile_tokens * head_dim
+        return 2 * self.rows * head_dim + tokens + 2 * self.tile_tokens * 8
 
-    def blocks_per_sm(self, head_dim: int, limits: DeviceLimits) -> int:
+    def blocks_per_sm(self, head_dim: int, limits: DeviceLimits, cached_bytes: int = 2) -> int:
         """Return how many blocks a multiprocessor holds, by shared memory and registers; 0 when none fits."""
-        needed = self.shared_bytes(head_dim)
+        needed = self.shared_bytes(head_dim, cached_bytes)
         if needed > limits.shared_bytes_per_block:
             return 0
         # output, query and scores of a lane, and what everything else takes
@@ -76,13 +76,14 @@ class PrefillShape:
         return max(1, min(blocks_by_shared(limits.shared_bytes_per_sm, needed), by_registers))
 
 
-def prefill_shape(head_dim: int, limits: DeviceLimits, *, rows: int) -> PrefillShape:
+def prefill_shape(head_dim: int, limits: DeviceLimits, *, rows: int, cached_bytes: int = 2) -> PrefillShape:
     """Return the shape for a batch: 128 rows where they fit, most blocks at once, most stages.
 
     Args:
         head_dim: of the instance; alone it decides on ``tile_tokens``, so that no bit depends on the rest.
         limits: of the device.
         rows: packed rows of a sequence, roughly: a block takes 64 when there are no more.
+        cached_bytes: of an element of the cache.
 
     Raises:
         InvalidCase: no shape fits the shared memory of a block.
@@ -90,8 +91,8 @@ def prefill_shape(head_dim: int, limits: DeviceLimits, *, rows: int) -> PrefillS
     tile = 64 if head_dim <= WIDE_TILE_HEAD_DIM else 32
     for warps in (MANY_WARPS, FEW_WARPS) if rows > WARP_ROWS * FEW_WARPS else (FEW_WARPS,):
         shapes = [PrefillShape(warps=warps, tile_tokens=tile, stages=stages) for stages in (3, 2)]
-        best = max(shapes, key=lambda shape: shape.blocks_per_sm(head_dim, limits))
-        if best.blocks_per_sm(head_dim, limits):
+        best = max(shapes, key=lambda shape: shape.blocks_per_sm(head_dim, limits, cached_bytes))
+        if best.blocks_per_sm(head_dim, limits, cached_bytes):
             return best
     rule = f"needs more shared memory than a block has here, {limits.shared_bytes_per_block} bytes"
     raise InvalidCase("head_dim", head_dim, rule)
@@ -104,7 +105,7 @@ def prefill_instance(
 
     ``variant`` is one of ``pabench.kernels.features.VARIANTS``.
     """
-    shared = shape.shared_bytes(head_dim)
+    shared = shape.shared_bytes(head_dim, cached_bytes_of(variant))
     block = f"{shape.rows} rows {shape.tile_tokens} keys {shape.stages} stages"
     return KernelInstance(
         file=FILE,
@@ -129,12 +130,14 @@ def prefill_instance(
 
 def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it."""
-    for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, (PLAIN, FEATURED)):
+    for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, VARIANTS):
+        cached_bytes = cached_bytes_of(variant)
         fitting: dict[tuple[PrefillShape, int], set[str]] = {}
         for (architecture, sm), rows in itertools.product(SM_LIMITS.items(), (1, 128)):
             limits = architecture_limits(sm)
-            shape = prefill_shape(head_dim, limits, rows=rows)
-            fitting.setdefault((shape, shape.blocks_per_sm(head_dim, limits)), set()).add(architecture)
+            shape = prefill_shape(head_dim, limits, rows=rows, cached_bytes=cached_bytes)
+            blocks = shape.blocks_per_sm(head_dim, limits, cached_bytes)
+            fitting.setdefault((shape, blocks), set()).add(architecture)
         for (shape, blocks), names in fitting.items():
             instance = prefill_instance(head_dim, dtype, shape, blocks, variant=variant)
             yield replace(instance, architectures=frozenset(names))
@@ -174,9 +177,10 @@ def plan_prefill(
     packed_rows = q.shape[0] * problem.group_size
     if packed_rows >= 2**31:
         raise InvalidCase("query tokens x heads of a group", packed_rows, "must be below 2^31")
-    shape = shape or prefill_shape(head_dim, device.limits, rows=packed_rows // max(1, num_seqs))
+    cached_bytes, mean_rows = problem.kv_storage.itemsize, packed_rows // max(1, num_seqs)
+    shape = shape or prefill_shape(head_dim, device.limits, rows=mean_rows, cached_bytes=cached_bytes)
     variant = variant_of(problem)
-    per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits))
+    per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits, cached_bytes))
     instance = prefill_instance(head_dim, problem.dtype, shape, per_sm, variant=variant)
     more = feature_arguments(device, problem) if variant != PLAIN else ()
     # the most that lengths within the shapes make: each sequence rounds up once
@@ -203,7 +207,7 @@ def plan_prefill(
         entry=PREFILL,
         grid=(row_blocks * problem.num_kv_heads, 1, 1),
         block=(shape.threads, 1, 1),
-        shared_bytes=shape.shared_bytes(head_dim),
+        shared_bytes=shape.shared_bytes(head_dim, cached_bytes),
         args=(
             *(q, pool.k, pool.v, block_table, kv_lens, qo_indptr, out, lse, starts, order),
             *(np.int32(num_seqs), np.int32(problem.num_qo_heads), np.int32(problem.num_kv_heads)),

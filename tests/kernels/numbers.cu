@@ -28,6 +28,16 @@ extern "C" __global__ void widen_e4m3(const pab::u8* bits, float* out, pab::u32 
   if (i < n) out[i] = pab::e4m3_to_float(bits[i]);
 }
 
+// all n of them are pairs: out (n)
+extern "C" __global__ void widen_e4m3x2(const pab::u16* bits, pab::u32* out, pab::u32 n) {
+  const pab::u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = pab::e4m3x2_to_f16x2(bits[i]);
+}
+
+extern "C" __global__ void permute_bytes(const pab::u32* in, pab::u32* out, pab::u32 selector) {
+  out[threadIdx.x] = pab::byte_permute(in[threadIdx.x], selector);
+}
+
 extern "C" __global__ void narrow_e4m3(const float* in, pab::u8* bits, pab::u32 n) {
   const pab::u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) bits[i] = pab::float_to_e4m3(in[i]);
