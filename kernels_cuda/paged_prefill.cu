@@ -8,20 +8,24 @@
 // Layout   q, out (num_query_tokens, num_qo_heads, head_dim), rows qo_indptr[s]..qo_indptr[s+1] of sequence s; lse
 //          (num_query_tokens, num_qo_heads) float, natural log; k, v any layout with contiguous head_dim, given by
 //          three element strides (page, token, head); block_table (num_seqs, max_pages); all but the last two aligned
-//          to 16 bytes, strides multiples of 8.
+//          to 16 bytes, strides multiples of 16 bytes.
 //          Workspace, which the plan writes: starts (num_seqs + 1) i32, order (grid / num_kv_heads) RowBlock.  One
 //          plan serves all layers of a model.
 // Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block, 16 rows each; PAB_TILE keys
 //          of a tile, a multiple of 16; PAB_STAGES tiles in shared memory, at least 2; PAB_BLOCKS blocks of a
-//          multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_prefill, checked.
+//          multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_prefill, checked; PAB_FEATURES and
+//          PAB_E4M3 0 or 1, see pab/features.cuh and pab/storage.cuh.
 // Floor    4 * head_dim flops for each query head, row and key that the row sees.  K and V are read once for each
-//          block of rows and KV head, up to the last key that the block's last row sees; meant to come from L2.
+//          block of rows and KV head, from the first key that its first row sees to the last of its last row; meant to
+//          come from L2.
 //
-// A block has kRows packed rows of one sequence and KV head, 16 a warp, and goes over its keys tile by tile, from the
-// first.  Tiles come through a ring of kStages stages in shared memory; one barrier a tile.  Each row is summed in
-// one place and in the order of its keys, in tiles that begin at multiples of kTile: its bits depend on its query,
-// its keys and kTile, and on nothing else that is in the batch, in the block or in other chunks.
+// A block has kRows packed rows of one sequence and KV head, 16 a warp, and goes over its keys tile by tile.  Tiles
+// come through a ring of kStages stages in shared memory; one barrier a tile.  Each row is summed in one place and in
+// the order of its keys, in tiles that begin at multiples of kTile: its bits depend on its query, its keys and kTile,
+// and on nothing else that is in the batch, in the block or in other chunks.
+#include "pab/fragment_logits.cuh"
 #include "pab/fragments.cuh"
+#include "pab/fragments_e4m3.cuh"
 #include "pab/prefill_order.cuh"
 
 namespace pab {
@@ -33,11 +37,16 @@ constexpr int kStages = PAB_STAGES;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kWarpRows = 16;
 constexpr int kRows = kWarpRows * kWarps;
-constexpr int kChunks = kHeadDim / 8;
+constexpr int kChunks = kHeadDim / 8;  // of a row of q and out
+constexpr bool kE4m3 = sizeof(Cached) == 1;
+constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(Cached));
+constexpr int kCacheChunks = kHeadDim / kChunkElements;
 constexpr int kSteps = kHeadDim / 16;  // matrix instructions along head_dim
 constexpr int kPairs = kTile / 16;     // of 8 keys each: what one ldmatrix brings
 // the query stays in registers while the output leaves room for it
 constexpr bool kQueryInRegisters = kHeadDim <= 128;
+// unrolled, a loop keeps an address for each step; else there are no registers left for that
+constexpr int kUnrolledSteps = kQueryInRegisters ? kSteps : 4;
 static_assert(kHeadDim % 16 == 0 && kTile % 16 == 0, "matrix instructions take 16 elements at a time");
 static_assert(kStages >= 2, "one tile arrives while another is attended to");
 static_assert(kTile <= kThreads, "a thread looks up one token of a tile");
@@ -46,7 +55,7 @@ static_assert(PAB_PLAN_THREADS >= kBuckets, "the plan sums the buckets at once")
 constexpr float kLn2 = 0.693147180559945309f;
 
 struct Stage {
-  u16 keys[kTile * kHeadDim], values[kTile * kHeadDim];
+  Cached keys[kTile * kHeadDim], values[kTile * kHeadDim];
 };
 
 struct SharedMemory {
@@ -58,7 +67,8 @@ static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan compute
 
 // The kernel's arguments.
 struct Call {
-  const Stored *q, *k, *v;
+  const Stored* q;
+  const Cached *k, *v;
   const i32* block_table;
   Stored* out;
   float* lse;
@@ -71,42 +81,53 @@ struct Call {
 struct Work {
   Sequence sequence;
   i32 number, kv_head, first_row, last_row;
-  i32 end;  // keys that the last row sees
+  i32 begin, end;  // keys that some row sees
 };
 
 // What a lane keeps of its two rows: lane / 4 of its warp's, and 8 below.
 struct State {
   float out[2 * kSteps][4];
   float max[2], sum[2];  // the sum is this lane's share
-  u32 limit[2];          // keys that the row sees
+  LogitRow row[2];
   u32 query[kQueryInRegisters ? kSteps : 1][4];
 };
 
-// The row of q and out that packed row `row` is.
+// Query head of packed row `row`, and the row of q and out that it is.
+PAB_FN i32 query_head(const Work& work, i32 row) {
+  return work.kv_head * work.sequence.group_size + row % work.sequence.group_size;
+}
 PAB_FN i64 query_row(const Call& call, const Work& work, i32 row) {
-  const i32 group = work.sequence.group_size, token = row / group, head = work.kv_head * group + row % group;
-  return static_cast<i64>(work.sequence.first_query + token) * call.num_qo_heads + head;
+  const i32 token = row / work.sequence.group_size;
+  return static_cast<i64>(work.sequence.first_query + token) * call.num_qo_heads + query_head(work, row);
 }
 
 // Element offset of the token of tile `tile` that this thread looks up; negative when no row of the block sees it.
 PAB_FN i64 token_offset(const Call& call, const Work& work, i32 tile) {
   const u32 token = static_cast<u32>(tile) * kTile + threadIdx.x, page_size = static_cast<u32>(call.page_size);
   if (threadIdx.x >= kTile || token >= static_cast<u32>(work.end)) return -1;
+  if (token < static_cast<u32>(work.begin)) return -1;
   const i64 page = call.block_table[static_cast<i64>(work.number) * call.max_pages + token / page_size];
   return page * call.page_stride + token % page_size * call.token_stride + work.kv_head * call.head_stride;
+}
+
+// Byte offset of chunk `chunk` of row `row` in a warp's queries, and in its output.
+PAB_FN int query_offset(int row, int chunk) {
+  if constexpr (kE4m3) return query_offset_for_e4m3<kSteps>(row, chunk);
+  else return chunk_offset<kChunks>(row, chunk);
 }
 
 // Starts the copies of a tile whose tokens lie at `rows`.
 PAB_FN void fetch_tile(Stage& stage, const i64* rows, const Call& call) {
 #pragma unroll
-  for (int i = 0; i < (kTile * kChunks + kThreads - 1) / kThreads; ++i) {
-    const int index = static_cast<int>(threadIdx.x) + i * kThreads, row = index / kChunks, chunk = index % kChunks;
-    if (kTile * kChunks % kThreads != 0 && row >= kTile) break;
+  for (int i = 0; i < (kTile * kCacheChunks + kThreads - 1) / kThreads; ++i) {
+    const int index = static_cast<int>(threadIdx.x) + i * kThreads;
+    const int row = index / kCacheChunks, chunk = index % kCacheChunks;
+    if (kTile * kCacheChunks % kThreads != 0 && row >= kTile) break;
     const i64 offset = rows[row];
     // a weight of zero does not silence a NaN: rows that nobody sees are zeros
     const bool live = offset >= 0;
-    const i64 source = live ? offset + 8 * chunk : 0;
-    const int target = chunk_offset<kChunks>(row, chunk) / static_cast<int>(sizeof(u16));
+    const i64 source = live ? offset + kChunkElements * chunk : 0;
+    const int target = chunk_offset<kCacheChunks>(row, chunk) / static_cast<int>(sizeof(Cached));
     cp_async16(stage.keys + target, call.k + source, live);
     cp_async16(stage.values + target, call.v + source, live);
   }
@@ -118,41 +139,109 @@ PAB_FN void fetch_queries(u16* queries, const Call& call, const Work& work) {
     const int row = index / kChunks, chunk = index % kChunks;
     const bool live = work.first_row + row <= work.last_row;
     const i64 source = live ? query_row(call, work, work.first_row + row) * kHeadDim + 8 * chunk : 0;
-    cp_async16(queries + chunk_offset<kChunks>(row, chunk) / static_cast<int>(sizeof(u16)), call.q + source, live);
+    cp_async16(queries + query_offset(row, chunk) / static_cast<int>(sizeof(u16)), call.q + source, live);
   }
 }
 
 // One k step of a warp's queries as operand A.
 PAB_FN void load_query(u32 (&a)[4], const u16* queries, int step) {
-  const int lane = static_cast<int>(lane_id()), row = lane % 16, chunk = 2 * step + lane / 16;
-  ldmatrix_x4(a, reinterpret_cast<const unsigned char*>(queries) + chunk_offset<kChunks>(row, chunk));
+  if constexpr (kE4m3) {
+    load_query_for_e4m3<kSteps>(a, queries, step);
+  } else {
+    const int lane = static_cast<int>(lane_id()), row = lane % 16, chunk = 2 * step + lane / 16;
+    ldmatrix_x4(a, reinterpret_cast<const unsigned char*>(queries) + query_offset(row, chunk));
+  }
 }
 
-// Attends to a tile whose first key is `first`; `masked` when some row of the warp does not see all of it.
-PAB_FN void attend(State& state, const Stage& stage, const u16* queries, float scale_log2, u32 first, bool masked) {
+// The products of a warp's queries and the keys of a tile.
+PAB_FN void multiply_keys(float (&score)[2 * kPairs][4], const State& state, const u16* queries, const Cached* tokens) {
   const int lane = static_cast<int>(lane_id());
-  float score[2 * kPairs][4] = {};
-  const auto* keys = reinterpret_cast<const unsigned char*>(stage.keys);
+  const auto* keys = reinterpret_cast<const unsigned char*>(tokens);
+  // a chunk of e4m3 is a whole step, so that ldmatrix brings two; of an odd number the last one comes twice
+  constexpr int kAtOnce = kE4m3 ? 2 : 1;
+#pragma unroll kUnrolledSteps
+  for (int step = 0; step < kSteps; step += kAtOnce) {
+    u32 a[kAtOnce][4];
 #pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-    u32 loaded[4];
-    if constexpr (!kQueryInRegisters) load_query(loaded, queries, step);
-    const u32(&a)[4] = kQueryInRegisters ? state.query[kQueryInRegisters ? step : 0] : loaded;
+    for (int more = 0; more < kAtOnce; ++more) {
+      if (step + more >= kSteps) break;
+      if constexpr (kQueryInRegisters) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[more][i] = state.query[step + more][i];
+      } else {
+        load_query(a[more], queries, step + more);
+      }
+    }
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       u32 key[4];
-      const int row = 16 * pair + lane / 16 * 8 + lane % 8, chunk = 2 * step + lane / 8 % 2;
-      ldmatrix_x4(key, keys + chunk_offset<kChunks>(row, chunk));
-      mma_16816(score[2 * pair], a, key[0], key[1]);
-      mma_16816(score[2 * pair + 1], a, key[2], key[3]);
+      const int row = 16 * pair + lane / 16 * 8 + lane % 8, second = lane / 8 % 2;
+      if constexpr (kE4m3) {
+        const int chunk = step + 1 < kSteps ? step + second : step;
+        ldmatrix_x4(key, keys + chunk_offset<kCacheChunks>(row, chunk));
+#pragma unroll
+        for (int more = 0; more < 2; ++more) {
+          if (step + more >= kSteps) break;
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            u32 b0, b1;
+            keys_of_e4m3(b0, b1, key[2 * i + more]);
+            mma_16816(score[2 * pair + i], a[more], b0, b1);
+          }
+        }
+      } else {
+        ldmatrix_x4(key, keys + chunk_offset<kCacheChunks>(row, 2 * step + second));
+        mma_16816(score[2 * pair], a[0], key[0], key[1]);
+        mma_16816(score[2 * pair + 1], a[0], key[2], key[3]);
+      }
     }
   }
+}
 
-  // logits in units of log 2; whatever else changes a logit belongs here, before the mask
+// Adds the products of the weights of 16 tokens and their values, the first in row `first` of the tile, to the output.
+PAB_FN void multiply_values(State& state, const u32 (&weight)[4], const Cached* tokens, int first) {
+  const int lane = static_cast<int>(lane_id()), row = first + lane % 16;
+  const auto* values = reinterpret_cast<const unsigned char*>(tokens);
+  u32 value[4];
+  if constexpr (kE4m3) {
+#pragma unroll
+    for (int step = 0; step < kSteps; step += 2) {
+      const int chunk = step + 1 < kSteps ? step + lane / 16 : step;
+      ldmatrix_x4_trans(value, values + chunk_offset<kCacheChunks>(row, chunk));
+#pragma unroll
+      for (int more = 0; more < 2; ++more) {
+        if (step + more >= kSteps) break;
+        u32 even[2], odd[2];
+        values_of_e4m3(even[0], odd[0], value[2 * more]);
+        values_of_e4m3(even[1], odd[1], value[2 * more + 1]);
+        mma_16816(state.out[2 * (step + more)], weight, even[0], even[1]);
+        mma_16816(state.out[2 * (step + more) + 1], weight, odd[0], odd[1]);
+      }
+    }
+  } else {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      ldmatrix_x4_trans(value, values + chunk_offset<kCacheChunks>(row, 2 * step + lane / 16));
+      mma_16816(state.out[2 * step], weight, value[0], value[1]);
+      mma_16816(state.out[2 * step + 1], weight, value[2], value[3]);
+    }
+  }
+}
+
+// Attends to a tile whose first key is `first`; `masked` when some row of the warp does not see all of it.
+PAB_FN void attend(State& state, const Stage& stage, const u16* queries, const Features& features, float scale_log2,
+                   u32 first, bool masked) {
+  const int lane = static_cast<int>(lane_id());
+  float score[2 * kPairs][4] = {};
+  multiply_keys(score, state, queries, stage.keys);
+
 #pragma unroll
   for (int i = 0; i < 2 * kPairs; ++i) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) score[i][j] *= scale_log2;
+    for (int j = 0; j < 4; ++j) {
+      const u32 token = first + 8 * i + 2 * (lane % 4) + j % 2;
+      score[i][j] = seen_logit(features, state.row[j / 2], score[i][j], token, scale_log2);
+    }
   }
   if (masked) {
 #pragma unroll
@@ -160,7 +249,7 @@ PAB_FN void attend(State& state, const Stage& stage, const u16* queries, float s
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const u32 token = first + 8 * i + 2 * (lane % 4) + j % 2;
-        if (token >= state.limit[j / 2]) score[i][j] = minus_infinity();
+        if (!sees_key(features, state.row[j / 2], token)) score[i][j] = minus_infinity();
       }
     }
   }
@@ -204,7 +293,6 @@ PAB_FN void attend(State& state, const Stage& stage, const u16* queries, float s
 #pragma unroll
   for (int half = 0; half < 2; ++half) state.sum[half] += sum[half];
 
-  const auto* values = reinterpret_cast<const unsigned char*>(stage.values);
 #pragma unroll
   for (int pair = 0; pair < kPairs; ++pair) {
     // accumulators of the first product are, rounded, operand A of the second
@@ -213,19 +301,13 @@ PAB_FN void attend(State& state, const Stage& stage, const u16* queries, float s
     for (int i = 0; i < 4; ++i) {
       weight[i] = pack_pair(score[2 * pair + i / 2][2 * (i % 2)], score[2 * pair + i / 2][2 * (i % 2) + 1]);
     }
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      u32 value[4];
-      const int row = 16 * pair + lane % 16, chunk = 2 * step + lane / 16;
-      ldmatrix_x4_trans(value, values + chunk_offset<kChunks>(row, chunk));
-      mma_16816(state.out[2 * step], weight, value[0], value[1]);
-      mma_16816(state.out[2 * step + 1], weight, value[2], value[3]);
-    }
+    multiply_values(state, weight, stage.values, 16 * pair);
   }
 }
 
 // Divides by the sum and writes a warp's rows, first_row its first; `room` is its part of the shared memory.
 PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Work& work, i32 first_row) {
+  const Features& features = work.sequence.features;
   const int lane = static_cast<int>(lane_id());
   auto* bytes = reinterpret_cast<unsigned char*>(room);
   warp_sync(kFullMask);  // all lanes are done with the queries that the output replaces
@@ -233,12 +315,24 @@ PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Wo
   for (int half = 0; half < 2; ++half) {
     const int row = lane / 4 + 8 * half;
     const float sum = quad_sum(state.sum[half]);
-    // no key: output 0, LSE -inf; a NaN among the logits, or nothing but -inf, comes out as NaN
-    const float inverse = state.limit[half] > 0 ? 1.0f / sum : 0.0f;
+    // no key: output 0, LSE -inf or that of the sink; a NaN among the logits, or nothing but -inf, comes out as NaN
+    const float scale = value_scale(features, query_head(work, first_row + row));
+    const float inverse = state.row[half].end > 0 ? scale / sum : 0.0f;
 #pragma unroll
-    for (int i = 0; i < 2 * kSteps; ++i) {
-      const u32 pair = pack_pair(state.out[i][2 * half] * inverse, state.out[i][2 * half + 1] * inverse);
-      store_wide(reinterpret_cast<u32*>(bytes + chunk_offset<kChunks>(row, i)) + lane % 4, pair);
+    for (int step = 0; step < kSteps; ++step) {
+      const float(&low)[4] = state.out[2 * step], (&high)[4] = state.out[2 * step + 1];
+      if constexpr (kE4m3) {
+        const Pack<float, 4> four = row_of_e4m3(low, high, half);
+        const u32 first = pack_pair(four.at[0] * inverse, four.at[1] * inverse);
+        const u32 second = pack_pair(four.at[2] * inverse, four.at[3] * inverse);
+        unsigned char* at = bytes + query_offset(row, 2 * step + lane % 4 / 2);
+        store_pack(reinterpret_cast<u32*>(at) + 2 * (lane % 2), Pack<u32, 2>{{first, second}});
+      } else {
+        const u32 first = pack_pair(low[2 * half] * inverse, low[2 * half + 1] * inverse);
+        const u32 second = pack_pair(high[2 * half] * inverse, high[2 * half + 1] * inverse);
+        store_wide(reinterpret_cast<u32*>(bytes + query_offset(row, 2 * step)) + lane % 4, first);
+        store_wide(reinterpret_cast<u32*>(bytes + query_offset(row, 2 * step + 1)) + lane % 4, second);
+      }
     }
     if (lane % 4 == 0 && first_row + row <= work.last_row) {
       call.lse[query_row(call, work, first_row + row)] = (state.max[half] + lg2(sum)) * kLn2;
@@ -249,8 +343,9 @@ PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Wo
   for (int i = 0; i < kWarpRows * kChunks / 32; ++i) {
     const int index = lane + 32 * i, row = index / kChunks, chunk = index % kChunks;
     if (first_row + row > work.last_row) break;
-    const auto loaded = load_pack<4>(reinterpret_cast<const u32*>(bytes + chunk_offset<kChunks>(row, chunk)));
-    store_pack(reinterpret_cast<u32*>(call.out + query_row(call, work, first_row + row) * kHeadDim + 8 * chunk), loaded);
+    const auto loaded = load_pack<4>(reinterpret_cast<const u32*>(bytes + query_offset(row, chunk)));
+    const i64 target = query_row(call, work, first_row + row) * kHeadDim + 8 * chunk;
+    store_pack(reinterpret_cast<u32*>(call.out + target), loaded);
   }
 }
 
@@ -258,20 +353,21 @@ PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Wo
 
 extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_prefill_plan(
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i32* starts, pab::RowBlock* order, pab::i32 num_seqs,
-    pab::i32 group_size, pab::i32 causal) {
+    pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 causal PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
-  const Batch batch = {kv_lens, qo_indptr, num_seqs, group_size, causal};
+  const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
+  const Batch batch = {kv_lens, qo_indptr, num_seqs, group_size, causal, features};
   u64* scan = reinterpret_cast<u64*>(shared);
   order_blocks<kRows, kTile>(batch, starts, order, reinterpret_cast<u32*>(scan + kScanWords), scan);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_prefill(
-    const pab::Stored* q, const pab::Stored* k, const pab::Stored* v, const pab::i32* block_table,
+    const pab::Stored* q, const pab::Cached* k, const pab::Cached* v, const pab::i32* block_table,
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::Stored* out, float* lse, const pab::i32* starts,
     const pab::RowBlock* order, pab::i32 num_seqs, pab::i32 num_qo_heads, pab::i32 num_kv_heads, pab::i32 page_size,
     pab::i32 max_pages, pab::i32 causal, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
-    float scale_log2) {
+    float scale_log2 PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
@@ -279,25 +375,34 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
   if (number >= starts[num_seqs]) return;
   const Call call = {q,         k,           v,            block_table, out,       lse, num_qo_heads, page_size,
                      max_pages, page_stride, token_stride, head_stride, scale_log2};
-  const Batch batch = {kv_lens, qo_indptr, num_seqs, num_qo_heads / num_kv_heads, causal};
+  const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
+  const Batch batch = {kv_lens, qo_indptr, num_seqs, num_qo_heads / num_kv_heads, causal, features};
   const RowBlock block = load_wide(&order[number]);
   Work work = {sequence_of(batch, block.sequence), block.sequence, static_cast<i32>(blockIdx.x) % num_kv_heads,
-               block.first_row, block.first_row + kRows - 1, 0};
+               block.first_row, block.first_row + kRows - 1, 0, 0};
   if (work.last_row >= work.sequence.rows()) work.last_row = work.sequence.rows() - 1;
+  work.begin = work.sequence.oldest(work.first_row);
   work.end = work.sequence.limit(work.last_row);
-  const i32 tiles = work.end / kTile + (work.end % kTile != 0);
+  const i32 first_tile = work.begin / kTile, tiles = work.end / kTile + (work.end % kTile != 0) - first_tile;
 
   const i32 warp = static_cast<i32>(threadIdx.x / kWarpSize), first_row = work.first_row + kWarpRows * warp;
   const i32 last_row = first_row + kWarpRows - 1 < work.last_row ? first_row + kWarpRows - 1 : work.last_row;
   const bool idle = first_row > work.last_row;
-  const u32 all_see = static_cast<u32>(work.sequence.limit(first_row));
-  const u32 any_sees = idle ? 0 : static_cast<u32>(work.sequence.limit(last_row));
+  // keys that some row of the warp sees, and those that all of them do
+  const u32 some_begin = static_cast<u32>(work.sequence.oldest(first_row));
+  const u32 some_end = idle ? 0 : static_cast<u32>(work.sequence.limit(last_row));
+  const u32 all_begin = static_cast<u32>(work.sequence.oldest(last_row));
+  const u32 all_end = static_cast<u32>(work.sequence.limit(first_row));
   u16* queries = memory.queries + kWarpRows * kHeadDim * warp;
   State state = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    state.max[half] = minus_infinity();
-    state.limit[half] = static_cast<u32>(work.sequence.limit(first_row + static_cast<i32>(lane_id()) / 4 + 8 * half));
+    const i32 row = first_row + static_cast<i32>(lane_id()) / 4 + 8 * half, head = query_head(work, row);
+    const i32 position = work.sequence.position(row);
+    state.row[half] = logit_row(features, head, position, static_cast<u32>(work.sequence.limit(row)), scale_log2);
+    // a sink is one more key, without a value
+    state.max[half] = sink_log2(features, head);
+    state.sum[half] = lane_id() % 4 == 0 && state.max[half] > minus_infinity() ? 1.0f : 0.0f;
   }
 
   // Tokens of tile n are looked up kStages tiles ahead and fetched kStages - 1 ahead, each step a barrier after the
@@ -311,27 +416,30 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
   };
   if (tiles > 0) {
     fetch_queries(memory.queries, call, work);
-    note_row(0, token_offset(call, work, 0));
+    note_row(0, token_offset(call, work, first_tile));
     block_sync();
   }
   for (i32 n = 0; n < kStages - 1 && tiles > 0; ++n) {
     fetch(n);
-    note_row(n + 1, token_offset(call, work, n + 1));
+    note_row(n + 1, token_offset(call, work, first_tile + n + 1));
     block_sync();
   }
   for (i32 n = 0; n < tiles; ++n) {
     cp_async_wait<kStages - 2>();
     block_sync();
     fetch(n + kStages - 1);
-    const i64 offset = token_offset(call, work, n + kStages);
+    const i64 offset = token_offset(call, work, first_tile + n + kStages);
     if constexpr (kQueryInRegisters) {
       if (n == 0) {
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) load_query(state.query[step], queries, step);
       }
     }
-    const u32 first = static_cast<u32>(n) * kTile;
-    if (first < any_sees) attend(state, memory.stages[n % kStages], queries, scale_log2, first, first + kTile > all_see);
+    const u32 first = static_cast<u32>(first_tile + n) * kTile, end = first + kTile;
+    if (first < some_end && end > some_begin) {
+      const bool masked = first < all_begin || end > all_end;
+      attend(state, memory.stages[n % kStages], queries, features, scale_log2, first, masked);
+    }
     note_row(n + kStages, offset);  // late: the table entry has had time to arrive
   }
   if (!idle) write_rows(state, queries, call, work, first_row);

@@ -29,13 +29,14 @@ from pabench.oracle.verdict import judge
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import Array, decode
 from pabench.problem.tensors import Tensors
-from pabench.strategies import cases, prefill_batches
+from pabench.strategies import cases, long_prefill_batches, prefill_batches
 from tests.counting import counting_device
 from tests.probe import DEVICE
 
 KIB = 1024
 PROFILE = RawKernelMmaBackend.profile
 FEW, MANY = (PrefillShape(warps=warps, tile_tokens=64, stages=3) for warps in (4, 8))
+FEATURES = ("soft-cap", "window", "alibi", "sinks", "fp8-kv", "non-causal")
 SAME = settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
@@ -129,7 +130,7 @@ def test_kernels_prefill_right_with_and_without_causal_mask(causal: bool, page_s
 
 @SAME
 @given(
-    case=cases(dtypes=["bfloat16"], head_dims=[16, 80], batch=prefill_batches),
+    case=cases(dtypes=["bfloat16"], head_dims=[16, 80], batch=prefill_batches, features=FEATURES),
     shape=st.sampled_from([FEW, MANY]),
 )
 def test_kernels_prefill_agrees_with_the_simple_kernel_property(case: Case, shape: PrefillShape) -> None:
@@ -219,7 +220,13 @@ def test_kernels_prefill_takes_the_batches_that_decode_does_not() -> None:
 
 # --- a row's bits are its own -------------------------------------------------------------------------------
 
-CASES = cases(dtypes=["float16"], head_dims=[16], batch=prefill_batches, families=["normal", "ascending"])
+CASES = cases(
+    dtypes=["float16"],
+    head_dims=[16],
+    batch=lambda page_size: prefill_batches(page_size) | long_prefill_batches(page_size),
+    families=["normal", "ascending"],
+    features=FEATURES,
+)
 
 
 @SAME
@@ -247,6 +254,40 @@ def test_kernels_prefill_in_two_chunks_is_one_prefill_property(data: st.DataObje
             if end > first:
                 chunk = run(planned(part(tensors, sequence, first, end)))
                 assert bits(chunk) == bits(together, slice(start + first, start + end))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"window": 200},
+        {"alibi_slopes": (0.0,) * 4},
+        {"soft_cap": None, "sinks": (-1e6,) * 4},
+    ],
+)
+def test_kernels_prefill_features_that_change_nothing_change_no_bit(change: dict[str, Any]) -> None:
+    problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=16, page_size=4, dtype="float16")
+    batch = Batch(kv_lens=(200, 70), q_lens=(70, 70))
+    tensors = build_tensors(Case(problem=problem, batch=batch))
+    case = replace(tensors.case, problem=replace(problem, **change))
+    assert bits(run(planned(replace(tensors, case=case)))) == bits(run(planned(tensors)))
+
+
+@pytest.mark.parametrize("window", [1, 50, 64, 65, 128])
+@pytest.mark.parametrize("causal", [True, False])
+def test_kernels_prefill_right_with_windows_at_tile_edges(window: int, causal: bool) -> None:
+    problem = Problem(
+        num_qo_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        page_size=4,
+        dtype="float16",
+        window=window,
+        causal=causal,
+    )
+    batch = Batch(kv_lens=(330, 64, 3), q_lens=(150, 64, 10))
+    for family in ("window-edge", "ascending"):
+        tensors = build_tensors(Case(problem=problem, batch=batch, family=family, poison="nan"))
+        assert_right(tensors, run(planned(tensors)))
 
 
 # --- planned on the device ----------------------------------------------------------------------------------
@@ -344,9 +385,28 @@ def test_kernels_prefill_counted_against_closed_forms() -> None:
     assert totals.bank_conflicts == 0
 
 
-@pytest.mark.parametrize("head_dim", [80, 128, 256])
-def test_kernels_prefill_counted_without_bank_conflicts(head_dim: int) -> None:
-    problem = Problem(num_qo_heads=2, num_kv_heads=1, head_dim=head_dim, page_size=1, dtype="float16")
+def test_kernels_prefill_counted_reads_of_a_window() -> None:
+    """Each block reads from the first key of its first row to the last of its last."""
+    problem = Problem(num_qo_heads=2, num_kv_heads=1, head_dim=16, page_size=3, dtype="bfloat16", window=70)
+    tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(700,), q_lens=(300,))))
+    device = counting_device()
+    plan = planned(tensors, device, shape=MANY)
+    for launch in plan.launches:
+        plan.module.launch(launch)
+    counted = device.counters[PREFILL]
+    tokens = sum(min(first + 64, 300) - first + 69 for first in range(0, 300, 64))
+    assert counted.loaded_bytes("k", "v") == tokens * problem.token_bytes
+    assert counted.loaded_bytes("block_table") == 4 * tokens
+    assert counted.totals().bank_conflicts == 0
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "kv_dtype"), [(80, None), (128, None), (256, None), (64, "e4m3"), (80, "e4m3")]
+)
+def test_kernels_prefill_counted_without_bank_conflicts(head_dim: int, kv_dtype: str | None) -> None:
+    problem = Problem(
+        num_qo_heads=2, num_kv_heads=1, head_dim=head_dim, page_size=1, dtype="float16", kv_dtype=kv_dtype
+    )
     batch = Batch(kv_lens=(150, 40), q_lens=(30, 20))
     device = counting_device()
     plan = planned(build_tensors(Case(problem=problem, batch=batch)), device)

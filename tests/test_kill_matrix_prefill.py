@@ -14,7 +14,7 @@ from tests.kill_support import examine, place_of, plant
 MUTANTS = load_mutants(Path(__file__).parent / "mutants" / "prefill_mma.toml")
 SEEDS = (0, 1, 2)
 BACKEND = "rawkernel-mma"
-FEATURES = ("non-causal",)
+FEATURES = ("non-causal", "window", "sinks")
 
 
 @pytest.mark.parametrize("check", sorted({mutant.killed_by for mutant in MUTANTS}))

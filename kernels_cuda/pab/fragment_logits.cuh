@@ -25,16 +25,29 @@ PAB_FN LogitRow logit_row(const Features& given, int head, i32 position, u32 end
 #endif
 }
 
-// The logit in units of log 2 of key `token`, from its product with the row; -inf when the row does not see it.
-PAB_FN float masked_logit(const Features& given, const LogitRow& row, float product, u32 token, float scale_log2) {
+// Whether the row sees key `token`.
+PAB_FN bool sees_key(const Features& given, const LogitRow& row, u32 token) {
 #if PAB_FEATURES
-  const i32 distance = static_cast<i32>(token) - row.position;
-  const float logit = shaped_logit(given, row.slope, product * row.scale_log2, distance);
-  const bool within = given.window == 0 || distance > -given.window;
-  return within && token < row.end ? logit : minus_infinity();
+  const bool within = given.window == 0 || static_cast<i32>(token) - row.position > -given.window;
+  return within && token < row.end;
 #else
-  return token < row.end ? product * scale_log2 : minus_infinity();
+  return token < row.end;
 #endif
+}
+
+// The logit in units of log 2 of key `token`, which the row sees, from its product with the row.
+PAB_FN float seen_logit(const Features& given, const LogitRow& row, float product, u32 token, float scale_log2) {
+#if PAB_FEATURES
+  return shaped_logit(given, row.slope, product * row.scale_log2, static_cast<i32>(token) - row.position);
+#else
+  return product * scale_log2;
+#endif
+}
+
+// The same for any key; -inf when the row does not see it.
+PAB_FN float masked_logit(const Features& given, const LogitRow& row, float product, u32 token, float scale_log2) {
+  const float logit = seen_logit(given, row, product, token, scale_log2);
+  return sees_key(given, row, token) ? logit : minus_infinity();
 }
 
 }  // namespace pab

@@ -6,6 +6,7 @@
 // host: lengths may change in place between two launches.
 #pragma once
 
+#include "pab/features.cuh"
 #include "pab/scan.cuh"
 
 namespace pab {
@@ -15,16 +16,19 @@ struct Batch {
   const i32* kv_lens;
   const i32* qo_indptr;
   i32 num_seqs, group_size, causal;
+  Features features;
 };
 
 // One sequence's rows.
 struct Sequence {
   i32 kv_len, first_query, query_len, group_size, causal;
+  Features features;
 
   PAB_METHOD i32 rows() const { return query_len * group_size; }
   // The key that stands where the row's token does: masks align at the bottom right.  Negative before the first.
   PAB_METHOD i32 position(i32 row) const { return kv_len - query_len + row / group_size; }
-  // A row sees the keys from 0 up to, not with, this one; later rows see as many or more.
+  // A row sees the keys from oldest(row) up to, not with, limit(row); neither falls from a row to the next.
+  PAB_METHOD i32 oldest(i32 row) const { return oldest_key(features, position(row)); }
   PAB_METHOD i32 limit(i32 row) const {
     if (!causal) return kv_len;
     const i32 own = position(row);
@@ -41,7 +45,8 @@ constexpr int kBuckets = 256;  // of cost; the block that plans has at least as 
 
 PAB_FN Sequence sequence_of(const Batch& batch, i32 sequence) {
   const i32 first = batch.qo_indptr[sequence];
-  return {batch.kv_lens[sequence], first, batch.qo_indptr[sequence + 1] - first, batch.group_size, batch.causal};
+  return {batch.kv_lens[sequence], first, batch.qo_indptr[sequence + 1] - first, batch.group_size, batch.causal,
+          batch.features};
 }
 
 // Rises with `tiles`, a step for each eighth of an octave: 200 values for 2^27 tiles.
@@ -85,7 +90,8 @@ PAB_FN void order_blocks(const Batch& batch, i32* starts, RowBlock* order, u32* 
     }
     const Sequence found = sequence_of(batch, low);
     const i32 first_row = (number - starts[low]) * kRows, left = found.rows() - first_row;
-    bucket = bucket_of(found.limit(first_row + (left < kRows ? left : kRows) - 1) / kTile);
+    const i32 last_row = first_row + (left < kRows ? left : kRows) - 1;
+    bucket = bucket_of(found.limit(last_row) / kTile - found.oldest(first_row) / kTile);
     return {low, first_row};
   };
   i32 bucket = 0;

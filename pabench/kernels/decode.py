@@ -135,7 +135,7 @@ def decode_instance(
 
     ``variant`` is one of ``pabench.kernels.features.VARIANTS``.
     """
-    shared = shape.shared_bytes(head_dim, _cached_bytes(variant))
+    shared = shape.shared_bytes(head_dim, cached_bytes_of(variant))
     return KernelInstance(
         file=FILE,
         label=f"{dtype} head_dim {head_dim} {shape.warps} warps {shape.stages} stages{variant}",
@@ -162,15 +162,16 @@ def instances() -> Iterator[KernelInstance]:
         fitting: dict[tuple[DecodeShape, int], set[str]] = {}
         for architecture, sm in SM_LIMITS.items():
             limits = architecture_limits(sm)
-            shape = decode_shape(head_dim, limits, _cached_bytes(variant))
-            blocks = shape.blocks_per_sm(head_dim, limits, _cached_bytes(variant))
+            shape = decode_shape(head_dim, limits, cached_bytes_of(variant))
+            blocks = shape.blocks_per_sm(head_dim, limits, cached_bytes_of(variant))
             fitting.setdefault((shape, blocks), set()).add(architecture)
         for (shape, blocks), names in fitting.items():
             instance = decode_instance(head_dim, dtype, shape, blocks, variant=variant)
             yield replace(instance, architectures=frozenset(names))
 
 
-def _cached_bytes(variant: str) -> int:
+def cached_bytes_of(variant: str) -> int:
+    """Return the bytes of a cached element in instances of a variant."""
     return 1 if VARIANTS[variant]["PAB_E4M3"] else 2
 
 

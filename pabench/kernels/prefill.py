@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +12,9 @@ import numpy as np
 from pabench.device.base import Device, DeviceLimits, Launch
 from pabench.device.occupancy import SM_LIMITS, blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
-from pabench.kernels.decode import DTYPES, PLAN_THREADS, architecture_limits, check_alignment
+from pabench.kernels.decode import DTYPES, PLAN_THREADS, architecture_limits, cached_bytes_of, check_alignment
 from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.features import LOG2_E, PLAIN, VARIANTS, feature_arguments, variant_of
 from pabench.kernels.instance import (
     DTYPE_CODES,
     HEAD_DIMS,
@@ -30,7 +30,7 @@ PLAN, PREFILL = "paged_prefill_plan", "paged_prefill"
 WARP_ROWS = 16
 """Packed rows (query tokens x heads of a group) of a warp."""
 PLAN_SHARED_BYTES = 32 * 8 + 256 * 4
-OTHER_REGISTERS = 88
+OTHER_REGISTERS = 96
 WIDE_TILE_HEAD_DIM = 128
 """Up to here the scores of 64 keys stay in registers beside the output."""
 FEW_WARPS, MANY_WARPS = 4, 8
@@ -60,14 +60,14 @@ class PrefillShape:
         """Threads of a block."""
         return 32 * self.warps
 
-    def shared_bytes(self, head_dim: int) -> int:
+    def shared_bytes(self, head_dim: int, cached_bytes: int = 2) -> int:
         """Return ``sizeof(SharedMemory)`` of the kernel file, which compares both."""
-        elements = self.rows + 2 * self.stages * self.tile_tokens
-        return 2 * elements * head_dim + 2 * self.tile_tokens * 8
+        tokens = 2 * cached_bytes * self.stages * self.tile_tokens * head_dim
+        return 2 * self.rows * head_dim + tokens + 2 * self.tile_tokens * 8
 
-    def blocks_per_sm(self, head_dim: int, limits: DeviceLimits) -> int:
+    def blocks_per_sm(self, head_dim: int, limits: DeviceLimits, cached_bytes: int = 2) -> int:
         """Return how many blocks a multiprocessor holds, by shared memory and registers; 0 when none fits."""
-        needed = self.shared_bytes(head_dim)
+        needed = self.shared_bytes(head_dim, cached_bytes)
         if needed > limits.shared_bytes_per_block:
             return 0
         # output, query and scores of a lane, and what everything else takes
@@ -76,13 +76,14 @@ class PrefillShape:
         return max(1, min(blocks_by_shared(limits.shared_bytes_per_sm, needed), by_registers))
 
 
-def prefill_shape(head_dim: int, limits: DeviceLimits, *, rows: int) -> PrefillShape:
-    """Return the shape for a batch: 128 rows where they fit, the most blocks at once, the most stages.
+def prefill_shape(head_dim: int, limits: DeviceLimits, *, rows: int, cached_bytes: int = 2) -> PrefillShape:
+    """Return the shape for a batch: 128 rows where they fit, most blocks at once, most stages.
 
     Args:
         head_dim: of the instance; alone it decides on ``tile_tokens``, so that no bit depends on the rest.
         limits: of the device.
         rows: packed rows of a sequence, roughly: a block takes 64 when there are no more.
+        cached_bytes: of an element of the cache.
 
     Raises:
         InvalidCase: no shape fits the shared memory of a block.
@@ -90,19 +91,25 @@ def prefill_shape(head_dim: int, limits: DeviceLimits, *, rows: int) -> PrefillS
     tile = 64 if head_dim <= WIDE_TILE_HEAD_DIM else 32
     for warps in (MANY_WARPS, FEW_WARPS) if rows > WARP_ROWS * FEW_WARPS else (FEW_WARPS,):
         shapes = [PrefillShape(warps=warps, tile_tokens=tile, stages=stages) for stages in (3, 2)]
-        best = max(shapes, key=lambda shape: shape.blocks_per_sm(head_dim, limits))
-        if best.blocks_per_sm(head_dim, limits):
+        best = max(shapes, key=lambda shape: shape.blocks_per_sm(head_dim, limits, cached_bytes))
+        if best.blocks_per_sm(head_dim, limits, cached_bytes):
             return best
     rule = f"needs more shared memory than a block has here, {limits.shared_bytes_per_block} bytes"
     raise InvalidCase("head_dim", head_dim, rule)
 
 
-def prefill_instance(head_dim: int, dtype: str, shape: PrefillShape, blocks: int) -> KernelInstance:
-    """Return the instance of one head dimension, storage type and shape, ``blocks`` to a multiprocessor."""
-    shared = shape.shared_bytes(head_dim)
+def prefill_instance(
+    head_dim: int, dtype: str, shape: PrefillShape, blocks: int, *, variant: str = PLAIN
+) -> KernelInstance:
+    """Return the instance of one head dimension, storage type and shape, ``blocks`` to a multiprocessor.
+
+    ``variant`` is one of ``pabench.kernels.features.VARIANTS``.
+    """
+    shared = shape.shared_bytes(head_dim, cached_bytes_of(variant))
+    block = f"{shape.rows} rows {shape.tile_tokens} keys {shape.stages} stages"
     return KernelInstance(
         file=FILE,
-        label=f"{dtype} head_dim {head_dim} {shape.rows} rows {shape.tile_tokens} keys {shape.stages} stages",
+        label=f"{dtype} head_dim {head_dim} {block}{variant}",
         defines={
             "PAB_HEAD_DIM": head_dim,
             "PAB_DTYPE": DTYPE_CODES[dtype],
@@ -112,6 +119,7 @@ def prefill_instance(head_dim: int, dtype: str, shape: PrefillShape, blocks: int
             "PAB_BLOCKS": blocks,
             "PAB_PLAN_THREADS": PLAN_THREADS,
             "PAB_SHARED_BYTES": shared,
+            **VARIANTS[variant],
         },
         entries=(
             KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
@@ -122,14 +130,17 @@ def prefill_instance(head_dim: int, dtype: str, shape: PrefillShape, blocks: int
 
 def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it."""
-    for head_dim, dtype in itertools.product(HEAD_DIMS, DTYPES):
+    for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, VARIANTS):
+        cached_bytes = cached_bytes_of(variant)
         fitting: dict[tuple[PrefillShape, int], set[str]] = {}
         for (architecture, sm), rows in itertools.product(SM_LIMITS.items(), (1, 128)):
             limits = architecture_limits(sm)
-            shape = prefill_shape(head_dim, limits, rows=rows)
-            fitting.setdefault((shape, shape.blocks_per_sm(head_dim, limits)), set()).add(architecture)
+            shape = prefill_shape(head_dim, limits, rows=rows, cached_bytes=cached_bytes)
+            blocks = shape.blocks_per_sm(head_dim, limits, cached_bytes)
+            fitting.setdefault((shape, blocks), set()).add(architecture)
         for (shape, blocks), names in fitting.items():
-            yield replace(prefill_instance(head_dim, dtype, shape, blocks), architectures=frozenset(names))
+            instance = prefill_instance(head_dim, dtype, shape, blocks, variant=variant)
+            yield replace(instance, architectures=frozenset(names))
 
 
 def plan_prefill(
@@ -149,7 +160,7 @@ def plan_prefill(
 
     Args:
         device: where the arrays lie.
-        problem: heads, head_dim, page_size, dtype, mask and scale.
+        problem: what is asked; with any feature but a mask another instance is compiled.
         q: ``(num_query_tokens, num_qo_heads, head_dim)`` on the device.
         pool: the cache on the device.
         block_table: ``(num_seqs, max_pages) int32`` on the device.
@@ -166,10 +177,12 @@ def plan_prefill(
     packed_rows = q.shape[0] * problem.group_size
     if packed_rows >= 2**31:
         raise InvalidCase("query tokens x heads of a group", packed_rows, "must be below 2^31")
-    shape = shape or prefill_shape(head_dim, device.limits, rows=packed_rows // max(1, num_seqs))
-    instance = prefill_instance(
-        head_dim, problem.dtype, shape, max(1, shape.blocks_per_sm(head_dim, device.limits))
-    )
+    cached_bytes, mean_rows = problem.kv_storage.itemsize, packed_rows // max(1, num_seqs)
+    shape = shape or prefill_shape(head_dim, device.limits, rows=mean_rows, cached_bytes=cached_bytes)
+    variant = variant_of(problem)
+    per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits, cached_bytes))
+    instance = prefill_instance(head_dim, problem.dtype, shape, per_sm, variant=variant)
+    more = feature_arguments(device, problem) if variant != PLAIN else ()
     # the most that lengths within the shapes make: each sequence rounds up once
     row_blocks = packed_rows // shape.rows + num_seqs
     whole = np.dtype(np.int32)
@@ -186,20 +199,22 @@ def plan_prefill(
         shared_bytes=PLAN_SHARED_BYTES,
         args=(
             *(kv_lens, qo_indptr, starts, order),
-            *(np.int32(num_seqs), np.int32(problem.group_size), causal),
+            *(np.int32(num_seqs), np.int32(problem.num_kv_heads), np.int32(problem.group_size), causal),
+            *more,
         ),
     )
     prefill = Launch(
         entry=PREFILL,
         grid=(row_blocks * problem.num_kv_heads, 1, 1),
         block=(shape.threads, 1, 1),
-        shared_bytes=shape.shared_bytes(head_dim),
+        shared_bytes=shape.shared_bytes(head_dim, cached_bytes),
         args=(
             *(q, pool.k, pool.v, block_table, kv_lens, qo_indptr, out, lse, starts, order),
             *(np.int32(num_seqs), np.int32(problem.num_qo_heads), np.int32(problem.num_kv_heads)),
             *(np.int32(problem.page_size), np.int32(max_pages), causal),
             *(np.int64(page), np.int64(token), np.int64(head)),
-            np.float32(problem.scale * math.log2(math.e)),
+            np.float32(problem.scale * LOG2_E),
+            *more,
         ),
     )
     module = device.load(kernel_source(device, FILE, **instance.defines))

@@ -29,11 +29,14 @@ def drawable(examiner: Examiner, *, features: list[str]) -> dict[str, Any]:
 def test_prefill_matches_oracle(backend_examiner: Examiner, kind: str) -> None:
     needs = kind if kind in FEATURES else None
     features = backend_examiner.features if kind == "features" else []
+    choices = drawable(backend_examiner, features=features)
+    if kind == "window":  # whole tiles of a kernel lie within a window, and before it
+        choices["batch"] = lambda page_size: prefill_batches(page_size) | long_prefill_batches(page_size)
     families = ["normal", "needle", "spotlight", "marker", "window-edge", "ascending"]
     drawn = cases(
         families=families,
         required=[needs] if needs else [],
-        **drawable(backend_examiner, features=features),
+        **choices,
     )
     backend_examiner.examine(check_by_id("prefill"), drawn, label=kind, about=ABOUT[kind], needs=needs)
 
