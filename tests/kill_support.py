@@ -13,6 +13,7 @@ from typing import Any
 from pabench.allocators.registry import allocator_entry
 from pabench.backends.base import Backend
 from pabench.backends.rawkernel import RawKernelBackend
+from pabench.backends.rawkernel_cascade import RawKernelCascadeBackend
 from pabench.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.conformance.examiner import PROFILES, CheckFailed, Examiner, Notebook
 from pabench.conformance.mutants import Mutant, overlay
@@ -62,6 +63,7 @@ MATRIX: dict[str, Entry] = {
     "poison": Entry(test=decode.test_dead_slots_change_nothing),
     "table-tail": Entry(test=decode.test_unused_table_entries_change_nothing),
     "placement": Entry(test=decode.test_page_placement_changes_nothing),
+    "shared-prefix": Entry(test=decode.test_shared_prefixes, backend="rawkernel-cascade"),
     "views": Entry(test=decode.test_strided_views_change_nothing),
     "empty": Entry(test=decode.test_empty_sequences),
     "repeat": Entry(test=decode.test_runs_repeat_bit_for_bit),
@@ -77,6 +79,8 @@ MATRIX: dict[str, Entry] = {
     "allocator-concurrent": Entry(test=concurrent.test_allocator_threads_do_not_share_pages),
 }
 """Check id to the test that examines it, and one of our backends that offers what it needs."""
+
+TENSOR_CORE = {"rawkernel-mma": RawKernelMmaBackend, "rawkernel-cascade": RawKernelCascadeBackend}
 
 PLACES = {
     "attention": r"sequence \d+(, query head \d+(, dim \d+)?| is empty|, query row \d+, sees no key)",
@@ -122,8 +126,8 @@ def narrow_backend(
     features: Sequence[str] = (),
 ) -> Backend:
     """One of our backends, declared to do little, so that few instances are compiled."""
-    if backend == "rawkernel-mma":
-        made: Backend = RawKernelMmaBackend(device)
+    if backend in TENSOR_CORE:
+        made: Backend = TENSOR_CORE[backend](device)
         dtypes = dtypes or ("bfloat16",)
     else:
         made = RawKernelBackend(device)

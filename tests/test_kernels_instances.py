@@ -200,6 +200,7 @@ def test_kernels_instances_hold_every_gather_and_merge(name: str, elements: int)
         problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
         if stored is E4M3:
             problem = replace(problem, kv_dtype="e4m3")
+        pool = pool_of(problem, elements)
         for dense in {stored, dtype}:
             recorder = Recorder()
             rows = np.zeros((3, 2, head_dim), dense.storage)
@@ -207,7 +208,8 @@ def test_kernels_instances_hold_every_gather_and_merge(name: str, elements: int)
                 recorder,  # type: ignore[arg-type]
                 stored=stored,
                 dense=dense,
-                caches=pool_of(problem, elements),
+                caches=(pool.k, pool.v),
+                strides=pool.element_strides,
                 block_table=one[None],
                 kv_lens=one,
                 indptr=np.zeros(2, np.int32),

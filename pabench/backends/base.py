@@ -42,6 +42,8 @@ class Capabilities:
         lse: whether it returns the log-sum-exp.
         max_head_dim: largest head dimension.
         features: subset of ``pabench.problem.problem.FEATURES``: what it can beyond plain attention.
+        merges_prefixes: whether it finds pages that sequences share and reads them once; results are then
+            right as ever, but not those of private copies to the last bit.
         rule: any further condition on a case; returns the reason why not, or None.
     """
 
@@ -53,6 +55,7 @@ class Capabilities:
     lse: bool = True
     max_head_dim: int = 1024
     features: frozenset[str] = frozenset()
+    merges_prefixes: bool = False
     rule: Callable[[Case], str | None] | None = None
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,20 +50,33 @@ def build_tensors(case: Case) -> Tensors:
         placement=case.placement,
         spare_pages=case.spare_pages,
         tail=case.tail,
+        forks=case.shared_prefix,
         rng=_generator(case, stream=1),
     )
     pool = _poisoned_pool(case, layout)
-    rows = []
+    forks = {child: (parent, pages) for child, parent, pages in case.shared_prefix}
+    rows: list[Array] = []
+    written: list[_Tokens] = []
     for sequence, kv_len in enumerate(batch.kv_lens):
-        q_len = batch.query_lens[sequence]
-        queries, keys, values = _sequence(case, kv_len, q_len, rng)
+        q_len, pages = batch.query_lens[sequence], layout.pages(sequence, kv_len)
+        parent, shared = forks.get(sequence, (0, 0))
+        start = written[parent].part(0, shared * problem.page_size) if shared else None
+        queries, tokens = _sequence(case, kv_len, q_len, rng, start)
         rows.append(queries)
-        write_tokens(pool, layout.pages(sequence, kv_len), keys, values)
+        write_tokens(pool, pages, tokens.keys, tokens.values)
         # tokens that slid out of every row's window stay as they are, unless something worse is asked for
         hidden = first_visible_key(problem, q_len, kv_len) if case.poison != "zero" else 0
         if hidden:
-            dead = np.full_like(keys[:hidden], poison_value(case.poison, problem.kv_storage))
-            write_tokens(pool, layout.pages(sequence, kv_len), dead, dead)
+            dead = np.full_like(tokens.keys[:hidden], poison_value(case.poison, problem.kv_storage))
+            write_tokens(pool, pages, dead, dead)
+        if forks:
+            written.append(tokens.part(0, kv_len))
+    for sequence, tokens in enumerate(written):
+        # what one sequence does not see any more another may
+        kv_len = batch.kv_lens[sequence]
+        first = first_visible_key(problem, batch.query_lens[sequence], kv_len)
+        seen = tokens.part(first, kv_len)
+        write_tokens(pool, layout.pages(sequence, kv_len), seen.keys, seen.values, start=first)
     return Tensors(
         case=case,
         q=encode(np.concatenate(rows), problem.storage),
@@ -74,14 +87,26 @@ def build_tensors(case: Case) -> Tensors:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Tokens:
+    """Tokens in storage form, ``(n, Hk, D)``, and the directions ``(Hk, D)`` of their keys."""
+
+    keys: Array
+    values: Array
+    directions: Array
+
+    def part(self, first: int, end: int) -> _Tokens:
+        return replace(self, keys=self.keys[first:end], values=self.values[first:end])
+
+
 def _generator(case: Case, *, stream: int) -> np.random.Generator:
     """Contents and placement draw from streams of their own, so that neither changes with the other."""
     return np.random.default_rng(np.random.SeedSequence(case.seed, spawn_key=(stream,)))
 
 
-def write_tokens(pool: KvPool, pages: Array, keys: Array, values: Array) -> None:
-    """Write ``keys`` and ``values (kv_len, num_kv_heads, head_dim)`` to slots 0.. of ``pages``, in order."""
-    tokens = np.arange(keys.shape[0])
+def write_tokens(pool: KvPool, pages: Array, keys: Array, values: Array, *, start: int = 0) -> None:
+    """Write ``keys`` and ``values (n, num_kv_heads, head_dim)`` to slots ``start``.. of ``pages``."""
+    tokens = np.arange(start, start + keys.shape[0])
     page_size = pool.storage.shape[-3 if pool.kv_layout == "NHD" else -2]
     page, offset = pages[tokens // page_size], tokens % page_size
     for view, rows in ((pool.k, keys), (pool.v, values)):
@@ -117,8 +142,10 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     return pool
 
 
-def _sequence(case: Case, kv_len: int, q_len: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Queries ``(q_len, Hq, D)`` in float64, keys and values ``(kv_len, Hk, D)`` in storage form."""
+def _sequence(
+    case: Case, kv_len: int, q_len: int, rng: np.random.Generator, start: _Tokens | None
+) -> tuple[Array, _Tokens]:
+    """Queries ``(q_len, Hq, D)`` in float64, and the tokens, the first of which are those of ``start``."""
     problem = case.problem
     head_dim, group = problem.head_dim, problem.group_size
     queries = np.empty((q_len, problem.num_qo_heads, head_dim))
@@ -126,9 +153,12 @@ def _sequence(case: Case, kv_len: int, q_len: int, rng: np.random.Generator) -> 
     values = np.empty_like(keys)
     # logit = scale * q . k along a direction of +-1, which is reach * (q size) * (k size)
     reach = abs(problem.scale) * head_dim or 1.0
+    directions = np.empty((problem.num_kv_heads, head_dim))
     for head in range(problem.num_kv_heads):
         logits, values[:, head] = _family(case, kv_len, rng)
+        # queries must meet the keys of the beginning along their own direction
         direction = rng.choice([-1.0, 1.0], head_dim)
+        direction = directions[head] = direction if start is None else start.directions[head]
         # both sides take an equal share of large logits, so that neither leaves the range of a 16-bit type
         stretch = math.sqrt(max(1.0, float(np.abs(logits).max(initial=0.0)) / reach))
         keys[:, head] = (logits / (reach * stretch))[:, None] * direction
@@ -144,7 +174,15 @@ def _sequence(case: Case, kv_len: int, q_len: int, rng: np.random.Generator) -> 
         queries[...] = 0.0
     for kind, numbers in (("k", keys), ("v", values)):
         numbers /= np.asarray(problem.kv_scales(kind))[:, None]
-    return queries, encode(keys, problem.kv_storage), encode(values, problem.kv_storage)
+    tokens = _Tokens(
+        keys=encode(keys, problem.kv_storage),
+        values=encode(values, problem.kv_storage),
+        directions=directions,
+    )
+    if start is not None:
+        tokens.keys[: len(start.keys)] = start.keys
+        tokens.values[: len(start.values)] = start.values
+    return queries, tokens
 
 
 def _family(case: Case, kv_len: int, rng: np.random.Generator) -> tuple[Array, Array]:

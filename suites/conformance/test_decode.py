@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.registry import check_by_id
 from pabench.problem.families import FAMILIES
-from pabench.strategies import cases, high_page_cases, long_batches, speculative_batches
+from pabench.strategies import cases, high_page_cases, long_batches, prefix_batches, speculative_batches
 
 
 def drawable(examiner: Examiner) -> dict[str, Any]:
@@ -76,6 +77,15 @@ def test_unused_table_entries_change_nothing(backend_examiner: Examiner) -> None
 def test_page_placement_changes_nothing(backend_examiner: Examiner) -> None:
     drawn = cases(families=["normal", "needle", "one-hot"], **drawable(backend_examiner))
     backend_examiner.examine(check_by_id("placement"), drawn)
+
+
+def test_shared_prefixes(backend_examiner: Examiner) -> None:
+    choices = drawable(backend_examiner) | {"head_dims": backend_examiner.head_dims([16, 128])}
+    drafts = backend_examiner.offers("speculative") or backend_examiner.offers("prefill")
+    batch = prefix_batches if drafts else partial(prefix_batches, max_rows=1)
+    families = ["normal", "needle", "spotlight", "marker", "ascending"]
+    drawn = cases(families=families, batch=batch, sharing=True, **choices)
+    backend_examiner.examine(check_by_id("shared-prefix"), drawn.filter(lambda case: case.shared_prefix))
 
 
 def test_strided_views_change_nothing(backend_examiner: Examiner) -> None:
