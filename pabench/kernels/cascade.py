@@ -1,7 +1,7 @@
 """Launch plan of decode over shared prefixes: prefixes once a group, the rest by sequence, both merged.
 
 The prefix of a group is attended to as one sequence of many query rows without a mask, so that its keys are
-read once for up to 16 packed rows; then comes what is each sequence's own.  Groups are found on the host, from
+read once for up to 16 packed rows; then comes what is each sequence's own.  Groups are found on the host from
 block table and lengths, so a plan holds for these tables only.
 """
 
