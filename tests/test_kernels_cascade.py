@@ -78,15 +78,10 @@ def test_kernels_cascade_without_sharing_is_the_plain_kernel() -> None:
 
 
 def test_kernels_cascade_refuses_what_it_cannot() -> None:
+    backend = RawKernelCascadeBackend(DEVICE)
+    single = Case(problem=replace(PROBLEM, dtype="float32"), batch=Batch(kv_lens=(3,)))
     with pytest.raises(Unsupported, match=r"^rawkernel-cascade: no dtype float32$"):
-        RawKernelCascadeBackend(DEVICE).plan(
-            build_tensors(
-                Case(
-                    problem=Problem(num_qo_heads=1, num_kv_heads=1, head_dim=16, page_size=4),
-                    batch=Batch(kv_lens=(3,)),
-                )
-            )
-        )
+        backend.plan(build_tensors(single))
     pool = build_tensors(CASE).pool
     empty = np.zeros((0, 2, 64), np.float16)
     with pytest.raises(Unsupported, match="no append"):
