@@ -56,14 +56,16 @@ class Recorder:
         pass
 
 
+KNOWN = {
+    (one.file, *sorted((name, str(value)) for name, value in one.defines.items())): one.entries
+    for one in kernel_instances()
+}
+
+
 def check(recorder: Recorder) -> None:
     """Every launch is an entry of the instance in the table."""
-    known = {
-        (one.file, *sorted((name, str(value)) for name, value in one.defines.items())): one.entries
-        for one in kernel_instances()
-    }
     keys = {(source.path.name, *sorted(source.defines.items())) for source in recorder.sources}
-    entries = {entry.name: entry for key in keys for entry in known[key]}
+    entries = {entry.name: entry for key in keys for entry in KNOWN[key]}
     assert {launch.entry for launch in recorder.launches} == set(entries)
     for launch in recorder.launches:
         asked = KernelEntry(name=launch.entry, threads=launch.block[0], shared_bytes=launch.shared_bytes)
