@@ -25,6 +25,7 @@ from pabench.problem.case import POISONS, Case
 from pabench.problem.checks import INT32_MAX
 from pabench.problem.dtypes import DTYPES, E4M3
 from pabench.problem.families import FAMILIES
+from pabench.problem.forks import Fork
 from pabench.problem.layout import pages_needed
 from pabench.problem.merge import EMPTIES, SPREADS, MergeCase
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS, VAST
@@ -183,6 +184,32 @@ def speculative_batches(draw: st.DrawFn, page_size: int, *, max_seqs: int = 4, m
 
 
 @st.composite
+def prefix_batches(draw: st.DrawFn, page_size: int, *, max_seqs: int = 6, max_rows: int = 4) -> Batch:
+    """Two sequences or more, most of them long enough to share some pages; 1 to ``max_rows`` query tokens."""
+    pages = draw(st.integers(1, max(1, min(6, 160 // page_size))))
+    kv_lens, q_lens = [], []
+    for _ in range(draw(st.integers(2, max_seqs))):
+        whole = draw(st.sampled_from([pages, pages, pages, pages // 2, 0])) * page_size
+        q_len = draw(st.integers(1, max_rows))
+        kv_lens.append(whole + draw(st.one_of(st.integers(0, 40), st.just(0), st.just(q_len))))
+        q_lens.append(q_len)
+    return Batch(kv_lens=tuple(kv_lens), q_lens=tuple(q_lens))
+
+
+@st.composite
+def forks(draw: st.DrawFn, kv_lens: Sequence[int], page_size: int) -> tuple[Fork, ...]:
+    """Forks of a batch: most sequences that can begin with all or some full pages of an earlier one."""
+    found = []
+    for child in range(1, len(kv_lens)):
+        parent = draw(st.integers(0, child - 1))
+        most = min(kv_lens[child], kv_lens[parent]) // page_size
+        pages = draw(st.one_of(st.just(most), st.integers(0, most)))
+        if pages:
+            found.append((child, parent, pages))
+    return tuple(found)
+
+
+@st.composite
 def cases(
     draw: st.DrawFn,
     *,
@@ -200,6 +227,7 @@ def cases(
     batch: Callable[[int], st.SearchStrategy[Batch]] | None = None,
     features: Collection[str] = (),
     required: Collection[str] = (),
+    sharing: bool = False,
     supported: Callable[[Case], bool] = lambda case: True,
 ) -> Case:
     """Whole cases.
@@ -221,6 +249,7 @@ def cases(
             have no say.
         features: what half of the cases may have beyond plain attention, see ``feature_fields``.
         required: what every case has.
+        sharing: whether sequences may begin with pages of an earlier one, see ``forks``.
         supported: cases for which this is false are not drawn.
     """
     problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
@@ -243,6 +272,7 @@ def cases(
         tail=draw(st.sampled_from(list(tails))),
         spare_pages=draw(st.integers(0, 4)),
         seed=draw(st.integers(0, 2**16)),
+        shared_prefix=draw(forks(drawn.kv_lens, problem.page_size)) if sharing else (),
     )
     if not supported(case):
         from hypothesis import reject

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pabench.backends.base import AttentionOutput, attend
 from pabench.backends.rawkernel import RawKernelBackend
 from pabench.backends.rawkernel_mma import RawKernelMmaBackend
+from pabench.conformance.calibration import random_case
 from pabench.device.checked import CheckedDevice
 from pabench.oracle.reference import truth
 from pabench.oracle.verdict import judge
@@ -20,7 +21,6 @@ from pabench.problem import Batch, Case, Problem, Tensors, build_tensors
 from pabench.problem.dtypes import decode
 from pabench.problem.problem import FEATURES
 from pabench.strategies import batches, cases, speculative_batches
-from tests.calibration import random_case
 from tests.probe import DEVICE
 
 PLAIN = Problem(num_qo_heads=6, num_kv_heads=2, head_dim=16, page_size=5, dtype="bfloat16")

@@ -56,14 +56,16 @@ class Recorder:
         pass
 
 
+KNOWN = {
+    (one.file, *sorted((name, str(value)) for name, value in one.defines.items())): one.entries
+    for one in kernel_instances()
+}
+
+
 def check(recorder: Recorder) -> None:
     """Every launch is an entry of the instance in the table."""
-    known = {
-        (one.file, *sorted((name, str(value)) for name, value in one.defines.items())): one.entries
-        for one in kernel_instances()
-    }
     keys = {(source.path.name, *sorted(source.defines.items())) for source in recorder.sources}
-    entries = {entry.name: entry for key in keys for entry in known[key]}
+    entries = {entry.name: entry for key in keys for entry in KNOWN[key]}
     assert {launch.entry for launch in recorder.launches} == set(entries)
     for launch in recorder.launches:
         asked = KernelEntry(name=launch.entry, threads=launch.block[0], shared_bytes=launch.shared_bytes)
@@ -201,6 +203,7 @@ def test_kernels_instances_hold_every_gather_and_merge(name: str, elements: int)
         problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
         if stored is E4M3:
             problem = replace(problem, kv_dtype="e4m3")
+        pool = pool_of(problem, elements)
         for dense in {stored, dtype}:
             recorder = Recorder()
             rows = np.zeros((3, 2, head_dim), dense.storage)
@@ -208,7 +211,8 @@ def test_kernels_instances_hold_every_gather_and_merge(name: str, elements: int)
                 recorder,  # type: ignore[arg-type]
                 stored=stored,
                 dense=dense,
-                caches=pool_of(problem, elements),
+                caches=(pool.k, pool.v),
+                strides=pool.element_strides,
                 block_table=one[None],
                 kv_lens=one,
                 indptr=np.zeros(2, np.int32),

@@ -46,6 +46,8 @@ class Capabilities:
         vast_pools: whether it reads the cache where it lies, and only what it needs of it, so that it can be
             given one larger than memory; one that converts or copies the cache must not say so.
         validates: whether it refuses corrupt problems by itself; False where a caller must see to it.
+        merges_prefixes: whether it finds pages that sequences share and reads them once; results are then
+            right as ever, but not those of private copies to the last bit.
         rule: any further condition on a case; returns the reason why not, or None.
     """
 
@@ -59,6 +61,7 @@ class Capabilities:
     features: frozenset[str] = frozenset()
     vast_pools: bool = False
     validates: bool = True
+    merges_prefixes: bool = False
     rule: Callable[[Case], str | None] | None = None
 
     def __post_init__(self) -> None:

@@ -132,13 +132,15 @@ class RawKernelBackend:
         device, stored = self._device, problem.kv_storage
         dense = stored if raw else problem.storage
         shape = (int(kv_lens.sum()), problem.num_kv_heads, problem.head_dim)
+        uploaded = pool.with_storage(device.to_device(pool.storage))
         targets = device.empty(shape, dense.storage), device.empty(shape, dense.storage)
         indptr = np.concatenate(([0], np.cumsum(kv_lens))).astype(np.int32)
         module, launches = plan_gather(
             device,
             stored=stored,
             dense=dense,
-            caches=pool.with_storage(device.to_device(pool.storage)),
+            caches=(uploaded.k, uploaded.v),
+            strides=uploaded.element_strides,
             block_table=device.to_device(block_table),
             kv_lens=device.to_device(kv_lens),
             indptr=device.to_device(indptr),

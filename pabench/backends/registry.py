@@ -28,6 +28,7 @@ SOURCE = ".cu"
 OWN = {
     "rawkernel": "pabench.backends.rawkernel:RawKernelBackend",
     "rawkernel-mma": "pabench.backends.rawkernel_mma:RawKernelMmaBackend",
+    "rawkernel-cascade": "pabench.backends.rawkernel_cascade:RawKernelCascadeBackend",
     "torch-sdpa": "pabench.backends.torch_sdpa:TorchSdpaBackend",
 }
 

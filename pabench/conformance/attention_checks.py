@@ -15,6 +15,7 @@ from pabench.oracle.verdict import Verdict, judge
 from pabench.problem.case import POISONS, Case
 from pabench.problem.dtypes import Array
 from pabench.problem.placement import TABLE_TAILS
+from pabench.problem.prefix import private_copies
 from pabench.problem.tensors import Tensors, build_tensors
 
 MAX_SNAPSHOT_BYTES = 2**24
@@ -76,6 +77,27 @@ def check_placement(case: Case, backend: Backend, device: Device) -> Outcome:
     placements = ["identity", "shuffled", "reversed", *(["high"] if case.placement == "high" else [])]
     variants = {f"{placement} pages": replace(case, placement=placement) for placement in placements}
     return _all_alike(case, variants, backend)
+
+
+def check_shared_prefix(case: Case, backend: Backend, device: Device) -> Outcome:
+    """Sequences that begin with the same pages are right, and as with pages of their own to the last bit.
+
+    Bits may differ where the backend declares that it reads such pages once.
+    """
+    shared = build_tensors(case)
+    reference = truth(shared, backend.profile)
+    outputs: list[AttentionOutput] = []
+    worst = 0.0
+    for words, tensors in (("shared pages", shared), ("pages of their own", private_copies(shared))):
+        outputs.append(attend(backend, tensors))
+        outcome = _judged(tensors, outputs[-1], backend, reference=reference)
+        if not outcome.passed:
+            return replace(outcome, text=f"with {words}: {outcome.text}")
+        worst = max(worst, outcome.max_ratio or 0.0)
+    difference = None if backend.capabilities.merges_prefixes else _difference(case, outputs[0], outputs[1])
+    if difference:
+        return failed(f"shared pages instead of pages of their own change {difference}")
+    return replace(PASSED, max_ratio=worst)
 
 
 def check_views(case: Case, backend: Backend, device: Device) -> Outcome:

@@ -54,6 +54,7 @@ CHECKS = {
         Check(id="poison", operation="decode", run=attention.check_poison),
         Check(id="table-tail", operation="decode", run=attention.check_table_tail),
         Check(id="placement", operation="decode", run=attention.check_placement),
+        Check(id="shared-prefix", operation="decode", run=attention.check_shared_prefix),
         Check(id="views", operation="decode", run=attention.check_views),
         Check(id="empty", operation="decode", run=attention.check_empty),
         Check(id="repeat", operation="decode", run=attention.check_repeat),

@@ -318,7 +318,9 @@ def _laid(given: Tensors, sequences: Sequence[SequenceRows], **fields: Any) -> T
         kv_lens=tuple(len(rows.keys) for rows in sequences),
         q_lens=tuple(len(rows.queries) for rows in sequences),
     )
-    return lay_out(replace(case, problem=replace(case.problem, **fields), batch=lengths), sequences)
+    # every sequence in pages of its own: what a relation does to one must not reach another
+    alone = replace(case, problem=replace(case.problem, **fields), batch=lengths, shared_prefix=())
+    return lay_out(alone, sequences)
 
 
 def _lengths(case: Case) -> list[tuple[int, int]]:

@@ -26,6 +26,7 @@ PLAIN: dict[str, Any] = {
     "poison": "zero",
     "tail": "minus-one",
     "placement": "identity",
+    "shared_prefix": (),
 }
 """The simplest value of each field that is not about sizes."""
 SMALL_HEAD_DIM = 16

@@ -19,7 +19,6 @@ from pabench.kernels.instance import (
     vector_width,
 )
 from pabench.problem.dtypes import DTYPES, E4M3, DType
-from pabench.problem.pool import KvPool
 
 FILE, ENTRY = "kv_gather.cu", "kv_gather"
 
@@ -45,7 +44,8 @@ def plan_gather(
     *,
     stored: DType,
     dense: DType,
-    caches: KvPool,
+    caches: tuple[Any, ...],
+    strides: tuple[int, int, int],
     block_table: Any,
     kv_lens: Any,
     indptr: Any,
@@ -59,25 +59,26 @@ def plan_gather(
         device: where all arrays lie.
         stored: type of the cache.
         dense: type of the rows: ``stored``, or another one for a cache of e4m3 with ``scales``.
-        caches: the cache.
+        caches: pages of keys, and of values when those are asked for.
+        strides: elements between pages, tokens and heads of either.
         block_table: ``(num_seqs, max_pages) int32``.
         kv_lens: ``(num_seqs,) int32``.
         indptr: ``(num_seqs + 1,) int32``: rows ``indptr[i]:indptr[i+1]`` become the last of sequence i.
         page_size: tokens of one page.
-        targets: ``(num_tokens, num_kv_heads, head_dim)`` for keys, and for values when those are asked for.
+        targets: ``(num_tokens, num_kv_heads, head_dim)``, as many as ``caches``.
         scales: float32 ``(2, num_kv_heads)``, what stored keys and values are multiplied by.
     """
     num_tokens, num_heads, head_dim = targets[0].shape
-    width = min(vector_width(head_dim, stored, caches.k, caches.v), vector_width(head_dim, dense, *targets))
+    width = min(vector_width(head_dim, stored, *caches), vector_width(head_dim, dense, *targets))
     num_seqs, max_pages = block_table.shape
     launch = Launch(
         entry=ENTRY,
         grid=(-(-num_tokens // WARPS), len(targets), 1),
         block=(THREADS, 1, 1),
         args=(
-            *(caches.k, caches.v, block_table, kv_lens, indptr, targets[0], targets[-1]),
+            *(caches[0], caches[-1], block_table, kv_lens, indptr, targets[0], targets[-1]),
             *(np.int32(n) for n in (num_tokens, num_seqs, num_heads, head_dim, page_size, max_pages)),
-            *(np.int64(stride) for stride in caches.element_strides),
+            *(np.int64(stride) for stride in strides),
             *(() if scales is None else (scales,)),
         ),
     )

@@ -74,7 +74,8 @@ def rounding_of(profile: ComputeProfile, storage: DType, kv_storage: DType | Non
         kv_storage: type of the cache when it is another one.  Then ``profile.kv_dtype`` may hold the numbers
             after their scale, which rounds.
     """
-    weights = dtype_by_name(profile.resolve(storage.name).p_dtype)
+    profile = profile.resolve(storage.name)
+    weights = dtype_by_name(profile.p_dtype)
     partial = dtype_by_name(profile.partial_dtype) if profile.partial_dtype else None
     stored = kv_storage or storage
     kv = dtype_by_name(profile.kv_dtype) if profile.kv_dtype else stored

@@ -9,12 +9,14 @@ from pabench.errors import InvalidCase, UnknownName
 from pabench.problem.batch import Batch
 from pabench.problem.checks import one_of, whole_number
 from pabench.problem.families import FAMILIES
+from pabench.problem.forks import Fork, checked_forks
 from pabench.problem.identity import content_id
 from pabench.problem.placement import PLACEMENT_NOTES, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import OPTIONAL_FIELDS, Problem
 
 CASE_SCHEMA = 1
+SHARING = frozenset({"shared_prefix"})
 POISONS = ("zero", "nan", "inf", "huge")
 
 
@@ -30,6 +32,8 @@ class Case:
         tail: what the unused block-table entries hold.
         spare_pages: pages of the pool that no sequence uses.
         seed: drives every random choice of the tensors, but neither lengths nor shapes.
+        shared_prefix: forks ``(sequence, parent, pages)``: the first ``pages`` pages of a sequence are those
+            of an earlier one, and hold its tokens.
     """
 
     problem: Problem
@@ -42,6 +46,7 @@ class Case:
     tail: str = "minus-one"
     spare_pages: int = 0
     seed: int = 0
+    shared_prefix: tuple[Fork, ...] = ()
 
     def __post_init__(self) -> None:
         one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
@@ -55,6 +60,8 @@ class Case:
         # stored as plain integers, so that a case built with numpy's writes the same JSON
         object.__setattr__(self, "spare_pages", whole_number("spare_pages", self.spare_pages, low=0))
         object.__setattr__(self, "seed", whole_number("seed", self.seed, low=0, high=2**64 - 1))
+        forks = checked_forks(self.shared_prefix, self.batch.kv_lens, self.problem.page_size)
+        object.__setattr__(self, "shared_prefix", forks)
 
     @property
     def id(self) -> str:
@@ -68,8 +75,11 @@ class Case:
         return asked - {"non-causal"} if self.batch.is_decode else asked
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the case as plain JSON values; ``case_from_dict`` reads them back."""
-        return {
+        """Return the case as plain JSON values; ``case_from_dict`` reads them back.
+
+        A case that shares nothing has no field for it and keeps its id.
+        """
+        found: dict[str, Any] = {
             "schema": CASE_SCHEMA,
             "problem": self.problem.to_dict(),
             "kv_lens": list(self.batch.kv_lens),
@@ -83,6 +93,9 @@ class Case:
             "spare_pages": self.spare_pages,
             "seed": self.seed,
         }
+        if self.shared_prefix:
+            found["shared_prefix"] = [list(fork) for fork in self.shared_prefix]
+        return found
 
 
 def case_from_dict(data: Any) -> Case:
@@ -90,7 +103,7 @@ def case_from_dict(data: Any) -> Case:
     if isinstance(data, dict) and data.get("schema") != CASE_SCHEMA:
         raise InvalidCase("case.schema", data.get("schema"), f"this version reads schema {CASE_SCHEMA}")
     names = {field.name for field in fields(Case)} - {"batch"}
-    rest = _exactly("case", data, {"schema", "kv_lens", "q_lens", *names})
+    rest = _exactly("case", data, {"schema", "kv_lens", "q_lens", *names}, optional=SHARING)
     asked = {field.name for field in fields(Problem)}
     problem = _exactly("case.problem", rest.pop("problem"), asked, optional=OPTIONAL_FIELDS)
     batch = Batch(kv_lens=rest.pop("kv_lens"), q_lens=rest.pop("q_lens"))

@@ -8,6 +8,7 @@ import numpy as np
 
 from pabench.problem.checks import INT32_MAX, lengths_tuple, one_of, whole_number
 from pabench.problem.dtypes import Array
+from pabench.problem.forks import Fork, checked_forks
 from pabench.problem.layout import PageLayout, pages_needed
 
 PLACEMENT_NOTES = {
@@ -35,6 +36,7 @@ def place_pages(
     tail: str = "minus-one",
     tail_columns: int = 1,
     wraps: Sequence[int] = (),
+    forks: Sequence[Fork] = (),
     rng: np.random.Generator,
 ) -> PageLayout:
     """Give each sequence its pages and return the padded table.
@@ -49,6 +51,7 @@ def place_pages(
         tail: what the unused entries hold; ``foreign`` means pages of other sequences.
         tail_columns: columns beyond the widest row.
         wraps: ids of pages, for ``vast``; the pool ends behind the last of them.
+        forks: which sequences begin with pages of an earlier one, see ``forks.py``.
         rng: source of the shuffles.
     """
     one_of("placement", placement, PLACEMENT_NOTES)
@@ -58,7 +61,8 @@ def place_pages(
     whole_number("tail_columns", tail_columns, low=0)
     lengths_tuple("kv_lens", kv_lens)
     counts = [pages_needed(n, page_size) for n in kv_lens]
-    total = sum(counts)
+    shared = {child: (parent, pages) for child, parent, pages in checked_forks(forks, kv_lens, page_size)}
+    total = sum(counts) - sum(pages for _, pages in shared.values())
     num_pages = total + spare_pages
     if placement == "high":
         num_pages = HIGH_PAGE_BASE + max(num_pages, 8)
@@ -85,8 +89,10 @@ def place_pages(
     table = _tail_values(tail, (len(counts), width), ids, num_pages, rng)
     start = 0
     for row, count in enumerate(counts):
-        table[row, :count] = ids[start : start + count]
-        start += count
+        parent, pages = shared.get(row, (0, 0))
+        table[row, :pages] = table[parent, :pages]
+        table[row, pages:count] = ids[start : start + count - pages]
+        start += count - pages
     return PageLayout(page_size=page_size, num_pages=num_pages, block_table=table)
 
 

@@ -18,7 +18,8 @@ class ComputeProfile:
     Attributes:
         p_dtype: type of the softmax weights as operand of the second product; ``storage`` for kernels that
             round them to the storage type of the case, whichever it is.
-        partial_dtype: type of stored partial outputs when the keys are split; ``None`` if there are none.
+        partial_dtype: type of stored partial outputs when the keys are split; ``storage`` likewise, ``None``
+            if there are none.
         kv_dtype: type that keys and values are converted into before use; ``None`` if used as stored.
         accumulation: ``blocked`` when sums run over lanes or tiles of at least 32 terms, so that error chains
             have about ``32 + n / 32`` links; ``serial`` when one running sum takes all n terms.
@@ -32,13 +33,17 @@ class ComputeProfile:
     tanh_error: float = 0.0
 
     def __post_init__(self) -> None:
-        weights = None if self.p_dtype == STORAGE else self.p_dtype
-        for name in (weights, self.partial_dtype, self.kv_dtype):
+        named = [name for name in (self.p_dtype, self.partial_dtype) if name != STORAGE]
+        for name in (*named, self.kv_dtype):
             if name is not None:
                 dtype_by_name(name)
         one_of("accumulation", self.accumulation, ACCUMULATIONS)
         finite_number("tanh_error", self.tanh_error, low=0.0)
 
     def resolve(self, storage: str) -> ComputeProfile:
-        """Return the profile for cases stored as ``storage``, with ``p_dtype = "storage"`` filled in."""
-        return replace(self, p_dtype=storage) if self.p_dtype == STORAGE else self
+        """Return the profile for cases stored as ``storage``, with that filled in for ``"storage"``."""
+        return replace(
+            self,
+            p_dtype=storage if self.p_dtype == STORAGE else self.p_dtype,
+            partial_dtype=storage if self.partial_dtype == STORAGE else self.partial_dtype,
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,12 +56,26 @@ class SequenceRows:
     keys: Array
     values: Array
 
+    def first(self, count: int) -> SequenceRows:
+        """Return the same with the first ``count`` tokens alone."""
+        return replace(self, keys=self.keys[:count], values=self.values[:count])
+
 
 def build_tensors(case: Case) -> Tensors:
     """Generate the arrays of ``case``; the same case always gives the same bytes."""
-    rng = _generator(case, stream=0)
-    lengths = zip(case.batch.kv_lens, case.batch.query_lens, strict=True)
-    return lay_out(case, [_sequence(case, kv_len, q_len, rng) for kv_len, q_len in lengths])
+    rng, page_size = _generator(case, stream=0), case.problem.page_size
+    forks = {child: (parent, pages) for child, parent, pages in case.shared_prefix}
+    sequences: list[SequenceRows] = []
+    directions: list[Array] = []
+    for sequence, lengths in enumerate(zip(case.batch.kv_lens, case.batch.query_lens, strict=True)):
+        start = None
+        if sequence in forks:
+            parent, pages = forks[sequence]
+            start = (sequences[parent].first(pages * page_size), directions[parent])
+        rows, direction = _sequence(case, *lengths, rng, start)
+        sequences.append(rows)
+        directions.append(direction)
+    return lay_out(case, sequences)
 
 
 def lay_out(case: Case, sequences: Sequence[SequenceRows]) -> Tensors:
@@ -74,17 +88,24 @@ def lay_out(case: Case, sequences: Sequence[SequenceRows]) -> Tensors:
         spare_pages=case.spare_pages,
         tail=case.tail,
         wraps=_wraps(case) if case.placement == VAST else (),
+        forks=case.shared_prefix,
         rng=_generator(case, stream=1),
     )
     pool = _poisoned_pool(case, layout)
-    for sequence, (kv_len, rows) in enumerate(zip(batch.kv_lens, sequences, strict=True)):
-        write_tokens(pool, layout.pages(sequence, kv_len), rows.keys, rows.values)
+    places = [layout.pages(sequence, kv_len) for sequence, kv_len in enumerate(batch.kv_lens)]
+    firsts = [
+        first_visible_key(problem, *lengths) for lengths in zip(batch.query_lens, batch.kv_lens, strict=True)
+    ]
+    for pages, first, rows in zip(places, firsts, sequences, strict=True):
+        write_tokens(pool, pages, rows.keys, rows.values)
         # tokens that slid out of every row's window stay as they are, unless something worse is asked for
-        q_len = batch.query_lens[sequence]
-        hidden = first_visible_key(problem, q_len, kv_len) if case.poison != "zero" else 0
-        if hidden:
-            dead = np.full_like(rows.keys[:hidden], poison_value(case.poison, problem.kv_storage))
-            write_tokens(pool, layout.pages(sequence, kv_len), dead, dead)
+        if first and case.poison != "zero":
+            dead = np.full_like(rows.keys[:first], poison_value(case.poison, problem.kv_storage))
+            write_tokens(pool, pages, dead, dead)
+    if case.shared_prefix:
+        # what one sequence does not see any more another may
+        for pages, first, rows in zip(places, firsts, sequences, strict=True):
+            write_tokens(pool, pages, rows.keys[first:], rows.values[first:], start=first)
     return Tensors(
         case=case,
         q=np.concatenate([rows.queries for rows in sequences]),
@@ -116,9 +137,9 @@ def _generator(case: Case, *, stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(case.seed, spawn_key=(stream,)))
 
 
-def write_tokens(pool: KvPool, pages: Array, keys: Array, values: Array) -> None:
-    """Write ``keys`` and ``values (kv_len, num_kv_heads, head_dim)`` to slots 0.. of ``pages``, in order."""
-    tokens = np.arange(keys.shape[0])
+def write_tokens(pool: KvPool, pages: Array, keys: Array, values: Array, *, start: int = 0) -> None:
+    """Write ``keys`` and ``values (n, num_kv_heads, head_dim)`` to slots ``start``.. of ``pages``."""
+    tokens = np.arange(start, start + keys.shape[0])
     page_size = pool.storage.shape[-3 if pool.kv_layout == "NHD" else -2]
     page, offset = pages[tokens // page_size], tokens % page_size
     for view, rows in ((pool.k, keys), (pool.v, values)):
@@ -164,7 +185,10 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     return pool
 
 
-def _sequence(case: Case, kv_len: int, q_len: int, rng: np.random.Generator) -> SequenceRows:
+def _sequence(
+    case: Case, kv_len: int, q_len: int, rng: np.random.Generator, start: tuple[SequenceRows, Array] | None
+) -> tuple[SequenceRows, Array]:
+    """One sequence, and the directions ``(Hk, D)`` of its keys; ``start`` is that of which it takes tokens."""
     problem = case.problem
     head_dim, group = problem.head_dim, problem.group_size
     queries = np.empty((q_len, problem.num_qo_heads, head_dim))
@@ -172,9 +196,12 @@ def _sequence(case: Case, kv_len: int, q_len: int, rng: np.random.Generator) -> 
     values = np.empty_like(keys)
     # logit = scale * q . k along a direction of +-1, which is reach * (q size) * (k size)
     reach = abs(problem.scale) * head_dim or 1.0
+    directions = np.empty((problem.num_kv_heads, head_dim))
     for head in range(problem.num_kv_heads):
         logits, values[:, head] = _family(case, kv_len, rng)
+        # queries must meet the keys of the beginning along their own direction
         direction = rng.choice([-1.0, 1.0], head_dim)
+        direction = directions[head] = direction if start is None else start[1][head]
         # both sides take an equal share of large logits, so that neither leaves the range of a 16-bit type
         stretch = math.sqrt(max(1.0, float(np.abs(logits).max(initial=0.0)) / reach))
         keys[:, head] = (logits / (reach * stretch))[:, None] * direction
@@ -190,11 +217,15 @@ def _sequence(case: Case, kv_len: int, q_len: int, rng: np.random.Generator) -> 
         queries[...] = 0.0
     for kind, numbers in (("k", keys), ("v", values)):
         numbers /= np.asarray(problem.kv_scales(kind))[:, None]
-    return SequenceRows(
+    rows = SequenceRows(
         queries=encode(queries, problem.storage),
         keys=encode(keys, problem.kv_storage),
         values=encode(values, problem.kv_storage),
     )
+    if start is not None:
+        shared = len(start[0].keys)
+        rows.keys[:shared], rows.values[:shared] = start[0].keys, start[0].values
+    return rows, directions
 
 
 def _family(case: Case, kv_len: int, rng: np.random.Generator) -> tuple[Array, Array]:

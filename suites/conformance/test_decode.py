@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pabench.strategies import (
     cases,
     high_page_cases,
     long_batches,
+    prefix_batches,
     speculative_batches,
     vast_page_cases,
 )
@@ -102,6 +104,15 @@ def test_unused_table_entries_change_nothing(backend_examiner: Examiner) -> None
 def test_page_placement_changes_nothing(backend_examiner: Examiner) -> None:
     drawn = cases(families=["normal", "needle", "one-hot"], **drawable(backend_examiner))
     backend_examiner.examine(check_by_id("placement"), drawn)
+
+
+def test_shared_prefixes(backend_examiner: Examiner) -> None:
+    choices = drawable(backend_examiner) | {"head_dims": backend_examiner.head_dims([16, 128])}
+    drafts = backend_examiner.offers("speculative") or backend_examiner.offers("prefill")
+    batch = prefix_batches if drafts else partial(prefix_batches, max_rows=1)
+    families = ["normal", "needle", "spotlight", "marker", "ascending"]
+    drawn = cases(families=families, batch=batch, sharing=True, **choices)
+    backend_examiner.examine(check_by_id("shared-prefix"), drawn.filter(lambda case: case.shared_prefix))
 
 
 def test_strided_views_change_nothing(backend_examiner: Examiner) -> None:

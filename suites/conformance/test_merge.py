@@ -18,12 +18,12 @@ def drawable(examiner: Examiner) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("spread", SPREADS)
-def test_merge_matches_oracle(backend_examiner: Examiner, spread: str) -> None:
+def test_merge_is_within_the_bound(backend_examiner: Examiner, spread: str) -> None:
     drawn = merge_cases(spreads=[spread], **drawable(backend_examiner))
     about = f"Merged states are within the bound: {SPREADS[spread]}."
     backend_examiner.examine(check_by_id("merge"), drawn, label=spread, about=about, share=0.5)
 
 
-def test_merge_empty_states_change_nothing(backend_examiner: Examiner) -> None:
+def test_merge_ignores_states_without_keys(backend_examiner: Examiner) -> None:
     drawn = merge_cases(**drawable(backend_examiner))
     backend_examiner.examine(check_by_id("merge-empty"), drawn)

@@ -1,0 +1,49 @@
+"""The kill matrix of the cache kernels, of merging and of shared prefixes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pabench.backends import rawkernel_cascade
+from pabench.conformance.mutants import Mutant, load_mutants
+from pabench.conformance.python_mutants import load_mutated
+from pabench.kernels import cascade
+from pabench.resources import resource_dir
+from tests.kill_support import examine, place_of, plant
+
+MUTANTS = load_mutants(Path(__file__).parent / "mutants" / "cache.toml")
+SEEDS = (0, 1)
+DTYPES = {"gather-rounds-twice": ["bfloat16"]}
+"""Faults that need another storage type than float32."""
+
+
+def narrow(mutant: Mutant) -> dict[str, Any]:
+    features = ("fp8-kv",) if mutant.killed_by == "gather" else ()
+    return {"dtypes": DTYPES.get(mutant.id), "features": features}
+
+
+@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.file.endswith(".cu")], ids=lambda m: m.id)
+def test_kill_cache_kernels(mutant: Mutant, tmp_path: Path) -> None:
+    kernels = plant(mutant, tmp_path)
+    for seed in SEEDS:
+        outcome = examine(mutant.killed_by, kernels, seed=seed, **narrow(mutant)).outcome
+        assert outcome is not None, f"{mutant.id} lives with seed {seed}"
+        assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
+
+
+@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.file.endswith(".py")], ids=lambda m: m.id)
+def test_kill_cache_prefixes(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    if mutant.file.startswith("kernels/"):
+        planted = load_mutated(mutant, "pabench.kernels.cascade")
+        monkeypatch.setattr(rawkernel_cascade, "plan_cascade", planted.plan_cascade)
+    else:
+        planted = load_mutated(mutant, "pabench.problem.prefix")
+        monkeypatch.setattr(cascade, "prefix_groups", planted.prefix_groups)
+    for seed in SEEDS:
+        outcome = examine(mutant.killed_by, resource_dir("kernels_cuda"), seed=seed).outcome
+        assert outcome is not None, f"{mutant.id} lives with seed {seed}"
+        assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
