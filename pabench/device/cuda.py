@@ -17,6 +17,8 @@ from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, Launch
 from pabench.problem.dtypes import Array
 from pabench.resources import resource_dir
 
+LARGE_BYTES = 2**26
+"""Arrays above this are copied as they lie: for others CuPy keeps pinned memory of the same size."""
 STATIC_SHARED_LIMIT = 48 * 1024
 """Dynamic shared memory above this must be asked for, kernel by kernel."""
 
@@ -101,7 +103,12 @@ class CudaDevice:
         import cupy
 
         with _enough_memory():
-            return cupy.asarray(np.ascontiguousarray(array))
+            array = np.ascontiguousarray(array)
+            if array.nbytes <= LARGE_BYTES:
+                return cupy.asarray(array)
+            copy = cupy.empty(array.shape, array.dtype)
+            copy.set(array)
+            return copy
 
     def to_host(self, array: Any) -> Array:
         """Copy ``array`` to the host, after all queued work."""
