@@ -227,6 +227,13 @@ def test_stopwatch_measures_the_ceilings(cupy: Any) -> None:
     assert min(found[key] for key in ("read_gbps", "copy_gbps", "fill_gbps", "launch_floor_ns")) > 0
     assert found["read_gbps"] == max(row["read_gbps"] for row in found["shapes"])
     assert hardware["gpu"] == {"problem": "nvidia-smi is not installed"}
+    assert hardware["device"] == {
+        "name": "Stand-in 3000",
+        "compute_capability": "9.0",
+        "multiprocessors": 2,
+        "l2_bytes": 4096,
+        "memory_bytes": 2**29,
+    }
 
 
 def test_stopwatch_does_not_believe_a_copy_that_differs(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +20,7 @@ from pabench.cli import gpu_steps
 from pabench.cli.gpu_command import _steps, architecture
 from pabench.cli.gpu_steps import Outcome, Step, exit_code, read_outcomes, run_steps
 from pabench.cli.main import run
+from pabench.cli.signals import stop_on_sigterm
 from pabench.device.cuda import why_no_cuda
 from pabench.errors import UsageError
 from pabench.store.read import read_run
@@ -146,6 +151,21 @@ def test_gpu_steps_end_at_their_deadline(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.said == "pabench: interrupted"
     assert exit_code([found]) == 1
     assert time.monotonic() - began < 60
+
+
+def test_gpu_steps_are_ended_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    make = subprocess.Popen
+
+    def started_by_a_step(*given: Any, **options: Any) -> Any:
+        started.append(make(*given, **options))
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", started_by_a_step)
+    with pytest.raises(KeyboardInterrupt), stop_on_sigterm():
+        outcomes([step("slow", "selftest", "--controls", "--seeds", "10000")], tmp_path)
+    assert started[0].poll() == -signal.SIGKILL
 
 
 def test_gpu_steps_have_no_time_left(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pabench.cli.isolation_options import parse_seconds
+from pabench.cli.signals import stop_on_sigterm
 from pabench.errors import EnvironmentRefused, UnknownName, UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def command(part: str, grid: str, budget: str, out: str | None, resume: bool) ->
     ends_at = began + parse_seconds("--budget", budget)
     if resume and out is None:
         raise UsageError("--resume: needs the folder of the run", hint="add --out DIR")
-    from pabench.cli.gpu_steps import exit_code, read_outcomes, run_steps
+    from pabench.cli.gpu_steps import begin, exit_code, read_outcomes, run_steps
     from pabench.device.cuda import why_no_cuda
     from pabench.store.run import check_new
     from pabench.sweep.grid_file import read_grid
@@ -62,9 +63,10 @@ def command(part: str, grid: str, budget: str, out: str | None, resume: bool) ->
     done = read_outcomes(folder) if resume else ()
     if not resume:
         check_new(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        begin(folder)
     steps = [step for step in _steps(folder, grid) if part in (step.part, "all")]
-    outcomes = run_steps(steps, folder, ends_at=ends_at, done=done, show=click.echo)
+    with stop_on_sigterm():
+        outcomes = run_steps(steps, folder, ends_at=ends_at, done=done, show=click.echo)
     _report(folder)
     code = exit_code(outcomes)
     ended = {outcome.name for outcome in outcomes if outcome.state in ("ok", "skipped")}

@@ -71,6 +71,19 @@ class Outcome:
     command: tuple[str, ...] = field(default=())
 
 
+def begin(folder: Path) -> None:
+    """Make ``folder``, with a record of no steps.
+
+    Raises:
+        EnvironmentRefused: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentRefused(f"cannot create {folder}: {reason(error)}") from error
+    atomic_write_text(folder / STEPS_FILE, pretty([]))
+
+
 def run_steps(
     steps: Iterable[Step],
     folder: Path,

@@ -13,7 +13,7 @@ from pabench.errors import Unsupported
 from pabench.oracle.traffic import decode_traffic
 from pabench.oracle.verdict import Verdict
 from pabench.problem.case import Case
-from pabench.sweep.bulk import bulk_tensors, judge_sample
+from pabench.sweep.bulk import judge_sample
 from pabench.sweep.cell import Cell
 from pabench.sweep.stopwatch import Stopwatch
 from pabench.timing.cold import calls_per_sample, is_cold, rotation_sets
@@ -70,7 +70,7 @@ def device_times(
 def _measured(
     case: Case, backend: Backend, device: Device, stopwatch: Stopwatch, sets: int
 ) -> dict[str, Any]:
-    tensors = bulk_tensors(case)
+    tensors = stopwatch.tensors(case)
     plans, plan_ns = [], []
     for _ in range(sets):
         start = time.perf_counter_ns()
