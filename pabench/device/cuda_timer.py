@@ -68,7 +68,7 @@ class CudaTimer:
             except Exception:
                 failed = True
         if failed:
-            # a stream whose capture broke stays unusable
+            # whatever state the broken capture has left this one in
             self._stream = cupy.cuda.Stream(non_blocking=True)
             return None
 
