@@ -20,7 +20,7 @@ from pabench.kernels.ceilings import CeilingKernels, CeilingShape
 from pabench.problem import Batch, Case, Problem
 from pabench.problem.dtypes import BFLOAT16, DTYPES, encode
 from pabench.store.read import read_run
-from pabench.sweep.bulk import bulk_tensors, judge_sample, sampled
+from pabench.sweep.bulk import bulk_tensors, judge_sample, pages_of, sampled, tile_on_host
 from pabench.sweep.cell import Cell
 from pabench.sweep.run_cell import run_cell
 from pabench.sweep.stopwatch import Stopwatch
@@ -48,6 +48,12 @@ def cell(problem: Problem = PROBLEM, kv_lens: tuple[int, ...] = LENGTHS, backend
 
 def measured(backend: Any, device: CudaDevice, *, of: Cell | None = None) -> dict[str, Any]:
     return run_cell(of or cell(), backend, device, GPUS["h200"], stopwatch=Stopwatch(device)).line
+
+
+def test_cuda_device_leaves_its_own_arrays_where_they_are(cupy: Any) -> None:
+    device = CudaDevice()
+    there = device.to_device(np.arange(3))
+    assert device.to_device(there) is there
 
 
 def test_cuda_timer_replays_what_it_captured(cupy: Any) -> None:
@@ -147,6 +153,23 @@ def test_cuda_times_do_not_capture_who_does_not_say_so(cupy: Any) -> None:
     assert (line["status"], line["timing"]["method"]) == ("ok", "stream")
 
 
+@pytest.mark.parametrize("resident", [True, False])
+def test_cuda_times_copy_gigabytes_only_where_they_must(resident: bool, cupy: Any) -> None:
+    given: list[Any] = []
+
+    class Watched(RawKernelBackend):
+        takes_resident = resident
+
+        def plan(self, tensors: Any) -> Any:
+            given.append(tensors.pool.storage)
+            return super().plan(tensors)
+
+    device = CudaDevice()
+    line = measured(Watched(device), device)
+    assert line["status"] == "ok", line["reason"]
+    assert isinstance(given[-1], cupy.ndarray) is resident
+
+
 def test_cuda_times_need_room(cupy: Any) -> None:
     device = CudaDevice()
     line = measured(RawKernelBackend(device), device, of=cell(kv_lens=(2**19,)))
@@ -212,6 +235,22 @@ def test_bulk_sampled_sequences() -> None:
     assert sampled(LENGTHS) == (1, 2)
     assert sampled((5, 5, 5)) == (0, 2)
     assert sampled((7,)) == (0,)
+
+
+@pytest.mark.parametrize("layout", [("NHD", False), ("HND", True), ("HND", False), ("NHD", True)])
+def test_bulk_pages_are_known_without_reading_them_back(layout: tuple[str, bool], cupy: Any) -> None:
+    case = Case(problem=PROBLEM, batch=Batch(kv_lens=(9000,)), kv_layout=layout[0], interleaved=layout[1])
+    for tensors in (bulk_tensors(case), Stopwatch(CudaDevice()).resident_tensors(case)):
+        pages = np.array([17, 3, 560, 562], np.int32)
+        for kind, view in enumerate((tensors.pool.k, tensors.pool.v)):
+            found = pages_of(tensors, kind, pages, slice(1, None))
+            there = np.asarray(view)[pages]
+            np.testing.assert_array_equal(found, there[:, :, 1:] if layout[0] == "NHD" else there[:, 1:])
+
+
+def test_bulk_repeats_the_block_to_the_end() -> None:
+    block = np.arange(10, dtype=np.uint16)
+    np.testing.assert_array_equal(tile_on_host(block, (5, 5)).ravel(), np.arange(25) % 10)
 
 
 def test_bulk_pages_differ() -> None:

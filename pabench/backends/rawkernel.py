@@ -30,6 +30,7 @@ class RawKernelBackend:
 
     name = "rawkernel"
     captures = True
+    takes_resident = True
     capabilities = Capabilities(
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),

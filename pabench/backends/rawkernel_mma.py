@@ -32,6 +32,7 @@ class RawKernelMmaBackend:
 
     name = "rawkernel-mma"
     captures = True
+    takes_resident = True
     capabilities = Capabilities(
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),

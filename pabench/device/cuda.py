@@ -99,9 +99,11 @@ class CudaDevice:
         )
 
     def to_device(self, array: Array) -> Any:
-        """Copy ``array`` to the GPU."""
+        """Copy ``array`` to the GPU; what is there already stays where it is."""
         import cupy
 
+        if isinstance(array, cupy.ndarray):
+            return array
         with _enough_memory():
             array = np.ascontiguousarray(array)
             if array.nbytes <= LARGE_BYTES:

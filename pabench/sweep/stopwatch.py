@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -14,6 +15,7 @@ from pabench.device.cuda_timer import CudaTimer, Elapsed
 from pabench.errors import DeviceFault
 from pabench.kernels.ceilings import LANE_BYTES, CeilingKernels, ceiling_shapes
 from pabench.problem.case import Case
+from pabench.problem.dtypes import Array
 from pabench.problem.tensors import Tensors
 from pabench.sweep.bulk import bulk_tensors
 from pabench.timing.sampler import Samples, StopRule, sample, warm_up
@@ -52,6 +54,19 @@ class Stopwatch:
             self._kept = None  # before the next gigabytes
             self._kept = bulk_tensors(case)
         return self._kept
+
+    def resident_tensors(self, case: Case) -> Tensors:
+        """Return ``bulk_tensors(case)`` with a cache of its own in the device's memory."""
+
+        def tile(block: Array, shape: tuple[int, ...]) -> Any:
+            elements = LANE_BYTES // block.itemsize
+            lanes = max(1, -(-math.prod(shape) // elements))
+            flat = self._device.empty((lanes * elements,), block.dtype)
+            self._kernels.tile(self._device.to_device(block), flat)
+            self._device.synchronize()  # before the block is given back
+            return flat[: math.prod(shape)].reshape(shape)
+
+        return bulk_tensors(case, tile)
 
     def elapsed(self, work: Callable[[], None], *, graph: bool) -> Elapsed:
         """Time ``work`` once behind a read that empties the cache."""
