@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test test-peers lint format conformance kernels bench ci-report dist clean distclean
+.PHONY: help sweep test test-peers lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,17 @@ ci-report: $(VENV)/.ready ## What CI publishes: conformance and a sweep in one H
 	$(PABENCH) sweep --page-sizes 8,16,32 --device emulated --out $(RUNS)/sweep || { c=$$?; [ $$code -ne 0 ] || code=$$c; }; \
 	$(PABENCH) report $(RUNS)/conformance $(RUNS)/sweep --out $(RUNS)/report.html || { c=$$?; [ $$code -ne 0 ] || code=$$c; }; \
 	exit $$code
+
+# On a machine with an NVIDIA GPU, where pip may have no network: $(PYTHON) itself, with what is installed there.
+#   make gpu ARGS="--resume --out runs/gpu-..."    goes on with a run
+gpu: ## Check and measure our kernels on this machine's NVIDIA GPU, inside 9 minutes
+	@PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m pabench gpu --part all $(ARGS)
+
+gpu-check: ## The first half of it: compile, conformance, controls under compute-sanitizer
+	@PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m pabench gpu --part check $(ARGS)
+
+gpu-sweep: ## The second half: memory ceilings, then the core grid beside every backend installed
+	@PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m pabench gpu --part sweep $(ARGS)
 
 dist: $(VENV)/.dev-ready ## Build wheel and sdist into dist/
 	$(BIN)/python -m build

@@ -3,6 +3,8 @@
 //   ceiling_read    grid any; block 256; no shared memory; sums (grid * 8) u32: one a warp, of the words it read
 //   ceiling_copy    grid any; block 256; no shared memory
 //   ceiling_fill    grid any; block 256; no shared memory
+//   ceiling_tile    grid any; block 256; no shared memory; repeats a block of `block_count` lanes through `to`, so that
+//                   gigabytes of input need not come from the host
 //   ceiling_empty   any launch: what a graph node costs
 //
 // Layout   arrays of `count` lanes of 16 bytes, that start at a multiple of 16.
@@ -76,6 +78,15 @@ extern "C" __global__ void __launch_bounds__(256) ceiling_fill(pab::Lane* to, pa
 #pragma unroll
     for (i32 i = 0; i < 4; ++i) lane.word[i] = mixed(static_cast<u32>(at) * 4 + i + seed);
     store_wide(to + at, lane);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    ceiling_tile(const pab::Lane* block, pab::i64 block_count, pab::Lane* to, pab::i64 count) {
+  using namespace pab;
+  const i64 stride = static_cast<i64>(gridDim.x) * kThreads;
+  for (i64 at = static_cast<i64>(blockIdx.x) * kThreads + threadIdx.x; at < count; at += stride) {
+    store_wide(to + at, load_wide(block + at % block_count));
   }
 }
 

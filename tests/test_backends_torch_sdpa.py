@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from pabench.conformance.calibration import KINDS, random_case
 from pabench.errors import EnvironmentRefused, InvalidCase
 from pabench.oracle.verdict import Verdict, judge
 from pabench.problem import Batch, Case, KvPool, Problem, build_tensors
-from pabench.problem.dtypes import DTYPES
+from pabench.problem.dtypes import DTYPES, Array
 from pabench.problem.families import FAMILIES
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
 from pabench.problem.profile import ComputeProfile
@@ -206,3 +207,33 @@ def test_torch_sdpa_without_cuda_refuses_the_cuda_device(monkeypatch: pytest.Mon
     device.name = "cuda"
     with pytest.raises(EnvironmentRefused, match="finds no CUDA device"):
         TorchSdpaBackend(device)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_torch_sdpa_shares_a_cache_that_is_on_the_gpu_already(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Resident:
+        """Stands for CuPy's array, which numpy may not read: PyTorch takes it by its address."""
+
+        def __init__(self, array: Array) -> None:
+            self.array = array
+            self.dtype, self.shape, self.ndim = array.dtype, array.shape, array.ndim
+
+        def view(self, dtype: Any) -> Resident:
+            return Resident(self.array.view(dtype))
+
+    taken: list[Resident] = []
+
+    def as_tensor(array: Resident, *, device: torch.device) -> torch.Tensor:
+        taken.append(array)
+        return torch.from_numpy(array.array)  # which knows no uint16 in older versions
+
+    tensors = build_tensors(make_case(dtype=dtype))
+    right = attend(backend(), tensors)
+    monkeypatch.setattr(torch, "as_tensor", as_tensor)
+    resident = replace(tensors, pool=tensors.pool.with_storage(Resident(tensors.pool.storage)))
+    output = attend(backend(), resident)
+    np.testing.assert_array_equal(output.out, right.out)
+    (given,) = taken
+    assert given.dtype == (np.int16 if dtype == "bfloat16" else tensors.pool.storage.dtype)

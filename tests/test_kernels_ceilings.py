@@ -49,6 +49,11 @@ def test_kernels_ceilings_move_every_byte_property(lanes: int, blocks: int, widt
     np.testing.assert_array_equal(target[:-4], mixed(lanes, seed))
     np.testing.assert_array_equal(target[-4:], behind)
     kernels.empty()
+    if lanes:
+        repeated = words(lanes // 7 + 1, seed)
+        kernels.tile(repeated, target[:-4])
+        np.testing.assert_array_equal(target[:-4], np.resize(repeated, 4 * lanes))
+        np.testing.assert_array_equal(target[-4:], behind)
 
 
 def test_kernels_ceilings_do_what_they_may_and_move_each_byte_once() -> None:

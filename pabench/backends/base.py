@@ -109,8 +109,10 @@ class AttentionOutput:
 class Backend(Protocol):
     """Something that computes attention over a paged cache.
 
-    A backend may have an attribute ``captures``, true when ``run`` queues all its work on CuPy's current
-    stream and never waits: a sweep on a GPU then times it as a CUDA graph.
+    Two attributes are optional.  ``captures`` is true when ``run`` queues all its work on CuPy's current
+    stream and never waits: a sweep on a GPU then times it as a CUDA graph.  ``takes_resident`` is true when
+    ``plan`` takes a cache that is an array of the device already, as ``Device.to_device`` does: gigabytes
+    then need not be copied.
     """
 
     name: str

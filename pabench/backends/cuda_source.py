@@ -79,6 +79,7 @@ class CudaSourceBackend:
     """
 
     captures = True
+    takes_resident = True
 
     def __init__(self, path: Path, device: Device) -> None:
         try:

@@ -45,6 +45,8 @@ class FunctionCall:
 class FunctionBackend:
     """Decode by calling ``function``; see the module's head for its signature."""
 
+    takes_resident = True
+
     def __init__(self, name: str, function: Callable[..., Any], device: Device) -> None:
         self.name = name
         self._function = function

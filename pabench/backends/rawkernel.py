@@ -38,6 +38,7 @@ class RawKernelBackend:
 
     name = "rawkernel"
     captures = True
+    takes_resident = True
     capabilities = Capabilities(
         vast_pools=True,
         dtypes=frozenset(DTYPES),

@@ -38,6 +38,7 @@ class RawKernelMmaBackend:
 
     name = "rawkernel-mma"
     captures = True
+    takes_resident = True
     capabilities = Capabilities(
         vast_pools=True,
         dtypes=frozenset(DTYPES),

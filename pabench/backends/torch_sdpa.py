@@ -73,6 +73,7 @@ class TorchSdpaBackend:
     """``torch.nn.functional.scaled_dot_product_attention`` over gathered pages."""
 
     name = "torch-sdpa"
+    takes_resident = True
     capabilities = Capabilities(
         dtypes=frozenset(_TORCH_DTYPES),
         operations=frozenset({"decode", "speculative", "prefill", "append"}),
@@ -170,7 +171,14 @@ class TorchSdpaBackend:
         return result
 
     def _upload(self, array: Array, dtype: str) -> torch.Tensor:
-        """Return ``array`` on the device; on the CPU it shares the memory, which nothing here writes."""
+        """Return ``array`` on the device; on the CPU it shares the memory, which nothing here writes.
+
+        An array of CuPy's, which is on the GPU already, shares its memory too.
+        """
+        if not isinstance(array, np.ndarray):
+            bits = array.view(np.int16) if dtype == "bfloat16" else array
+            shared = torch.as_tensor(bits, device=self._where)
+            return shared.view(torch.bfloat16) if dtype == "bfloat16" else shared
         array = np.ascontiguousarray(array)
         if dtype == "bfloat16":
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(self._where)

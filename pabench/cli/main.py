@@ -23,6 +23,7 @@ COMMANDS = {
     "memory": "Waste, gain, capacity and the best page size for a model and lengths.",
     "report": "Render the report of one or more runs.",
     "kernels": "Compile every kernel instance without a GPU: registers, spills, occupancy.",
+    "gpu": "Check and measure our kernels on this machine's NVIDIA GPU.",
     "replay": "Run a saved failing case again.",
     "list": "List backends, lengths, families, gpus, ...",
     "doctor": "Show what this machine offers to pabench.",

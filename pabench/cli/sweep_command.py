@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pabench.cli.isolation_options import deadline_seconds, isolation_options, parse_seconds, poll_seconds
+from pabench.cli.signals import stop_on_sigterm
 from pabench.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def command(
     from pabench.sweep.prepare import prepare
 
     with contextlib.ExitStack() as stack:
-        # without names a grid runs on whatever is installed: what is not makes unsupported cells
+        # a grid runs on whatever is installed: a backend that cannot be loaded makes unsupported cells
         optional = resolved.grid is not None
         make_bench = partial(_bench, stack, None if in_process else deadline_s, optional)
         prepared = prepare(resolved, make_bench, poll_seconds=poll_seconds(deadline_s))
@@ -185,7 +185,7 @@ def _run(prepared: Prepared, path: Path, *, resumed: bool, command_line: str, en
     from pabench.sweep.runner import run_sweep
     from pabench.sweep.table import print_table
 
-    with _open(prepared, path, resumed=resumed, command_line=command_line) as directory, _stop_on_sigterm():
+    with _open(prepared, path, resumed=resumed, command_line=command_line) as directory, stop_on_sigterm():
         note_hardware(directory, prepared)
         result = run_sweep(
             prepared.cells,
@@ -258,21 +258,3 @@ def _expected(figures: Mapping[str, Any] | None) -> str:
     predicted = figures["predicted_ns"]
     said = "" if predicted is None else f", predicted {predicted / 1e3:.1f} us"
     return f"  {figures['model']}: floor {figures['expected_floor_ns'] / 1e3:.1f} us{said} (modelled)"
-
-
-@contextlib.contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM (a cancelled CI job) end the sweep as Ctrl-C does."""
-
-    def stop(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -17,6 +17,8 @@ from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, Launch
 from pabench.problem.dtypes import Array
 from pabench.resources import resource_dir
 
+LARGE_BYTES = 2**26
+"""Arrays above this are copied as they lie: for others CuPy keeps pinned memory of the same size."""
 STATIC_SHARED_LIMIT = 48 * 1024
 """Dynamic shared memory above this must be asked for, kernel by kernel."""
 
@@ -97,11 +99,18 @@ class CudaDevice:
         )
 
     def to_device(self, array: Array) -> Any:
-        """Copy ``array`` to the GPU."""
+        """Copy ``array`` to the GPU; what is there already stays where it is."""
         import cupy
 
+        if isinstance(array, cupy.ndarray):
+            return array
         with _enough_memory():
-            return cupy.asarray(np.ascontiguousarray(array))
+            array = np.ascontiguousarray(array)
+            if array.nbytes <= LARGE_BYTES:
+                return cupy.asarray(array)
+            copy = cupy.empty(array.shape, array.dtype)
+            copy.set(array)
+            return copy
 
     def to_host(self, array: Any) -> Array:
         """Copy ``array`` to the host, after all queued work."""

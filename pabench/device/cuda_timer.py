@@ -41,8 +41,8 @@ class CudaTimer:
         self._cupy = cupy
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._start, self._end = cupy.cuda.Event(), cupy.cuda.Event()
-        properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
-        self.l2_bytes = int(properties["l2CacheSize"])
+        self._properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+        self.l2_bytes = int(self._properties["l2CacheSize"])
         """Of the device's L2 cache."""
 
     def capture(self, work: Queue) -> Queue | None:
@@ -68,7 +68,7 @@ class CudaTimer:
             except Exception:
                 failed = True
         if failed:
-            # a stream whose capture broke stays unusable
+            # whatever state the broken capture has left this one in
             self._stream = cupy.cuda.Stream(non_blocking=True)
             return None
 
@@ -106,6 +106,17 @@ class CudaTimer:
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise DeviceFault(f"the CUDA device reports: {error}") from error
         return Elapsed(device_ns=1e6 * float(spent_ms), host_ns=float(finished - began))
+
+    def properties(self) -> dict[str, Any]:
+        """Return name, compute capability, multiprocessors, L2 cache and memory as CUDA tells them."""
+        found = self._properties
+        return {
+            "name": found["name"].decode(),
+            "compute_capability": f"{found['major']}.{found['minor']}",
+            "multiprocessors": int(found["multiProcessorCount"]),
+            "l2_bytes": self.l2_bytes,
+            "memory_bytes": int(self._cupy.cuda.runtime.memGetInfo()[1]),
+        }
 
     def free_bytes(self) -> int:
         """Return how much memory of the GPU is free, unused memory of the pool included."""

@@ -15,6 +15,7 @@ from pabench.problem.dtypes import Array
 
 FILE = "ceilings.cu"
 READ, COPY, FILL, EMPTY = "ceiling_read", "ceiling_copy", "ceiling_fill", "ceiling_empty"
+TILE = "ceiling_tile"
 THREADS = 256
 WARPS = THREADS // 32
 LANE_BYTES = 16
@@ -42,7 +43,9 @@ def instances() -> Iterator[KernelInstance]:
             file=FILE,
             label=f"{lanes} lanes a thread",
             defines=_defines(lanes),
-            entries=tuple(KernelEntry(name=name, threads=THREADS) for name in (READ, COPY, FILL, EMPTY)),
+            entries=tuple(
+                KernelEntry(name=name, threads=THREADS) for name in (READ, COPY, FILL, TILE, EMPTY)
+            ),
         )
 
 
@@ -84,6 +87,10 @@ class CeilingKernels:
                 "target", target.nbytes, f"must have as many bytes as the source, {source.nbytes}"
             )
         self._launch(COPY, source, target, np.int64(_lanes(source)))
+
+    def tile(self, block: Any, target: Any) -> None:
+        """Queue filling ``target`` with ``block`` again and again, the last one cut off."""
+        self._launch(TILE, block, np.int64(_lanes(block)), target, np.int64(_lanes(target)))
 
     def empty(self) -> None:
         """Queue a launch of one block that does nothing."""

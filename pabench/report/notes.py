@@ -8,7 +8,7 @@ from typing import Any
 
 from pabench.report.matrix import cell_title
 from pabench.report.source import Source
-from pabench.report.words import plural
+from pabench.report.words import number, plural
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,9 @@ def build_warnings(source: Source, notes: tuple[str, ...] = ()) -> tuple[str, ..
             )
         if run.record["status"] != "finished":
             found.append(f"The run {run.name} is {run.record['status']}: figures may be missing below.")
+        if number(run.record.get("not_run")):
+            left = plural(run.record["not_run"], "cell")
+            found.append(f"{left} of the run {run.name} were not run: the time given was over.")
     repeated = [key for key, count in Counter(line.data["id"] for line in source.cells).items() if count > 1]
     if repeated:
         found.append(

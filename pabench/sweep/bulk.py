@@ -1,15 +1,17 @@
 """Arrays of a whole cell, gigabytes of them, made fast; and the check of a part of what came out.
 
 ``build_tensors`` makes every number with care and takes seconds for a gigabyte.  Here a block of random
-numbers is repeated through the cache, at an offset that differs from page to page: bits as in use, for time
-and power depend on them, and answers that can still be judged.
+numbers is repeated through the cache: bits as in use, for time and power depend on them, answers that can be
+judged, and a page's content that is known without reading it back.  A GPU repeats the block itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -23,14 +25,23 @@ from pabench.problem.placement import place_pages
 from pabench.problem.pool import KvPool, pool_shape
 from pabench.problem.tensors import Tensors
 
-BLOCK = 4_194_301
-"""Numbers of the repeated block; a prime, so that pages begin at different places of it."""
+BLOCK_LANES = 524_287
+"""16-byte lanes of the repeated block; a prime, so that pages begin at different places of it."""
 PER_HEAD = frozenset({"alibi", "sinks", "fp8-kv"})
 """Features that differ from head to head."""
 
 
-def bulk_tensors(case: Case) -> Tensors:
-    """Return arrays of the shape that ``case`` asks for; family and poison of the case are not looked at."""
+Tile = Callable[[Array, tuple[int, ...]], Any]
+"""Returns an array of a shape through which a block is repeated."""
+
+
+def bulk_tensors(case: Case, tile: Tile | None = None) -> Tensors:
+    """Return arrays of the shape that ``case`` asks for; family and poison of the case are not looked at.
+
+    Args:
+        case: decode, of any size.
+        tile: makes the cache, on a device for instance; None makes it on the host.
+    """
     problem, batch = case.problem, case.batch
     layout = place_pages(
         batch.kv_lens,
@@ -41,12 +52,9 @@ def bulk_tensors(case: Case) -> Tensors:
         rng=np.random.default_rng([case.seed, 1]),
     )
     shape = pool_shape(problem, layout.num_pages, kv_layout=case.kv_layout, interleaved=case.interleaved)
-    storage = np.empty(shape, problem.kv_storage.storage)
-    flat, block = storage.reshape(-1), _block(problem.kv_storage, case.seed)
-    for start in range(0, flat.size, BLOCK):
-        flat[start : start + BLOCK] = block[: flat.size - start]
     rows = (batch.num_query_tokens, problem.num_qo_heads, problem.head_dim)
     queries = np.random.default_rng([case.seed, 2]).standard_normal(rows, np.float32)
+    storage = (tile or tile_on_host)(block_of(problem.kv_storage, case.seed), shape)
     return Tensors(
         case=case,
         q=encode(queries, problem.storage),
@@ -57,9 +65,34 @@ def bulk_tensors(case: Case) -> Tensors:
     )
 
 
+def tile_on_host(block: Array, shape: tuple[int, ...]) -> Array:
+    """Repeat ``block`` through a new numpy array."""
+    storage = np.empty(shape, block.dtype)
+    flat = storage.reshape(-1)
+    for start in range(0, flat.size, block.size):
+        flat[start : start + block.size] = block[: flat.size - start]
+    return storage
+
+
 @lru_cache(maxsize=2)
-def _block(dtype: DType, seed: int) -> Array:
-    return encode(np.random.default_rng([seed, 3]).standard_normal(BLOCK, np.float32), dtype)
+def block_of(dtype: DType, seed: int) -> Array:
+    """Return the block that is repeated: ``BLOCK_LANES`` lanes of random numbers of ``dtype``."""
+    count = BLOCK_LANES * 16 // dtype.itemsize
+    return encode(np.random.default_rng([seed, 3]).standard_normal(count, np.float32), dtype)
+
+
+def pages_of(tensors: Tensors, kind: int, pages: Array, kv_heads: slice) -> Array:
+    """Return keys (0) or values (1) of ``pages`` as the block says they are, heads cut out."""
+    problem, pool = tensors.case.problem, tensors.pool
+    block = block_of(problem.kv_storage, tensors.case.seed)
+    shape = pool.storage.shape[-3:]
+    size = math.prod(shape)
+    places = np.arange(size, dtype=np.int64).reshape(shape)
+    places = places[:, kv_heads] if pool.kv_layout == "NHD" else places[kv_heads]
+    wide = pages.astype(np.int64)
+    starts = size * (2 * wide + kind if pool.interleaved else kind * pool.num_pages + wide)
+    found: Array = block[(starts[:, None, None, None] + places) % block.size]
+    return found
 
 
 def sampled(kv_lens: Sequence[int]) -> tuple[int, ...]:
@@ -94,8 +127,7 @@ def _judge_one(tensors: Tensors, output: AttentionOutput, backend: Backend, sequ
         problem = replace(problem, num_qo_heads=group, num_kv_heads=1)
     kv_len = case.batch.kv_lens[sequence]
     pages = tensors.layout.pages(sequence, kv_len)
-    parts = [view[pages] for view in (tensors.pool.k, tensors.pool.v)]
-    parts = [part[:, :, kv_heads] if case.kv_layout == "NHD" else part[:, kv_heads] for part in parts]
+    parts = [pages_of(tensors, kind, pages, kv_heads) for kind in (0, 1)]
     table = np.arange(len(pages), dtype=np.int32)[None]
     part = Tensors(
         case=replace(case, problem=problem, batch=Batch(kv_lens=(kv_len,)), interleaved=False),

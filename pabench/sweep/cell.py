@@ -12,7 +12,7 @@ from pabench.problem.identity import content_id
 from pabench.problem.memory import MemoryFigures, memory_figures
 from pabench.problem.problem import Problem
 
-CELL_SCHEMA = 2
+CELL_SCHEMA = 3
 """Goes up when the way a cell is checked, run or modelled changes, so that old results are not taken over."""
 
 EXACT_FIGURES = ("internal_fragmentation", "contiguous_fragmentation", "efficiency_gain")

@@ -13,7 +13,7 @@ from pabench.errors import Unsupported
 from pabench.oracle.traffic import decode_traffic
 from pabench.oracle.verdict import Verdict
 from pabench.problem.case import Case
-from pabench.sweep.bulk import bulk_tensors, judge_sample
+from pabench.sweep.bulk import judge_sample
 from pabench.sweep.cell import Cell
 from pabench.sweep.stopwatch import Stopwatch
 from pabench.timing.cold import calls_per_sample, is_cold, rotation_sets
@@ -70,9 +70,10 @@ def device_times(
 def _measured(
     case: Case, backend: Backend, device: Device, stopwatch: Stopwatch, sets: int
 ) -> dict[str, Any]:
-    tensors = bulk_tensors(case)
+    make = stopwatch.resident_tensors if getattr(backend, "takes_resident", False) else stopwatch.tensors
     plans, plan_ns = [], []
     for _ in range(sets):
+        tensors = make(case)  # a cache of its own: on the device already, or copied there by the plan
         start = time.perf_counter_ns()
         plans.append(backend.plan(tensors))
         device.synchronize()

@@ -111,7 +111,8 @@ def _row(line: Line, lines: Sequence[Line]) -> tuple[str, ...]:
     peer, time = best_peer(line, lines), measured_ns(line)
     layout = "" if line["kv_layout"] == "NHD" and not line["interleaved"] else f" {line['kv_layout']}"
     strided = " strided" if line["interleaved"] else ""
-    doubts = "; ".join(line.get("flags") or ())
+    method = ["launches not captured"] if (line.get("timing") or {}).get("method") == "stream" else []
+    doubts = "; ".join([*method, *(line.get("flags") or ())])
     reason = f": {line['reason']}" if line["reason"] else f" ({doubts})" if doubts else ""
     return (
         str(line.get("model") or line["heads"]),

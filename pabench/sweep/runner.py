@@ -48,7 +48,7 @@ def run_sweep(
 ) -> SweepResult:
     """Run what is missing, one line of the journal a cell, then record status and exit code in ``run.json``.
 
-    ``finish`` completes each line before it is written.  No cell begins after ``ends_at`` on
+    ``finish`` completes each line before it is written.  No cell but the first begins after ``ends_at`` on
     ``time.monotonic``: the rest is left to a resumed run, and ``not_run`` in ``run.json`` counts it.
     ``KeyboardInterrupt`` ends the sweep in order: finished cells are in the journal, the running one is not.
     """
@@ -58,7 +58,7 @@ def run_sweep(
     try:
         with progress(len(missing)) as display:
             for place, cell in enumerate(missing):
-                if ends_at is not None and time.monotonic() >= ends_at:
+                if place and ends_at is not None and time.monotonic() >= ends_at:
                     not_run = len(missing) - place
                     break
                 display.start(cell)

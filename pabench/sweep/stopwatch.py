@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -13,6 +14,10 @@ from pabench.device.base import Device
 from pabench.device.cuda_timer import CudaTimer, Elapsed
 from pabench.errors import DeviceFault
 from pabench.kernels.ceilings import LANE_BYTES, CeilingKernels, ceiling_shapes
+from pabench.problem.case import Case
+from pabench.problem.dtypes import Array
+from pabench.problem.tensors import Tensors
+from pabench.sweep.bulk import bulk_tensors
 from pabench.timing.sampler import Samples, StopRule, sample, warm_up
 from pabench.timing.smi import Smi
 
@@ -41,16 +46,37 @@ class Stopwatch:
         self._kernels = CeilingKernels(device, self._shapes[0])
         self._sweep = self._array(LEAD_CACHES * self.timer.l2_bytes)
         self._kernels.fill(self._sweep)
+        self._kept: Tensors | None = None
+
+    def tensors(self, case: Case) -> Tensors:
+        """Return ``bulk_tensors(case)``, kept for the next backend until another case is asked for."""
+        if self._kept is None or self._kept.case != case:
+            self._kept = None  # before the next gigabytes
+            self._kept = bulk_tensors(case)
+        return self._kept
+
+    def resident_tensors(self, case: Case) -> Tensors:
+        """Return ``bulk_tensors(case)`` with a cache of its own in the device's memory."""
+
+        def tile(block: Array, shape: tuple[int, ...]) -> Any:
+            elements = LANE_BYTES // block.itemsize
+            lanes = max(1, -(-math.prod(shape) // elements))
+            flat = self._device.empty((lanes * elements,), block.dtype)
+            self._kernels.tile(self._device.to_device(block), flat)
+            self._device.synchronize()  # before the block is given back
+            return flat[: math.prod(shape)].reshape(shape)
+
+        return bulk_tensors(case, tile)
 
     def elapsed(self, work: Callable[[], None], *, graph: bool) -> Elapsed:
         """Time ``work`` once behind a read that empties the cache."""
         return self.timer.elapsed(work, lead=lambda: self._kernels.read(self._sweep), graph=graph)
 
     def hardware(self) -> dict[str, Any]:
-        """Return ``gpu`` (its state, or the problem with asking) and ``ceilings``: JSON values."""
+        """Return ``device`` (CUDA's words), ``gpu`` (its state, or why not), ``ceilings``: JSON values."""
         ceilings, state = self.ceilings(), self.smi.read()
         gpu = {"problem": self.smi.problem} if state is None else asdict(state)
-        return {"gpu": gpu, "ceilings": ceilings}
+        return {"device": self.timer.properties(), "gpu": gpu, "ceilings": ceilings}
 
     def ceilings(self) -> dict[str, Any]:
         """Return what this GPU reaches at best, measured now: JSON values.
@@ -62,7 +88,7 @@ class Stopwatch:
         Raises:
             DeviceFault: what was read or copied is not what is there.
         """
-        size = CEILING_CACHES * self.timer.l2_bytes
+        size = min(CEILING_CACHES * self.timer.l2_bytes, self.timer.free_bytes() // 4)
         tried = self._memory(size)
         self.timer.trim()
 

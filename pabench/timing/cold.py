@@ -28,8 +28,8 @@ def rotation_sets(touched_bytes: int, l2_bytes: int) -> int:
     Raises:
         InvalidCase: a negative size.
     """
-    whole_number("touched_bytes", touched_bytes, low=0)
-    whole_number("l2_bytes", l2_bytes, low=0)
+    whole_number("touched_bytes", touched_bytes, low=0, high=2**62)
+    whole_number("l2_bytes", l2_bytes, low=0, high=2**62)
     wanted = CACHES * l2_bytes
     if touched_bytes >= wanted:
         return 1

@@ -7,6 +7,8 @@ host's clock.  Times say nothing about any GPU, and the device's name says so.
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,24 @@ from .memory import ndarray as ndarray
 from .memory import new_array
 
 __version__ = "0.stand-in"
+
+
+def _own_module(name: str) -> Any:
+    """A module of the real package, which the real NVRTC bindings look for."""
+    for package in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        try:
+            path = importlib.metadata.distribution(package).locate_file(f"cupy/{name}.py")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        spec = importlib.util.spec_from_file_location(f"cupy.{name}", str(path))
+        if spec is not None and spec.loader is not None:
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module
+    return None
+
+
+_environment = _own_module("_environment")
 
 
 def empty(shape: Any, dtype: Any) -> ndarray:

@@ -14,6 +14,10 @@ ALIGNMENT = 256
 class ndarray(np.ndarray[Any, np.dtype[Any]]):  # noqa: N801
     """Stands for cupy.ndarray; what is called ``data`` there is a pointer here too."""
 
+    def set(self, array: np.ndarray[Any, Any]) -> None:
+        """Copy from the host."""
+        self[...] = array
+
     @property
     def data(self) -> Any:
         """Return the pointer, with ``memset``."""

@@ -68,6 +68,7 @@ class Device:
     def synchronize(self) -> None:
         """Raise what a launch has left behind."""
         if Stream.capturing():
+            Stream.current()._broken = True
             raise CUDARuntimeError(
                 "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
             )
@@ -118,6 +119,7 @@ class Stream:
     null: Stream
     _stack: list[Stream] = []  # noqa: RUF012
     _capture: list[Callable[[], None]] | None = None
+    _broken = False
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         self.non_blocking = non_blocking
@@ -143,6 +145,8 @@ class Stream:
 
     def begin_capture(self, mode: int | None = None) -> None:
         """Record from now on."""
+        if self._broken:
+            raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: a capture before failed")
         if not self.non_blocking:
             raise CUDARuntimeError("cudaErrorStreamCaptureImplicit: a blocking stream")
         self._capture = []
@@ -152,6 +156,8 @@ class Stream:
         if self._capture is None:
             raise CUDARuntimeError("cudaErrorIllegalState: no capture")
         graph, self._capture = Graph(self._capture), None
+        if self._broken:
+            raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: a capture failed")
         return graph
 
     def synchronize(self) -> None:

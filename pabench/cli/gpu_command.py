@@ -1,0 +1,175 @@
+"""``pabench gpu``: everything that an NVIDIA GPU is needed for, in one command with a budget."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pabench.cli.isolation_options import parse_seconds
+from pabench.cli.signals import stop_on_sigterm
+from pabench.errors import EnvironmentRefused, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from pabench.cli.gpu_steps import Step
+
+PARTS = ("check", "sweep", "all")
+CHECK_SECONDS = {"kernels": 90.0, "conformance": 200.0, "controls": 75.0}
+"""At most; what a step does not use is the sweep's."""
+SWEEP_MARGIN = 30.0
+"""Seconds of the sweep's time in which no cell begins: the last one ends, and the report is written."""
+PEERS = ("torch-sdpa",)
+
+
+@click.command()
+@click.option("--part", default="all", metavar="NAME", help="check, sweep or all.", show_default=True)
+@click.option("--grid", default="core", metavar="NAME", help="Grid of the sweep.", show_default=True)
+@click.option("--budget", default="540s", metavar="TIME", help="For everything.", show_default=True)
+@click.option("--out", metavar="DIR", help="New folder.  [default: runs/gpu-TIME]")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+def command(part: str, grid: str, budget: str, out: str | None, resume: bool) -> int:
+    """Check and measure our kernels on this machine's GPU.
+
+    check: versions, kernels compiled for this GPU, conformance, controls under compute-sanitizer.
+    sweep: memory ceilings, then the core grid beside every backend that is installed.
+
+    \b
+    Examples:
+      pabench gpu
+      pabench gpu --part sweep --grid core-small
+      pabench gpu --resume --out runs/gpu-20260801-120000
+    """
+    began = time.monotonic()
+    if part not in PARTS:
+        raise UnknownName("part", part, PARTS)
+    ends_at = began + parse_seconds("--budget", budget)
+    if resume and out is None:
+        raise UsageError("--resume: needs the folder of the run", hint="add --out DIR")
+    from pabench.cli.gpu_steps import begin, exit_code, read_outcomes, run_steps
+    from pabench.device.cuda import why_no_cuda
+    from pabench.store.run import check_new
+    from pabench.sweep.grid_file import read_grid
+
+    read_grid(grid)
+    if why := why_no_cuda():
+        raise EnvironmentRefused(f"no CUDA device: {why}", hint="pabench gpu needs an NVIDIA GPU and CuPy")
+    folder = Path(out) if out is not None else Path("runs") / f"gpu-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    done = read_outcomes(folder) if resume else ()
+    if not resume:
+        check_new(folder)
+        begin(folder)
+    steps = [step for step in _steps(folder, grid) if part in (step.part, "all")]
+    with stop_on_sigterm():
+        outcomes = run_steps(steps, folder, ends_at=ends_at, done=done, show=click.echo)
+    _report(folder)
+    code = exit_code(outcomes)
+    ended = {outcome.name for outcome in outcomes if outcome.state in ("ok", "skipped")}
+    if not all(step.name in ended and step.complete() for step in steps):
+        click.echo(f"go on with: {shlex.join(['pabench', 'gpu', '--resume', '--out', str(folder)])}")
+    return code
+
+
+def architecture(major: int, minor: int) -> str:
+    """Return the architecture of the static table that a GPU of this compute capability runs."""
+    from pabench.device.nvrtc import ARCHITECTURES
+
+    number = 10 * major + minor
+    known = {int("".join(filter(str.isdigit, name))): name for name in ARCHITECTURES}
+    fitting = [value for value in known if value <= number and value // 10 == major]
+    return known[max(fitting, default=min(known))]
+
+
+def _steps(folder: Path, grid: str) -> tuple[Step, ...]:
+    from pabench.backends.registry import OWN
+    from pabench.cli.gpu_steps import Step
+
+    own = [word for name in OWN if name not in PEERS for word in ("--backend", name)]
+    attempt = _unused(folder / "conformance")
+    conformance = ("conformance", "--device", "cuda", "--profile", "quick", *own, "--allocator", "scan")
+    controls = ("selftest", "--controls", "--device", "cuda", "--seeds", "1", *_quick_controls())
+    fixed: dict[str, Sequence[str]] = {
+        "kernels": ("kernels", "--arch", _architecture_here()),
+        "conformance": (*conformance, "--artifacts", str(attempt)),
+        "controls": (*controls, "--json", str(folder / "controls.json")),
+    }
+    return (
+        Step(name="doctor", part="check", seconds=30.0, words=lambda seconds: ("doctor",)),
+        *(
+            Step(
+                name=name,
+                part="check",
+                seconds=CHECK_SECONDS[name],
+                words=partial(_same, words),
+                may_lack=name == "controls",
+            )
+            for name, words in fixed.items()
+        ),
+        Step(
+            name="sweep",
+            part="sweep",
+            seconds=3600.0,
+            words=partial(_sweep, folder, grid),
+            shown=True,
+            complete=partial(_all_cells_ran, folder / "sweep"),
+        ),
+    )
+
+
+def _same(words: Sequence[str], seconds: float) -> Sequence[str]:
+    return words
+
+
+def _sweep(folder: Path, grid: str, seconds: float) -> Sequence[str]:
+    from pabench.store.read import RUN_FILE
+
+    out, budget = folder / "sweep", max(1, round(seconds - SWEEP_MARGIN))
+    words = ["sweep", "--out", str(out), "--budget", f"{budget}s"]
+    if (out / RUN_FILE).is_file():
+        return [*words, "--resume"]
+    return [*words, "--grid", grid, "--device", "cuda"]
+
+
+def _all_cells_ran(out: Path) -> bool:
+    from pabench.store.read import read_run
+
+    record = read_run(out).record
+    return record["status"] == "finished" and not record.get("not_run")
+
+
+def _unused(path: Path) -> Path:
+    """``path``, or with a number behind it when an earlier try has begun there."""
+    made, number = path, 1
+    while made.exists():
+        number += 1
+        made = path.with_name(f"{path.name}-{number}")
+    return made
+
+
+def _quick_controls() -> list[str]:
+    from pabench.controls.table import controls_dir, load_controls
+
+    return [word for c in load_controls(controls_dir()) if c.quick for word in ("--only", c.id)]
+
+
+def _architecture_here() -> str:
+    import cupy
+
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    return architecture(int(properties["major"]), int(properties["minor"]))
+
+
+def _report(folder: Path) -> None:
+    """One page over all runs of the folder."""
+    from pabench.report.render import render_report
+    from pabench.store.read import RUN_FILE
+    from pabench.store.run import REPORT_FILE
+
+    runs = sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
+    if runs:
+        click.echo(f"report: {render_report(runs, folder / REPORT_FILE)}")
