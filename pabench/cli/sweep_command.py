@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pabench.cli.isolation_options import deadline_seconds, isolation_options, poll_seconds
+from pabench.cli.run_folder import default_out, stop_on_sigterm
 from pabench.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def command(
             return EXIT_OK
         if stored is not None:
             _refuse_other_run(prepared.record(), stored, out_path)
-        path = out_path or _default_out()
+        path = out_path or default_out("sweep")
         if stored is None:
             check_new(path)
         prepared.warm_up()
@@ -173,7 +172,7 @@ def _run(prepared: Prepared, path: Path, *, resumed: bool, command_line: str) ->
     from pabench.sweep.runner import run_sweep
     from pabench.sweep.table import print_table
 
-    with _open(prepared, path, resumed=resumed, command_line=command_line) as directory, _stop_on_sigterm():
+    with _open(prepared, path, resumed=resumed, command_line=command_line) as directory, stop_on_sigterm():
         result = run_sweep(
             prepared.cells,
             directory=directory,
@@ -206,16 +205,6 @@ def _open(prepared: Prepared, path: Path, *, resumed: bool, command_line: str) -
     )
 
 
-def _default_out() -> Path:
-    """``runs/sweep-<UTC time>``, with a number behind it when two sweeps start in the same second."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    path, number = Path("runs") / f"sweep-{stamp}", 1
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"sweep-{stamp}-{number}"
-    return path
-
-
 def _command_line(given: Mapping[str, Any], config: str | None, out: str | None) -> str:
     words = ["pabench", "sweep"]
     for key, value in [*given.items(), ("config", config), ("out", out)]:
@@ -228,21 +217,3 @@ def _print_cells(prepared: Prepared) -> None:
     for cell in prepared.cells:
         click.echo(f"{cell.id}  {cell.label}")
     click.echo(f"{len(prepared.cells)} cells on device {prepared.device.name}; nothing was written")
-
-
-@contextlib.contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM (a cancelled CI job) end the sweep as Ctrl-C does."""
-
-    def stop(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

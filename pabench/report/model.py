@@ -19,6 +19,7 @@ from pabench.report.matrix import (
 )
 from pabench.report.notes import Skip, build_skips, build_warnings
 from pabench.report.roofline import RooflineView, build_roofline
+from pabench.report.serving import ServingView, build_serving
 from pabench.report.source import Source, build_source
 from pabench.report.table import CellTable, build_table
 from pabench.report.trend import PageSizeRow, Trend, build_page_sizes, build_trend
@@ -46,6 +47,7 @@ class ReportModel:
     trend: Trend | None
     table: CellTable | None
     roofline: RooflineView | None
+    serving: ServingView | None
     warnings: tuple[str, ...]
     skips: tuple[Skip, ...]
     data: dict[str, Any]
@@ -67,6 +69,7 @@ def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportMo
         trend=build_trend(source),
         table=build_table(source),
         roofline=build_roofline(source),
+        serving=build_serving(source),
         warnings=build_warnings(source, notes),
         skips=build_skips(source),
         data=_data(source),
@@ -75,7 +78,9 @@ def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportMo
 
 def _title(source: Source) -> str:
     names = dict.fromkeys(
-        [line.data["subject"] for line in source.checks] + [line.data["backend"] for line in source.cells]
+        [line.data["subject"] for line in source.checks]
+        + [line.data["backend"] for line in source.cells]
+        + [line.data["allocator"] for line in source.servers]
     )
     what = " and ".join(dict.fromkeys(str(run.record["kind"]) for run in source.runs))
     few = ", ".join(name if len(name) <= 40 else name[:39] + "…" for name in list(names)[:4]) + (
@@ -87,7 +92,7 @@ def _title(source: Source) -> str:
 def _data(source: Source) -> dict[str, Any]:
     """The journals as columns and rows, which takes half the room of one object a line."""
     tables = {}
-    for name, lines in (("cells", source.cells), ("checks", source.checks)):
+    for name, lines in (("cells", source.cells), ("checks", source.checks), ("servers", source.servers)):
         columns = list(dict.fromkeys(key for line in lines for key in line.data if key != "kind"))
         rows = [[line.run, *(_few(line.data.get(key)) for key in columns)] for line in lines]
         tables[name] = {"columns": ["run", *columns], "rows": rows}

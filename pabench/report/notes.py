@@ -54,6 +54,8 @@ def build_skips(source: Source) -> tuple[Skip, ...]:
         data = line.data
         if "subject" in data:
             title = f"{data['subject']} on {data['device']}: {data['check']}"
+        elif data["kind"] == "serving":
+            title = f"{data['scheduler']} with {data['allocator']}, page size {data['page_size']}"
         else:
             title = f"{data['backend']} on {data['device']}: {cell_title(line)}"
         groups.setdefault(data.get("reason") or "no reason given", []).append(title)

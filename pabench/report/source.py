@@ -49,16 +49,17 @@ class Source:
     runs: tuple[RunView, ...]
     cells: tuple[Line, ...]
     checks: tuple[Line, ...]
+    servers: tuple[Line, ...] = ()
 
     @property
     def lines(self) -> tuple[Line, ...]:
-        """Checks, then cells."""
-        return self.checks + self.cells
+        """Checks, then cells, then servers."""
+        return self.checks + self.cells + self.servers
 
 
 def build_source(runs: Sequence[Run]) -> Source:
     """Merge runs: journals side by side, in the order given."""
-    views, cells, checks = [], [], []
+    views, cells, checks, servers = [], [], [], []
     for index, run in enumerate(runs):
         name = clean(run.path.name or str(run.path))
         views.append(RunView(name=name, record=clean(run.record), torn=run.torn))
@@ -66,9 +67,12 @@ def build_source(runs: Sequence[Run]) -> Source:
             data = clean(raw)
             if data["kind"] == "cell":
                 cells.append(_cell(data, index))
+            elif data["kind"] == "serving":
+                state = {"ok": "passed", "interrupted": "not-run"}.get(data["status"], data["status"])
+                servers.append(Line(data=data, state=state, run=index))
             else:
                 checks.append(Line(data=data, state=data["status"], run=index))
-    return Source(runs=tuple(views), cells=tuple(cells), checks=tuple(checks))
+    return Source(runs=tuple(views), cells=tuple(cells), checks=tuple(checks), servers=tuple(servers))
 
 
 def _cell(data: dict[str, Any], run: int) -> Line:

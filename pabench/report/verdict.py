@@ -73,7 +73,7 @@ def _exit_words(codes: Sequence[int | None]) -> str:
 
 def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> str:
     if word == "FAIL":
-        bad = [_part(lines, noun) for lines, noun in ((source.checks, "check"), (source.cells, "cell"))]
+        bad = [_part(lines, noun) for lines, noun in _nouns(source)]
         said = "; ".join(part for part in bad if part)
         if not said:
             return "A run ended with an error that no line of its journal explains."
@@ -98,9 +98,16 @@ def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> s
         parts.append(f"{plural(states['deviates'], 'check')} found known deviations alone, named below")
     if cells := [line for line in source.cells if line.state == "passed"]:
         parts.append(f"{plural(len(cells), 'cell')} ran, each result checked against the oracle")
+    if servers := [line for line in source.servers if line.state == "passed"]:
+        served = sum(line.data["figures"]["served"] for line in servers)
+        parts.append(f"{plural(len(servers), 'server')} served {plural(served, 'request')}")
     skipped = states["unsupported"]
     tail = f" {plural(skipped, 'item')} {'is' if skipped == 1 else 'are'} unsupported." if skipped else ""
     return f"{join(parts)}.{tail}"
+
+
+def _nouns(source: Source) -> tuple[tuple[Sequence[Line], str], ...]:
+    return (source.checks, "check"), (source.cells, "cell"), (source.servers, "server")
 
 
 def _part(lines: Sequence[Line], noun: str) -> str:
@@ -119,7 +126,7 @@ def _broken_words(broken: int, source: Source) -> str:
 
 def _counts(source: Source) -> tuple[Count, ...]:
     counts = []
-    for lines, noun in ((source.checks, "check"), (source.cells, "cell")):
+    for lines, noun in _nouns(source):
         states = Counter(line.state for line in lines)
         for state in ORDER:
             if states[state] or (lines and state == "passed"):

@@ -13,10 +13,11 @@ from typing import Any
 from pabench.errors import UsageError
 
 SCHEMA = 1
-RUN_KINDS = ("sweep", "conformance")
+RUN_KINDS = ("sweep", "conformance", "serving")
 RUN_STATES = ("running", "finished", "interrupted")
 CELL_STATES = ("ok", "failed", "unsupported", "crashed")
 CHECK_STATES = ("passed", "deviates", "failed", "unsupported", "crashed", "not-run")
+SERVING_STATES = ("ok", "failed", "unsupported", "interrupted")
 PROVENANCE_WORDS = ("measured", "counted", "modelled", "host")
 NON_FINITE = ("inf", "-inf", "nan")
 
@@ -133,9 +134,30 @@ CHECK_OPTIONAL: dict[str, Rule] = {
 }
 CHECK_FAILURE: dict[str, Rule] = dict.fromkeys(("case_id", "text", "path", "replay"), TEXT)
 
+SERVING_REQUIRED: dict[str, Rule] = {
+    "id": NAME,
+    "status": _words(SERVING_STATES),
+    "allocator": NAME,
+    "scheduler": NAME,
+    "executor": NAME,
+    "workload": NAME,
+    "page_size": POSITIVE,
+    "num_pages": POSITIVE,
+}
+SERVING_OPTIONAL: dict[str, Rule] = {
+    "reason": TEXT,
+    "figures": OBJECT,
+    "series": OBJECT,
+    "curves": OBJECT,
+    "skipped": OBJECT,
+    "failure": OBJECT,
+    "provenance": WORDS,
+}
+
 LINES = {
     "cell": (CELL_REQUIRED, CELL_OPTIONAL, ("check", CELL_CHECK)),
     "check": (CHECK_REQUIRED, CHECK_OPTIONAL, ("failure", CHECK_FAILURE)),
+    "serving": (SERVING_REQUIRED, SERVING_OPTIONAL, ("failure", CHECK_FAILURE)),
 }
 
 
