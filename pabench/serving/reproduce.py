@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -33,7 +33,7 @@ ORCA: dict[str, tuple[str, type[PageAllocator]]] = {
     "Orca (Pow2)": ("orca-pow2", BuddyAllocator),
     "Orca (Oracle)": ("orca-oracle", BuddyOracleAllocator),
 }
-WARM_UP = 0.1
+WARM_UP = 0.2
 """Share of the samples at the start that is left out, before ages have mixed."""
 
 
@@ -75,23 +75,26 @@ class Reproduction:
 
 
 def reproduce(
-    *, seed: int = 0, scale: float = 1.0, note: Callable[[str], None] = lambda line: None
+    *,
+    seed: int = 0,
+    counts: Mapping[str, int] = COUNTS,
+    sizes: Sequence[int] = PAGE_SIZES,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Reproduction:
     """Serve the paper's workloads and compare.
 
     Args:
         seed: of the lengths.
-        scale: of the number of requests.
+        counts: requests of each dataset.
+        sizes: page sizes, 16 among them.
         note: told what begins.
     """
     loads = {
-        dataset.name: paper.paper_requests(
-            dataset, count=max(50, int(COUNTS[dataset.name] * scale)), seed=seed
-        )
+        dataset.name: paper.paper_requests(dataset, count=counts[dataset.name], seed=seed)
         for dataset in (paper.SHAREGPT, paper.ALPACA)
     }
     orca = {(load, name): _orca(note, loads[load], name) for load in loads for name in ORCA}
-    paged = {(load, size): _paged(note, loads[load], size) for load in loads for size in PAGE_SIZES}
+    paged = {(load, size): _paged(note, loads[load], size) for load in loads for size in sizes}
     forked = {
         (load, forks): _paged(note, replace(_first(loads[load], 4), forks=forks), 16)
         for load, shown in paper.FIG15.items()
@@ -104,13 +107,13 @@ def reproduce(
         _figure2(orca, paged, closed),
         _figure13(orca, paged),
         _figure15(forked),
-        *(_figure18(load, paged) for load in loads),
+        *(_figure18(load, paged, sizes) for load in loads),
         _watermarks(marks),
     )
     split = {name: _shares(orca["sharegpt", name]) for name in ORCA} | {
         "vLLM": _shares(paged["sharegpt", 16])
     }
-    batches = {load: tuple((size, paged[load, size]["batch"]) for size in PAGE_SIZES) for load in loads}
+    batches = {load: tuple((size, paged[load, size]["batch"]) for size in sizes) for load in loads}
     return Reproduction(tables=tables, split=split, batches=batches)
 
 
@@ -283,8 +286,8 @@ def _figure15(forked: dict[Any, Figures]) -> Table:
     )
 
 
-def _figure18(load: str, paged: dict[Any, Figures]) -> Table:
-    best = max(paged[load, size]["batch"] for size in PAGE_SIZES)
+def _figure18(load: str, paged: dict[Any, Figures], sizes: Sequence[int]) -> Table:
+    best = max(paged[load, size]["batch"] for size in sizes)
     rows = [
         (
             str(size),
@@ -293,11 +296,11 @@ def _figure18(load: str, paged: dict[Any, Figures]) -> Table:
             f"{100 * found['batch'] / best:.1f}",
             _overhead(found),
         )
-        for size in PAGE_SIZES
+        for size in sizes
         for found in (paged[load, size],)
     ]
     # neighbours differ by less than a run's chance where pages are small
-    falls = [paged[load, size]["batch"] for size in PAGE_SIZES if size >= 16]
+    falls = [paged[load, size]["batch"] for size in sizes if size >= 16]
     down = all(a > b for a, b in pairwise(falls))
     return Table(
         title=f"Figure 18b, the half that is memory: page size, {load}-like",
