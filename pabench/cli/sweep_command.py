@@ -36,9 +36,7 @@ Numbers are lists such as 8,16,32, ranges such as 16:64:16, or 1:64:x2. A flag w
 @click.command(epilog=EPILOG)
 @click.option("--page-sizes", metavar="LIST", help="Tokens of a page, for example 8,16,32.")
 @click.option("--lengths", metavar="SPEC", multiple=True, help="Length spec; see `pabench list lengths`.")
-@click.option(
-    "--trace", metavar="FILE", multiple=True, help="Azure CSV or Mooncake JSONL; its lengths are drawn from."
-)
+@click.option("--trace", metavar="FILE", multiple=True, help="A request trace; its lengths are drawn from.")
 @click.option("--batch", metavar="LIST", help="Sequences of a batch.  [default: 1,8,64]")
 @click.option("--heads", metavar="Q:KV", multiple=True, help="Query and KV heads.  [default: 32:8]")
 @click.option("--head-dim", metavar="N", help="Elements of one head.  [default: 128]")
