@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -58,6 +59,10 @@ def test_reproduction_page_says_what_is_missed(found: Reproduction, tmp_path: Pa
     files = reproduction_files(found, tmp_path / "page.md")
     text = files[tmp_path / "page.md"]
     assert "Every acceptance above is met." in text
+    for file, drawing in files.items():
+        assert file.name in text or file.name == "page.md"
+        if file.suffix == ".svg":
+            assert ElementTree.fromstring(drawing).tag == "{http://www.w3.org/2000/svg}svg"
     broken = replace(found.tables[1], accepted=(("paged is best", False),))
     spoiled = replace(found, tables=(found.tables[0], broken))
     assert not spoiled.met

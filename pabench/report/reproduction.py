@@ -29,7 +29,7 @@ full. Every figure is counted; none is a time.
 
 
 def reproduction_files(found: Reproduction, path: Path) -> dict[Path, str]:
-    """Return file to content: the page, and its figures in a folder ``images`` where charts can be drawn."""
+    """Return file to content: the page, and its figures beside it where charts can be drawn."""
     files: dict[Path, str] = {}
     lines = [OPENING.format(slots="15,728")]
     split, batches = f"{path.stem}-split.svg", f"{path.stem}-batch.svg"
@@ -41,12 +41,17 @@ def reproduction_files(found: Reproduction, path: Path) -> dict[Path, str]:
     if drawn:
         lines += ["## Batch by page size", "", f"![Batch by page size]({batches})", ""]
         bars = tuple(Bar(name=name, shares=shares) for name, shares in found.split.items())
-        files[path.parent / split] = split_svg(bars, "split")
-        files[path.parent / batches] = lines_svg(_batches(found))
+        files[path.parent / split] = _alone(split_svg(bars, "split"))
+        files[path.parent / batches] = _alone(lines_svg(_batches(found)))
     missed = [text for table in found.tables for text, holds in table.accepted if not holds]
     closing = "Every acceptance above is met." if found.met else f"Missed: {'; '.join(missed)}."
     files[path] = "\n".join([*lines, closing]) + "\n"
     return files
+
+
+def _alone(svg: str) -> str:
+    """As a file of its own, which has to say what it is."""
+    return svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1) + "\n"
 
 
 def _table(table: Table) -> list[str]:

@@ -50,6 +50,14 @@ class Lines:
     lines: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
     read: str
 
+    @property
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """Each line in words: a few of its points."""
+        return tuple(
+            (name, ", ".join(f"{digits(y)} at {digits(x)}" for x, y in points[:: max(1, len(points) // 8)]))
+            for name, points in self.lines
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingView:

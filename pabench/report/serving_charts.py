@@ -9,11 +9,9 @@ from pabench.report.charts import draw
 from pabench.report.palette import HATCH, LINES
 from pabench.report.serving import PARTS, Bar, Lines, ServingView
 from pabench.report.svg import finish_svg
-from pabench.report.words import digits, percent
+from pabench.report.words import percent
 
 PART_COLOURS = (LINES[0][0], LINES[2][0], LINES[1][0], HATCH[0])
-TABLE_POINTS = 8
-"""Points of a line that its description spells out."""
 
 
 def serving_svgs(view: ServingView) -> dict[str, str]:
@@ -80,15 +78,7 @@ def lines_svg(chart: Lines) -> str:
         )
         .properties(width=300, height=170)
     )
-    said = "; ".join(
-        f"{name}: " + ", ".join(f"{digits(y)} at {digits(x)}" for x, y in _some(points))
-        for name, points in chart.lines
-    )
+    said = "; ".join(f"{name}: {text}" for name, text in chart.rows)
     return finish_svg(
         draw(drawn), uid=chart.uid, title=chart.title, description=f"{chart.word} figures. {said}."
     )
-
-
-def _some(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
-    step = max(1, len(points) // TABLE_POINTS)
-    return points[::step]
