@@ -20,7 +20,7 @@ from pabench.cli import gpu_steps
 from pabench.cli.gpu_command import _steps, architecture
 from pabench.cli.gpu_steps import Outcome, Step, exit_code, read_outcomes, run_steps
 from pabench.cli.main import run
-from pabench.cli.signals import stop_on_sigterm
+from pabench.cli.run_folder import stop_on_sigterm
 from pabench.device.cuda import why_no_cuda
 from pabench.errors import UsageError
 from pabench.store.read import read_run

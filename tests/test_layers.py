@@ -16,7 +16,7 @@ MAX_LINES = 400
 ROWS: list[tuple[str, ...]] = [
     ("__init__",),
     ("errors",),
-    ("resources", "tables"),
+    ("resources", "tables", "progress"),
     ("problem",),
     ("workloads",),
     ("oracle",),

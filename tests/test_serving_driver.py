@@ -30,8 +30,9 @@ def test_driver_times_of_two_requests() -> None:
     assert served.steps["prefill_tokens"].tolist() == [5, 4, 0, 3, 0]
     # the new token is cached when it is read: 6 and 7 after 5
     assert served.steps["context_tokens"].tolist() == [0, 6, 7, 0, 4]
-    # 5, 6 + 4, 7, 3 and 4 tokens in pages of 4; those that end are counted out
-    assert served.steps["used_pages"].tolist() == [2, 2, 0, 1, 0]
+    # 5, then 6 and 4, then 7, 3 and 4 tokens in pages of 4
+    assert served.steps["used_pages"].tolist() == [2, 3, 2, 1, 1]
+    assert served.steps["running"].tolist() == [1, 2, 1, 1, 1]
 
 
 def test_driver_final_length_is_prompt_and_output_less_one() -> None:
@@ -93,7 +94,7 @@ def test_driver_static_batch_waits_for_its_slowest() -> None:
     served = run(asked((4, 2), (4, 6), (4, 2)), pool(seqs=2), "static")
     assert served.log.finish_s == [2, 6, 8]
     # the first is done after two steps, its page is not given back
-    assert served.steps["used_pages"].tolist()[:6] == [2, 4, 4, 4, 4, 0]
+    assert served.steps["used_pages"].tolist()[:6] == [2, 4, 4, 4, 4, 5]
     assert served.steps["decode_tokens"].tolist() == [0, 2, 1, 1, 1, 1, 0, 1]
 
 
@@ -119,8 +120,8 @@ def test_driver_forks_share_the_prompt_and_copy_its_last_page() -> None:
     assert served.copies == 2
     assert served.steps["decode_tokens"].tolist() == [0, 3, 3]
     # one full page shared by three, and a second page each
-    assert served.steps["used_pages"].tolist() == [2, 4, 0]
-    assert served.samples["saved_pages"].tolist() == [0, 2, 0]
+    assert served.steps["used_pages"].tolist() == [2, 4, 4]
+    assert served.samples["saved_pages"].tolist() == [0, 2, 2]
 
 
 def test_driver_prefix_cache_finds_full_pages() -> None:

@@ -37,12 +37,14 @@ class AllocatorEntry:
         capabilities: what it declares.
         make: makes an empty one on a device, which those on the host do not use.
         peer: the package of another project that it runs.
+        on_device: whether it uses the device that it is made on.
     """
 
     about: str
     capabilities: Capabilities
     make: Callable[[Device, PoolShape], PageAllocator]
     peer: Peer | None = None
+    on_device: bool = False
 
     def version(self) -> str | None:
         """Return the version of the package that is run, None for our own; raises ``Unsupported``."""
@@ -63,16 +65,19 @@ ALLOCATORS: dict[str, AllocatorEntry] = {
         about="on the device: tables, counts and free ring in its memory, one launch a step, the model's ids",
         capabilities=ScanAllocator.capabilities,
         make=ScanAllocator,
+        on_device=True,
     ),
     "ticket": AllocatorEntry(
         about="on the device: a ring with tickets, each thread a request, one atomic operation a warp",
         capabilities=TicketAllocator.capabilities,
         make=TicketAllocator,
+        on_device=True,
     ),
     "stack": AllocatorEntry(
         about="on the device: a lock-free stack, each thread a request, tagged against pages that come back",
         capabilities=StackAllocator.capabilities,
         make=StackAllocator,
+        on_device=True,
     ),
     "host": AllocatorEntry(
         about="on the host: the whole specification on numpy arrays, a decode step in one call",

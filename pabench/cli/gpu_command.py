@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pabench.cli.isolation_options import parse_seconds
-from pabench.cli.signals import stop_on_sigterm
+from pabench.cli.run_folder import stop_on_sigterm
 from pabench.errors import EnvironmentRefused, UnknownName, UsageError
 
 if TYPE_CHECKING:

@@ -164,6 +164,30 @@ def _models() -> Rows:
     ]
 
 
+@_lists("schedulers")
+def _schedulers() -> Rows:
+    from pabench.serving.schedulers import SCHEDULERS
+
+    return [
+        {"name": s.name, "allocator": s.allocator, "preemption": s.preemption, "about": s.about}
+        for s in SCHEDULERS.values()
+    ]
+
+
+@_lists("arrivals")
+def _arrivals() -> Rows:
+    from pabench.workloads.arrivals import ARRIVALS
+
+    return [{"name": n, "defaults": dict(k.defaults), "about": k.about} for n, k in ARRIVALS.items()]
+
+
+@_lists("prefixes")
+def _prefixes() -> Rows:
+    from pabench.workloads.prefixes import PREFIXES
+
+    return [{"name": n, "defaults": dict(k.defaults), "about": k.about} for n, k in PREFIXES.items()]
+
+
 @_lists("gpus")
 def _gpus() -> Rows:
     from pabench.timing.gpus import GPUS

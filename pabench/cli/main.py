@@ -19,6 +19,7 @@ from pabench.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE,
 COMMANDS = {
     "conformance": "Judge a backend against the dense oracle with generated cases.",
     "sweep": "Run page sizes x length distributions x batches and write a report.",
+    "serving": "Serve a workload over page allocators: memory, preemptions, latency.",
     "stress": "Press page allocators: sizes, full pools, fragmentation over time.",
     "memory": "Waste, gain, capacity and the best page size for a model and lengths.",
     "report": "Render the report of one or more runs.",

@@ -8,18 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pabench.errors import UnknownName, UsageError
+from pabench.cli.model_options import GIB, chosen_model, item_bytes, pool_bytes_of
+from pabench.errors import UsageError
 
 if TYPE_CHECKING:
     from pabench.problem.dtypes import Array
-    from pabench.problem.models import ModelShape
     from pabench.timing.gpus import Gpu
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1}
 PAGE_SIZES = "1,8,16,32,64,128,256"
-MEMORY_SHARE = 0.9
-"""Part of a GPU's memory that weights and cache may fill; the rest is for activations and fragmentation."""
-GIB = 2**30
 
 
 @click.command(name="memory")
@@ -75,19 +71,18 @@ def command(
     from pabench.sweep.axes import parse_numbers
     from pabench.timing.gpus import gpu_by_name
 
-    if dtype not in ITEM_BYTES:
-        raise UnknownName("dtype", dtype, ITEM_BYTES)
+    itemsize = item_bytes(dtype)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UsageError(f"--json {str(json_file)!r}: must be a file in an existing folder")
     sizes = parse_numbers("--page-sizes", page_sizes)
-    model = _model(model_name, heads, head_dim, layers)
+    model = chosen_model(model_name, heads, head_dim, layers)
     gpu = gpu_by_name(gpu_name)
     costs = (
         finite_number("--page-cost-ns", page_cost_ns, low=0.0) * 1e-9,
         finite_number("--fixed-cost-us", fixed_cost_us, low=0.0) * 1e-6,
     )
-    weight_bytes = model.parameters * ITEM_BYTES[dtype]
-    pool_bytes = _pool_bytes(pool_gib, gpu, gpus, weight_bytes)
+    weight_bytes = model.parameters * itemsize
+    pool_bytes = pool_bytes_of(pool_gib, gpu, gpus, weight_bytes)
     sources = {}
     if lengths is not None or trace is None:
         sources[lengths or "azure-conv"] = _drawn(lengths or "azure-conv", requests, seed)
@@ -95,7 +90,7 @@ def command(
         from pabench.workloads.traces import read_trace
 
         sources[f"trace {trace.name}"] = read_trace(trace).total_tokens
-    token_bytes = model.token_bytes(ITEM_BYTES[dtype])
+    token_bytes = model.token_bytes(itemsize)
     click.echo(
         f"{model.title}, {dtype}: {token_bytes:,} bytes of cache a token; "
         f"pool {pool_bytes / GIB:.2f} GiB on {gpus} x {gpu.title}"
@@ -111,40 +106,6 @@ def command(
         from pabench.store.files import atomic_write_text, pretty
 
         atomic_write_text(json_file, pretty(record))
-
-
-def _model(name: str | None, heads: str | None, head_dim: int, layers: int) -> ModelShape:
-    from pabench.problem.models import ModelShape, model_by_name
-    from pabench.sweep.axes import parse_heads
-
-    if (name is None) == (heads is None):
-        raise UsageError("give either --model NAME or --heads HQ:HKV", hint="pabench list models")
-    if name is not None:
-        return model_by_name(name)
-    query, kv = parse_heads("--heads", heads or "")
-    return ModelShape(
-        name=f"{query}:{kv}",
-        title=f"{layers} layers of {query} query and {kv} KV heads of {head_dim}",
-        num_layers=layers,
-        num_qo_heads=query,
-        num_kv_heads=kv,
-        head_dim=head_dim,
-    )
-
-
-def _pool_bytes(pool_gib: float | None, gpu: Gpu, gpus: int, weight_bytes: float) -> int:
-    from pabench.problem.checks import finite_number
-
-    if pool_gib is not None:
-        return int(finite_number("--pool-gib", pool_gib, low=0.001, high=1e9) * GIB)
-    left = MEMORY_SHARE * gpus * gpu.memory_gib * GIB - weight_bytes
-    if left <= 0:
-        raise UsageError(
-            f"--gpus {gpus}: {weight_bytes / GIB:.1f} GiB of weights leave no room in {MEMORY_SHARE:.0%} of "
-            f"{gpus} x {gpu.memory_gib:g} GiB",
-            hint="more --gpus, or --pool-gib",
-        )
-    return int(left)
 
 
 def _drawn(spec: str, requests: int, seed: int) -> Array:

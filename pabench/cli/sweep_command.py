@@ -6,7 +6,6 @@ import contextlib
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pabench.cli.isolation_options import deadline_seconds, isolation_options, parse_seconds, poll_seconds
-from pabench.cli.signals import stop_on_sigterm
+from pabench.cli.run_folder import default_out, stop_on_sigterm
 from pabench.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -39,9 +38,7 @@ Numbers are lists such as 8,16,32, ranges such as 16:64:16, or 1:64:x2. A flag w
 @click.command(epilog=EPILOG)
 @click.option("--page-sizes", metavar="LIST", help="Tokens of a page, for example 8,16,32.")
 @click.option("--lengths", metavar="SPEC", multiple=True, help="Length spec; see `pabench list lengths`.")
-@click.option(
-    "--trace", metavar="FILE", multiple=True, help="Azure CSV or Mooncake JSONL; its lengths are drawn from."
-)
+@click.option("--trace", metavar="FILE", multiple=True, help="A request trace; its lengths are drawn from.")
 @click.option("--batch", metavar="LIST", help="Sequences of a batch.  [default: 1,8,64]")
 @click.option("--heads", metavar="Q:KV", multiple=True, help="Query and KV heads.  [default: 32:8]")
 @click.option("--head-dim", metavar="N", help="Elements of one head.  [default: 128]")
@@ -99,7 +96,7 @@ def command(
             return EXIT_OK
         if stored is not None:
             _refuse_other_run(prepared.record(), stored, out_path)
-        path = out_path or _default_out()
+        path = out_path or default_out("sweep")
         if stored is None:
             check_new(path)
         prepared.warm_up()
@@ -226,16 +223,6 @@ def _open(prepared: Prepared, path: Path, *, resumed: bool, command_line: str) -
         config=prepared.record(),
         provenance=collect(device_name=device.name, device_description=device.description),
     )
-
-
-def _default_out() -> Path:
-    """``runs/sweep-<UTC time>``, with a number behind it when two sweeps start in the same second."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    path, number = Path("runs") / f"sweep-{stamp}", 1
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"sweep-{stamp}-{number}"
-    return path
 
 
 def _command_line(given: Mapping[str, Any], config: str | None, out: str | None) -> str:

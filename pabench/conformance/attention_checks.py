@@ -90,11 +90,13 @@ def check_shared_prefix(case: Case, backend: Backend, device: Device) -> Outcome
     worst = 0.0
     for words, tensors in (("shared pages", shared), ("pages of their own", private_copies(shared))):
         outputs.append(attend(backend, tensors))
-        outcome = _judged(tensors, outputs[-1], backend, reference=reference)
+        outcome = judge_output(tensors, outputs[-1], backend, reference=reference)
         if not outcome.passed:
             return replace(outcome, text=f"with {words}: {outcome.text}")
         worst = max(worst, outcome.max_ratio or 0.0)
-    difference = None if backend.capabilities.merges_prefixes else _difference(case, outputs[0], outputs[1])
+    difference = (
+        None if backend.capabilities.merges_prefixes else find_difference(case, outputs[0], outputs[1])
+    )
     if difference:
         return failed(f"shared pages instead of pages of their own change {difference}")
     return replace(PASSED, max_ratio=worst)

@@ -81,7 +81,7 @@ def heat_svg(heat: HeatMap, panel: HeatPanel, uid: str) -> str | None:
         for name, _, row in panel.rows[:12]
     )
     title = f"{heat.metric.title} by page size and lengths, batch {panel.batch}"
-    return finish_svg(_draw(chart), uid=uid, title=title, description=f"{heat.provenance} figures. {shown}.")
+    return finish_svg(draw(chart), uid=uid, title=title, description=f"{heat.provenance} figures. {shown}.")
 
 
 def trend_svg(trend: Trend, uid: str) -> str:
@@ -117,10 +117,11 @@ def trend_svg(trend: Trend, uid: str) -> str:
         for name, line in zip(names, trend.lines, strict=True)
     )
     title = f"Waste by page size, batch {trend.batch}"
-    return finish_svg(_draw(chart), uid=uid, title=title, description=f"counted figures. {shown}.")
+    return finish_svg(draw(chart), uid=uid, title=title, description=f"counted figures. {shown}.")
 
 
-def _draw(chart: Any) -> str:
+def draw(chart: Any) -> str:
+    """Return the SVG of an altair chart in the fonts and colours of the page."""
     vl_convert: Any = importlib.import_module("vl_convert")
     themed = (
         chart.configure(background=PAPER[0], font=FONT, padding=4, aria=False)

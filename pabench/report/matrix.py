@@ -79,9 +79,9 @@ def build_matrices(source: Source) -> tuple[Matrix, ...]:
 
 
 def build_failures(source: Source) -> tuple[Failure, ...]:
-    """Return every failed or crashed check and cell, in the order of the journals."""
+    """Return every failed or crashed check, cell and server, in the order of the journals."""
     bad = [line for line in source.lines if line.state in ("failed", "crashed")]
-    return tuple(_check_failure(line) if "subject" in line.data else _cell_failure(line) for line in bad)
+    return tuple(_cell_failure(line) if line.data["kind"] == "cell" else _check_failure(line) for line in bad)
 
 
 def build_cell_checks(source: Source) -> tuple[CellChecks, ...]:
@@ -95,6 +95,16 @@ def build_cell_checks(source: Source) -> tuple[CellChecks, ...]:
         counts = {state: sum(line.state == state for line in lines) for state in CELL_STATES}
         rows.append(CellChecks(subject=backend, device=device, worst=digits(_largest(ratios)), **counts))
     return tuple(rows)
+
+
+def line_title(line: Line) -> str:
+    """Return what a line is about: a check, a cell or a server."""
+    data = line.data
+    if data["kind"] == "check":
+        return f"{data['subject']} on {data['device']}: {data['check']}"
+    if data["kind"] == "serving":
+        return f"{data['allocator']} under {data['scheduler']}, page size {data['page_size']}"
+    return f"{data['backend']} on {data['device']}: cell {cell_title(line)}"
 
 
 def cell_title(line: Line) -> str:
@@ -147,7 +157,7 @@ def _cell(lines: Sequence[Line]) -> MatrixCell:
 def _check_failure(line: Line) -> Failure:
     data, failure = line.data, line.data.get("failure") or {}
     return Failure(
-        title=f"{data['subject']} on {data['device']}: {data['check']}",
+        title=line_title(line),
         state=line.state,
         worst=digits(number(data.get("max_ratio"))),
         text=failure.get("text") or data.get("reason") or "The journal gives no reason.",
@@ -162,7 +172,7 @@ def _cell_failure(line: Line) -> Failure:
     data, check = line.data, line.data.get("check") or {}
     path = check.get("path") or ""
     return Failure(
-        title=f"{data['backend']} on {data['device']}: cell {cell_title(line)}",
+        title=line_title(line),
         state=line.state,
         worst=digits(number(check.get("max_ratio"))),
         text=check.get("text") or data.get("reason") or "The journal gives no reason.",

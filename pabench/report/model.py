@@ -19,6 +19,7 @@ from pabench.report.matrix import (
 )
 from pabench.report.notes import Skip, build_skips, build_warnings
 from pabench.report.roofline import RooflineView, build_roofline
+from pabench.report.serving import ServingView, build_serving
 from pabench.report.source import Source, build_source
 from pabench.report.stress import StressRow, build_stress
 from pabench.report.table import CellTable, build_table
@@ -47,6 +48,7 @@ class ReportModel:
     trend: Trend | None
     table: CellTable | None
     roofline: RooflineView | None
+    serving: ServingView | None
     stress: tuple[StressRow, ...]
     warnings: tuple[str, ...]
     skips: tuple[Skip, ...]
@@ -69,6 +71,7 @@ def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportMo
         trend=build_trend(source),
         table=build_table(source),
         roofline=build_roofline(source),
+        serving=build_serving(source),
         stress=build_stress(source),
         warnings=build_warnings(source, notes),
         skips=build_skips(source),
@@ -80,6 +83,7 @@ def _title(source: Source) -> str:
     names = dict.fromkeys(
         [line.data["subject"] for line in source.checks + source.stress]
         + [line.data["backend"] for line in source.cells]
+        + [line.data["allocator"] for line in source.servers]
     )
     what = " and ".join(dict.fromkeys(str(run.record["kind"]) for run in source.runs))
     few = ", ".join(name if len(name) <= 40 else name[:39] + "…" for name in list(names)[:4]) + (
@@ -91,7 +95,8 @@ def _title(source: Source) -> str:
 def _data(source: Source) -> dict[str, Any]:
     """The journals as columns and rows, which takes half the room of one object a line."""
     tables = {}
-    for name, lines in (("cells", source.cells), ("checks", source.checks), ("stress", source.stress)):
+    kinds = ("cells", "checks", "servers", "stress")
+    for name, lines in ((kind, getattr(source, kind)) for kind in kinds):
         columns = list(dict.fromkeys(key for line in lines for key in line.data if key != "kind"))
         rows = [[line.run, *(_few(line.data.get(key)) for key in columns)] for line in lines]
         tables[name] = {"columns": ["run", *columns], "rows": rows}

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from pabench.report.matrix import cell_title
+from pabench.report.matrix import line_title
 from pabench.report.source import Source
 from pabench.report.words import number, plural
 
@@ -54,12 +54,8 @@ def build_skips(source: Source) -> tuple[Skip, ...]:
     for line in source.lines:
         if line.state != "unsupported":
             continue
-        data = line.data
-        if "subject" in data:
-            title = f"{data['subject']} on {data['device']}: {data['check']}"
-        else:
-            title = f"{data['backend']} on {data['device']}: {cell_title(line)}"
-        groups.setdefault(data.get("reason") or "no reason given", []).append(title)
+        reason = line.data.get("reason") or "no reason given"
+        groups.setdefault(reason, []).append(line_title(line))
     return tuple(Skip(reason=reason, items=tuple(items)) for reason, items in groups.items())
 
 

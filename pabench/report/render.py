@@ -15,6 +15,7 @@ from pabench import __version__
 from pabench.report.charts import charts_missing, heat_svg, trend_svg
 from pabench.report.model import ReportModel, build_model
 from pabench.report.palette import DARK, LIGHT, chart_colours
+from pabench.report.serving_charts import serving_svgs
 from pabench.report.words import percent
 from pabench.resources import resource_dir
 from pabench.store.files import atomic_write_text, json_line
@@ -75,6 +76,8 @@ def _charts(model: ReportModel) -> dict[str, Markup]:
             uid = f"heat-{place}-{number}"
             if len(drawn) < MAX_CHARTS and (svg := heat_svg(heat, panel, uid)) is not None:
                 drawn[uid] = Markup(svg)
+    if model.serving is not None:
+        drawn |= {uid: Markup(svg) for uid, svg in serving_svgs(model.serving).items()}
     return drawn
 
 

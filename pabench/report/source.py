@@ -50,17 +50,18 @@ class Source:
     runs: tuple[RunView, ...]
     cells: tuple[Line, ...]
     checks: tuple[Line, ...]
+    servers: tuple[Line, ...] = ()
     stress: tuple[Line, ...] = ()
 
     @property
     def lines(self) -> tuple[Line, ...]:
-        """Checks, then cells, then stress."""
-        return self.checks + self.cells + self.stress
+        """Checks, then cells, then servers, then stress."""
+        return self.checks + self.cells + self.servers + self.stress
 
 
 def build_source(runs: Sequence[Run]) -> Source:
     """Merge runs: journals side by side, in the order given."""
-    views, cells, checks, stress = [], [], [], []
+    views, cells, checks, servers, stress = [], [], [], [], []
     for index, run in enumerate(runs):
         name = clean(run.path.name or str(run.path))
         views.append(RunView(name=name, record=clean(run.record), torn=run.torn))
@@ -68,12 +69,21 @@ def build_source(runs: Sequence[Run]) -> Source:
             data = clean(raw)
             if data["kind"] == "cell":
                 cells.append(_cell(data, index))
+            elif data["kind"] == "serving":
+                state = {"ok": "passed", "interrupted": "not-run"}.get(data["status"], data["status"])
+                servers.append(Line(data=data, state=state, run=index))
             elif data["kind"] == "stress":
                 state = "passed" if data["status"] == "ok" else data["status"]
                 stress.append(Line(data=data, state=state, run=index))
             else:
                 checks.append(Line(data=data, state=data["status"], run=index))
-    return Source(runs=tuple(views), cells=tuple(cells), checks=tuple(checks), stress=tuple(stress))
+    return Source(
+        runs=tuple(views),
+        cells=tuple(cells),
+        checks=tuple(checks),
+        servers=tuple(servers),
+        stress=tuple(stress),
+    )
 
 
 def _cell(data: dict[str, Any], run: int) -> Line:

@@ -12,7 +12,7 @@ from pabench.report.words import join, plural
 
 TONES = {"PASS": "passed", "FAIL": "failed", "INCOMPLETE": "warned", "NOTHING RAN": "neutral"}
 ORDER = ("passed", "deviates", "failed", "crashed", "timeout", "unchecked", "not-run", "unsupported")
-NOUNS = ("check", "cell", "stress cell")
+NOUNS = ("check", "cell", "server", "stress cell")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ def build_verdict(source: Source) -> Verdict:
 
 def _kinds(source: Source) -> tuple[tuple[Sequence[Line], str], ...]:
     """All lines by kind, and what one is called."""
-    return tuple(zip((source.checks, source.cells, source.stress), NOUNS, strict=True))
+    return tuple(zip((source.checks, source.cells, source.servers, source.stress), NOUNS, strict=True))
 
 
 def _exit_words(codes: Sequence[int | None]) -> str:
@@ -104,6 +104,9 @@ def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> s
         parts.append(f"{plural(states['deviates'], 'check')} found known deviations alone, named below")
     if cells := [line for line in source.cells if line.state == "passed"]:
         parts.append(f"{plural(len(cells), 'cell')} ran, each result checked against the oracle")
+    if servers := [line for line in source.servers if line.state == "passed"]:
+        served = sum(line.data["figures"]["served"] for line in servers)
+        parts.append(f"{plural(len(servers), 'server')} served {plural(served, 'request')}")
     if stress := [line for line in source.stress if line.state in ("passed", "timeout")]:
         late = sum(line.state == "timeout" for line in stress)
         parts.append(

@@ -123,18 +123,19 @@ class Driver:
                 admitted = self._admit(prefills)
         took = self.executor.step(StepWork(self.number, decodes, context, tuple(prefills), moved))
         self.clock += took
+        # as it is while the step runs: who ends with it is still there
+        running, used = len(self.running), self.seats.allocator.shape.num_pages - self.seats.available
+        if self.number % self.limits.sample_steps == 0:
+            row = self.clock, self.limits.sample_steps, running
+            self.samples.add((*row, *self.seats.memory(self._final)))
         finished = self._tokens_come()
         self.steps.add(
             (
-                *(self.clock, took, len(self.running), len(self.queue) + len(self.swapped), decodes),
-                *(sum(new for new, _ in prefills), context, admitted, finished, preempted),
-                self.seats.allocator.shape.num_pages - self.seats.available,
+                *(self.clock, took, running, len(self.queue) + len(self.swapped), decodes),
+                *(sum(new for new, _ in prefills), context, admitted, finished, preempted, used),
                 sum(self.seats.ns.values()) - before,
             )
         )
-        if self.number % self.limits.sample_steps == 0:
-            row = self.clock, self.limits.sample_steps, len(self.running)
-            self.samples.add((*row, *self.seats.memory(self._final)))
         return True
 
     def _arrivals(self) -> bool:

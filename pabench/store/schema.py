@@ -13,11 +13,12 @@ from typing import Any
 from pabench.errors import UsageError
 
 SCHEMA = 1
-RUN_KINDS = ("sweep", "conformance", "stress")
+RUN_KINDS = ("sweep", "conformance", "serving", "stress")
 RUN_STATES = ("running", "finished", "interrupted")
 CELL_STATES = ("ok", "failed", "unsupported", "crashed")
 STRESS_STATES = ("ok", "timeout", "failed", "unsupported", "crashed")
 CHECK_STATES = ("passed", "deviates", "failed", "unsupported", "crashed", "not-run")
+SERVING_STATES = ("ok", "failed", "unsupported", "interrupted")
 PROVENANCE_WORDS = ("measured", "counted", "modelled", "host")
 NON_FINITE = ("inf", "-inf", "nan")
 
@@ -155,10 +156,31 @@ STRESS_OPTIONAL: dict[str, Rule] = {
     "provenance": WORDS,
 }
 
+SERVING_REQUIRED: dict[str, Rule] = {
+    "id": NAME,
+    "status": _words(SERVING_STATES),
+    "allocator": NAME,
+    "scheduler": NAME,
+    "executor": NAME,
+    "workload": NAME,
+    "page_size": POSITIVE,
+    "num_pages": POSITIVE,
+}
+SERVING_OPTIONAL: dict[str, Rule] = {
+    "reason": TEXT,
+    "figures": OBJECT,
+    "series": OBJECT,
+    "curves": OBJECT,
+    "skipped": OBJECT,
+    "failure": OBJECT,
+    "provenance": WORDS,
+}
+
 LINES = {
     "stress": (STRESS_REQUIRED, STRESS_OPTIONAL, ("check", {})),
     "cell": (CELL_REQUIRED, CELL_OPTIONAL, ("check", CELL_CHECK)),
     "check": (CHECK_REQUIRED, CHECK_OPTIONAL, ("failure", CHECK_FAILURE)),
+    "serving": (SERVING_REQUIRED, SERVING_OPTIONAL, ("failure", CHECK_FAILURE)),
 }
 
 

@@ -13,11 +13,11 @@ from typing import Any
 from pabench.backends.registry import is_place
 from pabench.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EXIT_OK, PabenchError
 from pabench.problem.case import Case
+from pabench.progress import Progress, make_progress
 from pabench.store.case_record import write_case
 from pabench.store.run import RunDirectory
 from pabench.sweep.bench import Bench
 from pabench.sweep.cell import Cell
-from pabench.sweep.progress import Progress, make_progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Progress of a sweep on standard error: a bar on a terminal, one line a cell elsewhere; with time left."""
+"""Progress on standard error: a bar on a terminal, one line a finished item elsewhere; with time left."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
-from pabench.sweep.cell import Cell
+
+class Labelled(Protocol):
+    """What is worked on: a cell of a sweep, a server of a serving run."""
+
+    @property
+    def label(self) -> str:
+        """What tells it from the others, in one line."""
 
 
 class Progress(Protocol):
-    """Told about each cell; a context manager that is open while cells run."""
+    """Told about each item; a context manager that is open while items are worked on."""
 
-    def start(self, cell: Cell) -> None:
-        """Note that ``cell`` begins."""
+    def start(self, item: Labelled) -> None:
+        """Note that ``item`` begins."""
 
-    def done(self, cell: Cell, line: Mapping[str, Any]) -> None:
-        """Note that ``cell`` ended with the journal line ``line``."""
+    def note(self, item: Labelled, text: str) -> None:
+        """Say how far ``item`` is."""
+
+    def done(self, item: Labelled, line: Mapping[str, Any]) -> None:
+        """Note that ``item`` ended with the journal line ``line``."""
 
     def __enter__(self) -> Progress:
         """Open the display."""
@@ -30,7 +39,7 @@ class Progress(Protocol):
 
 
 def make_progress(total: int) -> Progress:
-    """Return the display that suits standard error, for ``total`` cells that are still to run."""
+    """Return the display that suits standard error, for ``total`` items that are still to run."""
     return BarProgress(total) if sys.stderr.isatty() else PlainProgress(total)
 
 
@@ -45,24 +54,27 @@ def seconds_text(seconds: float) -> str:
 
 
 class PlainProgress:
-    """One line a finished cell."""
+    """One line a finished item."""
 
     def __init__(self, total: int) -> None:
         self._total, self._count = total, 0
-        self._began = self._cell_began = time.monotonic()
+        self._began = self._item_began = time.monotonic()
 
-    def start(self, cell: Cell) -> None:
-        """Start the clock of one cell."""
-        self._cell_began = time.monotonic()
+    def start(self, item: Labelled) -> None:
+        """Start the clock of one item."""
+        self._item_began = time.monotonic()
 
-    def done(self, cell: Cell, line: Mapping[str, Any]) -> None:
-        """Print the cell, its status and the time left at the mean pace so far."""
+    def note(self, item: Labelled, text: str) -> None:
+        """Keep quiet: lines cannot be taken back."""
+
+    def done(self, item: Labelled, line: Mapping[str, Any]) -> None:
+        """Print the item, its status and the time left at the mean pace so far."""
         now = time.monotonic()
         self._count += 1
         left = (now - self._began) / self._count * (self._total - self._count)
         status = line["status"] + (f" ({line['reason']})" if line["reason"] else "")
         place = f"[{self._count:{len(str(self._total))}d}/{self._total}]"
-        text = f"{place} {cell.label}  {status}  {now - self._cell_began:.1f} s, {seconds_text(left)} left"
+        text = f"{place} {item.label}  {status}  {now - self._item_began:.1f} s, {seconds_text(left)} left"
         print(text, file=sys.stderr, flush=True)  # noqa: T201
 
     def __enter__(self) -> PlainProgress:
@@ -76,7 +88,7 @@ class PlainProgress:
 
 
 class BarProgress:
-    """A rich progress bar with the running cell, count, elapsed and remaining time."""
+    """A rich progress bar with the running item, count, elapsed and remaining time."""
 
     def __init__(self, total: int) -> None:
         from rich.console import Console
@@ -98,16 +110,20 @@ class BarProgress:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task("sweep", total=total)
+        self._task = self._bar.add_task("preparing", total=total)
 
-    def start(self, cell: Cell) -> None:
-        """Show which cell runs."""
-        self._bar.update(self._task, description=cell.label)
+    def start(self, item: Labelled) -> None:
+        """Show which item runs."""
+        self._bar.update(self._task, description=item.label)
 
-    def done(self, cell: Cell, line: Mapping[str, Any]) -> None:
-        """Advance; a cell that is not ok leaves a line above the bar."""
+    def note(self, item: Labelled, text: str) -> None:
+        """Show it behind the label."""
+        self._bar.update(self._task, description=f"{item.label}: {text}")
+
+    def done(self, item: Labelled, line: Mapping[str, Any]) -> None:
+        """Advance; an item that is not ok leaves a line above the bar."""
         if line["status"] != "ok":
-            self._bar.console.print(f"{cell.label}  {line['status']}: {line['reason']}", markup=False)
+            self._bar.console.print(f"{item.label}  {line['status']}: {line['reason']}", markup=False)
         self._bar.advance(self._task)
 
     def __enter__(self) -> BarProgress:
