@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pabench.conformance.request import ConformanceRequest
     from pabench.conformance.results import CheckResult
     from pabench.conformance.runner import InProcessSuite
+    from pabench.conformance.standing import Standing
     from pabench.device.registry import DeviceRequest
 
 DEFAULT_BACKEND = "rawkernel"
@@ -104,6 +105,7 @@ def command(
     from pabench.conformance.recorder import Recorder
     from pabench.conformance.request import ConformanceRequest
     from pabench.conformance.results import totals
+    from pabench.conformance.standing import standings
     from pabench.device.registry import DeviceRequest
     from pabench.report.render import render_report
     from pabench.store.files import atomic_write_text, pretty
@@ -167,13 +169,17 @@ def command(
     report = render_report([folder], folder / REPORT_FILE)
     if html is not None:
         render_report([folder], html)
+    lines = [result.to_line() for result in results]
+    standing = standings(lines)
     if junit is not None:
-        write_junit(junit, results)
+        write_junit(junit, results, standing)
     counts = totals(results)
     if json_file is not None:
         record = {**counts, "exit_code": code, "seed": seed, "profile": profile, "device": target.name}
-        lines = [result.to_line() for result in results]
-        atomic_write_text(json_file, pretty({**record, "results": lines}))
+        subjects = [subject.to_json() for subject in standing]
+        atomic_write_text(json_file, pretty({**record, "subjects": subjects, "results": lines}))
+    if select is None:
+        _print_standing(standing)
     _print_summary(results, counts)
     click.echo(f"report: {report}")
     if code == EXIT_INTERRUPTED:
@@ -209,6 +215,20 @@ def _subjects(
     if DEFAULT_BACKEND in backends and not allocators:
         allocators = DEFAULT_ALLOCATORS
     return tuple(dict.fromkeys(backends)), tuple(dict.fromkeys(allocators))
+
+
+def _print_standing(standing: tuple[Standing, ...]) -> None:
+    for subject in standing:
+        open_words = f", {len(subject.open)} not judged" if subject.open else ""
+        broken = f", broken: {', '.join(subject.broken)}" if subject.broken else ""
+        parts = [f"{len(subject.kept)} of {subject.clauses} clauses{open_words}{broken}"]
+        for kind, claims in (("profiles", subject.profiles), ("badges", subject.badges)):
+            held = [claim.name for claim in claims if claim.held]
+            parts += [f"{kind} {', '.join(held) or 'none'}"] if claims else []
+        click.echo(f"{subject.subject}: {'; '.join(parts)}")
+        for claim in subject.badges:
+            if claim.state == "absent":
+                click.echo(f"  no {claim.name}: {claim.why}")
 
 
 def _print_summary(results: list[CheckResult], counts: dict[str, int]) -> None:

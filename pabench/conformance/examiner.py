@@ -76,6 +76,7 @@ class Notebook:
     failing: AnyCase | None = None
     outcome: Outcome | None = None
     deviations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lacks: dict[str, str] = field(default_factory=dict)
 
     @property
     def worst(self) -> float | None:
@@ -85,6 +86,8 @@ class Notebook:
     def record(self, case: AnyCase, outcome: Outcome) -> None:
         """Count a judged case; remember it when it failed."""
         self.cases += 1
+        for badge, why in outcome.lacks:
+            self.lacks.setdefault(badge, why)
         if not outcome.passed:
             self.failing, self.outcome = case, outcome
         elif outcome.max_ratio is not None:

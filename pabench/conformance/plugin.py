@@ -175,6 +175,7 @@ class ConformancePlugin(SubjectsPlugin):
             duration_s=round(report.duration, 3),
             findings=report.verdict.findings if report.failed else (),
             deviations=tuple(notebook.deviations.values()) if notebook else (),
+            lacks=notebook.lacks if notebook else {},
         )
         self.on_result(result, failing)
 

@@ -20,6 +20,7 @@ from pabench.report.matrix import (
 from pabench.report.notes import Skip, build_skips, build_warnings
 from pabench.report.roofline import RooflineView, build_roofline
 from pabench.report.source import Source, build_source
+from pabench.report.standing import StandingRow, build_standing
 from pabench.report.table import CellTable, build_table
 from pabench.report.trend import PageSizeRow, Trend, build_page_sizes, build_trend
 from pabench.report.verdict import Verdict, build_verdict
@@ -38,6 +39,7 @@ class ReportModel:
     verdict: Verdict
     runs: tuple[RunFacts, ...]
     matrices: tuple[Matrix, ...]
+    standing: tuple[StandingRow, ...]
     cell_checks: tuple[CellChecks, ...]
     failures: tuple[Failure, ...]
     deviations: tuple[DeviationRow, ...]
@@ -59,6 +61,7 @@ def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportMo
         verdict=build_verdict(source),
         runs=build_facts(source),
         matrices=build_matrices(source),
+        standing=build_standing(source),
         cell_checks=build_cell_checks(source),
         failures=build_failures(source),
         deviations=build_deviations(source),
