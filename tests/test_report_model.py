@@ -283,7 +283,7 @@ def test_report_model_standing_follows_from_the_results(tmp_path: Path) -> None:
     (row,) = built.standing
     assert (row.subject, row.badges) == ("mine", ("deterministic",))
     assert row.without == (("batch-invariant", "batch: alone: <bits> differ"),)
-    assert row.clauses == f"2 of {2 + len(row.open.split(', '))}"
+    assert row.clauses == f"3 of {3 + len(row.open.split(', '))}"
     (broken,) = model(tmp_path / "b", ("conformance", [failed_check("mine", "repeat")], {})).standing
     assert (broken.broken, broken.badges) == ("D8, Q4", ())
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pabench.conformance.request import ConformanceRequest
     from pabench.conformance.results import CheckResult
     from pabench.conformance.runner import InProcessSuite
-    from pabench.conformance.standing import Standing
     from pabench.device.registry import DeviceRequest
 
 DEFAULT_BACKEND = "rawkernel"
@@ -105,7 +104,7 @@ def command(
     from pabench.conformance.recorder import Recorder
     from pabench.conformance.request import ConformanceRequest
     from pabench.conformance.results import totals
-    from pabench.conformance.standing import standings
+    from pabench.conformance.standing import standing_lines, standings
     from pabench.device.registry import DeviceRequest
     from pabench.report.render import render_report
     from pabench.store.files import atomic_write_text, pretty
@@ -179,7 +178,8 @@ def command(
         subjects = [subject.to_json() for subject in standing]
         atomic_write_text(json_file, pretty({**record, "subjects": subjects, "results": lines}))
     if select is None:
-        _print_standing(standing)
+        for said in standing_lines(standing):
+            click.echo(said)
     _print_summary(results, counts)
     click.echo(f"report: {report}")
     if code == EXIT_INTERRUPTED:
@@ -215,20 +215,6 @@ def _subjects(
     if DEFAULT_BACKEND in backends and not allocators:
         allocators = DEFAULT_ALLOCATORS
     return tuple(dict.fromkeys(backends)), tuple(dict.fromkeys(allocators))
-
-
-def _print_standing(standing: tuple[Standing, ...]) -> None:
-    for subject in standing:
-        open_words = f", {len(subject.open)} not judged" if subject.open else ""
-        broken = f", broken: {', '.join(subject.broken)}" if subject.broken else ""
-        parts = [f"{len(subject.kept)} of {subject.clauses} clauses{open_words}{broken}"]
-        for kind, claims in (("profiles", subject.profiles), ("badges", subject.badges)):
-            held = [claim.name for claim in claims if claim.held]
-            parts += [f"{kind} {', '.join(held) or 'none'}"] if claims else []
-        click.echo(f"{subject.subject}: {'; '.join(parts)}")
-        for claim in subject.badges:
-            if claim.state == "absent":
-                click.echo(f"  no {claim.name}: {claim.why}")
 
 
 def _print_summary(results: list[CheckResult], counts: dict[str, int]) -> None:

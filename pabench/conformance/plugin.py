@@ -14,6 +14,7 @@ from pabench.conformance.case_files import AnyCase
 from pabench.conformance.examiner import Effort, Examiner
 from pabench.conformance.ledger import known_deviations
 from pabench.conformance.outcome import raised
+from pabench.conformance.planned import PlannedTest
 from pabench.conformance.results import CheckResult
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
@@ -21,15 +22,6 @@ from pabench.errors import Unsupported
 
 BACKEND_FIXTURE = "backend_examiner"
 ALLOCATOR_FIXTURE = "allocator_examiner"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedTest:
-    """A test of the suite with the subject it will judge."""
-
-    name: str
-    subject: str
-    subject_kind: str
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,6 +72,19 @@ def standings(lines: Sequence[Line]) -> tuple[Standing, ...]:
         key = (str(line["subject"]), str(line.get("subject_kind") or "backend"), str(line["device"]))
         groups.setdefault(key, []).append(line)
     return tuple(_standing(*key, found) for key, found in groups.items())
+
+
+def standing_lines(found: Sequence[Standing]) -> Iterator[str]:
+    """Yield the standings in words: a line each, and one for each badge that was looked for in vain."""
+    for subject in found:
+        unjudged = f", {len(subject.open)} not judged" if subject.open else ""
+        broken = f", broken: {', '.join(subject.broken)}" if subject.broken else ""
+        parts = [f"{len(subject.kept)} of {subject.clauses} clauses{unjudged}{broken}"]
+        for kind, claims in (("profiles", subject.profiles), ("badges", subject.badges)):
+            held = [claim.name for claim in claims if claim.held]
+            parts += [f"{kind} {', '.join(held) or 'none'}"] if claims else []
+        yield f"{subject.subject}: {'; '.join(parts)}"
+        yield from (f"  no {claim.name}: {claim.why}" for claim in subject.badges if claim.state == "absent")
 
 
 def _standing(subject: str, kind: str, device: str, lines: Sequence[Line]) -> Standing:
