@@ -40,7 +40,7 @@ def test_docs_commands_run(page: Path, tmp_path: Path) -> None:
     if any(line.startswith("pabench kernels") for line in commands(page)) and not nvrtc_installed():
         pytest.skip("NVRTC is not installed: pip install pabench[nvrtc]")
     (tmp_path / "my_kernel.py").write_text(own_kernel(), encoding="utf-8")
-    for example in (ROOT / "docs" / "examples").glob("*.cu"):
+    for example in (path for path in (ROOT / "docs" / "examples").iterdir() if path.is_file()):
         shutil.copy(example, tmp_path)
     for line in commands(page):
         words = line.split()
