@@ -272,3 +272,29 @@ def test_report_model_survives_a_bare_record(tmp_path: Path) -> None:
     )
     assert built.heat_maps == ()
     assert built.trend is None
+
+
+def test_report_model_standing_follows_from_the_results(tmp_path: Path) -> None:
+    lines = [
+        check("mine", "repeat"),
+        check("mine", "batch", lacks={"batch-invariant": "alone: <bits> differ"}),
+    ]
+    built = model(tmp_path, ("conformance", lines, {}))
+    (row,) = built.standing
+    assert (row.subject, row.badges) == ("mine", ("deterministic",))
+    assert row.without == (("batch-invariant", "batch: alone: <bits> differ"),)
+    assert row.clauses == f"3 of {3 + len(row.open.split(', '))}"
+    (broken,) = model(tmp_path / "b", ("conformance", [failed_check("mine", "repeat")], {})).standing
+    assert (broken.broken, broken.badges) == ("D8, Q4", ())
+
+
+def test_report_page_shows_badges_and_what_is_in_their_way(tmp_path: Path) -> None:
+    from pabench.report.render import render_html
+
+    lines = [
+        check("mine", "repeat"),
+        check("mine", "batch", lacks={"batch-invariant": "alone: <bits> differ"}),
+    ]
+    page = render_html(read_runs([write_run(tmp_path / "run", "conformance", lines)]))
+    assert "deterministic" in page
+    assert "no batch-invariant: batch: alone: &lt;bits&gt; differ" in page

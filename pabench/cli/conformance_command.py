@@ -104,6 +104,7 @@ def command(
     from pabench.conformance.recorder import Recorder
     from pabench.conformance.request import ConformanceRequest
     from pabench.conformance.results import totals
+    from pabench.conformance.standing import standing_lines, standings
     from pabench.device.registry import DeviceRequest
     from pabench.report.render import render_report
     from pabench.store.files import atomic_write_text, pretty
@@ -167,13 +168,18 @@ def command(
     report = render_report([folder], folder / REPORT_FILE)
     if html is not None:
         render_report([folder], html)
+    lines = [result.to_line() for result in results]
+    standing = standings(lines)
     if junit is not None:
-        write_junit(junit, results)
+        write_junit(junit, results, standing)
     counts = totals(results)
     if json_file is not None:
         record = {**counts, "exit_code": code, "seed": seed, "profile": profile, "device": target.name}
-        lines = [result.to_line() for result in results]
-        atomic_write_text(json_file, pretty({**record, "results": lines}))
+        subjects = [subject.to_json() for subject in standing]
+        atomic_write_text(json_file, pretty({**record, "subjects": subjects, "results": lines}))
+    if select is None:
+        for said in standing_lines(standing):
+            click.echo(said)
     _print_summary(results, counts)
     click.echo(f"report: {report}")
     if code == EXIT_INTERRUPTED:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pabench.conformance.examiner import PROFILES, REHEARSED
-from pabench.conformance.plugin import ConformancePlugin, PlannedTest
+from pabench.conformance.planned import PlannedTest
+from pabench.conformance.plugin import ConformancePlugin
 from pabench.conformance.request import ConformanceRequest
 from pabench.conformance.results import CheckResult
 from pabench.conformance.runner import arguments_for, check_ended, run_pytest

@@ -81,6 +81,7 @@ class Notebook:
     failing: AnyCase | None = None
     outcome: Outcome | None = None
     deviations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lacks: dict[str, str] = field(default_factory=dict)
 
     def count(self, case: AnyCase) -> None:
         """Count a judged case and, of a history, its operations."""
@@ -95,6 +96,8 @@ class Notebook:
     def record(self, case: AnyCase, outcome: Outcome) -> None:
         """Count a judged case; remember it when it failed."""
         self.count(case)
+        for badge, why in outcome.lacks:
+            self.lacks.setdefault(badge, why)
         if not outcome.passed:
             self.failing, self.outcome = case, outcome
         elif outcome.max_ratio is not None:

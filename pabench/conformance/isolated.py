@@ -7,12 +7,13 @@ the case in flight is the verdict's; a new worker goes on with the check after i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from pabench.conformance.case_files import AnyCase
 from pabench.conformance.judge import Judge, smallest
 from pabench.conformance.messages import ENTRY, case_of
+from pabench.conformance.planned import PlannedTest
 from pabench.conformance.recorder import Recorder
 from pabench.conformance.request import ConformanceRequest
 from pabench.conformance.results import CheckResult, exit_code
@@ -62,6 +63,7 @@ class IsolatedSuite:
         self._facts: DeviceFacts
         self._tests: list[dict[str, str]] = []
         self._flight: Flight | None = None
+        self._answers: dict[int, list[CheckResult]] = {}
 
     def __enter__(self) -> IsolatedSuite:
         return self
@@ -99,19 +101,41 @@ class IsolatedSuite:
         """
         on_collected(len(self._tests))
         try:
-            position = 0
-            while position < len(self._tests):
-                if position:
-                    self._start(skip=position)
-                    self._until("collected")
-                self._worker.send({"go": True})
-                position = self._listen(recorder)
+            for _ in self.steps(recorder):
+                pass
         except KeyboardInterrupt:
             self._nursery.stop()
             if (flight := self._flight) is not None and not flight.over:
                 recorder.record(self._not_run(flight))
             return EXIT_INTERRUPTED
         return exit_code(recorder.results) if recorder.results else EXIT_NOTHING_RAN
+
+    @property
+    def tests(self) -> tuple[PlannedTest, ...]:
+        """What ``prepare`` collected, in the order of the run."""
+        return tuple(PlannedTest(**test) for test in self._tests)
+
+    def steps(self, recorder: Recorder) -> Iterator[None]:
+        """Run the suite a message at a time, for a caller that waits for one test after another.
+
+        Raises:
+            PabenchError: the suite itself cannot run.
+        """
+        position = 0
+        while position < len(self._tests):
+            if position:
+                self._start(skip=position)
+                self._until("collected")
+            self._worker.send({"go": True})
+            position = yield from self._listen(recorder)
+
+    def at(self, position: int) -> bool:
+        """Whether a test runs, or has just ended in a process that may still die of it."""
+        return self._flight is not None and self._flight.position == position
+
+    def answers(self, position: int) -> tuple[CheckResult, ...]:
+        """Return the results of a test so far; one whose process dies afterwards gets a second one."""
+        return tuple(self._answers.get(position, ()))
 
     def _start(self, *, skip: int) -> None:
         self._worker = self._nursery.start()
@@ -131,7 +155,7 @@ class IsolatedSuite:
         except WorkerEnded as ended:
             raise PabenchError(f"a new worker ended before its first check: {ended.ending.text}") from None
 
-    def _listen(self, recorder: Recorder) -> int:
+    def _listen(self, recorder: Recorder) -> Generator[None, None, int]:
         """Record what the worker says, until it ends; return the position of the test to go on with."""
         self._flight = None
         try:
@@ -139,6 +163,7 @@ class IsolatedSuite:
                 if message["event"] == "lost":
                     raise WorkerEnded(Ending(text=str(message["text"])))
                 self._note(message, recorder)
+                yield
                 if message.get("last") and self._flight is not None:
                     return self._flight.position + 1
         except WorkerEnded as ended:
@@ -166,7 +191,7 @@ class IsolatedSuite:
             failing = message["failing"]
             lists = {name: tuple(message["result"][name]) for name in ("findings", "deviations")}
             result = CheckResult(**{**message["result"], **lists})
-            recorder.record(result, None if failing is None else case_of(failing))
+            self._record(flight, result, recorder, None if failing is None else case_of(failing))
             flight.over = True
 
     def _crash(self, flight: Flight, ending: Ending, recorder: Recorder) -> None:
@@ -184,10 +209,14 @@ class IsolatedSuite:
                 case, ending = smallest(case, ending, judge.ending, self._deadline_s)
             except KeyboardInterrupt:
                 interrupted = True
-        recorder.record(self._crashed(flight, ending), case)
+        self._record(flight, self._crashed(flight, ending), recorder, case)
         flight.over = True
         if interrupted:
             raise KeyboardInterrupt
+
+    def _record(self, flight: Flight, result: CheckResult, recorder: Recorder, case: AnyCase | None) -> None:
+        recorder.record(result, case)
+        self._answers.setdefault(flight.position, []).append(recorder.results[-1])
 
     def _crashed(self, flight: Flight, ending: Ending) -> CheckResult:
         test = self._tests[flight.position]

@@ -14,6 +14,7 @@ from pabench.conformance.case_files import AnyCase
 from pabench.conformance.examiner import Effort, Examiner
 from pabench.conformance.ledger import known_deviations
 from pabench.conformance.outcome import raised
+from pabench.conformance.planned import PlannedTest
 from pabench.conformance.results import CheckResult
 from pabench.conformance.scope import EVERYTHING, Scope
 from pabench.conformance.witness import Witness
@@ -22,15 +23,6 @@ from pabench.errors import Unsupported
 
 BACKEND_FIXTURE = "backend_examiner"
 ALLOCATOR_FIXTURE = "allocator_examiner"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedTest:
-    """A test of the suite with the subject it will judge."""
-
-    name: str
-    subject: str
-    subject_kind: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -194,6 +186,7 @@ class ConformancePlugin(SubjectsPlugin):
             findings=report.verdict.findings if report.failed else (),
             deviations=tuple(notebook.deviations.values()) if notebook else (),
             operations=notebook.operations if notebook else 0,
+            lacks=notebook.lacks if notebook else {},
         )
         self.on_result(result, failing)
 

@@ -34,7 +34,7 @@ class Relation:
         exact: the variant's answer must have the bits that follow, not only lie within the bound.
         badge: earned when all bits follow; when they do not, that is told and nothing is wrong.
         operation: what the backend must offer.
-        batches: which to draw: ``short``, ``long``, ``mixed`` or ``prompts``.
+        batches: which to draw: ``short``, ``long`` or ``prompts``.
         without: features under which the relation does not hold.
     """
 
@@ -123,7 +123,7 @@ def carried_output(first: AttentionOutput, variant: Variant, got: AttentionOutpu
 
 
 RELATIONS: dict[str, Relation] = {
-    "batch": Relation(build=relations.batch, badge=BATCH_INVARIANT, batches="mixed"),
+    "batch": Relation(build=relations.batch, badge=BATCH_INVARIANT, batches="long"),
     "page-size": Relation(build=relations.page_size),
     "value-scale": Relation(build=relations.value_scale, exact=True),
     "value-columns": Relation(build=relations.value_columns),

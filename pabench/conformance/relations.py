@@ -23,6 +23,7 @@ NEW = -1
 """In ``Variant.rows``: a row that the first problem does not have."""
 LOW_LOGIT = -300.0
 """exp of it is 0 in float32, beside the logits of the families that are drawn here."""
+EMPTY_SEQUENCES = 63
 SMALL_SINK = -1e4
 LARGE_CAP = 2.0**20
 
@@ -75,11 +76,12 @@ def batch(given: Tensors) -> Related:
         for words, kept in chosen.items()
         if kept != everyone and any(len(rows[i]) for i in kept)
     ]
+    # empty ones cost nothing, and a kernel that cuts keys by the size of its grid cuts them otherwise
     empty = replace(sequences[0], keys=sequences[0].keys[:0], values=sequences[0].values[:0])
-    more = np.concatenate([_rows(rows, everyone), np.full(len(rows[0]), NEW)])
-    variants.append(
-        Variant(words="an empty sequence more", tensors=_laid(given, [*sequences, empty]), rows=more)
-    )
+    more = np.concatenate([_rows(rows, everyone), np.full(EMPTY_SEQUENCES * len(rows[0]), NEW)])
+    crowd = _laid(given, [*sequences, *[empty] * EMPTY_SEQUENCES])
+    words = f"{EMPTY_SEQUENCES} empty sequences more"
+    variants.append(Variant(words=words, tensors=crowd, rows=more))
     return Related(first=given, variants=variants)
 
 

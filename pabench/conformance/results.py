@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pabench.errors import EXIT_FAILURE, EXIT_NOTHING_RAN, EXIT_OK
@@ -46,6 +46,7 @@ class CheckResult:
         deviations: known ones that were seen, each with ``name, kind, reason, text, case, cases``; see
             ``ledger.py``.
         findings: of a checked device, as plain data; see ``device/findings.py``.
+        lacks: badge to the first thing that speaks against it, of a check that passed; see ``standing.py``.
     """
 
     check: str
@@ -62,6 +63,7 @@ class CheckResult:
     findings: tuple[dict[str, Any], ...] = ()
     deviations: tuple[dict[str, Any], ...] = ()
     operations: int = 0
+    lacks: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def not_run(

@@ -16,7 +16,7 @@ from pabench.conformance.case_files import AnyCase, SavedCase
 from pabench.conformance.failures import rerun
 from pabench.conformance.messages import case_message, case_of
 from pabench.conformance.outcome import Outcome
-from pabench.conformance.plugin import PlannedTest
+from pabench.conformance.planned import PlannedTest
 from pabench.conformance.process import own_process
 from pabench.conformance.replay import ReplayRequest, replay_here
 from pabench.conformance.request import request_from_dict

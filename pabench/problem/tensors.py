@@ -188,7 +188,7 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
 def _sequence(
     case: Case, kv_len: int, q_len: int, rng: np.random.Generator, start: tuple[SequenceRows, Array] | None
 ) -> tuple[SequenceRows, Array]:
-    """One sequence, and the directions ``(Hk, D)`` of its keys; ``start`` is the one whose tokens it takes."""
+    """One sequence, which begins with the tokens of ``start``, and the directions ``(Hk, D)`` of its keys."""
     problem = case.problem
     head_dim, group = problem.head_dim, problem.group_size
     queries = np.empty((q_len, problem.num_qo_heads, head_dim))

@@ -21,6 +21,7 @@ from pabench.report.notes import Skip, build_skips, build_warnings
 from pabench.report.roofline import RooflineView, build_roofline
 from pabench.report.serving import ServingView, build_serving
 from pabench.report.source import Source, build_source
+from pabench.report.standing import StandingRow, build_standing
 from pabench.report.stress import StressRow, build_stress
 from pabench.report.table import CellTable, build_table
 from pabench.report.trend import PageSizeRow, Trend, build_page_sizes, build_trend
@@ -40,6 +41,7 @@ class ReportModel:
     verdict: Verdict
     runs: tuple[RunFacts, ...]
     matrices: tuple[Matrix, ...]
+    standing: tuple[StandingRow, ...]
     cell_checks: tuple[CellChecks, ...]
     failures: tuple[Failure, ...]
     deviations: tuple[DeviationRow, ...]
@@ -63,6 +65,7 @@ def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportMo
         verdict=build_verdict(source),
         runs=build_facts(source),
         matrices=build_matrices(source),
+        standing=build_standing(source),
         cell_checks=build_cell_checks(source),
         failures=build_failures(source),
         deviations=build_deviations(source),

@@ -1,0 +1,56 @@
+"""Clauses, profiles and badges of each subject, as the report shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pabench.conformance.standing import Claim, standings
+from pabench.report.source import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingRow:
+    """One subject on one device.
+
+    Attributes:
+        clauses: how many it keeps, of how many.
+        broken: numbers of those it breaks.
+        open: numbers of those that nothing judged.
+        profiles: names of those held.
+        badges: names of those earned.
+        without: badge and what speaks against it, where one was looked for.
+    """
+
+    subject: str
+    device: str
+    clauses: str
+    broken: str
+    open: str
+    profiles: tuple[str, ...]
+    badges: tuple[str, ...]
+    without: tuple[tuple[str, str], ...]
+
+
+def build_standing(source: Source) -> tuple[StandingRow, ...]:
+    """Return a row for each subject and device, in the order of the journals."""
+    # the state a line has on the page, which is the worse one when its journal contradicts itself
+    lines = [
+        {**line.data, "status": line.state, "cases": line.data.get("cases") or 0} for line in source.checks
+    ]
+    return tuple(
+        StandingRow(
+            subject=found.subject,
+            device=found.device,
+            clauses=f"{len(found.kept)} of {found.clauses}",
+            broken=", ".join(found.broken),
+            open=", ".join(found.open),
+            profiles=_held(found.profiles),
+            badges=_held(found.badges),
+            without=tuple((badge.name, badge.why) for badge in found.badges if badge.state == "absent"),
+        )
+        for found in standings(lines)
+    )
+
+
+def _held(claims: tuple[Claim, ...]) -> tuple[str, ...]:
+    return tuple(claim.name for claim in claims if claim.held)
