@@ -55,7 +55,8 @@ def test_mutants_of_the_project_fit_its_kernels(mutant: Mutant) -> None:
 
 def test_mutants_cover_every_kernel_file() -> None:
     files = {path.name for path in resource_dir("kernels_cuda").glob("*.cu")}
-    files -= {"page_alloc_pool.cu"}  # hands its arguments on, no more
+    # one hands its arguments on, no more; the other measures memory and is no subject of the suite
+    files -= {"page_alloc_pool.cu", "ceilings.cu"}
     files |= {f"pab/{name}.cuh" for name in ("pool_ticket", "pool_stack", "page_requests")}
     files |= {f"allocators/{path.name}" for path in (PACKAGE / "allocators").glob("host*.py")}
     assert {mutant.file for mutant in PLANTED} >= files

@@ -1,0 +1,160 @@
+"""Strategies of whole attention cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from pabench.problem.batch import Batch
+from pabench.problem.case import POISONS, Case
+from pabench.problem.dtypes import DTYPES
+from pabench.problem.families import FAMILIES
+from pabench.problem.placement import PLACEMENTS, TABLE_TAILS, VAST
+from pabench.problem.pool import KV_LAYOUTS
+from pabench.problem.problem import Problem
+from pabench.strategies.lengths import batches, forks
+from pabench.strategies.shapes import HEAD_DIMS, feature_fields, problems
+
+HIGH_POOL_BYTES = 2**26
+"""Pools with page ids above 65,536 are kept below this, so that they can be poisoned whole."""
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    *,
+    families: Sequence[str] = tuple(FAMILIES),
+    poisons: Sequence[str] = POISONS,
+    placements: Sequence[str] = PLACEMENTS,
+    tails: Sequence[str] = TABLE_TAILS,
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
+    dtypes: Sequence[str] = tuple(DTYPES),
+    head_dims: Sequence[int] = HEAD_DIMS,
+    max_seqs: int = 5,
+    max_len: int = 200,
+    min_len: int = 0,
+    batch: Callable[[int], st.SearchStrategy[Batch]] | None = None,
+    features: Collection[str] = (),
+    required: Collection[str] = (),
+    sharing: bool = False,
+    supported: Callable[[Case], bool] = lambda case: True,
+) -> Case:
+    """Whole cases.
+
+    Args:
+        draw: given by Hypothesis.
+        families: input families to choose from.
+        poisons: fillings of the slots that no query may read.
+        placements: physical orders of the pages; ``high`` is drawn for small pages only.
+        tails: contents of unused table entries.
+        kv_layouts: NHD, HND or both.
+        interleaved: whether K and V may be strided views of one pool.
+        dtypes: storage types.
+        head_dims: head dimensions.
+        max_seqs: largest batch.
+        max_len: longest sequence, in tokens.
+        min_len: shortest sequence, in tokens.
+        batch: strategy of the batch for a page size, such as ``long_batches``; the three limits above then
+            have no say.
+        features: what half of the cases may have beyond plain attention, see ``feature_fields``.
+        required: what every case has.
+        sharing: whether sequences may begin with pages of an earlier one, see ``forks``.
+        supported: cases for which this is false are not drawn.
+    """
+    problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
+    if features or required:
+        problem = replace(problem, **draw(feature_fields(problem, features, required)))
+    if batch is None:
+        drawn = draw(batches(problem.page_size, max_seqs=max_seqs, max_len=max_len, min_len=min_len))
+    else:
+        drawn = draw(batch(problem.page_size))
+    page_bytes = problem.page_size * problem.token_bytes
+    fits = [p for p in placements if p != "high" or page_bytes * 2**16 <= HIGH_POOL_BYTES]
+    case = Case(
+        problem=problem,
+        batch=drawn,
+        kv_layout=draw(st.sampled_from(list(kv_layouts))),
+        interleaved=draw(st.sampled_from(list(interleaved))),
+        family=draw(st.sampled_from(list(families))),
+        poison=draw(st.sampled_from(list(poisons))),
+        placement=draw(st.sampled_from(fits or ["shuffled"])),
+        tail=draw(st.sampled_from(list(tails))),
+        spare_pages=draw(st.integers(0, 4)),
+        seed=draw(st.integers(0, 2**16)),
+        shared_prefix=draw(forks(drawn.kv_lens, problem.page_size)) if sharing else (),
+    )
+    if not supported(case):
+        from hypothesis import reject
+
+        reject()
+    return case
+
+
+@st.composite
+def high_page_cases(
+    draw: st.DrawFn,
+    *,
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
+    dtypes: Sequence[str] = tuple(DTYPES),
+    supported: Callable[[Case], bool] = lambda case: True,
+) -> Case:
+    """Cases whose page ids lie around and above 65,536, over pages of at most 1 KiB."""
+    dtype = draw(st.sampled_from(list(dtypes)))
+    page_size = draw(st.sampled_from([1, 2, 3, 4] if dtype != "float32" else [1, 2]))
+    group = draw(st.sampled_from([1, 2, 3]))
+    problem = Problem(num_qo_heads=2 * group, num_kv_heads=2, head_dim=16, page_size=page_size, dtype=dtype)
+    case = Case(
+        problem=problem,
+        batch=draw(batches(page_size, max_seqs=3, max_len=80, min_len=1)),
+        kv_layout=draw(st.sampled_from(list(kv_layouts))),
+        interleaved=draw(st.sampled_from(list(interleaved))),
+        family=draw(st.sampled_from(["needle", "normal", "spotlight"])),
+        poison=draw(st.sampled_from(["nan", "zero"])),
+        placement="high",
+        seed=draw(st.integers(0, 2**16)),
+    )
+    if not supported(case):
+        from hypothesis import reject
+
+        reject()
+    return case
+
+
+@st.composite
+def vast_page_cases(
+    draw: st.DrawFn,
+    *,
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
+    dtypes: Sequence[str] = tuple(DTYPES),
+    supported: Callable[[Case], bool] = lambda case: True,
+) -> Case:
+    """Cases whose pages lie where offsets of 31 and 32 bits wrap, in up to 32 GiB of address space."""
+    group, num_kv_heads = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([2, 1, 3]))
+    page_size = draw(st.sampled_from([1, 2, 5, 16]))
+    problem = Problem(
+        num_qo_heads=num_kv_heads * group,
+        num_kv_heads=num_kv_heads,
+        head_dim=16,
+        page_size=page_size,
+        dtype=draw(st.sampled_from(list(dtypes))),
+    )
+    case = Case(
+        problem=problem,
+        batch=draw(batches(page_size, max_seqs=3, max_len=80, min_len=1)),
+        kv_layout=draw(st.sampled_from(list(kv_layouts))),
+        interleaved=draw(st.sampled_from(list(interleaved))),
+        family=draw(st.sampled_from(["needle", "normal", "spotlight"])),
+        poison=draw(st.sampled_from(["nan", "zero"])),
+        placement=VAST,
+        seed=draw(st.integers(0, 2**16)),
+    )
+    if not supported(case):
+        from hypothesis import reject
+
+        reject()
+    return case

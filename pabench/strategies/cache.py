@@ -1,0 +1,109 @@
+"""Strategies of what writes the cache, and of states to merge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from pabench.problem.append import AppendCase
+from pabench.problem.case import POISONS
+from pabench.problem.checks import INT32_MAX
+from pabench.problem.dtypes import DTYPES, E4M3
+from pabench.problem.layout import pages_needed
+from pabench.problem.merge import EMPTIES, SPREADS, MergeCase
+from pabench.problem.pool import KV_LAYOUTS
+from pabench.strategies.lengths import kv_lengths
+from pabench.strategies.shapes import HEAD_DIMS, problems
+
+APPEND_SCALES = (1.0, 0.25, 3.0, 0.0625, 1.25, 0.10000000149011612, 2.3333332538604736)
+"""Powers of two, short numbers whose multiples of ties are exact, and long ones that round."""
+
+
+@st.composite
+def append_cases(
+    draw: st.DrawFn,
+    *,
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
+    dtypes: Sequence[str] = tuple(DTYPES),
+    head_dims: Sequence[int] = HEAD_DIMS,
+    e4m3: Sequence[bool] = (False,),
+    paged: bool = False,
+) -> AppendCase:
+    """Tokens scattered over a small pool, some of them skipped, pages in any order.
+
+    Args:
+        draw: given by Hypothesis.
+        kv_layouts: NHD, HND or both.
+        interleaved: whether K and V may be strided views of one pool.
+        dtypes: storage types of the tokens.
+        head_dims: head dimensions.
+        e4m3: whether the cache may hold the tokens as e4m3, with scales for all heads or one a head.
+        paged: whether the slots follow from a block table, for the last tokens of several sequences.
+    """
+    problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
+    if draw(st.sampled_from(list(e4m3))):
+        scales = st.sampled_from(APPEND_SCALES)
+        heads = problem.num_kv_heads
+        of_heads = st.lists(scales, min_size=heads, max_size=heads).map(tuple) | st.tuples(scales)
+        problem = replace(problem, kv_dtype=E4M3.name, k_scale=draw(of_heads), v_scale=draw(of_heads))
+    where = draw(_table_places(problem.page_size) if paged else _slots(problem.page_size))
+    return AppendCase(
+        problem=problem,
+        kv_layout=draw(st.sampled_from(list(kv_layouts))),
+        interleaved=draw(st.sampled_from(list(interleaved))),
+        seed=draw(st.integers(0, 2**16)),
+        **where,
+    )
+
+
+@st.composite
+def _slots(draw: st.DrawFn, page_size: int) -> dict[str, Any]:
+    """Fields of an ``AppendCase`` with slots of its own."""
+    num_pages = draw(st.integers(1, 6))
+    slots = draw(
+        st.lists(st.integers(0, num_pages * page_size - 1), unique=True, max_size=24).flatmap(
+            lambda live: st.permutations([*live, *[-1] * (len(live) // 4)])
+        )
+    )
+    return {"num_pages": num_pages, "slots": tuple(slots)}
+
+
+@st.composite
+def _table_places(draw: st.DrawFn, page_size: int) -> dict[str, Any]:
+    """Fields of an ``AppendCase`` with a block table: up to four sequences, some without new tokens."""
+    kv_lens = draw(st.lists(kv_lengths(page_size, max_len=100), min_size=1, max_size=4))
+    q_lens = [draw(st.integers(0, min(n, 12))) for n in kv_lens]
+    counts = [pages_needed(n, page_size) for n in kv_lens]
+    num_pages = max(1, sum(counts)) + draw(st.integers(0, 2))
+    pages = iter(draw(st.permutations(range(num_pages))))
+    tail = draw(st.sampled_from([-1, 0, num_pages, INT32_MAX]))
+    width = max(counts) + draw(st.integers(0, 1))
+    rows = [[next(pages) for _ in range(count)] + [tail] * (width - count) for count in counts]
+    table = tuple(tuple(row) for row in rows)
+    return {"num_pages": num_pages, "block_table": table, "kv_lens": tuple(kv_lens), "q_lens": tuple(q_lens)}
+
+
+@st.composite
+def merge_cases(
+    draw: st.DrawFn,
+    *,
+    dtypes: Sequence[str] = tuple(DTYPES),
+    head_dims: Sequence[int] = HEAD_DIMS,
+    spreads: Sequence[str] = tuple(SPREADS),
+) -> MergeCase:
+    """Up to 20 states of a few rows, none, some or all of them empty."""
+    return MergeCase(
+        num_states=draw(st.one_of(st.integers(1, 4), st.integers(1, 20))),
+        num_rows=draw(st.integers(1, 6)),
+        num_heads=draw(st.integers(1, 5)),
+        head_dim=draw(st.sampled_from(sorted(head_dims))),
+        dtype=draw(st.sampled_from(list(dtypes))),
+        spread=draw(st.sampled_from(list(spreads))),
+        empty=draw(st.sampled_from(list(EMPTIES))),
+        poison=draw(st.sampled_from(POISONS)),
+        seed=draw(st.integers(0, 2**16)),
+    )

@@ -1,0 +1,104 @@
+"""Strategies of batches: how many sequences, how long, and which begin with the same pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+
+from pabench.problem.batch import SPECULATIVE_TOKENS, Batch
+from pabench.problem.forks import Fork
+from pabench.strategies.shapes import TILE_TOKENS
+
+
+def kv_lengths(page_size: int, *, max_len: int = 200, min_len: int = 0) -> st.SearchStrategy[int]:
+    """Lengths at and beside the edges of pages and of 32-token tiles, and any other."""
+    edges = {0, 1}
+    for step in (page_size, TILE_TOKENS, 2 * TILE_TOKENS):
+        edges |= {step * k + d for k in (1, 2, 3) for d in (-1, 0, 1)}
+    near = sorted(n for n in edges if min_len <= n <= max_len)
+    # any length first: what fails at an edge shrinks on to the shortest length that fails
+    return st.one_of(st.integers(min_len, max_len), st.sampled_from(near or [min_len]))
+
+
+def batches(
+    page_size: int, *, max_seqs: int = 5, max_len: int = 200, min_len: int = 0
+) -> st.SearchStrategy[Batch]:
+    """Ragged decode batches of one to ``max_seqs`` sequences."""
+    lengths = kv_lengths(page_size, max_len=max_len, min_len=min_len)
+    return st.lists(lengths, min_size=1, max_size=max_seqs).map(lambda lens: Batch(kv_lens=tuple(lens)))
+
+
+@st.composite
+def long_batches(draw: st.DrawFn, page_size: int, *, max_len: int = 3000) -> Batch:
+    """One sequence long enough for a kernel to split its keys, beside at most two short or empty ones."""
+    edges = sorted({size * k + d for size in (256, 512, 1024) for k in (1, 2) for d in (-1, 0, 1, 33)})
+    longest = draw(st.one_of(st.integers(513, max_len), st.sampled_from([n for n in edges if n > 512])))
+    others = draw(st.lists(st.one_of(st.just(0), kv_lengths(page_size)), max_size=2))
+    return Batch(kv_lens=tuple(draw(st.permutations([longest, *others]))))
+
+
+@st.composite
+def prefill_batches(
+    draw: st.DrawFn, page_size: int, *, max_seqs: int = 3, max_len: int = 100, max_rows: int = 40
+) -> Batch:
+    """Ragged batches with several query rows in some sequence: chunks, whole prompts, none, too many."""
+    kv_lens, q_lens = [], []
+    for _ in range(draw(st.integers(1, max_seqs))):
+        kv_len = draw(kv_lengths(page_size, max_len=max_len))
+        near = sorted({0, 1, 2, 15, 17, 33} | {max(0, kv_len + d) for d in (-1, 0, 1, 2)})
+        short = [n for n in near if n <= max_rows]
+        q_lens.append(draw(st.one_of(st.integers(1, 8), st.sampled_from(short))))
+        kv_lens.append(kv_len)
+    if max(q_lens) < 2:
+        q_lens[0] = 2
+    return Batch(kv_lens=tuple(kv_lens), q_lens=tuple(q_lens))
+
+
+@st.composite
+def long_prefill_batches(
+    draw: st.DrawFn, page_size: int, *, max_len: int = 500, max_rows: int = 140
+) -> Batch:
+    """A prompt or chunk over many tiles of a kernel, beside at most one short sequence."""
+    queries = draw(st.one_of(st.integers(9, max_rows), st.sampled_from([63, 64, 65, 128, 129])))
+    kv_len = draw(st.one_of(st.just(queries), st.integers(max(130, queries), max_len)))
+    pairs = [(kv_len, queries)]
+    if draw(st.booleans()):
+        pairs.append((draw(kv_lengths(page_size, max_len=100)), draw(st.integers(0, 9))))
+    chosen = draw(st.permutations(pairs))
+    return Batch(kv_lens=tuple(kv for kv, _ in chosen), q_lens=tuple(rows for _, rows in chosen))
+
+
+@st.composite
+def speculative_batches(draw: st.DrawFn, page_size: int, *, max_seqs: int = 4, max_len: int = 200) -> Batch:
+    """Ragged batches of 0 to 8 query tokens a sequence; some have fewer keys than query tokens."""
+    lengths = st.one_of(kv_lengths(page_size, max_len=max_len), st.integers(0, SPECULATIVE_TOKENS))
+    pairs = st.lists(st.tuples(lengths, st.integers(0, SPECULATIVE_TOKENS)), min_size=1, max_size=max_seqs)
+    chosen = draw(pairs.filter(lambda found: any(queries for _, queries in found)))
+    return Batch(kv_lens=tuple(kv for kv, _ in chosen), q_lens=tuple(queries for _, queries in chosen))
+
+
+@st.composite
+def prefix_batches(draw: st.DrawFn, page_size: int, *, max_seqs: int = 6, max_rows: int = 4) -> Batch:
+    """Two sequences or more, most of them long enough to share some pages; 1 to ``max_rows`` query tokens."""
+    pages = draw(st.integers(1, max(1, min(6, 160 // page_size))))
+    kv_lens, q_lens = [], []
+    for _ in range(draw(st.integers(2, max_seqs))):
+        whole = draw(st.sampled_from([pages, pages, pages, pages // 2, 0])) * page_size
+        q_len = draw(st.integers(1, max_rows))
+        kv_lens.append(whole + draw(st.one_of(st.integers(0, 40), st.just(0), st.just(q_len))))
+        q_lens.append(q_len)
+    return Batch(kv_lens=tuple(kv_lens), q_lens=tuple(q_lens))
+
+
+@st.composite
+def forks(draw: st.DrawFn, kv_lens: Sequence[int], page_size: int) -> tuple[Fork, ...]:
+    """Forks of a batch: most sequences that can begin with all or some full pages of an earlier one."""
+    found = []
+    for child in range(1, len(kv_lens)):
+        parent = draw(st.integers(0, child - 1))
+        most = min(kv_lens[child], kv_lens[parent]) // page_size
+        pages = draw(st.one_of(st.just(most), st.integers(0, most)))
+        if pages:
+            found.append((child, parent, pages))
+    return tuple(found)
