@@ -11,7 +11,7 @@ import pytest
 
 from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.occupancy import SM_LIMITS
-from pabench.kernels import alloc_scan, decode, page_copy, page_pool
+from pabench.kernels import alloc_scan, decode, page_copy, page_pool, prefill
 from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
 from pabench.kernels.decode_simple import plan_decode
 from pabench.kernels.gather import plan_gather
@@ -144,6 +144,30 @@ def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str,
         recorder.launches += plan.launches
         check(recorder)
         assert plan.launches[1].grid[0] == 10 * int(recorder.sources[0].defines["PAB_BLOCKS"])
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a", "sm_120"])
+@pytest.mark.parametrize("name", decode.DTYPES)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_kernels_instances_hold_every_prefill_plan(head_dim: int, name: str, architecture: str) -> None:
+    plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
+    for problem in (plain, replace(plain, window=3), replace(plain, kv_dtype="e4m3")):
+        for queries in (20, 40):
+            recorder = Recorder()
+            recorder.limits = decode.architecture_limits(SM_LIMITS[architecture])
+            plan = prefill.plan_prefill(
+                recorder,  # type: ignore[arg-type]
+                problem,
+                q=shifted((queries, 4, head_dim), DTYPES[name], 0),
+                pool=pool_of(problem, 0),
+                block_table=np.zeros((1, 3), np.int32),
+                kv_lens=np.full(1, 40, np.int32),
+                qo_indptr=np.array([0, queries], np.int32),
+            )
+            recorder.launches += plan.launches
+            check(recorder)
+            rows = 16 * int(recorder.sources[0].defines["PAB_WARPS"])
+            assert plan.launches[1].grid[0] == 2 * (2 * queries // rows + 1)
 
 
 @pytest.mark.parametrize("max_seqs", [1, 32, 33, 300, 1024, 5000])

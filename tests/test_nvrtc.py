@@ -49,7 +49,7 @@ def test_nvrtc_compiles_our_kernels_without_a_spill(file: str, architecture: str
         one for one in file_sources(KERNELS_CUDA / file, include_dir=KERNELS_CUDA) if one.suits(architecture)
     ]
     first = ARCHITECTURES.index(architecture)
-    step = max(1, len(instances) // 7)
+    step = max(1, len(instances) // (3 if file == "paged_prefill.cu" else 7))  # these take seconds each
     for instance in instances[first % step :: step]:
         result = compile_one(instance, architecture)
         assert result.passed, (instance.label, result)
@@ -57,9 +57,8 @@ def test_nvrtc_compiles_our_kernels_without_a_spill(file: str, architecture: str
         assert {row.usage.name for row in result.rows} == set(instance.entries)
         for row in result.rows:
             assert row.occupancy is not None
-            promised = (
-                instance.source.defines.get("PAB_BLOCKS", "1") if row.usage.name == "paged_decode" else "1"
-            )
+            attends = row.usage.name in ("paged_decode", "paged_prefill")
+            promised = instance.source.defines.get("PAB_BLOCKS", "1") if attends else "1"
             assert row.occupancy.blocks_per_sm >= int(promised)
             if file == "page_alloc_scan.cu":
                 assert row.usage.registers <= 64  # so that a block may have 1024 threads
