@@ -60,6 +60,8 @@ def test_driver_swaps_in_place_of_computing_again() -> None:
     assert served.log.preemptions == [0, 1]
     assert served.log.recomputed == [0, 0]
     assert served.log.finish_s == [7, 10]
+    # out after its fifth token at 5, back in the step that ends at 8
+    assert served.gaps_s.tolist() == [4]
     assert served.steps["prefill_tokens"].sum() == 8
     assert (allocator.free_pages, allocator.free_swap_pages) == (4, 4)
 

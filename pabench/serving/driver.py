@@ -91,6 +91,7 @@ class Driver:
         self._context = 0
         self._blocked = -1
         self._last_token: dict[int, float] = {}
+        self._returned: deque[tuple[int, int]] = deque()  # step in which a request was swapped in
 
     @staticmethod
     def _check(requests: Requests, allocator: PageAllocator, scheduler: Scheduler, limits: Limits) -> None:
@@ -272,6 +273,10 @@ class Driver:
         """At the end of a step every prompt that is done, and every decoding sequence, has a token."""
         log, now = self.log, self.clock
         finished = self._ends.pop(self.number, [])
+        while self._returned and self._returned[0][0] < self.number:
+            request = self._returned.popleft()[1]
+            if request in self.running:
+                self.gaps.append(now - self._last_token.pop(request))
         for request, seat in [(r, s) for r, s in self._prefilling.items() if s.done == s.target]:
             del self._prefilling[request]
             log.generated[request] += 1
@@ -388,6 +393,7 @@ class Driver:
             self.swapped.popleft()
             del self.away[request]
             self.running[request] = seat
+            self._returned.append((self.number, request))
             left = self._output[request] - self.log.generated[request]
             self._decode_until(request, seat, self.number + left)
             moved += sum(tokens)
