@@ -158,7 +158,7 @@ def test_strategies_features_reach_every_choice_and_stay_out_unless_asked() -> N
         assert sum(feature in case.problem.features for case in found) > 0.05 * len(found), feature
     for case in found:
         assert case_from_dict(case.to_dict()) == case
-    # enough draws that the shares below hold whatever constants Hypothesis finds in the modules imported so far
+    # so many that the shares below hold whatever constants Hypothesis finds in the modules imported so far
     required = drawn(cases(required=["window"], features=["sinks"]), 400)
     assert all({"window"} <= case.problem.features <= {"window", "sinks"} for case in required)
     windows = [(case.problem.window or 0, case) for case in required]
