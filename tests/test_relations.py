@@ -177,7 +177,7 @@ MISTAKES = {
     "token-order": by_first_key,
     "duplicate-keys": by_count,
     "weightless-keys": by_count,
-    "repeated-heads": by_heads,
+    "copied-heads": by_heads,
     "shared-pages": by_sharing,
     "neutral-features": by_window,
     "folded-scales": by_scale,
@@ -220,4 +220,4 @@ def test_relations_of_bits_alone_cost_the_badge_and_not_the_check(name: str, bad
 def test_relations_without_a_variant_judge_nothing() -> None:
     plain = replace(CASE, problem=replace(PROBLEM, num_kv_heads=4))
     with pytest.raises(Unsupported, match="no variant"):
-        RELATIONS["repeated-heads"](plain, Truthful(lambda *_: None), None)  # type: ignore[arg-type]
+        RELATIONS["copied-heads"](plain, Truthful(lambda *_: None), None)  # type: ignore[arg-type]

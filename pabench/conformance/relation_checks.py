@@ -138,7 +138,7 @@ RELATIONS: dict[str, Relation] = {
         batches="long",
         without=frozenset({"window", "alibi", "soft-cap", "fp8-kv"}),
     ),
-    "repeated-heads": Relation(build=relations.repeated_heads),
+    "copied-heads": Relation(build=relations.copied_heads),
     "shared-pages": Relation(build=relations.shared_pages, exact=True),
     "neutral-features": Relation(
         build=relations.neutral_features,

@@ -154,7 +154,7 @@ def weightless_keys(given: Tensors) -> Related:
     return Related(first=given, variants=[replace(_each(given, more), words=f"{count} weightless keys more")])
 
 
-def repeated_heads(given: Tensors) -> Related:
+def copied_heads(given: Tensors) -> Related:
     """Grouped heads give what as many KV heads with copies of keys and values give."""
     problem = given.case.problem
     group = problem.group_size

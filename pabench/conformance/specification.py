@@ -13,7 +13,7 @@ CLAUSES: dict[str, tuple[str, ...]] = {
     "S1": ("decode", "prefill"),
     "S2": ("decode", "views"),
     "S3": ("decode", "placement"),
-    "S4": ("decode", "repeated-heads"),
+    "S4": ("decode", "copied-heads"),
     "S5": ("decode", "page-size"),
     "D1": ("decode",),
     "D2": ("decode",),
@@ -120,7 +120,7 @@ PROFILES: dict[str, Profile] = {
         ),
         offered=("views", "neutral-features", "guard"),
     ),
-    "gqa": Profile(about="several query heads share a KV head", needs=("repeated-heads", "decode[normal]")),
+    "gqa": Profile(about="several query heads share a KV head", needs=("copied-heads", "decode[normal]")),
     "prefill": Profile(
         about="several query rows a sequence",
         needs=("prefill[causal]", "speculative", "chunks", "empty[prefill]", "repeat[prefill]"),

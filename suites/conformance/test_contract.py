@@ -30,7 +30,7 @@ def test_corrupt_problems_are_refused(backend_examiner: Examiner) -> None:
     backend_examiner.examine(check_by_id("reject"), drawn, share=0.35)
 
 
-def test_corrupt_appends_are_refused(backend_examiner: Examiner) -> None:
+def test_corrupt_writes_are_refused(backend_examiner: Examiner) -> None:
     drawn = append_cases(**backend_examiner.choices)
     backend_examiner.examine(check_by_id("append-reject"), drawn, share=0.25)
 

@@ -132,7 +132,7 @@ def test_runs_repeat_bit_for_bit(backend_examiner: Examiner) -> None:
     backend_examiner.examine(check_by_id("repeat"), drawn)
 
 
-def test_high_page_ids_change_nothing(backend_examiner: Examiner) -> None:
+def test_large_page_ids_change_nothing(backend_examiner: Examiner) -> None:
     choices = drawable(backend_examiner)
     del choices["head_dims"], choices["features"]
     about = "The same tokens at low page ids and beyond 65,536 give the same bits."
