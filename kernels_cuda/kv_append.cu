@@ -83,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) kv_append_paged(
   using namespace pab;
   const i64 token = static_cast<i64>(blockIdx.x) * PAB_WARPS + threadIdx.x / kWarpSize;
   if (token >= num_tokens) return;
-  const RowKeys keys_seen = keys_of_row(Features{qo_indptr, num_seqs, 1, 0, 0.0f, nullptr, 0}, token, kv_lens);
+  const RowKeys keys_seen = keys_of_row(Features{}, Rows{qo_indptr, num_seqs, 1}, token, kv_lens);
   const i32 position = keys_seen.position;
   if (position < 0) return;
   const i64 page = block_table[keys_seen.sequence * max_pages + position / page_size];

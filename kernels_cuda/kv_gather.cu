@@ -46,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) kv_gather(
   constexpr int kVec = PAB_VEC;
   const i64 row = static_cast<i64>(blockIdx.x) * PAB_WARPS + threadIdx.x / kWarpSize;
   if (row >= num_tokens) return;
-  const RowKeys token = keys_of_row(Features{indptr, num_seqs, 1, 0, 0.0f, nullptr, 0}, row, kv_lens);
+  const RowKeys token = keys_of_row(Features{}, Rows{indptr, num_seqs, 1}, row, kv_lens);
   if (token.position < 0) return;
   const i64 page = block_table[token.sequence * max_pages + token.position / page_size];
   const Cached* from = (blockIdx.y == 0 ? k : v) + page * page_stride + token.position % page_size * token_stride;

@@ -210,7 +210,7 @@ def test_selftest_fails_for_a_blind_checker(blind: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "nothing to test was named (--controls)"),
+        ([], "exactly one thing to test must be named"),
         (["--controls", "--device", "tpu"], "unknown device 'tpu'"),
         (["--controls", "--only", "past_tabel_by_one"], "did you mean 'past_table_by_one'?"),
         (["--controls", "--seeds", "0"], "0 is not in the range"),
