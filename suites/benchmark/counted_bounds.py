@@ -1,7 +1,7 @@
 """What the tensor-core decode kernel reads, counted exactly, beside the bound of every figure.
 
-``python suites/benchmark/counted_bounds.py`` prints the table and exits with 1 when a bound is missed.  No figure is
-a time: they are the same on every machine.
+``python suites/benchmark/counted_bounds.py`` prints the table and exits with 1 when a bound is missed.
+No figure is a time: they are the same on every machine.
 """
 
 from __future__ import annotations
