@@ -150,9 +150,9 @@ STRESS_OPTIONAL: dict[str, Rule] = {
 }
 
 LINES = {
-    "stress": (STRESS_REQUIRED, STRESS_OPTIONAL, ("check", {})),
     "cell": (CELL_REQUIRED, CELL_OPTIONAL, ("check", CELL_CHECK)),
     "check": (CHECK_REQUIRED, CHECK_OPTIONAL, ("failure", CHECK_FAILURE)),
+    "stress": (STRESS_REQUIRED, STRESS_OPTIONAL, ("check", {})),
 }
 
 
