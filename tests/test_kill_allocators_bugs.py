@@ -9,7 +9,7 @@ from pathlib import Path
 from pabench.conformance.mutants import load_mutants
 
 FOLDER = Path(__file__).parent / "mutants"
-BUGS = tomllib.loads(FOLDER.with_name("allocators_bugs.toml").read_text(encoding="utf-8"))["bug"]
+BUGS = tomllib.loads((FOLDER.parent / "bugs" / "allocators.toml").read_text(encoding="utf-8"))["bug"]
 FILES = ("allocators.toml", "allocators_device.toml", "allocators_device_checked.toml")
 LISTED = re.compile(r"[LS]\d\d|(vllm|vllm-ascend|sglang|kvcached|nano-vllm) .+")
 

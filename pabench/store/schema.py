@@ -177,10 +177,10 @@ SERVING_OPTIONAL: dict[str, Rule] = {
 }
 
 LINES = {
-    "stress": (STRESS_REQUIRED, STRESS_OPTIONAL, ("check", {})),
     "cell": (CELL_REQUIRED, CELL_OPTIONAL, ("check", CELL_CHECK)),
     "check": (CHECK_REQUIRED, CHECK_OPTIONAL, ("failure", CHECK_FAILURE)),
     "serving": (SERVING_REQUIRED, SERVING_OPTIONAL, ("failure", CHECK_FAILURE)),
+    "stress": (STRESS_REQUIRED, STRESS_OPTIONAL, ("check", {})),
 }
 
 
