@@ -28,7 +28,8 @@ PAB_FN LogitRow logit_row(const Features& given, int head, i32 position, u32 end
 // Whether the row sees key `token`.
 PAB_FN bool sees_key(const Features& given, const LogitRow& row, u32 token) {
 #if PAB_FEATURES
-  const bool within = given.window == 0 || static_cast<i32>(token) - row.position > -given.window;
+  const i32 distance = static_cast<i32>(token) - row.position;
+  const bool within = given.window == 0 || distance > -given.window;
   return within && token < row.end;
 #else
   return token < row.end;
@@ -38,7 +39,8 @@ PAB_FN bool sees_key(const Features& given, const LogitRow& row, u32 token) {
 // The logit in units of log 2 of key `token`, which the row sees, from its product with the row.
 PAB_FN float seen_logit(const Features& given, const LogitRow& row, float product, u32 token, float scale_log2) {
 #if PAB_FEATURES
-  return shaped_logit(given, row.slope, product * row.scale_log2, static_cast<i32>(token) - row.position);
+  const i32 distance = static_cast<i32>(token) - row.position;
+  return shaped_logit(given, row.slope, product * row.scale_log2, distance);
 #else
   return product * scale_log2;
 #endif
