@@ -43,8 +43,8 @@ constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(Cached));
 constexpr int kCacheChunks = kHeadDim / kChunkElements;
 constexpr int kSteps = kHeadDim / 16;  // matrix instructions along head_dim
 constexpr int kPairs = kTile / 16;     // of 8 keys each: what one ldmatrix brings
-// the query stays in registers while the output leaves room for it
-constexpr bool kQueryInRegisters = kHeadDim <= 128;
+// the query stays in registers while the output, and what e4m3 is widened in, leave room for it
+constexpr bool kQueryInRegisters = kHeadDim <= (kE4m3 ? 96 : 128);
 // unrolled, a loop keeps an address for each step; else there are no registers left for that
 constexpr int kUnrolledSteps = kQueryInRegisters ? kSteps : 4;
 static_assert(kHeadDim % 16 == 0 && kTile % 16 == 0, "matrix instructions take 16 elements at a time");
