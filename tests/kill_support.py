@@ -159,13 +159,15 @@ def narrow_backend(
     return made
 
 
-def examiner_of(kernels: Path, *, seed: int = 0, shrink: bool = False, **narrow: Any) -> Examiner:
-    """An examiner with the quick profile's number of cases."""
+def examiner_of(
+    kernels: Path, *, seed: int = 0, shrink: bool = False, profile: str = "quick", **narrow: Any
+) -> Examiner:
+    """An examiner with a profile's number of cases."""
     device = EmulatedDevice(kernels=kernels)
     return Examiner(
         subject="scan",
         device=device,
-        effort=replace(PROFILES["quick"], shrink=shrink),
+        effort=replace(PROFILES[profile], shrink=shrink),
         seed=seed,
         backend=narrow_backend(device, **narrow),
         allocator=allocator_entry("scan"),

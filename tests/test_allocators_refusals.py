@@ -153,7 +153,9 @@ def duplicates(a: Any, prompt: Prompt) -> dict[str, list[Callable[[], Any]]]:
 def shape_for(name: str, page_size: int) -> PoolShape:
     """Two pages in use are more than the swap store has; a row has room for more than the pool."""
     swap = 1 if "swap_out" in ALLOCATORS[name].capabilities.operations else 0
-    return shape_of(13 if name == "contiguous" else 9, page_size, 5, 12, swap_pages=swap)
+    # these reserve for the longest: one room for 12 pages, the other for the next power of two
+    pages = {"contiguous": 13, "buddy-max": 17}.get(name, 9)
+    return shape_of(pages, page_size, 5, 12, swap_pages=swap)
 
 
 @pytest.mark.parametrize("name", OURS)

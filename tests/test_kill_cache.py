@@ -30,7 +30,7 @@ def narrow(mutant: Mutant) -> dict[str, Any]:
 def test_kill_cache_kernels(mutant: Mutant, tmp_path: Path) -> None:
     kernels = plant(mutant, tmp_path)
     for seed in SEEDS:
-        outcome = examine(mutant.killed_by, kernels, seed=seed, **narrow(mutant)).outcome
+        outcome = examine(mutant.killed_by, kernels, seed=seed, profile="default", **narrow(mutant)).outcome
         assert outcome is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
 

@@ -68,7 +68,7 @@ def test_kill_matrix_kills(mutant: Mutant, tmp_path: Path) -> None:
     head_dim = 80 if mutant.id in WIDE else 16
     for seed in SEEDS:
         narrow: dict[str, Any] = {"max_head_dim": head_dim, "features": features_of(mutant)}
-        outcome = examine(mutant.killed_by, kernels, seed=seed, **narrow).outcome
+        outcome = examine(mutant.killed_by, kernels, seed=seed, profile="default", **narrow).outcome
         assert outcome is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
 

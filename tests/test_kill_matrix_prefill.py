@@ -28,6 +28,8 @@ def test_kill_matrix_prefill_passes_the_right_kernel(check: str) -> None:
 def test_kill_matrix_prefill_kills(mutant: Mutant, tmp_path: Path) -> None:
     kernels = plant(mutant, tmp_path)
     for seed in SEEDS:
-        outcome = examine(mutant.killed_by, kernels, seed=seed, backend=BACKEND, features=FEATURES).outcome
+        outcome = examine(
+            mutant.killed_by, kernels, seed=seed, profile="default", backend=BACKEND, features=FEATURES
+        ).outcome
         assert outcome is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from pabench.errors import InvalidCase
 from pabench.problem import Batch, Case, Problem, build_tensors, case_from_dict
-from pabench.problem.append import AppendCase
 from pabench.problem.dtypes import E4M3, Array, decode, encode
 from pabench.problem.problem import FEATURES
 from pabench.problem.visibility import first_visible_key, visible_range
@@ -98,8 +97,6 @@ def test_problem_semantics_of_an_e4m3_cache() -> None:
     assert FULL.kv_scales("k") == (0.5, 0.5)
     assert FULL.kv_scales("v") == (2.0, 0.125)
     assert replace(PLAIN, kv_dtype="e4m3").kv_scales("k") == (1.0, 1.0)
-    with pytest.raises(InvalidCase, match="kv_dtype = 'e4m3': must be left out"):
-        AppendCase(problem=FULL, num_pages=1, slots=())
 
 
 @given(

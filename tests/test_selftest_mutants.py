@@ -168,14 +168,14 @@ def test_selftest_mutants_fates_are_counted() -> None:
 LIVING = Mutant(
     id="says-it-otherwise",
     file="allocators/host_state.py",
-    before="return -(-tokens // self.shape.page_size)",
-    after="return (tokens + self.shape.page_size - 1) // self.shape.page_size",
+    before="return -(-tokens // self._page_size)",
+    after="return (tokens + self._page_size - 1) // self._page_size",
     **{**FIELDS, "killed_by": "allocator-invariants"},
 )
 CRASHING = Mutant(
     id="crashes",
     file="allocators/host_state.py",
-    before="return -(-tokens // self.shape.page_size)",
+    before="return -(-tokens // self._page_size)",
     after="import os; os.abort()",
     **{**FIELDS, "killed_by": "nothing that is known"},
 )

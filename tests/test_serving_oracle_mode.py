@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,12 @@ SHAPE = PoolShape(num_pages=64, page_size=4, max_seqs=8, max_pages_per_seq=16)
 
 
 class Leaky(HostAllocator):
-    """Loses a page whenever a sequence of more than 20 tokens ends."""
+    """Loses a page whenever a sequence of more than 20 tokens is freed."""
 
-    def _end(self, sequence: int) -> None:
-        long = self._lengths[sequence] > 20
-        super()._end(sequence)
-        if long:
-            self._ring.take(1)
+    def free(self, sequences: Sequence[int]) -> None:
+        long = sum(self._lengths[sequence] > 20 for sequence in sequences)
+        super().free(sequences)
+        self._ring.take(int(long))
 
 
 class Crossed(HostAllocator):

@@ -200,13 +200,17 @@ class Examiner:
         *,
         label: str | None = None,
         about: str | None = None,
+        unasked: str | None = None,
         share: float = 1.0,
     ) -> None:
         """Draw histories and hand each to a check of ``ALLOCATOR_CHECKS``, on a drawn schedule.
 
-        ``label``, ``about`` and ``share`` are those of ``examine``, the share of the effort's runs.
+        ``label``, ``about`` and ``share`` are those of ``examine``, the share of the effort's runs.  With
+        ``unasked``, the reason, nothing is drawn.
         """
         self._begin(check if label is None else f"{check}[{label}]", about or about_allocator_check(check))
+        if unasked is not None:
+            pytest.skip(unasked)
         schedules = st.integers(0, 2**16)
 
         @self._settings(max(1, round(self.effort.machine_runs * share)))

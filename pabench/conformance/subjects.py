@@ -21,6 +21,8 @@ ALLOCATOR_MODULES = {
     "host": "pabench.allocators.host",
     "contiguous": "pabench.allocators.reserving",
     "buddy": "pabench.allocators.reserving",
+    "buddy-max": "pabench.allocators.reserving",
+    "buddy-oracle": "pabench.allocators.reserving",
     "oracle-length": "pabench.allocators.reserving",
 }
 

@@ -98,9 +98,9 @@ def build_cell_checks(source: Source) -> tuple[CellChecks, ...]:
 
 
 def line_title(line: Line) -> str:
-    """Return what a line is about: a check, a cell or a server."""
+    """Return what a line is about: a check, a stress cell, a cell or a server."""
     data = line.data
-    if data["kind"] == "check":
+    if data["kind"] in ("check", "stress"):
         return f"{data['subject']} on {data['device']}: {data['check']}"
     if data["kind"] == "serving":
         return f"{data['allocator']} under {data['scheduler']}, page size {data['page_size']}"

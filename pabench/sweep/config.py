@@ -138,12 +138,17 @@ def resolve_config(
     )
 
 
+NOT_IN_GRIDS = ("rawkernel-cascade",)
+"""Run over a grid only when named: it is another backend's kernel unless sequences share pages, and none do."""
+
+
 def _grid_config(given: Mapping[str, Any], words: Mapping[str, str], backends: Sequence[str]) -> SweepConfig:
     """A sweep over a grid: every known backend unless some are named; no axis beside it."""
     for key in AXES:
         if key in given:
             raise UsageError(f"{words[key]}: must not be given, the grid gives all axes")
-    value = {**DEFAULTS, "backend": tuple(backends), **given}
+    asked = tuple(name for name in backends if name not in NOT_IN_GRIDS)
+    value = {**DEFAULTS, "backend": asked, **given}
     return SweepConfig(
         page_sizes=(),
         lengths=(),

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -390,14 +389,16 @@ def crowd(seed: int) -> HistoryCase:
 
 
 def test_allocator_serves_a_crowd(allocator_examiner: Examiner) -> None:
-    can, runs = allocator_examiner.allocator_capabilities, allocator_examiner.effort.machine_runs
-    if "append_batch" not in can.operations:
-        pytest.skip(f"{allocator_examiner.subject} offers no append_batch")
-    if runs < 400:
-        pytest.skip("takes seconds a history: asked from the default profile on")
-    about = "A call for more sequences than a block has threads serves each of them."
-    drawn = st.integers(0, 2**16).map(crowd)
-    share = 1 / runs
-    allocator_examiner.examine_histories(
-        "allocator-invariants", drawn, label="crowd", about=about, share=share
+    examiner, unasked = allocator_examiner, None
+    if "append_batch" not in examiner.allocator_capabilities.operations:
+        unasked = f"{examiner.subject} offers no append_batch"
+    elif examiner.effort.machine_runs < 400:
+        unasked = "takes seconds a history: asked from the default profile on"
+    examiner.examine_histories(
+        "allocator-invariants",
+        st.integers(0, 2**16).map(crowd),
+        label="crowd",
+        about="A call for more sequences than a block has threads serves each of them.",
+        unasked=unasked,
+        share=1 / examiner.effort.machine_runs,
     )
