@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,15 +146,14 @@ def test_serving_command_counts_what_never_fits(tmp_path: Path, capsys: pytest.C
 def test_serving_command_oracle_mode_saves_a_history_that_replays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = HostAllocator._end
+    right = HostAllocator.free
 
-    def leaky(self: HostAllocator, sequence: int) -> None:
-        long = self._lengths[sequence] > 40
-        right(self, sequence)
-        if long:
-            self._ring.take(1)
+    def leaky(self: HostAllocator, sequences: Sequence[int]) -> None:
+        long = sum(self._lengths[sequence] > 40 for sequence in sequences)
+        right(self, sequences)
+        self._ring.take(int(long))
 
-    monkeypatch.setattr(HostAllocator, "_end", leaky)
+    monkeypatch.setattr(HostAllocator, "free", leaky)
     out = tmp_path / "run"
     assert run(["serving", *LENGTHS, *SMALL, "--check-steps", "5", "--out", str(out)]) == 1
     (line,) = lines(out)
@@ -166,7 +166,7 @@ def test_serving_command_oracle_mode_saves_a_history_that_replays(
     assert len(case["case"]["operations"]) <= 12
     assert run(["replay", str(folder), "--in-process"]) == 1
     assert "invariant" in capsys.readouterr().out
-    monkeypatch.setattr(HostAllocator, "_end", right)
+    monkeypatch.setattr(HostAllocator, "free", right)
     assert run(["replay", str(folder), "--in-process"]) == 0
     assert "FAIL" in (out / "report.html").read_text(encoding="utf-8")
 

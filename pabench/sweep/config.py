@@ -139,7 +139,7 @@ def resolve_config(
 
 
 NOT_IN_GRIDS = ("rawkernel-cascade",)
-"""Run over a grid only when named: it is another backend's kernel unless sequences share pages, and none do."""
+"""Run over a grid only when named: without shared pages, and there are none, it is another's kernel."""
 
 
 def _grid_config(given: Mapping[str, Any], words: Mapping[str, str], backends: Sequence[str]) -> SweepConfig:
