@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "tests" / "standin"
-TINY = """
+EXPECT = """
 [expect]
 memory_reach = 0.9
 tensor_reach = 0.8
@@ -25,12 +25,17 @@ fraction = 0.5
 [model.tiny]
 heads = "4:2"
 head_dim = 64
+"""
+TINY = (
+    EXPECT
+    + """
 [[points]]
 grid = "small"
 models = ["tiny"]
 shapes = ["3x40"]
 lengths = ["fixed:len={mean}", "uniform:low=1,high={twice}"]
 """
+)
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def test_conformance_seed_decides_the_cases(tmp_path: Path, monkeypatch: pytest.
     again = _cases_of(tmp_path, "b", 7, monkeypatch)
     other = _cases_of(tmp_path, "c", 8, monkeypatch)
     appends = {"append", "append-e4m3", "append-paged"}
-    assert {check for check, _ in first} == {"decode[needle]", *appends, *ALLOCATOR}
+    assert {check for check, _ in first} == {"decode[needle]", *appends, *ALLOCATOR} - {CROWD}
     assert first == again
     for check in ("decode[needle]", "append", "allocator-invariants"):
         mine = [json.dumps(case) for name, case in first if name == check]

@@ -19,20 +19,12 @@ from pabench.sweep.grid import point_cells
 from pabench.sweep.grid_file import NAMES, GridFile, read_grid
 from pabench.sweep.grid_table import best_peer, ceilings_text, print_grid_table
 from pabench.timing.gpus import GPUS
+from tests.standin_support import EXPECT
 
 H200 = GPUS["h200"]
-TINY = """
-[expect]
-memory_reach = 0.9
-tensor_reach = 0.8
-[[expect.fraction]]
-backend = "rawkernel"
-even = true
-from_mb = 0
-fraction = 0.5
-[model.tiny]
-heads = "4:2"
-head_dim = 64
+TINY = (
+    EXPECT
+    + """
 [[points]]
 grid = "small"
 models = ["tiny"]
@@ -44,6 +36,7 @@ models = ["tiny"]
 shapes = ["3x100", "2x50"]
 lengths = ["fixed:len={mean}"]
 """
+)
 
 
 def grid(tmp_path: Path, text: str = TINY, size: str = "") -> GridFile:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pabench.cli.selftest_calibrate import judge_right_kernels
-from pabench.cli.selftest_mutants import OWN, judge_mutants
+from pabench.cli.selftest_mutants import OWN, choose, judge_mutants
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from pabench.controls.compare import Compared
-    from pabench.controls.model import Control
     from pabench.controls.verdict import Verdict
 
 DEVICES = ("emulated", "cuda")
@@ -129,7 +128,7 @@ def command(
     from pabench.store.files import atomic_write_text, pretty
 
     folder = controls_dir()
-    chosen = _choose(load_controls(folder), only)
+    chosen = choose("control", load_controls(folder), only)
     program = None
     if device == "cuda":
         from pabench.controls.sanitizer import find_sanitizer
@@ -190,14 +189,6 @@ def _sanitizer_counts(compared: Sequence[Compared]) -> dict[str, int]:
         f"{counted['twins_flagged']} twins flagged"
     )
     return counted
-
-
-def _choose(controls: Sequence[Control], only: Sequence[str]) -> list[Control]:
-    known = {name for control in controls for name in (control.id, control.file)}
-    for name in only:
-        if name not in known:
-            raise UnknownName("control", name, known)
-    return [c for c in controls if not only or c.id in only or c.file in only]
 
 
 def _line(verdict: Verdict, width: int) -> str:

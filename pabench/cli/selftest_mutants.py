@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
     from pabench.conformance.killing import Fate
     from pabench.conformance.mutants import Mutant
 
+
+class Planted(Protocol):
+    """A fault with a name, in a file: a control or a mutant."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def file(self) -> str:
+        """The file it is in."""
+
+
+Fault = TypeVar("Fault", bound=Planted)
 OWN = "own"
 """Stands for the mutants that come with a checkout; a wheel has none."""
 CHECK_WIDTH = 44
@@ -45,7 +59,7 @@ def judge_mutants(
     from pabench.conformance.matrix import counts, kill_matrix
     from pabench.store.files import atomic_write_text, pretty
 
-    chosen = _choose(_load(source, generate, seed), only)
+    chosen = choose("mutant", _load(source, generate, seed), only)
     begin = time.monotonic()
     width = max(len(mutant.id) for mutant in chosen)
     click.echo(f"{'mutant':<{width}}  {'killed':<7}  {'by':<{CHECK_WIDTH}}  smallest err/T")
@@ -95,12 +109,13 @@ def _load(source: str | None, generate: int | None, seed: int) -> list[Mutant]:
     return list(found.values())
 
 
-def _choose(mutants: Sequence[Mutant], only: Sequence[str]) -> list[Mutant]:
-    known = {name for mutant in mutants for name in (mutant.id, mutant.file)}
+def choose(what: str, faults: Sequence[Fault], only: Sequence[str]) -> list[Fault]:
+    """Return those of ``faults`` whose id or file is among ``only``, or all; raises ``UnknownName``."""
+    known = {name for fault in faults for name in (fault.id, fault.file)}
     for name in only:
         if name not in known:
-            raise UnknownName("mutant", name, known)
-    return [mutant for mutant in mutants if not only or mutant.id in only or mutant.file in only]
+            raise UnknownName(what, name, known)
+    return [fault for fault in faults if not only or fault.id in only or fault.file in only]
 
 
 def _line(fate: Fate, width: int) -> str:

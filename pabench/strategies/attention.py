@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -96,61 +97,63 @@ def cases(
 @st.composite
 def high_page_cases(
     draw: st.DrawFn,
+    /,
     *,
-    kv_layouts: Sequence[str] = KV_LAYOUTS,
-    interleaved: Sequence[bool] = (False, True),
     dtypes: Sequence[str] = tuple(DTYPES),
-    supported: Callable[[Case], bool] = lambda case: True,
+    **choices: Any,
 ) -> Case:
-    """Cases whose page ids lie around and above 65,536, over pages of at most 1 KiB."""
+    """Cases whose page ids lie around and above 65,536, over pages of at most 1 KiB.
+
+    ``choices`` are ``kv_layouts``, ``interleaved`` and ``supported`` of ``cases``.
+    """
     dtype = draw(st.sampled_from(list(dtypes)))
     page_size = draw(st.sampled_from([1, 2, 3, 4] if dtype != "float32" else [1, 2]))
     group = draw(st.sampled_from([1, 2, 3]))
     problem = Problem(num_qo_heads=2 * group, num_kv_heads=2, head_dim=16, page_size=page_size, dtype=dtype)
-    case = Case(
-        problem=problem,
-        batch=draw(batches(page_size, max_seqs=3, max_len=80, min_len=1)),
-        kv_layout=draw(st.sampled_from(list(kv_layouts))),
-        interleaved=draw(st.sampled_from(list(interleaved))),
-        family=draw(st.sampled_from(["needle", "normal", "spotlight"])),
-        poison=draw(st.sampled_from(["nan", "zero"])),
-        placement="high",
-        seed=draw(st.integers(0, 2**16)),
-    )
-    if not supported(case):
-        from hypothesis import reject
-
-        reject()
-    return case
+    return draw(_far_cases(problem, "high", **choices))
 
 
 @st.composite
 def vast_page_cases(
     draw: st.DrawFn,
+    /,
     *,
-    kv_layouts: Sequence[str] = KV_LAYOUTS,
-    interleaved: Sequence[bool] = (False, True),
     dtypes: Sequence[str] = tuple(DTYPES),
-    supported: Callable[[Case], bool] = lambda case: True,
+    **choices: Any,
 ) -> Case:
-    """Cases whose pages lie where offsets of 31 and 32 bits wrap, in up to 32 GiB of address space."""
+    """Cases whose pages lie where offsets of 31 and 32 bits wrap, in up to 32 GiB of address space.
+
+    ``choices`` are those of ``high_page_cases``.
+    """
     group, num_kv_heads = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([2, 1, 3]))
-    page_size = draw(st.sampled_from([1, 2, 5, 16]))
     problem = Problem(
         num_qo_heads=num_kv_heads * group,
         num_kv_heads=num_kv_heads,
         head_dim=16,
-        page_size=page_size,
+        page_size=draw(st.sampled_from([1, 2, 5, 16])),
         dtype=draw(st.sampled_from(list(dtypes))),
     )
+    return draw(_far_cases(problem, VAST, **choices))
+
+
+@st.composite
+def _far_cases(
+    draw: st.DrawFn,
+    problem: Problem,
+    placement: str,
+    *,
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
+    supported: Callable[[Case], bool] = lambda case: True,
+) -> Case:
     case = Case(
         problem=problem,
-        batch=draw(batches(page_size, max_seqs=3, max_len=80, min_len=1)),
+        batch=draw(batches(problem.page_size, max_seqs=3, max_len=80, min_len=1)),
         kv_layout=draw(st.sampled_from(list(kv_layouts))),
         interleaved=draw(st.sampled_from(list(interleaved))),
         family=draw(st.sampled_from(["needle", "normal", "spotlight"])),
         poison=draw(st.sampled_from(["nan", "zero"])),
-        placement=VAST,
+        placement=placement,
         seed=draw(st.integers(0, 2**16)),
     )
     if not supported(case):
