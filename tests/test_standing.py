@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pabench.conformance.specification import BADGES, CLAUSES, PROFILES
-from pabench.conformance.standing import Standing, standings
+from pabench.conformance.standing import Standing, standing_lines, standings
 from tests.kill_support import MATRIX
 
 BACKEND_RESULTS = [name for name in MATRIX if not name.startswith("allocator")]
@@ -92,6 +92,21 @@ def test_standing_of_allocators_has_their_clauses_and_no_profiles() -> None:
     assert scan.open == ("P14",)
     assert scan.clauses == 14
     assert all(clause[0] != "P" for clause in (*mine.kept, *mine.open))
+
+
+def test_standing_keeps_no_clause_that_is_known_to_be_broken() -> None:
+    theirs = {"subject": "theirs", "subject_kind": "allocator"}
+    (found,) = standings(
+        [
+            line("allocator-invariants", "deviates", **theirs),
+            line("allocator-decode", **theirs),
+            line("allocator-concurrent", "unsupported", **theirs),
+        ]
+    )
+    assert (found.kept, found.broken, found.open) == ((), (), ("P14",))
+    assert set(found.deviating) == {f"P{number}" for number in range(1, 14)}
+    (said,) = standing_lines([found])
+    assert said == "theirs: 0 of 14 clauses, 13 with known deviations, 1 not judged"
 
 
 def test_standing_is_kept_apart_by_device() -> None:

@@ -40,7 +40,8 @@ class Standing:
     """What a run says of one subject on one device.
 
     Attributes:
-        kept: clauses of which a check passed and none failed.
+        kept: clauses of which a check passed, and none failed or found known deviations.
+        deviating: clauses of which a check found known deviations and nothing else.
         broken: clauses of which a check failed.
         open: clauses of which no check has judged a case.
         profiles, badges: of attention backends; empty for allocators.
@@ -50,6 +51,7 @@ class Standing:
     subject_kind: str
     device: str
     kept: tuple[str, ...]
+    deviating: tuple[str, ...]
     broken: tuple[str, ...]
     open: tuple[str, ...]
     profiles: tuple[Claim, ...]
@@ -62,7 +64,7 @@ class Standing:
     @property
     def clauses(self) -> int:
         """How many clauses there are for subjects of this kind."""
-        return len(self.kept) + len(self.broken) + len(self.open)
+        return len(self.kept) + len(self.deviating) + len(self.broken) + len(self.open)
 
 
 def standings(lines: Sequence[Line]) -> tuple[Standing, ...]:
@@ -79,7 +81,8 @@ def standing_lines(found: Sequence[Standing]) -> Iterator[str]:
     for subject in found:
         unjudged = f", {len(subject.open)} not judged" if subject.open else ""
         broken = f", broken: {', '.join(subject.broken)}" if subject.broken else ""
-        parts = [f"{len(subject.kept)} of {subject.clauses} clauses{unjudged}{broken}"]
+        known = f", {len(subject.deviating)} with known deviations" if subject.deviating else ""
+        parts = [f"{len(subject.kept)} of {subject.clauses} clauses{known}{unjudged}{broken}"]
         for kind, claims in (("profiles", subject.profiles), ("badges", subject.badges)):
             held = [claim.name for claim in claims if claim.held]
             parts += [f"{kind} {', '.join(held) or 'none'}"] if claims else []
@@ -95,6 +98,7 @@ def _standing(subject: str, kind: str, device: str, lines: Sequence[Line]) -> St
         subject_kind=kind,
         device=device,
         kept=tuple(clause for clause, state in states.items() if state == "kept"),
+        deviating=tuple(clause for clause, state in states.items() if state == "deviating"),
         broken=tuple(clause for clause, state in states.items() if state == "broken"),
         open=tuple(clause for clause, state in states.items() if state == "open"),
         profiles=tuple(_profile(name, p, lines) for name, p in PROFILES.items()) if backend else (),
@@ -110,6 +114,8 @@ def _clause(lines: Sequence[Line], checks: Sequence[str]) -> str:
     found = [line for check in checks for line in _named(lines, check)]
     if any(line["status"] in BAD for line in found):
         return "broken"
+    if any(line["status"] == "deviates" for line in found):
+        return "deviating"
     return "kept" if any(_judged(line) for line in found) else "open"
 
 

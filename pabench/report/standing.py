@@ -24,6 +24,7 @@ class StandingRow:
     subject: str
     device: str
     clauses: str
+    deviating: str
     broken: str
     open: str
     profiles: tuple[str, ...]
@@ -42,6 +43,7 @@ def build_standing(source: Source) -> tuple[StandingRow, ...]:
             subject=found.subject,
             device=found.device,
             clauses=f"{len(found.kept)} of {found.clauses}",
+            deviating=", ".join(found.deviating),
             broken=", ".join(found.broken),
             open=", ".join(found.open),
             profiles=_held(found.profiles),
