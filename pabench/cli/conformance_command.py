@@ -38,7 +38,7 @@ PROFILE_NAMES = ("quick", "default", "deep")
     "allocators",
     multiple=True,
     metavar="NAME",
-    help="Page allocator to judge; may be repeated.  Default: scan and host, together with rawkernel.",
+    help="Page allocator to judge; may be repeated.  Default, with rawkernel: scan, ticket, stack, host.",
 )
 @click.option("--device", default="auto", metavar="NAME", help="auto, cuda or emulated.", show_default=True)
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -26,24 +27,26 @@ def kill_matrix(
         on_fate: called in the calling thread, in the order of ``mutants``.
 
     Raises:
-        UsageError: a mutant does not fit its file; known before any is judged where ``check_fit`` was asked.
+        UsageError: a mutant does not fit its file.
         EnvironmentRefused: there is no C++ compiler.
     """
     device = open_device("emulated")
     wanted = {subject.name for mutant in mutants for subject in subjects_of(mutant.file)}
     tests = {subject.name: checks_of(subject, device) for subject in SUBJECTS if subject.name in wanted}
     mine = threading.local()
-    killers: list[Killer] = []
 
     def judge(mutant: Mutant) -> Fate:
         if not hasattr(mine, "killer"):
-            mine.killer = Killer(tests, seeds=seeds)
-            killers.append(mine.killer)
+            mine.killer = killers.enter_context(Killer(tests, seeds=seeds))
         fate: Fate = mine.killer.judge(mutant)
         return fate
 
     fates: list[Fate] = []
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+    # the threads end before the killers that they use
+    with (
+        contextlib.ExitStack() as killers,
+        ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool,
+    ):
         try:
             for fate in pool.map(judge, mutants):
                 on_fate(fate)
@@ -51,9 +54,6 @@ def kill_matrix(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-        finally:
-            for killer in killers:
-                killer.__exit__()
     return fates
 
 
