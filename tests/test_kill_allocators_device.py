@@ -18,7 +18,7 @@ from pabench.conformance.mutants import Mutant, load_mutants, overlay
 from pabench.device.checked import CheckedDevice
 from pabench.device.emulated import EmulatedDevice
 from pabench.device.findings import Finding
-from pabench.errors import InvalidCase, OutOfPages
+from pabench.errors import DeviceFault, InvalidCase, OutOfPages
 from pabench.kernels import page_pool
 from pabench.resources import resource_dir
 from tests.allocator_support import random_call, shape_of
@@ -76,6 +76,14 @@ def findings(file: str, kernels: Path, seed: int) -> list[Finding]:
         stamps = page_pool.new_stamps(pool, np.array([], np.int64))
         page_pool.churn(pool, stamps, blocks=2, threads=64, rounds=10, most=2)
         return device.findings
+    # a race may spoil the pages before the history ends, and the host says so; what the device saw stays
+    with contextlib.suppress(DeviceFault):
+        share_and_churn(device, seed)
+    return device.findings
+
+
+def share_and_churn(device: CheckedDevice, seed: int) -> None:
+    """Pages with two holders freed in one call, then random calls over what is left."""
     shape, rng = shape_of(90, 1, 40, 9), random.Random(seed)
     scan = ScanAllocator(device, shape, blocks=2)
     for sequence in range(8):
@@ -87,7 +95,6 @@ def findings(file: str, kernels: Path, seed: int) -> list[Finding]:
         call = random_call(rng, shape, live, {"append_batch", "fork", "truncate", "free"})
         with contextlib.suppress(InvalidCase, OutOfPages):
             call(scan)
-    return device.findings
 
 
 @pytest.mark.parametrize("file", ["pab/pool_ticket.cuh", "pab/pool_stack.cuh", "page_alloc_scan.cu"])

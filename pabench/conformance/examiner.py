@@ -24,6 +24,7 @@ from pabench.allocators.registry import AllocatorEntry
 from pabench.backends.base import Backend
 from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, about_allocator_check
 from pabench.conformance.case_files import AnyCase
+from pabench.conformance.drawing import no_foreign_constants
 from pabench.conformance.failures import load_case
 from pabench.conformance.ledger import Deviation
 from pabench.conformance.outcome import Outcome, failed
@@ -324,7 +325,8 @@ class Examiner:
     def _until_failure(self, search: Callable[[], None]) -> None:
         """Run Hypothesis; say so when the failure it found does not happen again on the same case."""
         try:
-            search()
+            with no_foreign_constants():
+                search()
         except Unsatisfiable:
             return  # the backend supports nothing that the strategy draws
         except Flaky:
