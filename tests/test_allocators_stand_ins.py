@@ -11,9 +11,9 @@ from types import ModuleType
 
 import pytest
 
-from pabench.allocators.adapters.peers import PEERS_VARIABLE, Peer, release
-from pabench.allocators.adapters.stand_ins import functions_of, stand_ins
 from pabench.errors import Unsupported
+from pabench.peers.peer import PEERS_VARIABLE, Peer, release
+from pabench.peers.stand_ins import functions_of, stand_ins
 
 BARE = ("madeup", "madeup.core")
 REPLACED = {"madeup.heavy": {"answer": 7}, "not_installed": {"thing": 1}}

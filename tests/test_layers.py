@@ -16,7 +16,7 @@ MAX_LINES = 400
 ROWS: list[tuple[str, ...]] = [
     ("__init__",),
     ("errors",),
-    ("resources", "tables", "progress"),
+    ("resources", "tables", "progress", "peers"),
     ("problem",),
     ("workloads",),
     ("oracle",),
@@ -32,7 +32,7 @@ ROWS: list[tuple[str, ...]] = [
 
 # what the rows alone would allow and must not be
 NEVER: dict[str, set[str]] = {
-    "problem": {"resources", "tables"},
+    "problem": {"resources", "tables", "peers"},
     "device": {"oracle", "workloads"},
     "timing": {"oracle"},
     "store": {"oracle"},
@@ -53,6 +53,7 @@ ONLY: dict[str, set[str]] = {
     "errors": set(),
     "resources": set(),
     "tables": set(),
+    "peers": set(),
     "problem": {"numpy"},
     "workloads": {"numpy"},
     "store": {"numpy"},

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pabench.allocators.adapters import sglang, torch_paged, transformers, vllm
-from pabench.allocators.adapters.peers import Peer
 from pabench.allocators.adapters.sglang import SglangPaged
 from pabench.allocators.adapters.torch_paged import TorchPaged
 from pabench.allocators.adapters.transformers import TransformersBlockManager
@@ -26,6 +25,7 @@ from pabench.allocators.reserving import (
 from pabench.allocators.scan import ScanAllocator
 from pabench.device.base import Device
 from pabench.errors import UnknownName
+from pabench.peers.peer import Peer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

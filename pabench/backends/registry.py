@@ -1,4 +1,4 @@
-"""Finds backends: our own, the entry points of group ``pabench.backends``, and Python code by its place.
+"""Finds backends: our own, adapters, entry points of group ``pabench.backends``, Python code by its place.
 
 A place reads ``file.py:attribute`` or ``package.module:attribute``.  The attribute is a function (see
 ``function.py``) or anything that, called with a device, returns a ``Backend``.  A place that ends in ``.cu``
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pabench.backends.adapters.table import ADAPTERS
 from pabench.backends.base import OPTIONAL, Backend, BackendFactory, Capabilities
 from pabench.backends.cuda_source import CudaSourceBackend
 from pabench.backends.function import FunctionBackend
@@ -34,8 +35,9 @@ OWN = {
 
 
 def backend_names() -> dict[str, str]:
-    """Return backend name to ``module:attribute``; installed entry points come on top of our own."""
-    return {**OWN, **{point.name: point.value for point in entry_points(group=GROUP)}}
+    """Return backend name to ``module:attribute``: our own, adapters, and installed entry points."""
+    adapters = {name: adapter.place for name, adapter in ADAPTERS.items()}
+    return {**OWN, **adapters, **{point.name: point.value for point in entry_points(group=GROUP)}}
 
 
 def load_backend(name: str, device: Device) -> Backend:

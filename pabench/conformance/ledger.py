@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pabench.allocators.adapters.peers import release
 from pabench.allocators.registry import ALLOCATORS
 from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS
 from pabench.conformance.outcome import Outcome
 from pabench.errors import InvalidCase, UnknownName
+from pabench.peers.peer import release
 from pabench.problem.checks import one_of
 from pabench.resources import resource_dir
 from pabench.tables import check_fields, read_tables

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from pabench.allocators.adapters.caller import CuttingAllocator
-from pabench.allocators.adapters.peers import Peer
-from pabench.allocators.adapters.stand_ins import functions_of
 from pabench.allocators.capabilities import Capabilities
 from pabench.allocators.results import Granted
 from pabench.errors import OutOfPages
+from pabench.peers.peer import Peer
+from pabench.peers.stand_ins import functions_of
 from pabench.problem.dtypes import Array
 from pabench.problem.layout import pages_needed
 

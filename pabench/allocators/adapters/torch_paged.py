@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pabench.allocators.adapters.caller import CallerAllocator
-from pabench.allocators.adapters.peers import Peer
 from pabench.allocators.capabilities import Capabilities
+from pabench.peers.peer import Peer
 
 PAGED = "torch.nn.attention.experimental._paged_attention"
 PEER = Peer(package="torch", version="2.13.0", modules=(PAGED,), installed=True)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from pabench.allocators.adapters.caller import CuttingAllocator
-from pabench.allocators.adapters.peers import Peer
 from pabench.allocators.capabilities import Capabilities
+from pabench.peers.peer import Peer
 from pabench.problem.dtypes import Array
 
 CACHE = "transformers.generation.continuous_batching.cache_manager"

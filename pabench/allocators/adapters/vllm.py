@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from pabench.allocators.adapters.caller import CallerAllocator, CuttingAllocator
-from pabench.allocators.adapters.peers import Peer
 from pabench.allocators.base import PoolShape
 from pabench.allocators.capabilities import Capabilities
+from pabench.peers.peer import Peer
 from pabench.problem.dtypes import Array
 
 POOL = "vllm.v1.core.block_pool"

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pabench.allocators.adapters.stand_ins import stand_ins
 from pabench.errors import Unsupported
+from pabench.peers.stand_ins import stand_ins
 
 PEERS_VARIABLE = "PABENCH_PEERS"
 """Environment variable: a folder that packages were installed to with ``pip install --no-deps --target``."""

@@ -1,0 +1,1 @@
+"""Attention kernels of other projects behind our protocol."""

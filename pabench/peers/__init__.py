@@ -1,0 +1,1 @@
+"""Packages of other projects: where they are, which version, and how a part of one is imported alone."""
