@@ -113,7 +113,7 @@ def carried_output(first: AttentionOutput, variant: Variant, got: AttentionOutpu
     if variant.factor != 1.0:
         numbers = decode(moved, dtype) * variant.factor
         # a factor that is a power of two is exact but for numbers that are subnormal on either side
-        normal = np.abs(numbers) >= 4.0 * dtype.half_subnormal / dtype.unit_roundoff
+        normal = np.abs(numbers) >= 4.0 * dtype.smallest_normal
         moved = np.where(normal, encode(numbers, dtype), out[kept])
     out[kept] = moved
     if first.lse is None or got.lse is None:

@@ -34,6 +34,11 @@ class DType:
     maximum: float
 
     @property
+    def smallest_normal(self) -> float:
+        """The smallest positive number with all its bits."""
+        return self.half_subnormal / self.unit_roundoff
+
+    @property
     def itemsize(self) -> int:
         """Bytes of one element."""
         return int(self.storage.itemsize)

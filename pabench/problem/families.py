@@ -25,6 +25,9 @@ class FamilyInput:
         boundaries: page and tile edges, and those of the window.
         first_visible: first key that the last query row sees, above 0 only with a window.
         soft_cap: cap of the logits, None for none.
+        largest: value that the cache can hold, its scale included, and 65,504 at most: sums of larger ones
+            leave float32 in right kernels too.
+        smallest: value below which the cache holds fewer bits, its scale included, and 2^-14 at least.
     """
 
     kv_len: int
@@ -33,6 +36,8 @@ class FamilyInput:
     rng: np.random.Generator
     first_visible: int = 0
     soft_cap: float | None = None
+    largest: float = 65504.0
+    smallest: float = 2.0**-14
 
 
 Family = Callable[[FamilyInput], tuple[Array, Array]]
@@ -130,6 +135,34 @@ def saturating(at: FamilyInput) -> tuple[Array, Array]:
     )
 
 
+def waves(at: FamilyInput) -> tuple[Array, Array]:
+    """Logits swell and fall over 232 keys: every split has a maximum of its own, and none is negligible."""
+    return 3.0 * np.sin(np.arange(at.kv_len) / 37.0) + _noise(at, 0.3), _random_values(at)
+
+
+def faint(at: FamilyInput) -> tuple[Array, Array]:
+    """One key leads, many large values lie e^-6 to e^-16 below: weights that 16 bits round away add up."""
+    logits = at.rng.uniform(-16.0, -6.0, at.kv_len)
+    logits[_boundary(at)] = 0.0
+    return logits, 30.0 * (1.0 + at.rng.random((at.kv_len, at.head_dim)))
+
+
+def far_negative(at: FamilyInput) -> tuple[Array, Array]:
+    """All logits near -30,000 and below: a finite stand-in for minus infinity, such as -10,000, leads."""
+    return _noise(at) - 30_000.0, _random_values(at)
+
+
+def large_value(at: FamilyInput) -> tuple[Array, Array]:
+    """Values at either end of the cache's range: a sum kept in 16 bits before it is normalised overflows."""
+    signs = at.rng.choice([-1.0, 1.0], at.head_dim)
+    return _noise(at), at.largest * signs * (1.0 - 0.25 * at.rng.random((at.kv_len, at.head_dim)))
+
+
+def small_value(at: FamilyInput) -> tuple[Array, Array]:
+    """Values below the cache's normal range: flushed to zero, or halved on the way, they are gone."""
+    return _noise(at), 0.5 * at.smallest * _random_values(at)
+
+
 FAMILIES: dict[str, Family] = {
     "normal": normal,
     "spotlight": spotlight,
@@ -143,4 +176,9 @@ FAMILIES: dict[str, Family] = {
     "cancelling-value": cancelling_value,
     "window-edge": window_edge,
     "saturating": saturating,
+    "waves": waves,
+    "faint": faint,
+    "far-negative": far_negative,
+    "large-value": large_value,
+    "small-value": small_value,
 }

@@ -17,6 +17,9 @@ from pabench.problem.pool import KvPool, pool_shape
 from pabench.problem.vast import reserved_zeros, wrap_pages
 from pabench.problem.visibility import first_visible_key, visible_range
 
+FAMILY_LARGEST, FAMILY_SMALLEST = 65504.0, 2.0**-14
+MAX_STRETCH = 2.0**13
+"""Of queries and keys, whose elements float16 must hold."""
 FULL_POISON_BYTES = 2**26
 """Pools above this size are poisoned around the used pages only, so that untouched memory stays untouched."""
 
@@ -198,12 +201,15 @@ def _sequence(
     reach = abs(problem.scale) * head_dim or 1.0
     directions = np.empty((problem.num_kv_heads, head_dim))
     for head in range(problem.num_kv_heads):
-        logits, values[:, head] = _family(case, kv_len, rng)
+        logits, values[:, head] = _family(case, kv_len, rng, head)
         # queries must meet the keys of the beginning along their own direction
         direction = rng.choice([-1.0, 1.0], head_dim)
         direction = directions[head] = direction if start is None else start[1][head]
         # both sides take an equal share of large logits, so that neither leaves the range of a 16-bit type
-        stretch = math.sqrt(max(1.0, float(np.abs(logits).max(initial=0.0)) / reach))
+        largest = float(np.abs(logits).max(initial=0.0))
+        stretch = min(math.sqrt(max(1.0, largest / reach)), MAX_STRETCH)
+        # with a tiny sm_scale the largest logits are out of reach of 16 bits
+        logits = logits * min(1.0, reach * MAX_STRETCH**2 / max(largest, 1.0))
         keys[:, head] = (logits / (reach * stretch))[:, None] * direction
         # heads of a group differ in strength, so that no head can stand in for another
         strength = math.copysign(stretch, problem.scale) * (1.0 + 0.125 * (np.arange(group) % 3))
@@ -228,7 +234,7 @@ def _sequence(
     return rows, directions
 
 
-def _family(case: Case, kv_len: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def _family(case: Case, kv_len: int, rng: np.random.Generator, head: int) -> tuple[Array, Array]:
     """Wanted logits and values of one sequence and KV head.
 
     Boundaries are page edges, multiples of 32 and the edge of the last row's window.
@@ -238,6 +244,7 @@ def _family(case: Case, kv_len: int, rng: np.random.Generator) -> tuple[Array, A
     first = int(visible_range(case.problem, 1, kv_len)[0][0])
     edges = {*range(0, kv_len, case.problem.page_size), *range(0, kv_len, 32), first}
     around = tuple(sorted(edges | {edge - 1 for edge in edges if edge}))
+    stored, scale = case.problem.kv_storage, case.problem.kv_scales("v")[head]
     at = FamilyInput(
         kv_len=kv_len,
         head_dim=case.problem.head_dim,
@@ -245,5 +252,8 @@ def _family(case: Case, kv_len: int, rng: np.random.Generator) -> tuple[Array, A
         rng=rng,
         first_visible=first,
         soft_cap=case.problem.soft_cap,
+        # the queries' type is the output's
+        largest=min(FAMILY_LARGEST, case.problem.storage.maximum, stored.maximum * scale),
+        smallest=max(FAMILY_SMALLEST, stored.smallest_normal * scale),
     )
     return FAMILIES[case.family](at)
