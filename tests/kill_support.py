@@ -81,6 +81,7 @@ MATRIX: dict[str, Entry] = {
     "guard": Entry(test=contract.test_arrays_are_read_within_their_ends),
     "guard[prefill]": Entry(test=contract.test_prefill_arrays_are_read_within_their_ends),
     "plans": Entry(test=contract.test_plans_do_not_disturb_each_other),
+    "replay": Entry(test=contract.test_plans_answer_for_what_their_arrays_hold),
     "launch-limits": Entry(test=contract.test_grids_beyond_one_launch_are_right_or_refused),
     **{name: Entry(test=relations.test_relation_holds, arguments=(name,)) for name in RELATIONS},
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),

@@ -37,7 +37,9 @@ class Capabilities:
         dtypes: storage types it takes.
         devices: device names it runs on; empty for a backend that does not launch through a pabench device.
         operations: subset of ``decode``, ``speculative`` (up to 8 query tokens a sequence), ``prefill`` (any
-            number), ``append``, and those of ``OPTIONAL``.
+            number), ``append``, ``replay`` (a plan stays right when its arrays on the device change in place,
+            lengths up to those planned included, so that a captured graph can be replayed), and those of
+            ``OPTIONAL``.
         kv_layouts: subset of ``NHD``, ``HND``.
         interleaved: whether it takes strided views of K and V in one pool.
         lse: whether it returns the log-sum-exp.

@@ -95,7 +95,7 @@ class CudaSourceBackend:
             vast_pools=True,
             dtypes=frozenset(said.dtypes),
             devices=frozenset({"cuda", "emulated"}),
-            operations=frozenset({"decode"}),
+            operations=frozenset({"decode", "replay"}),
             max_head_dim=said.max_head_dim,
         )
         self.profile = ComputeProfile(p_dtype=said.p_dtype, accumulation=said.accumulation)

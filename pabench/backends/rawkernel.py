@@ -43,7 +43,7 @@ class RawKernelBackend:
         vast_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),
-        operations=frozenset({"decode", "speculative", "prefill", "append", *OPTIONAL}),
+        operations=frozenset({"decode", "speculative", "prefill", "append", "replay", *OPTIONAL}),
         max_head_dim=256,
         features=frozenset(FEATURES),
     )

@@ -43,7 +43,7 @@ class RawKernelMmaBackend:
         vast_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),
-        operations=frozenset({"decode", "speculative", "prefill", "append"}),
+        operations=frozenset({"decode", "speculative", "prefill", "append", "replay"}),
         max_head_dim=MAX_HEAD_DIM,
         features=frozenset(FEATURES),
         rule=_why_not,

@@ -8,6 +8,7 @@ import numpy as np
 
 from pabench.backends.base import Backend, offered
 from pabench.conformance.outcome import PASSED, Outcome, failed
+from pabench.conformance.watched import watched
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 from pabench.oracle.gather import to_float64
@@ -21,8 +22,13 @@ def check_append(case: AppendCase, backend: Backend, device: Device) -> Outcome:
     if case.problem.kv_dtype is not None:
         raise Unsupported("append takes tokens stored as the cache is; append-e4m3 takes this case")
     pool, keys, values, slot_mapping = build_append(case)
+    given = {"keys": keys, "values": values, "slot_mapping": slot_mapping}
     return _judged(
-        case, pool, keys, values, lambda: backend.append(pool, case.problem.dtype, keys, values, slot_mapping)
+        case,
+        pool,
+        given,
+        device,
+        lambda: backend.append(pool, case.problem.dtype, keys, values, slot_mapping),
     )
 
 
@@ -32,7 +38,8 @@ def check_append_e4m3(case: AppendCase, backend: Backend, device: Device) -> Out
         raise Unsupported("append-e4m3 takes a cache of e4m3; append takes this case")
     pool, keys, values, slot_mapping = build_append(case)
     write = offered(backend, "append-e4m3")
-    return _judged(case, pool, keys, values, lambda: write(pool, case.problem, keys, values, slot_mapping))
+    given = {"keys": keys, "values": values, "slot_mapping": slot_mapping}
+    return _judged(case, pool, given, device, lambda: write(pool, case.problem, keys, values, slot_mapping))
 
 
 def check_append_paged(case: AppendCase, backend: Backend, device: Device) -> Outcome:
@@ -47,31 +54,35 @@ def check_append_paged(case: AppendCase, backend: Backend, device: Device) -> Ou
         "kv_lens": np.asarray(batch.kv_lens, dtype=np.int32),
         "qo_indptr": batch.qo_indptr,
     }
-    return _judged(case, pool, keys, values, lambda: write(pool, case.problem, keys, values, **where))
+    given = {"keys": keys, "values": values, **where}
+    return _judged(case, pool, given, device, lambda: write(pool, case.problem, keys, values, **where))
 
 
 def _judged(
-    case: AppendCase, pool: KvPool, keys: Array, values: Array, write: Callable[[], Array]
+    case: AppendCase, pool: KvPool, given: dict[str, Array], device: Device, write: Callable[[], Array]
 ) -> Outcome:
     before = pool.storage.tobytes()
-    after = write()
+    after, stray = watched(device, given, write)
     if pool.storage.tobytes() != before:
         return failed("append changed the cache it was given, must return a new one")
+    if stray:
+        return failed(stray)
     if (
         not isinstance(after, np.ndarray)
         or after.shape != pool.storage.shape
         or after.dtype != pool.storage.dtype
     ):
         return failed(f"append returned {_describe(after)}, must return {_describe(pool.storage)}")
+    keys, values = given["keys"], given["values"]
     got = pool.with_storage(after)
     expected = pool.with_storage(pool.storage.copy())
-    for kind, view, given, rows in (("k", expected.k, got.k, keys), ("v", expected.v, got.v, values)):
+    for kind, view, mine, rows in (("k", expected.k, got.k, keys), ("v", expected.v, got.v, values)):
         stored = _stored(case, kind, rows)
         for token, slot in enumerate(case.slots):
             if slot >= 0:
                 page, offset = divmod(slot, case.problem.page_size)
                 row = (page, offset) if case.kv_layout == "NHD" else (page, slice(None), offset)
-                view[row] = _any_nan(case, stored[token], given[row])
+                view[row] = _any_nan(case, stored[token], mine[row])
     for name, a, b, old in (("key", got.k, expected.k, pool.k), ("value", got.v, expected.v, pool.v)):
         wrong = _first_difference(a, b)
         if wrong:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from pabench.backends.base import Backend, offered
 from pabench.conformance.outcome import PASSED, Outcome, failed
+from pabench.conformance.watched import watched
 from pabench.device.base import Device
 from pabench.oracle.gather import to_float64
 from pabench.problem.case import Case
@@ -19,14 +21,12 @@ def check_gather(case: Case, backend: Backend, device: Device) -> Outcome:
     """Tokens come out of their pages in order, bit for bit; those of e4m3 also times scale, rounded once."""
     tensors = build_tensors(case)
     gather = offered(backend, "gather")
+    where = {"block_table": tensors.layout.block_table, "kv_lens": tensors.kv_lens}
     for raw in (True, False) if case.problem.kv_dtype is not None else (True,):
-        found = gather(
-            tensors.pool,
-            case.problem,
-            block_table=tensors.layout.block_table,
-            kv_lens=tensors.kv_lens,
-            raw=raw,
-        )
+        call = partial(gather, tensors.pool, case.problem, **where, raw=raw)
+        found, stray = watched(device, {**where, "the cache": tensors.pool.storage}, call)
+        if stray:
+            return failed(stray)
         for kind, name, rows in zip("kv", ("key", "value"), found, strict=True):
             wrong = _difference(tensors, rows, _expected(tensors, kind, raw=raw))
             if wrong:

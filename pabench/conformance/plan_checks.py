@@ -1,17 +1,24 @@
-"""Checks of what surrounds a launch: several plans at once, and grids beyond what one launch can have."""
+"""Checks of what surrounds a launch: plans in turns and run again, grids beyond what one launch can have."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from pabench.backends.base import Backend, attend
 from pabench.conformance.attention_checks import find_difference, judge_output
 from pabench.conformance.outcome import PASSED, Outcome, failed
+from pabench.conformance.watched import inputs_of
 from pabench.device.base import Device
+from pabench.device.rooms import PlainRooms, in_rooms, overwrite
 from pabench.errors import PabenchError, Unsupported
+from pabench.problem.batch import Batch
 from pabench.problem.case import Case
+from pabench.problem.layout import pages_needed
 from pabench.problem.tensors import Tensors, build_tensors
 
 
@@ -49,6 +56,84 @@ def _other(case: Case) -> Case:
     )
 
 
+def check_replay(case: Case, backend: Backend, device: Device) -> Outcome:
+    """A plan that runs again, or is replayed as a graph, answers for what its arrays hold by then, all bits.
+
+    Queries, cache, lengths and block table change in place; no sequence becomes longer than it was planned.
+    """
+    given = build_tensors(case)
+    later = _later(given)
+    with in_rooms(device, PlainRooms(device)) as rooms:
+        plan = backend.plan(given)
+        backend.run(plan)
+        first = backend.fetch(plan)
+        outcome = judge_output(given, first, backend)
+        if not outcome.passed:
+            return outcome
+        replay = _graph(backend, plan) if device.name == "cuda" else None
+        _rewrite(given, later, rooms, device)
+        backend.run(plan)
+        eager = backend.fetch(plan)
+        outcome = judge_output(later, eager, backend)
+        if not outcome.passed:
+            return replace(outcome, text=f"run again after its arrays changed: {outcome.text}")
+        for tensors, wanted in ((later, eager), (given, first)):
+            _rewrite(given, tensors, rooms, device)
+            device.reschedule(case.seed + 1)
+            try:
+                (replay or partial(backend.run, plan))()
+            finally:
+                device.reschedule(0)
+            words = "its arrays changed" if tensors is later else "they were changed back"
+            if changed := find_difference(tensors.case, backend.fetch(plan), wanted):
+                return failed(f"replayed after {words}, it changes {changed}")
+    return outcome
+
+
+def _later(given: Tensors) -> Tensors:
+    """Other tokens in other pages of the same pool, no sequence longer; the rest of the table is stale."""
+    case, layout = given.case, given.layout
+    if case.placement not in ("identity", "shuffled", "reversed"):
+        raise Unsupported("a pool of another size holds the other pages")
+    rng = np.random.default_rng(np.random.SeedSequence(case.seed, spawn_key=(3,)))
+    lens = tuple(
+        int(rng.choice([n, n // 2, max(0, n - 1), 0, rng.integers(0, n + 1)])) for n in case.batch.kv_lens
+    )
+    used = sum(pages_needed(n, layout.page_size) for n in lens)
+    batch = Batch(kv_lens=lens, q_lens=case.batch.query_lens)
+    alone = replace(case, batch=batch, shared_prefix=(), seed=case.seed + 1)
+    other = build_tensors(replace(alone, spare_pages=layout.num_pages - used))
+    table = layout.block_table.copy()
+    for sequence, kv_len in enumerate(lens):
+        pages = other.layout.pages(sequence, kv_len)
+        table[sequence, : len(pages)] = pages
+    return replace(other, layout=replace(other.layout, block_table=table))
+
+
+def _rewrite(given: Tensors, tensors: Tensors, rooms: PlainRooms, device: Device) -> None:
+    """Write the arrays of ``tensors`` over the copies that the device has of those of ``given``."""
+    wanted = inputs_of(tensors)
+    for name, host in inputs_of(given).items():
+        copies = rooms.held(host)
+        if not copies and name != "qo_indptr":  # which decode does not need, and which stays
+            raise Unsupported(f"{name} is not uploaded as it is, so nobody can change it in place")
+        for held in copies:
+            overwrite(held, wanted[name])
+    device.synchronize()
+
+
+def _graph(backend: Backend, plan: Any) -> Callable[[], None] | None:
+    """Return what replays ``plan`` as a CUDA graph, or None where the backend does not declare it."""
+    if not getattr(backend, "captures", False):
+        return None
+    from pabench.device.cuda_timer import CudaTimer
+
+    replay = CudaTimer().capture(partial(backend.run, plan))
+    if replay is None:
+        raise TypeError("declares that it can be captured in a graph, and cannot")
+    return replay
+
+
 def check_launch_limits(case: Case, backend: Backend, device: Device) -> Outcome:
     """A grid beyond the limits of one launch gives a right answer or a typed error, never a stale output."""
     tensors = build_tensors(case)
@@ -61,11 +146,4 @@ def check_launch_limits(case: Case, backend: Backend, device: Device) -> Outcome
 
 def untouched(tensors: Tensors) -> dict[str, bytes]:
     """Return the bytes of every array of ``tensors`` that is there, by name."""
-    arrays = {
-        "q": tensors.q,
-        "the cache": tensors.pool.storage,
-        "block_table": tensors.layout.block_table,
-        "kv_lens": tensors.kv_lens,
-        "qo_indptr": tensors.qo_indptr,
-    }
-    return {name: np.asarray(array).tobytes() for name, array in arrays.items()}
+    return {name: np.asarray(array).tobytes() for name, array in inputs_of(tensors).items()}

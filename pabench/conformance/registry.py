@@ -14,7 +14,7 @@ from pabench.conformance.gather_checks import check_gather
 from pabench.conformance.guarded import check_guard
 from pabench.conformance.merge_checks import check_merge, check_merge_empty
 from pabench.conformance.outcome import Outcome
-from pabench.conformance.plan_checks import check_launch_limits, check_plans
+from pabench.conformance.plan_checks import check_launch_limits, check_plans, check_replay
 from pabench.conformance.reject_checks import check_append_reject, check_reject
 from pabench.conformance.relation_checks import RELATIONS
 from pabench.device.base import Device
@@ -61,6 +61,7 @@ CHECKS = {
         Check(id="reject", operation="decode", run=check_reject),
         Check(id="guard", operation="decode", run=check_guard),
         Check(id="plans", operation="decode", run=check_plans),
+        Check(id="replay", operation="replay", run=check_replay),
         Check(id="launch-limits", operation="decode", run=check_launch_limits),
         Check(id="speculative", operation="speculative", run=attention.check_speculative),
         Check(id="append-reject", operation="append", run=check_append_reject, kind="append"),

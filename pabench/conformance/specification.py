@@ -73,6 +73,8 @@ CLAUSES: dict[str, tuple[str, ...]] = {
     "C3": ("guard",),
     "C4": ("plans",),
     "C5": ("decode",),
+    "C6": ("replay",),
+    "C7": ("decode", "append", "gather", "merge"),
 }
 """Clause to the checks that test it."""
 
@@ -140,7 +142,7 @@ PROFILES: dict[str, Profile] = {
     "shared-prefix": Profile(
         about="pages in the tables of several sequences", needs=("shared-pages", "shared-prefix")
     ),
-    "graph-capture": Profile(about="replay of a captured launch; no check asks for it yet", needs=()),
+    "graph-capture": Profile(about="replay right after its arrays change in place", needs=("replay",)),
 }
 """Profiles of attention backends."""
 

@@ -17,6 +17,8 @@ import numpy as np
 from pabench.problem.dtypes import Array
 
 Dim3 = tuple[int, int, int]
+MAX_ROOM_BYTES = 2**22
+"""Larger arrays, which are pools of many pages, are not copied for the sake of watching them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,16 @@ class Module(Protocol):
         """Run one kernel; raises ``LaunchError`` or ``DeviceFault``."""
 
 
+class Rooms(Protocol):
+    """Where new memory of a device lies while somebody watches; see ``rooms.py``."""
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, upload: bool = False) -> Any:
+        """Return new device memory; with ``upload``, for a copy of an array of the host."""
+
+    def uploaded(self, host: Array, held: Any) -> None:
+        """Hear that ``held`` is now a copy of ``host``."""
+
+
 class Device(Protocol):
     """A place where kernels run.
 
@@ -77,15 +89,21 @@ class Device(Protocol):
         name: ``cuda`` or ``emulated``.
         description: hardware or compiler, in words.
         kernels: the folder of kernels and headers in use.
+        rooms: where ``to_device``, ``empty`` and ``zeros`` put memory, or None for wherever they like; arrays
+            above ``MAX_ROOM_BYTES`` are not put into rooms.
     """
 
     name: str
     description: str
     kernels: Path
+    rooms: Rooms | None
 
     @property
     def limits(self) -> DeviceLimits:
         """What launch plans are fitted to."""
+
+    def allocate(self, nbytes: int) -> Any:
+        """Return that much new memory as uint8, outside of any rooms; nothing is said of its contents."""
 
     def to_device(self, array: Array) -> Any:
         """Return ``array`` as device memory; it may share memory with ``array``, so neither is written."""

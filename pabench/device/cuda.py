@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pabench.device.arguments import check_limits, check_scalars
-from pabench.device.base import DeviceLimits, KernelSource, Launch
+from pabench.device.base import MAX_ROOM_BYTES, DeviceLimits, KernelSource, Launch, Rooms
 from pabench.device.compiler import first_error
 from pabench.device.nvrtc import header_key, nvrtc_options
 from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, LaunchError
@@ -71,6 +72,7 @@ class CudaDevice:
     """
 
     name = "cuda"
+    rooms: Rooms | None = None
 
     def __init__(self, *, kernels: Path | None = None, line_info: bool = False) -> None:
         self._options = ("--generate-line-info",) if line_info else ()
@@ -98,12 +100,24 @@ class CudaDevice:
             shared_bytes_per_sm=properties["sharedMemPerMultiprocessor"],
         )
 
+    def allocate(self, nbytes: int) -> Any:
+        """Return new GPU memory."""
+        import cupy
+
+        with _enough_memory():
+            return cupy.empty((nbytes,), np.uint8)
+
     def to_device(self, array: Array) -> Any:
         """Copy ``array`` to the GPU; what is there already stays where it is."""
         import cupy
 
         if isinstance(array, cupy.ndarray):
             return array
+        held = self._room(array.shape, array.dtype, upload=True)
+        if held is not None and self.rooms is not None:
+            held.set(np.ascontiguousarray(array))
+            self.rooms.uploaded(array, held)
+            return held
         with _enough_memory():
             array = np.ascontiguousarray(array)
             if array.nbytes <= LARGE_BYTES:
@@ -125,8 +139,10 @@ class CudaDevice:
         """Return new GPU memory with every byte 0xFF."""
         import cupy
 
-        with _enough_memory():
-            array = cupy.empty(shape, dtype)
+        array = self._room(shape, np.dtype(dtype))
+        if array is None:
+            with _enough_memory():
+                array = cupy.empty(shape, dtype)
         if array.nbytes:
             array.data.memset(0xFF, array.nbytes)
         return array
@@ -135,8 +151,19 @@ class CudaDevice:
         """Return new GPU memory of zeros."""
         import cupy
 
-        with _enough_memory():
-            return cupy.zeros(shape, dtype)
+        array = self._room(shape, np.dtype(dtype))
+        if array is None:
+            with _enough_memory():
+                return cupy.zeros(shape, dtype)
+        if array.nbytes:
+            array.data.memset(0, array.nbytes)
+        return array
+
+    def _room(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, upload: bool = False) -> Any:
+        """Return memory in a room, or None where there are none."""
+        if self.rooms is None or math.prod(shape) * dtype.itemsize > MAX_ROOM_BYTES:
+            return None
+        return self.rooms.take(shape, dtype, upload=upload)
 
     def reschedule(self, seed: int) -> None:
         """Do nothing: hardware chooses its own order."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pabench.device.arguments import MAX_SHARED_BYTES, check_limits, check_scalars, check_signature
-from pabench.device.base import DeviceLimits, KernelSource, Launch
+from pabench.device.base import MAX_ROOM_BYTES, DeviceLimits, KernelSource, Launch, Rooms
 from pabench.device.cache import cached_file, content_key
 from pabench.device.compiler import FLAGS, Compiler, compile_shared, find_compiler, processor_key
 from pabench.device.headers import header_texts
@@ -137,6 +137,7 @@ class EmulatedDevice:
 
     name = "emulated"
     limits = LIMITS
+    rooms: Rooms | None = None
 
     def __init__(
         self,
@@ -158,9 +159,18 @@ class EmulatedDevice:
         self._modules: dict[tuple[Path, Path, tuple[tuple[str, str], ...]], EmulatedModule] = {}
         self._broken: dict[tuple[Path, Path, tuple[tuple[str, str], ...]], CompileError] = {}
 
+    def allocate(self, nbytes: int) -> Array:
+        """Return new memory."""
+        return np.empty(nbytes, np.uint8)
+
     def to_device(self, array: Array) -> Array:
-        """Return ``array`` itself, made contiguous: host memory is device memory here."""
-        return np.ascontiguousarray(array)
+        """Return ``array`` itself, made contiguous: host memory is device memory here; in rooms, a copy."""
+        if self.rooms is None or array.nbytes > MAX_ROOM_BYTES:
+            return np.ascontiguousarray(array)
+        held = self._take(array.shape, array.dtype, upload=True)
+        held[...] = array
+        self.rooms.uploaded(array, held)
+        return held
 
     def to_host(self, array: Array) -> Array:
         """Return a copy."""
@@ -168,13 +178,22 @@ class EmulatedDevice:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return new memory with every byte 0xFF."""
-        wanted = np.dtype(dtype)
-        fresh = np.full(math.prod(shape) * wanted.itemsize, POISON, np.uint8)
-        return fresh.view(wanted).reshape(shape)
+        fresh = self._take(shape, np.dtype(dtype))
+        fresh.reshape(-1).view(np.uint8).fill(POISON)
+        return fresh
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return new memory of zeros."""
-        return np.zeros(shape, dtype)
+        fresh = self._take(shape, np.dtype(dtype))
+        fresh.fill(0)
+        return fresh
+
+    def _take(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, upload: bool = False) -> Array:
+        nbytes = math.prod(shape) * dtype.itemsize
+        if self.rooms is not None and nbytes <= MAX_ROOM_BYTES:
+            held: Array = self.rooms.take(shape, dtype, upload=upload)
+            return held
+        return self.allocate(nbytes).view(dtype).reshape(shape)
 
     def reschedule(self, seed: int) -> None:
         """Use another order of blocks, warps and lanes from the next launch on."""

@@ -53,6 +53,11 @@ def test_plans_do_not_disturb_each_other(backend_examiner: Examiner) -> None:
     backend_examiner.examine(check_by_id("plans"), drawn, share=0.15)
 
 
+def test_plans_answer_for_what_their_arrays_hold(backend_examiner: Examiner) -> None:
+    drawn = cases(families=["normal", "needle"], placements=PLACEMENTS, **drawable(backend_examiner))
+    backend_examiner.examine(check_by_id("replay"), drawn, share=0.25)
+
+
 def test_grids_beyond_one_launch_are_right_or_refused(backend_examiner: Examiner) -> None:
     """One case is one of 65,536 blocks, so few are drawn."""
     dtype = backend_examiner.choices["dtypes"][0]
