@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import importlib
 import os
@@ -111,6 +112,23 @@ class Kernel:
             self._module.launch(launch)
         except DeviceFault as fault:
             _faults.append(str(fault))
+
+
+class UnownedMemory:
+    """Memory of somebody, by address; keeps its owner alive."""
+
+    def __init__(self, ptr: int, size: int, owner: Any, device_id: int = -1) -> None:
+        self.ptr, self.size, self.owner = ptr, size, owner
+
+
+class MemoryPointer:
+    """A place in memory, as a buffer that numpy takes."""
+
+    def __new__(cls, memory: UnownedMemory, offset: int) -> Any:
+        """Return the buffer."""
+        buffer = (ctypes.c_ubyte * (memory.size - offset)).from_address(memory.ptr + offset)
+        buffer.memory = memory  # type: ignore[attr-defined]
+        return buffer
 
 
 class Stream:
