@@ -206,7 +206,12 @@ def test_cuda_guards_check_does_not_judge_copies_of_the_backends_own(
 def test_cuda_replay_captures_a_graph_and_replays_it(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     replayed = []
     launch = cupy.cuda.Graph.launch
-    monkeypatch.setattr(cupy.cuda.Graph, "launch", lambda *given: (replayed.append(1), launch(*given)))
+
+    def counted(*given: Any) -> None:
+        replayed.append(given)
+        launch(*given)
+
+    monkeypatch.setattr(cupy.cuda.Graph, "launch", counted)
     device = CudaDevice()
     assert check_replay(CASE, narrow(device), device).passed
     assert len(replayed) == 2

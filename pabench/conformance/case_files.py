@@ -1,11 +1,13 @@
 """Case directories, the writing side: a failing case as files.
 
 ``case.json`` holds check, subject, device and the case itself; ``arrays.npz`` holds the arrays it stood for,
-for readers without pabench; ``verdict.txt`` is what was wrong.  ``failures.py`` reads ``case.json`` back.
+for readers without pabench; ``verdict.txt`` is what was wrong; ``repro.py`` runs a kernel on the arrays of an
+attention case, with numpy alone.  ``failures.py`` reads ``case.json`` back.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from pabench.problem.append import AppendCase, append_case_from_dict, build_appe
 from pabench.problem.case import Case, case_from_dict
 from pabench.problem.merge import MergeCase, build_merge, merge_case_from_dict
 from pabench.problem.tensors import build_tensors
+from pabench.resources import resource_dir
 from pabench.store.case_record import write_case
 
 AnyCase = Case | AppendCase | MergeCase | HistoryCase
@@ -27,6 +30,7 @@ READERS: dict[str, Callable[[Any], AnyCase]] = {
     "merge": merge_case_from_dict,
     "history": history_from_dict,
 }
+REPRO_FILE = "repro.py"
 MAX_ARRAY_BYTES = 2**26
 """Larger caches are left out of ``arrays.npz``; the case rebuilds them."""
 
@@ -46,6 +50,8 @@ def save_case(folder: Path, saved: SavedCase, text: str) -> None:
     arrays = _arrays(saved.case)
     if arrays and sum(array.nbytes for array in arrays.values()) <= MAX_ARRAY_BYTES:
         np.savez_compressed(folder / "arrays.npz", **arrays)
+        if isinstance(saved.case, Case):
+            shutil.copyfile(resource_dir("templates") / REPRO_FILE, folder / REPRO_FILE)
     write_case(
         folder,
         check=saved.check,

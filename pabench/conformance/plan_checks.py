@@ -97,7 +97,8 @@ def _later(given: Tensors) -> Tensors:
         raise Unsupported("a pool of another size holds the other pages")
     rng = np.random.default_rng(np.random.SeedSequence(case.seed, spawn_key=(3,)))
     lens = tuple(
-        int(rng.choice([n, n // 2, max(0, n - 1), 0, rng.integers(0, n + 1)])) for n in case.batch.kv_lens
+        int(rng.choice(np.asarray([n, n // 2, max(0, n - 1), 0, int(rng.integers(0, n + 1))])))
+        for n in case.batch.kv_lens
     )
     used = sum(pages_needed(n, layout.page_size) for n in lens)
     batch = Batch(kv_lens=lens, q_lens=case.batch.query_lens)
