@@ -74,6 +74,35 @@ class ReadsPastTheTable(Good):
         super().run(plan)
 
 
+class WritesPastTheOutput(Good):
+    """One element more than the output has."""
+
+    def run(self, plan: Any) -> None:
+        super().run(plan)
+        out = plan.plan.out
+        past = np.lib.stride_tricks.as_strided(out.reshape(-1), (out.size + 1,), (out.itemsize,))
+        past[-1] = 1.0
+
+
+class EatsMemory(Good):
+    """Asks for more than any machine has."""
+
+    def run(self, plan: Any) -> None:
+        self.workspace = np.ones(2**50, np.uint8)
+
+
+class KeepsItsAnswer(Good):
+    """Declares that a plan may run again after its arrays changed, and gives the first answer for ever."""
+
+    capabilities = replace(Good.capabilities, operations=frozenset({"decode", "replay"}))
+    kept: tuple[Any, Any] = (None, None)
+
+    def fetch(self, plan: Any) -> Any:
+        if self.kept[0] is not plan:
+            self.kept = (plan, super().fetch(plan))
+        return self.kept[1]
+
+
 class AcceptsAnything(Good):
     """Checks nothing: corrupt problems are computed as if they were good ones."""
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from pabench.isolation.channel import Channel
 from pabench.isolation.forks import ForkGuard
@@ -21,6 +22,8 @@ def work(channel: Channel) -> None:
             channel.send(order)
         elif name == "who":
             channel.send({"pid": os.getpid(), "parent": os.getppid(), "group": os.getpgid(0)})
+        elif name == "first to go":
+            channel.send({"score": Path("/proc/self/oom_score_adj").read_text()})
         elif name == "segfault":
             ctypes.string_at(0)
         elif name == "abort":

@@ -28,6 +28,11 @@ VERDICTS = {
     "ChangesQueries": ("failed", r"the backend changed its inputs: q"),
     "ChangesCache": ("failed", r"the backend changed its inputs: the cache"),
     "ChangesTable": ("failed", r"the backend changed its inputs: block_table"),
+    "WritesPastTheOutput": (
+        "failed",
+        r"[1-4] bytes? past its end of an array float32\[.*\] were written, the nearest \d away",
+    ),
+    "EatsMemory": ("crashed", r"\w*MemoryError: Unable to allocate 1\.00 PiB .*"),
     "Undecided": ("failed", r"not on every run: .*"),
     "ClaimsFloat32Weights": ("failed", r"sequence \d+, query head \d+, dim \d+: err/T .*"),
     "Exits": ("crashed", r"exited with status 0"),
@@ -39,12 +44,17 @@ VERDICTS = {
 FINE = ("Good", "Babbles")
 BY_CHECK = {
     ("ReadsPastTheTable", "guard"): ("crashed", r"killed by SIGSEGV .*"),
+    ("WritesPastTheOutput", "guard"): ("crashed", r"killed by SIGSEGV .*"),
+    ("KeepsItsAnswer", "replay"): ("failed", r"run again after its arrays changed: .*"),
     ("AcceptsAnything", "reject"): ("failed", r".* \(.*\): must be refused, was accepted"),
     ("SharesWorkspace", "plans"): ("failed", r"plan 1 of two: .*"),
     ("ClaimsSinks", "decode[sinks]"): ("failed", r".*sink.*"),
 }
 """Backend and the check that sees it."""
-SELECT = "(arrays_are_read and not prefill) or corrupt_problems or plans_do or (decode_features and sinks)"
+SELECT = (
+    "(arrays_are_read and not prefill) or corrupt_problems or plans_do or plans_answer"
+    " or (decode_features and sinks)"
+)
 
 
 def judged(tmp_path: Path, names: list[str], select: str) -> dict[str, Any]:

@@ -50,6 +50,14 @@ def wait_until_dead(pid: int) -> None:
         time.sleep(0.01)
 
 
+def test_isolation_worker_is_the_first_to_go_when_memory_runs_out(nursery: Nursery) -> None:
+    worker = nursery.start()
+    worker.send({"do": "first to go"})
+    assert int(worker.receive(LONG)["score"]) == 1000
+    worker.stop()
+    assert int(Path("/proc/self/oom_score_adj").read_text()) < 1000
+
+
 @pytest.mark.parametrize(
     ("order", "text"),
     [

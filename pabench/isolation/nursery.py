@@ -20,6 +20,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from pabench.isolation.channel import Channel
@@ -102,6 +103,9 @@ def _become_worker(parent: int, *, output: int) -> None:
     os.close(output)
     # crashes are expected here: a line says more than a file of a gigabyte
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        # a subject that eats all memory must take no other process along
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     faulthandler.enable(file=2)
 
 
