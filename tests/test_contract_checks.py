@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.backends.base import AttentionOutput
+from pabench.backends.base import AttentionOutput, attend
 from pabench.backends.rawkernel import RawKernelBackend
 from pabench.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.backends.torch_sdpa import TorchSdpaBackend
+from pabench.conformance.attention_checks import check_decode, judge_output
 from pabench.conformance.corruptions import CORRUPTIONS, Break
 from pabench.conformance.guarded import check_guard, guarded, guarded_copy
 from pabench.conformance.plan_checks import check_launch_limits, untouched
@@ -62,6 +63,29 @@ def test_contract_ten_of_each_class_are_refused(name: str, backend: str) -> None
         assert untouched(good) == before
     assert len(said) >= 10
     assert all(text.strip() and len(text.splitlines()) == 1 for text in said)
+
+
+def test_contract_every_corruption_ends_in_a_typed_error_and_a_usable_process() -> None:
+    backend = BACKENDS["rawkernel"]
+    ended = {name: 0 for name in CORRUPTIONS}
+    for number in range(10):
+        good = build_tensors(case(number))
+        before = untouched(good)
+        for name, corruption, way in ways_of(replace(case(number), seed=number)):
+            kind = name.split(" (")[0]
+            try:
+                broken = way(good)
+                output = None if broken is None else attend(backend, broken)
+            except UsageError as error:
+                ended[kind] += bool(str(error).strip())
+            else:
+                # memory that is odd and well defined: a right answer is as good
+                assert corruption.defined
+                ended[kind] += output is None or judge_output(good, output, backend).passed
+        assert untouched(good) == before
+        assert check_decode(case(number), backend, DEVICE).passed
+    assert ended == dict.fromkeys(CORRUPTIONS, 10)
+    assert sum(ended.values()) == 140
 
 
 def test_contract_check_asks_every_class_of_every_case() -> None:
