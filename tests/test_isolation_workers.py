@@ -55,7 +55,6 @@ def test_isolation_worker_is_the_first_to_go_when_memory_runs_out(nursery: Nurse
     worker.send({"do": "first to go"})
     assert int(worker.receive(LONG)["score"]) == 1000
     worker.stop()
-    assert int(Path("/proc/self/oom_score_adj").read_text()) < 1000
 
 
 @pytest.mark.parametrize(

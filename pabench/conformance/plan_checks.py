@@ -82,6 +82,7 @@ def check_replay(case: Case, backend: Backend, device: Device) -> Outcome:
             device.reschedule(case.seed + 1)
             try:
                 (replay or partial(backend.run, plan))()
+                device.synchronize()  # a graph has a stream of its own
             finally:
                 device.reschedule(0)
             words = "its arrays changed" if tensors is later else "they were changed back"

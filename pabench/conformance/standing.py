@@ -120,8 +120,6 @@ def _clause(lines: Sequence[Line], checks: Sequence[str]) -> str:
 
 
 def _profile(name: str, profile: Profile, lines: Sequence[Line]) -> Claim:
-    if not profile.needs:
-        return Claim(name=name, held=False, state="not-judged", by=(), why=profile.about)
     missing: list[tuple[str, str]] = []
     for wanted in (*profile.needs, *profile.offered):
         found = _named(lines, wanted)
