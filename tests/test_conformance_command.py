@@ -75,9 +75,10 @@ def test_conformance_quick_passes(
     unsupported = {
         (line["subject"], line["check"]) for line in record["results"] if line["status"] == "unsupported"
     }
-    # torch-sdpa has none of the optional operations, and would convert a pool larger than memory
+    # torch-sdpa has none of the optional operations, would convert a pool larger than memory, and reads lengths
+    # when it plans
     optional = {name for name in MATRIX if name.split("[")[0] in CHECKS and operation_of(name) in OPTIONAL}
-    optional.add("decode[vast-pools]")
+    optional |= {"decode[vast-pools]", "replay"}
     missing = {("torch-sdpa", name) for name in optional} if "torch-sdpa" in subjects else set()
     # a crowd takes seconds: it is asked from the default profile on
     judged = {
