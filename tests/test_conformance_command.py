@@ -75,8 +75,8 @@ def test_conformance_quick_passes(
     unsupported = {
         (line["subject"], line["check"]) for line in record["results"] if line["status"] == "unsupported"
     }
-    # torch-sdpa has none of the optional operations, would convert a pool larger than memory, and reads lengths
-    # when it plans
+    # torch-sdpa has none of the optional operations, would convert a pool larger than memory, and reads
+    # lengths when it plans
     optional = {name for name in MATRIX if name.split("[")[0] in CHECKS and operation_of(name) in OPTIONAL}
     optional |= {"decode[vast-pools]", "replay"}
     missing = {("torch-sdpa", name) for name in optional} if "torch-sdpa" in subjects else set()
