@@ -46,7 +46,24 @@ class CompileException(Exception):
 
 
 def _device_count() -> int:
+    _initialise()
     return int(os.environ.get("STAND_IN_GPUS", "1"))
+
+
+_initialised: list[int] = []
+
+
+def _initialise() -> None:
+    """CUDA belongs to the process that first asks for it: a fork of that one cannot use it."""
+    if not _initialised:
+        _initialised.append(os.getpid())
+    if _initialised[0] != os.getpid():
+        raise CUDARuntimeError("cudaErrorInitializationError: initialization error")
+
+
+def _properties(number: int) -> dict[str, Any]:
+    _initialise()
+    return PROPERTIES
 
 
 driver = SimpleNamespace(CUDADriverError=CUDADriverError)
@@ -54,7 +71,7 @@ compiler = SimpleNamespace(CompileException=CompileException)
 runtime = SimpleNamespace(
     CUDARuntimeError=CUDARuntimeError,
     getDeviceCount=_device_count,
-    getDeviceProperties=lambda number: PROPERTIES,
+    getDeviceProperties=_properties,
     driverGetVersion=lambda: 13020,
     memGetInfo=lambda: (FREE_BYTES, 2 * FREE_BYTES),
 )
@@ -103,6 +120,7 @@ class Kernel:
 
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int) -> None:
         """Run, or record while the current stream captures."""
+        _initialise()
         launch = Launch(entry=self._name, grid=grid, block=block, args=args, shared_bytes=shared_mem)
         Stream.current()._take(lambda: self._launch(launch))
 
@@ -194,6 +212,10 @@ class Event:
 
     def synchronize(self) -> None:
         """The moment has passed."""
+
+
+def set_allocator(allocator: Callable[[int], Any] | None = None) -> None:
+    """Each array is an allocation of its own here, pool or not."""
 
 
 def get_elapsed_time(start: Event, end: Event) -> float:
