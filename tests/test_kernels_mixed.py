@@ -111,6 +111,20 @@ def test_kernels_mixed_prompts_do_not_change_the_bits_of_a_decode_step() -> None
     assert bits(judged(backend, tensors), slice(0, 2)) == bits(judged(backend, alone))
 
 
+def test_kernels_mixed_prompts_need_no_room_for_partial_results() -> None:
+    """Or one prompt of 32,768 tokens would ask for terabytes: 16,384 blocks of rows in 512 pieces each."""
+
+    def slots(prompt: int) -> int:
+        tensors = tensors_of(Batch(kv_lens=(300, 300), q_lens=(2, prompt)))
+        short, _ = RawKernelMmaBackend(DEVICE, split_tokens=64).plan(tensors)
+        partial_out = short.launches[1].args[11]
+        assert partial_out.shape[1:] == (16, PROBLEM.head_dim)
+        return int(partial_out.shape[0])
+
+    # of 16 rows at most, and one more block of rows for each sequence, in 5 pieces
+    assert slots(20) == slots(250) == (16 * 2 // 16 + 2) * 2 * 5
+
+
 @pytest.mark.parametrize("query_len", [1, 2, 8])
 def test_kernels_mixed_counted_against_prefill_alone(query_len: int) -> None:
     """What the decode kernel's part costs: no more products, and the KV bytes of a read for each 16 rows."""

@@ -190,9 +190,8 @@ def plan_decode(
     instance = decode_instance(head_dim, problem.dtype, shape, per_sm, variant)
     num_seqs, max_pages = block_table.shape
     blocks = blocks or device.limits.multiprocessors * per_sm
-    slots, meetings = _workspace(
-        problem, num_seqs, q.shape[0], max_pages, split_tokens=split_tokens, blocks=blocks
-    )
+    rows = min(q.shape[0], num_seqs * max_query_len)  # a long prompt that is left alone needs no room
+    slots, meetings = _workspace(problem, num_seqs, rows, max_pages, split_tokens=split_tokens, blocks=blocks)
     single, word = np.dtype(np.float32), np.dtype(np.uint32)
     out = device.empty(tuple(q.shape), problem.storage.storage)
     lse = device.empty(tuple(q.shape[:2]), single)
