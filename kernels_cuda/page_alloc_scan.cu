@@ -185,7 +185,8 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
 #if PAB_DECODE_PLAN
     // the lengths are known: this block plans the decode while others spread the pages
     const Features features = {window, 0.0f, nullptr, num_kv_heads * group_size};
-    const Batch batch = {lengths, qo_indptr, num_kv_heads, group_size, tile_tokens, split_tiles, features};
+    const Batch batch = {lengths, qo_indptr, num_kv_heads, group_size, tile_tokens, split_tiles,
+                         kAnyQueryLen, features};
     plan_line(batch, {line, first, arrivals, max_seqs, decode_blocks, num_arrivals}, shared);
 #endif
   } else {

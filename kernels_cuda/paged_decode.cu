@@ -8,6 +8,7 @@
 //          (num_query_tokens, num_qo_heads) float, natural log; k, v any layout with contiguous head_dim, given by
 //          three element strides (page, token, head); block_table (num_seqs, max_pages); all but the last two aligned
 //          to 16 bytes, strides multiples of 8.
+//          Sequences with more than max_query_len query tokens are left alone: nothing of theirs is read or written.
 //          Workspace: line (num_seqs + 1) i64, first (grid) i32, arrivals u32, partial_out (slot, 16, head_dim),
 //          partial_max and partial_sum (slot, 16).  The plan writes the first three; a launch leaves arrivals 0, so
 //          that one plan serves all layers of a model.
@@ -317,11 +318,11 @@ PAB_FN void attend(State& state, const Slice& slice, const u16* query, const Fea
 extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_plan(
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i64* line, pab::i32* first, pab::u32* arrivals,
     pab::i32 num_seqs, pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 split_tiles, pab::i32 blocks,
-    pab::i32 num_arrivals PAB_FEATURE_PARAMETERS) {
+    pab::i32 num_arrivals, pab::i32 max_query_len PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
-  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, features};
+  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, max_query_len, features};
   plan_line(batch, {line, first, arrivals, num_seqs, blocks, num_arrivals}, reinterpret_cast<u64*>(shared));
 }
 
@@ -330,8 +331,8 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::Stored* out, float* lse, const pab::i64* line,
     const pab::i32* first, pab::u32* arrivals, float* partial_out, float* partial_max, float* partial_sum,
     pab::i32 num_seqs, pab::i32 num_qo_heads, pab::i32 num_kv_heads, pab::i32 page_size, pab::i32 max_pages,
-    pab::i32 split_tiles, pab::i32 causal, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
-    float scale_log2 PAB_FEATURE_PARAMETERS) {
+    pab::i32 split_tiles, pab::i32 max_query_len, pab::i32 causal, pab::i64 page_stride, pab::i64 token_stride,
+    pab::i64 head_stride, float scale_log2 PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
@@ -340,7 +341,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
                      max_pages,   causal,      page_stride, token_stride, head_stride, scale_log2};
   const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
   const i32 group_size = num_qo_heads / num_kv_heads;
-  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, features};
+  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, max_query_len, features};
   // Tile n of the share is found by one thread kStages + 1 tiles ahead, its tokens are looked up kStages ahead and
   // fetched kStages - 1 ahead, each step a barrier after the one before.  A group of copies is committed a tile, also
   // when there is nothing left to fetch.

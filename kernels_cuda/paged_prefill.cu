@@ -9,6 +9,7 @@
 //          (num_query_tokens, num_qo_heads) float, natural log; k, v any layout with contiguous head_dim, given by
 //          three element strides (page, token, head); block_table (num_seqs, max_pages); all but the last two aligned
 //          to 16 bytes, strides multiples of 16 bytes.
+//          Sequences with fewer than min_query_len query tokens are left alone, as if they had none.
 //          Workspace, which the plan writes: starts (num_seqs + 1) i32, order (grid / num_kv_heads) RowBlock.  One
 //          plan serves all layers of a model.
 // Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block, 16 rows each; PAB_TILE keys
@@ -353,13 +354,13 @@ PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Wo
 
 extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_prefill_plan(
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i32* starts, pab::RowBlock* order, pab::i32 num_seqs,
-    pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 causal PAB_FEATURE_PARAMETERS) {
+    pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 min_query_len, pab::i32 causal PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
   const Batch batch = {kv_lens, qo_indptr, num_seqs, group_size, causal, features};
   u64* scan = reinterpret_cast<u64*>(shared);
-  order_blocks<kRows, kTile>(batch, starts, order, reinterpret_cast<u32*>(scan + kScanWords), scan);
+  order_blocks<kRows, kTile>(batch, min_query_len, starts, order, reinterpret_cast<u32*>(scan + kScanWords), scan);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_prefill(

@@ -123,6 +123,14 @@ def test_sanitizer_runs_the_control_in_a_child(tmp_path: Path) -> None:
     assert call[-5:] == [sys.executable, "-m", "pabench.controls.child", "no_barrier_after_fill", str(FOLDER)]
 
 
+def test_sanitizer_that_cannot_look_into_the_gpu_is_no_verdict(tmp_path: Path) -> None:
+    """As on a virtual machine: nothing is wrong with a control, the tool is missing."""
+    said = "========= COMPUTE-SANITIZER\n========= Error: Device not supported. Please refer to the manual\n"
+    program = script(tmp_path, {"no_barrier_after_fill": said})
+    with pytest.raises(EnvironmentRefused, match="cannot look into this GPU: Error: Device not supported"):
+        watch(BY_ID["no_barrier_after_fill"], FOLDER, program)
+
+
 def test_sanitizer_that_does_not_end_is_ended(tmp_path: Path) -> None:
     program = script(tmp_path, {"named_barrier_of_too_many": ""}, sleep_s=60)
     told = watch(BY_ID["named_barrier_of_too_many"], FOLDER, program, deadline_s=0.5)

@@ -47,10 +47,11 @@ def test_counters_bounds_tiles_before_the_window_are_not_on_the_line(window: int
     )
     device = counting_device()
     backend = RawKernelMmaBackend(device)
-    plan = backend.plan(build_tensors(Case(problem=problem, batch=Batch(kv_lens=LENGTHS))))
-    backend.run(plan)
+    plans = backend.plan(build_tensors(Case(problem=problem, batch=Batch(kv_lens=LENGTHS))))
+    backend.run(plans)
     firsts = [max(0, length - window) for length in LENGTHS]
     tiles = [max(1, -(-length // 64) - first // 64) for length, first in zip(LENGTHS, firsts, strict=True)]
+    (plan,) = plans
     line = plan.launches[0].args[2]
     assert line.tolist() == [2 * sum(count + 1 for count in tiles[:i]) for i in range(len(LENGTHS) + 1)]
     # 16 tokens of a warp: 4 steps for two halves of the keys, 8 columns of the output

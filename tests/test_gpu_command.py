@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pabench.cli.gpu_command import _steps, architecture
-from pabench.cli.gpu_steps import Outcome, Step, exit_code, read_outcomes, run_steps
+from pabench.cli.gpu_steps import Outcome, Step, exit_code, plan_of, read_outcomes, run_steps
 from pabench.cli.main import run
 from pabench.cli.run_folder import stop_on_sigterm
 from pabench.device.cuda import why_no_cuda
@@ -90,21 +91,128 @@ def test_gpu_compiles_for_the_architecture_here(capability: tuple[int, int], nam
     assert architecture(*capability) == name
 
 
+SUBJECTS = ("rawkernel", "rawkernel-mma", "rawkernel-cascade", "scan")
+"""What the conformance steps judge."""
+
+
 def test_gpu_steps_are_what_the_parts_promise(cupy: Any, tmp_path: Path) -> None:
     made = {one.name: one for one in _steps(tmp_path, "core")}
+    judged = [f"conformance-{name}" for name in SUBJECTS]
     assert {name: one.part for name, one in made.items()} == {
-        **dict.fromkeys(("doctor", "kernels", "conformance", "controls"), "check"),
+        **dict.fromkeys(("doctor", "kernels", *judged, "controls"), "check"),
         "sweep": "sweep",
     }
+    assert {name for name, one in made.items() if one.group} == set(judged)
     said = {name: " ".join(one.words(300.0)) for name, one in made.items()}
     assert said["kernels"] == "kernels --arch sm_90a"
-    assert said["conformance"].startswith(
-        "conformance --device cuda --profile quick --backend rawkernel --backend"
+    assert said["conformance-rawkernel-mma"] == (
+        "conformance --device cuda --profile quick --backend rawkernel-mma "
+        f"--artifacts {tmp_path / 'conformance-rawkernel-mma'}"
     )
-    assert "torch-sdpa" not in said["conformance"]
+    assert "--allocator scan" in said["conformance-scan"]
     assert said["controls"].count("--only") >= 4
     assert said["sweep"].endswith("sweep --budget 270s --grid core --device cuda")
-    assert sum(one.seconds for one in made.values() if one.part == "check") < 540 - 120
+    alone = [one.seconds for one in made.values() if one.part == "check" and not one.group]
+    assert sum(alone) + made["conformance-scan"].seconds < 540 - 120
+    assert plan_of(made.values(), 540.0) == PLAN
+
+
+PLAN = """at most 540 s:
+  30 s          doctor
+  90 s          kernels
+  200 s         conformance-rawkernel, conformance-rawkernel-mma, conformance-rawkernel-cascade and \
+conformance-scan, at the same time
+  75 s          controls
+  what is left  sweep"""
+
+
+SANITIZER = """#!/bin/sh
+# takes the place of compute-sanitizer: sees nothing, and says so
+while [ "$1" != -m ]; do [ "$1" = --tool ] && tool=$2; program=$1; shift; done
+"$program" "$@"
+[ "$tool" = racecheck ] && echo "========= RACECHECK SUMMARY: 0 hazards displayed"
+echo "========= ERROR SUMMARY: 0 errors"
+"""
+LITTLE = {"doctor": (), "kernels": ("--kernel", "ceilings.cu")} | {
+    f"conformance-{name}": ("-k", "tables_lead" if name == "scan" else "grids_beyond") for name in SUBJECTS
+}
+"""What keeps the steps short that would otherwise take minutes."""
+
+
+def test_gpu_checks_to_their_end_with_packages_missing(
+    cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check part on a machine that lacks what is not needed; up to the launch all of it is real."""
+    (tmp_path / "sitecustomize.py").write_text(BLOCK)
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(SANITIZER)
+    program.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FOLDER, tmp_path, ROOT))))
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(
+        "pabench.cli.gpu_command._quick_controls",
+        lambda: [word for name in ("past_table_by_one", "table_to_its_end") for word in ("--only", name)],
+    )
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    given = [one for one in _steps(run_folder, "core") if one.part == "check"]
+    found = outcomes([less(one) for one in given], run_folder, left=300.0)
+    assert {one.name: (one.state, one.said) for one in found if one.state != "ok"} == {}
+    assert [one.name for one in found] == [one.name for one in given]
+    for name in SUBJECTS:
+        record = read_run(run_folder / f"conformance-{name}").record
+        assert record["provenance"]["device"]["description"] == "Stand-in 3000, CUDA driver 13.2"
+    told = json.loads((run_folder / "controls.json").read_text())
+    assert [one["compute_sanitizer"]["state"] for one in told["results"]] == ["clean", "clean"]
+    assert "Stand-in 3000 (sm_90)" in (run_folder / "doctor.log").read_text()
+
+
+def less(given: Step) -> Step:
+    """The step with words that keep it short."""
+
+    def fewer(seconds: float) -> Sequence[str]:
+        return (*given.words(seconds), *LITTLE.get(given.name, ()))
+
+    return replace(given, words=fewer)
+
+
+def test_gpu_steps_of_a_group_run_at_the_same_time_and_keep_their_deadlines(tmp_path: Path) -> None:
+    """One that would take hours does not keep its neighbours from being told of."""
+    hours = ("selftest", "--controls", "--seeds", "10000")
+    steps = [
+        step("slow", *hours, group="all", seconds=1.0),
+        step("quick", "list", "devices", group="all"),
+        step("wrong", "no-such-command", group="all"),
+    ]
+    found = outcomes(steps, tmp_path)
+    assert [(one.name, one.state) for one in found] == [
+        ("slow", "deadline"),
+        ("quick", "ok"),
+        ("wrong", "failed"),
+    ]
+    assert read_outcomes(tmp_path) == tuple(found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_gpu_steps_hear_an_interrupt_that_the_shell_had_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command started in the background ignores SIGINT, and hands that down."""
+    ignored: list[int] = []
+
+    class Looked(subprocess.Popen[bytes]):
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options)
+            status = Path(f"/proc/{self.pid}/status").read_text()
+            ignored.append(int(status.partition("SigIgn:")[2].split()[0], 16))
+
+    monkeypatch.setattr(subprocess, "Popen", Looked)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        outcomes([step("any", "list", "devices")], tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [mask >> (signal.SIGINT - 1) & 1 for mask in ignored] == [0]
 
 
 def test_gpu_steps_run_log_and_go_on(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pabench.errors import Unsupported
 from pabench.oracle.traffic import decode_traffic
 from pabench.oracle.verdict import judge
 from pabench.problem import Batch, Case, Problem, build_tensors
+from tests.kernel_support import bits, judged
 from tests.probe import DEVICE
 
 PROBLEM = Problem(num_qo_heads=8, num_kv_heads=2, head_dim=64, page_size=16, dtype="float16")
@@ -31,11 +33,7 @@ CASE = Case(
 def loaded(backend: type[RawKernelMmaBackend | RawKernelCascadeBackend], case: Case) -> int:
     """KV bytes that attention loads, all launches together."""
     device = CheckedDevice(checks=(), count=True)
-    tensors = build_tensors(case)
-    subject = backend(device)
-    output = attend(subject, tensors)
-    verdict = judge(tensors, output.out, output.lse, subject.profile)
-    assert verdict.passed, verdict.text
+    judged(backend(device), build_tensors(case))
     return device.counters["paged_decode"].loaded_bytes("k", "v")
 
 
@@ -77,6 +75,44 @@ def test_kernels_cascade_without_sharing_is_the_plain_kernel() -> None:
     got, plain = attend(backend, tensors), attend(RawKernelMmaBackend(DEVICE), tensors)
     assert got.out.tobytes() == plain.out.tobytes()
     assert np.asarray(got.lse).tobytes() == np.asarray(plain.lse).tobytes()
+
+
+FEATURES: dict[str, dict[str, Any]] = {
+    "soft cap": {"soft_cap": 0.5},
+    "sinks": {"sinks": (0.3, -40.0, 5.0, 40.0, -1e4, 1.0, 0.0, 2.0)},
+    "e4m3": {"kv_dtype": "e4m3", "k_scale": (0.5, 3.0), "v_scale": (1.5,)},
+}
+FEATURES["all"] = {name: value for given in FEATURES.values() for name, value in given.items()}
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("given", FEATURES)
+def test_kernels_cascade_features_are_right_in_prefix_and_rest(given: str, causal: bool) -> None:
+    """One of the sequences is the prefix and nothing else: of its own it has nothing but the sink."""
+    problem = replace(PROBLEM, causal=causal, **FEATURES[given])
+    tensors = build_tensors(replace(CASE, problem=problem))
+    backend = RawKernelCascadeBackend(DEVICE)
+    (group,) = backend.plan(tensors).groups
+    assert group.sequences == (0, 2, 3, 4)
+    result = judged(backend, tensors)
+    plain = judged(RawKernelCascadeBackend(DEVICE), build_tensors(replace(CASE, problem=PROBLEM)))
+    assert bits(result) != bits(plain)
+
+
+def test_kernels_cascade_reads_a_prefix_of_e4m3_once() -> None:
+    problem = replace(PROBLEM, kv_dtype="e4m3")
+    case = replace(CASE, problem=problem)
+    shared = decode_traffic(problem, KV_LENS, layout=build_tensors(case).layout)
+    assert loaded(RawKernelCascadeBackend, case) == shared.kv_bytes
+
+
+@pytest.mark.parametrize(
+    ("given", "word"), [({"window": 30}, "window"), ({"alibi_slopes": (0.5,) * 8}, "alibi")]
+)
+def test_kernels_cascade_refuses_what_depends_on_a_rows_place(given: dict[str, Any], word: str) -> None:
+    tensors = build_tensors(replace(CASE, problem=replace(PROBLEM, **given)))
+    with pytest.raises(Unsupported, match=f"^rawkernel-cascade: no {word}$"):
+        RawKernelCascadeBackend(DEVICE).plan(tensors)
 
 
 def test_kernels_cascade_refuses_what_it_cannot() -> None:

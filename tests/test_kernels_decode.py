@@ -12,6 +12,7 @@ from pabench.errors import InvalidCase
 from pabench.kernels.decode_simple import plan_decode
 from pabench.oracle.verdict import judge
 from pabench.problem import Batch, Case, KvPool, Problem, build_tensors
+from tests.kernel_support import shifted
 from tests.probe import DEVICE
 
 SHAPES = {
@@ -79,12 +80,6 @@ def test_kernels_decode_more_blocks_than_65535() -> None:
 def test_kernels_decode_arrays_at_odd_addresses() -> None:
     problem = Problem(num_qo_heads=2, num_kv_heads=1, head_dim=80, page_size=4, dtype="bfloat16")
     tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(50, 7)), poison="nan"))
-
-    def shifted(array: np.ndarray) -> np.ndarray:
-        room = np.zeros(array.size + 1, array.dtype)[1:].reshape(array.shape)
-        room[...] = array
-        assert room.ctypes.data % 16
-        return room
 
     pool = tensors.pool.with_storage(shifted(tensors.pool.storage))
     backend = RawKernelBackend(DEVICE)

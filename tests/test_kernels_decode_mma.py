@@ -17,29 +17,25 @@ from pabench.device.occupancy import SM_LIMITS
 from pabench.errors import InvalidCase, Unsupported
 from pabench.kernels.decode import (
     DecodeShape,
-    architecture_limits,
     decode_shape,
     instances,
     plan_decode,
 )
 from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.fitted import architecture_limits
 from pabench.kernels.instance import HEAD_DIMS
 from pabench.oracle.reference import truth
 from pabench.oracle.verdict import judge
 from pabench.problem import Batch, Case, Problem, build_tensors
-from pabench.problem.dtypes import Array, decode
+from pabench.problem.dtypes import decode
 from pabench.problem.tensors import Tensors
 from pabench.strategies import cases, speculative_batches
+from tests.kernel_support import bits, shifted
 from tests.probe import DEVICE
 
 KIB = 1024
 LENGTHS = (0, 1, 15, 16, 17, 64, 65, 127, 200, 700, 0)
 CUTS: tuple[dict[str, int], ...] = ({"blocks": 1}, {"blocks": 3}, {"blocks": 40}, {"split_tokens": 128})
-
-
-def bits(result: AttentionOutput, rows: slice = slice(None)) -> bytes:
-    assert result.lse is not None
-    return bytes(result.out[rows].tobytes() + result.lse[rows].tobytes())
 
 
 def assert_right(tensors: Tensors, backend: RawKernelMmaBackend) -> AttentionOutput:
@@ -291,12 +287,6 @@ def test_kernels_decode_mma_refuses_a_device_too_small() -> None:
 
 
 # --- refusals -----------------------------------------------------------------------------------------------
-
-
-def shifted(array: Array) -> Array:
-    room = np.zeros(array.size + 1, array.dtype)[1:].reshape(array.shape)
-    room[...] = array
-    return room
 
 
 @pytest.mark.parametrize("field", ["q", "keys"])

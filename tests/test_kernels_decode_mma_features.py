@@ -21,6 +21,7 @@ from pabench.problem import Batch, Case, Problem, Tensors, build_tensors
 from pabench.problem.dtypes import decode
 from pabench.problem.problem import FEATURES
 from pabench.strategies import batches, cases, speculative_batches
+from tests.kernel_support import bits, judged
 from tests.probe import DEVICE
 
 PLAIN = Problem(num_qo_heads=6, num_kv_heads=2, head_dim=16, page_size=5, dtype="bfloat16")
@@ -37,16 +38,7 @@ SCALES: dict[str, Any] = {"kv_dtype": "e4m3", "k_scale": (0.5, 3.0), "v_scale": 
 
 def run(tensors: Tensors, device: Any = DEVICE, **cut: int) -> AttentionOutput:
     """Attend and judge."""
-    backend = RawKernelMmaBackend(device, **cut)
-    result = attend(backend, tensors)
-    verdict = judge(tensors, result.out, result.lse, backend.profile)
-    assert verdict.passed, verdict.text
-    return result
-
-
-def bits(result: AttentionOutput) -> bytes:
-    assert result.lse is not None
-    return result.out.tobytes() + result.lse.tobytes()
+    return judged(RawKernelMmaBackend(device, **cut), tensors)
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -159,13 +151,13 @@ def test_kernels_decode_mma_features_need_no_page_outside_the_window() -> None:
     table[0, : 64 - 7] = table[1, : 198 - 7] = -(2**31)
     slid = replace(tensors, layout=replace(tensors.layout, block_table=table))
     backend = RawKernelMmaBackend(DEVICE)
-    plan = backend.plan(tensors)
+    (plan,) = backend.plan(tensors)
     decode_args = list(plan.launches[1].args)
     assert decode_args[3] is tensors.layout.block_table
     decode_args[3] = slid.layout.block_table
     for launch in (plan.launches[0], replace(plan.launches[1], args=tuple(decode_args))):
         plan.module.launch(launch)
-    assert bits(backend.fetch(plan)) == bits(right)
+    assert bits(backend.fetch((plan,))) == bits(right)
 
 
 @pytest.mark.parametrize("kv_dtype", [None, "e4m3"])

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.backends.base import AttentionOutput, attend
+from pabench.backends.base import AttentionOutput
 from pabench.backends.rawkernel import TANH_ERROR, RawKernelBackend
 from pabench.conformance.calibration import KINDS, random_case
 from pabench.device.emulated import EmulatedDevice
 from pabench.kernels.decode_simple import plan_decode, split_count
 from pabench.oracle.reference import truth
-from pabench.oracle.verdict import judge
 from pabench.problem import Batch, Case, Problem, Tensors, build_tensors
 from pabench.problem.dtypes import E4M3, Array, decode, encode
+from tests.kernel_support import bits, judged
 from tests.probe import DEVICE, probe
 
 PLAIN = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=16, page_size=5)
@@ -25,16 +25,7 @@ LENGTHS = (0, 1, 31, 33, 64, 130)
 
 def run(tensors: Tensors, *, num_splits: int | None = None) -> AttentionOutput:
     """Attend and judge."""
-    backend = RawKernelBackend(DEVICE, num_splits=num_splits)
-    result = attend(backend, tensors)
-    verdict = judge(tensors, result.out, result.lse, backend.profile)
-    assert verdict.passed, verdict.text
-    return result
-
-
-def bits(result: AttentionOutput) -> bytes:
-    assert result.lse is not None
-    return result.out.tobytes() + result.lse.tobytes()
+    return judged(RawKernelBackend(DEVICE, num_splits=num_splits), tensors)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,7 @@ import pytest
 
 from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.occupancy import SM_LIMITS
-from pabench.kernels import alloc_scan, decode, page_copy, page_pool, prefill
+from pabench.kernels import alloc_scan, decode, fitted, page_copy, page_pool, prefill
 from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
 from pabench.kernels.decode_simple import plan_decode
 from pabench.kernels.gather import plan_gather
@@ -124,14 +124,14 @@ def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: i
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a", "sm_120"])
-@pytest.mark.parametrize("name", decode.DTYPES)
+@pytest.mark.parametrize("name", fitted.DTYPES)
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str, architecture: str) -> None:
     dtype = DTYPES[name]
     plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
     for problem in (plain, replace(plain, window=3), replace(plain, kv_dtype="e4m3")):
         recorder = Recorder()
-        recorder.limits = decode.architecture_limits(SM_LIMITS[architecture], multiprocessors=10)
+        recorder.limits = fitted.architecture_limits(SM_LIMITS[architecture], multiprocessors=10)
         plan = decode.plan_decode(
             recorder,  # type: ignore[arg-type]
             problem,
@@ -147,14 +147,14 @@ def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str,
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a", "sm_120"])
-@pytest.mark.parametrize("name", decode.DTYPES)
+@pytest.mark.parametrize("name", fitted.DTYPES)
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_kernels_instances_hold_every_prefill_plan(head_dim: int, name: str, architecture: str) -> None:
     plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
     for problem in (plain, replace(plain, window=3), replace(plain, kv_dtype="e4m3")):
         for queries in (20, 40):
             recorder = Recorder()
-            recorder.limits = decode.architecture_limits(SM_LIMITS[architecture])
+            recorder.limits = fitted.architecture_limits(SM_LIMITS[architecture])
             plan = prefill.plan_prefill(
                 recorder,  # type: ignore[arg-type]
                 problem,

@@ -19,18 +19,19 @@ from pabench.device.checked import CheckedDevice
 from pabench.device.emulated import EmulatedDevice
 from pabench.device.occupancy import SM_LIMITS
 from pabench.errors import InvalidCase
-from pabench.kernels.decode import architecture_limits
 from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.fitted import architecture_limits
 from pabench.kernels.instance import HEAD_DIMS
 from pabench.kernels.prefill import PREFILL, PrefillShape, instances, plan_prefill, prefill_shape
 from pabench.oracle.reference import truth
 from pabench.oracle.traffic import attention_flops
 from pabench.oracle.verdict import judge
 from pabench.problem import Batch, Case, Problem, build_tensors
-from pabench.problem.dtypes import Array, decode
+from pabench.problem.dtypes import decode
 from pabench.problem.tensors import Tensors
 from pabench.strategies import cases, long_prefill_batches, prefill_batches
 from tests.counting import counting_device
+from tests.kernel_support import bits, shifted
 from tests.probe import DEVICE
 
 KIB = 1024
@@ -64,11 +65,6 @@ def run(plan: DecodePlan, launches: slice = slice(None)) -> AttentionOutput:
 def assert_right(tensors: Tensors, result: AttentionOutput) -> None:
     verdict = judge(tensors, result.out, result.lse, PROFILE)
     assert verdict.passed, verdict.text
-
-
-def bits(result: AttentionOutput, rows: slice = slice(None)) -> bytes:
-    assert result.lse is not None
-    return bytes(result.out[rows].tobytes() + result.lse[rows].tobytes())
 
 
 def part(tensors: Tensors, sequence: int, first: int = 0, end: int | None = None) -> Tensors:
@@ -205,16 +201,6 @@ def test_kernels_prefill_no_sequence_with_queries() -> None:
     problem = Problem(num_qo_heads=2, num_kv_heads=1, head_dim=16, page_size=4, dtype="float16")
     tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(5, 9), q_lens=(0, 0))))
     assert run(planned(tensors)).out.shape == (0, 2, 16)
-
-
-def test_kernels_prefill_takes_the_batches_that_decode_does_not() -> None:
-    problem = Problem(num_qo_heads=2, num_kv_heads=1, head_dim=16, page_size=4, dtype="float16")
-    backend = RawKernelMmaBackend(DEVICE)
-    for q_lens, entry in (((8, 1), "paged_decode"), ((9, 1), PREFILL)):
-        tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(20, 30), q_lens=q_lens)))
-        plan = backend.plan(tensors)
-        assert plan.launches[1].entry == entry
-        assert_right(tensors, run(plan))
 
 
 # --- a row's bits are its own -------------------------------------------------------------------------------
@@ -453,12 +439,6 @@ def test_kernels_prefill_refuses_a_device_too_small() -> None:
 
 
 # --- refusals -----------------------------------------------------------------------------------------------
-
-
-def shifted(array: Array) -> Array:
-    room = np.zeros(array.size + 1, array.dtype)[1:].reshape(array.shape)
-    room[...] = array
-    return room
 
 
 @pytest.mark.parametrize("field", ["q", "keys"])

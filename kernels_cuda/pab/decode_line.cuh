@@ -21,12 +21,14 @@ namespace pab {
 
 constexpr int kUnitRows = 16;
 constexpr int kUnitCost = 1;  // tiles that beginning and ending a unit is worth
+constexpr i32 kAnyQueryLen = 0x7fffffff;
 
 // Lengths of the batch, and how it is cut.
 struct Batch {
   const i32* kv_lens;
   const i32* qo_indptr;
   i32 num_kv_heads, group_size, tile_tokens, split_tiles;
+  i32 max_query_len;  // sequences with more query tokens are another kernel's
   Features features;
 };
 
@@ -34,7 +36,7 @@ struct Batch {
 struct Shape {
   i32 kv_len, first_query, query_len;
   i32 tiles;   // on the line, at least 1: an empty sequence has output too
-  i32 units;   // none without queries
+  i32 units;   // none without queries, nor with too many
   i32 weight;  // positions of one unit
 };
 
@@ -53,6 +55,7 @@ PAB_FN Shape shape_of(const Batch& batch, i32 sequence) {
   const i32 hidden = first_seen(batch, shape.kv_len, shape.query_len) / batch.tile_tokens;
   shape.tiles = shape.kv_len > 0 ? ceil_div(shape.kv_len, batch.tile_tokens) - hidden : 1;
   shape.units = ceil_div(shape.query_len * batch.group_size, kUnitRows) * batch.num_kv_heads;
+  if (shape.query_len > batch.max_query_len) shape.units = 0;
   shape.weight = batch.split_tiles ? ceil_div(shape.tiles, batch.split_tiles) : shape.tiles + kUnitCost;
   return shape;
 }

@@ -58,15 +58,16 @@ PAB_FN i32 bucket_of(i32 tiles) {
 
 // Plans with one block of whole warps: `starts` (num_seqs + 1) gets the number of each sequence's first block and at
 // the end how many there are, `order` all of them by falling cost; equal ones in any order, for none depends on
-// another.  `counts` is kBuckets of shared memory, `scan` kScanWords.
+// another.  Sequences with fewer than `min_query_len` query tokens are another kernel's: they have no blocks.  `counts`
+// is kBuckets of shared memory, `scan` kScanWords.
 template <int kRows, int kTile>
-PAB_FN void order_blocks(const Batch& batch, i32* starts, RowBlock* order, u32* counts, u64* scan) {
+PAB_FN void order_blocks(const Batch& batch, i32 min_query_len, i32* starts, RowBlock* order, u32* counts, u64* scan) {
   const i32 thread = static_cast<i32>(threadIdx.x), threads = static_cast<i32>(blockDim.x);
   u64 carried = 0;
   for (i32 base = 0; base < batch.num_seqs; base += threads) {
     const i32 sequence = base + thread;
     u64 mine = 0, total = 0;
-    if (sequence < batch.num_seqs) {
+    if (sequence < batch.num_seqs && sequence_of(batch, sequence).query_len >= min_query_len) {
       mine = (static_cast<u64>(sequence_of(batch, sequence).rows()) + kRows - 1) / kRows;
     }
     const u64 before = block_scan(mine, total, scan);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pabench.backends.base import AttentionOutput, Capabilities
+from pabench.backends.rawkernel import TANH_ERROR
 from pabench.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.backends.validate import check_attention
 from pabench.device.base import Device
@@ -27,12 +28,15 @@ class RawKernelCascadeBackend:
         devices=RawKernelMmaBackend.capabilities.devices,
         operations=frozenset({"decode", "speculative"}),
         max_head_dim=RawKernelMmaBackend.capabilities.max_head_dim,
-        features=frozenset({"non-causal"}),
+        # a window and slopes depend on where a row stands, which the rows of a prefix do not know
+        features=frozenset({"soft-cap", "sinks", "fp8-kv", "non-causal"}),
         merges_prefixes=True,
         rule=RawKernelMmaBackend.capabilities.rule,
     )
     # prefix and rest are outputs in the storage type before they are merged
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="storage", accumulation="blocked")
+    profile = ComputeProfile(
+        p_dtype="storage", partial_dtype="storage", accumulation="blocked", tanh_error=TANH_ERROR
+    )
 
     def __init__(self, device: Device) -> None:
         self._device = device

@@ -8,9 +8,11 @@ from pabench.backends.base import AttentionOutput, Capabilities
 from pabench.backends.rawkernel import TANH_ERROR, RawKernelBackend
 from pabench.backends.validate import check_attention
 from pabench.device.base import Device
-from pabench.kernels.decode import DTYPES, MAX_HEAD_DIM, plan_decode, why_not_decode
+from pabench.kernels.decode import MAX_HEAD_DIM, plan_decode, why_not_decode
 from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.fitted import DTYPES
 from pabench.kernels.prefill import plan_prefill
+from pabench.problem.batch import SPECULATIVE_TOKENS
 from pabench.problem.case import Case
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
@@ -27,7 +29,8 @@ def _why_not(case: Case) -> str | None:
 class RawKernelMmaBackend:
     """Attention on tensor cores; append as ``rawkernel`` does it.
 
-    A batch with up to 8 query tokens a sequence goes to the decode kernel, any other to the prefill kernel.
+    Sequences with up to 8 query tokens go to the decode kernel, the others to the prefill kernel; a batch
+    with both takes two calls, and each finds its sequences on the device.
 
     Args:
         device: where to run.
@@ -59,8 +62,8 @@ class RawKernelMmaBackend:
         self._blocks = blocks if blocks is None else whole_number("blocks", blocks, low=1, high=2**16)
         self._simple = RawKernelBackend(device)
 
-    def plan(self, tensors: Tensors) -> DecodePlan:
-        """Upload the arrays and build the launches."""
+    def plan(self, tensors: Tensors) -> tuple[DecodePlan, ...]:
+        """Upload the arrays and build the launches: one call or two, which write the same output."""
         check_attention(self.name, self.capabilities, tensors)
         device, batch = self._device, tensors.case.batch
         arrays: dict[str, Any] = {
@@ -70,19 +73,32 @@ class RawKernelMmaBackend:
             "kv_lens": device.to_device(tensors.kv_lens),
             "qo_indptr": device.to_device(tensors.qo_indptr),
         }
-        if not (batch.is_decode or batch.is_speculative):
-            return plan_prefill(device, tensors.case.problem, **arrays)
-        return plan_decode(
-            device, tensors.case.problem, **arrays, split_tokens=self._split_tokens, blocks=self._blocks
+        problem = tensors.case.problem
+        long = [length for length in batch.query_lens if length > SPECULATIVE_TOKENS]
+        if len(long) == batch.num_seqs:
+            return (plan_prefill(device, problem, **arrays),)
+        cut: dict[str, Any] = {"split_tokens": self._split_tokens, "blocks": self._blocks}
+        if not long:
+            return (plan_decode(device, problem, **arrays, **cut),)
+        short = plan_decode(device, problem, **arrays, **cut, max_query_len=SPECULATIVE_TOKENS)
+        rest = plan_prefill(
+            device,
+            problem,
+            **arrays,
+            min_query_len=SPECULATIVE_TOKENS + 1,
+            mean_query_len=sum(long) // len(long),
+            beside=short,
         )
+        return short, rest
 
-    def run(self, plan: DecodePlan) -> None:
+    def run(self, plan: tuple[DecodePlan, ...]) -> None:
         """Queue the launches."""
-        self._simple.run(plan)
+        for call in plan:
+            self._simple.run(call)
 
-    def fetch(self, plan: DecodePlan) -> AttentionOutput:
+    def fetch(self, plan: tuple[DecodePlan, ...]) -> AttentionOutput:
         """Wait and copy output and LSE to the host."""
-        return self._simple.fetch(plan)
+        return self._simple.fetch(plan[0])
 
     def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
         """Write tokens into a copy of the cache; see ``Backend.append``."""

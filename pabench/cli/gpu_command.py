@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pabench.cli.gpu_steps import Step
 
 PARTS = ("check", "sweep", "all")
-CHECK_SECONDS = {"kernels": 90.0, "conformance": 200.0, "controls": 75.0}
+CONFORMANCE = "conformance"
+CHECK_SECONDS = {"doctor": 30.0, "kernels": 90.0, CONFORMANCE: 200.0, "controls": 75.0}
 """At most; what a step does not use is the sweep's."""
 SWEEP_MARGIN = 30.0
 """Seconds of the sweep's time in which no cell begins: the last one ends, and the report is written."""
@@ -51,7 +52,7 @@ def command(part: str, grid: str, budget: str, out: str | None, resume: bool) ->
     ends_at = began + parse_seconds("--budget", budget)
     if resume and out is None:
         raise UsageError("--resume: needs the folder of the run", hint="add --out DIR")
-    from pabench.cli.gpu_steps import begin, exit_code, read_outcomes, run_steps
+    from pabench.cli.gpu_steps import begin, exit_code, plan_of, read_outcomes, run_steps
     from pabench.device.cuda import why_no_cuda
     from pabench.store.run import check_new
     from pabench.sweep.grid_file import read_grid
@@ -65,6 +66,7 @@ def command(part: str, grid: str, budget: str, out: str | None, resume: bool) ->
         check_new(folder)
         begin(folder)
     steps = [step for step in _steps(folder, grid) if part in (step.part, "all")]
+    click.echo(f"{plan_of(steps, ends_at - began)}\nfolder: {folder}")
     with stop_on_sigterm():
         outcomes = run_steps(steps, folder, ends_at=ends_at, done=done, show=click.echo)
     _report(folder)
@@ -86,26 +88,24 @@ def architecture(major: int, minor: int) -> str:
 
 
 def _steps(folder: Path, grid: str) -> tuple[Step, ...]:
-    from pabench.backends.registry import OWN
     from pabench.cli.gpu_steps import Step
 
-    own = [word for name in OWN if name not in PEERS for word in ("--backend", name)]
-    attempt = _unused(folder / "conformance")
-    conformance = ("conformance", "--device", "cuda", "--profile", "quick", *own, "--allocator", "scan")
     controls = ("selftest", "--controls", "--device", "cuda", "--seeds", "1", *_quick_controls())
     fixed: dict[str, Sequence[str]] = {
+        "doctor": ("doctor",),
         "kernels": ("kernels", "--arch", _architecture_here()),
-        "conformance": (*conformance, "--artifacts", str(attempt)),
+        **_conformance(folder),
         "controls": (*controls, "--json", str(folder / "controls.json")),
     }
     return (
-        Step(name="doctor", part="check", seconds=30.0, words=lambda seconds: ("doctor",)),
         *(
             Step(
                 name=name,
                 part="check",
-                seconds=CHECK_SECONDS[name],
+                seconds=CHECK_SECONDS[name.partition("-")[0]],
                 words=partial(_same, words),
+                # one subject leaves most of a machine idle: drawing and judging are one process's work
+                group=CONFORMANCE if name.startswith(CONFORMANCE) else "",
                 may_lack=name == "controls",
             )
             for name, words in fixed.items()
@@ -119,6 +119,19 @@ def _steps(folder: Path, grid: str) -> tuple[Step, ...]:
             complete=partial(_all_cells_ran, folder / "sweep"),
         ),
     )
+
+
+def _conformance(folder: Path) -> dict[str, Sequence[str]]:
+    """A run for each of our backends and for the allocator that has its pages on the GPU."""
+    from pabench.backends.registry import OWN
+
+    made: dict[str, Sequence[str]] = {}
+    subjects = [("backend", name) for name in OWN if name not in PEERS]
+    for kind, subject in (*subjects, ("allocator", "scan")):
+        name = f"{CONFORMANCE}-{subject}"
+        words = ("conformance", "--device", "cuda", "--profile", "quick", f"--{kind}", subject)
+        made[name] = (*words, "--artifacts", str(_unused(folder / name)))
+    return made
 
 
 def _same(words: Sequence[str], seconds: float) -> Sequence[str]:

@@ -7,13 +7,14 @@ that goes wrong, or finds something wrong, does not keep the others from running
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pabench.store.files import atomic_write_text, pretty, reason
 STEPS_FILE = "steps.json"
 SHUTDOWN_S = 15.0
 """Seconds that a step has to end in order, once its time is over."""
+POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,7 @@ class Step:
         part: ``check`` or ``sweep``.
         seconds: at most, of what is left of the budget.
         words: makes the arguments of ``pabench``, given the seconds that the step has.
+        group: of steps that run at the same time; empty for one that runs alone.
         may_lack: whether exit code 7 means that a tool is missing here, and nothing else.
         shown: whether what it prints is shown, too.
         complete: whether a step that ended well has nothing left to do.
@@ -44,6 +47,7 @@ class Step:
     part: str
     seconds: float
     words: Callable[[float], Sequence[str]]
+    group: str = ""
     may_lack: bool = False
     shown: bool = False
     complete: Callable[[], bool] = lambda: True
@@ -84,6 +88,17 @@ def begin(folder: Path) -> None:
     atomic_write_text(folder / STEPS_FILE, pretty([]))
 
 
+def plan_of(steps: Iterable[Step], budget_s: float) -> str:
+    """Return the steps in their order with the seconds that each may take, as lines of text."""
+    lines = [f"at most {budget_s:.0f} s:"]
+    for group in _groups(steps):
+        names = " and ".join(", ".join(step.name for step in group).rsplit(", ", 1))
+        seconds = max(step.seconds for step in group)
+        rest = "what is left" if seconds >= budget_s else f"{seconds:.0f} s"
+        lines.append(f"  {rest:<12}  {names}{', at the same time' if len(group) > 1 else ''}")
+    return "\n".join(lines)
+
+
 def run_steps(
     steps: Iterable[Step],
     folder: Path,
@@ -95,7 +110,7 @@ def run_steps(
     """Run the steps that ``done`` does not hold as ok and complete; return the outcome of each step.
 
     Args:
-        steps: in their order.
+        steps: in their order; neighbours of one group run at the same time.
         folder: exists; gets the logs and ``steps.json``.
         ends_at: on ``time.monotonic``; no step begins afterwards.
         done: outcomes of an earlier call with the same folder.
@@ -103,24 +118,27 @@ def run_steps(
     """
     before = {outcome.name: outcome for outcome in done}
     made: dict[str, Outcome] = dict(before)
-    for step in steps:
-        earlier = before.get(step.name)
-        if earlier is not None and earlier.state == "ok" and step.complete():
-            show(f"{step.name}: done before")
-            continue
-        left = ends_at - time.monotonic()
-        if left <= 0:
-            outcome = Outcome(
-                name=step.name, state="not-run", exit_code=None, seconds=0.0, said="no time was left"
-            )
-        else:
-            outcome = _run(step, folder, min(left, step.seconds))
-        made[step.name] = outcome
+    for group in _groups(steps):
+        open_steps = [step for step in group if not _is_done(before.get(step.name), step)]
+        for step in group:
+            if step not in open_steps:
+                show(f"{step.name}: done before")
+        for step, outcome in zip(open_steps, _run(open_steps, folder, ends_at), strict=True):
+            made[step.name] = outcome
+            if step.shown:
+                show(_log(folder, step).read_text(encoding="utf-8", errors="replace").rstrip())
+            show(f"{outcome.name}: {outcome.state}, {outcome.seconds:.0f} s: {outcome.said}")
         atomic_write_text(folder / STEPS_FILE, pretty([asdict(one) for one in made.values()]))
-        if step.shown:
-            show(_log(folder, step).read_text(encoding="utf-8", errors="replace").rstrip())
-        show(f"{outcome.name}: {outcome.state}, {outcome.seconds:.0f} s: {outcome.said}")
     return tuple(made.values())
+
+
+def _groups(steps: Iterable[Step]) -> Iterator[list[Step]]:
+    for _, group in itertools.groupby(steps, key=lambda step: step.group or step.name):
+        yield list(group)
+
+
+def _is_done(earlier: Outcome | None, step: Step) -> bool:
+    return earlier is not None and earlier.state == "ok" and step.complete()
 
 
 def read_outcomes(folder: Path) -> tuple[Outcome, ...]:
@@ -153,24 +171,91 @@ def _log(folder: Path, step: Step) -> Path:
     return folder / f"{step.name}.log"
 
 
-def _run(step: Step, folder: Path, seconds: float) -> Outcome:
-    words = ("pabench", *step.words(seconds))
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([part for part in (os.environ.get("PYTHONPATH"), root) if part])
+@dataclass(slots=True, kw_only=True)
+class _Running:
+    """A step's process."""
+
+    step: Step
+    words: tuple[str, ...]
+    process: subprocess.Popen[Any]
+    ends_at: float
+    ended_at: float = 0.0
+
+
+def _run(steps: Sequence[Step], folder: Path, ends_at: float) -> list[Outcome]:
+    """Run the commands of one group side by side."""
     began = time.monotonic()
+    left = ends_at - began
+    if left <= 0:
+        said = "no time was left"
+        return [
+            Outcome(name=step.name, state="not-run", exit_code=None, seconds=0.0, said=said) for step in steps
+        ]
+    running: list[_Running] = []
     try:
-        with _log(folder, step).open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=None if step.shown else subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,
-            )
-            code = _wait(process, seconds)
+        for step in steps:
+            seconds = min(left, step.seconds)
+            words = ("pabench", *step.words(seconds))
+            process = _start(step, words, folder)
+            running.append(_Running(step=step, words=words, process=process, ends_at=began + seconds))
+        late = _wait(running)
     except OSError as error:
         raise EnvironmentRefused(f"cannot run a step in {folder}: {reason(error)}") from error
+    finally:
+        # an interrupt of ours, too, leaves nothing behind
+        for one in running:
+            if one.process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(one.process.pid, signal.SIGKILL)
+                one.process.wait()
+    return [
+        _outcome(one, folder, seconds=one.ended_at - began, code=None if one in late else one.process.poll())
+        for one in running
+    ]
+
+
+def _start(step: Step, words: Sequence[str], folder: Path) -> subprocess.Popen[Any]:
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([part for part in (os.environ.get("PYTHONPATH"), root) if part])
+    with _log(folder, step).open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=None if step.shown else subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+            preexec_fn=_take_interrupts,
+        )
+
+
+def _take_interrupts() -> None:
+    """A shell that starts this command in the background has it ignore SIGINT, which would be inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _wait(running: Sequence[_Running]) -> list[_Running]:
+    """Wait for the processes; return those whose time was over, which are asked to end."""
+    late: list[_Running] = []
+    open_ones = list(running)
+    while open_ones:
+        now = time.monotonic()
+        for one in tuple(open_ones):
+            if one.process.poll() is not None:
+                one.ended_at = now
+                open_ones.remove(one)
+            elif one not in late and now >= one.ends_at:
+                one.process.send_signal(signal.SIGINT)
+                late.append(one)
+            elif now >= one.ends_at + SHUTDOWN_S:
+                one.ended_at = now
+                open_ones.remove(one)
+        time.sleep(POLL_S)
+    return late
+
+
+def _outcome(one: _Running, folder: Path, *, seconds: float, code: int | None) -> Outcome:
+    step = one.step
     if code is None:
         state = "deadline"
     elif code == EXIT_OK:
@@ -183,24 +268,7 @@ def _run(step: Step, folder: Path, seconds: float) -> Outcome:
         name=step.name,
         state=state,
         exit_code=code,
-        seconds=round(time.monotonic() - began, 1),
+        seconds=round(seconds, 1),
         said=last[:300],
-        command=words,
+        command=one.words,
     )
-
-
-def _wait(process: subprocess.Popen[Any], seconds: float) -> int | None:
-    """Return the exit code, or None for a process that had to be ended: asked first, killed then."""
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(SHUTDOWN_S)
-        return None
-    finally:
-        # an interrupt of ours, too, leaves nothing behind
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()

@@ -37,6 +37,8 @@ HEADLINE = re.compile(
 )
 SUMMARY = re.compile(rf"^{PREFIX} (?:ERROR|\w+CHECK) SUMMARY: (\d+) (?:error|hazard)", re.MULTILINE)
 PLACE = re.compile(rf"^{PREFIX} .*\.cu:(\d+)\b", re.MULTILINE)
+REFUSED = re.compile(rf"^{PREFIX} (.*[Dd]evice not supported.*)$", re.MULTILINE)
+"""What it says of GPUs that it cannot look into, such as those of some virtual machines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ def watch(control: Control, folder: Path, program: Path, *, deadline_s: float = 
     """Run ``control``, whose file lies in ``folder``, in a child process under its tool.
 
     Raises:
-        EnvironmentRefused: ``program`` does not start.
+        EnvironmentRefused: ``program`` does not start, or cannot look into this GPU.
     """
     tool = control.tool if control.tool != "none" else PLAIN_TOOL
     child = [sys.executable, "-m", "pabench.controls.child", control.id, str(folder)]
@@ -106,6 +108,8 @@ def watch(control: Control, folder: Path, program: Path, *, deadline_s: float = 
     except BaseException:
         _end(process)
         raise
+    if refused := REFUSED.search(output):
+        raise EnvironmentRefused(f"{PROGRAM} cannot look into this GPU: {refused[1]}")
     return read_output(tool, output)
 
 

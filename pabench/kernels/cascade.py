@@ -48,7 +48,7 @@ def plan_cascade(
 
     Args:
         device: where ``q`` and ``pool`` lie.
-        problem: heads, head_dim, page_size, dtype, mask and scale.
+        problem: what is asked; no window and no slopes, since a row of the prefix has no place of its own.
         q: ``(num_query_tokens, num_qo_heads, head_dim)`` on the device.
         pool: the cache on the device.
         layout: block table, on the host.
@@ -80,7 +80,8 @@ def plan_cascade(
         table[i, : group.pages] = layout.block_table[group.sequences[0], : group.pages]
     prefix = plan_decode(
         device,
-        replace(problem, causal=False),
+        # a sink joins once, with the keys that every sequence has to itself
+        replace(problem, causal=False, sinks=None),
         q=packed,
         pool=pool,
         block_table=device.to_device(table),

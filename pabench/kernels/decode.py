@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pabench.device.base import Device, DeviceLimits, Launch
-from pabench.device.occupancy import (
-    RESERVED_SHARED_BYTES,
-    SM_LIMITS,
-    SmLimits,
-    blocks_by_registers,
-    blocks_by_shared,
-)
+from pabench.device.occupancy import blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_simple import DecodePlan
-from pabench.kernels.features import LOG2_E, PLAIN, VARIANTS, feature_arguments, variant_of
-from pabench.kernels.instance import (
-    DTYPE_CODES,
-    HEAD_DIMS,
-    KernelEntry,
-    KernelInstance,
-    address_of,
-    kernel_source,
-)
+from pabench.kernels.features import LOG2_E, PLAIN, feature_arguments, variant_of
+from pabench.kernels.fitted import DTYPES, PLAN_THREADS, fitted_instance, fitted_instances
+from pabench.kernels.instance import KernelEntry, KernelInstance, address_of, kernel_source
+from pabench.problem.checks import INT32_MAX
 from pabench.problem.dtypes import dtype_by_name
 from pabench.problem.layout import pages_needed
 from pabench.problem.pool import KvPool
@@ -35,14 +24,12 @@ from pabench.problem.problem import Problem
 
 FILE = "paged_decode.cu"
 PLAN, DECODE = "paged_decode_plan", "paged_decode"
-DTYPES = ("float16", "bfloat16")
 HEAD_DIM_STEP = 16
 MAX_HEAD_DIM = 256
 UNIT_ROWS = 16
 """Rows of a unit: query tokens x heads of a group."""
 WORK_BYTES, WALK_BYTES = 56, 128
 """``sizeof(Work)`` and ``sizeof(Walk)`` of ``pab/decode_line.cuh``."""
-PLAN_THREADS = 1024
 PLAN_SHARED_BYTES = 32 * 8
 ALIGNMENT = 16
 """Bytes of one asynchronous copy; queries, cache and output start at a multiple."""
@@ -129,59 +116,28 @@ def decode_shape(head_dim: int, limits: DeviceLimits, cached_bytes: int = 2) -> 
 
 
 def decode_instance(
-    head_dim: int, dtype: str, shape: DecodeShape, blocks: int, *, variant: str = PLAIN
+    head_dim: int, dtype: str, shape: DecodeShape, blocks: int, variant: str = PLAIN
 ) -> KernelInstance:
     """Return the instance of one head dimension, storage type and shape, ``blocks`` to a multiprocessor.
 
     ``variant`` is one of ``pabench.kernels.features.VARIANTS``.
     """
-    shared = shape.shared_bytes(head_dim, cached_bytes_of(variant))
-    return KernelInstance(
-        file=FILE,
-        label=f"{dtype} head_dim {head_dim} {shape.warps} warps {shape.stages} stages{variant}",
-        defines={
-            "PAB_HEAD_DIM": head_dim,
-            "PAB_DTYPE": DTYPE_CODES[dtype],
-            "PAB_WARPS": shape.warps,
-            "PAB_STAGES": shape.stages,
-            "PAB_BLOCKS": blocks,
-            "PAB_PLAN_THREADS": PLAN_THREADS,
-            "PAB_SHARED_BYTES": shared,
-            **VARIANTS[variant],
-        },
-        entries=(
-            KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
-            KernelEntry(name=DECODE, threads=shape.threads, shared_bytes=shared),
-        ),
+    return fitted_instance(
+        FILE,
+        f"{shape.warps} warps {shape.stages} stages",
+        head_dim=head_dim,
+        dtype=dtype,
+        variant=variant,
+        shape=shape,
+        blocks=blocks,
+        plan=KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
+        attention=DECODE,
     )
 
 
 def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it."""
-    for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, VARIANTS):
-        fitting: dict[tuple[DecodeShape, int], set[str]] = {}
-        for architecture, sm in SM_LIMITS.items():
-            limits = architecture_limits(sm)
-            shape = decode_shape(head_dim, limits, cached_bytes_of(variant))
-            blocks = shape.blocks_per_sm(head_dim, limits, cached_bytes_of(variant))
-            fitting.setdefault((shape, blocks), set()).add(architecture)
-        for (shape, blocks), names in fitting.items():
-            instance = decode_instance(head_dim, dtype, shape, blocks, variant=variant)
-            yield replace(instance, architectures=frozenset(names))
-
-
-def cached_bytes_of(variant: str) -> int:
-    """Return the bytes of a cached element in instances of a variant."""
-    return 1 if VARIANTS[variant]["PAB_E4M3"] else 2
-
-
-def architecture_limits(sm: SmLimits, multiprocessors: int = 1) -> DeviceLimits:
-    """Return the limits of a device with these multiprocessors."""
-    return DeviceLimits(
-        multiprocessors=multiprocessors,
-        shared_bytes_per_block=sm.shared_bytes - RESERVED_SHARED_BYTES,
-        shared_bytes_per_sm=sm.shared_bytes,
-    )
+    return fitted_instances(lambda *given: (decode_shape(*given),), decode_instance)
 
 
 def plan_decode(
@@ -196,6 +152,7 @@ def plan_decode(
     split_tokens: int = 0,
     blocks: int | None = None,
     shape: DecodeShape | None = None,
+    max_query_len: int = INT32_MAX,
 ) -> DecodePlan:
     """Return two launches: a plan, made on the device from the lengths of that moment, and the attention.
 
@@ -213,6 +170,7 @@ def plan_decode(
             a multiple of the tile, and its result does not depend on the rest of the batch.
         blocks: of the persistent grid; None fills the device.
         shape: of the instance; None chooses by the device.
+        max_query_len: sequences with more query tokens are left alone, and their rows as they are.
 
     Raises:
         InvalidCase: an array that does not start at a multiple of 16 bytes, or a ``split_tokens`` that is no
@@ -229,12 +187,11 @@ def plan_decode(
     per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits, cached_bytes))
     variant = variant_of(problem)
     more = feature_arguments(device, problem) if variant != PLAIN else ()
-    instance = decode_instance(head_dim, problem.dtype, shape, per_sm, variant=variant)
+    instance = decode_instance(head_dim, problem.dtype, shape, per_sm, variant)
     num_seqs, max_pages = block_table.shape
     blocks = blocks or device.limits.multiprocessors * per_sm
-    slots, meetings = _workspace(
-        problem, num_seqs, q.shape[0], max_pages, split_tokens=split_tokens, blocks=blocks
-    )
+    rows = min(q.shape[0], num_seqs * max_query_len)  # a long prompt that is left alone needs no room
+    slots, meetings = _workspace(problem, num_seqs, rows, max_pages, split_tokens=split_tokens, blocks=blocks)
     single, word = np.dtype(np.float32), np.dtype(np.uint32)
     out = device.empty(tuple(q.shape), problem.storage.storage)
     lse = device.empty(tuple(q.shape[:2]), single)
@@ -255,7 +212,7 @@ def plan_decode(
         args=(
             *(kv_lens, qo_indptr, line, first, arrivals),
             *(np.int32(num_seqs), heads[1], np.int32(problem.group_size), split_tiles),
-            *(np.int32(blocks), np.int32(meetings)),
+            *(np.int32(blocks), np.int32(meetings), np.int32(max_query_len)),
             *more,
         ),
     )
@@ -268,7 +225,7 @@ def plan_decode(
             *(q, pool.k, pool.v, block_table, kv_lens, qo_indptr, out, lse),
             *(line, first, arrivals, partial_out, partial_max, partial_sum),
             *(np.int32(num_seqs), *heads, np.int32(problem.page_size), np.int32(max_pages)),
-            *(split_tiles, np.int32(problem.causal)),
+            *(split_tiles, np.int32(max_query_len), np.int32(problem.causal)),
             *(np.int64(page), np.int64(token), np.int64(head)),
             np.float32(problem.scale * LOG2_E),
             *more,

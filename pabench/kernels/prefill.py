@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pabench.device.base import Device, DeviceLimits, Launch
-from pabench.device.occupancy import SM_LIMITS, blocks_by_registers, blocks_by_shared
+from pabench.device.occupancy import blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
-from pabench.kernels.decode import DTYPES, PLAN_THREADS, architecture_limits, cached_bytes_of, check_alignment
+from pabench.kernels.decode import check_alignment
 from pabench.kernels.decode_simple import DecodePlan
-from pabench.kernels.features import LOG2_E, PLAIN, VARIANTS, feature_arguments, variant_of
-from pabench.kernels.instance import (
-    DTYPE_CODES,
-    HEAD_DIMS,
-    KernelEntry,
-    KernelInstance,
-    kernel_source,
-)
+from pabench.kernels.features import LOG2_E, PLAIN, feature_arguments, variant_of
+from pabench.kernels.fitted import PLAN_THREADS, fitted_instance, fitted_instances
+from pabench.kernels.instance import KernelEntry, KernelInstance, kernel_source
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
@@ -99,48 +93,34 @@ def prefill_shape(head_dim: int, limits: DeviceLimits, *, rows: int, cached_byte
 
 
 def prefill_instance(
-    head_dim: int, dtype: str, shape: PrefillShape, blocks: int, *, variant: str = PLAIN
+    head_dim: int, dtype: str, shape: PrefillShape, blocks: int, variant: str = PLAIN
 ) -> KernelInstance:
     """Return the instance of one head dimension, storage type and shape, ``blocks`` to a multiprocessor.
 
     ``variant`` is one of ``pabench.kernels.features.VARIANTS``.
     """
-    shared = shape.shared_bytes(head_dim, cached_bytes_of(variant))
-    block = f"{shape.rows} rows {shape.tile_tokens} keys {shape.stages} stages"
-    return KernelInstance(
-        file=FILE,
-        label=f"{dtype} head_dim {head_dim} {block}{variant}",
-        defines={
-            "PAB_HEAD_DIM": head_dim,
-            "PAB_DTYPE": DTYPE_CODES[dtype],
-            "PAB_WARPS": shape.warps,
-            "PAB_TILE": shape.tile_tokens,
-            "PAB_STAGES": shape.stages,
-            "PAB_BLOCKS": blocks,
-            "PAB_PLAN_THREADS": PLAN_THREADS,
-            "PAB_SHARED_BYTES": shared,
-            **VARIANTS[variant],
-        },
-        entries=(
-            KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
-            KernelEntry(name=PREFILL, threads=shape.threads, shared_bytes=shared),
-        ),
+    return fitted_instance(
+        FILE,
+        f"{shape.rows} rows {shape.tile_tokens} keys {shape.stages} stages",
+        head_dim=head_dim,
+        dtype=dtype,
+        variant=variant,
+        shape=shape,
+        blocks=blocks,
+        plan=KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
+        attention=PREFILL,
+        PAB_TILE=shape.tile_tokens,
     )
 
 
 def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it."""
-    for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, VARIANTS):
-        cached_bytes = cached_bytes_of(variant)
-        fitting: dict[tuple[PrefillShape, int], set[str]] = {}
-        for (architecture, sm), rows in itertools.product(SM_LIMITS.items(), (1, 128)):
-            limits = architecture_limits(sm)
-            shape = prefill_shape(head_dim, limits, rows=rows, cached_bytes=cached_bytes)
-            blocks = shape.blocks_per_sm(head_dim, limits, cached_bytes)
-            fitting.setdefault((shape, blocks), set()).add(architecture)
-        for (shape, blocks), names in fitting.items():
-            instance = prefill_instance(head_dim, dtype, shape, blocks, variant=variant)
-            yield replace(instance, architectures=frozenset(names))
+
+    def shapes(head_dim: int, limits: DeviceLimits, cached_bytes: int) -> Iterator[PrefillShape]:
+        for rows in (1, 128):
+            yield prefill_shape(head_dim, limits, rows=rows, cached_bytes=cached_bytes)
+
+    return fitted_instances(shapes, prefill_instance)
 
 
 def plan_prefill(
@@ -153,6 +133,9 @@ def plan_prefill(
     kv_lens: Any,
     qo_indptr: Any,
     shape: PrefillShape | None = None,
+    min_query_len: int = 0,
+    mean_query_len: int | None = None,
+    beside: DecodePlan | None = None,
 ) -> DecodePlan:
     """Return two launches: a plan, made on the device from the lengths of that moment, and the attention.
 
@@ -167,6 +150,9 @@ def plan_prefill(
         kv_lens: ``(num_seqs,) int32`` on the device.
         qo_indptr: ``(num_seqs + 1,) int32`` on the device; query rows of each sequence.
         shape: of the instance; None chooses by the device and the mean query length.
+        min_query_len: sequences with fewer query tokens are left alone, and their rows as they are.
+        mean_query_len: of the others; None for all query tokens over all sequences.
+        beside: the call that does what is left alone; its output and LSE are written.
 
     Raises:
         InvalidCase: an array that does not start at a multiple of 16 bytes, or 2^31 packed rows and more.
@@ -178,16 +164,21 @@ def plan_prefill(
     if packed_rows >= 2**31:
         raise InvalidCase("query tokens x heads of a group", packed_rows, "must be below 2^31")
     cached_bytes, mean_rows = problem.kv_storage.itemsize, packed_rows // max(1, num_seqs)
+    if mean_query_len is not None:
+        mean_rows = mean_query_len * problem.group_size
     shape = shape or prefill_shape(head_dim, device.limits, rows=mean_rows, cached_bytes=cached_bytes)
     variant = variant_of(problem)
     per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits, cached_bytes))
-    instance = prefill_instance(head_dim, problem.dtype, shape, per_sm, variant=variant)
+    instance = prefill_instance(head_dim, problem.dtype, shape, per_sm, variant)
     more = feature_arguments(device, problem) if variant != PLAIN else ()
     # the most that lengths within the shapes make: each sequence rounds up once
     row_blocks = packed_rows // shape.rows + num_seqs
     whole = np.dtype(np.int32)
-    out = device.empty(tuple(q.shape), problem.storage.storage)
-    lse = device.empty(tuple(q.shape[:2]), np.dtype(np.float32))
+    if beside is None:
+        out = device.empty(tuple(q.shape), problem.storage.storage)
+        lse = device.empty(tuple(q.shape[:2]), np.dtype(np.float32))
+    else:
+        out, lse = beside.out, beside.lse
     starts = device.empty((num_seqs + 1,), whole)
     order = device.empty((max(1, row_blocks), 2), whole)
     causal = np.int32(problem.causal)
@@ -199,7 +190,8 @@ def plan_prefill(
         shared_bytes=PLAN_SHARED_BYTES,
         args=(
             *(kv_lens, qo_indptr, starts, order),
-            *(np.int32(num_seqs), np.int32(problem.num_kv_heads), np.int32(problem.group_size), causal),
+            *(np.int32(num_seqs), np.int32(problem.num_kv_heads), np.int32(problem.group_size)),
+            *(np.int32(min_query_len), causal),
             *more,
         ),
     )

@@ -47,7 +47,24 @@ class CompileException(Exception):
 
 
 def _device_count() -> int:
+    _initialise()
     return int(os.environ.get("STAND_IN_GPUS", "1"))
+
+
+_initialised: list[int] = []
+
+
+def _initialise() -> None:
+    """CUDA belongs to the process that first asks for it: a fork of that one cannot use it."""
+    if not _initialised:
+        _initialised.append(os.getpid())
+    if _initialised[0] != os.getpid():
+        raise CUDARuntimeError("cudaErrorInitializationError: initialization error")
+
+
+def _properties(number: int) -> dict[str, Any]:
+    _initialise()
+    return PROPERTIES
 
 
 driver = SimpleNamespace(CUDADriverError=CUDADriverError)
@@ -55,7 +72,7 @@ compiler = SimpleNamespace(CompileException=CompileException)
 runtime = SimpleNamespace(
     CUDARuntimeError=CUDARuntimeError,
     getDeviceCount=_device_count,
-    getDeviceProperties=lambda number: PROPERTIES,
+    getDeviceProperties=_properties,
     driverGetVersion=lambda: 13020,
     memGetInfo=lambda: (FREE_BYTES, 2 * FREE_BYTES),
 )
@@ -104,6 +121,7 @@ class Kernel:
 
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int) -> None:
         """Run, or record while the current stream captures."""
+        _initialise()
         launch = Launch(entry=self._name, grid=grid, block=block, args=args, shared_bytes=shared_mem)
         Stream.current()._take(lambda: self._launch(launch))
 
@@ -212,6 +230,10 @@ class Event:
 
     def synchronize(self) -> None:
         """The moment has passed."""
+
+
+def set_allocator(allocator: Callable[[int], Any] | None = None) -> None:
+    """Each array is an allocation of its own here, pool or not."""
 
 
 def get_elapsed_time(start: Event, end: Event) -> float:
