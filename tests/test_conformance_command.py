@@ -33,6 +33,11 @@ CROWD = "allocator-invariants[crowd]"
 ALLOCATOR = {"allocator-invariants", "allocator-decode", CONCURRENT, CROWD}
 DEFAULT_ALLOCATORS = {"scan", "ticket", "stack", "host"}
 BASE = ["conformance", "--profile", "quick", "--device", "emulated"]
+WHOLE = {
+    "pabench conformance --profile quick": (),
+    "pabench conformance --backend torch-sdpa --profile quick": ("--backend", "torch-sdpa"),
+}
+"""Commands of the documents that this file runs whole, so that the tests of the documents need not."""
 
 
 def operation_of(check: str) -> str:
@@ -54,8 +59,13 @@ def pabench(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
 @pytest.mark.parametrize(
     ("subjects", "expected", "lacking", "least"),
     [
-        ((), set(MATRIX), {"scan", "host"}, 1000),
-        (("--backend", "torch-sdpa"), set(MATRIX) - ALLOCATOR, set(), 1000),
+        (WHOLE["pabench conformance --profile quick"], set(MATRIX), {"scan", "host"}, 1000),
+        (
+            WHOLE["pabench conformance --backend torch-sdpa --profile quick"],
+            set(MATRIX) - ALLOCATOR,
+            set(),
+            1000,
+        ),
         (("--allocator", "model"), ALLOCATOR, {"model"}, 50),
     ],
     ids=["rawkernel", "torch-sdpa", "model"],
@@ -154,19 +164,30 @@ def test_conformance_refuses_an_absent_gpu(tmp_path: Path, capfd: pytest.Capture
     assert not (tmp_path / "run").exists()
 
 
-def test_conformance_of_kernels_that_do_not_compile_ends_soon(tmp_path: Path) -> None:
+def test_conformance_compiles_a_broken_kernel_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search for the smallest failing case would ask for it again and again."""
+    from pabench.device import emulated
+
+    compiled: list[str] = []
+    compile_shared = emulated.compile_shared
+
+    def counted(*arguments: Any, what: str) -> None:
+        compiled.append(what)
+        compile_shared(*arguments, what=what)
+
+    monkeypatch.setattr(emulated, "compile_shared", counted)
     kernels = tmp_path / "kernels"
     shutil.copytree(ROOT / "kernels_cuda", kernels)
     (kernels / "paged_decode_simple.cu").write_text(
         'extern "C" __global__ void paged_decode_simple(int* x) { oops; }\n', encoding="utf-8"
     )
-    start = time.monotonic()
-    result = pabench(
-        *BASE, "--kernels", str(kernels), "-k", "matches_oracle", "--artifacts", "run", cwd=tmp_path
-    )
-    assert result.returncode == 1
-    assert time.monotonic() - start < 60
-    assert "CRASHED rawkernel decode[normal]: CompileError: paged_decode_simple.cu does not" in result.stdout
+    select = ["--backend", "rawkernel", "--kernels", str(kernels), "-k", "decode_matches_oracle"]
+    assert run([*BASE, *select, "--in-process", "--artifacts", str(tmp_path / "run")]) == 1
+    crashed = "CRASHED rawkernel decode[normal]: CompileError: paged_decode_simple.cu does not"
+    assert crashed in capfd.readouterr().out
+    assert compiled.count("paged_decode_simple.cu") == 1
 
 
 def _cases_of(
