@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
 import time
@@ -67,7 +68,7 @@ def work(channel: Channel) -> None:
             channel.send({"copy": guard.copy_came_back()})
         elif name == "fork in C":
             if ctypes.CDLL(None).fork():
-                time.sleep(0.5)
+                select.select([guard._read], [], [], 60.0)  # until the copy has come back
             channel.send({"copy": guard.copy_came_back()})
         elif name == "fork and speak":
             os.fork()

@@ -24,7 +24,7 @@ def misbehave(cell: StressCell, make: scenarios.Make, alive: object) -> scenario
     """Hang from 16 pages on, or end, by the name of the allocator."""
     assert cell.allocator in ALLOCATORS
     if cell.allocator == "stack" and cell.size >= 16:
-        time.sleep(60)
+        time.sleep(3600)
     if cell.allocator == "ticket":
         os._exit(3)
     return {"requests": cell.size, "served": cell.size}

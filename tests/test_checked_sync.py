@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import Any
 
 import numpy as np
@@ -115,7 +114,6 @@ def test_checked_sync_refuses_a_budget_that_is_none(budget: Any) -> None:
 
 
 def test_checked_sync_ends_polls_in_vain() -> None:
-    begin = time.monotonic()
     found = one("meetings", "each_for_the_other", words(2), np.uint32(0), grid=2, poll_seconds=1)
     assert found.text == "polled memory for more than 1 s without end"
     assert [p.place.line for p in found.waiting] == [line_of("meetings", "// each for the other")]
@@ -123,7 +121,6 @@ def test_checked_sync_ends_polls_in_vain() -> None:
     # a block that waits for one that has fallen is not at fault, and not waited for
     found = one("wrong", "waits_for_the_fallen", words(1), grid=4)
     assert "33 threads is not a multiple" in found.text
-    assert time.monotonic() - begin < 30
 
 
 @pytest.mark.parametrize("seed", range(3))

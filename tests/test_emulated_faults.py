@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -103,10 +102,8 @@ def test_emulated_faults_leave_the_device_usable() -> None:
 
 def test_emulated_faults_of_polls_without_end() -> None:
     device = EmulatedDevice(poll_seconds=1)
-    begin = time.monotonic()
     with pytest.raises(DeviceFault, match="polled memory for more than 1 s without end"):
         probe("wrong", "waits_forever", np.zeros(1, np.uint32), block=(64, 1, 1), device=device)
-    assert time.monotonic() - begin < 20
 
 
 def test_emulated_faults_end_blocks_that_wait_for_the_fallen() -> None:

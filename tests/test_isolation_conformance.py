@@ -14,6 +14,7 @@ import pytest
 from pabench.backends.base import attend
 from pabench.backends.rawkernel import RawKernelBackend
 from pabench.cli.main import run
+from pabench.conformance import judge
 from pabench.device.emulated import EmulatedDevice
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.resources import resource_dir
@@ -53,7 +54,9 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     """One run of one check over every backend that ends its process at once."""
     folder = tmp_path_factory.mktemp("zoo")
     names = [*ENDINGS, *FINE]
-    return folder, judged(folder, names, "-k", "normal", "--junit", str(folder / "junit.xml"), code=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "SEARCH_SECONDS", 600.0)  # the number of candidates bounds it, not this machine
+        return folder, judged(folder, names, "-k", "normal", "--junit", str(folder / "junit.xml"), code=1)
 
 
 def test_isolation_every_end_is_a_verdict_and_the_run_is_complete(zoo: tuple[Path, dict[str, Any]]) -> None:
@@ -133,8 +136,11 @@ def test_isolation_replay_of_a_crash_is_a_verdict(
 
 
 def test_isolation_hang_is_a_verdict_with_a_small_case(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # the number of candidates bounds the search, not what this machine gets through in a deadline
+    monkeypatch.setattr(judge, "SEARCH_DEADLINES", 1000.0)
+    monkeypatch.setattr(judge, "MAX_CANDIDATES", 10)
     record = judged(tmp_path, ["Loops", "Good"], "-k", "normal", "--deadline", "4", code=1)
     hung, good = record["results"]
     assert (hung["status"], good["status"]) == ("crashed", "passed")
@@ -142,8 +148,8 @@ def test_isolation_hang_is_a_verdict_with_a_small_case(
     saved = tmp_path / "run" / hung["failure"]["path"]
     assert len(json.loads((saved / "case.json").read_text())["case"]["kv_lens"]) == 2
     capfd.readouterr()
-    assert run(["replay", str(saved), "--backend", PLACE + "Loops", "--deadline", "1"]) == 1
-    assert "hung: no progress for 1 s in run" in capfd.readouterr().out
+    assert run(["replay", str(saved), "--backend", PLACE + "Loops", "--deadline", "2"]) == 1
+    assert "hung: no progress for 2 s in run" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

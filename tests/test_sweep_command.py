@@ -408,6 +408,7 @@ def test_sweep_folder_that_cannot_be_written_is_refused(capsys: pytest.CaptureFi
 
 SLOW = """
     import sys, time, types
+    from pathlib import Path
     from pabench.backends import registry
     from pabench.backends.torch_sdpa import TorchSdpaBackend
     from pabench.cli.main import main
@@ -417,9 +418,14 @@ SLOW = """
         name, description = "emulated", "stand-in"
         def synchronize(self): pass
 
+    def cells_done():
+        journal = Path("out/journal.jsonl")
+        return journal.read_bytes().count(b"\\n") if journal.exists() else 0
+
     class Slow(TorchSdpaBackend):
         def run(self, plan):
-            time.sleep(0.05)
+            while cells_done() == 2 and "--resume" not in sys.argv:
+                time.sleep(0.02)  # until somebody ends it
             super().run(plan)
 
     module = types.ModuleType("slow_backends")
@@ -445,7 +451,7 @@ def start_slow(*words: str) -> subprocess.Popen[str]:
 
 
 def wait_for_lines(count: int) -> None:
-    path, end = Path("out/journal.jsonl"), time.monotonic() + 60
+    path, end = Path("out/journal.jsonl"), time.monotonic() + 300
     while not path.exists() or path.read_bytes().count(b"\n") < count:
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -456,14 +462,14 @@ def test_sweep_stopped_in_the_middle_loses_no_cell_and_repeats_none(number: sign
     process = start_slow("--page-sizes", "8,16", *SMALL, "--backend", "slow", "--out", "out")
     wait_for_lines(2)
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == (-9 if number == signal.SIGKILL else 2), error
     before = Path("out/journal.jsonl").read_bytes()
     finished = before[: before.rfind(b"\n") + 1]
-    assert 2 <= finished.count(b"\n") < 8
+    assert finished.count(b"\n") == 2
     assert record()["status"] == ("running" if number == signal.SIGKILL else "interrupted")
     resumed = start_slow("--resume", "--out", "out")
-    _, error = resumed.communicate(timeout=60)
+    _, error = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, error
     assert Path("out/journal.jsonl").read_bytes().startswith(finished)
     assert len({line["id"] for line in journal()}) == len(journal()) == 8

@@ -15,7 +15,9 @@ from pabench.isolation.workers import Nursery, Worker, WorkerEnded
 
 MAX_CANDIDATES = 200
 SEARCH_SECONDS = 20.0
-"""How long a smaller case that crashes is looked for; one that hangs, for as long as the deadline."""
+"""How long a smaller case that crashes is looked for."""
+SEARCH_DEADLINES = 1.0
+"""How long one that hangs is looked for, in deadlines."""
 BRIEF_SECONDS = 0.5
 """What a candidate for a hang is given at least: a worker has to start."""
 ALONE = "; the case alone does not do it again"
@@ -62,7 +64,7 @@ def smallest(
     search is bounded, so that the result is small and not always the smallest there is.
     """
     brief_s = max(BRIEF_SECONDS, deadline_s / 20) if ending.hung else deadline_s
-    stop = time.monotonic() + (deadline_s if ending.hung else SEARCH_SECONDS)
+    stop = time.monotonic() + (SEARCH_DEADLINES * deadline_s if ending.hung else SEARCH_SECONDS)
     again = judge(case, brief_s)
     if again is None or again.hung != ending.hung:
         return case, Ending(text=ending.text + ALONE, hung=ending.hung)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import bisect
-import ctypes
 import math
 import weakref
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,18 +31,11 @@ def fenced(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return room[start : start + nbytes].view(dtype).reshape(shape)
 
 
-class NativeBuffer(ctypes.Structure):
-    """``Buffer`` of emulation/checked/request.h."""
-
-    _fields_ = (
-        ("base", ctypes.c_ulonglong),
-        ("bytes", ctypes.c_ulonglong),
-        ("written", ctypes.c_void_p),
-        ("number", ctypes.c_uint),
-        ("freed", ctypes.c_uint),
-        ("constant", ctypes.c_uint),
-        ("unused", ctypes.c_uint),
-    )
+BUFFER = np.dtype(
+    [("base", "u8"), ("bytes", "u8"), ("written", "u8")]
+    + [(name, "u4") for name in ("number", "freed", "constant", "unused")]
+)
+"""``Buffer`` of emulation/checked/request.h."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +57,15 @@ class Allocation:
     label: str
     freed: bool = False
     gone: bool = False
+    _written_at: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._written_at = 0 if self.written is None else self.written.ctypes.data
+
+    def row(self, number: int) -> tuple[int, ...]:
+        """Return the ``BUFFER`` of this allocation, the one that the caller calls ``number``."""
+        # every launch asks for hundreds of them, so no address is looked up twice
+        return (self.base, self.nbytes, self._written_at, number, int(self.freed), 0, 0)
 
 
 class Allocations:
@@ -70,6 +73,8 @@ class Allocations:
 
     def __init__(self) -> None:
         self._live: list[Allocation] = []
+        # of arrays that no longer exist: the interpreter says so at any moment, in the middle of a search too
+        self._ended: deque[Allocation] = deque()
         self._count = 0
 
     def add(self, array: Array, *, written: bool, label: str | None = None) -> Allocation:
@@ -84,17 +89,19 @@ class Allocations:
         )
         if nbytes == 0:
             return entry
+        self._settle()
         self._live = [a for a in self._live if a.base + a.nbytes <= base or base + nbytes <= a.base]
         bisect.insort(self._live, entry, key=lambda a: a.base)
         # the owner of the bytes lives as long as any view of them
-        weakref.finalize(_owner(array), self._mark_gone, entry)
+        weakref.finalize(_owner(array), self._ended.append, entry)
         return entry
 
     def free(self, array: Array) -> None:
         """Note that the memory of ``array`` was given back, though the host still holds it."""
         base, _ = _span(array)
         if (entry := self.at(base)) is not None:
-            self._mark_freed(entry)
+            entry.freed = True
+            self._forget_some()
 
     def knows(self, array: Array) -> bool:
         """Whether the memory of ``array`` is registered, as live or as given back while its array lives."""
@@ -103,11 +110,9 @@ class Allocations:
 
     def at(self, address: int) -> Allocation | None:
         """Return the allocation that holds ``address``, freed ones included."""
-        place = bisect.bisect_right(self._live, address, key=lambda a: a.base) - 1
-        if place < 0:
-            return None
-        entry = self._live[place]
-        return entry if address < entry.base + entry.nbytes else None
+        self._settle()
+        place = place_of(self._live, address)
+        return None if place is None else self._live[place]
 
     def covers(self, array: Array) -> bool:
         """Whether the memory of ``array`` lies within one live allocation."""
@@ -117,26 +122,34 @@ class Allocations:
             entry is not None and not entry.freed and base + nbytes <= entry.base + entry.nbytes
         )
 
-    def native(self) -> tuple[Any, list[Allocation]]:
-        """Return a ctypes array of all allocations by address, and the same as Python objects."""
+    def native(self) -> tuple[Array, list[Allocation]]:
+        """Return a ``BUFFER`` array of all allocations by address, and the same as Python objects."""
+        self._settle()
         entries = list(self._live)
-        table = (NativeBuffer * max(1, len(entries)))()
-        for number, (row, entry) in enumerate(zip(table, entries, strict=False)):
-            row.base, row.bytes, row.number = entry.base, entry.nbytes, number
-            row.written = entry.written.ctypes.data if entry.written is not None else None
-            row.freed = int(entry.freed)
-        return table, entries
+        return np.array([entry.row(number) for number, entry in enumerate(entries)], BUFFER), entries
 
-    def _mark_gone(self, entry: Allocation) -> None:
-        entry.gone = True
-        self._mark_freed(entry)
+    def _settle(self) -> None:
+        """Take note of the arrays that have ended since the last call."""
+        if not self._ended:
+            return
+        while self._ended:
+            entry = self._ended.popleft()
+            entry.gone = entry.freed = True
+        self._forget_some()
 
-    def _mark_freed(self, entry: Allocation) -> None:
-        entry.freed = True
+    def _forget_some(self) -> None:
         freed = [a for a in self._live if a.freed]
         if len(freed) > KEPT_FREED:
             dropped = set(map(id, freed[: len(freed) - KEPT_FREED]))
             self._live = [a for a in self._live if id(a) not in dropped]
+
+
+def place_of(entries: Sequence[Allocation], address: int) -> int | None:
+    """Return where among ``entries``, sorted by address, the one is that holds ``address``."""
+    place = bisect.bisect_right(entries, address, key=lambda a: a.base) - 1
+    if place < 0 or address >= entries[place].base + entries[place].nbytes:
+        return None
+    return place
 
 
 def owner_of(array: Array) -> Array:

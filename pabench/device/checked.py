@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pabench.device.allocations import Allocation, Allocations, fenced, owner_of
+from pabench.device.allocations import Allocation, Allocations, fenced, owner_of, place_of
 from pabench.device.base import KernelSource, Launch
 from pabench.device.compiler import compile_object, compile_shared
 from pabench.device.counted import read_counters
@@ -151,9 +151,12 @@ class CheckedDevice(EmulatedDevice):
             if isinstance(arg, np.ndarray) and arg.nbytes and not self._allocations.knows(arg):
                 self._allocations.add(owner_of(arg), written=True)
         table, entries = self._allocations.native()
-        _mark_constant(table, entries, launch, constant)
+        owners = [
+            place_of(entries, arg.ctypes.data) if isinstance(arg, np.ndarray) else None for arg in launch.args
+        ]
+        _mark_constant(table, owners, constant)
         request = NativeRequest(
-            buffers=ctypes.cast(table, ctypes.c_void_p),
+            buffers=table.ctypes.data,
             buffer_count=len(entries),
             checks=sum(CHECKS[name] for name in self.checks) + (COUNT if self.count else 0),
             step_budget=self._step_budget,
@@ -167,33 +170,31 @@ class CheckedDevice(EmulatedDevice):
         finally:
             runtime.pab_emu_free(report)
         if "counters" in told:
-            self._note_counters(told["counters"], launch, source, entries)
-        findings = self._read(told, launch, source, entries)
+            names = _buffer_names(launch, source, entries, owners, every=True)
+            self._note_counters(told["counters"], launch, names)
+        findings: list[Finding] = []
+        if raw := told.get(
+            "findings"
+        ):  # names are read from the source, so only when something is to be named
+            findings = self._read(raw, launch, _buffer_names(launch, source, entries, owners))
         self.findings += findings
         if findings and not self._collect:
             raise KernelFindings(findings)
         if failed and not findings:
             raise DeviceFault(f"{launch.entry}: {message.value.decode(errors='replace')}")
 
-    def _note_counters(
-        self, told: dict[str, Any], launch: Launch, source: KernelSource, entries: Sequence[Allocation]
-    ) -> None:
-        names = _buffer_names(launch, source, entries, every=True)
+    def _note_counters(self, told: dict[str, Any], launch: Launch, names: dict[int, str]) -> None:
         counted = read_counters(told, kernel=launch.entry, names=names)
         before = self.counters.get(launch.entry)
         self.last_counters = counted
         self.counters[launch.entry] = counted if before is None else before + counted
 
-    def _read(
-        self, told: dict[str, Any], launch: Launch, source: KernelSource, entries: Sequence[Allocation]
-    ) -> list[Finding]:
-        raw = told.get("findings", [])
+    def _read(self, raw: list[dict[str, Any]], launch: Launch, names: dict[int, str]) -> list[Finding]:
         wanted: dict[str, set[int]] = {}
         for one in raw:
             for side in (one["at"], *([one["other"]] if "other" in one else ()), *one.get("waiting", ())):
                 wanted.setdefault(side["place"]["module"], set()).add(side["place"]["offset"])
         places = {module: resolve(module, offsets) for module, offsets in wanted.items()}
-        names = _buffer_names(launch, source, entries)
 
         def party(side: dict[str, Any]) -> Party:
             place: Place = places[side["place"]["module"]][side["place"]["offset"]]
@@ -251,38 +252,39 @@ class CheckedDevice(EmulatedDevice):
         )
 
 
-def _mark_constant(
-    table: Any, entries: Sequence[Allocation], launch: Launch, constant: Sequence[bool]
-) -> None:
+def _mark_constant(table: Array, owners: Sequence[int | None], constant: Sequence[bool]) -> None:
     """Mark what the kernel takes by pointers to const only: nobody writes it, so that reads need no notes."""
-    for row, entry in zip(table, entries, strict=False):
-        marks = [
-            const
-            for arg, const in zip(launch.args, constant, strict=True)
-            if isinstance(arg, np.ndarray) and entry.base <= arg.ctypes.data < entry.base + entry.nbytes
-        ]
-        row.constant = int(bool(marks) and all(marks))
+    marks: dict[int, bool] = {}
+    for owner, const in zip(owners, constant, strict=True):
+        if owner is not None:
+            marks[owner] = const and marks.get(owner, True)
+    for number, const in marks.items():
+        table["constant"][number] = const
 
 
 def _buffer_names(
-    launch: Launch, source: KernelSource, entries: Sequence[Allocation], *, every: bool = False
+    launch: Launch,
+    source: KernelSource,
+    entries: Sequence[Allocation],
+    owners: Sequence[int | None],
+    *,
+    every: bool = False,
 ) -> dict[int, str]:
     """Return what each allocation is called: the first parameter that points into it, where there is one.
 
-    With ``every``: all parameters that do, joined by ``+``.
+    ``owners`` has the place among ``entries`` that each argument points into.  With ``every``: all parameters
+    that do, joined by ``+``.
     """
     labels = {number: entry.label for number, entry in enumerate(entries)} | {-1: "shared memory"}
     names = dict(labels)
     parameters = _parameters(source, launch.entry)
     for position in reversed(range(len(launch.args))):
-        arg = launch.args[position]
-        if not isinstance(arg, np.ndarray):
+        number = owners[position]
+        if number is None:
             continue
-        for number, entry in enumerate(entries):
-            if entry.base <= arg.ctypes.data < entry.base + entry.nbytes:
-                name = parameters[position] if position < len(parameters) else f"argument {position}"
-                further = every and names[number] != labels[number]
-                names[number] = f"{name}+{names[number]}" if further else name
+        name = parameters[position] if position < len(parameters) else f"argument {position}"
+        further = every and names[number] != labels[number]
+        names[number] = f"{name}+{names[number]}" if further else name
     return names
 
 

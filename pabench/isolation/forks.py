@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-WAIT_SECONDS = 0.25
+WAIT_SECONDS = 2.0
 """How long a copy that the interpreter knows of is waited for; it does what its parent has just done."""
 FORKED = "forked: a copy of the process came back from the backend"
 

@@ -24,8 +24,8 @@ DEFAULT_DEADLINE_S = 60.0
 MAX_DEADLINE_S = 86_400.0
 OUTPUT_BYTES = 2**14
 """The end of a worker's output that is kept."""
-DUMP_SECONDS = 1.0
-"""How long a hanging worker has for its fault dump."""
+DUMP_SECONDS = 5.0
+"""How long a hanging worker has for its fault dump, and one that says no more for its end."""
 # the script's own folder stays out of the path, and the path is the parent's
 BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -88,13 +88,14 @@ class Worker:
         """Return the next message.
 
         Args:
-            deadline_s: seconds of silence that count as hanging; the worker is then killed.
+            deadline_s: seconds of silence that count as hanging; the worker is then killed.  Time in which it
+                could run and had no core does not count.
 
         Raises:
             WorkerEnded: it died, hangs, or writes what is no message; it is dead by then.
             PabenchError: its own code failed, which is a fault of pabench.
         """
-        end = time.monotonic() + deadline_s
+        end, starved_s = time.monotonic() + deadline_s, self._starved_s()
         while True:
             try:
                 message = self._channel.next()
@@ -115,6 +116,9 @@ class Worker:
             elif dead:
                 # and all that it said has been heard; a copy of it may still hold the channel open
                 self._gone = True
+            elif (more_s := self._starved_s() - starved_s) > 0.0:
+                # a busy machine is not a hanging worker
+                end, starved_s = end + more_s, starved_s + more_s
             elif time.monotonic() >= end and self._ended is None:
                 # the fault handler answers to this one; it is for the worker alone
                 self._signal(signal.SIGABRT, kills=(os.kill,))
@@ -186,6 +190,14 @@ class Worker:
         if self._control in ready:
             self._ended = (self._control.receive() if self._control.fill() else None) or {}
         return self._channel in ready
+
+    def _starved_s(self) -> float:
+        """Return how long the first thread has waited for a core; 0 where the system does not say."""
+        try:
+            with open(f"/proc/{self.pid}/schedstat", encoding="ascii") as file:
+                return int(file.read().split()[1]) * 1e-9
+        except (OSError, ValueError, IndexError):
+            return 0.0
 
     def _text(self) -> str:
         return self._said.decode(errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from pabench.problem.forks import Fork
 from pabench.strategies.shapes import TILE_TOKENS
 
 
+@cache  # asked for once a case: Hypothesis validates each new strategy anew
 def kv_lengths(page_size: int, *, max_len: int = 200, min_len: int = 0) -> st.SearchStrategy[int]:
     """Lengths at and beside the edges of pages and of 32-token tiles, and any other."""
     edges = {0, 1}
@@ -21,6 +23,7 @@ def kv_lengths(page_size: int, *, max_len: int = 200, min_len: int = 0) -> st.Se
     return st.one_of(st.integers(min_len, max_len), st.sampled_from(near or [min_len]))
 
 
+@cache
 def batches(
     page_size: int, *, max_seqs: int = 5, max_len: int = 200, min_len: int = 0
 ) -> st.SearchStrategy[Batch]:

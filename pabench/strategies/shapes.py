@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -30,6 +31,13 @@ def problems(
     page_sizes: Sequence[int] = PAGE_SIZES,
 ) -> st.SearchStrategy[Problem]:
     """Problems with the default scale or one far from it."""
+    return _problems(tuple(dtypes), tuple(sorted(head_dims)), tuple(sorted(page_sizes)))
+
+
+@cache  # asked for once a case: Hypothesis validates each new strategy anew
+def _problems(
+    dtypes: tuple[str, ...], head_dims: tuple[int, ...], page_sizes: tuple[int, ...]
+) -> st.SearchStrategy[Problem]:
     return st.builds(
         lambda heads, head_dim, page_size, dtype, sm_scale: Problem(
             num_qo_heads=heads[0],
@@ -40,9 +48,9 @@ def problems(
             sm_scale=sm_scale,
         ),
         head_counts(),
-        st.sampled_from(sorted(head_dims)),
-        st.sampled_from(sorted(page_sizes)),
-        st.sampled_from(list(dtypes)),
+        st.sampled_from(head_dims),
+        st.sampled_from(page_sizes),
+        st.sampled_from(dtypes),
         st.sampled_from([None, None, None, 0.0625, 1.0]),
     )
 
@@ -63,28 +71,36 @@ def feature_fields(
     if mixed:
         asked |= draw(st.sets(st.sampled_from(others), min_size=1, max_size=3))
     heads, page_size = problem.num_qo_heads, problem.page_size
-    edges = {size * k + d for size in (page_size, TILE_TOKENS) for k in (1, 2) for d in (-1, 0, 1)} - {0}
-    scales = st.sampled_from([1.0, 0.25, 3.0, 0.0625])
-    several = st.lists(scales, min_size=problem.num_kv_heads, max_size=problem.num_kv_heads)
-    of_heads = several | scales.map(lambda scale: [scale])
-    fields: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-        "soft-cap": {"soft_cap": st.sampled_from([30.0, 50.0, 15.0, 1.0, 5000.0])},
-        "window": {
-            "window": st.one_of(
-                st.just(1), st.sampled_from(sorted(edges)), st.integers(1, 200), st.just(5000)
-            )
+    of_feature: dict[str, Callable[[], dict[str, st.SearchStrategy[Any]]]] = {
+        "soft-cap": lambda: {"soft_cap": st.sampled_from((30.0, 50.0, 15.0, 1.0, 5000.0))},
+        "window": lambda: {"window": _windows(page_size)},
+        "alibi": lambda: {
+            "alibi_slopes": _per_head(heads, tuple(2.0 ** -(8 * (h + 1) / heads) for h in range(heads)), 2.0)
         },
-        "alibi": {
-            "alibi_slopes": _per_head(heads, [2.0 ** -(8 * (h + 1) / heads) for h in range(heads)], 2.0)
+        "sinks": lambda: {"sinks": _per_head(heads, (0.0, 2.0, -2.0, 10.0, 40.0, -40.0, 200.0, -1e4), 8.0)},
+        "fp8-kv": lambda: {
+            "kv_dtype": st.just(E4M3.name),
+            **dict.fromkeys(("k_scale", "v_scale"), _value_scales(problem.num_kv_heads)),
         },
-        "sinks": {"sinks": _per_head(heads, [0.0, 2.0, -2.0, 10.0, 40.0, -40.0, 200.0, -1e4], 8.0)},
-        "fp8-kv": {"kv_dtype": st.just(E4M3.name), "k_scale": of_heads, "v_scale": of_heads},
-        "non-causal": {"causal": st.just(False)},
+        "non-causal": lambda: {"causal": st.just(False)},
     }
-    return {name: draw(values) for feature in sorted(asked) for name, values in fields[feature].items()}
+    return {name: draw(values) for feature in sorted(asked) for name, values in of_feature[feature]().items()}
 
 
-def _per_head(heads: int, usual: Sequence[float], reach: float) -> st.SearchStrategy[list[float]]:
+@cache
+def _windows(page_size: int) -> st.SearchStrategy[int]:
+    edges = {size * k + d for size in (page_size, TILE_TOKENS) for k in (1, 2) for d in (-1, 0, 1)} - {0}
+    return st.one_of(st.just(1), st.sampled_from(sorted(edges)), st.integers(1, 200), st.just(5000))
+
+
+@cache
+def _value_scales(num_kv_heads: int) -> st.SearchStrategy[list[float]]:
+    scales = st.sampled_from([1.0, 0.25, 3.0, 0.0625])
+    return st.lists(scales, min_size=num_kv_heads, max_size=num_kv_heads) | scales.map(lambda scale: [scale])
+
+
+@cache
+def _per_head(heads: int, usual: tuple[float, ...], reach: float) -> st.SearchStrategy[list[float]]:
     """One number a head: some of the usual ones, 0, or any up to ``reach`` either way."""
     number = st.one_of(st.sampled_from([*usual, 0.0]), st.floats(-reach, reach, width=16))
     return st.lists(number, min_size=heads, max_size=heads)
