@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pabench.errors import Unsupported
 from pabench.peers.peer import Peer
 
 
@@ -22,6 +23,22 @@ class Adapter:
     place: str
     peers: tuple[Peer, ...]
     needs_gpu: bool = False
+
+    def check(self, name: str, device: str) -> None:
+        """Look whether it can be had on a device, without importing anything.
+
+        Raises:
+            Unsupported: it needs a GPU, or one of its packages is absent or too old.
+        """
+        if self.needs_gpu and device != "cuda":
+            raise Unsupported(f"{name} needs a GPU: its kernels have no interpreter; add --device cuda")
+        for peer in self.peers:
+            peer.find()
+
+    @property
+    def install(self) -> str:
+        """The commands that install what it runs."""
+        return " && ".join(dict.fromkeys(peer.install for peer in self.peers))
 
 
 ADAPTERS: dict[str, Adapter] = {}
