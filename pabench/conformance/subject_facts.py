@@ -46,7 +46,7 @@ def backend_facts(name: str, backend: Backend) -> SubjectFacts:
         return SubjectFacts(name=name, kind="backend", mode=mode)
     peer = ADAPTERS[name].peers[0]
     return SubjectFacts(
-        name=name, kind="backend", package=peer.package, version=peer.find().version, mode=mode
+        name=name, kind="backend", package=peer.title, version=peer.find().version, mode=mode
     )
 
 
@@ -63,10 +63,10 @@ def load_subject(kind: str, name: str, device: Device) -> SubjectFacts:
             if name in OWN:
                 raise
             peers = ADAPTERS[name].peers if name in ADAPTERS else ()
-            first = peers[0].package if peers else None
+            first = peers[0].title if peers else None
             return SubjectFacts(name=name, kind=kind, package=first, lacking=str(lacking))
     entry = allocator_entry(name)
-    package = None if entry.peer is None else entry.peer.package
+    package = None if entry.peer is None else entry.peer.title
     try:
         return SubjectFacts(name=name, kind=kind, package=package, version=entry.version())
     except Unsupported as lacking:
