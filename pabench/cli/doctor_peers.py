@@ -29,7 +29,9 @@ def peer_facts() -> dict[str, Any]:
     device = _device()
     gpu = device is not None and device.name == "cuda"
     for name, adapter in ADAPTERS.items():
-        load = None if device is None or (adapter.needs_gpu and not gpu) else partial(load_backend, name, device)
+        load = (
+            None if device is None or (adapter.needs_gpu and not gpu) else partial(load_backend, name, device)
+        )
         for peer in adapter.peers:
             _add(rows, peer, "backends", name, load)
             rows[peer.title]["needs_gpu"] = rows[peer.title].get("needs_gpu", True) and adapter.needs_gpu

@@ -45,9 +45,7 @@ def backend_facts(name: str, backend: Backend) -> SubjectFacts:
     if name not in ADAPTERS:
         return SubjectFacts(name=name, kind="backend", mode=mode)
     peer = ADAPTERS[name].peers[0]
-    return SubjectFacts(
-        name=name, kind="backend", package=peer.title, version=peer.find().version, mode=mode
-    )
+    return SubjectFacts(name=name, kind="backend", package=peer.title, version=peer.find().version, mode=mode)
 
 
 def load_subject(kind: str, name: str, device: Device) -> SubjectFacts:
