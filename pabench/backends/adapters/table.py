@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from pabench.peers.peer import Peer
 
@@ -46,6 +50,41 @@ JAX = (
 )
 """JAX last, after what it imports: each is installed without its dependencies."""
 
+TRANSFORMERS_SDPA = "transformers.integrations.sdpa_paged"
+TRANSFORMERS_EAGER = "transformers.integrations.eager_paged"
+_BATCHING = "transformers.generation.continuous_batching"
+TRANSFORMERS_CACHE = f"{_BATCHING}.cache"
+TRANSFORMERS_UTILS = f"{_BATCHING}.utils"
+
+
+def _replaced_in_transformers(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What cache and utilities name and these adapters do not call: models, requests, memory, processes."""
+    unused: dict[str, dict[str, Any]] = {
+        "transformers.configuration_utils": {"PreTrainedConfig": None, "PretrainedConfig": None},
+        "transformers.generation.configuration_utils": {"ContinuousBatchingConfig": None},
+        "transformers.utils.generic": {"is_flash_attention_requested": None},
+        f"{_BATCHING}.distributed": {"DistributedHelper": None},
+        f"{_BATCHING}.initialization": {"resolve_max_memory_percent": None},
+    }
+    requests = ("FutureRequestState", "RequestState", "RequestStatus", "get_device_and_memory_breakdown")
+    kept = {name: type(name, (), {}) for name in requests}
+    return {**unused, f"{_BATCHING}.requests": {**kept, "logger": logging.getLogger("transformers")}}
+
+
+TRANSFORMERS = Peer(
+    package="transformers",
+    version="5.17.0",
+    modules=(TRANSFORMERS_SDPA, TRANSFORMERS_EAGER, TRANSFORMERS_CACHE, TRANSFORMERS_UTILS),
+    bare=(
+        "transformers",
+        "transformers.generation",
+        _BATCHING,
+        "transformers.integrations",
+        "transformers.utils",
+    ),
+    replaced=_replaced_in_transformers,
+)
+
 ADAPTERS: dict[str, Adapter] = {
     "jax-pallas": Adapter(
         about="JAX's Pallas kernel for decode over pages",
@@ -56,5 +95,15 @@ ADAPTERS: dict[str, Adapter] = {
         about="FlexAttention with the block mask of torch's experimental PagedAttention",
         place="pabench.backends.adapters.torch_flex:TorchFlexBackend",
         peers=(TORCH,),
+    ),
+    "transformers-paged": Adapter(
+        about="sdpa_paged of transformers' continuous batching, over its own cache",
+        place="pabench.backends.adapters.transformers_paged:TransformersPagedBackend",
+        peers=(TRANSFORMERS,),
+    ),
+    "transformers-paged-eager": Adapter(
+        about="eager_paged of transformers' continuous batching, over its own cache",
+        place="pabench.backends.adapters.transformers_paged:TransformersPagedEagerBackend",
+        peers=(TRANSFORMERS,),
     ),
 }
