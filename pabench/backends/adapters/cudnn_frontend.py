@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pabench.backends.adapters.gpu_pages import HALVES, GpuBackend, PagedInputs, Result
-from pabench.backends.adapters.table import CUDNN
+from pabench.backends.adapters.gpu_table import CUDNN
 from pabench.backends.base import Capabilities
 from pabench.problem.case import Case
 from pabench.problem.profile import ComputeProfile

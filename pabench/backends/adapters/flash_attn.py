@@ -21,7 +21,7 @@ from pabench.backends.adapters.gpu_pages import (
     Result,
     refuse_alibi_without_causal,
 )
-from pabench.backends.adapters.table import FLASH_ATTN, VLLM_CUDA
+from pabench.backends.adapters.gpu_table import FLASH_ATTN, VLLM_CUDA
 from pabench.backends.base import AttentionOutput, Capabilities
 from pabench.backends.torch_tensors import to_numpy, upload
 from pabench.backends.validate import check_append, check_states

@@ -22,7 +22,7 @@ from pabench.backends.adapters.gpu_pages import (
     Result,
     page_lists,
 )
-from pabench.backends.adapters.table import FLASHINFER
+from pabench.backends.adapters.gpu_table import FLASHINFER
 from pabench.backends.base import AttentionOutput, Capabilities
 from pabench.backends.torch_tensors import to_numpy, upload
 from pabench.backends.validate import check_append_paged, check_states

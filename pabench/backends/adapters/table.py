@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from pabench.errors import Unsupported
+from pabench.backends.adapters.adapter import Adapter
+from pabench.backends.adapters.gpu_table import GPU_ADAPTERS
 from pabench.peers.peer import Peer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
-    """A backend that runs kernels of another project.
-
-    Attributes:
-        about: one line for lists.
-        place: ``module:attribute`` of its class.
-        peers: the packages it runs, the one it is named after first.
-        needs_gpu: its kernels have no interpreter; without a GPU every case is unsupported.
-    """
-
-    about: str
-    place: str
-    peers: tuple[Peer, ...]
-    needs_gpu: bool = False
-
-    def check(self, name: str, device: str) -> None:
-        """Look whether it can be had on a device, without importing anything.
-
-        Raises:
-            Unsupported: it needs a GPU, or one of its packages is absent or too old.
-        """
-        if self.needs_gpu and device != "cuda":
-            raise Unsupported(f"{name} needs a GPU: its kernels have no interpreter; add --device cuda")
-        for peer in self.peers:
-            peer.find()
-
-    @property
-    def install(self) -> str:
-        """The commands that install what it runs."""
-        return " && ".join(dict.fromkeys(peer.install for peer in self.peers))
-
 
 TORCH = Peer(
     package="torch",
@@ -63,38 +33,39 @@ JAX = (
 )
 """JAX last, after what it imports: each is installed without its dependencies."""
 
-FLASHINFER = Peer(
-    package="flashinfer",
-    distribution="flashinfer-python",
-    version="0.7.2",
-    modules=("flashinfer",),
-    stays=True,
-)
-FLASH_ATTN = Peer(
-    package="flash_attn",
-    distribution="flash-attn",
-    version="2.8.3",
-    modules=("flash_attn.flash_attn_interface",),
-    stays=True,
-)
-VLLM_CUDA = Peer(
-    package="vllm",
-    version="0.33.0",
-    modules=("vllm.vllm_flash_attn.flash_attn_interface", "vllm._custom_ops"),
-    stays=True,
-)
-CUDNN = Peer(
-    package="cudnn",
-    distribution="nvidia-cudnn-frontend",
-    version="1.32.0",
-    modules=("cudnn",),
-    stays=True,
-)
-XFORMERS = Peer(
-    package="xformers",
-    version="0.0.35",
-    modules=("xformers.ops.fmha", "xformers.ops.fmha.attn_bias", "xformers.ops.fmha.triton_splitk"),
-    stays=True,
+TRANSFORMERS_SDPA = "transformers.integrations.sdpa_paged"
+TRANSFORMERS_EAGER = "transformers.integrations.eager_paged"
+_BATCHING = "transformers.generation.continuous_batching"
+TRANSFORMERS_CACHE = f"{_BATCHING}.cache"
+TRANSFORMERS_UTILS = f"{_BATCHING}.utils"
+
+
+def _replaced_in_transformers(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What cache and utilities name and these adapters do not call: models, requests, memory, processes."""
+    unused: dict[str, dict[str, Any]] = {
+        "transformers.configuration_utils": {"PreTrainedConfig": None, "PretrainedConfig": None},
+        "transformers.generation.configuration_utils": {"ContinuousBatchingConfig": None},
+        "transformers.utils.generic": {"is_flash_attention_requested": None},
+        f"{_BATCHING}.distributed": {"DistributedHelper": None},
+        f"{_BATCHING}.initialization": {"resolve_max_memory_percent": None},
+    }
+    requests = ("FutureRequestState", "RequestState", "RequestStatus", "get_device_and_memory_breakdown")
+    kept = {name: type(name, (), {}) for name in requests}
+    return {**unused, f"{_BATCHING}.requests": {**kept, "logger": logging.getLogger("transformers")}}
+
+
+TRANSFORMERS = Peer(
+    package="transformers",
+    version="5.17.0",
+    modules=(TRANSFORMERS_SDPA, TRANSFORMERS_EAGER, TRANSFORMERS_CACHE, TRANSFORMERS_UTILS),
+    bare=(
+        "transformers",
+        "transformers.generation",
+        _BATCHING,
+        "transformers.integrations",
+        "transformers.utils",
+    ),
+    replaced=_replaced_in_transformers,
 )
 
 ADAPTERS: dict[str, Adapter] = {
@@ -108,52 +79,15 @@ ADAPTERS: dict[str, Adapter] = {
         place="pabench.backends.adapters.torch_flex:TorchFlexBackend",
         peers=(TORCH,),
     ),
-    "flashinfer": Adapter(
-        about="FlashInfer's paged prefill wrapper for every batch, its append and its merge",
-        place="pabench.backends.adapters.flashinfer:FlashInferBackend",
-        peers=(FLASHINFER,),
-        needs_gpu=True,
+    "transformers-paged": Adapter(
+        about="sdpa_paged of transformers' continuous batching, over its own cache",
+        place="pabench.backends.adapters.transformers_paged:TransformersPagedBackend",
+        peers=(TRANSFORMERS,),
     ),
-    "flashinfer-decode": Adapter(
-        about="FlashInfer's paged decode wrapper, on CUDA cores",
-        place="pabench.backends.adapters.flashinfer:FlashInferDecodeBackend",
-        peers=(FLASHINFER,),
-        needs_gpu=True,
+    "transformers-paged-eager": Adapter(
+        about="eager_paged of transformers' continuous batching, over its own cache",
+        place="pabench.backends.adapters.transformers_paged:TransformersPagedEagerBackend",
+        peers=(TRANSFORMERS,),
     ),
-    "flashinfer-batch": Adapter(
-        about="FlashInfer's BatchAttention: decode and prefill in one launch",
-        place="pabench.backends.adapters.flashinfer:FlashInferBatchBackend",
-        peers=(FLASHINFER,),
-        needs_gpu=True,
-    ),
-    "flashinfer-xqa": Adapter(
-        about="XQA decode by way of FlashInfer",
-        place="pabench.backends.adapters.flashinfer:FlashInferXqaBackend",
-        peers=(FLASHINFER,),
-        needs_gpu=True,
-    ),
-    "flash-attn": Adapter(
-        about="FlashAttention 2 over a block table",
-        place="pabench.backends.adapters.flash_attn:FlashAttnBackend",
-        peers=(FLASH_ATTN,),
-        needs_gpu=True,
-    ),
-    "vllm-cuda": Adapter(
-        about="vLLM's compiled kernels: its FlashAttention 2, append and merge of two states",
-        place="pabench.backends.adapters.flash_attn:VllmCudaBackend",
-        peers=(VLLM_CUDA,),
-        needs_gpu=True,
-    ),
-    "cudnn-frontend": Adapter(
-        about="cuDNN's attention over page tables",
-        place="pabench.backends.adapters.cudnn_frontend:CudnnFrontendBackend",
-        peers=(CUDNN,),
-        needs_gpu=True,
-    ),
-    "xformers": Adapter(
-        about="xFormers' memory-efficient attention with a paged bias, split keys",
-        place="pabench.backends.adapters.xformers:XformersBackend",
-        peers=(XFORMERS,),
-        needs_gpu=True,
-    ),
+    **GPU_ADAPTERS,
 }

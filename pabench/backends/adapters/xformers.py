@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from pabench.backends.adapters.gpu_pages import HALVES, GpuBackend, PagedInputs, Result
-from pabench.backends.adapters.table import XFORMERS
+from pabench.backends.adapters.gpu_table import XFORMERS
 from pabench.backends.base import Capabilities
 from pabench.problem.case import Case
 from pabench.problem.profile import ComputeProfile
