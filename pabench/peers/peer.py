@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from pabench.errors import Unsupported
-from pabench.peers.stand_ins import stand_ins
+from pabench.peers.stand_ins import found_in, stand_ins
 
 PEERS_VARIABLE = "PABENCH_PEERS"
 """Environment variable: a folder that packages were installed to with ``pip install --no-deps --target``."""
@@ -43,6 +43,7 @@ class Peer:
         version: the one that the adapter is written and tested against; older ones are refused.
         modules: what the adapter uses.
         installed: it is imported as any other package, with nothing replaced.
+        stays: imported whole and kept in the table of modules, since it imports more of itself later.
         bare: see ``stand_ins``.
         replaced: makes the stand-ins, given the folder of the package.
         warm: called with the modules while the stand-ins are there: what the package imports when it is first
@@ -53,6 +54,7 @@ class Peer:
     version: str
     modules: tuple[str, ...]
     installed: bool = False
+    stays: bool = False
     bare: tuple[str, ...] = ()
     replaced: Callable[[Path], Mapping[str, Mapping[str, Any]]] = lambda folder: {}
     warm: Callable[[Mapping[str, ModuleType]], None] = lambda modules: None
@@ -98,6 +100,9 @@ def _load(peer: Peer, found: Found) -> dict[str, ModuleType]:
     try:
         if peer.installed:
             return {name: importlib.import_module(name) for name in peer.modules}
+        if peer.stays:
+            with found_in(peer.package, found.folder):
+                return {name: importlib.import_module(name) for name in peer.modules}
         with stand_ins(peer.package, found.folder, bare=peer.bare, replaced=peer.replaced(found.folder)):
             modules = {name: importlib.import_module(name) for name in peer.modules}
             peer.warm(modules)

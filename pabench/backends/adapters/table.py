@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pabench.backends.adapters.triton_peers import SGLANG, TRITON, VLLM
 from pabench.peers.peer import Peer
 
 
@@ -24,4 +25,35 @@ class Adapter:
     needs_gpu: bool = False
 
 
-ADAPTERS: dict[str, Adapter] = {}
+ADAPTERS: dict[str, Adapter] = {
+    "vllm-triton": Adapter(
+        about="vLLM's unified attention in Triton, one pass; writing the cache, merging states",
+        place="pabench.backends.adapters.vllm_triton:VllmTritonBackend",
+        peers=(VLLM, TRITON),
+    ),
+    "vllm-triton-split": Adapter(
+        about="vLLM's unified attention in Triton, keys in 16 segments",
+        place="pabench.backends.adapters.vllm_triton:VllmTritonSplitBackend",
+        peers=(VLLM, TRITON),
+    ),
+    "vllm-triton-chunked": Adapter(
+        about="vLLM's prefix prefill and paged decode in Triton",
+        place="pabench.backends.adapters.vllm_triton_paged:VllmTritonChunkedBackend",
+        peers=(VLLM, TRITON),
+    ),
+    "vllm-triton-decode": Adapter(
+        about="vLLM's split-KV decode in Triton",
+        place="pabench.backends.adapters.vllm_triton_paged:VllmTritonDecodeBackend",
+        peers=(VLLM, TRITON),
+    ),
+    "sglang-triton": Adapter(
+        about="SGLang's decode attention in Triton; merging states",
+        place="pabench.backends.adapters.sglang_triton:SglangTritonDecodeBackend",
+        peers=(SGLANG, TRITON),
+    ),
+    "sglang-triton-extend": Adapter(
+        about="SGLang's extend attention in Triton: new tokens over a cached prefix",
+        place="pabench.backends.adapters.sglang_triton:SglangTritonExtendBackend",
+        peers=(SGLANG, TRITON),
+    ),
+}
