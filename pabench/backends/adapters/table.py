@@ -26,6 +26,11 @@ class Adapter:
 
 
 ADAPTERS: dict[str, Adapter] = {
+    "triton": Adapter(
+        about="a small paged attention of ours in Triton, every feature",
+        place="pabench.backends.adapters.triton_baseline:TritonBaselineBackend",
+        peers=(TRITON,),
+    ),
     "vllm-triton": Adapter(
         about="vLLM's unified attention in Triton, one pass; writing the cache, merging states",
         place="pabench.backends.adapters.vllm_triton:VllmTritonBackend",
