@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as functional
 
 from pabench.backends.base import AttentionOutput, Capabilities
+from pabench.backends.torch_place import torch_place
 from pabench.backends.torch_tensors import TORCH_DTYPES, to_numpy, upload
 from pabench.backends.validate import check_append, check_attention
 from pabench.device.base import Device
-from pabench.errors import EnvironmentRefused
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import FEATURES, Problem
@@ -89,12 +89,7 @@ class TorchSdpaBackend:
         Raises:
             EnvironmentRefused: the device is ``cuda`` and this PyTorch has no CUDA.
         """
-        self._where = torch.device("cuda" if device.name == "cuda" else "cpu")
-        if self._where.type == "cuda" and not torch.cuda.is_available():
-            raise EnvironmentRefused(
-                f"backend 'torch-sdpa' on device 'cuda': PyTorch {torch.__version__} finds no CUDA device",
-                hint="install a CUDA build of PyTorch",
-            )
+        self._where = torch_place(self.name, device)
 
     def plan(self, tensors: Tensors) -> SdpaPlan:
         """Upload ``tensors`` and read the block table.

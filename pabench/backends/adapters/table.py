@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pabench.backends.adapters.triton_peers import SGLANG, TRITON, VLLM
+from pabench.errors import Unsupported
 from pabench.peers.peer import Peer
 
 
@@ -24,8 +25,56 @@ class Adapter:
     peers: tuple[Peer, ...]
     needs_gpu: bool = False
 
+    def check(self, name: str, device: str) -> None:
+        """Look whether it can be had on a device, without importing anything.
+
+        Raises:
+            Unsupported: it needs a GPU, or one of its packages is absent or too old.
+        """
+        if self.needs_gpu and device != "cuda":
+            raise Unsupported(f"{name} needs a GPU: its kernels have no interpreter; add --device cuda")
+        for peer in self.peers:
+            peer.find()
+
+    @property
+    def install(self) -> str:
+        """The commands that install what it runs."""
+        return " && ".join(dict.fromkeys(peer.install for peer in self.peers))
+
+
+TORCH = Peer(
+    package="torch",
+    version="2.13.0",
+    modules=("torch.nn.attention.flex_attention", "torch.nn.attention.experimental._paged_attention"),
+    installed=True,
+)
+"""Part of what pabench depends on anyway, so it is imported as it is."""
+
+JAX = (
+    Peer(package="ml_dtypes", version="0.6.0", modules=("ml_dtypes",), stays=True),
+    Peer(package="opt_einsum", version="3.4.0", modules=("opt_einsum",), stays=True),
+    Peer(package="scipy", version="1.17.1", modules=("scipy",), stays=True),
+    Peer(package="jaxlib", version="0.10.2", modules=("jaxlib",), stays=True),
+    Peer(
+        package="jax",
+        version="0.10.2",
+        modules=("jax", "jax.experimental.pallas.ops.gpu.paged_attention"),
+        stays=True,
+    ),
+)
+"""JAX last, after what it imports: each is installed without its dependencies."""
 
 ADAPTERS: dict[str, Adapter] = {
+    "jax-pallas": Adapter(
+        about="JAX's Pallas kernel for decode over pages",
+        place="pabench.backends.adapters.jax_pallas:JaxPallasBackend",
+        peers=(JAX[-1], *JAX[:-1]),
+    ),
+    "torch-flex": Adapter(
+        about="FlexAttention with the block mask of torch's experimental PagedAttention",
+        place="pabench.backends.adapters.torch_flex:TorchFlexBackend",
+        peers=(TORCH,),
+    ),
     "triton": Adapter(
         about="a small paged attention of ours in Triton, every feature",
         place="pabench.backends.adapters.triton_baseline:TritonBaselineBackend",
