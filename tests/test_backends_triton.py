@@ -110,7 +110,7 @@ def test_triton_adapters_say_how_they_run_and_what_is_too_much(name: str) -> Non
 
 
 def test_triton_adapter_runs_a_plan_again() -> None:
-    for name in NAMES:
+    for name in ("vllm-triton-chunked", "sglang-triton"):
         subject = backend(name)
         plan = subject.plan(build_tensors(CASES["ragged"]))
         subject.run(plan)
@@ -217,7 +217,9 @@ def test_a_kernel_file_that_cannot_be_imported_is_unsupported(
     for found in (*VLLM.find().folder.glob("vllm-*.dist-info"), *TRITON.find().folder.glob("triton*")):
         (tmp_path / found.name).symlink_to(found)
     monkeypatch.setenv(PEERS_VARIABLE, str(tmp_path))
-    with pytest.raises(Unsupported, match=r"vllm 0\.33\.0 .* cannot be imported: ModuleNotFoundError: .*; pip"):
+    with pytest.raises(
+        Unsupported, match=r"vllm 0\.33\.0 .* cannot be imported: ModuleNotFoundError: .*; pip"
+    ):
         load_backend("vllm-triton", DEVICE)
 
 

@@ -107,7 +107,8 @@ class SglangTritonDecodeBackend:
 
     def run(self, plan: Call) -> None:
         """Launch both stages."""
-        plan.launch()
+        with self._host.launching():
+            plan.launch()
 
     def fetch(self, plan: Call) -> AttentionOutput:
         """Wait and copy the output to the host."""
