@@ -202,9 +202,9 @@ def test_triton_imported_for_the_other_mode_is_refused(monkeypatch: pytest.Monke
 
 
 def test_triton_on_a_cuda_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosts.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(EnvironmentRefused, match="finds no CUDA device"):
-        hosts.triton_host("triton", SimpleNamespace(name="cuda"))  # type: ignore[arg-type]
+        hosts.triton_host("triton", SimpleNamespace(name="cuda"))
 
 
 def test_a_kernel_file_that_cannot_be_imported_is_unsupported(
