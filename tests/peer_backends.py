@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pabench.backends.adapters.table import Adapter
+from pabench.backends.adapters.adapter import Adapter
 from pabench.backends.base import AttentionOutput, Capabilities
 from pabench.backends.torch_sdpa import TorchSdpaBackend
 from pabench.device.base import Device

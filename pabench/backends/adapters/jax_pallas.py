@@ -1,13 +1,13 @@
 """JAX: the Pallas kernel for decode over pages, ``jax.experimental.pallas.ops.gpu.paged_attention``.
 
-Conventions: pages are ``(num_kv_heads, num_pages, page_size, head_dim)``; one query row a sequence; no softmax
-scale is applied, so the queries come scaled; every entry of the table has to name a page of the pool, so the
-unused ones name page 0; the keys are split 16 ways, so the table is as many pages wide, times a power of two;
-scales of an e4m3 cache are given for each slot; no log-sum-exp is returned.
+Conventions: pages are ``(num_kv_heads, num_pages, page_size, head_dim)``; one query row a sequence; no
+softmax scale is applied, so the queries come scaled; every entry of the table has to name a page of the pool,
+so the unused ones name page 0; the keys are split 16 ways, so the table is as many pages wide, times a power
+of two; scales of an e4m3 cache are given for each slot; no log-sum-exp is returned.
 
 Without a GPU the kernel runs in Pallas' interpreter, which JAX compiles anew for each combination of shapes.
-Batch, table and pool are therefore padded to powers of two, with sequences and pages that nobody looks at, XLA
-is told not to optimise, and what it compiled is kept among pabench's own compiled kernels.
+Batch, table and pool are therefore padded to powers of two, with sequences and pages that nobody looks at,
+XLA is told not to optimise, and what it compiled is kept among pabench's own compiled kernels.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ SPLITS = 16
 SMALLEST_TILE = 16
 WHOLE_POOL_PAGES = 4096
 """Pools are padded to powers of two up to this, and to multiples of it beyond."""
-MAX_INTERPRETED_BYTES = 2**26
+MAX_INTERPRETED_BYTES = 2**24
+"""Largest pool with high page ids in the interpreter, which copies it for each step of the grid."""
+MAX_INTERPRETED_STEPS = 2**14
+"""Steps of the grid in the interpreter, where one follows the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,7 +62,7 @@ class JaxPallasBackend:
     """``paged_attention`` of JAX, interpreted on the CPU or compiled for the GPU."""
 
     name = "jax-pallas"
-    # Weights are rounded to the type of the values; the partial output of a split is stored as the queries are.
+    # Weights are rounded to the type of the values, the partial output of a split to that of the queries.
     profile = ComputeProfile(p_dtype="storage", partial_dtype="storage", kv_dtype=None)
 
     def __init__(self, device: Device) -> None:
@@ -201,9 +204,15 @@ def _scale_rule(case: Case) -> str | None:
 
 
 def _interpreted_rule(case: Case) -> str | None:
-    taken = case.problem.page_size * case.problem.token_bytes * 2**16
+    problem = case.problem
+    taken = problem.page_size * problem.token_bytes * 2**16
     if case.placement == "high" and taken > MAX_INTERPRETED_BYTES:
-        return f"interpreted, the pool is copied for each split: {taken >> 20} MiB"
+        most = MAX_INTERPRETED_BYTES >> 20
+        return f"interpreted, the pool is copied for each step: {taken >> 20} MiB, at most {most}"
+    tiles = -(-problem.group_size // SMALLEST_TILE)
+    steps = case.batch.num_seqs * problem.num_kv_heads * tiles * SPLITS
+    if steps > MAX_INTERPRETED_STEPS:
+        return f"interpreted, {steps} steps of the grid, at most {MAX_INTERPRETED_STEPS}"
     return _scale_rule(case)
 
 

@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from pabench.backends.adapters.adapter import Adapter
+from pabench.backends.adapters.gpu_table import GPU_ADAPTERS
 from pabench.backends.adapters.triton_peers import SGLANG, TRITON, VLLM
-from pabench.errors import Unsupported
 from pabench.peers.peer import Peer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
-    """A backend that runs kernels of another project.
-
-    Attributes:
-        about: one line for lists.
-        place: ``module:attribute`` of its class.
-        peers: the packages it runs, the one it is named after first.
-        needs_gpu: its kernels have no interpreter; without a GPU every case is unsupported.
-    """
-
-    about: str
-    place: str
-    peers: tuple[Peer, ...]
-    needs_gpu: bool = False
-
-    def check(self, name: str, device: str) -> None:
-        """Look whether it can be had on a device, without importing anything.
-
-        Raises:
-            Unsupported: it needs a GPU, or one of its packages is absent or too old.
-        """
-        if self.needs_gpu and device != "cuda":
-            raise Unsupported(f"{name} needs a GPU: its kernels have no interpreter; add --device cuda")
-        for peer in self.peers:
-            peer.find()
-
-    @property
-    def install(self) -> str:
-        """The commands that install what it runs."""
-        return " && ".join(dict.fromkeys(peer.install for peer in self.peers))
-
 
 TORCH = Peer(
     package="torch",
@@ -63,6 +33,41 @@ JAX = (
     ),
 )
 """JAX last, after what it imports: each is installed without its dependencies."""
+
+TRANSFORMERS_SDPA = "transformers.integrations.sdpa_paged"
+TRANSFORMERS_EAGER = "transformers.integrations.eager_paged"
+_BATCHING = "transformers.generation.continuous_batching"
+TRANSFORMERS_CACHE = f"{_BATCHING}.cache"
+TRANSFORMERS_UTILS = f"{_BATCHING}.utils"
+
+
+def _replaced_in_transformers(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What cache and utilities name and these adapters do not call: models, requests, memory, processes."""
+    unused: dict[str, dict[str, Any]] = {
+        "transformers.configuration_utils": {"PreTrainedConfig": None, "PretrainedConfig": None},
+        "transformers.generation.configuration_utils": {"ContinuousBatchingConfig": None},
+        "transformers.utils.generic": {"is_flash_attention_requested": None},
+        f"{_BATCHING}.distributed": {"DistributedHelper": None},
+        f"{_BATCHING}.initialization": {"resolve_max_memory_percent": None},
+    }
+    requests = ("FutureRequestState", "RequestState", "RequestStatus", "get_device_and_memory_breakdown")
+    kept = {name: type(name, (), {}) for name in requests}
+    return {**unused, f"{_BATCHING}.requests": {**kept, "logger": logging.getLogger("transformers")}}
+
+
+TRANSFORMERS = Peer(
+    package="transformers",
+    version="5.17.0",
+    modules=(TRANSFORMERS_SDPA, TRANSFORMERS_EAGER, TRANSFORMERS_CACHE, TRANSFORMERS_UTILS),
+    bare=(
+        "transformers",
+        "transformers.generation",
+        _BATCHING,
+        "transformers.integrations",
+        "transformers.utils",
+    ),
+    replaced=_replaced_in_transformers,
+)
 
 ADAPTERS: dict[str, Adapter] = {
     "jax-pallas": Adapter(
@@ -110,4 +115,15 @@ ADAPTERS: dict[str, Adapter] = {
         place="pabench.backends.adapters.sglang_triton:SglangTritonExtendBackend",
         peers=(SGLANG, TRITON),
     ),
+    "transformers-paged": Adapter(
+        about="sdpa_paged of transformers' continuous batching, over its own cache",
+        place="pabench.backends.adapters.transformers_paged:TransformersPagedBackend",
+        peers=(TRANSFORMERS,),
+    ),
+    "transformers-paged-eager": Adapter(
+        about="eager_paged of transformers' continuous batching, over its own cache",
+        place="pabench.backends.adapters.transformers_paged:TransformersPagedEagerBackend",
+        peers=(TRANSFORMERS,),
+    ),
+    **GPU_ADAPTERS,
 }

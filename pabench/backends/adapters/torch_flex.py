@@ -1,13 +1,13 @@
-"""FlexAttention over pages: torch's experimental ``PagedAttention`` turns a block mask into one over the pool.
+"""FlexAttention over pages: torch's experimental ``PagedAttention`` makes a block mask one over the pool.
 
-Conventions: keys and values are one row of pages, ``(1, num_kv_heads, num_pages * page_size, head_dim)``; queries
-are padded to ``(num_seqs, num_qo_heads, rows, head_dim)``; mask and score functions see the logical key, and
-those written here align at the bottom right; scale is an argument; LSE is the natural logarithm; a page is a
-block of the mask.
+Conventions: keys and values are one row of pages, ``(1, num_kv_heads, num_pages * page_size, head_dim)``;
+queries are padded to ``(num_seqs, num_qo_heads, rows, head_dim)``; mask and score functions see the logical
+key, and those written here align at the bottom right; scale is an argument; LSE is the natural logarithm; a
+page is a block of the mask.
 
 Without a GPU ``flex_attention`` runs as it does when nobody compiles it: every slot of the pool is scored
-against every query row in float32, and the mask comes afterwards.  With one it is compiled, and the block mask
-leads it to the pages that are seen.
+against every query row in float32, and the mask comes afterwards.  With one it is compiled, and the block
+mask leads it to the pages that are seen.
 """
 
 from __future__ import annotations
