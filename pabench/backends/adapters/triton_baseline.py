@@ -109,7 +109,8 @@ class TritonBaselineBackend:
 
     def run(self, plan: BaselinePlan) -> None:
         """Launch."""
-        self._kernel[plan.grid](**plan.arguments)
+        with self._host.launching():
+            self._kernel[plan.grid](**plan.arguments)
 
     def fetch(self, plan: BaselinePlan) -> AttentionOutput:
         """Wait and copy output and LSE to the host."""

@@ -14,8 +14,11 @@ kernel asks for more) no ``ComputeProfile`` says, so natively they are judged on
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pabench.backends.adapters.triton_peers import TRITON
@@ -44,6 +47,12 @@ class TritonHost:
         if self.mode == "interpreted":
             return frozenset({"float32", "float16"})
         return frozenset({"float16", "bfloat16"})
+
+    @contextmanager
+    def launching(self) -> Iterator[None]:
+        """Around a launch: numpy, which interprets, is as silent about NaN and infinity as a GPU is."""
+        with np.errstate(all="ignore"):
+            yield
 
     def synchronize(self) -> None:
         """Wait for what was launched."""

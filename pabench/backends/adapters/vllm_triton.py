@@ -118,7 +118,8 @@ class VllmTritonBackend:
 
     def run(self, plan: UnifiedPlan) -> None:
         """Launch."""
-        self._modules[UNIFIED].unified_attention(**plan.arguments)
+        with self._host.launching():
+            self._modules[UNIFIED].unified_attention(**plan.arguments)
 
     def fetch(self, plan: UnifiedPlan) -> AttentionOutput:
         """Wait and copy the output to the host."""
@@ -155,13 +156,16 @@ class VllmTritonBackend:
         states = upload(outs, dtype, where)
         # LSEs are (heads, rows) there
         logs = torch.from_numpy(np.ascontiguousarray(lses.transpose(0, 2, 1))).to(where)
-        # a state alone is merged with one that saw nothing
-        out, log = torch.zeros_like(states[0]), torch.full_like(logs[0], -torch.inf)
-        for index in range(len(states)):
+        if len(states) == 1:  # merged with one that saw nothing
+            states = torch.cat([states, torch.zeros_like(states)])
+            logs = torch.cat([logs, torch.full_like(logs, -torch.inf)])
+        out, log = states[0], logs[0]
+        for index in range(1, len(states)):
             last = index == len(states) - 1
             merged = torch.empty_like(out, dtype=states.dtype if last else torch.float32)
             joined = torch.empty_like(log)
-            self._modules[MERGE].merge_attn_states(merged, out, log, states[index], logs[index], joined)
+            with self._host.launching():
+                self._modules[MERGE].merge_attn_states(merged, out, log, states[index], logs[index], joined)
             out, log = merged, joined
         self._host.synchronize()
         return AttentionOutput(out=to_numpy(out), lse=to_numpy(log.T.contiguous()))
@@ -176,7 +180,7 @@ class VllmTritonSplitBackend(VllmTritonBackend):
 
     def _why_not(self, case: Case) -> str | None:
         if max(case.batch.query_lens) > 1 and not case.problem.causal:
-            return "keys are split for causal masks only"
+            return "no split of keys without a causal mask"
         reason = _why_not(case)
         if reason is None and self.mode == "interpreted":
             heads, splits = case.problem.num_kv_heads, SEGMENTS[self.mode]

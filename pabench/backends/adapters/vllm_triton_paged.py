@@ -137,7 +137,7 @@ class VllmTritonChunkedBackend:
         """Launch both; the function asks a module of ROCm's whether it may use another kernel: it may not."""
         asked = {"use_rocm_custom_paged_attention": lambda *asked: False}
         replaced = {"vllm.platforms": {}, "vllm.platforms.rocm": asked}
-        with stand_ins("vllm", self._folder, bare=("vllm",), replaced=replaced):
+        with stand_ins("vllm", self._folder, bare=("vllm",), replaced=replaced), self._host.launching():
             plan.launch()
 
     def fetch(self, plan: Call) -> AttentionOutput:
@@ -208,7 +208,8 @@ class VllmTritonDecodeBackend:
 
     def run(self, plan: Call) -> None:
         """Launch both stages."""
-        plan.launch()
+        with self._host.launching():
+            plan.launch()
 
     def fetch(self, plan: Call) -> AttentionOutput:
         """Wait and copy output and LSE to the host."""
