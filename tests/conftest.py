@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from pabench.conformance.drawing import no_foreign_constants
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start: a shell has it ignored in all that it starts with ``&``."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
