@@ -31,6 +31,21 @@ def several_rows(case: AnyCase) -> bool:
     return isinstance(case, Case) and not case.batch.is_decode
 
 
+def no_query_rows(case: AnyCase) -> bool:
+    """A sequence has no query row."""
+    return isinstance(case, Case) and 0 in case.batch.query_lens
+
+
+def negative_slopes(case: AnyCase) -> bool:
+    """A slope of ALiBi is below 0."""
+    return isinstance(case, Case) and min(case.problem.alibi_slopes or (0.0,)) < 0
+
+
+def own_heads(case: AnyCase) -> bool:
+    """Each query head has a KV head of its own."""
+    return isinstance(case, Case) and case.problem.group_size == 1
+
+
 def poisoned(case: AnyCase) -> bool:
     """Slots that no query may read hold NaN or infinity."""
     return isinstance(case, Case) and case.poison in ("nan", "inf")
@@ -50,6 +65,9 @@ TRAITS: dict[str, Callable[[AnyCase], bool]] = {
     "rows-without-keys": rows_without_keys,
     "empty-sequence": empty_sequence,
     "several-rows": several_rows,
+    "no-query-rows": no_query_rows,
+    "negative-slopes": negative_slopes,
+    "own-heads": own_heads,
     "poisoned": poisoned,
     **{feature: partial(_has, feature) for feature in FEATURES},
     **{dtype: partial(_stored_as, dtype) for dtype in DTYPES},

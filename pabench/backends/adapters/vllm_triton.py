@@ -155,9 +155,11 @@ class VllmTritonBackend:
         states = upload(outs, dtype, where)
         # LSEs are (heads, rows) there
         logs = torch.from_numpy(np.ascontiguousarray(lses.transpose(0, 2, 1))).to(where)
-        # a state alone is merged with one that saw nothing
-        out, log = torch.zeros_like(states[0]), torch.full_like(logs[0], -torch.inf)
-        for index in range(len(states)):
+        if len(states) == 1:  # merged with one that saw nothing
+            states = torch.cat([states, torch.zeros_like(states)])
+            logs = torch.cat([logs, torch.full_like(logs, -torch.inf)])
+        out, log = states[0], logs[0]
+        for index in range(1, len(states)):
             last = index == len(states) - 1
             merged = torch.empty_like(out, dtype=states.dtype if last else torch.float32)
             joined = torch.empty_like(log)
