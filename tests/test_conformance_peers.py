@@ -188,3 +188,32 @@ def test_replay_of_a_finding_without_its_package_says_how_to_install_it(
     assert "FAILED madeup empty[prefill]" in capsys.readouterr().out
     assert run(["replay", "--in-process", str(tmp_path), "--backend", "absent"]) == EXIT_NOTHING_RAN
     assert "madedown is not installed: pip install" in capsys.readouterr().err
+
+
+def test_doctor_shows_the_packages_of_backends_beside_those_of_allocators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["doctor", "--peers", "--json"]) == EXIT_OK
+    peers = json.loads(capsys.readouterr().out)["peers"]
+    assert peers["madedown"] == {
+        "backends": ["absent"],
+        "problem": REASONS["absent"].format(peers=tmp_path / "peers"),
+        "needs_gpu": False,
+    }
+    # loaded as a run would, so what fails half-way is told too
+    assert peers["madeup"]["problem"].startswith("backend 'broken' cannot be loaded: OSError")
+    assert {"madeup", "cured", "gpu"} <= set(peers["madeup"]["backends"])
+    assert peers["torch"]["allocators"] == ["torch-paged"]
+    assert peers["torch"]["backends"] == ["torch-flex"]
+    assert "problem" not in peers["torch"]
+    assert {name for name, row in peers.items() if row["needs_gpu"]} == {
+        *("flashinfer-python", "flash-attn", "nvidia-cudnn-frontend", "xformers")
+    }
+
+
+def test_list_backends_says_what_adapters_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["list", "backends", "--json"]) == EXIT_OK
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (rows["rawkernel"]["runs"], rows["rawkernel"]["needs_gpu"]) == ("", False)
+    assert (rows["vllm-triton"]["runs"], rows["vllm-triton"]["needs_gpu"]) == ("vllm 0.33.0", False)
+    assert (rows["flash-attn"]["runs"], rows["flash-attn"]["needs_gpu"]) == ("flash-attn 2.8.3.post2", True)

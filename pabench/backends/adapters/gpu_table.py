@@ -8,14 +8,14 @@ from pabench.peers.peer import Peer
 FLASHINFER = Peer(
     package="flashinfer",
     distribution="flashinfer-python",
-    version="0.7.2",
+    version="0.7.2.post1",
     modules=("flashinfer",),
     stays=True,
 )
 FLASH_ATTN = Peer(
     package="flash_attn",
     distribution="flash-attn",
-    version="2.8.3",
+    version="2.8.3.post2",
     modules=("flash_attn.flash_attn_interface",),
     stays=True,
 )
