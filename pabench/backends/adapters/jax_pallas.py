@@ -41,7 +41,7 @@ WHOLE_POOL_PAGES = 4096
 MAX_INTERPRETED_STEPS = 2**14
 """Steps of the grid in the interpreter, where one follows the other."""
 MAX_INTERPRETED_ELEMENTS = {None: 2**28, "e4m3": 2**23}
-"""Elements of K that all steps copy in the interpreter, by ``kv_dtype``; e4m3 is converted one by one."""
+"""Elements of K that all steps copy in the interpreter, by ``kv_dtype``; it converts each one of e4m3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
