@@ -19,6 +19,8 @@ from pabench.backends.adapters.table import ADAPTERS
 from pabench.backends.adapters.triton_peers import SGLANG, SGLANG_PAGES, TRITON, UNIFIED, VLLM
 from pabench.backends.base import Backend, attend
 from pabench.backends.registry import load_backend
+from pabench.conformance.failures import load_case
+from pabench.conformance.ledger import Deviation, shipped_ledger
 from pabench.conformance.outcome import Outcome
 from pabench.conformance.registry import check_by_id
 from pabench.errors import EnvironmentRefused, Unsupported
@@ -158,6 +160,24 @@ def test_rows_without_keys_of_vllm_are_seen() -> None:
     outcome = judged(backend("vllm-triton"), asked((3,), (5,)))
     assert "got nan, expected 0 within 0; the row sees no key (kv_len 3)" in outcome.text
     assert judged(backend("vllm-triton-split"), asked((3,), (5,))).passed
+
+
+@pytest.mark.parametrize(
+    "deviation",
+    [entry for entry in shipped_ledger("backend") if entry.adapter in NAMES],
+    ids=lambda entry: entry.case,
+)
+def test_triton_kernels_do_what_the_ledger_says(deviation: Deviation) -> None:
+    subject = backend(deviation.adapter)
+    saved = load_case(deviation.folder)
+    assert saved.subject == deviation.adapter
+    outcome = check_by_id(saved.check).run(saved.case, subject, DEVICE)
+    named = [entry for entry in shipped_ledger("backend") if entry.adapter == deviation.adapter]
+    # a deviation has one name
+    assert [entry.name for entry in named if entry.explains(saved.check, saved.case, outcome)] == [
+        deviation.name
+    ]
+    assert (deviation.folder / "verdict.txt").read_text().strip() == outcome.text
 
 
 FAULTS = {
