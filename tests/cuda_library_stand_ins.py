@@ -1,8 +1,8 @@
 """Libraries that need a GPU, for tests without one: real signatures, dense answers.
 
 A call is bound to the signature that the real source file has, read and not imported, then computed densely
-in float32 from the arguments alone, as the library's documentation says.  What an adapter hands over, and what
-it makes of the answer, are thereby tested; the library's kernels are not.
+in float32 from the arguments alone, as the library's documentation says.  What an adapter hands over, and
+what it makes of the answer, are thereby tested; the library's kernels are not.
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ def test_jax_declines_what_it_does_not_do() -> None:
         "takes no scale, and bfloat16 queries times 0.1118 are rounded"
     )
     assert declines(make_case(head_dim=80)) is None
-    assert "32 MiB" in str(declines(make_case(placement="high", head_dim=16, page_size=2)))
+    high = make_case(placement="high", head_dim=16, page_size=2)
+    assert declines(high) == "interpreted, 128 steps copy 512 Mi elements of K, at most 256"
+    assert declines(replace(high, problem=replace(high.problem, page_size=1))) is None
     many = make_case(heads=(2048, 2048), kv_lens=(1,))
     assert declines(many) == "interpreted, 32768 steps of the grid, at most 16384"
     odd = jax_pallas._native_rule(make_case(page_size=5))

@@ -44,7 +44,7 @@ class Peer:
         modules: what the adapter uses.
         distribution: name under which it is installed, where that is another one.
         installed: it is imported as any other package, with nothing replaced.
-        stays: imported whole and kept in the table of modules, for a package that imports more of itself later.
+        stays: imported whole and kept in the table of modules: it imports more of itself later.
         bare: see ``stand_ins``.
         replaced: makes the stand-ins, given the folder of the package.
         warm: called with the modules while the stand-ins are there: what the package imports when it is first

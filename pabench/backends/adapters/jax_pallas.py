@@ -27,6 +27,8 @@ from pabench.device.cache import cache_root
 from pabench.errors import EnvironmentRefused
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
+from pabench.problem.layout import pages_needed
+from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.problem import Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
@@ -36,10 +38,10 @@ SPLITS = 16
 SMALLEST_TILE = 16
 WHOLE_POOL_PAGES = 4096
 """Pools are padded to powers of two up to this, and to multiples of it beyond."""
-MAX_INTERPRETED_BYTES = 2**24
-"""Largest pool with high page ids in the interpreter, which copies it for each step of the grid."""
 MAX_INTERPRETED_STEPS = 2**14
 """Steps of the grid in the interpreter, where one follows the other."""
+MAX_INTERPRETED_ELEMENTS = {None: 2**28, "e4m3": 2**23}
+"""Elements of K that all steps copy in the interpreter, by ``kv_dtype``; e4m3 is converted one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -204,15 +206,18 @@ def _scale_rule(case: Case) -> str | None:
 
 
 def _interpreted_rule(case: Case) -> str | None:
-    problem = case.problem
-    taken = problem.page_size * problem.token_bytes * 2**16
-    if case.placement == "high" and taken > MAX_INTERPRETED_BYTES:
-        most = MAX_INTERPRETED_BYTES >> 20
-        return f"interpreted, the pool is copied for each step: {taken >> 20} MiB, at most {most}"
+    """Each step of the interpreter copies all pages of its head, whichever the table names."""
+    problem, kv_lens = case.problem, case.batch.kv_lens
     tiles = -(-problem.group_size // SMALLEST_TILE)
-    steps = case.batch.num_seqs * problem.num_kv_heads * tiles * SPLITS
+    steps = _power_of_two(len(kv_lens), 1) * problem.num_kv_heads * tiles * SPLITS
     if steps > MAX_INTERPRETED_STEPS:
         return f"interpreted, {steps} steps of the grid, at most {MAX_INTERPRETED_STEPS}"
+    pages = sum(pages_needed(n, problem.page_size) for n in kv_lens) + case.spare_pages
+    pages += HIGH_PAGE_BASE if case.placement == "high" else 0
+    copied = steps * _power_of_two(pages, SPLITS) * problem.page_size * problem.head_dim
+    most = MAX_INTERPRETED_ELEMENTS[problem.kv_dtype]
+    if copied > most:
+        return f"interpreted, {steps} steps copy {copied >> 20} Mi elements of K, at most {most >> 20}"
     return _scale_rule(case)
 
 

@@ -1,11 +1,11 @@
 """transformers: the attention functions of its continuous batching, ``sdpa_paged`` and ``eager_paged``.
 
 Conventions: the cache is rows of slots, ``(num_pages * page_size, num_kv_heads, head_dim)``; the keys and
-values that a batch reads are gathered by ``PagedAttentionCache.update``, which first writes those of the new
-tokens (here the bits that are there); all sequences are one row of queries over one row of keys, told apart by
-an additive mask of the smallest finite number, which ``build_attention_mask`` makes and aligns at the bottom
-right; a window ends at the row's own position, and one of 1 stands for none; a block holds at least 4 tokens;
-scale is an argument; neither function returns a log-sum-exp.
+values that a batch reads are gathered by ``PagedAttentionCache.update``, which first writes those of the
+new tokens (here the bits that are there); all sequences are one row of queries over one row of keys, told
+apart by an additive mask of the smallest finite number, which ``build_attention_mask`` makes and aligns at
+the bottom right; a window ends at the row's own position, and one of 1 stands for none; a block holds at
+least 4 tokens; scale is an argument; neither function returns a log-sum-exp.
 
 ``update`` and the mask are the package's own.  The cache object is filled in here and not made by its
 constructor, which measures the machine's memory and allocates a pool of its own.
