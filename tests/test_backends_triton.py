@@ -19,6 +19,8 @@ from pabench.backends.adapters.table import ADAPTERS
 from pabench.backends.adapters.triton_peers import SGLANG, SGLANG_PAGES, TRITON, UNIFIED, VLLM
 from pabench.backends.base import Backend, attend
 from pabench.backends.registry import load_backend
+from pabench.conformance.failures import load_case
+from pabench.conformance.ledger import Deviation, shipped_ledger
 from pabench.conformance.outcome import Outcome
 from pabench.conformance.registry import check_by_id
 from pabench.errors import EnvironmentRefused, Unsupported
@@ -56,16 +58,16 @@ def judged(subject: Backend, case: Case) -> Outcome:
 
 SLOPES, SINKS = (0.5, 0.25, -0.5, 0.125), (1.0, -2.0, 40.0, 0.0)
 CASES = {
-    "ragged": asked((17, 1)),
+    "ragged": asked((9, 1)),
     "half": asked((33,), dtype="float16"),
     "soft-cap": asked((20,), soft_cap=2.0),
     "window": asked((40,), window=3),
     "alibi": asked((20,), alibi_slopes=SLOPES),
     "sinks": asked((20,), sinks=SINKS),
     "fp8-kv": asked((20,), kv_dtype="e4m3", k_scale=(0.25,), v_scale=(3.0,)),
-    "chunk": asked((20, 9), (3, 2)),
+    "chunk": asked((9, 4), (3, 2)),
     "prompt": asked((5,), (5,)),
-    "window over rows": asked((40,), (3,), window=5),
+    "window over rows": asked((30,), (3,), window=5),
     "not causal": asked((12,), (3,), causal=False),
     "odd heads": asked((9,), num_qo_heads=7, num_kv_heads=1, head_dim=80, page_size=3),
 }
@@ -104,9 +106,15 @@ def test_triton_adapters_say_how_they_run_and_what_is_too_much(name: str) -> Non
     assert subject.mode == "interpreted"  # type: ignore[attr-defined]
     assert subject.capabilities.dtypes == {"float32", "float16"}
     crowd = asked((100,) * 20)
-    assert "interpreted, at most 32 steps a launch: has " in str(subject.capabilities.why_not(crowd))
-    with pytest.raises(Unsupported, match="at most 32 steps"):
+    assert "interpreted, at most 20 steps a launch: has " in str(subject.capabilities.why_not(crowd))
+    with pytest.raises(Unsupported, match="at most 20 steps"):
         attend(subject, build_tensors(crowd))
+
+
+@pytest.mark.parametrize("name", ["triton", "vllm-triton", "vllm-triton-chunked"])
+def test_more_heads_than_a_tile_of_triton_holds_are_refused(name: str) -> None:
+    crowd = asked((1,), num_qo_heads=2**16, num_kv_heads=1)
+    assert backend(name).capabilities.why_not(crowd) == "no tile of 2097152 elements: at most 1048576"
 
 
 def test_triton_adapter_runs_a_plan_again() -> None:
@@ -152,6 +160,24 @@ def test_rows_without_keys_of_vllm_are_seen() -> None:
     outcome = judged(backend("vllm-triton"), asked((3,), (5,)))
     assert "got nan, expected 0 within 0; the row sees no key (kv_len 3)" in outcome.text
     assert judged(backend("vllm-triton-split"), asked((3,), (5,))).passed
+
+
+@pytest.mark.parametrize(
+    "deviation",
+    [entry for entry in shipped_ledger("backend") if entry.adapter in NAMES],
+    ids=lambda entry: entry.case,
+)
+def test_triton_kernels_do_what_the_ledger_says(deviation: Deviation) -> None:
+    subject = backend(deviation.adapter)
+    saved = load_case(deviation.folder)
+    assert saved.subject == deviation.adapter
+    outcome = check_by_id(saved.check).run(saved.case, subject, DEVICE)
+    named = [entry for entry in shipped_ledger("backend") if entry.adapter == deviation.adapter]
+    # a deviation has one name
+    assert [entry.name for entry in named if entry.explains(saved.check, saved.case, outcome)] == [
+        deviation.name
+    ]
+    assert (deviation.folder / "verdict.txt").read_text().strip() == outcome.text
 
 
 FAULTS = {

@@ -131,9 +131,9 @@ class SglangTritonDecodeBackend:
             last = index == len(states) - 1
             merged = torch.empty_like(out, dtype=states.dtype if last else torch.float32)
             joined = torch.empty_like(log)
-            self._modules[SGLANG_MERGE].merge_state_triton(
-                out, log, states[index], logs[index], merged, joined
-            )
+            with self._host.launching():
+                merge = self._modules[SGLANG_MERGE].merge_state_triton
+                merge(out, log, states[index], logs[index], merged, joined)
             out, log = merged, joined
         self._host.synchronize()
         return AttentionOutput(out=to_numpy(out), lse=to_numpy(log))

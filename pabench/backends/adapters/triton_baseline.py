@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pabench.backends.adapters.paged_tensors import PagedTensors, paged_tensors
-from pabench.backends.adapters.triton_host import triton_host, why_not_interpreted
+from pabench.backends.adapters.triton_host import triton_host, why_not_grouped, why_not_interpreted
 from pabench.backends.base import AttentionOutput, Capabilities
 from pabench.backends.torch_tensors import TORCH_DTYPES
 from pabench.backends.validate import check_attention
@@ -52,11 +52,13 @@ class TritonBaselineBackend:
         from pabench.backends.adapters.triton_paged import paged_attention
 
         self._kernel = paged_attention
-        if self.mode == "interpreted":  # natively its products are in float32, whatever the storage type
-            dtypes = self._host.dtypes
-            self.capabilities = replace(type(self).capabilities, dtypes=dtypes, rule=self._why_not)
+        # natively its products are in float32, whatever the storage type
+        dtypes = self._host.dtypes if self.mode == "interpreted" else type(self).capabilities.dtypes
+        self.capabilities = replace(type(self).capabilities, dtypes=dtypes, rule=self._why_not)
 
     def _why_not(self, case: Case) -> str | None:
+        if (reason := why_not_grouped(case)) or self.mode == "native":
+            return reason
         return why_not_interpreted(case, heads=case.problem.num_kv_heads, rows=1, tile=TILE)
 
     def plan(self, tensors: Tensors) -> BaselinePlan:

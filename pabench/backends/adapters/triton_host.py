@@ -87,7 +87,7 @@ def triton_host(name: str, device: Device) -> TritonHost:
     return TritonHost(where=torch.device("cpu"), mode="interpreted")
 
 
-MAX_STEPS = 32
+MAX_STEPS = 20
 """Programs and tiles that one launch may have when it is interpreted; each takes 10 to 20 ms."""
 
 
@@ -104,3 +104,16 @@ def why_not_interpreted(case: Case, *, heads: int, rows: int, tile: int, splits:
     lens = zip(case.batch.query_lens, case.batch.kv_lens, strict=True)
     steps = heads * sum(-(-q_len // rows) * (splits - (-kv_len // tile)) for q_len, kv_len in lens)
     return f"interpreted, at most {MAX_STEPS} steps a launch: has {steps}" if steps > MAX_STEPS else None
+
+
+MAX_TILE = 2**20
+"""Elements of the largest block that Triton takes."""
+
+
+def why_not_grouped(case: Case) -> str | None:
+    """Return why a program cannot hold all query heads of a KV head, padded to powers of two, or None."""
+    heads, head_dim = (
+        1 << (size - 1).bit_length() for size in (case.problem.group_size, case.problem.head_dim)
+    )
+    elements = max(16, heads) * max(32, head_dim)
+    return f"no tile of {elements} elements: at most {MAX_TILE}" if elements > MAX_TILE else None

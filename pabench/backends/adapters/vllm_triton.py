@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pabench.backends.adapters.paged_tensors import PagedTensors, by_token, paged_tensors, why_not_one_scale
-from pabench.backends.adapters.triton_host import triton_host, why_not_interpreted
+from pabench.backends.adapters.triton_host import triton_host, why_not_grouped, why_not_interpreted
 from pabench.backends.adapters.triton_peers import CACHE, MERGE, UNIFIED, VLLM, QuantMode
 from pabench.backends.base import AttentionOutput, Capabilities
 from pabench.backends.torch_tensors import TORCH_DTYPES, to_numpy, upload
@@ -40,7 +40,7 @@ def _why_not(case: Case) -> str | None:
     problem, batch = case.problem, case.batch
     if problem.window is not None and not problem.causal and not batch.is_decode:
         return "no window without a causal mask: it ends on both sides there"
-    return why_not_one_scale(case)
+    return why_not_one_scale(case) or why_not_grouped(case)
 
 
 def _block_rows(case: Case) -> int:

@@ -24,7 +24,7 @@ from pabench.backends.adapters.paged_tensors import (
     token_slots,
     why_not_one_scale,
 )
-from pabench.backends.adapters.triton_host import triton_host, why_not_interpreted
+from pabench.backends.adapters.triton_host import triton_host, why_not_grouped, why_not_interpreted
 from pabench.backends.adapters.triton_peers import CHUNKED, DECODE, VLLM
 from pabench.backends.base import AttentionOutput, Capabilities
 from pabench.backends.torch_tensors import TORCH_DTYPES
@@ -79,10 +79,15 @@ class VllmTritonChunkedBackend:
             return "each query row brings its own key and value, so no more rows than keys"
         if problem.alibi_slopes is not None and problem.sinks is not None and not batch.is_decode:
             return "no alibi with sinks"
+        if reason := why_not_grouped(case):
+            return reason
         if self.mode == "interpreted":
-            tile = min(problem.page_size, 128) if problem.page_size.bit_count() == 1 else CONTEXT_TILE
-            heads = problem.num_kv_heads if batch.is_decode else problem.num_qo_heads
-            return why_not_interpreted(case, heads=heads, rows=PREFILL_ROWS, tile=min(tile, CONTEXT_TILE))
+            if not batch.is_decode:
+                heads, rows, tile = problem.num_qo_heads, PREFILL_ROWS, CONTEXT_TILE
+            else:
+                whole = problem.page_size.bit_count() == 1  # pages of any other size are read in tiles
+                heads, rows, tile = problem.num_kv_heads, 1, problem.page_size if whole else CONTEXT_TILE
+            return why_not_interpreted(case, heads=heads, rows=rows, tile=tile)
         return None
 
     def plan(self, tensors: Tensors) -> Call:
