@@ -10,7 +10,7 @@ from pabench.oracle.bound import logit_weight, rounding_of
 from pabench.oracle.gather import gather_tokens, to_float64
 from pabench.oracle.reference import Truth, truth
 from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
-from pabench.problem.dtypes import DTYPES, FLOAT16, FLOAT32, Array
+from pabench.problem.dtypes import DTYPES, E4M3, FLOAT16, FLOAT32, Array
 from pabench.problem.families import FAMILIES
 
 U32 = 2.0**-24
@@ -137,3 +137,10 @@ def test_bound_weighs_a_key_that_its_error_lifts_from_nothing() -> None:
     error = torch.tensor([1100.0, 1e5, 1e-12, 1.5, 3.0], dtype=torch.float64)
     expected = [np.exp(100.0), np.exp(700.0), np.exp(-1.0) * 1e-12, np.exp(-0.5) - np.exp(-2.0), 0.0]
     np.testing.assert_allclose(logit_weight(relative, error).numpy(), expected, rtol=1e-10)
+
+
+def test_bound_of_a_cache_rounded_to_the_type_of_the_queries() -> None:
+    profile = ComputeProfile(kv_dtype="storage")
+    assert rounding_of(profile, FLOAT16, E4M3).u_k == FLOAT16.unit_roundoff
+    # a conversion that does not take place costs nothing, nor does widening
+    assert rounding_of(profile, FLOAT16).u_k == rounding_of(profile, FLOAT32, E4M3).u_k == 0.0

@@ -151,6 +151,9 @@ def test_grid_takes_the_place_of_the_axes() -> None:
         None,
     )
     assert resolve_config(config.to_dict(), backends=["a", "b"]) == config
+    beside = resolve_config({"grid": "core", "device": "cuda"}, backends=["a", "vllm-triton"])
+    assert beside.backends == ("a", "vllm-triton")
+    assert resolve_config({"grid": "core"}, backends=["a", "vllm-triton"]).backends == ("a",)
     named = resolve_config({"grid": "core", "backend": "b"}, backends=["a", "b"])
     assert named.backends == ("b",)
     with pytest.raises(UsageError, match="--page-sizes: must not be given, the grid gives all axes"):

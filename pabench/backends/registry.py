@@ -21,7 +21,7 @@ from pabench.backends.base import OPTIONAL, Backend, BackendFactory, Capabilitie
 from pabench.backends.cuda_source import CudaSourceBackend
 from pabench.backends.function import FunctionBackend
 from pabench.device.base import Device
-from pabench.errors import EnvironmentRefused, PabenchError, UnknownName, UsageError
+from pabench.errors import EnvironmentRefused, PabenchError, UnknownName, Unsupported, UsageError
 from pabench.problem.profile import ComputeProfile
 
 GROUP = "pabench.backends"
@@ -46,6 +46,7 @@ def load_backend(name: str, device: Device) -> Backend:
     Raises:
         UnknownName: no such backend.
         UsageError: a place that holds no code, or code that is no backend.
+        Unsupported: an adapter whose package is absent, too old or broken, or that needs a GPU where none is.
         EnvironmentRefused: it cannot be imported or made here; the message says why.
     """
     names = backend_names()
@@ -55,6 +56,9 @@ def load_backend(name: str, device: Device) -> Backend:
         if ":" in name:
             return _at_place(name, device)
         raise UnknownName("backend", name, names)
+    adapter = ADAPTERS.get(name)
+    if adapter is not None:
+        adapter.check(name, device.name)
     module, _, attribute = names[name].partition(":")
     try:
         factory: BackendFactory = getattr(importlib.import_module(module), attribute)
@@ -64,6 +68,8 @@ def load_backend(name: str, device: Device) -> Backend:
     except Exception as error:
         # anybody's module: whatever it raises is about it, not about us
         text = f"backend {name!r} cannot be loaded: {type(error).__name__}: {error}"
+        if adapter is not None:
+            raise Unsupported(f"{' '.join(text.split())}; {adapter.install}") from error
         raise EnvironmentRefused(text) from error
     return _checked(name, backend)
 

@@ -18,16 +18,16 @@ import torch
 import torch.nn.functional as functional
 
 from pabench.backends.base import AttentionOutput, Capabilities
+from pabench.backends.torch_place import torch_place
+from pabench.backends.torch_tensors import TORCH_DTYPES, to_numpy, upload
 from pabench.backends.validate import check_append, check_attention
 from pabench.device.base import Device
-from pabench.errors import EnvironmentRefused
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import FEATURES, Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 
-_TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 WRITTEN_OUT = frozenset({"soft-cap", "alibi", "sinks", "fp8-kv"})
 """Features for which the second product is ours; a bias could go into the mask, but only in 16 bits."""
 _HAS_GQA = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)
@@ -75,7 +75,7 @@ class TorchSdpaBackend:
     name = "torch-sdpa"
     takes_resident = True
     capabilities = Capabilities(
-        dtypes=frozenset(_TORCH_DTYPES),
+        dtypes=frozenset(TORCH_DTYPES),
         operations=frozenset({"decode", "speculative", "prefill", "append"}),
         features=frozenset(FEATURES),
     )
@@ -89,12 +89,7 @@ class TorchSdpaBackend:
         Raises:
             EnvironmentRefused: the device is ``cuda`` and this PyTorch has no CUDA.
         """
-        self._where = torch.device("cuda" if device.name == "cuda" else "cpu")
-        if self._where.type == "cuda" and not torch.cuda.is_available():
-            raise EnvironmentRefused(
-                f"backend 'torch-sdpa' on device 'cuda': PyTorch {torch.__version__} finds no CUDA device",
-                hint="install a CUDA build of PyTorch",
-            )
+        self._where = torch_place(self.name, device)
 
     def plan(self, tensors: Tensors) -> SdpaPlan:
         """Upload ``tensors`` and read the block table.
@@ -106,8 +101,8 @@ class TorchSdpaBackend:
         check_attention(self.name, self.capabilities, tensors)
         problem = tensors.case.problem
         kv_lens = [int(n) for n in tensors.kv_lens]
-        q = self._upload(tensors.q, problem.dtype)
-        storage = self._upload(tensors.pool.storage, problem.kv_dtype or problem.dtype)
+        q = upload(tensors.q, problem.dtype, self._where)
+        storage = upload(tensors.pool.storage, problem.kv_dtype or problem.dtype, self._where)
         return SdpaPlan(
             problem=problem,
             q=q,
@@ -144,7 +139,7 @@ class TorchSdpaBackend:
 
     def fetch(self, plan: SdpaPlan) -> AttentionOutput:
         """Return the output in the storage type of the case, and the float32 natural-log LSE."""
-        return AttentionOutput(out=_to_numpy(plan.out), lse=plan.lse.cpu().numpy().copy())
+        return AttentionOutput(out=to_numpy(plan.out), lse=plan.lse.cpu().numpy().copy())
 
     def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
         """Write tokens into a copy of the cache; see ``Backend.append``.
@@ -169,20 +164,6 @@ class TorchSdpaBackend:
                 view[page, :, offset] = source
         result: Array = copy.cpu().numpy().view(pool.storage.dtype)
         return result
-
-    def _upload(self, array: Array, dtype: str) -> torch.Tensor:
-        """Return ``array`` on the device; on the CPU it shares the memory, which nothing here writes.
-
-        An array of CuPy's, which is on the GPU already, shares its memory too.
-        """
-        if not isinstance(array, np.ndarray):
-            bits = array.view(np.int16) if dtype == "bfloat16" else array
-            shared = torch.as_tensor(bits, device=self._where)
-            return shared.view(torch.bfloat16) if dtype == "bfloat16" else shared
-        array = np.ascontiguousarray(array)
-        if dtype == "bfloat16":
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(self._where)
-        return torch.from_numpy(array).to(self._where)
 
     def _sequences(self, tensors: Tensors, kv_lens: list[int]) -> tuple[_Sequence, ...]:
         problem, page_size = tensors.case.problem, tensors.layout.page_size
@@ -291,10 +272,3 @@ def _weigh(problem: Problem, weights: torch.Tensor, values: torch.Tensor) -> tor
     heads, rows, keys = weights.shape
     grouped = weights.reshape(problem.num_kv_heads, problem.group_size * rows, keys)
     return torch.matmul(grouped, values.float()).reshape(heads, rows, problem.head_dim)
-
-
-def _to_numpy(tensor: torch.Tensor) -> Array:
-    host = tensor.cpu()
-    if host.dtype == torch.bfloat16:
-        return host.view(torch.int16).numpy().view(np.uint16).copy()
-    return host.numpy().copy()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pabench.cli.conformance_summary import summary_lines
 from pabench.cli.isolation_options import deadline_seconds, isolation_options, poll_seconds
 from pabench.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PabenchError, UnknownName, UsageError
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 DEFAULT_BACKEND = "rawkernel"
 DEFAULT_ALLOCATORS = ("scan", "ticket", "stack", "host")
-SHOWN_FINDINGS = 5
-"""Findings of a failed check that are printed; the report and ``--json`` have all."""
 PROFILE_NAMES = ("quick", "default", "deep")
 
 
@@ -147,7 +146,10 @@ def command(
             kind="conformance",
             command=shlex.join(["pabench", *sys.argv[1:]]),
             config=config,
-            provenance=collect(device_name=target.name, device_description=target.description),
+            provenance={
+                **collect(device_name=target.name, device_description=target.description),
+                "subjects": [facts.to_dict() for facts in suite.subjects],
+            },
         )
         click.echo(
             f"pabench conformance: {', '.join((*backends, *allocators))} on {target.description}", err=True
@@ -156,7 +158,12 @@ def command(
         try:
             with _Progress() as progress:
                 options = [*(["--kernels", str(kernels)] if kernels else []), *["--checked"] * checked]
-                recorder = Recorder(run=run, replay_options=tuple(options), on_result=progress.show)
+                recorder = Recorder(
+                    run=run,
+                    subjects=suite.subjects,
+                    replay_options=tuple(options),
+                    on_result=progress.show,
+                )
                 code = suite.run(recorder, on_collected=progress.start)
         except BaseException as error:
             refused = error.exit_code if isinstance(error, PabenchError) else EXIT_INTERNAL
@@ -180,7 +187,8 @@ def command(
     if select is None:
         for said in standing_lines(standing):
             click.echo(said)
-    _print_summary(results, counts)
+    for said in summary_lines(results, counts, suite.subjects):
+        click.echo(said)
     click.echo(f"report: {report}")
     if code == EXIT_INTERRUPTED:
         ended = counts["checks"] - counts["not_run"]
@@ -215,26 +223,6 @@ def _subjects(
     if DEFAULT_BACKEND in backends and not allocators:
         allocators = DEFAULT_ALLOCATORS
     return tuple(dict.fromkeys(backends)), tuple(dict.fromkeys(allocators))
-
-
-def _print_summary(results: list[CheckResult], counts: dict[str, int]) -> None:
-    for result in results:
-        for known in result.deviations:
-            click.echo(f"KNOWN {result.subject} {result.check}: {known['name']}: {known['reason']}")
-        if result.status in ("failed", "crashed"):
-            click.echo(f"{result.status.upper()} {result.subject} {result.check}: {result.reason}")
-            for finding in result.findings[1:SHOWN_FINDINGS]:
-                click.echo(f"  also: {finding['said']}")
-            if result.failure:
-                click.echo(f"  again: {result.failure.replay}")
-    for result in results:
-        if result.operations and result.status in ("passed", "deviates"):
-            did = f"{result.cases} histories of {result.operations / result.cases:.0f} operations"
-            click.echo(f"{result.subject} {result.check}: {did}")
-    numbers = ", ".join(f"{counts[name]} {name}" for name in ("passed", "failed", "crashed", "unsupported"))
-    numbers += f", {counts['deviates']} with known deviations alone" if counts["deviates"] else ""
-    numbers += f", {counts['not_run']} not run" if counts["not_run"] else ""
-    click.echo(f"{counts['cases']} generated cases, {counts['checks']} checks: {numbers}")
 
 
 class _Progress:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from pabench import __version__
+from pabench.cli.doctor_peers import peer_facts
 from pabench.errors import EnvironmentRefused
 from pabench.store import provenance
 from pabench.store.provenance import package_versions
@@ -39,7 +40,7 @@ def command(as_json: bool, peers: bool, strict: bool) -> None:
       pabench doctor --json --strict
       pabench doctor --peers
     """
-    facts = examine() | ({"peers": _peers()} if peers else {})
+    facts = examine() | ({"peers": peer_facts()} if peers else {})
     click.echo(json.dumps(facts, indent=2) if as_json else _text(facts))
     if strict and not facts["devices"]:
         raise EnvironmentRefused(
@@ -49,7 +50,12 @@ def command(as_json: bool, peers: bool, strict: bool) -> None:
     missing = [name for name, found in facts["resources"].items() if not found["files"]]
     if strict and missing:
         raise EnvironmentRefused(f"resources without files: {', '.join(missing)}", hint="reinstall pabench")
-    lacking = [found["problem"] for found in facts.get("peers", {}).values() if "problem" in found]
+    # what needs a GPU is not missed where none is
+    lacking = [
+        found["problem"]
+        for found in facts.get("peers", {}).values()
+        if "problem" in found and not (found["needs_gpu"] and "problem" in facts["gpu"])
+    ]
     if strict and lacking:
         raise EnvironmentRefused(lacking[0])
 
@@ -129,27 +135,6 @@ def _backends() -> dict[str, Any]:
 
     installed = {point.name for point in metadata.entry_points(group=GROUP)}
     return {name: {"object": at, "entry_point": name in installed} for name, at in backend_names().items()}
-
-
-def _peers() -> dict[str, Any]:
-    """Packages that allocators run: version and folder, or what is wrong and the command that installs it."""
-    from pabench.allocators.registry import ALLOCATORS
-    from pabench.errors import Unsupported
-
-    out: dict[str, Any] = {}
-    for name, entry in ALLOCATORS.items():
-        if entry.peer is None:
-            continue
-        row = out.setdefault(entry.peer.package, {"allocators": []})
-        row["allocators"].append(name)
-        try:
-            entry.load()
-            found = entry.peer.find()
-        except Unsupported as error:
-            row["problem"] = str(error)
-        else:
-            row |= {"version": found.version, "path": str(found.folder)}
-    return out
 
 
 def _cache() -> dict[str, Any]:

@@ -33,9 +33,23 @@ def _lists(what: str) -> Callable[[Callable[[], Rows]], Callable[[], Rows]]:
 
 @_lists("backends")
 def _backends() -> Rows:
+    from pabench.backends.adapters.table import ADAPTERS
     from pabench.backends.registry import backend_names
 
-    return [{"name": name, "object": value} for name, value in sorted(backend_names().items())]
+    rows: Rows = []
+    for name, value in sorted(backend_names().items()):
+        adapter = ADAPTERS.get(name)
+        peer = None if adapter is None else adapter.peers[0]
+        rows.append(
+            {
+                "name": name,
+                "runs": "" if peer is None else f"{peer.title} {peer.version}",
+                "needs_gpu": adapter is not None and adapter.needs_gpu,
+                "object": value,
+                "about": "" if adapter is None else adapter.about,
+            }
+        )
+    return rows
 
 
 @_lists("allocators")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ from pabench.conformance.registry import Check
 from pabench.conformance.scope import EVERYTHING, Scope
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
-from pabench.errors import InvalidCase, Unsupported
+from pabench.errors import Unsupported
 from pabench.problem.case import Case
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.pool import KV_LAYOUTS
@@ -94,6 +95,11 @@ class Notebook:
         """Largest err/T over the cases that passed, or that of the failure."""
         return self.outcome.max_ratio if self.outcome is not None else self.max_ratio
 
+    def meet(self, deviation: Deviation, outcome: Outcome) -> None:
+        """Remember that a case showed a known deviation."""
+        words = {name: getattr(deviation, name) for name in ("name", "kind", "reason", "case")}
+        self.deviations.setdefault(deviation.name, {**words, "text": outcome.text, "cases": 0})["cases"] += 1
+
     def record(self, case: AnyCase, outcome: Outcome) -> None:
         """Count a judged case; remember it when it failed."""
         self.count(case)
@@ -111,7 +117,8 @@ class Examiner:
 
     Attributes:
         scope: what cases are drawn from, within what the subject declares.
-        rehearsal: each test is left as soon as it has named its check.
+        lacking: why the subject cannot be had here; each test is left as soon as it has named its check.
+        rehearsal: likewise, without a reason.
     """
 
     subject: str
@@ -121,6 +128,7 @@ class Examiner:
     backend: Backend | None = None
     allocator: AllocatorEntry | None = None
     known: tuple[Deviation, ...] = ()
+    lacking: str | None = None
     scope: Scope = EVERYTHING
     rehearsal: bool = False
     notebook: Notebook = field(default_factory=Notebook)
@@ -135,6 +143,7 @@ class Examiner:
         about: str | None = None,
         needs: str | None = None,
         operation: str | None = None,
+        unasked: str | None = None,
         share: float = 1.0,
     ) -> None:
         """Draw cases and hand each to ``check``.
@@ -146,6 +155,7 @@ class Examiner:
             about: what this use asks, when the check's own sentence says too little.
             needs: feature without which the backend is not examined.
             operation: what the backend must offer, when these cases ask for more than the check does.
+            unasked: why nothing is drawn, where nothing is.
             share: part of the effort's examples to draw.
 
         Raises:
@@ -155,11 +165,14 @@ class Examiner:
         if backend is None:
             raise TypeError("examine needs a backend; an allocator is examined by examine_machine")
         self._begin(check.id if label is None else f"{check.id}[{label}]", about or check.about)
+        if unasked is not None:
+            pytest.skip(unasked)
         asked = operation or check.operation
         if asked not in backend.capabilities.operations:
             pytest.skip(f"{self.subject} offers no {asked}")
         if needs is not None and needs not in self.features:
             pytest.skip(f"{self.subject} offers no {needs}")
+        self._see_again(lambda case: check.run(case, backend, self.device))
 
         @self._settings(max(1, round(self.effort.examples * share)))
         @seed(self.seed)
@@ -186,9 +199,7 @@ class Examiner:
             share: part of the effort's runs.
         """
         self._begin(check, about_allocator_check(check, self.allocator_capabilities))
-        for deviation in self.known:
-            if check in deviation.checks:
-                self._see_again(deviation)
+        self._see_again(lambda case: ALLOCATOR_CHECKS[check](case, self.new_allocator, self.device))
         runs = max(1, round(self.effort.machine_runs * share))
         self.device.reschedule(0)  # what a history says that has no other
         chosen = settings(self._settings(runs), stateful_step_count=self.effort.machine_steps)
@@ -292,9 +303,9 @@ class Examiner:
         raise_if_interrupted()
         outcome = self.witness.judged(outcome, self.device)
         for deviation in self.known:
-            if deviation.explains(self.notebook.check, outcome):
+            if deviation.explains(self.notebook.check, case, outcome):
                 self.notebook.count(case)
-                self.notebook.deviations[deviation.name]["cases"] += 1
+                self.notebook.meet(deviation, outcome)
                 return
         self.notebook.record(case, outcome)
         if not outcome.passed:
@@ -303,24 +314,29 @@ class Examiner:
     def _begin(self, check: str, about: str) -> None:
         self.notebook.check, self.notebook.about = check, about
         self.witness.check(check, about)
+        if self.lacking is not None:
+            pytest.skip(self.lacking)
         if self.rehearsal:
             pytest.skip(REHEARSED)
 
-    def _see_again(self, deviation: Deviation) -> None:
-        """Play the history of a known deviation; fail when it does not happen any more."""
-        case = load_case(deviation.folder).case
-        if not isinstance(case, HistoryCase):
-            raise InvalidCase("case", deviation.case, "must be a history")
-        judge = ALLOCATOR_CHECKS[self.notebook.check]
-        outcome = self.witness.judge(case, lambda: judge(case, self.new_allocator, self.device))
-        if not deviation.explains(self.notebook.check, outcome):
-            said = f"known deviation {deviation.name!r} does not happen any more: {outcome.text}"
-            stale = failed(f"{said}; take it out of the ledger or end its range of versions")
-            self.notebook.record(case, stale)
-            raise CheckFailed(stale.text)
-        self.notebook.count(case)
-        words = {name: getattr(deviation, name) for name in ("name", "kind", "reason", "case")}
-        self.notebook.deviations[deviation.name] = {**words, "text": outcome.text, "cases": 1}
+    def _see_again(self, run: Callable[[Any], Outcome]) -> None:
+        """Play the cases of the known deviations that were found by this check; fail when one passes now."""
+        for deviation in self.known:
+            saved = load_case(deviation.folder)
+            if saved.check != self.notebook.check:
+                continue
+            case = saved.case
+            try:
+                outcome = self.witness.judge(case, partial(run, case))
+            except Unsupported as declined:
+                outcome = failed(f"its case is not supported any more: {declined}")
+            if not deviation.explains(self.notebook.check, case, outcome):
+                said = f"known deviation {deviation.name!r} does not happen any more: {outcome.text}"
+                stale = failed(f"{said}; take it out of the ledger or end its range of versions")
+                self.notebook.record(case, stale)
+                raise CheckFailed(stale.text)
+            self.notebook.count(case)
+            self.notebook.meet(deviation, outcome)
 
     def _until_failure(self, search: Callable[[], None]) -> None:
         """Run Hypothesis; say so when the failure it found does not happen again on the same case."""

@@ -17,6 +17,7 @@ from pabench.conformance.planned import PlannedTest
 from pabench.conformance.recorder import Recorder
 from pabench.conformance.request import ConformanceRequest
 from pabench.conformance.results import CheckResult, exit_code
+from pabench.conformance.subject_facts import SubjectFacts
 from pabench.device.facts import DeviceFacts
 from pabench.device.registry import DeviceRequest
 from pabench.errors import EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EnvironmentRefused, PabenchError
@@ -61,6 +62,7 @@ class IsolatedSuite:
         self._nursery = Nursery(entry)
         self._worker: Worker
         self._facts: DeviceFacts
+        self._subjects: tuple[SubjectFacts, ...] = ()
         self._tests: list[dict[str, str]] = []
         self._flight: Flight | None = None
         self._answers: dict[int, list[CheckResult]] = {}
@@ -88,6 +90,7 @@ class IsolatedSuite:
                     what = "the suite"
                     name, description = str(message["device"]), str(message["description"])
                     self._facts = DeviceFacts(name=name, description=description)
+                    self._subjects = tuple(SubjectFacts(**found) for found in message["subjects"])
         except WorkerEnded as ended:
             raise EnvironmentRefused(f"{what} cannot be loaded: {ended.ending.text}") from None
         self._tests = message["tests"]
@@ -109,6 +112,11 @@ class IsolatedSuite:
                 recorder.record(self._not_run(flight))
             return EXIT_INTERRUPTED
         return exit_code(recorder.results) if recorder.results else EXIT_NOTHING_RAN
+
+    @property
+    def subjects(self) -> tuple[SubjectFacts, ...]:
+        """What ``prepare`` found."""
+        return self._subjects
 
     @property
     def tests(self) -> tuple[PlannedTest, ...]:

@@ -10,6 +10,7 @@ import pytest
 
 from pabench.allocators.registry import allocator_entry
 from pabench.backends.registry import load_backend
+from pabench.conformance.absent import AbsentBackend
 from pabench.conformance.case_files import AnyCase
 from pabench.conformance.examiner import Effort, Examiner
 from pabench.conformance.ledger import known_deviations
@@ -17,6 +18,7 @@ from pabench.conformance.outcome import raised
 from pabench.conformance.planned import PlannedTest
 from pabench.conformance.results import CheckResult
 from pabench.conformance.scope import EVERYTHING, Scope
+from pabench.conformance.subject_facts import backend_facts
 from pabench.conformance.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import Unsupported
@@ -99,23 +101,29 @@ class ConformancePlugin(SubjectsPlugin):
     @pytest.fixture
     def backend_examiner(self, request: pytest.FixtureRequest) -> Examiner:
         """Examiner of one backend."""
-        backend = load_backend(request.param, self.device)
-        self._current = self._examiner(request.param)
-        self._current.backend = backend
-        return self._current
+        examiner = self._examiner(request.param)
+        try:
+            examiner.backend = load_backend(request.param, self.device)
+            facts = backend_facts(request.param, examiner.backend)
+            examiner.known = known_deviations("backend", request.param, facts.version, facts.mode)
+        except Unsupported as lacking:
+            examiner.backend, examiner.lacking = AbsentBackend(), str(lacking)
+        self._current = examiner
+        return examiner
 
     @pytest.fixture
     def allocator_examiner(self, request: pytest.FixtureRequest) -> Examiner:
         """Examiner of one allocator."""
         entry = allocator_entry(request.param)
-        self._current = self._examiner(request.param)
+        examiner = self._examiner(request.param)
+        examiner.allocator = entry
         try:
             entry.load()
-            self._current.known = known_deviations(request.param, entry.version())
+            examiner.known = known_deviations("allocator", request.param, entry.version())
         except Unsupported as lacking:
-            pytest.skip(str(lacking))
-        self._current.allocator = entry
-        return self._current
+            examiner.lacking = str(lacking)
+        self._current = examiner
+        return examiner
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

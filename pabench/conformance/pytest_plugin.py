@@ -102,7 +102,10 @@ def pabench_backend(request: pytest.FixtureRequest, pabench_device: Any) -> Any:
         pytest.skip("needs --pabench-backend NAME, or @pytest.mark.pabench(backend=NAME)")
     from pabench.backends.registry import load_backend
 
-    return load_backend(request.param, pabench_device)
+    try:
+        return load_backend(request.param, pabench_device)
+    except Unsupported as lacking:
+        pytest.skip(str(lacking))
 
 
 @pytest.fixture(scope="session")
@@ -276,6 +279,7 @@ class HostedSuite:
         from pabench.store.run import RunDirectory
 
         option = self.config.option
+        subjects = self._suite.subjects if self._suite is not None else ()
         folder = Path(option.pabench_artifacts or f"runs/pytest-{datetime.now(UTC):%Y%m%d-%H%M%S}")
         run = RunDirectory.create(
             folder,
@@ -289,8 +293,8 @@ class HostedSuite:
                 "seed": option.pabench_seed,
                 "select": option.keyword or None,
             },
-            provenance=collect(),
+            provenance={**collect(), "subjects": [facts.to_dict() for facts in subjects]},
         )
         self._stack.enter_context(run)
-        self._recorder = Recorder(run=run)
+        self._recorder = Recorder(run=run, subjects=subjects)
         return self._recorder

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pabench.backends.registry import is_place
 from pabench.conformance.case_files import AnyCase, SavedCase, save_case
 from pabench.conformance.results import CheckResult, Failure
+from pabench.conformance.subject_facts import SubjectFacts
 from pabench.store.run import RunDirectory
 
 
@@ -19,12 +20,14 @@ class Recorder:
 
     Attributes:
         run: the run directory.
+        subjects: version and mode of each, which its results carry.
         replay_options: options that a replay of this run's failures needs.
         on_result: told each result.
         results: what has been recorded, in order.
     """
 
     run: RunDirectory
+    subjects: tuple[SubjectFacts, ...] = ()
     replay_options: tuple[str, ...] = ()
     on_result: Callable[[CheckResult], None] = lambda result: None
     results: list[CheckResult] = field(default_factory=list)
@@ -33,6 +36,9 @@ class Recorder:
         """Add one result; with ``failing``, save that case as the failure that the result's reason tells."""
         if failing is not None:
             result = replace(result, failure=self._save(result, failing))
+        for facts in self.subjects:
+            if (facts.kind, facts.name) == (result.subject_kind, result.subject):
+                result = replace(result, version=facts.version, mode=facts.mode)
         self.results.append(result)
         self.run.append(result.to_line())
         self.on_result(result)

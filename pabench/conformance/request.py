@@ -32,6 +32,12 @@ class ConformanceRequest:
     stop: bool = False
     scope: Scope = EVERYTHING
 
+    @property
+    def subjects(self) -> tuple[tuple[str, str], ...]:
+        """Kind and name of all subjects, backends first."""
+        backends = (("backend", name) for name in self.backends)
+        return (*backends, *(("allocator", name) for name in self.allocators))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; ``request_from_dict`` reads them back."""
         return asdict(self)

@@ -46,6 +46,8 @@ class CheckResult:
         deviations: known ones that were seen, each with ``name, kind, reason, text, case, cases``; see
             ``ledger.py``.
         findings: of a checked device, as plain data; see ``device/findings.py``.
+        version: of the package of another project that the subject runs; None for our own.
+        mode: how the backend runs it, see ``SubjectFacts``.
         lacks: badge to the first thing that speaks against it, of a check that passed; see ``standing.py``.
     """
 
@@ -64,6 +66,8 @@ class CheckResult:
     deviations: tuple[dict[str, Any], ...] = ()
     operations: int = 0
     lacks: dict[str, str] = field(default_factory=dict)
+    version: str | None = None
+    mode: str | None = None
 
     @classmethod
     def not_run(

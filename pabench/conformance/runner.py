@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from pabench.backends.registry import load_backend
 from pabench.conformance.examiner import PROFILES
 from pabench.conformance.plugin import ConformancePlugin, SubjectsPlugin
 from pabench.conformance.process import own_process
 from pabench.conformance.recorder import Recorder
 from pabench.conformance.request import ConformanceRequest
 from pabench.conformance.results import exit_code
+from pabench.conformance.subject_facts import SubjectFacts, load_subject
 from pabench.controls.hold import open_believed
 from pabench.device.base import Device
 from pabench.device.facts import DeviceFacts
@@ -38,6 +38,12 @@ class InProcessSuite:
         self._request = request
         self._wanted = device
         self._device: Device
+        self._subjects: tuple[SubjectFacts, ...] = ()
+
+    @property
+    def subjects(self) -> tuple[SubjectFacts, ...]:
+        """What ``prepare`` found."""
+        return self._subjects
 
     def prepare(self) -> DeviceFacts:
         """Open the device, load the subjects and look whether the selection names a check; writes nothing.
@@ -46,8 +52,7 @@ class InProcessSuite:
             PabenchError: any of it is refused.
         """
         self._device = device = open_believed(self._wanted)
-        for name in self._request.backends:
-            load_backend(name, device)
+        self._subjects = tuple(load_subject(kind, name, device) for kind, name in self._request.subjects)
         if self._request.select is not None:
             subjects = SubjectsPlugin(backends=self._request.backends, allocators=self._request.allocators)
             status, said = run_pytest([*arguments_for(self._request), "--collect-only"], subjects)

@@ -11,7 +11,6 @@ import os
 from dataclasses import asdict
 from typing import Any
 
-from pabench.backends.registry import load_backend
 from pabench.conformance.case_files import AnyCase, SavedCase
 from pabench.conformance.failures import rerun
 from pabench.conformance.messages import case_message, case_of
@@ -30,6 +29,7 @@ from pabench.conformance.runner import (
     make_plugin,
     run_pytest,
 )
+from pabench.conformance.subject_facts import load_subject
 from pabench.conformance.witness import Witness
 from pabench.controls.hold import open_believed
 from pabench.device.base import Device
@@ -92,10 +92,12 @@ class ChannelWitness(Witness):
 def _suite(channel: Channel, message: Message) -> None:
     request = request_from_dict(message["request"])
     device = _open(channel, message)
-    for name in request.backends:
-        channel.send({"event": "loading", "what": f"backend {name!r}"})
-        load_backend(name, device)
-    channel.send({"event": "ready", "device": device.name, "description": device.description})
+    subjects = []
+    for kind, name in request.subjects:
+        channel.send({"event": "loading", "what": f"{kind} {name!r}"})
+        subjects.append(load_subject(kind, name, device).to_dict())
+    ready = {"event": "ready", "device": device.name, "description": device.description}
+    channel.send({**ready, "subjects": subjects})
     witness = ChannelWitness(channel)
 
     def on_result(result: CheckResult, failing: AnyCase | None) -> None:

@@ -46,6 +46,29 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 @contextmanager
+def found_in(package: str, folder: Path) -> Iterator[None]:
+    """While this lasts, the top-level ``package`` is looked for in ``folder`` first, and nothing else is.
+
+    Its own modules are found through it afterwards too, whatever it imports later.
+    """
+
+    class Here(importlib.abc.MetaPathFinder):
+        def find_spec(
+            self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        ) -> importlib.machinery.ModuleSpec | None:
+            if fullname != package:
+                return None
+            return importlib.machinery.PathFinder.find_spec(fullname, [str(folder)])
+
+    finder = Here()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+@contextmanager
 def stand_ins(
     package: str, folder: Path, *, bare: Sequence[str], replaced: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[None]:

@@ -20,7 +20,8 @@ class ComputeProfile:
             round them to the storage type of the case, whichever it is.
         partial_dtype: type of stored partial outputs when the keys are split; ``storage`` likewise, ``None``
             if there are none.
-        kv_dtype: type that keys and values are converted into before use; ``None`` if used as stored.
+        kv_dtype: type that keys and values are converted into before use; ``None`` if used as stored,
+            ``storage`` if a cache of another type is rounded to the storage type of the case.
         accumulation: ``blocked`` when sums run over lanes or tiles of at least 32 terms, so that error chains
             have about ``32 + n / 32`` links; ``serial`` when one running sum takes all n terms.
         tanh_error: absolute error of a fast tanh, 0 when none is used.
@@ -33,8 +34,8 @@ class ComputeProfile:
     tanh_error: float = 0.0
 
     def __post_init__(self) -> None:
-        named = [name for name in (self.p_dtype, self.partial_dtype) if name != STORAGE]
-        for name in (*named, self.kv_dtype):
+        named = [name for name in (self.p_dtype, self.partial_dtype, self.kv_dtype) if name != STORAGE]
+        for name in named:
             if name is not None:
                 dtype_by_name(name)
         one_of("accumulation", self.accumulation, ACCUMULATIONS)
@@ -46,4 +47,5 @@ class ComputeProfile:
             self,
             p_dtype=storage if self.p_dtype == STORAGE else self.p_dtype,
             partial_dtype=storage if self.partial_dtype == STORAGE else self.partial_dtype,
+            kv_dtype=storage if self.kv_dtype == STORAGE else self.kv_dtype,
         )

@@ -36,7 +36,7 @@ class MatrixRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """Checks down, subjects across; ``subjects`` are (name, device, summary)."""
+    """Checks down, subjects across; ``subjects`` are (name, device with version and mode, summary)."""
 
     title: str
     subjects: tuple[tuple[str, str, str], ...]
@@ -131,9 +131,19 @@ def _matrix(kind: str, lines: Sequence[Line]) -> Matrix:
     for position, subject in enumerate(subjects):
         asked = [row.cells[position] for row in rows if row.cells[position].state not in UNJUDGED]
         passed = sum(cell.state == "passed" for cell in asked)
-        heads.append((*subject, f"{passed} of {len(asked)} passed"))
+        name, device = subject
+        heads.append((name, _device(lines, name, device), f"{passed} of {len(asked)} passed"))
     title = KINDS.get(kind, f"{kind.capitalize()} subjects")
     return Matrix(title=title, subjects=tuple(heads), rows=tuple(rows))
+
+
+def _device(lines: Sequence[Line], subject: str, device: str) -> str:
+    """The device, and what another project's package ran there and how."""
+    words = [device]
+    for line in lines:
+        if (line.data["subject"], line.data["device"]) == (subject, device):
+            words += [str(line.data[name]) for name in ("version", "mode") if line.data.get(name)]
+    return ", ".join(dict.fromkeys(words))
 
 
 def _cell(lines: Sequence[Line]) -> MatrixCell:

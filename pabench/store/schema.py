@@ -131,7 +131,7 @@ CHECK_REQUIRED: dict[str, Rule] = {
 CHECK_OPTIONAL: dict[str, Rule] = {
     "subject_kind": NAME,
     "about": TEXT,
-    "reason": TEXT,
+    **dict.fromkeys(("reason", "version", "mode"), TEXT),
     **dict.fromkeys(("cases", "operations"), COUNT),
     "max_ratio": NUMBER,
     "duration_s": NUMBER,

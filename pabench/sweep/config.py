@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pabench.backends.adapters.table import ADAPTERS
 from pabench.errors import UnknownName, UsageError
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.problem import MAX_HEAD_DIM
@@ -143,11 +144,16 @@ NOT_IN_GRIDS = ("rawkernel-cascade",)
 
 
 def _grid_config(given: Mapping[str, Any], words: Mapping[str, str], backends: Sequence[str]) -> SweepConfig:
-    """A sweep over a grid: every known backend unless some are named; no axis beside it."""
+    """A sweep over a grid: every known backend unless some are named; no axis beside it.
+
+    Adapters of other projects are among them on ``--device cuda`` alone.
+    """
     for key in AXES:
         if key in given:
             raise UsageError(f"{words[key]}: must not be given, the grid gives all axes")
-    asked = tuple(name for name in backends if name not in NOT_IN_GRIDS)
+    # without a GPU other projects' kernels run in interpreters: cells would take hours and say nothing
+    left_out = NOT_IN_GRIDS if given.get("device") == "cuda" else (*NOT_IN_GRIDS, *ADAPTERS)
+    asked = tuple(name for name in backends if name not in left_out)
     value = {**DEFAULTS, "backend": asked, **given}
     return SweepConfig(
         page_sizes=(),

@@ -1,0 +1,61 @@
+"""The packages of other projects that allocators and backends run: which are here, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pabench.errors import PabenchError, Unsupported
+
+if TYPE_CHECKING:
+    from pabench.device.base import Device
+
+
+def peer_facts() -> dict[str, Any]:
+    """Return, by distribution: version and folder, or what is wrong and the command that installs it.
+
+    Each is loaded as a run would load it; what needs a GPU where none is, is looked for and not loaded.
+    """
+    from pabench.allocators.registry import ALLOCATORS
+    from pabench.backends.adapters.table import ADAPTERS
+    from pabench.backends.registry import load_backend
+
+    rows: dict[str, Any] = {}
+    for name, entry in ALLOCATORS.items():
+        if entry.peer is not None:
+            _add(rows, entry.peer, "allocators", name, entry.load)
+            rows[entry.peer.title]["needs_gpu"] = False
+    device = _device()
+    gpu = device is not None and device.name == "cuda"
+    for name, adapter in ADAPTERS.items():
+        load = (
+            None if device is None or (adapter.needs_gpu and not gpu) else partial(load_backend, name, device)
+        )
+        for peer in adapter.peers:
+            _add(rows, peer, "backends", name, load)
+            rows[peer.title]["needs_gpu"] = rows[peer.title].get("needs_gpu", True) and adapter.needs_gpu
+    return rows
+
+
+def _add(rows: dict[str, Any], peer: Any, kind: str, name: str, load: Callable[[], object] | None) -> None:
+    row = rows.setdefault(peer.title, {})
+    row.setdefault(kind, []).append(name)
+    try:
+        found = peer.find()
+        if load is not None:
+            load()
+    except Unsupported as error:
+        row.setdefault("problem", str(error))
+    else:
+        row |= {"version": found.version, "path": str(found.folder)}
+
+
+def _device() -> Device | None:
+    """Any device: adapters look whether it is a GPU.  None where none works; ``doctor`` says why."""
+    from pabench.device.registry import open_device
+
+    try:
+        return open_device("auto")
+    except PabenchError:
+        return None
