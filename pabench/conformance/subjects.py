@@ -61,6 +61,15 @@ def subjects_of(file: str) -> tuple[Subject, ...]:
     return tuple(subject for subject in SUBJECTS if file in subject.files())
 
 
+def units_of(file: str) -> frozenset[str] | None:
+    """Return the kernel files that are compiled with ``file`` in them, or None for a Python file."""
+    if file.endswith(".py"):
+        return None
+    kernels = resource_dir("kernels_cuda")
+    names = (path.name for path in kernels.glob("*.cu"))
+    return frozenset(name for name in names if file in _closure({name}, _includes))
+
+
 @functools.lru_cache
 def _files(module: str) -> frozenset[str]:
     python = _closure({module}, _imports)
