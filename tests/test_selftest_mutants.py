@@ -85,10 +85,16 @@ def test_selftest_mutants_stages_begin_with_the_named_check() -> None:
     unknown = Mutant(
         id="m", file="allocators/host.py", before="a", after="b", **{**FIELDS, "killed_by": "race"}
     )
-    few, everything = stages_of(unknown, CHECKS)
-    assert few.checked
-    assert set(few.tests) == set(everything.tests) == set(CHECKS["host"])
-    assert few.scope != everything.scope
+    spearhead, glance, everything = stages_of(unknown, CHECKS)
+    assert spearhead.checked
+    assert set(spearhead.tests) == set(glance.tests) == set(everything.tests) == set(CHECKS["host"])
+    assert [(one.profile, one.hasty) for one in (spearhead, glance, everything)] == [
+        ("glance", True),
+        ("glance", True),
+        ("quick", False),
+    ]
+    assert (spearhead.most, glance.most) == (6, None)
+    assert glance.scope != everything.scope
 
 
 # --- made by rule -------------------------------------------------------------------------------------------
@@ -217,8 +223,8 @@ def test_selftest_mutants_killer_leaves_the_sources_alone() -> None:
     with Killer(checks, seeds=[0]) as killer:
         fate = killer.judge(mutant)
         assert (
-            killer.judge(Mutant(id="m", file="page_copy.cu", before="a", after="b", **FIELDS)).refused
-            == "no backend or allocator here is made of page_copy.cu"
+            killer.judge(Mutant(id="m", file="ceilings.cu", before="a", after="b", **FIELDS)).refused
+            == "no backend or allocator here is made of ceilings.cu"
         )
     assert fate.status == "killed"
     assert fate.smallest_ratio is not None
