@@ -60,6 +60,7 @@ MATRIX: dict[str, Entry] = {
         for k in prefill.ABOUT
     },
     "prefill[long]": Entry(test=prefill.test_prefill_long_prompts),
+    "prefill[high-page-ids]": Entry(test=prefill.test_prefill_high_page_ids),
     "poison[prefill]": Entry(test=prefill.test_prefill_unread_slots_change_nothing),
     "empty[prefill]": Entry(test=prefill.test_prefill_rows_that_see_nothing),
     "repeat[prefill]": Entry(test=prefill.test_prefill_same_bits_every_run),
@@ -86,6 +87,11 @@ MATRIX: dict[str, Entry] = {
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
     "append-e4m3": Entry(test=append.test_append_rounds_once_to_e4m3),
     "append-paged": Entry(test=append.test_append_finds_the_slots_itself),
+    **{
+        f"{name}[high-page-ids]": Entry(test=append.test_append_to_high_pages, arguments=(name,))
+        for name in ("append", "append-paged")
+    },
+    "gather[high-page-ids]": Entry(test=gather.test_gather_from_high_pages),
     "copy-pages": Entry(test=copy.test_page_copies_are_exact_and_touch_nothing_else),
     "gather": Entry(test=gather.test_gather_is_exact),
     **{f"merge[{s}]": Entry(test=merge.test_merge_is_within_the_bound, arguments=(s,)) for s in SPREADS},

@@ -9,7 +9,7 @@ import pytest
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.registry import check_by_id
 from pabench.problem.problem import FEATURES
-from pabench.strategies import cases, long_prefill_batches, prefill_batches
+from pabench.strategies import cases, high_page_cases, long_prefill_batches, prefill_batches
 
 ABOUT = {
     "causal": "Ragged query lengths; a causal row sees keys up to its place, aligned at the bottom right.",
@@ -76,3 +76,11 @@ def test_prefill_same_bits_every_run(backend_examiner: Examiner) -> None:
     backend_examiner.examine(
         check_by_id("repeat"), drawn, label="prefill", about=about, operation="prefill", share=0.5
     )
+
+
+def test_prefill_high_page_ids(backend_examiner: Examiner) -> None:
+    choices = drawable(backend_examiner, features=[])
+    del choices["head_dims"], choices["features"]
+    about = "With several rows a sequence too, page ids around and above 65,536 are taken whole."
+    drawn = high_page_cases(**choices)
+    backend_examiner.examine(check_by_id("prefill"), drawn, label="high-page-ids", about=about, share=0.15)
