@@ -290,6 +290,8 @@ class _Heard:
                 self.cases += int(message["result"]["cases"])
                 yield self.test, message["result"], message["kernels"]
             elif event == "end":
+                if not self._tests:
+                    raise PabenchError("no test of the suite could be collected")
                 return
 
 

@@ -72,6 +72,7 @@ class EmulatedModule:
 
     def launch(self, launch: Launch) -> None:
         """Run one kernel to its end; raises ``LaunchError`` or ``DeviceFault``."""
+        self._device.asked.add(self._source.path.name)
         check_limits(launch)
         blocks = math.prod(launch.grid)
         if blocks > MAX_BLOCKS:
@@ -131,7 +132,7 @@ class EmulatedDevice:
         poll_seconds: how long a kernel may poll memory before the launch ends as a fault.
 
     Attributes:
-        asked: names of the kernel files that were asked for; whoever looks may clear it.
+        asked: names of the kernel files that were loaded or launched; whoever looks may clear it.
 
     Raises:
         InvalidCase: ``seed``, ``workers`` or ``poll_seconds`` is out of range.
