@@ -202,7 +202,9 @@ def test_selftest_mutants_command_from_elsewhere(tmp_path: Path, capfd: pytest.C
     )
     path, json_file = tmp_path / "mine.toml", tmp_path / "fates.json"
     path.write_text(as_toml(killed, CRASHING, LIVING, broken), encoding="utf-8")
-    assert run(["selftest", "--mutants", str(path), "--seeds", "2", "--json", str(json_file)]) == 1
+    arguments = ["selftest", "--mutants", str(path), "--seeds", "2", "--json", str(json_file)]
+    arguments += ["--out", str(tmp_path / "fates.jsonl")]
+    assert run(arguments) == 1
     said = capfd.readouterr().out
     assert re.search(r"^host-pages-rounded-down +2/2 +host/allocator-invariants", said, re.MULTILINE)
     assert re.search(r"^crashes +2/2 +host/", said, re.MULTILINE)
@@ -214,6 +216,9 @@ def test_selftest_mutants_command_from_elsewhere(tmp_path: Path, capfd: pytest.C
     assert results["crashes"]["text"].startswith("aborted (SIGABRT)")
     assert results["host-pages-rounded-down"]["text"].startswith("operation ")
     assert results["says-it-otherwise"]["cases_survived"] > 100
+    assert run(arguments) == 1  # nothing is judged again
+    assert capfd.readouterr().out.splitlines()[:-1] == said.splitlines()[:-1]
+    assert json.loads(json_file.read_text())["results"] == list(results.values())
 
 
 def test_selftest_mutants_killer_leaves_the_sources_alone() -> None:
@@ -241,6 +246,9 @@ def test_selftest_mutants_killer_leaves_the_sources_alone() -> None:
         (["--mutants", "absent.toml"], "cannot be read"),
         (["--mutants", "--only", "nobody"], "nobody"),
         (["--mutants", "--device", "cuda"], "--device: is for --controls"),
+        (["--mutants", "--hasty"], "--hasty: is for --generate"),
+        (["--calibrate", "9", "--out", "x.jsonl"], "--out: is for --mutants and --generate"),
+        (["--generate", "9", "--out", "/absent/x.jsonl"], "--out '/absent/x.jsonl': must be a file"),
         (["--generate", "0"], "0 is not in the range"),
         (["--calibrate", "0"], "0 is not in the range"),
         (["--calibrate", "9", "--json", "/absent/x.json"], "must be a file in an existing folder"),

@@ -40,7 +40,7 @@ class FateFile:
             return None
         fate = Fate(
             mutant=mutant,
-            kills=tuple(kill and Kill(**{**kill, "found": tuple(kill["found"])}) for kill in line["kills"]),
+            kills=tuple(kill and _kill(kill) for kill in line["kills"]),
             refused=line["refused"],
             cases=line["cases"],
         )
@@ -85,6 +85,13 @@ class FateFile:
         if torn:  # a kill in the midst of a line: what follows must begin a line of its own
             self._path.write_text(whole + "\n" if whole else "", encoding="utf-8")
         return found
+
+
+def _kill(data: Mapping[str, Any]) -> Kill:
+    ratio = data["max_ratio"]  # JSON has no infinity: it stands there as text
+    return Kill(
+        **{**data, "found": tuple(data["found"]), "max_ratio": None if ratio is None else float(ratio)}
+    )
 
 
 def _key(mutant: Mutant) -> str:

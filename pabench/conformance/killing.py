@@ -308,6 +308,7 @@ def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterato
     few = Scope(dtypes=FEW_DTYPES, max_head_dim=FEW_HEAD_DIM, features=named_features)
     small = Scope(dtypes=FEW_DTYPES, max_head_dim=FEW_HEAD_DIM)
     hasty: list[Stage] = []
+    looked_at: set[tuple[str, ...]] = set()
     rest = []
     for subject in subjects:
         known = tests.get(subject.name, {})
@@ -319,7 +320,9 @@ def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterato
 
         if named:
             yield stage(named, few, "quick")
-        elif others:
+        elif others and (kernels := subject.kernels) not in looked_at:
+            # one backend of these very kernels will do for a glance
+            looked_at |= {kernels} if subject.kind == "backend" else set()
             glance = replace(stage(others, small, "glance"), hasty=True)
             hasty += [replace(glance, scope=few, most=SPEARHEAD), glance]
         if named:

@@ -49,6 +49,11 @@ class Subject:
         """
         return _files(self.module)
 
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of its kernel files, in order."""
+        return tuple(sorted(file for file in self.files() if file.endswith(".cu")))
+
 
 SUBJECTS = (
     *(Subject(name=name, kind="backend", module=place.partition(":")[0]) for name, place in OWN.items()),
