@@ -15,7 +15,7 @@ from pabench.conformance.catalogue import checks_of
 from pabench.conformance.killing import Fate, Kill, Killer, stages_of
 from pabench.conformance.matrix import counts
 from pabench.conformance.mutants import Mutant, load_mutants, mutated
-from pabench.conformance.mutation import changes_of, generated, mutant_of
+from pabench.conformance.mutation import changes_of, excuse_for, generated, mutant_of
 from pabench.conformance.subjects import ALLOCATOR_MODULES, SUBJECTS, subjects_of
 from pabench.errors import UsageError
 from pabench.resources import resource_dir
@@ -139,10 +139,22 @@ def test_selftest_mutants_rules_give_mutants_that_fit_once() -> None:
         assert planted == SOURCE[: change.start] + change.after + SOURCE[change.end :]
 
 
+def test_selftest_mutants_rules_excuse_what_changes_nothing_by_construction() -> None:
+    text = (
+        "__launch_bounds__(32 * kWarps, pick(3, 4)) f(int a) {\n  stall.point(1);\n  if (a < 7) g(32);\n}\n"
+    )
+    excused = {text[c.start : c.end] for c in changes_of("a.cu", text) if excuse_for(c, text)}
+    judged = {text[c.start : c.end] for c in changes_of("a.cu", text) if not excuse_for(c, text)}
+    assert excused == {"32", "*", "3", "4", "1"}
+    assert judged == {"<", "7", "32"}
+
+
 def test_selftest_mutants_generated_fit_the_kernels_and_repeat() -> None:
     made = generated(600, seed=3)
     assert made == generated(600, seed=3) != generated(600, seed=4)
-    assert len({mutant.id for mutant in made}) == 600
+    assert len({mutant.id for mutant in made}) == len(made)
+    assert 570 < len(made) <= 600  # some are excused by rule
+    assert not [mutant for mutant in made if "__launch_bounds__" in mutant.trigger]
     assert len({mutant.file for mutant in made}) > 8
     for mutant in made:
         assert mutated(mutant, KERNELS).count(mutant.after) >= 1
