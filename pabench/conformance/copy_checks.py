@@ -70,8 +70,8 @@ def _wrong(
         where = np.argwhere(_bits(found, bits) != _bits(wanted, bits))
         if not where.size:
             continue
-        page, first, second, dim = (int(i) for i in where[0])
-        head, offset = (second, first) if pool.kv_layout == "NHD" else (first, second)
+        page, outer, inner, dim = (int(i) for i in where[0])
+        head, offset = (inner, outer) if pool.kv_layout == "NHD" else (outer, inner)
         place = f"{name} in page {page}, offset {offset}, KV head {head}, dim {dim}"
         for source, target, slots in copies:
             if page == target:
