@@ -91,7 +91,6 @@ MATRIX: dict[str, Entry] = {
         f"{name}[high-page-ids]": Entry(test=append.test_append_to_high_pages, arguments=(name,))
         for name in ("append", "append-paged")
     },
-    "gather[high-page-ids]": Entry(test=gather.test_gather_from_high_pages),
     "copy-pages": Entry(test=copy.test_page_copies_are_exact_and_touch_nothing_else),
     "gather": Entry(test=gather.test_gather_is_exact),
     **{f"merge[{s}]": Entry(test=merge.test_merge_is_within_the_bound, arguments=(s,)) for s in SPREADS},

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.registry import check_by_id
 from pabench.problem.case import Case
-from pabench.strategies import APPEND_SCALES, cases, high_page_cases
+from pabench.strategies import APPEND_SCALES, cases
 
 SCALES = (*APPEND_SCALES, 1.8263888359069824, 1.7786458730697632)
 """With the last two, 9 times the scale is next to a tie of bfloat16 or float16, and on it in float32."""
@@ -26,12 +26,3 @@ def test_gather_is_exact(backend_examiner: Examiner) -> None:
     drawn = cases(families=["normal", "needle", "saturating"], features=features, **backend_examiner.choices)
     mixed = st.builds(scaled, drawn, st.sampled_from(SCALES))
     backend_examiner.examine(check_by_id("gather"), mixed)
-
-
-def test_gather_from_high_pages(backend_examiner: Examiner) -> None:
-    choices = {name: backend_examiner.choices[name] for name in ("dtypes", "kv_layouts", "interleaved")}
-    about = "Pages around 65,536, where an id cut to 16 bits names another page."
-    gather = check_by_id("gather")
-    backend_examiner.examine(
-        gather, high_page_cases(**choices), label="high-page-ids", about=about, share=0.15
-    )
