@@ -35,8 +35,8 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-decode, prefill, append, gather, merge = (
-    _load(f"test_{name}") for name in ("decode", "prefill", "append", "gather", "merge")
+decode, prefill, append, copy, gather, merge = (
+    _load(f"test_{name}") for name in ("decode", "prefill", "append", "copy", "gather", "merge")
 )
 allocators, concurrent, contract, relations = (
     _load(f"test_{name}") for name in ("allocators", "allocators_concurrent", "contract", "relations")
@@ -60,6 +60,7 @@ MATRIX: dict[str, Entry] = {
         for k in prefill.ABOUT
     },
     "prefill[long]": Entry(test=prefill.test_prefill_long_prompts),
+    "prefill[high-page-ids]": Entry(test=prefill.test_prefill_high_page_ids),
     "poison[prefill]": Entry(test=prefill.test_prefill_unread_slots_change_nothing),
     "empty[prefill]": Entry(test=prefill.test_prefill_rows_that_see_nothing),
     "repeat[prefill]": Entry(test=prefill.test_prefill_same_bits_every_run),
@@ -87,6 +88,11 @@ MATRIX: dict[str, Entry] = {
     "append": Entry(test=append.test_append_is_exact_and_touches_nothing_else),
     "append-e4m3": Entry(test=append.test_append_rounds_once_to_e4m3),
     "append-paged": Entry(test=append.test_append_finds_the_slots_itself),
+    **{
+        f"{name}[high-page-ids]": Entry(test=append.test_append_to_high_pages, arguments=(name,))
+        for name in ("append", "append-paged")
+    },
+    "copy-pages": Entry(test=copy.test_page_copies_are_exact_and_touch_nothing_else),
     "gather": Entry(test=gather.test_gather_is_exact),
     **{f"merge[{s}]": Entry(test=merge.test_merge_is_within_the_bound, arguments=(s,)) for s in SPREADS},
     "merge-empty": Entry(test=merge.test_merge_ignores_states_without_keys),
@@ -105,6 +111,7 @@ PLACES = {
         ("append", "append-e4m3", "append-paged"),
         r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
     ),
+    "copy-pages": r"layer \d+: (key|value) in page \d+, offset \d+, KV head \d+, dim \d+",
     "gather": r"(key|value) of sequence \d+, token \d+ \(page \d+\), KV head \d+, dim \d+",
     **dict.fromkeys(
         (*(f"merge[{spread}]" for spread in SPREADS), "merge-empty"),

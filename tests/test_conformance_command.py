@@ -216,7 +216,8 @@ def test_conformance_seed_decides_the_cases(tmp_path: Path, monkeypatch: pytest.
     first = _cases_of(tmp_path, "a", 7, monkeypatch)
     again = _cases_of(tmp_path, "b", 7, monkeypatch)
     other = _cases_of(tmp_path, "c", 8, monkeypatch)
-    appends = {"append", "append-e4m3", "append-paged"}
+    high = {"append[high-page-ids]", "append-paged[high-page-ids]"}
+    appends = {"append", "append-e4m3", "append-paged", *high}
     assert {check for check, _ in first} == {"decode[needle]", *appends, *ALLOCATOR} - {CROWD}
     assert first == again
     for check in ("decode[needle]", "append", "allocator-invariants"):

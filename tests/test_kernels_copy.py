@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pabench.allocators.scan import ScanAllocator
-from pabench.conformance.mutants import Mutant, load_mutants, overlay
+from pabench.backends.rawkernel import RawKernelBackend
+from pabench.conformance.mutants import Mutant, load_mutants
 from pabench.device.checked import CheckedDevice
 from pabench.device.emulated import EmulatedDevice
 from pabench.errors import InvalidCase
 from pabench.kernels.page_copy import copy_pages
 from pabench.problem import KvPool
 from pabench.problem.dtypes import Array
-from pabench.resources import resource_dir
 from tests.allocator_support import shape_of
+from tests.kill_support import examine, place_of, plant
 from tests.probe import DEVICE
 
 PAGES = 7
@@ -72,14 +75,39 @@ def test_kernels_copy_like_numpy_property(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)
 def test_kernels_copy_kills(mutant: Mutant, tmp_path: Path) -> None:
-    device = EmulatedDevice(kernels=overlay(mutant, resource_dir("kernels_cuda"), tmp_path / "kernels"))
+    kernels = plant(mutant, tmp_path)
     for seed in range(3):
-        device.reschedule(seed)
-        for layout in ("NHD", "HND"):
-            pool = pool_of(np.random.default_rng(seed), layout, False, (2, 2, 8))
-            wanted = expected(pool, [(0, 3, 2), (1, 2, 2)])
-            run([pool], [(0, 3, 2), (1, 2, 2)], device)
-            assert pool.storage.tobytes() != wanted
+        outcome = examine(mutant.killed_by, kernels, seed=seed).outcome
+        assert outcome is not None, f"{mutant.id} lives with seed {seed}"
+        assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
+
+
+def test_kernels_copy_keeps_what_it_is_given() -> None:
+    backend = RawKernelBackend(DEVICE)
+    pool = pool_of(np.random.default_rng(2), "HND", True, (4, 2, 8))
+    before = pool.storage.tobytes()
+    rows: Array = np.array([(0, 3, 2), (5, 1, 4), (2, 2, 9)], np.int32)
+    (after,) = backend.copy_pages([pool], rows, count=2)
+    assert pool.storage.tobytes() == before
+    assert after.tobytes() == expected(pool, [(0, 3, 2), (5, 1, 4)])
+
+
+@pytest.mark.parametrize(
+    ("copies", "count", "words"),
+    [
+        ([(0, 7, 1)], 1, r"copies\[0\] target = 7"),
+        ([(0, 3, 1), (-1, 2, 1)], 2, r"copies\[1\] source = -1"),
+        ([(0, 3, 3)], 1, r"copies\[0\] slots = 3"),
+        ([(0, 3, 1), (1, 3, 1)], 2, "must not name a page twice"),
+        ([(0, 3, 1), (3, 4, 1)], 2, "must not be a source as well"),
+        ([(0, 3, 1)], 2, "count = 2"),
+        ([(0, 3)], 1, r"copies = 'int32\[1, 2\]': must be int32\[n, 3\]"),
+    ],
+)
+def test_kernels_copy_refuses_copies_that_cannot_be(copies: list[Any], count: int, words: str) -> None:
+    pool = pool_of(np.random.default_rng(0), "NHD", False, (2, 2, 8))
+    with pytest.raises(InvalidCase, match=words):
+        RawKernelBackend(DEVICE).copy_pages([pool], np.array(copies, np.int32), count=count)
 
 
 def test_kernels_copy_refuses_pools_that_differ() -> None:

@@ -15,7 +15,7 @@ from pabench.conformance.catalogue import checks_of
 from pabench.conformance.killing import Fate, Kill, Killer, stages_of
 from pabench.conformance.matrix import counts
 from pabench.conformance.mutants import Mutant, load_mutants, mutated
-from pabench.conformance.mutation import changes_of, generated, mutant_of
+from pabench.conformance.mutation import changes_of, excuse_for, generated, mutant_of
 from pabench.conformance.subjects import ALLOCATOR_MODULES, SUBJECTS, subjects_of
 from pabench.errors import UsageError
 from pabench.resources import resource_dir
@@ -85,10 +85,16 @@ def test_selftest_mutants_stages_begin_with_the_named_check() -> None:
     unknown = Mutant(
         id="m", file="allocators/host.py", before="a", after="b", **{**FIELDS, "killed_by": "race"}
     )
-    few, everything = stages_of(unknown, CHECKS)
-    assert few.checked
-    assert set(few.tests) == set(everything.tests) == set(CHECKS["host"])
-    assert few.scope != everything.scope
+    spearhead, glance, everything = stages_of(unknown, CHECKS)
+    assert spearhead.checked
+    assert set(spearhead.tests) == set(glance.tests) == set(everything.tests) == set(CHECKS["host"])
+    assert [(one.profile, one.hasty) for one in (spearhead, glance, everything)] == [
+        ("glance", True),
+        ("glance", True),
+        ("quick", False),
+    ]
+    assert (spearhead.most, glance.most) == (6, None)
+    assert glance.scope != everything.scope
 
 
 # --- made by rule -------------------------------------------------------------------------------------------
@@ -133,10 +139,22 @@ def test_selftest_mutants_rules_give_mutants_that_fit_once() -> None:
         assert planted == SOURCE[: change.start] + change.after + SOURCE[change.end :]
 
 
+def test_selftest_mutants_rules_excuse_what_changes_nothing_by_construction() -> None:
+    text = (
+        "__launch_bounds__(32 * kWarps, pick(3, 4)) f(int a) {\n  stall.point(1);\n  if (a < 7) g(32);\n}\n"
+    )
+    excused = {text[c.start : c.end] for c in changes_of("a.cu", text) if excuse_for(c, text)}
+    judged = {text[c.start : c.end] for c in changes_of("a.cu", text) if not excuse_for(c, text)}
+    assert excused == {"32", "*", "3", "4", "1"}
+    assert judged == {"<", "7", "32"}
+
+
 def test_selftest_mutants_generated_fit_the_kernels_and_repeat() -> None:
     made = generated(600, seed=3)
     assert made == generated(600, seed=3) != generated(600, seed=4)
-    assert len({mutant.id for mutant in made}) == 600
+    assert len({mutant.id for mutant in made}) == len(made)
+    assert 570 < len(made) <= 600  # some are excused by rule
+    assert not [mutant for mutant in made if "__launch_bounds__" in mutant.trigger]
     assert len({mutant.file for mutant in made}) > 8
     for mutant in made:
         assert mutated(mutant, KERNELS).count(mutant.after) >= 1
@@ -196,7 +214,9 @@ def test_selftest_mutants_command_from_elsewhere(tmp_path: Path, capfd: pytest.C
     )
     path, json_file = tmp_path / "mine.toml", tmp_path / "fates.json"
     path.write_text(as_toml(killed, CRASHING, LIVING, broken), encoding="utf-8")
-    assert run(["selftest", "--mutants", str(path), "--seeds", "2", "--json", str(json_file)]) == 1
+    arguments = ["selftest", "--mutants", str(path), "--seeds", "2", "--json", str(json_file)]
+    arguments += ["--out", str(tmp_path / "fates.jsonl")]
+    assert run(arguments) == 1
     said = capfd.readouterr().out
     assert re.search(r"^host-pages-rounded-down +2/2 +host/allocator-invariants", said, re.MULTILINE)
     assert re.search(r"^crashes +2/2 +host/", said, re.MULTILINE)
@@ -208,6 +228,9 @@ def test_selftest_mutants_command_from_elsewhere(tmp_path: Path, capfd: pytest.C
     assert results["crashes"]["text"].startswith("aborted (SIGABRT)")
     assert results["host-pages-rounded-down"]["text"].startswith("operation ")
     assert results["says-it-otherwise"]["cases_survived"] > 100
+    assert run(arguments) == 1  # nothing is judged again
+    assert capfd.readouterr().out.splitlines()[:-1] == said.splitlines()[:-1]
+    assert json.loads(json_file.read_text())["results"] == list(results.values())
 
 
 def test_selftest_mutants_killer_leaves_the_sources_alone() -> None:
@@ -217,8 +240,8 @@ def test_selftest_mutants_killer_leaves_the_sources_alone() -> None:
     with Killer(checks, seeds=[0]) as killer:
         fate = killer.judge(mutant)
         assert (
-            killer.judge(Mutant(id="m", file="page_copy.cu", before="a", after="b", **FIELDS)).refused
-            == "no backend or allocator here is made of page_copy.cu"
+            killer.judge(Mutant(id="m", file="ceilings.cu", before="a", after="b", **FIELDS)).refused
+            == "no backend or allocator here is made of ceilings.cu"
         )
     assert fate.status == "killed"
     assert fate.smallest_ratio is not None
@@ -235,6 +258,9 @@ def test_selftest_mutants_killer_leaves_the_sources_alone() -> None:
         (["--mutants", "absent.toml"], "cannot be read"),
         (["--mutants", "--only", "nobody"], "nobody"),
         (["--mutants", "--device", "cuda"], "--device: is for --controls"),
+        (["--mutants", "--hasty"], "--hasty: is for --generate"),
+        (["--calibrate", "9", "--out", "x.jsonl"], "--out: is for --mutants and --generate"),
+        (["--generate", "9", "--out", "/absent/x.jsonl"], "--out '/absent/x.jsonl': must be a file"),
         (["--generate", "0"], "0 is not in the range"),
         (["--calibrate", "0"], "0 is not in the range"),
         (["--calibrate", "9", "--json", "/absent/x.json"], "must be a file in an existing folder"),

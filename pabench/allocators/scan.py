@@ -112,7 +112,9 @@ class ScanAllocator(DeviceTables):
     def reset(self) -> None:
         """See ``PageAllocator``."""
         alloc_scan.reset(self._state)
-        if alloc_scan.read_status(self._state).code == alloc_scan.STILL_LIVE:
+        done = alloc_scan.read_status(self._state)
+        if done.code == alloc_scan.STILL_LIVE:
+            self._believe("page_alloc_reset", done, pages=0, needed=0, served=0, tokens=0, copies=0)
             live = np.flatnonzero(self.lengths() >= 0).tolist()
             raise InvalidCase("sequences", live, "must all be freed before a reset")
         self._expect_ok("page_alloc_reset")
@@ -124,16 +126,30 @@ class ScanAllocator(DeviceTables):
     # --- parts ----------------------------------------------------------------------------------------
 
     def _expect_ok(self, entry: str) -> None:
-        code = alloc_scan.read_status(self._state).code
-        if code != alloc_scan.OK:
-            raise DeviceFault(f"{entry}: status {code} after the host's checks passed")
+        done = alloc_scan.read_status(self._state)
+        if done.code != alloc_scan.OK:
+            raise DeviceFault(f"{entry}: status {done.code} after the host's checks passed")
+        self._believe(entry, done, needed=0, served=0, tokens=0, copies=0)
+
+    def _believe(self, entry: str, done: alloc_scan.Status, **expected: int) -> None:
+        """Hold a status to what the tables say: in a graph of launches nobody else looks at it.
+
+        Raises:
+            DeviceFault: it says something else.
+        """
+        expected |= {"free": self.free_pages} | ({"concerned": -1} if done.code == alloc_scan.OK else {})
+        for field, value in expected.items():
+            if (said := getattr(done, field)) != value:
+                raise DeviceFault(f"{entry}: status says {field} = {said}, must be {value}")
 
     def _cut(self, sequence: int, value: int, what: int, field: str, rule: str) -> None:
         """Let pages of one sequence go; the kernel knows which values it can take."""
         sequence = self._live(sequence, self.lengths())
         entries, values = self._request([sequence], [min(value, INT32_MAX)])
         alloc_scan.drop(self._state, entries, values, what)
-        if alloc_scan.read_status(self._state).code == alloc_scan.BAD_VALUE:
+        done = alloc_scan.read_status(self._state)
+        if done.code == alloc_scan.BAD_VALUE:
+            self._believe("page_alloc_drop", done, pages=0, needed=0, served=0, tokens=0, copies=0)
             raise InvalidCase(field, value, rule)
         self._expect_ok("page_alloc_drop")
 
@@ -144,8 +160,11 @@ class ScanAllocator(DeviceTables):
         room = (self.shape.num_pages + len(requests)) * self.shape.page_size
         slots: Any = self._device.empty((max(1, min(wanted, room)),), np.dtype(np.int64))
         entries, counts = self._request(list(requests), list(requests.values()))
+        before = self.free_pages
         alloc_scan.extend(self._state, entries, counts, slots, prefix=prefix)
         done = alloc_scan.read_status(self._state)
+        taken = before - self.free_pages
+        self._believe("page_alloc_extend", done, pages=taken)
         if done.code == alloc_scan.TOO_FEW_PAGES:
             raise OutOfPages(done.needed, done.free)
         if done.code != alloc_scan.OK:

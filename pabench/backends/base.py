@@ -6,7 +6,7 @@ the second alone.  Results stay on the backend's device until ``fetch``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from pabench.problem.tensors import Tensors
 OPTIONAL = {
     "append-e4m3": "append_e4m3",
     "append-paged": "append_paged",
+    "copy-pages": "copy_pages",
     "gather": "gather",
     "merge": "merge_states",
 }
@@ -175,6 +176,16 @@ class CacheBackend(Backend, Protocol):
             block_table: ``(num_seqs, max_pages) int32``.
             kv_lens: ``(num_seqs,) int32``, new tokens included: they are the last ones.
             qo_indptr: ``(num_seqs + 1,) int32``, first token of each sequence.
+        """
+
+    def copy_pages(self, pools: Sequence[KvPool], copies: Array, *, count: int) -> list[Array]:
+        """Copy the beginnings of pages in the caches of all layers, and return the new storage arrays.
+
+        Args:
+            pools: caches before, one a layer, alike; must stay as they are.
+            copies: ``(n, 3) int32``: source page, target page, and how many slots from the first on.
+            count: of ``copies``, how many there are; those behind mean nothing.  No target is named twice, or
+                also a source.
         """
 
     def gather(

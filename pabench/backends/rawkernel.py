@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pabench.backends.base import OPTIONAL, AttentionOutput, Capabilities
@@ -9,6 +11,7 @@ from pabench.backends.validate import (
     check_append,
     check_append_paged,
     check_attention,
+    check_copies,
     check_pages,
     check_states,
 )
@@ -17,6 +20,7 @@ from pabench.kernels.append import append_scales, append_to_sequences, append_to
 from pabench.kernels.decode_simple import DecodePlan, plan_decode, split_count
 from pabench.kernels.gather import plan_gather
 from pabench.kernels.merge_states import plan_merge
+from pabench.kernels.page_copy import copy_pages
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import DTYPES, E4M3, Array, dtype_by_name
 from pabench.problem.pool import KvPool
@@ -124,6 +128,16 @@ class RawKernelBackend:
         )
         device.synchronize()
         return device.to_host(target.storage)
+
+    def copy_pages(self, pools: Sequence[KvPool], copies: Array, *, count: int) -> list[Array]:
+        """Copy pages in copies of the caches; see ``CacheBackend.copy_pages``."""
+        check_copies(pools, copies, count)
+        device = self._device
+        targets = [pool.with_storage(device.to_device(pool.storage.copy())) for pool in pools]
+        listed, number = device.to_device(copies), device.to_device(np.array([count], np.int64))
+        copy_pages(device, targets, listed, number)
+        device.synchronize()
+        return [device.to_host(target.storage) for target in targets]
 
     def gather(
         self, pool: KvPool, problem: Problem, *, block_table: Array, kv_lens: Array, raw: bool

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pabench.backends.base import Capabilities
 from pabench.errors import InvalidCase, Unsupported
 from pabench.problem.append import table_slots
 from pabench.problem.batch import Batch
+from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array, DType, dtype_by_name
 from pabench.problem.layout import PageLayout
 from pabench.problem.pool import KvPool, pool_shape
@@ -133,6 +136,31 @@ def check_pages(pool: KvPool, problem: Problem, *, block_table: Array, kv_lens: 
     Batch(kv_lens=tuple(kv_lens.tolist()))
 
 
+def check_copies(pools: Sequence[KvPool], copies: Array, count: int) -> None:
+    """Raise ``InvalidCase`` unless the first ``count`` copies lie in the caches and do not meet."""
+    if not pools:
+        raise InvalidCase("pools", 0, "must be at least one")
+    pool = pools[0]
+    for other in pools[1:]:
+        if (other.storage.shape, other.kv_layout, other.interleaved) != (
+            *(pool.storage.shape, pool.kv_layout, pool.interleaved),
+        ):
+            raise InvalidCase("pools", other.storage.shape, f"must be alike, like {pool.storage.shape}")
+    if copies.ndim != 2 or copies.shape[1] != 3 or copies.dtype != np.int32:
+        raise InvalidCase("copies", f"{copies.dtype}{list(copies.shape)}", "must be int32[n, 3]")
+    whole_number("count", count, low=0, high=len(copies))
+    page_size = pool.k.shape[1 if pool.kv_layout == "NHD" else 2]
+    ends = (("source", pool.num_pages - 1), ("target", pool.num_pages - 1), ("slots", page_size))
+    for column, (what, high) in enumerate(ends):
+        for row, number in enumerate(copies[:count, column].tolist()):
+            whole_number(f"copies[{row}] {what}", number, low=0, high=high)
+    sources, targets = copies[:count, 0].tolist(), copies[:count, 1].tolist()
+    _check_distinct("targets of copies", copies[:count, 1], what="page")
+    for row, target in enumerate(targets):
+        if target in sources:
+            raise InvalidCase(f"copies[{row}] target", target, "must not be a source as well")
+
+
 def check_states(outs: Array, lses: Array, dtype: str) -> None:
     """Raise ``InvalidCase`` unless ``outs`` and ``lses`` are states to merge, stored as ``dtype``."""
     stored = dtype_by_name(dtype).storage
@@ -163,6 +191,6 @@ def _check_tokens(
     return int(page_size)
 
 
-def _check_distinct(field: str, slots: Array) -> None:
-    if np.unique(slots).size != slots.size:
-        raise InvalidCase(field, slots.tolist(), "must not name a slot twice")
+def _check_distinct(field: str, numbers: Array, *, what: str = "slot") -> None:
+    if np.unique(numbers).size != numbers.size:
+        raise InvalidCase(field, numbers.tolist(), f"must not name a {what} twice")

@@ -60,6 +60,13 @@ CONTROL_SEEDS, MUTANT_SEEDS = 20, 3
     metavar="NAME",
     help="A control, a mutant, or a file of theirs; may be repeated.",
 )
+@click.option("--hasty", is_flag=True, help="Of --generate: the first, cheap rounds alone.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Of --mutants and --generate: write each verdict as it falls; go on where FILE ends.",
+)
 @click.option(
     "--device",
     default="emulated",
@@ -81,6 +88,8 @@ def command(
     seed: int,
     seeds: int | None,
     only: tuple[str, ...],
+    hasty: bool,
+    out: Path | None,
     device: str,
     kernels: Path | None,
     json_file: Path | None,
@@ -99,6 +108,7 @@ def command(
       pabench selftest --mutants --only page_copy.cu
       pabench selftest --mutants mine.toml --json fates.json
       pabench selftest --generate 20 --seed 7
+      pabench selftest --generate 400 --seed 1 --seeds 1 --hasty --out fates.jsonl
       pabench selftest --calibrate 1000
     """
     if controls + sum(given is not None for given in (mutants, generate, calibrate)) != 1:
@@ -108,8 +118,13 @@ def command(
         )
     if device not in DEVICES:
         raise UnknownName("device", device, DEVICES)
-    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
-        raise UsageError(f"--json {str(json_file)!r}: must be a file in an existing folder")
+    for option, file in (("--json", json_file), ("--out", out)):
+        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+            raise UsageError(f"{option} {str(file)!r}: must be a file in an existing folder")
+    if hasty and generate is None:
+        raise UsageError("--hasty: is for --generate")
+    if out is not None and mutants is None and generate is None:
+        raise UsageError("--out: is for --mutants and --generate")
     if kernels is not None and not (kernels / "pab").is_dir():
         raise UsageError(f"kernels = {str(kernels)!r}: must be a folder like kernels_cuda, with a folder pab")
     if not controls:
@@ -119,7 +134,14 @@ def command(
         if calibrate is not None:
             return judge_right_kernels(calibrate, seed=seed, json_file=json_file)
         return judge_mutants(
-            mutants, generate=generate, seed=seed, seeds=seeds or MUTANT_SEEDS, only=only, json_file=json_file
+            mutants,
+            generate=generate,
+            seed=seed,
+            seeds=seeds or MUTANT_SEEDS,
+            only=only,
+            json_file=json_file,
+            hasty=hasty,
+            out=out,
         )
     seeds = seeds or CONTROL_SEEDS
 

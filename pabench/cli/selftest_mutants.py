@@ -50,20 +50,30 @@ def judge_mutants(
     seeds: int,
     only: Sequence[str],
     json_file: Path | None,
+    hasty: bool = False,
+    out: Path | None = None,
 ) -> int:
     """Judge the mutants of ``source``, or ``generate`` made ones, print a line each; return the exit code.
 
     The code is 0 when every mutant that could be judged was killed under every seed, 1 when one lives, 5 when
     none could be judged.
     """
+    from pabench.conformance.fates import FateFile
     from pabench.conformance.matrix import counts, kill_matrix
     from pabench.store.files import atomic_write_text, pretty
 
     chosen = choose("mutant", _load(source, generate, seed), only)
+    file = None if out is None else FateFile(out, seeds=range(seeds), hasty=hasty)
     begin = time.monotonic()
     width = max(len(mutant.id) for mutant in chosen)
     click.echo(f"{'mutant':<{width}}  {'killed':<7}  {'by':<{CHECK_WIDTH}}  smallest err/T")
-    fates = kill_matrix(chosen, seeds=range(seeds), on_fate=lambda fate: click.echo(_line(fate, width)))
+    fates = kill_matrix(
+        chosen,
+        seeds=range(seeds),
+        hasty=hasty,
+        file=file,
+        on_fate=lambda fate: click.echo(_line(fate, width)),
+    )
     for fate in fates:
         if fate.status != "killed":
             click.echo(f"{fate.status.upper()} {fate.mutant.id} ({fate.mutant.file}): {_why(fate)}")

@@ -65,6 +65,7 @@ class Effort:
 
 
 PROFILES = {
+    "glance": Effort(examples=8, machine_runs=12, machine_steps=25),
     "quick": Effort(examples=60, machine_runs=100, machine_steps=25),
     "default": Effort(examples=400, machine_runs=400, machine_steps=40),
     "deep": Effort(examples=5000, machine_runs=5000, machine_steps=100),

@@ -2,7 +2,8 @@
 
 Checks run in worker processes, since a fault may crash or hang.  A search begins with the check that is named
 to kill the mutant, on few dtypes and head dimensions, each of which is a kernel to compile; it goes on to the
-subject's whole range and to every other check.
+subject's whole range and to every other check.  Where no check is named, a few cases of each test come first,
+those tests leading that have killed most so far.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from pabench.conformance.catalogue import request_for
+from pabench.conformance.experience import Experience
 from pabench.conformance.messages import ENTRY
 from pabench.conformance.mutants import Mutant, overlay, overlay_package
-from pabench.conformance.request import ConformanceRequest
 from pabench.conformance.scope import EVERYTHING, Scope
-from pabench.conformance.subjects import Subject, subjects_of
+from pabench.conformance.subjects import Subject, subjects_of, units_of
 from pabench.device.registry import DeviceRequest
 from pabench.errors import PabenchError
 from pabench.isolation.channel import raise_refusal
@@ -31,6 +32,10 @@ DEADLINE_S = 30.0
 POLL_SECONDS = 2
 FINDING_CLASSES = ("memory", "init", "race", "sync")
 """A mutant that is killed by one of these is looked for on the checked device."""
+CHEAP = ("-O1", "-g0")
+"""A mutant's kernels are compiled once and run for a second: a compiler that hurries is the better one."""
+SPEARHEAD = 6
+"""Tests of the first round of a search in which no check is named."""
 NO_COMPILE = "CompileError: "
 FEW_DTYPES = ("float32", "bfloat16")
 FEW_HEAD_DIM = 16
@@ -120,13 +125,20 @@ class DoesNotCompile(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One run of part of the suite."""
+    """One run of part of the suite.
+
+    Attributes:
+        hasty: of the first rounds of a search in which no check is named.
+        most: tests to run, those that kill best; None for all.
+    """
 
     subject: Subject
     tests: tuple[str, ...]
     scope: Scope
     profile: str
     checked: bool
+    hasty: bool = False
+    most: int | None = None
 
 
 class Killer:
@@ -135,11 +147,22 @@ class Killer:
     Args:
         tests: of each subject by name, test name to check id: ``checks_of`` of the unchanged sources.
         seeds: of the generated cases.
+        experience: shared with others who judge at the same time, and added to.
+        hasty: go no further than the first rounds, where no check is named.
     """
 
-    def __init__(self, tests: Mapping[str, Mapping[str, str]], *, seeds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tests: Mapping[str, Mapping[str, str]],
+        *,
+        seeds: Sequence[int],
+        experience: Experience | None = None,
+        hasty: bool = False,
+    ) -> None:
         self._tests = tests
         self._seeds = seeds
+        self._experience = experience or Experience()
+        self._hasty = hasty
         self._nursery = Nursery(ENTRY)
 
     def __enter__(self) -> Killer:
@@ -165,7 +188,8 @@ class Killer:
                 return self._fate(mutant, nursery, None)
 
     def _fate(self, mutant: Mutant, nursery: Nursery, kernels: Path | None) -> Fate:
-        stages = list(stages_of(mutant, self._tests))
+        stages = [one for one in stages_of(mutant, self._tests) if one.hasty or not self._hasty]
+        units = units_of(mutant.file)
         if not stages:
             return Fate(mutant=mutant, refused=f"no check of the suite runs {mutant.file}")
         kills: list[Kill | None] = []
@@ -175,7 +199,7 @@ class Killer:
             found = None
             for index in [first, *(i for i in range(len(stages)) if i != first)]:
                 try:
-                    found, judged = _run(nursery, stages[index], seed, kernels)
+                    found, judged = self._run(nursery, stages[index], mutant, units, seed, kernels)
                 except DoesNotCompile as refused:
                     return Fate(mutant=mutant, refused=f"does not compile: {refused}")
                 if found is not None:
@@ -187,6 +211,88 @@ class Killer:
                 break  # it lives; other seeds would say the same at the same price
         kills += [None] * (len(self._seeds) - len(kills))
         return Fate(mutant=mutant, kills=tuple(kills), cases=cases)
+
+    def _run(
+        self,
+        nursery: Nursery,
+        stage: Stage,
+        mutant: Mutant,
+        units: frozenset[str] | None,
+        seed: int,
+        kernels: Path | None,
+    ) -> tuple[Kill | None, int]:
+        """Run a stage until something fails; return that, and the number of cases that did not."""
+        given = {"profile": stage.profile, "seed": seed, "scope": stage.scope}
+        place = (stage.subject.name, stage.checked, *given.values())
+        known = self._tests[stage.subject.name]
+        tests = stage.tests
+        if len(tests) > 1:
+            named = {test: known[test] for test in tests}
+            tests = self._experience.order(place, mutant.file, units, named)[: stage.most]
+        if not tests:
+            return None, 0
+        request = request_for(stage.subject, tests=tests, stop=True, **given)
+        device = DeviceRequest(
+            name="emulated",
+            kernels=None if kernels is None else str(kernels),
+            checked=stage.checked,
+            poll_seconds=POLL_SECONDS,
+            flags=CHEAP,
+        )
+        worker = nursery.start()
+        worker.send({"task": "suite", "request": request.to_dict(), "device": device.to_dict(), "skip": 0})
+        heard = _Heard(worker)
+        try:
+            for test, result, reached in heard.results():
+                if result["status"] in ("failed", "crashed"):
+                    self._experience.killed(mutant.file, test)
+                    return _kill_of(result), heard.cases
+                self._experience.passed(place, test, seconds=result["duration_s"], reached=reached)
+            return None, heard.cases
+        except WorkerEnded as ended:
+            self._experience.killed(mutant.file, heard.test)
+            return _kill(heard.check, stage.subject.name, ended.ending.text), heard.cases
+        except PabenchError as refused:
+            # a fault may show before the first check: the subject cannot even be made
+            return _kill("loading", stage.subject.name, f"{type(refused).__name__}: {refused}"), 0
+        finally:
+            nursery.stop()
+
+
+class _Heard:
+    """What a worker says of a run of the suite.
+
+    Attributes:
+        check: that is under way.
+        test: likewise.
+        cases: judged so far.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._tests: list[str] = []
+        self.check, self.test, self.cases = "loading", "", 0
+
+    def results(self) -> Iterator[tuple[str, Mapping[str, Any], list[str]]]:
+        """Yield test, result and the kernel files that it asked for, until the suite ends."""
+        while True:
+            message = self._worker.receive(DEADLINE_S)
+            raise_refusal(message)
+            event = message["event"]
+            if event == "collected":
+                self._tests = [str(test["name"]) for test in message["tests"]]
+                self._worker.send({"go": True})
+            elif event == "start":
+                self.test = self._tests[message["position"]]
+            elif event == "check":
+                self.check = str(message["check"])
+            elif event == "result":
+                self.cases += int(message["result"]["cases"])
+                yield self.test, message["result"], message["kernels"]
+            elif event == "end":
+                if not self._tests:
+                    raise PabenchError("no test of the suite could be collected")
+                return
 
 
 def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterator[Stage]:
@@ -200,6 +306,9 @@ def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterato
     checked = mutant.killed_by in FINDING_CLASSES
     named_features = tuple(name for name in FEATURES if f"[{name}]" in mutant.killed_by)
     few = Scope(dtypes=FEW_DTYPES, max_head_dim=FEW_HEAD_DIM, features=named_features)
+    small = Scope(dtypes=FEW_DTYPES, max_head_dim=FEW_HEAD_DIM)
+    hasty: list[Stage] = []
+    looked_at: set[tuple[str, ...]] = set()
     rest = []
     for subject in subjects:
         known = tests.get(subject.name, {})
@@ -209,57 +318,19 @@ def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterato
         def stage(tests: tuple[str, ...], scope: Scope, profile: str, subject: Subject = subject) -> Stage:
             return Stage(subject=subject, tests=tests, scope=scope, profile=profile, checked=checked)
 
-        if named or others:
-            yield stage(named or others, few, "quick")
+        if named:
+            yield stage(named, few, "quick")
+        elif others and (kernels := subject.kernels) not in looked_at:
+            # one backend of these very kernels will do for a glance
+            looked_at |= {kernels} if subject.kind == "backend" else set()
+            glance = replace(stage(others, small, "glance"), hasty=True)
+            hasty += [replace(glance, scope=few, most=SPEARHEAD), glance]
         if named:
             rest.append(stage(named, EVERYTHING, "default"))
         if others:
             rest.append(stage(others, EVERYTHING, "quick"))
+    yield from sorted(hasty, key=lambda stage: stage.most is None)
     yield from sorted(rest, key=lambda stage: stage.profile != "default")
-
-
-def _run(nursery: Nursery, stage: Stage, seed: int, kernels: Path | None) -> tuple[Kill | None, int]:
-    """Run a stage until something fails; return that, and the number of cases that did not."""
-    request = request_for(
-        stage.subject, profile=stage.profile, seed=seed, tests=stage.tests, stop=True, scope=stage.scope
-    )
-    device = DeviceRequest(
-        name="emulated",
-        kernels=None if kernels is None else str(kernels),
-        checked=stage.checked,
-        poll_seconds=POLL_SECONDS,
-    )
-    worker = nursery.start()
-    worker.send({"task": "suite", "request": request.to_dict(), "device": device.to_dict(), "skip": 0})
-    try:
-        return _listen(worker, request, stage.subject.name)
-    except PabenchError as refused:
-        # a fault may show before the first check: the subject cannot even be made
-        return _kill("loading", stage.subject.name, f"{type(refused).__name__}: {refused}"), 0
-    finally:
-        nursery.stop()
-
-
-def _listen(worker: Worker, request: ConformanceRequest, subject: str) -> tuple[Kill | None, int]:
-    check, cases = "loading", 0
-    try:
-        while True:
-            message = worker.receive(DEADLINE_S)
-            raise_refusal(message)
-            event = message["event"]
-            if event == "collected":
-                worker.send({"go": True})
-            elif event == "check":
-                check = str(message["check"])
-            elif event == "result":
-                result = message["result"]
-                if result["status"] in ("failed", "crashed"):
-                    return _kill_of(result), cases
-                cases += int(result["cases"])
-            elif event == "end":
-                return None, cases
-    except WorkerEnded as ended:
-        return _kill(check, subject, ended.ending.text), cases
 
 
 def _kill_of(result: Mapping[str, Any]) -> Kill:

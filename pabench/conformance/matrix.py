@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pabench.conformance.catalogue import checks_of
+from pabench.conformance.experience import Experience
+from pabench.conformance.fates import FateFile
 from pabench.conformance.killing import Fate, Killer
 from pabench.conformance.mutants import Mutant
 from pabench.conformance.subjects import SUBJECTS, subjects_of
@@ -17,13 +19,20 @@ from pabench.device.registry import open_device
 
 
 def kill_matrix(
-    mutants: Sequence[Mutant], *, seeds: Sequence[int], on_fate: Callable[[Fate], None] = lambda fate: None
+    mutants: Sequence[Mutant],
+    *,
+    seeds: Sequence[int],
+    hasty: bool = False,
+    file: FateFile | None = None,
+    on_fate: Callable[[Fate], None] = lambda fate: None,
 ) -> list[Fate]:
     """Judge each of ``mutants`` under each of ``seeds``.
 
     Args:
         mutants: any; those whose file nothing here is made of are refused one by one.
         seeds: of the generated cases.
+        hasty: go no further than the first, cheap rounds with mutants of which no check is named.
+        file: fates in it are not looked for again, new ones are added.
         on_fate: called in the calling thread, in the order of ``mutants``.
 
     Raises:
@@ -33,12 +42,19 @@ def kill_matrix(
     device = open_device("emulated")
     wanted = {subject.name for mutant in mutants for subject in subjects_of(mutant.file)}
     tests = {subject.name: checks_of(subject, device) for subject in SUBJECTS if subject.name in wanted}
-    mine = threading.local()
+    mine, writing, experience = threading.local(), threading.Lock(), Experience()
 
     def judge(mutant: Mutant) -> Fate:
+        if file is not None and (known := file.known(mutant)) is not None:
+            return known
         if not hasattr(mine, "killer"):
-            mine.killer = killers.enter_context(Killer(tests, seeds=seeds))
+            mine.killer = killers.enter_context(
+                Killer(tests, seeds=seeds, experience=experience, hasty=hasty)
+            )
         fate: Fate = mine.killer.judge(mutant)
+        if file is not None:
+            with writing:
+                file.add(fate)
         return fate
 
     fates: list[Fate] = []

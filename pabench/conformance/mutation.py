@@ -20,6 +20,11 @@ NO_CODE = re.compile(
     r'//[^\n]*|/\*.*?\*/|"(?:[^"\\\n]|\\.)*"|^[ \t]*#(?:[^\n\\]|\\.|\\\n)*', re.DOTALL | re.MULTILINE
 )
 STATIC = re.compile(r"\b(?:static_assert|template|using|enum)\b[^;{]*[;{]")
+EXCUSED = {
+    "a hint to the compiler, on a GPU alone": re.compile(r"__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)"),
+    "the number of a place at which tests can stall a thread": re.compile(r"\bstall\.point\(\d+\)"),
+}
+"""What no input can tell from the original, by construction: the reason, and the code in which it holds."""
 FOREIGN = {"pab/intrinsics.cuh", "pab/intrinsics_cuda.cuh", "pab/types.cuh"}
 """The intrinsics have a second side for each device, and tests of their own."""
 
@@ -66,7 +71,9 @@ class Change:
 
 
 def generated(count: int, *, seed: int) -> list[Mutant]:
-    """Return ``count`` mutants of the kernel sources that our subjects are made of, drawn by ``seed``.
+    """Return mutants of the kernel sources that our subjects are made of, drawn by ``seed``.
+
+    ``count`` are drawn; those that are excused by rule are left out.
 
     Raises:
         UsageError: the rules make fewer than ``count``.
@@ -78,9 +85,18 @@ def generated(count: int, *, seed: int) -> list[Mutant]:
     if count > len(changes):
         raise UsageError(f"--generate {count}: the rules make {len(changes)} mutants of these sources")
     chosen = random.Random(seed).sample(changes, count)
+    judged = [change for change in chosen if excuse_for(change, texts[change.file]) is None]
     return [
-        mutant_of(change, texts[change.file]) for change in sorted(chosen, key=lambda c: (c.file, c.start))
+        mutant_of(change, texts[change.file]) for change in sorted(judged, key=lambda c: (c.file, c.start))
     ]
+
+
+def excuse_for(change: Change, text: str) -> str | None:
+    """Return why ``change`` of ``text`` changes nothing by construction, or None; see ``EXCUSED``."""
+    for reason, pattern in EXCUSED.items():
+        if any(found.start() <= change.start < found.end() for found in pattern.finditer(text)):
+            return reason
+    return None
 
 
 def changes_of(file: str, text: str) -> Iterator[Change]:

@@ -10,6 +10,7 @@ from pabench.backends.base import Backend
 from pabench.conformance import attention_checks as attention
 from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS
 from pabench.conformance.append_checks import check_append, check_append_e4m3, check_append_paged
+from pabench.conformance.copy_checks import check_copy
 from pabench.conformance.gather_checks import check_gather
 from pabench.conformance.guarded import check_guard
 from pabench.conformance.merge_checks import check_merge, check_merge_empty
@@ -68,6 +69,7 @@ CHECKS = {
         *(Check(id=name, operation=relation.operation, run=relation) for name, relation in RELATIONS.items()),
         Check(id="append", operation="append", run=check_append, kind="append"),
         Check(id="append-e4m3", operation="append-e4m3", run=check_append_e4m3, kind="append"),
+        Check(id="copy-pages", operation="copy-pages", run=check_copy, kind="append"),
         Check(id="gather", operation="gather", run=check_gather),
         Check(id="merge", operation="merge", run=check_merge, kind="merge"),
         Check(id="merge-empty", operation="merge", run=check_merge_empty, kind="merge"),

@@ -49,6 +49,8 @@ CLAUSES: dict[str, tuple[str, ...]] = {
     "A3": ("append-reject",),
     "A4": ("append-e4m3",),
     "A5": ("append-paged",),
+    "K1": ("copy-pages",),
+    "K2": ("copy-pages",),
     "G1": ("gather",),
     "G2": ("gather",),
     "M1": ("merge",),

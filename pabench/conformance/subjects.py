@@ -49,6 +49,11 @@ class Subject:
         """
         return _files(self.module)
 
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of its kernel files, in order."""
+        return tuple(sorted(file for file in self.files() if file.endswith(".cu")))
+
 
 SUBJECTS = (
     *(Subject(name=name, kind="backend", module=place.partition(":")[0]) for name, place in OWN.items()),
@@ -59,6 +64,15 @@ SUBJECTS = (
 def subjects_of(file: str) -> tuple[Subject, ...]:
     """Return the subjects that ``file`` is a part of, in the order of ``SUBJECTS``."""
     return tuple(subject for subject in SUBJECTS if file in subject.files())
+
+
+def units_of(file: str) -> frozenset[str] | None:
+    """Return the kernel files that are compiled with ``file`` in them, or None for a Python file."""
+    if file.endswith(".py"):
+        return None
+    kernels = resource_dir("kernels_cuda")
+    names = (path.name for path in kernels.glob("*.cu"))
+    return frozenset(name for name in names if file in _closure({name}, _includes))
 
 
 @functools.lru_cache

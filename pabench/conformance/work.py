@@ -99,11 +99,14 @@ def _suite(channel: Channel, message: Message) -> None:
     ready = {"event": "ready", "device": device.name, "description": device.description}
     channel.send({**ready, "subjects": subjects})
     witness = ChannelWitness(channel)
+    asked: set[str] = getattr(device, "asked", set())
 
     def on_result(result: CheckResult, failing: AnyCase | None) -> None:
         case = None if failing is None else case_message(failing)
         last = witness.copied
-        channel.send({"event": "result", "result": asdict(result), "failing": case, "last": last})
+        facts = {"result": asdict(result), "failing": case, "last": last, "kernels": sorted(asked)}
+        asked.clear()
+        channel.send({"event": "result", **facts})
         if last:
             # copies still come back, and would be taken for the next check's
             os._exit(0)

@@ -72,6 +72,7 @@ class EmulatedModule:
 
     def launch(self, launch: Launch) -> None:
         """Run one kernel to its end; raises ``LaunchError`` or ``DeviceFault``."""
+        self._device.asked.add(self._source.path.name)
         check_limits(launch)
         blocks = math.prod(launch.grid)
         if blocks > MAX_BLOCKS:
@@ -130,6 +131,9 @@ class EmulatedDevice:
         flags: further compiler flags, for instance ``-DPAB_EMU_UCONTEXT`` for portable fibers.
         poll_seconds: how long a kernel may poll memory before the launch ends as a fault.
 
+    Attributes:
+        asked: names of the kernel files that were loaded or launched; whoever looks may clear it.
+
     Raises:
         InvalidCase: ``seed``, ``workers`` or ``poll_seconds`` is out of range.
         EnvironmentRefused: there is no C++ compiler.
@@ -153,6 +157,7 @@ class EmulatedDevice:
         self.workers = cores if workers is None else whole_number("workers", workers, low=1, high=1024)
         self.poll_seconds = whole_number("poll_seconds", poll_seconds, low=1, high=10**6)
         self.kernels = kernels or resource_dir("kernels_cuda")
+        self.asked: set[str] = set()
         self._flags = tuple(flags)
         self._compiler: Compiler = find_compiler()
         self.description = f"emulated CUDA device on {self.workers} cores ({self._compiler.version})"
@@ -204,6 +209,7 @@ class EmulatedDevice:
 
     def load(self, source: KernelSource) -> EmulatedModule:
         """Compile ``source`` or fetch it from the cache; a device reads a source's files once."""
+        self.asked.add(source.path.name)
         key = (source.path, source.include_dir, tuple(sorted(source.defines.items())))
         if key in self._broken:
             raise self._broken[key]

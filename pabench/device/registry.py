@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ class DeviceRequest:
     """A device to open, as options say it and as it goes to a worker process in JSON.
 
     Attributes:
-        name, seed, kernels, checked, count, poll_seconds: see ``open_device``; ``kernels`` as text.
+        name, seed, kernels, checked, count, poll_seconds, flags: see ``open_device``; ``kernels`` as text.
     """
 
     name: str
@@ -26,6 +27,7 @@ class DeviceRequest:
     checked: bool = False
     count: bool = False
     poll_seconds: int | None = None
+    flags: tuple[str, ...] = ()
 
     def open(self) -> Device:
         """Open the device; raises what ``open_device`` raises."""
@@ -36,6 +38,7 @@ class DeviceRequest:
             checked=self.checked,
             count=self.count,
             poll_seconds=self.poll_seconds,
+            flags=self.flags,
         )
 
     def check(self) -> None:
@@ -76,6 +79,7 @@ def open_device(
     checked: bool = False,
     count: bool = False,
     poll_seconds: int | None = None,
+    flags: Sequence[str] = (),
 ) -> Device:
     """Return a device.
 
@@ -86,6 +90,7 @@ def open_device(
         checked: look at every access; with ``auto`` this chooses the emulated device.
         count: let a checked device count traffic as well.
         poll_seconds: how long a kernel of the emulated device may poll in vain; None for its own limit.
+        flags: further ones for the compiler of the emulated device, when it is not checked.
 
     Raises:
         UnknownName: no such device.
@@ -105,7 +110,7 @@ def open_device(
     from pabench.device.emulated import EmulatedDevice
 
     try:
-        return EmulatedDevice(seed=seed, kernels=kernels, **limits)
+        return EmulatedDevice(seed=seed, kernels=kernels, flags=flags, **limits)
     except EnvironmentRefused as error:
         if name == "auto":
             raise EnvironmentRefused(f"neither GPU nor compiler: {error}", hint=error.hint) from None

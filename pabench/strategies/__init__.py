@@ -12,7 +12,7 @@ Draws shrink towards few short sequences, small pages and few heads.
 """
 
 from pabench.strategies.attention import HIGH_POOL_BYTES, cases, high_page_cases, vast_page_cases
-from pabench.strategies.cache import APPEND_SCALES, append_cases, merge_cases
+from pabench.strategies.cache import APPEND_SCALES, append_cases, high_append_cases, merge_cases
 from pabench.strategies.lengths import (
     batches,
     forks,
@@ -46,6 +46,7 @@ __all__ = [
     "feature_fields",
     "forks",
     "head_counts",
+    "high_append_cases",
     "high_page_cases",
     "kv_lengths",
     "long_batches",

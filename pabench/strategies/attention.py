@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from pabench.strategies.shapes import HEAD_DIMS, feature_fields, problems
 
 HIGH_POOL_BYTES = 2**26
 """Pools with page ids above 65,536 are kept below this, so that they can be poisoned whole."""
+FAR_BATCHES = partial(batches, max_seqs=3, max_len=80, min_len=1)
 
 
 @st.composite
@@ -104,7 +106,7 @@ def high_page_cases(
 ) -> Case:
     """Cases whose page ids lie around and above 65,536, over pages of at most 1 KiB.
 
-    ``choices`` are ``kv_layouts``, ``interleaved`` and ``supported`` of ``cases``.
+    ``choices`` are ``kv_layouts``, ``interleaved``, ``batch`` and ``supported`` of ``cases``.
     """
     dtype = draw(st.sampled_from(list(dtypes)))
     page_size = draw(st.sampled_from([1, 2, 3, 4] if dtype != "float32" else [1, 2]))
@@ -144,11 +146,12 @@ def _far_cases(
     *,
     kv_layouts: Sequence[str] = KV_LAYOUTS,
     interleaved: Sequence[bool] = (False, True),
+    batch: Callable[[int], st.SearchStrategy[Batch]] = FAR_BATCHES,
     supported: Callable[[Case], bool] = lambda case: True,
 ) -> Case:
     case = Case(
         problem=problem,
-        batch=draw(batches(problem.page_size, max_seqs=3, max_len=80, min_len=1)),
+        batch=draw(batch(problem.page_size)),
         kv_layout=draw(st.sampled_from(list(kv_layouts))),
         interleaved=draw(st.sampled_from(list(interleaved))),
         family=draw(st.sampled_from(["needle", "normal", "spotlight"])),

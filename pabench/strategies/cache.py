@@ -14,7 +14,9 @@ from pabench.problem.checks import INT32_MAX
 from pabench.problem.dtypes import DTYPES, E4M3
 from pabench.problem.layout import pages_needed
 from pabench.problem.merge import EMPTIES, SPREADS, MergeCase
+from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.pool import KV_LAYOUTS
+from pabench.problem.problem import Problem
 from pabench.strategies.lengths import kv_lengths
 from pabench.strategies.shapes import HEAD_DIMS, problems
 
@@ -53,6 +55,43 @@ def append_cases(
     where = draw(_table_places(problem.page_size) if paged else _slots(problem.page_size))
     return AppendCase(
         problem=problem,
+        kv_layout=draw(st.sampled_from(list(kv_layouts))),
+        interleaved=draw(st.sampled_from(list(interleaved))),
+        seed=draw(st.integers(0, 2**16)),
+        **where,
+    )
+
+
+@st.composite
+def high_append_cases(
+    draw: st.DrawFn,
+    *,
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
+    dtypes: Sequence[str] = tuple(DTYPES),
+    paged: bool = False,
+) -> AppendCase:
+    """Tokens for the first pages and those around 65,536, of at most 256 bytes; see ``append_cases``."""
+    heads, page_size = draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 2]))
+    problem = Problem(
+        num_qo_heads=heads,
+        num_kv_heads=heads,
+        head_dim=16,
+        page_size=page_size,
+        dtype=draw(st.sampled_from(list(dtypes))),
+    )
+    num_pages = HIGH_PAGE_BASE + draw(st.integers(2, 4))
+    pages = draw(st.permutations([0, 1, *range(HIGH_PAGE_BASE - 2, num_pages)]))
+    if paged:
+        kv_len = draw(st.integers(2 * page_size, 4 * page_size))
+        row = pages[: pages_needed(kv_len, page_size)]
+        lens = {"kv_lens": (kv_len,), "q_lens": (draw(st.integers(1, kv_len)),)}
+        where: dict[str, Any] = {"block_table": (tuple(row),), **lens}
+    else:
+        where = {"slots": tuple(page * page_size + draw(st.integers(0, page_size - 1)) for page in pages)}
+    return AppendCase(
+        problem=problem,
+        num_pages=num_pages,
         kv_layout=draw(st.sampled_from(list(kv_layouts))),
         interleaved=draw(st.sampled_from(list(interleaved))),
         seed=draw(st.integers(0, 2**16)),

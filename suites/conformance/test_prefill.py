@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import strategies as st
 
 from pabench.conformance.examiner import Examiner
 from pabench.conformance.registry import check_by_id
 from pabench.problem.problem import FEATURES
-from pabench.strategies import cases, long_prefill_batches, prefill_batches
+from pabench.strategies import cases, high_page_cases, long_prefill_batches, prefill_batches
 
 ABOUT = {
     "causal": "Ragged query lengths; a causal row sees keys up to its place, aligned at the bottom right.",
@@ -33,10 +34,10 @@ def test_prefill_matches_oracle(backend_examiner: Examiner, kind: str) -> None:
     if kind == "window":  # whole tiles of a kernel lie within a window, and before it
         choices["batch"] = lambda page_size: prefill_batches(page_size) | long_prefill_batches(page_size)
     families = ["normal", "needle", "spotlight", "marker", "window-edge", "ascending"]
-    drawn = cases(
-        families=families,
-        required=[needs] if needs else [],
-        **choices,
+    # a feature in each case, where features are asked for: of one that is there now and then faults live
+    asked = [[name] for name in features if name != "non-causal"] or [[needs] if needs else []]
+    drawn = st.sampled_from(asked).flatmap(
+        lambda required: cases(families=families, required=required, **choices)
     )
     backend_examiner.examine(check_by_id("prefill"), drawn, label=kind, about=ABOUT[kind], needs=needs)
 
@@ -76,3 +77,11 @@ def test_prefill_same_bits_every_run(backend_examiner: Examiner) -> None:
     backend_examiner.examine(
         check_by_id("repeat"), drawn, label="prefill", about=about, operation="prefill", share=0.5
     )
+
+
+def test_prefill_high_page_ids(backend_examiner: Examiner) -> None:
+    choices = drawable(backend_examiner, features=[])
+    del choices["head_dims"], choices["features"]
+    about = "With several rows a sequence too, page ids around and above 65,536 are taken whole."
+    drawn = high_page_cases(**choices)
+    backend_examiner.examine(check_by_id("prefill"), drawn, label="high-page-ids", about=about, share=0.15)
