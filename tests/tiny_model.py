@@ -1,4 +1,4 @@
-"""A random decoder of two layers in torch: what a language model is to ``pabench.model``, in a millisecond."""
+"""A random decoder of two layers in torch: a language model to ``pabench.model``, in milliseconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TinyModel:
     """Implements ``LanguageModel``: residual layers of attention with rotary embedding, and nothing else."""
 
     name = "tiny"
-    end_token = None
+    end_token: int | None = None
 
     def __init__(self, *, num_layers: int = 2, head_dim: int = 16, seed: int = 0) -> None:
         self.sizes = ModelSizes(
@@ -32,7 +32,7 @@ class TinyModel:
         rows = (3 * head_dim, head_dim, head_dim)
 
         def matrix(*shape: int) -> torch.Tensor:
-            return torch.randn(shape, generator=rng) * shape[-1] ** -0.5
+            return torch.randn(shape, generator=rng) * float(shape[-1]) ** -0.5
 
         self._words = matrix(VOCABULARY, WIDTH) * WIDTH**0.5
         self._layers = [
@@ -47,16 +47,26 @@ class TinyModel:
 
     def dense(self, tokens: Sequence[int]) -> Array:
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
+            heads = [torch.from_numpy(array).transpose(0, 1) for array in (q, k, v)]
             found = torch.nn.functional.scaled_dot_product_attention(
-                *(torch.from_numpy(array).transpose(0, 1) for array in (q, k, v)),
-                is_causal=True,
-                enable_gqa=True,
+                heads[0], heads[1], heads[2], is_causal=True, enable_gqa=True
             )
             return np.ascontiguousarray(found.transpose(0, 1).numpy())
 
         return self.forward(tokens, range(len(tokens)), range(len(tokens)), attend)
 
     def forward(
+        self, tokens: Sequence[int], positions: Sequence[int], rows: Sequence[int], attend: Attend
+    ) -> Array:
+        threads = torch.get_num_threads()
+        # waking a second thread takes longer than all of it
+        torch.set_num_threads(1)
+        try:
+            return self._forward(tokens, positions, rows, attend)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _forward(
         self, tokens: Sequence[int], positions: Sequence[int], rows: Sequence[int], attend: Attend
     ) -> Array:
         hidden = self._words[list(tokens)]

@@ -157,9 +157,7 @@ class PagedAttention:
             sequences.append(SequenceRows(queries=tensors.q[new], keys=rows[0], values=rows[1]))
         meant = lay_out(self._case, sequences)
         missing = not self.backend.capabilities.lse
-        verdict = judge(
-            meant, output.out, output.lse, self.backend.profile, allow_missing_lse=missing
-        )
+        verdict = judge(meant, output.out, output.lse, self.backend.profile, allow_missing_lse=missing)
         found = self.judgement
         found.outputs += len(tensors.q)
         found.ratios[layer] = max(found.ratios[layer], verdict.max_ratio)

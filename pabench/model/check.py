@@ -1,8 +1,8 @@
 """Are the tokens those of the model's own dense attention, and by how much?
 
-Each answer is put behind its prompt and read by the dense model once.  Where every token is what the dense logits
-before it choose, the model alone, token by token, would have said the same; the first that is not is where it
-would have parted.
+Each answer is put behind its prompt and read by the dense model once.  Where every token is what the dense
+logits before it choose, the model alone, token by token, would have said the same; the first that is not is
+where it would have parted.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ def choose(logits: Array, job: Job, *, prompt: int, answer: int, place: int) -> 
     """Return the next token of an answer.
 
     Answer 0 takes the highest logit.  Another draws from the softmax at the job's temperature: noise of
-    temperature x Gumbel(0, 1) on each logit and then the highest (the Gumbel-max trick), which needs no sum and
-    makes the draw a comparison of logits like the other.  The noise depends on seed, prompt, answer and place
-    alone, so that two ways to the same logits draw the same token.
+    temperature x Gumbel(0, 1) on each logit and then the highest (the Gumbel-max trick), which needs no sum
+    and makes the draw a comparison of logits like the other.  The noise depends on seed, prompt, answer and
+    place alone, so that two ways to the same logits draw the same token.
 
     Args:
         logits: ``(vocabulary,)``.

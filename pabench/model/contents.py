@@ -15,8 +15,8 @@ Rows = tuple[Array, Array]
 class Contents:
     """Keys and values of each slot in each layer, as the model computed them.
 
-    Copies, shared pages and swapping are a matter of the allocator; here a fork has the rows of its parent, and
-    a prefix those of whoever computed the same tokens.
+    Copies, shared pages and swapping are a matter of the allocator; here a fork has the rows of its parent,
+    and a prefix those of whoever computed the same tokens.
     """
 
     def __init__(self, num_layers: int) -> None:

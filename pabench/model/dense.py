@@ -1,4 +1,4 @@
-"""Attention without pages, as the model has it but for the rounding of a cache: what the storage type does alone."""
+"""Attention without pages, rounded as in a cache: what the storage type does to logits, alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Seen = Callable[[int, Array, Array, Array], None]
 
 
 def rounded_attention(model: LanguageModel, dtype: str, seen: Seen = lambda layer, q, k, v: None) -> Attend:
-    """Return causal attention of one whole sequence in float32, on queries, keys and values rounded to ``dtype``.
+    """Return causal attention of one whole sequence, float32 on operands rounded to ``dtype``.
 
     The output is rounded too, as a kernel stores it.
     """
@@ -38,7 +38,9 @@ def rounded_attention(model: LanguageModel, dtype: str, seen: Seen = lambda laye
     return attend
 
 
-def rounded_logits(model: LanguageModel, tokens: tuple[int, ...], dtype: str, seen: Seen | None = None) -> Array:
+def rounded_logits(
+    model: LanguageModel, tokens: tuple[int, ...], dtype: str, seen: Seen | None = None
+) -> Array:
     """Return logits ``(num_tokens, vocabulary)`` of one sequence by ``rounded_attention``."""
     attend = rounded_attention(model, dtype) if seen is None else rounded_attention(model, dtype, seen)
     places = range(len(tokens))

@@ -67,7 +67,8 @@ class Job:
             return apart
         if self.pool_pages < max(need):
             at = need.index(max(need))
-            rule = f"prompt {at} of {len(self.tokens[at])} tokens and its answers need {max(need)} of {page_size}"
+            which = f"prompt {at} of {len(self.tokens[at])} tokens and its answers"
+            rule = f"{which} need {max(need)} pages of {page_size}"
             raise InvalidCase("pool_pages", self.pool_pages, rule)
         return self.pool_pages
 
@@ -78,12 +79,19 @@ def job_for(model: LanguageModel, prompts: tuple[str, ...], **options: object) -
     Raises:
         InvalidCase: no prompt, an empty one, or one that is longer than the model was made for.
     """
-    for place, prompt in enumerate(prompts):
-        if not prompt.strip():
-            raise InvalidCase(f"prompt {place}", prompt, "must have text in it")
+    check_prompts(prompts)
     tokens = tuple(model.encode(prompt) for prompt in prompts)
     job = Job(prompts=prompts, tokens=tokens, **options)  # type: ignore[arg-type]
     most = model.sizes.max_tokens
     if job.longest > most:
-        raise InvalidCase("prompt and max_new_tokens", job.longest, f"{model.name} takes at most {most} tokens")
+        raise InvalidCase(
+            "prompt and max_new_tokens", job.longest, f"{model.name} takes at most {most} tokens"
+        )
     return job
+
+
+def check_prompts(prompts: tuple[str, ...]) -> None:
+    """Raise ``InvalidCase`` for a prompt with nothing in it; needs no model."""
+    for place, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise InvalidCase(f"prompt {place}", prompt, "must have text in it")

@@ -10,8 +10,8 @@ from pabench.problem.dtypes import Array
 from pabench.problem.problem import Problem
 
 Attend = Callable[[int, Array, Array, Array], Array]
-"""``(layer, q, k, v) -> out``: float32, ``q`` and ``out (num_tokens, num_qo_heads, head_dim)``, ``k`` and ``v``
-``(num_tokens, num_kv_heads, head_dim)`` of the new tokens alone, rotary embedding applied."""
+"""``(layer, q, k, v) -> out``: float32, ``q`` and ``out (num_tokens, num_qo_heads, head_dim)``, ``k``
+and ``v (num_tokens, num_kv_heads, head_dim)`` of the new tokens alone, rotary embedding applied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class LanguageModel(Protocol):
         """Return tokens as text."""
 
     def dense(self, tokens: Sequence[int]) -> Array:
-        """Return logits ``(num_tokens, vocabulary)`` float32 of one sequence, by the model's own attention."""
+        """Return float32 logits ``(num_tokens, vocabulary)`` of one sequence, by its own attention."""
 
     def forward(
         self, tokens: Sequence[int], positions: Sequence[int], rows: Sequence[int], attend: Attend

@@ -1,4 +1,4 @@
-"""An allocator with the cache of all layers behind it: what it says must be copied is copied, on the device."""
+"""An allocator with the cache of all layers behind it: what it says must be copied is copied, at once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PagedMemory(PageAllocator):
 
     Attributes:
         subject: the allocator under test.
-        pools: the cache of each layer on the device, the pages of the swap store behind the others; NaN at first.
+        pools: the cache of each layer on the device, those of the swap store last; NaN at first.
         contents: what they must hold.
         granted: new tokens of each slot since the last step.
         copied: what was copied since the last step.
@@ -52,14 +52,18 @@ class PagedMemory(PageAllocator):
         self.name = subject.name  # type: ignore[misc]
         can = subject.capabilities
         self._forks = not can.operations >= PREFIXES and can.operations >= {"fork", "truncate"}
-        self.capabilities = replace(can, operations=can.operations | (PREFIXES if self._forks else frozenset()))
+        self.capabilities = replace(
+            can, operations=can.operations | (PREFIXES if self._forks else frozenset())
+        )
         super().__init__(subject.shape)
         self.subject, self._device = subject, device
         self._swap = subject.shape.num_pages + len(can.reserved_pages)
         self.num_pages = self._swap + subject.shape.swap_pages
         shape = pool_shape(problem, self.num_pages, kv_layout="NHD", interleaved=False)
         self.pools = tuple(
-            KvPool(storage=device.empty(shape, problem.kv_storage.storage), kv_layout="NHD", interleaved=False)
+            KvPool(
+                storage=device.empty(shape, problem.kv_storage.storage), kv_layout="NHD", interleaved=False
+            )
             for _ in range(num_layers)
         )
         self.contents = Contents(num_layers)

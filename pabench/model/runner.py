@@ -1,4 +1,4 @@
-"""Continuous batching of real prompts: the driver of ``serving`` decides who runs, the model makes the tokens."""
+"""Continuous batching of real prompts: ``serving`` decides who runs, the model makes the tokens."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Generation:
 
 
 class _Driver(Driver):
-    """The driver of ``serving`` with real tokens for the prefix cache, and one preemption that is asked for."""
+    """The driver of ``serving`` with real tokens for the prefix cache, and one preemption on request."""
 
     job: Job
     generation: Generation
@@ -111,7 +111,11 @@ class _ModelExecutor:
         ends = np.cumsum([len(member.tokens) for member in members])
         logits = self._model.forward(
             [token for member in members for token in member.tokens],
-            [place for member in members for place in range(member.length - len(member.tokens), member.length)],
+            [
+                place
+                for member in members
+                for place in range(member.length - len(member.tokens), member.length)
+            ],
             (ends - 1).tolist(),
             self._attention,
         )
@@ -196,9 +200,7 @@ def generate(
         longest_tokens=job.longest,
     )
     memory = PagedMemory(make_allocator(allocator, device, shape), device, problem, model.sizes.num_layers)
-    attention = PagedAttention(
-        backend=backend, device=device, memory=memory, problem=problem, judged=judged
-    )
+    attention = PagedAttention(backend=backend, device=device, memory=memory, problem=problem, judged=judged)
     answers: list[list[list[int]]] = [[[] for _ in range(job.samples)] for _ in job.prompts]
     found = Generation(answers=answers, preemption=chosen.preemption)
     found.judgement = attention.judgement
