@@ -11,7 +11,8 @@ LATE = """\
     const u32 late = token >= kTile ? token - kTile : token, size = static_cast<u32>(call.page_size);
     const i64 entry = static_cast<i64>(work.sequence) * call.max_pages + late / size;
     const i64 page = live ? call.block_table[entry] : 0, place = page * call.page_stride;
-    const i64 wrong = live ? place + token % size * call.token_stride + work.kv_head * call.head_stride + kChunkElements * chunk : 0;
+    const i64 inside = token % size * call.token_stride + work.kv_head * call.head_stride;
+    const i64 wrong = live ? place + inside + kChunkElements * chunk : 0;
     cp_async16(slices[row / kSlice].tokens.values + target, call.v + wrong, live);
 """
 

@@ -32,7 +32,8 @@ class TinyModel:
         rows = (3 * head_dim, head_dim, head_dim)
 
         def matrix(*shape: int) -> torch.Tensor:
-            return torch.randn(shape, generator=rng) * float(shape[-1]) ** -0.5
+            drawn: torch.Tensor = torch.randn(shape, generator=rng) * shape[-1] ** -0.5
+            return drawn
 
         self._words = matrix(VOCABULARY, WIDTH) * WIDTH**0.5
         self._layers = [

@@ -83,6 +83,8 @@ CODES = {"ok": EXIT_OK, "inconclusive": EXIT_INCONCLUSIVE, "failed": EXIT_FAILUR
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all lines.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report here too.")
+@click.option("--capture", type=click.Path(path_type=Path), metavar="FILE", help="Write q, k, v of --layers.")
+@click.option("--layers", default="0,15,29", show_default=True, metavar="LIST", help="For --capture.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="New folder.  [runs/model-TIME]")
 def command(**options: Any) -> int:
     """Let SmolLM2-135M answer prompts in one continuous batch, its cache in pages, attention in our kernels.
@@ -108,7 +110,7 @@ def command(**options: Any) -> int:
     from pabench.sweep.axes import parse_numbers
 
     page_sizes = parse_numbers("--page-sizes", options["page_sizes"])
-    for option in ("json_file", "html"):
+    for option in ("json_file", "html", "capture"):
         file = options[option]
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
             name = option.removesuffix("_file")
@@ -126,6 +128,7 @@ def command(**options: Any) -> int:
     click.echo(f"pabench model: {options['backend_name']} on {device.description}; loading weights", err=True)
     model = load_smollm2(options["weights"])
     job = _job(model, prompts, options)
+    layers = _layers(model, options)
     for page_size in page_sizes:
         _check_runs(model, job, backend, page_size, options["dtype"])
     directory = RunDirectory.create(
@@ -142,6 +145,8 @@ def command(**options: Any) -> int:
         try:
             for page_size in page_sizes:
                 states.append(_one(model, job, backend, device, dense, directory, page_size, options))
+            if options["capture"] is not None:
+                _capture(model, job, directory.done[-1], layers, options)
         except BaseException as error:
             stopped = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_FAILURE
             code = error.exit_code if isinstance(error, PabenchError) else stopped
@@ -181,6 +186,33 @@ def _job(model: LanguageModel, prompts: tuple[str, ...], options: dict[str, Any]
 
     names = ("max_new_tokens", "samples", "temperature", "seed", "preempt_step", "pool_pages")
     return job_for(model, prompts, **{name: options[name] for name in names})
+
+
+def _layers(model: LanguageModel, options: dict[str, Any]) -> tuple[int, ...]:
+    from pabench.model.capture import check_layers
+
+    try:
+        layers = tuple(int(item) for item in options["layers"].split(","))
+    except ValueError:
+        raise UsageError(f"--layers {options['layers']!r}: must be whole numbers such as 0,15,29") from None
+    if options["capture"] is not None:
+        check_layers(model, layers)
+    return layers
+
+
+def _capture(
+    model: LanguageModel, job: Job, line: dict[str, Any], layers: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    """Write the inputs of attention for each prompt with its first answer."""
+    from pabench.model.capture import capture
+    from pabench.workloads.captured import write_capture
+
+    first = {answer["prompt"]: answer["token"] for answer in line["answers"] if answer["answer"] == 0}
+    sequences = [(*tokens, *first.get(place, ())[:-1]) for place, tokens in enumerate(job.tokens)]
+    found = capture(model, sequences, layers=layers, dtype=options["dtype"])
+    write_capture(options["capture"], found)
+    said = f"{found.indptr[-1]} tokens of {len(sequences)} sequences in layers {', '.join(map(str, layers))}"
+    click.echo(f"captured: {said}: {options['capture']}")
 
 
 def _check_runs(model: LanguageModel, job: Job, backend: Backend, page_size: int, dtype: str) -> None:

