@@ -216,3 +216,14 @@ def test_sample_is_of_the_model_and_small() -> None:
     # what random data lacks: a key whose size is many times the others'
     keys = np.abs(decode(sample.k, dtype_by_name(sample.dtype)))
     assert keys.max() > 10 * np.median(keys)
+
+
+def test_sweep_checks_cells_with_captured_activations(in_use: Path, tmp_path: Path) -> None:
+    words = ["sweep", "--page-sizes", "8", "--lengths", "fixed:len=50", "--batch", "2", "--heads", "3:1"]
+    words += ["--backend", "torch-sdpa", "--device", "emulated", "--inputs", str(in_use), "--in-process"]
+    assert run([*words, "--head-dim", "16", "--out", str(tmp_path / "out")]) == 0
+    (line,) = map(json.loads, (tmp_path / "out" / "journal.jsonl").read_text().splitlines())
+    # four families of 50 tokens twice, one over high pages, and the captured one, cut to its longest
+    assert line["check"]["tokens"] == 5 * 100 + 2 * 31
+    assert run([*words, "--head-dim", "32", "--out", str(tmp_path / "none")]) == 4
+    assert not (tmp_path / "none").exists()

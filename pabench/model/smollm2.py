@@ -152,7 +152,7 @@ class SmolLM2:
 
 @contextmanager
 def _threads_for(tokens: int) -> Iterator[None]:
-    """Run steps of decode on one thread: others wait for each other longer than they help on a busy machine."""
+    """Run steps of decode on one thread: on a busy machine two wait for one another longer than they work."""
     import torch
 
     before = torch.get_num_threads()

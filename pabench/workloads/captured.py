@@ -132,6 +132,11 @@ def capture_in_use() -> Capture:
     return _read(os.environ.get(VARIABLE) or str(sample_file()))
 
 
+def asked_capture() -> Capture | None:
+    """Return the capture of ``--inputs``, or None where nobody named one."""
+    return capture_in_use() if os.environ.get(VARIABLE) else None
+
+
 def sample_file() -> Path:
     """Return where the sample lies."""
     return resource_dir("suites") / "inputs" / SAMPLE
