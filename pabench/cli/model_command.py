@@ -102,6 +102,7 @@ def command(**options: Any) -> int:
     from pabench.cli.run_folder import default_out, stop_on_sigterm
     from pabench.device.registry import DeviceRequest
     from pabench.model.check import DenseLogits
+    from pabench.model.runner import chosen_scheduler
     from pabench.model.smollm2 import load_smollm2
     from pabench.report.render import render_report
     from pabench.store.files import atomic_write_text, pretty
@@ -129,6 +130,7 @@ def command(**options: Any) -> int:
     model = load_smollm2(options["weights"])
     job = _job(model, prompts, options)
     layers = _layers(model, options)
+    chosen_scheduler(job, options["allocator"], options["scheduler"])
     for page_size in page_sizes:
         _check_runs(model, job, backend, page_size, options["dtype"])
     directory = RunDirectory.create(
@@ -167,12 +169,9 @@ def _check_names(options: dict[str, Any]) -> None:
     """Refuse what can be refused before weights are loaded."""
     from pabench.allocators.registry import allocator_entry
     from pabench.problem.dtypes import dtype_by_name
-    from pabench.serving.schedulers import scheduler_by_name
 
     allocator_entry(options["allocator"]).load()
     dtype_by_name(options["dtype"])
-    if options["scheduler"] is not None:
-        scheduler_by_name(options["scheduler"])
 
 
 def _check_prompts(prompts: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ from pabench.problem.dtypes import Array
 from pabench.problem.layout import pages_needed
 from pabench.serving.driver import Driver, Limits
 from pabench.serving.executors import StepWork
-from pabench.serving.schedulers import scheduler_by_name
+from pabench.serving.schedulers import Scheduler, scheduler_by_name
 from pabench.workloads.requests import Requests
 
 
@@ -153,6 +153,22 @@ class _ModelExecutor:
         return tuple(members), owners
 
 
+def chosen_scheduler(job: Job, allocator: str, scheduler: str | None) -> Scheduler:
+    """Return the scheduler of a run, ``swap`` or ``fcfs`` as the allocator can where nobody asks for one.
+
+    Raises:
+        UnknownName: no such allocator or scheduler.
+        Unsupported: the allocator lacks what scheduler or answers need.
+    """
+    can = allocator_entry(allocator).capabilities.operations
+    chosen = scheduler_by_name(scheduler or ("swap" if "swap_out" in can else "fcfs"))
+    if job.samples > 1 and "fork" not in can:
+        raise Unsupported(f"{allocator} offers no fork, which {job.samples} answers to a prompt need")
+    if chosen.preemption == "swap" and "swap_out" not in can:
+        raise Unsupported(f"{allocator} offers no swap_out, which the scheduler {chosen.name} needs")
+    return chosen
+
+
 def generate(
     model: LanguageModel,
     job: Job,
@@ -185,10 +201,7 @@ def generate(
     """
     problem = model.sizes.problem(page_size=page_size, dtype=dtype)
     num_pages = job.pages(page_size)
-    can = allocator_entry(allocator).capabilities.operations
-    if job.samples > 1 and "fork" not in can:
-        raise Unsupported(f"{allocator} offers no fork, which {job.samples} answers to a prompt need")
-    chosen = scheduler_by_name(scheduler or ("swap" if "swap_out" in can else "fcfs"))
+    chosen = chosen_scheduler(job, allocator, scheduler)
     swaps = chosen.preemption == "swap"
     seqs = len(job.prompts) * job.samples
     shape = pool_for(

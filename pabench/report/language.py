@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabench.report.source import Line, Source
-from pabench.report.words import digits, number, whole
+from pabench.report.words import DASH, digits, number, whole
 
 SHOWN_STEPS = 12
 """Steps of one run whose pages are shown; the journal has all."""
@@ -73,6 +73,7 @@ class ModelRunView:
     prompts: tuple[tuple[str, str], ...]
     answers: tuple[AnswerView, ...]
     layers: tuple[LayerView, ...]
+    worst: str
     figures: tuple[tuple[str, str], ...]
     steps: tuple[StepView, ...]
 
@@ -84,6 +85,8 @@ def build_language(source: Source) -> tuple[ModelRunView, ...]:
 
 def _run(line: Line) -> ModelRunView:
     data = line.data
+    ratios = [number(ratio) or 0.0 for ratio in data["ratios"]]
+    worst = max(range(len(ratios)), key=ratios.__getitem__, default=0)
     pages = f"pages of {data['page_size']} from {data['allocator']}"
     return ModelRunView(
         title=f"{data['model']} through {data['subject']}, {pages}",
@@ -91,7 +94,8 @@ def _run(line: Line) -> ModelRunView:
         reason=str(data.get("reason") or ""),
         prompts=tuple((str(prompt["text"]), whole(prompt["tokens"])) for prompt in data["prompts"]),
         answers=tuple(_answer(answer) for answer in data["answers"]),
-        layers=tuple(_layer(place, ratio) for place, ratio in enumerate(data["ratios"])),
+        layers=tuple(_layer(place, ratio) for place, ratio in enumerate(ratios)),
+        worst=f"{digits(ratios[worst])} in layer {worst}" if ratios else DASH,
         figures=(
             ("Rows of attention judged", whole(data.get("outputs"))),
             ("Prompt tokens found in shared pages", whole(data.get("hits"))),
@@ -136,8 +140,7 @@ def _token(data: Mapping[str, Any], place: int) -> TokenView:
     )
 
 
-def _layer(place: int, ratio: Any) -> LayerView:
-    value = number(ratio) or 0.0
+def _layer(place: int, value: float) -> LayerView:
     share = min(1.0, value)
     return LayerView(
         layer=place,
@@ -148,14 +151,15 @@ def _layer(place: int, ratio: Any) -> LayerView:
 
 
 def _steps(steps: list[Mapping[str, Any]]) -> tuple[StepView, ...]:
-    """Steps in which somebody came or went or a page was copied, and the last."""
+    """Steps in which somebody came or went or a page was copied, and the last two."""
     told = []
     for place, step in enumerate(steps):
         before = steps[place - 1]["tables"] if place else {}
         events = _events(step, before)
-        if events or place == len(steps) - 1:
-            told.append(_step(step, events or "the last step"))
-    return tuple(told[: SHOWN_STEPS - 1] + told[-1:] if len(told) > SHOWN_STEPS else told)
+        # the last step but one shows the tables at their longest: then the last sequence goes
+        if events or place >= len(steps) - 2:
+            told.append(_step(step, events or "nobody came or went"))
+    return tuple(told[: SHOWN_STEPS - 2] + told[-2:] if len(told) > SHOWN_STEPS else told)
 
 
 def _events(step: Mapping[str, Any], before: Mapping[str, Any]) -> str:
