@@ -110,7 +110,7 @@ def test_model_command_refuses_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("lacking", (smollm2.PACKAGE, *smollm2.NEEDED))
+@pytest.mark.parametrize("lacking", [smollm2.PACKAGE, *smollm2.NEEDED])
 def test_model_needs_its_packages(
     lacking: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
