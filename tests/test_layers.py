@@ -25,6 +25,7 @@ ROWS: list[tuple[str, ...]] = [
     ("backends", "allocators"),
     ("strategies", "table_decode"),
     ("conformance", "sweep", "serving", "stress"),
+    ("model",),
     ("report",),
     ("cli",),
     ("__main__",),
@@ -42,6 +43,7 @@ NEVER: dict[str, set[str]] = {
     "allocators": {"oracle", "workloads", "store"},
     "strategies": {"oracle", "backends", "allocators", "kernels", "device"},
     "conformance": {"timing"},
+    "model": {"conformance", "sweep", "stress", "strategies", "timing"},
     "table_decode": {"workloads", "store", "timing"},
     "isolation": {"problem", "workloads", "oracle", "resources"},
 }

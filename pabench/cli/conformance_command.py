@@ -50,6 +50,9 @@ PROFILE_NAMES = ("quick", "default", "deep")
 @click.option(
     "--kernels", type=click.Path(path_type=Path), metavar="DIR", help="A copy of kernels_cuda to judge."
 )
+@click.option(
+    "--inputs", type=click.Path(path_type=Path), metavar="FILE", help="Captured activations to draw from."
+)
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML.")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write totals and results."
@@ -71,6 +74,7 @@ def command(
     seed: int,
     select: str | None,
     kernels: Path | None,
+    inputs: Path | None,
     junit: Path | None,
     json_file: Path | None,
     html: Path | None,
@@ -109,6 +113,7 @@ def command(
     from pabench.store.files import atomic_write_text, pretty
     from pabench.store.provenance import collect
     from pabench.store.run import REPORT_FILE, RunDirectory, check_new
+    from pabench.workloads.captured import inputs_in_use
 
     for kind, asked, known in (
         ("allocator", allocators, ALLOCATORS),
@@ -129,6 +134,7 @@ def command(
     )
     wanted.check()
     with contextlib.ExitStack() as stack:
+        capture = stack.enter_context(inputs_in_use(inputs))
         suite = stack.enter_context(_suite(request, wanted, None if in_process else deadline_s))
         target = suite.prepare()
         config = {
@@ -139,6 +145,7 @@ def command(
             "seed": seed,
             "select": select,
             "kernels": str(kernels) if kernels else None,
+            "inputs": capture.id,
             "checked": checked,
         }
         run = RunDirectory.create(
@@ -158,6 +165,7 @@ def command(
         try:
             with _Progress() as progress:
                 options = [*(["--kernels", str(kernels)] if kernels else []), *["--checked"] * checked]
+                options += ["--inputs", str(inputs)] if inputs else []
                 recorder = Recorder(
                     run=run,
                     subjects=suite.subjects,

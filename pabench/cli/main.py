@@ -20,6 +20,7 @@ COMMANDS = {
     "conformance": "Judge a backend against the dense oracle with generated cases.",
     "sweep": "Run page sizes x length distributions x batches and write a report.",
     "serving": "Serve a workload over page allocators: memory, preemptions, latency.",
+    "model": "Let a real language model answer through our kernels, held to dense attention.",
     "stress": "Press page allocators: sizes, full pools, fragmentation over time.",
     "memory": "Waste, gain, capacity and the best page size for a model and lengths.",
     "report": "Render the report of one or more runs.",

@@ -19,6 +19,9 @@ from pabench.errors import EXIT_FAILURE, EXIT_OK
 @click.option(
     "--kernels", type=click.Path(path_type=Path), metavar="DIR", help="A copy of kernels_cuda to use."
 )
+@click.option(
+    "--inputs", type=click.Path(path_type=Path), metavar="FILE", help="Captured activations of the case."
+)
 @click.option("--checked", is_flag=True, help="Look at every access of the kernels, on the emulated device.")
 @isolation_options
 def command(
@@ -26,6 +29,7 @@ def command(
     subject: str | None,
     device: str | None,
     kernels: Path | None,
+    inputs: Path | None,
     checked: bool,
     deadline: float | None,
     in_process: bool,
@@ -39,6 +43,7 @@ def command(
     """
     deadline_s = deadline_seconds(deadline, in_process=in_process)
     from pabench.conformance.replay import ReplayRequest, replay_here, replay_isolated
+    from pabench.workloads.captured import inputs_in_use
 
     request = ReplayRequest(
         folder=str(case_dir.absolute()),
@@ -48,7 +53,8 @@ def command(
         checked=checked,
         poll_seconds=poll_seconds(deadline_s),
     )
-    replayed = replay_here(request) if in_process else replay_isolated(request, deadline_s=deadline_s)
+    with inputs_in_use(inputs):
+        replayed = replay_here(request) if in_process else replay_isolated(request, deadline_s=deadline_s)
     state = "PASSED" if replayed.passed else "FAILED"
     click.echo(f"{state} {replayed.subject} {replayed.check} on {replayed.device}: {replayed.text}")
     return EXIT_OK if replayed.passed else EXIT_FAILURE

@@ -49,6 +49,7 @@ Numbers are lists such as 8,16,32, ranges such as 16:64:16, or 1:64:x2. A flag w
 @click.option("--gpu", metavar="NAME", help="GPU of the modelled figures.  [default: H200]")
 @click.option("--seed", metavar="N", help="Drives lengths and tensors.  [default: 0]")
 @click.option("--kernels", metavar="DIR", help="Use this copy of the kernel sources.")
+@click.option("--inputs", metavar="FILE", help="Check cells of its heads with captured activations too.")
 @click.option(
     "--checked", is_flag=True, default=None, help="Check every access and count traffic; emulated device."
 )
@@ -85,8 +86,10 @@ def command(
     if stored is None and out_path is not None:
         check_new(out_path)
     from pabench.sweep.prepare import prepare
+    from pabench.workloads.captured import inputs_in_use
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(inputs_in_use(None if resolved.inputs is None else Path(resolved.inputs)))
         # a grid runs on whatever is installed: a backend that cannot be loaded makes unsupported cells
         optional = resolved.grid is not None
         make_bench = partial(_bench, stack, None if in_process else deadline_s, optional)

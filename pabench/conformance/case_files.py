@@ -22,6 +22,7 @@ from pabench.problem.merge import MergeCase, build_merge, merge_case_from_dict
 from pabench.problem.tensors import build_tensors
 from pabench.resources import resource_dir
 from pabench.store.case_record import write_case
+from pabench.workloads import captured as captured
 
 AnyCase = Case | AppendCase | MergeCase | HistoryCase
 READERS: dict[str, Callable[[Any], AnyCase]] = {

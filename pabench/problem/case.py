@@ -7,6 +7,7 @@ from typing import Any
 
 from pabench.errors import InvalidCase, UnknownName
 from pabench.problem.batch import Batch
+from pabench.problem.captured import CAPTURED
 from pabench.problem.checks import one_of, whole_number
 from pabench.problem.families import FAMILIES
 from pabench.problem.forks import Fork, checked_forks
@@ -16,7 +17,8 @@ from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import OPTIONAL_FIELDS, Problem
 
 CASE_SCHEMA = 1
-SHARING = frozenset({"shared_prefix"})
+RARE = frozenset({"shared_prefix", "inputs"})
+"""Fields that JSON leaves out where a case makes no use of them."""
 POISONS = ("zero", "nan", "inf", "huge")
 
 
@@ -34,6 +36,8 @@ class Case:
         seed: drives every random choice of the tensors, but neither lengths nor shapes.
         shared_prefix: forks ``(sequence, parent, pages)``: the first ``pages`` pages of a sequence are those
             of an earlier one, and hold its tokens.
+        inputs: of the family ``captured`` the id of the capture that queries, keys and values are drawn from;
+            None of any other.
     """
 
     problem: Problem
@@ -47,6 +51,7 @@ class Case:
     spare_pages: int = 0
     seed: int = 0
     shared_prefix: tuple[Fork, ...] = ()
+    inputs: str | None = None
 
     def __post_init__(self) -> None:
         one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
@@ -55,8 +60,11 @@ class Case:
         one_of("tail", self.tail, TABLE_TAILS)
         if not isinstance(self.interleaved, bool):
             raise InvalidCase("interleaved", self.interleaved, "must be true or false")
-        if not isinstance(self.family, str) or self.family not in FAMILIES:
-            raise UnknownName("input family", str(self.family), FAMILIES)
+        if not isinstance(self.family, str) or self.family not in (*FAMILIES, CAPTURED):
+            raise UnknownName("input family", str(self.family), (*FAMILIES, CAPTURED))
+        if (self.family == CAPTURED) != isinstance(self.inputs, str):
+            rule = f"must name a capture with family {CAPTURED!r}, and be None with any other"
+            raise InvalidCase("inputs", self.inputs, rule)
         # stored as plain integers, so that a case built with numpy's writes the same JSON
         object.__setattr__(self, "spare_pages", whole_number("spare_pages", self.spare_pages, low=0))
         object.__setattr__(self, "seed", whole_number("seed", self.seed, low=0, high=2**64 - 1))
@@ -77,7 +85,7 @@ class Case:
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain JSON values; ``case_from_dict`` reads them back.
 
-        A case that shares nothing has no field for it and keeps its id.
+        A case that shares nothing, or draws from no capture, has no field for it and keeps its id.
         """
         found: dict[str, Any] = {
             "schema": CASE_SCHEMA,
@@ -95,6 +103,8 @@ class Case:
         }
         if self.shared_prefix:
             found["shared_prefix"] = [list(fork) for fork in self.shared_prefix]
+        if self.inputs is not None:
+            found["inputs"] = self.inputs
         return found
 
 
@@ -103,7 +113,7 @@ def case_from_dict(data: Any) -> Case:
     if isinstance(data, dict) and data.get("schema") != CASE_SCHEMA:
         raise InvalidCase("case.schema", data.get("schema"), f"this version reads schema {CASE_SCHEMA}")
     names = {field.name for field in fields(Case)} - {"batch"}
-    rest = _exactly("case", data, {"schema", "kv_lens", "q_lens", *names}, optional=SHARING)
+    rest = _exactly("case", data, {"schema", "kv_lens", "q_lens", *names}, optional=RARE)
     asked = {field.name for field in fields(Problem)}
     problem = _exactly("case.problem", rest.pop("problem"), asked, optional=OPTIONAL_FIELDS)
     batch = Batch(kv_lens=rest.pop("kv_lens"), q_lens=rest.pop("q_lens"))

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pabench.errors import InvalidCase
+from pabench.problem.captured import CAPTURED, captured
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array, DType, encode
 from pabench.problem.families import FAMILIES, FamilyInput
@@ -66,6 +68,8 @@ class SequenceRows:
 
 def build_tensors(case: Case) -> Tensors:
     """Generate the arrays of ``case``; the same case always gives the same bytes."""
+    if case.family == CAPTURED:
+        return lay_out(case, _captured_sequences(case))
     rng, page_size = _generator(case, stream=0), case.problem.page_size
     forks = {child: (parent, pages) for child, parent, pages in case.shared_prefix}
     sequences: list[SequenceRows] = []
@@ -232,6 +236,33 @@ def _sequence(
         shared = len(start[0].keys)
         rows.keys[:shared], rows.values[:shared] = start[0].keys, start[0].values
     return rows, directions
+
+
+def _captured_sequences(case: Case) -> list[SequenceRows]:
+    """What a real model gave its attention; raises ``InvalidCase`` when the capture is not of these heads."""
+    problem, found = case.problem, captured(str(case.inputs))
+    if not found.fits(problem):
+        heads = (problem.num_qo_heads, problem.num_kv_heads, problem.head_dim)
+        wanted = (*found.q.shape[2:3], *found.k.shape[2:])
+        raise InvalidCase("num_qo_heads, num_kv_heads, head_dim", heads, f"the capture has {wanted}")
+    rng, rows = _generator(case, stream=0), list[SequenceRows]()
+    forks = {child: (parent, pages * problem.page_size) for child, parent, pages in case.shared_prefix}
+    for sequence, lengths in enumerate(zip(case.batch.kv_lens, case.batch.query_lens, strict=True)):
+        queries, keys, values = found.draw(*lengths, rng)
+        for kind, numbers in (("k", keys), ("v", values)):
+            numbers /= np.asarray(problem.kv_scales(kind))[:, None]
+        rows.append(
+            SequenceRows(
+                queries=encode(queries, problem.storage),
+                keys=encode(keys, problem.kv_storage),
+                values=encode(values, problem.kv_storage),
+            )
+        )
+        if sequence in forks:
+            parent, shared = forks[sequence]
+            rows[-1].keys[:shared] = rows[parent].keys[:shared]
+            rows[-1].values[:shared] = rows[parent].values[:shared]
+    return rows
 
 
 def _family(case: Case, kv_len: int, rng: np.random.Generator, head: int) -> tuple[Array, Array]:

@@ -98,12 +98,14 @@ def build_cell_checks(source: Source) -> tuple[CellChecks, ...]:
 
 
 def line_title(line: Line) -> str:
-    """Return what a line is about: a check, a stress cell, a cell or a server."""
+    """Return what a line is about: a check, a stress cell, a cell, a server or a model."""
     data = line.data
     if data["kind"] in ("check", "stress"):
         return f"{data['subject']} on {data['device']}: {data['check']}"
     if data["kind"] == "serving":
         return f"{data['allocator']} under {data['scheduler']}, page size {data['page_size']}"
+    if data["kind"] == "model":
+        return f"{data['model']} through {data['subject']}, page size {data['page_size']}"
     return f"{data['backend']} on {data['device']}: cell {cell_title(line)}"
 
 

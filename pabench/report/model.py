@@ -9,6 +9,7 @@ from typing import Any
 from pabench.report.deviations import DeviationRow, build_deviations
 from pabench.report.facts import RunFacts, build_facts
 from pabench.report.heat import HeatMap, build_heat_maps
+from pabench.report.language import ModelRunView, build_language
 from pabench.report.matrix import (
     CellChecks,
     Failure,
@@ -52,6 +53,7 @@ class ReportModel:
     roofline: RooflineView | None
     serving: ServingView | None
     stress: tuple[StressRow, ...]
+    language: tuple[ModelRunView, ...]
     warnings: tuple[str, ...]
     skips: tuple[Skip, ...]
     data: dict[str, Any]
@@ -76,6 +78,7 @@ def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportMo
         roofline=build_roofline(source),
         serving=build_serving(source),
         stress=build_stress(source),
+        language=build_language(source),
         warnings=build_warnings(source, notes),
         skips=build_skips(source),
         data=_data(source),
@@ -84,7 +87,7 @@ def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportMo
 
 def _title(source: Source) -> str:
     names = dict.fromkeys(
-        [line.data["subject"] for line in source.checks + source.stress]
+        [line.data["subject"] for line in source.checks + source.stress + source.models]
         + [line.data["backend"] for line in source.cells]
         + [line.data["allocator"] for line in source.servers]
     )
@@ -98,7 +101,7 @@ def _title(source: Source) -> str:
 def _data(source: Source) -> dict[str, Any]:
     """The journals as columns and rows, which takes half the room of one object a line."""
     tables = {}
-    kinds = ("cells", "checks", "servers", "stress")
+    kinds = ("cells", "checks", "servers", "stress", "models")
     for name, lines in ((kind, getattr(source, kind)) for kind in kinds):
         columns = list(dict.fromkeys(key for line in lines for key in line.data if key != "kind"))
         rows = [[line.run, *(_few(line.data.get(key)) for key in columns)] for line in lines]

@@ -33,7 +33,8 @@ class Line:
     Attributes:
         data: the line, texts cleaned; speed figures are gone unless the result was found right.
         state: ``passed``, ``deviates`` (known deviations alone), ``failed``, ``crashed``, ``unsupported``,
-            ``not-run`` (a check that an interrupt cut short), ``timeout`` (of a stress cell)
+            ``not-run`` (a check that an interrupt cut short), ``timeout`` (of a stress cell),
+            ``inconclusive`` (of a model: a near tie)
             or ``unchecked`` (a cell that ran, but whose result nobody judged).
         run: position of its run.
     """
@@ -52,16 +53,17 @@ class Source:
     checks: tuple[Line, ...]
     servers: tuple[Line, ...] = ()
     stress: tuple[Line, ...] = ()
+    models: tuple[Line, ...] = ()
 
     @property
     def lines(self) -> tuple[Line, ...]:
-        """Checks, then cells, then servers, then stress."""
-        return self.checks + self.cells + self.servers + self.stress
+        """Checks, then cells, then servers, then stress, then models."""
+        return self.checks + self.cells + self.servers + self.stress + self.models
 
 
 def build_source(runs: Sequence[Run]) -> Source:
     """Merge runs: journals side by side, in the order given."""
-    views, cells, checks, servers, stress = [], [], [], [], []
+    views, cells, checks, servers, stress, models = [], [], [], [], [], []
     for index, run in enumerate(runs):
         name = clean(run.path.name or str(run.path))
         views.append(RunView(name=name, record=clean(run.record), torn=run.torn))
@@ -75,6 +77,9 @@ def build_source(runs: Sequence[Run]) -> Source:
             elif data["kind"] == "stress":
                 state = "passed" if data["status"] == "ok" else data["status"]
                 stress.append(Line(data=data, state=state, run=index))
+            elif data["kind"] == "model":
+                state = "passed" if data["status"] == "ok" else data["status"]
+                models.append(Line(data=data, state=state, run=index))
             else:
                 checks.append(Line(data=data, state=data["status"], run=index))
     return Source(
@@ -83,6 +88,7 @@ def build_source(runs: Sequence[Run]) -> Source:
         checks=tuple(checks),
         servers=tuple(servers),
         stress=tuple(stress),
+        models=tuple(models),
     )
 
 

@@ -11,8 +11,18 @@ from pabench.report.source import Line, Source
 from pabench.report.words import join, plural
 
 TONES = {"PASS": "passed", "FAIL": "failed", "INCOMPLETE": "warned", "NOTHING RAN": "neutral"}
-ORDER = ("passed", "deviates", "failed", "crashed", "timeout", "unchecked", "not-run", "unsupported")
-NOUNS = ("check", "cell", "server", "stress cell")
+ORDER = (
+    "passed",
+    "deviates",
+    "failed",
+    "crashed",
+    "timeout",
+    "inconclusive",
+    "unchecked",
+    "not-run",
+    "unsupported",
+)
+NOUNS = ("check", "cell", "server", "stress cell", "model run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +60,7 @@ def build_verdict(source: Source) -> Verdict:
     broken = [run for run in source.runs if run.record["status"] != "finished"]
     if states["failed"] or states["crashed"] or EXIT_FAILURE in codes or EXIT_INTERNAL in codes:
         word = "FAIL"
-    elif broken or EXIT_INTERRUPTED in codes or states["unchecked"]:
+    elif broken or EXIT_INTERRUPTED in codes or states["unchecked"] or states["inconclusive"]:
         word = "INCOMPLETE"
     elif not any(states[state] for state in ("passed", "deviates", "timeout")):
         word = "NOTHING RAN"
@@ -69,7 +79,9 @@ def build_verdict(source: Source) -> Verdict:
 
 def _kinds(source: Source) -> tuple[tuple[Sequence[Line], str], ...]:
     """All lines by kind, and what one is called."""
-    return tuple(zip((source.checks, source.cells, source.servers, source.stress), NOUNS, strict=True))
+    return tuple(
+        zip((source.checks, source.cells, source.servers, source.stress, source.models), NOUNS, strict=True)
+    )
 
 
 def _exit_words(codes: Sequence[int | None]) -> str:
@@ -90,7 +102,11 @@ def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> s
     if word == "INCOMPLETE":
         if states["unchecked"]:
             return f"{plural(states['unchecked'], 'cell')} ran without a check of the result."
-        return _broken_words(broken, source) if broken else "A run ended early; see the exit code."
+        if broken:
+            return _broken_words(broken, source)
+        if states["inconclusive"]:
+            return "A token parted from dense attention at a near tie, which nobody can judge."
+        return "A run ended early; see the exit code."
     if word == "NOTHING RAN":
         if states["unsupported"]:
             return "Nothing asked for is supported here; the reasons are below."
@@ -112,6 +128,10 @@ def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> s
         parts.append(
             f"{plural(len(stress), 'stress cell')} ran" + (f", {late} into the deadline" if late else "")
         )
+    if models := [line for line in source.models if line.state == "passed"]:
+        tokens = sum(len(answer["token"]) for line in models for answer in line.data["answers"])
+        made = f"{plural(len(models), 'model run')} made {plural(tokens, 'token')}"
+        parts.append(f"{made}, all as dense attention has them")
     skipped = states["unsupported"]
     tail = f" {plural(skipped, 'item')} {'is' if skipped == 1 else 'are'} unsupported." if skipped else ""
     return f"{join(parts)}.{tail}"

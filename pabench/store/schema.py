@@ -13,11 +13,12 @@ from typing import Any
 from pabench.errors import UsageError
 
 SCHEMA = 1
-RUN_KINDS = ("sweep", "conformance", "serving", "stress")
+RUN_KINDS = ("sweep", "conformance", "serving", "stress", "model")
 RUN_STATES = ("running", "finished", "interrupted")
 CELL_STATES = ("ok", "failed", "unsupported", "crashed")
 STRESS_STATES = ("ok", "timeout", "failed", "unsupported", "crashed")
 CHECK_STATES = ("passed", "deviates", "failed", "unsupported", "crashed", "not-run")
+MODEL_STATES = ("ok", "failed", "inconclusive")
 SERVING_STATES = ("ok", "failed", "unsupported", "interrupted")
 PROVENANCE_WORDS = ("measured", "counted", "modelled", "host")
 NON_FINITE = ("inf", "-inf", "nan")
@@ -176,11 +177,27 @@ SERVING_OPTIONAL: dict[str, Rule] = {
     "provenance": WORDS,
 }
 
+MODEL_REQUIRED: dict[str, Rule] = {
+    **dict.fromkeys(("id", "model", "subject", "allocator", "dtype"), NAME),
+    "device": TEXT,
+    "status": _words(MODEL_STATES),
+    "page_size": POSITIVE,
+    **dict.fromkeys(("ratios", "prompts", "answers", "steps"), LIST),
+}
+MODEL_OPTIONAL: dict[str, Rule] = {
+    **dict.fromkeys(("reason", "preemption"), TEXT),
+    **dict.fromkeys(("layer", "position", "outputs", "hits", "preemptions", "copies"), COUNT),
+    **dict.fromkeys(("margin", "error", "noise"), NUMBER),
+    "step_ns": SAMPLES,
+    "provenance": WORDS,
+}
+
 LINES = {
     "cell": (CELL_REQUIRED, CELL_OPTIONAL, ("check", CELL_CHECK)),
     "check": (CHECK_REQUIRED, CHECK_OPTIONAL, ("failure", CHECK_FAILURE)),
     "serving": (SERVING_REQUIRED, SERVING_OPTIONAL, ("failure", CHECK_FAILURE)),
     "stress": (STRESS_REQUIRED, STRESS_OPTIONAL, ("check", {})),
+    "model": (MODEL_REQUIRED, MODEL_OPTIONAL, ("check", {})),
 }
 
 

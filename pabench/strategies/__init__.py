@@ -11,7 +11,13 @@ Anyone's property test can draw our cases::
 Draws shrink towards few short sequences, small pages and few heads.
 """
 
-from pabench.strategies.attention import HIGH_POOL_BYTES, cases, high_page_cases, vast_page_cases
+from pabench.strategies.attention import (
+    HIGH_POOL_BYTES,
+    captured_cases,
+    cases,
+    high_page_cases,
+    vast_page_cases,
+)
 from pabench.strategies.cache import APPEND_SCALES, append_cases, high_append_cases, merge_cases
 from pabench.strategies.lengths import (
     batches,
@@ -42,6 +48,7 @@ __all__ = [
     "TILE_TOKENS",
     "append_cases",
     "batches",
+    "captured_cases",
     "cases",
     "feature_fields",
     "forks",

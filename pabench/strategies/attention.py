@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pabench.problem.batch import Batch
+from pabench.problem.captured import CAPTURED, Capture
 from pabench.problem.case import POISONS, Case
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.families import FAMILIES
@@ -88,6 +89,55 @@ def cases(
         spare_pages=draw(st.integers(0, 4)),
         seed=draw(st.integers(0, 2**16)),
         shared_prefix=draw(forks(drawn.kv_lens, problem.page_size)) if sharing else (),
+    )
+    if not supported(case):
+        from hypothesis import reject
+
+        reject()
+    return case
+
+
+@st.composite
+def captured_cases(
+    draw: st.DrawFn,
+    capture: Capture,
+    /,
+    *,
+    dtypes: Sequence[str] = tuple(DTYPES),
+    kv_layouts: Sequence[str] = KV_LAYOUTS,
+    interleaved: Sequence[bool] = (False, True),
+    max_rows: int = 1,
+    supported: Callable[[Case], bool] = lambda case: True,
+) -> Case:
+    """Cases whose queries, keys and values a real model made.
+
+    Args:
+        draw: given by Hypothesis.
+        capture: what is drawn from; its heads and its scale are the problem's.
+        dtypes: storage types to round to.
+        kv_layouts: NHD, HND or both.
+        interleaved: whether K and V may be strided views of one pool.
+        max_rows: most query tokens of a sequence.
+        supported: cases for which this is false are not drawn.
+    """
+    problem = capture.problem(
+        page_size=draw(st.sampled_from([1, 3, 8, 16, 32, 64])), dtype=draw(st.sampled_from(list(dtypes)))
+    )
+    # whole sequences too, since it is the far keys that are rarely as in random data
+    lengths = st.integers(1, capture.longest) | st.sampled_from(sorted(set(capture.lengths)))
+    kv_lens = draw(st.lists(lengths, min_size=1, max_size=4))
+    q_lens = [min(length, draw(st.integers(1, max_rows))) for length in kv_lens]
+    case = Case(
+        problem=problem,
+        batch=Batch(kv_lens=tuple(kv_lens), q_lens=tuple(q_lens)),
+        kv_layout=draw(st.sampled_from(list(kv_layouts))),
+        interleaved=draw(st.sampled_from(list(interleaved))),
+        family=CAPTURED,
+        inputs=capture.id,
+        poison=draw(st.sampled_from(POISONS)),
+        placement=draw(st.sampled_from(["shuffled", "identity", "reversed"])),
+        tail=draw(st.sampled_from(TABLE_TAILS)),
+        seed=draw(st.integers(0, 2**16)),
     )
     if not supported(case):
         from hypothesis import reject

@@ -4,7 +4,8 @@ The backend runs a bounded problem cut out of the cell (same page size, dtype, h
 group size; shortest, longest and middle lengths of the batch), every slot that no query may read poisoned
 with NaN, and the oracle judges output and log-sum-exp.  The input families complement one another:
 ``needle`` and ``spotlight`` show which slot was read, ``normal`` any key too many or too few (in the
-log-sum-exp), ``ascending`` a missing last key and an accumulator that is not rescaled.
+log-sum-exp), ``ascending`` a missing last key and an accumulator that is not rescaled.  With ``--inputs``
+cells of its heads are judged on captured activations besides.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Any
 
 from pabench.backends.base import Backend, attend
 from pabench.oracle.verdict import Verdict, judge
+from pabench.problem.captured import CAPTURED
 from pabench.problem.case import Case
 from pabench.problem.layout import pages_needed
 from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.tensors import build_tensors
 from pabench.sweep.cell import Cell
+from pabench.workloads.captured import asked_capture
 
 CHECK_FAMILIES = ("needle", "spotlight", "normal", "ascending")
 CHECK_KV_HEADS = 2
@@ -99,6 +102,11 @@ def check_cases(cell: Cell) -> tuple[Case, ...]:
     # a GPU would have to be given the whole pool
     if cell.device != "cuda" and _pool_bytes(high) <= HIGH_POOL_BYTES:
         cases.append(high)
+    capture = asked_capture()
+    if capture is not None and capture.fits(problem):
+        inside = tuple(min(length, capture.longest) for length in lengths)
+        real = replace(problem, sm_scale=capture.sm_scale)
+        cases.append(cell.case(inside, problem=real, family=CAPTURED, inputs=capture.id, poison="nan"))
     return tuple(cases)
 
 

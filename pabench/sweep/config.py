@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "trace": (),
     "kernels": None,
+    "inputs": None,
     "checked": False,
     "grid": None,
 }
@@ -52,6 +53,7 @@ class SweepConfig:
         layouts: names in ``LAYOUTS``.
         traces: paths of trace files.
         kernels: folder used instead of the kernels that ship with pabench, or None.
+        inputs: file of captured activations that cells of its heads are checked with too, or None.
         checked: look at every access on the emulated device and count traffic, instead of timing.
         grid: name or file of a grid that gives all ``AXES``, which are then empty; or None.
     """
@@ -71,6 +73,7 @@ class SweepConfig:
     kernels: str | None
     checked: bool
     grid: str | None = None
+    inputs: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values under the option names; ``resolve_config`` reads them back."""
@@ -88,6 +91,7 @@ class SweepConfig:
             "seed": self.seed,
             "trace": list(self.traces),
             "kernels": self.kernels,
+            "inputs": self.inputs,
             "checked": self.checked,
             "grid": self.grid,
         }
@@ -135,6 +139,7 @@ def resolve_config(
         seed=_one_number(words["seed"], value["seed"], low=0, high=MAX_SEED),
         traces=_texts(words["trace"], value["trace"]),
         kernels=None if value["kernels"] is None else _text(words["kernels"], value["kernels"]),
+        inputs=None if value["inputs"] is None else _text(words["inputs"], value["inputs"]),
         checked=_flag(words["checked"], value["checked"]),
     )
 
@@ -169,6 +174,7 @@ def _grid_config(given: Mapping[str, Any], words: Mapping[str, str], backends: S
         seed=_one_number(words["seed"], value["seed"], low=0, high=MAX_SEED),
         traces=(),
         kernels=None if value["kernels"] is None else _text(words["kernels"], value["kernels"]),
+        inputs=None if value["inputs"] is None else _text(words["inputs"], value["inputs"]),
         checked=_flag(words["checked"], value["checked"]),
         grid=_text(words["grid"], value["grid"]),
     )

@@ -19,6 +19,7 @@ from pabench.sweep.config import SweepConfig
 from pabench.sweep.grid import grid_digest, make_cells, point_cells
 from pabench.sweep.grid_file import read_grid
 from pabench.timing.gpus import Gpu, gpu_by_name
+from pabench.workloads.captured import asked_capture
 from pabench.workloads.families import resolve_lengths
 from pabench.workloads.traces import read_trace
 
@@ -87,8 +88,10 @@ def prepare(
     device = bench.open()
     if grid is None:
         cells = make_cells(config, specs, device=device.name, gpu=gpu.name)
+        _check_inputs(cells)
         return Prepared(config=config, cells=cells, device=device, bench=bench, gpu=gpu)
     made = point_cells(grid.points, config.backends, seed=config.seed, device=device.name, gpu=gpu.name)
+    _check_inputs([cell for _, cell in made])
     expected = {cell.id: {"model": model, **grid.expectations.of(cell, gpu)} for model, cell in made}
     return Prepared(
         config=config,
@@ -98,6 +101,14 @@ def prepare(
         gpu=gpu,
         expected=expected,
     )
+
+
+def _check_inputs(cells: Sequence[Cell]) -> None:
+    """Raise ``UsageError`` when captured activations are asked for and no cell has their heads."""
+    capture = asked_capture()
+    if capture is not None and not any(capture.fits(cell.problem) for cell in cells):
+        heads = f"--heads {capture.q.shape[2]}:{capture.k.shape[2]} --head-dim {capture.k.shape[3]}"
+        raise UsageError("--inputs: no cell has the heads of the captured activations", hint=f"add {heads}")
 
 
 def length_specs(config: SweepConfig) -> tuple[LengthSpec, ...]:

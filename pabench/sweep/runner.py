@@ -107,7 +107,9 @@ def save_failure(directory: RunDirectory, case: Case, line: Mapping[str, Any]) -
         text=line["reason"],
     )
     kernels = directory.run["config"].get("kernels")
+    inputs = directory.run["config"].get("inputs")
     words = ["pabench", "replay", str(folder), *(["--kernels", kernels] if kernels else [])]
+    words += ["--inputs", inputs] if inputs else []
     words += ["--backend", line["backend"]] if is_place(line["backend"]) else []
     way = {"path": f"failures/{case.id}", "replay": shlex.join(words)}
     return {**line, "check": {**line["check"], **way}}

@@ -11,6 +11,7 @@ from pabench.conformance.examiner import Examiner
 from pabench.conformance.registry import check_by_id
 from pabench.problem.families import FAMILIES
 from pabench.strategies import (
+    captured_cases,
     cases,
     high_page_cases,
     long_batches,
@@ -18,6 +19,7 @@ from pabench.strategies import (
     speculative_batches,
     vast_page_cases,
 )
+from pabench.workloads.captured import capture_in_use
 
 
 def drawable(examiner: Examiner) -> dict[str, Any]:
@@ -52,6 +54,17 @@ def test_decode_features(backend_examiner: Examiner, feature: str) -> None:
     drawn = cases(families=families, required=[feature], **drawable(backend_examiner))
     about = ABOUT[feature]
     backend_examiner.examine(check_by_id("decode"), drawn, label=feature, about=about, needs=feature)
+
+
+def test_decode_captured_activations(backend_examiner: Examiner) -> None:
+    capture, choices = capture_in_use(), backend_examiner.choices
+    head_dim = capture.problem(page_size=1, dtype=capture.dtype).head_dim
+    if head_dim > backend_examiner.max_head_dim:
+        pytest.skip(f"{backend_examiner.subject} offers no head_dim {head_dim}, which was captured")
+    del choices["head_dims"]
+    drawn = captured_cases(capture, **choices, supported=backend_examiner.supports)
+    about = f"Queries, keys and values that {capture.name} made: outliers and sinks that random data lacks."
+    backend_examiner.examine(check_by_id("decode"), drawn, label="captured", about=about, share=0.5)
 
 
 def test_decode_long_sequences(backend_examiner: Examiner) -> None:
