@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,11 +21,14 @@ from pabench.conformance.examiner import PROFILES, CheckFailed, Examiner, Notebo
 from pabench.conformance.mutants import Mutant, overlay
 from pabench.conformance.relation_checks import RELATIONS
 from pabench.device.emulated import EmulatedDevice
+from pabench.isolation.channel import Channel
+from pabench.isolation.workers import Nursery, WorkerEnded
 from pabench.problem.families import FAMILIES
 from pabench.problem.merge import SPREADS
 from pabench.resources import resource_dir
 
 SUITE = resource_dir("suites") / "conformance"
+CRASHED, SILENCE_S = "crashed", 300.0
 
 
 def _load(name: str) -> ModuleType:
@@ -67,6 +72,7 @@ MATRIX: dict[str, Entry] = {
     "decode[long]": Entry(test=decode.test_decode_long_sequences),
     "decode[high-page-ids]": Entry(test=decode.test_decode_high_page_ids),
     "decode[wide-heads]": Entry(test=decode.test_decode_wide_heads),
+    "decode[captured]": Entry(test=decode.test_decode_captured_activations),
     "decode[vast-pools]": Entry(test=decode.test_decode_vast_pools),
     "speculative": Entry(test=decode.test_speculative_decode, backend="rawkernel-mma"),
     "poison": Entry(test=decode.test_dead_slots_change_nothing),
@@ -128,8 +134,8 @@ def plant(mutant: Mutant, folder: Path) -> Path:
 
 
 def place_of(check: str) -> str:
-    """Return the pattern of a place in a verdict of ``check``."""
-    return PLACES.get(check, PLACES["attention"])
+    """Return the pattern of a place in a verdict of ``check``; a crash has none."""
+    return f"{PLACES.get(check, PLACES['attention'])}|^{CRASHED}: "
 
 
 def names_in_suite() -> set[str]:
@@ -197,3 +203,35 @@ def run_check(check: str, examiner: Examiner) -> Notebook:
         assert examiner.notebook.outcome is not None
     assert examiner.notebook.check == check
     return examiner.notebook
+
+
+def killed(check: str, kernels: Path, **options: Any) -> str | None:
+    """Run ``examine`` in a worker process and return the verdict's text, or None where the check passes.
+
+    A fault that reads or writes wild may take its process along; that is a verdict too, as in the suite.
+    """
+    worker = _nursery().start()
+    worker.send({"check": check, "kernels": str(kernels), "options": options})
+    try:
+        answer = worker.receive(SILENCE_S)
+    except WorkerEnded as ended:
+        return f"{CRASHED}: {ended}"
+    finally:
+        worker.stop()
+    text = answer["text"]
+    return text if text is None else str(text)
+
+
+def work(channel: Channel) -> None:
+    """What a worker of ``killed`` does: one order."""
+    order = channel.receive()
+    if order is not None:
+        outcome = examine(order["check"], Path(order["kernels"]), **order["options"]).outcome
+        channel.send({"text": None if outcome is None else outcome.text})
+
+
+@cache
+def _nursery() -> Nursery:
+    nursery = Nursery(f"{__name__}:{work.__name__}")
+    atexit.register(nursery.close)
+    return nursery

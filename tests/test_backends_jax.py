@@ -78,6 +78,7 @@ def test_jax_without_one_of_its_packages_is_unsupported_with_the_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     absent = replace(table.JAX[0], package="no_such_package")
-    monkeypatch.setattr(jax_pallas, "JAX", (absent, *table.JAX[1:]))
+    monkeypatch.setitem(table.ADAPTERS, "jax-pallas", replace(table.ADAPTERS["jax-pallas"], peers=(absent,)))
+    monkeypatch.setattr(jax_pallas, "JAX", (absent,))
     with pytest.raises(Unsupported, match="no_such_package is not installed: pip install --no-deps --target"):
         load_backend("jax-pallas", Host())  # type: ignore[arg-type]

@@ -203,7 +203,7 @@ def test_cli_list_checks_names_every_check_of_the_suite(capsys: pytest.CaptureFi
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in rows} == {check.split("[")[0] for check in MATRIX}
     assert all(row["about"].endswith(".") and "\n" not in row["about"] for row in rows)
-    judged = {"decode", "speculative", "prefill", "append", "allocator", *OPTIONAL}
+    judged = {"decode", "speculative", "prefill", "append", "replay", "allocator", *OPTIONAL}
     assert {row["judges"] for row in rows} == judged
 
 

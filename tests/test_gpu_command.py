@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from pabench.backends.adapters.table import ADAPTERS
 from pabench.cli.gpu_command import _steps, architecture
 from pabench.cli.gpu_steps import Outcome, Step, exit_code, plan_of, read_outcomes, run_steps
 from pabench.cli.main import run
@@ -331,10 +333,14 @@ def test_gpu_sweeps_from_make_to_the_report_with_packages_missing(tmp_path: Path
     sweep = read_run(out / "sweep")
     assert sweep.record["hardware"]["gpu"] == {"problem": "nvidia-smi is not installed"}
     assert sweep.record["provenance"]["device"]["description"] == "Stand-in 3000, CUDA driver 13.2"
-    assert {line["backend"]: line["status"] for line in sweep.lines} == {
+    states = {line["backend"]: line["status"] for line in sweep.lines}
+    assert {name: state for name, state in states.items() if name not in ADAPTERS} == {
         **dict.fromkeys(("rawkernel", "rawkernel-mma"), "ok"),
         "torch-sdpa": "unsupported",
     }
+    absent = re.search(r"left out, not installed \(pabench doctor --peers\): (.*)", done.stdout + done.stderr)
+    named = absent[1].split(", ") if absent else []
+    assert sorted([*named, *(name for name in states if name in ADAPTERS)]) == sorted(ADAPTERS)
     assert all(line["timing"]["method"] == "graph" for line in sweep.lines if line["status"] == "ok")
     assert [row["name"] for row in json.loads((out / "steps.json").read_text())] == ["sweep"]
     page = (out / "report.html").read_text()

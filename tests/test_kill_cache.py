@@ -13,7 +13,7 @@ from pabench.conformance.mutants import Mutant, load_mutants
 from pabench.conformance.python_mutants import load_mutated
 from pabench.kernels import cascade
 from pabench.resources import resource_dir
-from tests.kill_support import examine, place_of, plant
+from tests.kill_support import killed, place_of, plant
 
 MUTANTS = load_mutants(Path(__file__).parent / "mutants" / "cache.toml")
 SEEDS = (0, 1)
@@ -30,9 +30,9 @@ def narrow(mutant: Mutant) -> dict[str, Any]:
 def test_kill_cache_kernels(mutant: Mutant, tmp_path: Path) -> None:
     kernels = plant(mutant, tmp_path)
     for seed in SEEDS:
-        outcome = examine(mutant.killed_by, kernels, seed=seed, profile="default", **narrow(mutant)).outcome
-        assert outcome is not None, f"{mutant.id} lives with seed {seed}"
-        assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
+        text = killed(mutant.killed_by, kernels, seed=seed, profile="default", **narrow(mutant))
+        assert text is not None, f"{mutant.id} lives with seed {seed}"
+        assert re.search(place_of(mutant.killed_by), text), text
 
 
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.file.endswith(".py")], ids=lambda m: m.id)
@@ -46,6 +46,6 @@ def test_kill_cache_prefixes(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) ->
     features = ("sinks",) if mutant.id == "cascade-sink-twice" else ()
     for seed in SEEDS:
         kernels = resource_dir("kernels_cuda")
-        outcome = examine(mutant.killed_by, kernels, seed=seed, features=features).outcome
-        assert outcome is not None, f"{mutant.id} lives with seed {seed}"
-        assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
+        text = killed(mutant.killed_by, kernels, seed=seed, features=features)
+        assert text is not None, f"{mutant.id} lives with seed {seed}"
+        assert re.search(place_of(mutant.killed_by), text), text

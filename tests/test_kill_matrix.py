@@ -23,7 +23,7 @@ from pabench.oracle.reference import Truth, truth
 from pabench.problem.problem import FEATURES
 from pabench.resources import resource_dir
 from pabench.strategies import cases
-from tests.kill_support import MATRIX, PLACES, examine, examiner_of, names_in_suite, place_of, plant
+from tests.kill_support import MATRIX, PLACES, examine, examiner_of, killed, names_in_suite, place_of, plant
 
 MUTANTS = load_mutants(Path(__file__).parent / "mutants" / "kernels.toml")
 BY_ID = {mutant.id: mutant for mutant in MUTANTS}
@@ -58,9 +58,9 @@ def test_kill_matrix_kills(mutant: Mutant, tmp_path: Path) -> None:
     head_dim = 80 if mutant.id in WIDE else 16
     for seed in SEEDS:
         narrow: dict[str, Any] = {"max_head_dim": head_dim, "features": features_of(mutant)}
-        outcome = examine(mutant.killed_by, kernels, seed=seed, profile="default", **narrow).outcome
-        assert outcome is not None, f"{mutant.id} lives with seed {seed}"
-        assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
+        text = killed(mutant.killed_by, kernels, seed=seed, profile="default", **narrow)
+        assert text is not None, f"{mutant.id} lives with seed {seed}"
+        assert re.search(place_of(mutant.killed_by), text), text
 
 
 # --- what kills: take the mechanism away and the named mutants live -----------------------------------------
@@ -112,7 +112,7 @@ def test_kill_matrix_needs_high_page_ids(tmp_path: Path) -> None:
     ("mutant", "select", "words"),
     [
         ("loop-bound-minus-one", "needle", r"its last key missing|the row sees 1 keys"),
-        ("page-id-16-bit", "high", r"physical page 6\d{4}.*cut to 16 bits"),
+        ("page-id-16-bit", "decode_high", r"physical page 6\d{4}.*cut to 16 bits"),
         ("masked-tail-values-read", "dead_slots", r"a masked slot leaked through V"),
         ("kv-head-modulo", "normal", r"query head mod num_kv_heads"),
         ("accumulator-not-rescaled", "ascending", r"accumulator not rescaled"),

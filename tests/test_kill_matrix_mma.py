@@ -11,7 +11,7 @@ import pytest
 from pabench.conformance.mutants import Mutant, load_mutants
 from pabench.problem.problem import FEATURES
 from pabench.resources import resource_dir
-from tests.kill_support import examine, place_of, plant
+from tests.kill_support import examine, killed, place_of, plant
 
 MUTANTS = load_mutants(Path(__file__).parent / "mutants" / "decode_mma.toml")
 SEEDS = (0, 1, 2)
@@ -50,6 +50,6 @@ def test_kill_matrix_mma_kills(mutant: Mutant, tmp_path: Path) -> None:
         "max_head_dim": 80 if mutant.id in WIDE else 16,
     }
     for seed in SEEDS:
-        outcome = examine(mutant.killed_by, kernels, seed=seed, profile="default", **narrow).outcome
-        assert outcome is not None, f"{mutant.id} lives with seed {seed}"
-        assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
+        text = killed(mutant.killed_by, kernels, seed=seed, profile="default", **narrow)
+        assert text is not None, f"{mutant.id} lives with seed {seed}"
+        assert re.search(place_of(mutant.killed_by), text), text

@@ -9,7 +9,7 @@ import pytest
 
 from pabench.conformance.mutants import Mutant, load_mutants
 from pabench.resources import resource_dir
-from tests.kill_support import examine, place_of, plant
+from tests.kill_support import examine, killed, place_of, plant
 
 MUTANTS = load_mutants(Path(__file__).parent / "mutants" / "prefill_mma.toml")
 SEEDS = (0, 1, 2)
@@ -28,8 +28,8 @@ def test_kill_matrix_prefill_passes_the_right_kernel(check: str) -> None:
 def test_kill_matrix_prefill_kills(mutant: Mutant, tmp_path: Path) -> None:
     kernels = plant(mutant, tmp_path)
     for seed in SEEDS:
-        outcome = examine(
+        text = killed(
             mutant.killed_by, kernels, seed=seed, profile="default", backend=BACKEND, features=FEATURES
-        ).outcome
-        assert outcome is not None, f"{mutant.id} lives with seed {seed}"
-        assert re.search(place_of(mutant.killed_by), outcome.text), outcome.text
+        )
+        assert text is not None, f"{mutant.id} lives with seed {seed}"
+        assert re.search(place_of(mutant.killed_by), text), text

@@ -13,7 +13,7 @@ from pabench.backends.registry import OWN
 from pabench.errors import UnknownName, UsageError
 from pabench.oracle.traffic import decode_traffic
 from pabench.sweep.cell import Cell
-from pabench.sweep.config import resolve_config
+from pabench.sweep.config import absent_adapters, resolve_config
 from pabench.sweep.expect import Expectations, against_ceilings
 from pabench.sweep.grid import point_cells
 from pabench.sweep.grid_file import NAMES, GridFile, read_grid
@@ -151,8 +151,10 @@ def test_grid_takes_the_place_of_the_axes() -> None:
         None,
     )
     assert resolve_config(config.to_dict(), backends=["a", "b"]) == config
-    beside = resolve_config({"grid": "core", "device": "cuda"}, backends=["a", "vllm-triton"])
-    assert beside.backends == ("a", "vllm-triton")
+    beside = resolve_config({"grid": "core", "device": "cuda"}, backends=["a", "torch-flex", "vllm-triton"])
+    here = [name for name in ("torch-flex", "vllm-triton") if name not in absent_adapters()]
+    assert beside.backends == ("a", *here)
+    assert "torch-flex" in here  # torch comes with pabench
     assert resolve_config({"grid": "core"}, backends=["a", "vllm-triton"]).backends == ("a",)
     named = resolve_config({"grid": "core", "backend": "b"}, backends=["a", "b"])
     assert named.backends == ("b",)

@@ -85,6 +85,8 @@ def command(
     resolved, out_path, stored = _configuration(given, config=config, out=out, resume=resume)
     if stored is None and out_path is not None:
         check_new(out_path)
+    if stored is None and "backend" not in given:
+        _say_what_is_left_out(resolved)
     from pabench.sweep.prepare import prepare
     from pabench.workloads.captured import inputs_in_use
 
@@ -105,6 +107,13 @@ def command(
         prepared.warm_up()
         command_line = _command_line(given, config, out)
         return _run(prepared, path, resumed=stored is not None, command_line=command_line, ends_at=ends_at)
+
+
+def _say_what_is_left_out(config: SweepConfig) -> None:
+    from pabench.sweep.config import absent_adapters
+
+    if config.grid is not None and config.device == "cuda" and (absent := absent_adapters()):
+        click.echo(f"left out, not installed (pabench doctor --peers): {', '.join(absent)}", err=True)
 
 
 def _bench(

@@ -99,8 +99,9 @@ class Make:
         for m, s, a in parts:
             part_type, weight = dtype_by_name(self.partial_dtype), self._exp(np.asarray(m - top, F32), rng)
             total += s * weight
-            kept = decode(encode(a / s if self.splits > 1 else a, part_type), part_type).astype(F32)
-            acc += kept * (s if self.splits > 1 else F32(1)) * weight
+            # what is stored is normalised, and with one split nothing is
+            kept = decode(encode(a / s, part_type), part_type).astype(F32) * s if self.splits > 1 else a
+            acc += kept * weight
         log = (top + np.log2(total)) * LN2 if self.base2 else top + np.log(total)
         return acc / total * v_scale, np.asarray(log, F32)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabench.backends.adapters.table import ADAPTERS
-from pabench.errors import UnknownName, UsageError
+from pabench.errors import UnknownName, Unsupported, UsageError
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.problem import MAX_HEAD_DIM
 from pabench.sweep.axes import parse_heads, parse_names, parse_numbers
@@ -148,16 +148,28 @@ NOT_IN_GRIDS = ("rawkernel-cascade",)
 """Run over a grid only when named: without shared pages, and there are none, it is another's kernel."""
 
 
+def absent_adapters() -> tuple[str, ...]:
+    """Return the adapters, by name, a package of which is not installed or too old."""
+    absent = []
+    for name, adapter in ADAPTERS.items():
+        try:
+            for peer in adapter.peers:
+                peer.find()
+        except Unsupported:
+            absent.append(name)
+    return tuple(absent)
+
+
 def _grid_config(given: Mapping[str, Any], words: Mapping[str, str], backends: Sequence[str]) -> SweepConfig:
     """A sweep over a grid: every known backend unless some are named; no axis beside it.
 
-    Adapters of other projects are among them on ``--device cuda`` alone.
+    Adapters of other projects are among them on ``--device cuda`` alone, where their packages are installed.
     """
     for key in AXES:
         if key in given:
             raise UsageError(f"{words[key]}: must not be given, the grid gives all axes")
     # without a GPU other projects' kernels run in interpreters: cells would take hours and say nothing
-    left_out = NOT_IN_GRIDS if given.get("device") == "cuda" else (*NOT_IN_GRIDS, *ADAPTERS)
+    left_out = (*NOT_IN_GRIDS, *(absent_adapters() if given.get("device") == "cuda" else ADAPTERS))
     asked = tuple(name for name in backends if name not in left_out)
     value = {**DEFAULTS, "backend": asked, **given}
     return SweepConfig(
