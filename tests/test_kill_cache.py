@@ -30,7 +30,7 @@ def narrow(mutant: Mutant) -> dict[str, Any]:
 def test_kill_cache_kernels(mutant: Mutant, tmp_path: Path) -> None:
     kernels = plant(mutant, tmp_path)
     for seed in SEEDS:
-        text = killed(mutant.killed_by, kernels, seed=seed, profile="default", **narrow(mutant))
+        text = killed(mutant, kernels, seed=seed, profile="default", **narrow(mutant))
         assert text is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(place_of(mutant.killed_by), text), text
 
@@ -46,6 +46,6 @@ def test_kill_cache_prefixes(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) ->
     features = ("sinks",) if mutant.id == "cascade-sink-twice" else ()
     for seed in SEEDS:
         kernels = resource_dir("kernels_cuda")
-        text = killed(mutant.killed_by, kernels, seed=seed, features=features)
+        text = killed(mutant, kernels, seed=seed, features=features)
         assert text is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(place_of(mutant.killed_by), text), text

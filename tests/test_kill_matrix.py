@@ -58,7 +58,7 @@ def test_kill_matrix_kills(mutant: Mutant, tmp_path: Path) -> None:
     head_dim = 80 if mutant.id in WIDE else 16
     for seed in SEEDS:
         narrow: dict[str, Any] = {"max_head_dim": head_dim, "features": features_of(mutant)}
-        text = killed(mutant.killed_by, kernels, seed=seed, profile="default", **narrow)
+        text = killed(mutant, kernels, seed=seed, profile="default", **narrow)
         assert text is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(place_of(mutant.killed_by), text), text
 

@@ -50,6 +50,6 @@ def test_kill_matrix_mma_kills(mutant: Mutant, tmp_path: Path) -> None:
         "max_head_dim": 80 if mutant.id in WIDE else 16,
     }
     for seed in SEEDS:
-        text = killed(mutant.killed_by, kernels, seed=seed, profile="default", **narrow)
+        text = killed(mutant, kernels, seed=seed, profile="default", **narrow)
         assert text is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(place_of(mutant.killed_by), text), text

@@ -28,8 +28,6 @@ def test_kill_matrix_prefill_passes_the_right_kernel(check: str) -> None:
 def test_kill_matrix_prefill_kills(mutant: Mutant, tmp_path: Path) -> None:
     kernels = plant(mutant, tmp_path)
     for seed in SEEDS:
-        text = killed(
-            mutant.killed_by, kernels, seed=seed, profile="default", backend=BACKEND, features=FEATURES
-        )
+        text = killed(mutant, kernels, seed=seed, profile="default", backend=BACKEND, features=FEATURES)
         assert text is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(place_of(mutant.killed_by), text), text
