@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from pabench.conformance.messages import case_message
+from pabench.conformance.planned import positions_of
 from pabench.conformance.results import CheckResult
 from pabench.isolation.channel import Channel
 from pabench.problem import Batch, Case, Problem
@@ -52,6 +55,25 @@ def dies_before_the_second_worker_works(channel: Channel) -> None:
         os._exit(3)
 
 
+def first_waits_for_the_others(channel: Channel) -> None:
+    """The first check ends after all others have: side by side, or never."""
+    folder = Path(os.environ["PABENCH_TEST_MEETING"])
+    for position in _suite(channel):
+        while position == 0 and not all((folder / name).exists() for name in NAMES[1:]):
+            time.sleep(0.01)
+        _check(channel, position)
+        (folder / NAMES[position]).touch()
+
+
+def nobody_ends(channel: Channel) -> None:
+    """Each check says that it has begun, and blocks."""
+    folder = Path(os.environ["PABENCH_TEST_MEETING"])
+    for position in _suite(channel):
+        _start(channel, position)
+        (folder / NAMES[position]).touch()
+        time.sleep(3600)
+
+
 def _suite(channel: Channel) -> Iterator[int]:
     """Positions of the checks to run, up to the end of the suite; single cases are survived."""
     task: dict[str, Any] = channel.receive() or {}
@@ -62,8 +84,8 @@ def _suite(channel: Channel) -> Iterator[int]:
     channel.send({"event": "ready", "device": "emulated", "description": "stand-in", "subjects": []})
     tests = [{"name": name, "subject": "stub", "subject_kind": "backend"} for name in NAMES]
     channel.send({"event": "collected", "tests": tests})
-    channel.receive()
-    yield from range(task["skip"], len(NAMES))
+    go = channel.receive() or {}
+    yield from positions_of(len(NAMES), tuple(go["share"]), since=task["skip"])
     channel.send({"event": "end"})
 
 

@@ -16,7 +16,7 @@ MAX_LINES = 400
 ROWS: list[tuple[str, ...]] = [
     ("__init__",),
     ("errors",),
-    ("resources", "tables", "progress", "peers"),
+    ("resources", "tables", "progress", "peers", "cores"),
     ("problem",),
     ("workloads",),
     ("oracle",),
@@ -33,7 +33,7 @@ ROWS: list[tuple[str, ...]] = [
 
 # what the rows alone would allow and must not be
 NEVER: dict[str, set[str]] = {
-    "problem": {"resources", "tables", "peers"},
+    "problem": {"resources", "tables", "peers", "cores"},
     "device": {"oracle", "workloads"},
     "timing": {"oracle"},
     "store": {"oracle"},
@@ -55,6 +55,7 @@ ONLY: dict[str, set[str]] = {
     "errors": set(),
     "resources": set(),
     "tables": set(),
+    "cores": set(),
     "peers": set(),
     "problem": {"numpy"},
     "workloads": {"numpy"},

@@ -17,7 +17,7 @@ from pabench.cli.isolation_options import deadline_seconds, isolation_options, p
 from pabench.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PabenchError, UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from pabench.conformance.isolated import IsolatedSuite
+    from pabench.conformance.lanes import SuiteInLanes
     from pabench.conformance.request import ConformanceRequest
     from pabench.conformance.results import CheckResult
     from pabench.conformance.runner import InProcessSuite
@@ -65,6 +65,12 @@ PROFILE_NAMES = ("quick", "default", "deep")
     help="Run directory (new or empty).  Default: runs/conformance-<UTC time>.",
 )
 @click.option("--checked", is_flag=True, help="Look at every access of the kernels, on the emulated device.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Worker processes side by side.  [default: one a core, at most 8; one on cuda]",
+)
 @isolation_options
 def command(
     backends: tuple[str, ...],
@@ -80,6 +86,7 @@ def command(
     html: Path | None,
     artifacts: Path | None,
     checked: bool,
+    jobs: int | None,
     deadline: float | None,
     in_process: bool,
 ) -> int:
@@ -93,6 +100,8 @@ def command(
     The subjects run in worker processes: one that crashes or hangs gets its verdict, and the run goes on.
     """
     deadline_s = deadline_seconds(deadline, in_process=in_process)
+    if jobs is not None and in_process:
+        raise UsageError("--jobs counts worker processes, must not be given with --in-process")
     if profile not in PROFILE_NAMES:
         raise UnknownName("profile", profile, PROFILE_NAMES)
     backends, allocators = _subjects(backends, allocators)
@@ -135,7 +144,7 @@ def command(
     wanted.check()
     with contextlib.ExitStack() as stack:
         capture = stack.enter_context(inputs_in_use(inputs))
-        suite = stack.enter_context(_suite(request, wanted, None if in_process else deadline_s))
+        suite = stack.enter_context(_suite(request, wanted, None if in_process else deadline_s, jobs))
         target = suite.prepare()
         config = {
             "backends": backends,
@@ -205,16 +214,16 @@ def command(
 
 
 def _suite(
-    request: ConformanceRequest, device: DeviceRequest, deadline_s: float | None
-) -> contextlib.AbstractContextManager[IsolatedSuite | InProcessSuite]:
+    request: ConformanceRequest, device: DeviceRequest, deadline_s: float | None, jobs: int | None
+) -> contextlib.AbstractContextManager[SuiteInLanes | InProcessSuite]:
     """The suite in worker processes, or in this one when there is no deadline."""
     if deadline_s is None:
         from pabench.conformance.runner import InProcessSuite
 
         return contextlib.nullcontext(InProcessSuite(request, device))
-    from pabench.conformance.isolated import IsolatedSuite
+    from pabench.conformance.lanes import SuiteInLanes
 
-    return IsolatedSuite(request, device, deadline_s=deadline_s)
+    return SuiteInLanes(request, device, deadline_s=deadline_s, jobs=jobs)
 
 
 def _will_exist(parent: Path, run_folder: Path) -> bool:

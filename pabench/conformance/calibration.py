@@ -7,7 +7,6 @@ for 16-bit outputs, because the last rounding alone reaches the bound.
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pabench.conformance.simulated import Make, random_make
+from pabench.cores import usable_cores
 from pabench.oracle.verdict import Verdict, judge
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import DTYPES, E4M3
@@ -52,7 +52,7 @@ def calibrate(trials: int, *, seed: int = 0, processes: int | None = None) -> It
     """
     starts = range(0, trials, CHUNK)
     spans = [(seed, start, min(start + CHUNK, trials)) for start in starts]
-    workers = processes or len(os.sched_getaffinity(0))
+    workers = processes or usable_cores()
     # forked processes would inherit torch's threads in an unknown state
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(spans)), mp_context=context) as pool:

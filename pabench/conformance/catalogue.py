@@ -29,6 +29,11 @@ def checks_of(subject: Subject, device: Device) -> dict[str, str]:
     """
     tests: list[PlannedTest] = []
     results: list[CheckResult] = []
+
+    def choose(found: list[PlannedTest]) -> range:
+        tests.extend(found)
+        return range(len(found))
+
     plugin = ConformancePlugin(
         device=device,
         backends=(subject.name,) if subject.kind == "backend" else (),
@@ -36,7 +41,7 @@ def checks_of(subject: Subject, device: Device) -> dict[str, str]:
         effort=PROFILES["quick"],
         seed=0,
         on_result=lambda result, failing: results.append(result),
-        on_collected=tests.extend,
+        choose=choose,
         rehearsal=True,
     )
     check_ended(*run_pytest(arguments_for(request_for(subject)), plugin))

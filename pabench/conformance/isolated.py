@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pabench.conformance.case_files import AnyCase
 from pabench.conformance.judge import Judge, smallest
 from pabench.conformance.messages import ENTRY, case_of
-from pabench.conformance.planned import PlannedTest
-from pabench.conformance.recorder import Recorder
+from pabench.conformance.planned import PlannedTest, positions_of
+from pabench.conformance.recorder import Recording
 from pabench.conformance.request import ConformanceRequest
 from pabench.conformance.results import CheckResult, exit_code
 from pabench.conformance.subject_facts import SubjectFacts
@@ -59,6 +59,7 @@ class IsolatedSuite:
         self._request = request
         self._device = device
         self._deadline_s = deadline_s
+        self._share = (0, 1)
         self._nursery = Nursery(entry)
         self._worker: Worker
         self._facts: DeviceFacts
@@ -96,7 +97,7 @@ class IsolatedSuite:
         self._tests = message["tests"]
         return self._facts
 
-    def run(self, recorder: Recorder, *, on_collected: Callable[[int], None] = lambda count: None) -> int:
+    def run(self, recorder: Recording, *, on_collected: Callable[[int], None] = lambda count: None) -> int:
         """Run every check, record each result and return the exit code.
 
         Raises:
@@ -123,18 +124,31 @@ class IsolatedSuite:
         """What ``prepare`` collected, in the order of the run."""
         return tuple(PlannedTest(**test) for test in self._tests)
 
-    def steps(self, recorder: Recorder) -> Iterator[None]:
+    def take_share(self, share: int, shares: int) -> None:
+        """Run this share of the tests alone (see ``positions_of``); to be said before ``run``."""
+        self._share = (share, shares)
+
+    @property
+    def doing(self) -> int:
+        """Position of the test that runs or ran last; nothing more is said of this suite's earlier ones."""
+        return 0 if self._flight is None else self._flight.position
+
+    def halt(self) -> None:
+        """End the run from another thread; ``run`` then returns as after an interrupt."""
+        self._nursery.halt()
+
+    def steps(self, recorder: Recording) -> Iterator[None]:
         """Run the suite a message at a time, for a caller that waits for one test after another.
 
         Raises:
             PabenchError: the suite itself cannot run.
         """
         position = 0
-        while position < len(self._tests):
+        while positions_of(len(self._tests), self._share, since=position):
             if position:
                 self._start(skip=position)
                 self._until("collected")
-            self._worker.send({"go": True})
+            self._worker.send({"share": self._share})
             position = yield from self._listen(recorder)
 
     def at(self, position: int) -> bool:
@@ -148,10 +162,16 @@ class IsolatedSuite:
     def _start(self, *, skip: int) -> None:
         self._worker = self._nursery.start()
         request, device = self._request.to_dict(), self._device.to_dict()
-        self._worker.send({"task": "suite", "request": request, "device": device, "skip": skip})
+        task = {"task": "suite", "request": request, "device": device}
+        self._worker.send({**task, "skip": skip})
 
     def _receive(self) -> Message:
-        message = self._worker.receive(self._deadline_s)
+        try:
+            message = self._worker.receive(self._deadline_s)
+        except WorkerEnded:
+            if self._nursery.halted:
+                raise KeyboardInterrupt from None
+            raise
         raise_refusal(message)
         return message
 
@@ -163,7 +183,7 @@ class IsolatedSuite:
         except WorkerEnded as ended:
             raise PabenchError(f"a new worker ended before its first check: {ended.ending.text}") from None
 
-    def _listen(self, recorder: Recorder) -> Generator[None, None, int]:
+    def _listen(self, recorder: Recording) -> Generator[None, None, int]:
         """Record what the worker says, until it ends; return the position of the test to go on with."""
         self._flight = None
         try:
@@ -182,7 +202,7 @@ class IsolatedSuite:
         self._nursery.stop()
         return len(self._tests)
 
-    def _note(self, message: Message, recorder: Recorder) -> None:
+    def _note(self, message: Message, recorder: Recording) -> None:
         event = message["event"]
         if event == "start":
             position = int(message["position"])
@@ -202,7 +222,7 @@ class IsolatedSuite:
             self._record(flight, result, recorder, None if failing is None else case_of(failing))
             flight.over = True
 
-    def _crash(self, flight: Flight, ending: Ending, recorder: Recorder) -> None:
+    def _crash(self, flight: Flight, ending: Ending, recorder: Recording) -> None:
         """Record the verdict of the check whose worker ended, with the smallest case that ends one."""
         interrupted = False
         case: AnyCase | None = None if flight.announced is None else case_of(flight.announced)
@@ -222,9 +242,8 @@ class IsolatedSuite:
         if interrupted:
             raise KeyboardInterrupt
 
-    def _record(self, flight: Flight, result: CheckResult, recorder: Recorder, case: AnyCase | None) -> None:
-        recorder.record(result, case)
-        self._answers.setdefault(flight.position, []).append(recorder.results[-1])
+    def _record(self, flight: Flight, result: CheckResult, recorder: Recording, case: AnyCase | None) -> None:
+        self._answers.setdefault(flight.position, []).append(recorder.record(result, case))
 
     def _crashed(self, flight: Flight, ending: Ending) -> CheckResult:
         test = self._tests[flight.position]

@@ -281,7 +281,7 @@ class _Heard:
             event = message["event"]
             if event == "collected":
                 self._tests = [str(test["name"]) for test in message["tests"]]
-                self._worker.send({"go": True})
+                self._worker.send({"share": (0, 1)})
             elif event == "start":
                 self.test = self._tests[message["position"]]
             elif event == "check":

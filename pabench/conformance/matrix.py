@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pabench.conformance.fates import FateFile
 from pabench.conformance.killing import Fate, Killer
 from pabench.conformance.mutants import Mutant
 from pabench.conformance.subjects import SUBJECTS, subjects_of
+from pabench.cores import usable_cores
 from pabench.device.registry import open_device
 
 
@@ -61,7 +61,7 @@ def kill_matrix(
     # the threads end before the killers that they use
     with (
         contextlib.ExitStack() as killers,
-        ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool,
+        ThreadPoolExecutor(max_workers=usable_cores()) as pool,
     ):
         try:
             for fate in pool.map(judge, mutants):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,9 +63,8 @@ class ConformancePlugin(SubjectsPlugin):
 
     Attributes:
         on_result: told each result, and the failing case where there is one.
-        on_collected: told all tests before the first one runs.
+        choose: told all tests before the first one runs, and returns the positions of those that do.
         on_start: told the position of each test that starts.
-        skip: tests from the front that are left out, because they have run elsewhere.
         scope: what cases are drawn from.
         rehearsal: tests name their checks and do nothing.
     """
@@ -73,30 +72,28 @@ class ConformancePlugin(SubjectsPlugin):
     device: Device
     effort: Effort
     seed: int
-    on_result: Callable[[CheckResult, AnyCase | None], None]
-    on_collected: Callable[[list[PlannedTest]], None] = lambda tests: None
+    on_result: Callable[[CheckResult, AnyCase | None], object]
+    choose: Callable[[list[PlannedTest]], Sequence[int]] = lambda tests: range(len(tests))
     on_start: Callable[[int], None] = lambda position: None
-    skip: int = 0
     scope: Scope = EVERYTHING
     rehearsal: bool = False
     witness: Witness = field(default_factory=Witness)
-    _position: int = 0
+    _positions: Iterator[int] = field(default_factory=lambda: iter(()))
     _test: PlannedTest | None = None
     _current: Examiner | None = None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
-        """Tell which tests there are, and leave out the first ones."""
-        self.on_collected([_planned(item) for item in session.items])
-        del session.items[: self.skip]
-        self._position = self.skip
+        """Leave out the tests that run elsewhere."""
+        positions = self.choose([_planned(item) for item in session.items])
+        session.items[:] = [session.items[position] for position in positions]
+        self._positions = iter(positions)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
         """Tell which test starts."""
         self._test = _planned(item)
-        self.on_start(self._position)
-        self._position += 1
+        self.on_start(next(self._positions))
 
     @pytest.fixture
     def backend_examiner(self, request: pytest.FixtureRequest) -> Examiner:

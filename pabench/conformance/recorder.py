@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from pabench.backends.registry import is_place
 from pabench.conformance.case_files import AnyCase, SavedCase, save_case
 from pabench.conformance.results import CheckResult, Failure
 from pabench.conformance.subject_facts import SubjectFacts
 from pabench.store.run import RunDirectory
+
+
+class Recording(Protocol):
+    """Whom a suite tells its results."""
+
+    @property
+    def results(self) -> Sequence[CheckResult]:
+        """What has been told, in order."""
+        ...
+
+    def record(self, result: CheckResult, failing: AnyCase | None = None) -> CheckResult:
+        """Take one result, and the failing case where there is one; return it as it is known now."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,8 +46,11 @@ class Recorder:
     on_result: Callable[[CheckResult], None] = lambda result: None
     results: list[CheckResult] = field(default_factory=list)
 
-    def record(self, result: CheckResult, failing: AnyCase | None = None) -> None:
-        """Add one result; with ``failing``, save that case as the failure that the result's reason tells."""
+    def record(self, result: CheckResult, failing: AnyCase | None = None) -> CheckResult:
+        """Add one result; with ``failing``, save that case as the failure that the result's reason tells.
+
+        Returns it with version, mode and failure.
+        """
         if failing is not None:
             result = replace(result, failure=self._save(result, failing))
         for facts in self.subjects:
@@ -42,6 +59,7 @@ class Recorder:
         self.results.append(result)
         self.run.append(result.to_line())
         self.on_result(result)
+        return result
 
     def _save(self, result: CheckResult, case: AnyCase) -> Failure:
         # a subject may be a place in the file system: only what a folder name can hold is kept

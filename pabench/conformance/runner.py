@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pabench.conformance.examiner import PROFILES
+from pabench.conformance.planned import PlannedTest
 from pabench.conformance.plugin import ConformancePlugin, SubjectsPlugin
 from pabench.conformance.process import own_process
 from pabench.conformance.recorder import Recorder
@@ -65,12 +66,12 @@ class InProcessSuite:
         Raises:
             PabenchError: pytest itself could not run; its message is in the error.
         """
-        plugin = make_plugin(
-            self._request,
-            self._device,
-            on_result=recorder.record,
-            on_collected=lambda tests: on_collected(len(tests)),
-        )
+
+        def choose(tests: list[PlannedTest]) -> range:
+            on_collected(len(tests))
+            return range(len(tests))
+
+        plugin = make_plugin(self._request, self._device, on_result=recorder.record, choose=choose)
         status, said = run_pytest(arguments_for(self._request), plugin)
         if status == PYTEST_INTERRUPTED:
             if (cut := plugin.unfinished()) is not None:
@@ -81,7 +82,7 @@ class InProcessSuite:
 
 
 def make_plugin(request: ConformanceRequest, device: Device, **hooks: Any) -> ConformancePlugin:
-    """Return the plugin of a run; ``hooks`` are its ``on_...`` callbacks, ``skip`` and ``witness``."""
+    """Return the plugin of a run; ``hooks`` are its ``on_...`` callbacks, ``choose`` and ``witness``."""
     return ConformancePlugin(
         device=device,
         backends=request.backends,

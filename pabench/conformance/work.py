@@ -15,7 +15,7 @@ from pabench.conformance.case_files import AnyCase, SavedCase
 from pabench.conformance.failures import rerun
 from pabench.conformance.messages import case_message, case_of
 from pabench.conformance.outcome import Outcome
-from pabench.conformance.planned import PlannedTest
+from pabench.conformance.planned import PlannedTest, positions_of
 from pabench.conformance.process import own_process
 from pabench.conformance.replay import ReplayRequest, replay_here
 from pabench.conformance.request import request_from_dict
@@ -115,9 +115,8 @@ def _suite(channel: Channel, message: Message) -> None:
         request,
         device,
         on_result=on_result,
-        on_collected=lambda tests: _wait_for_go(channel, tests),
+        choose=lambda tests: _wait_for_share(channel, tests, skip=message["skip"]),
         on_start=lambda position: channel.send({"event": "start", "position": position}),
-        skip=message["skip"],
         witness=witness,
     )
     # what crashes says why on standard error, which the supervisor keeps: pytest must not have it
@@ -129,10 +128,15 @@ def _suite(channel: Channel, message: Message) -> None:
     channel.send({"event": "end"})
 
 
-def _wait_for_go(channel: Channel, tests: list[PlannedTest]) -> None:
-    if tests:
-        channel.send({"event": "collected", "tests": [asdict(test) for test in tests]})
-        channel.receive()
+def _wait_for_share(channel: Channel, tests: list[PlannedTest], *, skip: int) -> range:
+    """Tell the tests, and return the positions of those to run, from ``skip`` on."""
+    if not tests:
+        return range(0)
+    channel.send({"event": "collected", "tests": [asdict(test) for test in tests]})
+    answer = channel.receive()
+    if answer is None:
+        return range(0)
+    return positions_of(len(tests), tuple(answer["share"]), since=skip)
 
 
 def _judge(channel: Channel, message: Message) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pabench.controls.hold import control_device
 from pabench.controls.launch import kernel_source
 from pabench.controls.model import Control
 from pabench.controls.verdict import Verdict, judge
+from pabench.cores import usable_cores
 from pabench.device.checked import CheckedDevice
 
 LAUNCH_WORKERS = 2
@@ -54,7 +54,7 @@ def run_controls(
     first_of_file = list({control.file: control for control in reversed(controls)}.values())
     verdicts: list[Verdict] = []
     build(first_of_file[0])  # with it the runtime, which all the others need
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         try:
             list(pool.map(build, first_of_file[1:]))
             for verdict in pool.map(lambda control: judge(control, folder, device(), seeds), controls):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import re
 import threading
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pabench.cores import usable_cores
 from pabench.device.arguments import MAX_SHARED_BYTES, check_limits, check_scalars, check_signature
 from pabench.device.base import MAX_ROOM_BYTES, DeviceLimits, KernelSource, Launch, Rooms
 from pabench.device.cache import cached_file, content_key
@@ -153,7 +153,7 @@ class EmulatedDevice:
         poll_seconds: int = POLL_SECONDS,
     ) -> None:
         self.seed = whole_number("seed", seed, low=0, high=2**64 - 1)
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         self.workers = cores if workers is None else whole_number("workers", workers, low=1, high=1024)
         self.poll_seconds = whole_number("poll_seconds", poll_seconds, low=1, high=10**6)
         self.kernels = kernels or resource_dir("kernels_cuda")

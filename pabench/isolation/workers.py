@@ -126,6 +126,10 @@ class Worker:
                 self._kill()
                 raise WorkerEnded(hung(deadline_s, self._text()))
 
+    def kill(self) -> None:
+        """Kill the worker and everything in its process group; whoever listens to it learns of its end."""
+        self._signal(signal.SIGKILL)
+
     def stop(self) -> None:
         """Kill the worker and everything in its process group, and wait for its end."""
         if self._output < 0:
@@ -152,7 +156,7 @@ class Worker:
         return ending_of(int(self._ended["code"]), int(self._ended["status"]), self._text())
 
     def _kill(self) -> None:
-        self._signal(signal.SIGKILL)
+        self.kill()
         while self._ended is None:
             self._wait(None)
         if "buried" not in self._ended:
@@ -219,6 +223,7 @@ class Nursery:
         self._control: Control
         self._log: IO[bytes]
         self._proven = False
+        self._halted = False
         self._launch()
 
     def start(self) -> Worker:
@@ -226,6 +231,7 @@ class Nursery:
 
         Raises:
             EnvironmentRefused: no process can be started; the message has its last words.
+            KeyboardInterrupt: another thread has called ``halt``.
         """
         self.stop()
         try:
@@ -240,7 +246,21 @@ class Nursery:
             why = said[-1] if said else "it ended without a word"
             raise EnvironmentRefused(f"no worker process can be started: {why}") from None
         self._proven = True
+        if self._halted:
+            self.stop()
+            raise KeyboardInterrupt
         return self._worker
+
+    @property
+    def halted(self) -> bool:
+        """Whether ``halt`` was called."""
+        return self._halted
+
+    def halt(self) -> None:
+        """End the worker from another thread than the one that listens to it, and start no more."""
+        self._halted = True
+        if (worker := self._worker) is not None:
+            worker.kill()
 
     def stop(self) -> None:
         """End the worker that runs, if one does."""

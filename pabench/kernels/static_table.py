@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from pabench.cores import usable_cores
 from pabench.device.nvrtc import check_architecture, compile_log
 from pabench.device.occupancy import Occupancy, occupancy, sm_limits
 from pabench.device.ptxas import FunctionUsage, parse_functions, parse_warnings
@@ -86,7 +86,7 @@ def compile_table(
     jobs = [(source, name) for source in sources for name in architectures if source.suits(name)]
     results = []
     # NVRTC releases the interpreter while it compiles
-    pool = ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(max_workers=usable_cores())
     try:
         for result in pool.map(lambda job: compile_one(*job), jobs):
             results.append(result)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pabench import __version__
+from pabench.cores import usable_cores
 
 PACKAGES = (
     "numpy",
@@ -51,7 +52,7 @@ def collect(*, device_name: str | None = None, device_description: str | None = 
         "git_dirty": dirty,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),
-        "cpu": {"name": cpu_name(), "count": os.cpu_count(), "usable": _usable_cpus()},
+        "cpu": {"name": cpu_name(), "count": os.cpu_count(), "usable": usable_cores()},
         "versions": package_versions(PACKAGES),
         "compiler": compiler_line(),
         "device": {"name": device_name, "description": device_description},
@@ -102,10 +103,6 @@ def compiler_line() -> str | None:
         if name and (line := _first_line([*name.split(), "--version"])):
             return line
     return None
-
-
-def _usable_cpus() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _first_line(command: Sequence[str]) -> str | None:
