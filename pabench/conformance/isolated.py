@@ -162,8 +162,7 @@ class IsolatedSuite:
     def _start(self, *, skip: int) -> None:
         self._worker = self._nursery.start()
         request, device = self._request.to_dict(), self._device.to_dict()
-        task = {"task": "suite", "request": request, "device": device}
-        self._worker.send({**task, "skip": skip})
+        self._worker.send({"task": "suite", "request": request, "device": device, "skip": skip})
 
     def _receive(self) -> Message:
         try:

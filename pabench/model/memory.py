@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from pabench.allocators.base import PageAllocator, PoolShape
+from pabench.allocators.forwarding import ForwardingAllocator
 from pabench.allocators.results import Granted, Hit, Prompt
 from pabench.device.base import Device
 from pabench.errors import InvalidCase, OutOfPages
@@ -34,7 +34,7 @@ class Copied:
     pages: tuple[tuple[int, int, int], ...]
 
 
-class PagedMemory(PageAllocator):
+class PagedMemory(ForwardingAllocator):
     """Passes operations on to ``subject``, moves the contents of pages, and notes who has new tokens.
 
     An allocator without a prefix cache that can fork and cut gets one here: a prompt that begins like a live
@@ -49,14 +49,13 @@ class PagedMemory(PageAllocator):
     """
 
     def __init__(self, subject: PageAllocator, device: Device, problem: Problem, num_layers: int) -> None:
-        self.name = subject.name  # type: ignore[misc]
         can = subject.capabilities
         self._forks = not can.operations >= PREFIXES and can.operations >= {"fork", "truncate"}
         self.capabilities = replace(
             can, operations=can.operations | (PREFIXES if self._forks else frozenset())
         )
-        super().__init__(subject.shape)
-        self.subject, self._device = subject, device
+        super().__init__(subject)
+        self._device = device
         self._swap = subject.shape.num_pages + len(can.reserved_pages)
         self.num_pages = self._swap + subject.shape.swap_pages
         shape = pool_shape(problem, self.num_pages, kv_layout="NHD", interleaved=False)
@@ -75,34 +74,6 @@ class PagedMemory(PageAllocator):
     def refuse_once(self) -> None:
         """Let the next growth fail as if no page were left."""
         self._refuse = True
-
-    # --- state ------------------------------------------------------------------------------------------
-
-    def lengths(self) -> Array:
-        """See ``PageAllocator``."""
-        return self.subject.lengths()
-
-    def block_table(self) -> Array:
-        """See ``PageAllocator``."""
-        return self.subject.block_table()
-
-    @property
-    def free_pages(self) -> int:
-        """See ``PageAllocator``."""
-        return self.subject.free_pages
-
-    @property
-    def evictable_pages(self) -> int:
-        """See ``PageAllocator``."""
-        return self.subject.evictable_pages
-
-    def swapped(self, sequence: int) -> int | None:
-        """See ``PageAllocator``."""
-        return self.subject.swapped(sequence)
-
-    def memory_split(self) -> Any:
-        """See ``PageAllocator``."""
-        return self.subject.memory_split()
 
     # --- growing and ending -----------------------------------------------------------------------------
 

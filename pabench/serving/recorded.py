@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pabench.allocators.base import PageAllocator
+from pabench.allocators.forwarding import ForwardingAllocator
 from pabench.allocators.history import perform
 from pabench.allocators.operations import Operation
 from pabench.allocators.results import Granted, no_copies, no_positions
@@ -24,7 +25,7 @@ class Violation(Exception):
     """An invariant that the allocator broke, in words."""
 
 
-class RecordedAllocator(PageAllocator):
+class RecordedAllocator(ForwardingAllocator):
     """Passes everything on to ``subject`` and keeps the operations, which may be many.
 
     Attributes:
@@ -33,30 +34,10 @@ class RecordedAllocator(PageAllocator):
     """
 
     def __init__(self, subject: PageAllocator) -> None:
-        self.name = subject.name  # type: ignore[misc]
         can = subject.capabilities
         self.capabilities = replace(can, operations=can.operations & PLAIN)
-        super().__init__(subject.shape)
-        self.subject = subject
+        super().__init__(subject)
         self.operations: list[Operation] = []
-
-    def lengths(self) -> Array:
-        """See ``PageAllocator``."""
-        return self.subject.lengths()
-
-    def block_table(self) -> Array:
-        """See ``PageAllocator``."""
-        return self.subject.block_table()
-
-    @property
-    def free_pages(self) -> int:
-        """See ``PageAllocator``."""
-        return self.subject.free_pages
-
-    @property
-    def evictable_pages(self) -> int:
-        """See ``PageAllocator``."""
-        return self.subject.evictable_pages
 
     @property
     def free_swap_pages(self) -> int:
@@ -66,14 +47,6 @@ class RecordedAllocator(PageAllocator):
     def length(self, sequence: int) -> int | None:
         """See ``PageAllocator``."""
         return self.subject.length(sequence)
-
-    def swapped(self, sequence: int) -> int | None:
-        """See ``PageAllocator``."""
-        return self.subject.swapped(sequence)
-
-    def memory_split(self) -> Any:
-        """See ``PageAllocator``."""
-        return self.subject.memory_split()
 
     def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
         """See ``PageAllocator``."""
