@@ -205,8 +205,16 @@ def run_check(check: str, examiner: Examiner) -> Notebook:
     return examiner.notebook
 
 
-WILD = {"causal-top-left", "mma-page-stride-rebuilt", "row-of-the-sequence-before"}
-"""Planted faults that take what lies beside an array for a page id: each runs in a process of its own."""
+WILD = {
+    "causal-top-left",
+    "mma-page-stride-rebuilt",
+    "mma-table-entry-after-the-last",
+    "prefill-table-entry-after-the-last",
+    "row-of-the-sequence-before",
+    "table-entry-after-the-last",
+}
+"""Planted faults that take what lies beside an array for a page id, or touch a guard page: each runs in a
+process of its own."""
 
 
 def killed(mutant: Mutant, kernels: Path, **options: Any) -> str | None:

@@ -97,6 +97,20 @@ def test_selftest_mutants_stages_begin_with_the_named_check() -> None:
     assert glance.scope != everything.scope
 
 
+def test_selftest_mutants_stages_without_a_name_end_on_the_checked_device() -> None:
+    mutant = Mutant(id="m", file="page_copy.cu", before="a", after="b", **{**FIELDS, "killed_by": "any"})
+    stages = list(stages_of(mutant, {"rawkernel": {"test_a": "decode", "test_b": "copy-pages"}}))
+    about = [(one.profile, one.scope.max_head_dim, one.hasty, one.checked) for one in stages]
+    assert about == [
+        ("glance", 16, True, False),
+        ("glance", 16, True, False),
+        ("glance", None, True, False),
+        ("quick", None, False, False),
+        ("quick", 16, False, True),
+    ]
+    assert stages[2].scope.dtypes == ("bfloat16",)
+
+
 # --- made by rule -------------------------------------------------------------------------------------------
 
 SOURCE = """\

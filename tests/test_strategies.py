@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pabench.backends.rawkernel import RawKernelBackend
 from pabench.backends.validate import check_append, check_attention
 from pabench.problem.append import AppendCase, append_case_from_dict, build_append
+from pabench.problem.batch import Batch
 from pabench.problem.case import POISONS, Case, case_from_dict
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.families import FAMILIES
@@ -25,6 +26,7 @@ from pabench.strategies import (
     TILE_TOKENS,
     append_cases,
     cases,
+    ending_full,
     high_page_cases,
     long_batches,
     long_prefill_batches,
@@ -211,3 +213,14 @@ def test_strategies_speculative_batches_are_ragged_and_short() -> None:
     assert {queries for _, queries in pairs} == set(range(9))
     assert sum(0 < kv < queries for kv, queries in pairs) >= 5
     assert sum(kv > 64 and queries > 1 for kv, queries in pairs) >= 20
+
+
+@FEW
+@given(
+    st.sampled_from([1, 7, 16]).flatmap(lambda p: st.tuples(st.just(p), ending_full(prefill_batches(p), p)))
+)
+def test_strategies_batches_that_end_full_property(drawn: tuple[int, Batch]) -> None:
+    page_size, batch = drawn
+    assert batch.kv_lens[-1] >= max(1, *batch.kv_lens)
+    assert batch.kv_lens[-1] % page_size == 0
+    assert len(batch.q_lens) == len(batch.kv_lens)

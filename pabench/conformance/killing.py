@@ -3,7 +3,7 @@
 Checks run in worker processes, since a fault may crash or hang.  A search begins with the check that is named
 to kill the mutant, on few dtypes and head dimensions, each of which is a kernel to compile; it goes on to the
 subject's whole range and to every other check.  Where no check is named, a few cases of each test come first,
-those tests leading that have killed most so far.
+those tests leading that have killed most so far, and the checked device comes last.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ SPEARHEAD = 6
 NO_COMPILE = "CompileError: "
 FEW_DTYPES = ("float32", "bfloat16")
 FEW_HEAD_DIM = 16
+WIDE = Scope(dtypes=("bfloat16",))
+"""One dtype over every head dimension: a loop over a head's chunks runs once where the head is small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,9 +309,9 @@ def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterato
     named_features = tuple(name for name in FEATURES if f"[{name}]" in mutant.killed_by)
     few = Scope(dtypes=FEW_DTYPES, max_head_dim=FEW_HEAD_DIM, features=named_features)
     small = Scope(dtypes=FEW_DTYPES, max_head_dim=FEW_HEAD_DIM)
-    hasty: list[Stage] = []
+    rounds: tuple[list[Stage], ...] = ([], [], [])
     looked_at: set[tuple[str, ...]] = set()
-    rest = []
+    rest, last = [], []
     for subject in subjects:
         known = tests.get(subject.name, {})
         named = tuple(name for name, check in known.items() if check == mutant.killed_by)
@@ -324,13 +326,20 @@ def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterato
             # one backend of these very kernels will do for a glance
             looked_at |= {kernels} if subject.kind == "backend" else set()
             glance = replace(stage(others, small, "glance"), hasty=True)
-            hasty += [replace(glance, scope=few, most=SPEARHEAD), glance]
+            rounds[0].append(replace(glance, scope=few, most=SPEARHEAD))
+            rounds[1].append(glance)
+            if subject.kind == "backend":
+                rounds[2].append(replace(glance, scope=WIDE))
+            if kernels and not checked:
+                last.append(replace(stage(others, small, "quick"), checked=True))
         if named:
             rest.append(stage(named, EVERYTHING, "default"))
         if others:
             rest.append(stage(others, EVERYTHING, "quick"))
-    yield from sorted(hasty, key=lambda stage: stage.most is None)
+    for stages in rounds:
+        yield from stages
     yield from sorted(rest, key=lambda stage: stage.profile != "default")
+    yield from last  # a barrier or fence that is missing may do no harm in any run, and is found all the same
 
 
 def _kill_of(result: Mapping[str, Any]) -> Kill:

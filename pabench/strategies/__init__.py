@@ -21,6 +21,7 @@ from pabench.strategies.attention import (
 from pabench.strategies.cache import APPEND_SCALES, append_cases, high_append_cases, merge_cases
 from pabench.strategies.lengths import (
     batches,
+    ending_full,
     forks,
     kv_lengths,
     long_batches,
@@ -50,6 +51,7 @@ __all__ = [
     "batches",
     "captured_cases",
     "cases",
+    "ending_full",
     "feature_fields",
     "forks",
     "head_counts",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 from hypothesis import strategies as st
 
 from pabench.problem.batch import SPECULATIVE_TOKENS, Batch
 from pabench.problem.forks import Fork
+from pabench.problem.layout import pages_needed
 from pabench.strategies.shapes import TILE_TOKENS
 
 
@@ -70,6 +72,19 @@ def long_prefill_batches(
         pairs.append((draw(kv_lengths(page_size, max_len=100)), draw(st.integers(0, 8))))
     chosen = draw(st.permutations(pairs))
     return Batch(kv_lens=tuple(kv for kv, _ in chosen), q_lens=tuple(rows for _, rows in chosen))
+
+
+def ending_full(drawn: st.SearchStrategy[Batch], page_size: int) -> st.SearchStrategy[Batch]:
+    """Batches of ``drawn`` whose last sequence is made the longest, and to fill its last page.
+
+    The last entry of its row is the last of the table, and the last slot of its page may be that of the pool.
+    """
+
+    def filled(batch: Batch) -> Batch:
+        pages = max(1, pages_needed(max(batch.kv_lens), page_size))
+        return replace(batch, kv_lens=(*batch.kv_lens[:-1], pages * page_size))
+
+    return drawn.map(filled)
 
 
 @st.composite

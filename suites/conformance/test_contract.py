@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from pabench.conformance.registry import check_by_id
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
 from pabench.problem.problem import Problem
-from pabench.strategies import append_cases, cases, prefill_batches
+from pabench.strategies import append_cases, batches, cases, ending_full, prefill_batches
 
 CUDA_GRID_AXIS = 65_535
 """Largest extent of a grid in y and z; see the CUDA C++ programming guide, compute capabilities."""
@@ -35,13 +36,19 @@ def test_corrupt_writes_are_refused(backend_examiner: Examiner) -> None:
     backend_examiner.examine(check_by_id("append-reject"), drawn, share=0.25)
 
 
+def flush(batch: Callable[[int], st.SearchStrategy[Batch]]) -> Callable[[int], st.SearchStrategy[Batch]]:
+    """Return a strategy half of whose batches leave no room after the last entry of the block table."""
+    return lambda page_size: batch(page_size) | ending_full(batch(page_size), page_size)
+
+
 def test_arrays_are_read_within_their_ends(backend_examiner: Examiner) -> None:
-    drawn = cases(families=["normal"], placements=PLACEMENTS, **drawable(backend_examiner))
+    choices = {**drawable(backend_examiner), "batch": flush(batches)}
+    drawn = cases(families=["normal"], placements=PLACEMENTS, **choices)
     backend_examiner.examine(check_by_id("guard"), drawn, share=0.25)
 
 
 def test_prefill_arrays_are_read_within_their_ends(backend_examiner: Examiner) -> None:
-    choices = {**drawable(backend_examiner), "batch": prefill_batches}
+    choices = {**drawable(backend_examiner), "batch": flush(prefill_batches)}
     drawn = cases(families=["normal"], placements=PLACEMENTS, **choices)
     about = "With several rows a sequence too, no array is read beyond its ends."
     guard = check_by_id("guard")
