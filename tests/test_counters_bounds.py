@@ -10,7 +10,14 @@ import pytest
 from pabench.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.problem import Batch, Case, Problem, build_tensors
 from suites.benchmark import counted_bounds
-from suites.benchmark.counted_bounds import CACHES, PAGE_SIZES, CountedRow, counted_rows
+from suites.benchmark.counted_bounds import (
+    CACHES,
+    PAGE_SIZES,
+    CountedPrompt,
+    CountedRow,
+    counted_prompts,
+    counted_rows,
+)
 from tests.counting import counting_device
 
 LENGTHS = (300, 0, 33, 1, 64, 130)
@@ -60,6 +67,17 @@ def test_counters_bounds_tiles_before_the_window_are_not_on_the_line(window: int
     assert products == {"m16n8k16.bf16": 2 * slices * 16}
 
 
+def test_counters_bounds_hold_for_a_prompt() -> None:
+    (prompt,) = counted_prompts(counting_device(), length=1024, head_dims=[64])
+    # 64 tokens of two heads a block: half a tile of keys too many in each of 16, at 1,024
+    assert prompt.closed_form < prompt.products < 1.13 * prompt.closed_form
+    assert prompt.bank_conflicts == 0
+    assert all(replace(prompt, products=int(1.1 * prompt.closed_form)).bounds().values())
+    over = replace(prompt, products=int(1.1 * prompt.closed_form) + 1, bank_conflicts=2)
+    assert list(over.bounds().values()) == [False, False]
+    assert not replace(prompt, products=int(prompt.closed_form) - 1).bounds()["products within 10 %"]
+
+
 @pytest.mark.parametrize(
     ("change", "missed"),
     [
@@ -80,8 +98,10 @@ def test_counters_bounds_say_what_is_missed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     row = replace(ROW, **change)
+    prompt = CountedPrompt(head_dim=16, products=109, closed_form=100.0, bank_conflicts=0)
     assert [name for name, holds in row.bounds().items() if not holds] == missed
     monkeypatch.setattr(counted_bounds, "counted_rows", lambda device: iter([ROW, row]))
+    monkeypatch.setattr(counted_bounds, "counted_prompts", lambda device: iter([prompt]))
     assert counted_bounds.main() == int(bool(missed))
     printed = capsys.readouterr().out
     assert printed.count("MISSED") == len(missed)

@@ -223,4 +223,4 @@ def test_strategies_batches_that_end_full_property(drawn: tuple[int, Batch]) -> 
     page_size, batch = drawn
     assert batch.kv_lens[-1] >= max(1, *batch.kv_lens)
     assert batch.kv_lens[-1] % page_size == 0
-    assert len(batch.q_lens) == len(batch.kv_lens)
+    assert len(batch.query_lens) == len(batch.kv_lens)

@@ -1,4 +1,4 @@
-"""What the tensor-core decode kernel reads, counted exactly, beside the bound of every figure.
+"""What the tensor-core kernels read and multiply, counted exactly, beside the bound of every figure.
 
 ``python suites/benchmark/counted_bounds.py`` prints the table and exits with 1 when a bound is missed.
 No figure is a time: they are the same on every machine.
@@ -7,14 +7,14 @@ No figure is a time: they are the same on every machine.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pabench.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.cli.text_table import text_table
 from pabench.device.checked import CheckedDevice
-from pabench.oracle.traffic import decode_traffic
+from pabench.oracle.traffic import attention_flops, decode_traffic
 from pabench.problem import Batch, Case, Problem, build_tensors
 
 PAGE_SIZES = (1, 2, 3, 8, 16, 32, 64, 128, 256)
@@ -26,6 +26,9 @@ CACHES: dict[str, dict[str, Any]] = {
 LENGTHS = (700, 0, 300, 33, 1, 64)
 MAIN_LOOP = "tiles"
 """Region of the kernel."""
+PROMPT = 4096
+FLOPS = 2 * 16 * 8 * 16
+"""Of one mma m16n8k16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +77,12 @@ class CountedRow:
             str(self.bank_conflicts),
             f"{self.table_reads / self.token_heads:.4f}",
         )
-        marked = {
-            name: figure if holds else f"{figure} MISSED"
-            for figure, (name, holds) in zip(figures, self.bounds().items(), strict=True)
+        return {
+            "cache": self.cache,
+            "page size": self.page_size,
+            "KV bytes": self.kv_bytes,
+            **_marked(figures, self.bounds()),
         }
-        return {"cache": self.cache, "page size": self.page_size, "KV bytes": self.kv_bytes, **marked}
 
 
 def counted_rows(
@@ -130,15 +134,74 @@ def counted_rows(
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedPrompt:
+    """The figures of one causal prompt.
+
+    Attributes:
+        head_dim: elements of one head's vector.
+        products: mma m16n8k16 of the kernel.
+        closed_form: as many of them as the pairs of a row and a key that it sees take.
+        bank_conflicts: of the whole kernel.
+    """
+
+    head_dim: int
+    products: int
+    closed_form: float
+    bank_conflicts: int
+
+    def bounds(self) -> dict[str, bool]:
+        """Return each bound in words, and whether it holds."""
+        return {
+            "products within 10 %": self.closed_form <= self.products <= 1.1 * self.closed_form,
+            "bank conflicts = 0": self.bank_conflicts == 0,
+        }
+
+    def cells(self) -> dict[str, Any]:
+        """Return the line of the table: a figure under the name of its bound."""
+        figures = (f"{self.products / self.closed_form:.4f}", str(self.bank_conflicts))
+        return {"head_dim": self.head_dim, "products": self.products, **_marked(figures, self.bounds())}
+
+
+def counted_prompts(
+    device: CheckedDevice, *, length: int = PROMPT, head_dims: Sequence[int] = (16, 64)
+) -> Iterator[CountedPrompt]:
+    """Yield the figures of one causal prompt of ``length`` tokens for each head dimension."""
+    backend = RawKernelMmaBackend(device)
+    for head_dim in head_dims:
+        problem = Problem(num_qo_heads=2, num_kv_heads=1, head_dim=head_dim, page_size=16, dtype="bfloat16")
+        batch = Batch(kv_lens=(length,), q_lens=(length,))
+        device.counters.clear()
+        backend.run(backend.plan(build_tensors(Case(problem=problem, batch=batch))))
+        totals = device.counters["paged_prefill"].totals()
+        yield CountedPrompt(
+            head_dim=head_dim,
+            products=totals.matrix_products["m16n8k16.bf16"],
+            closed_form=attention_flops(problem, batch) / FLOPS,
+            bank_conflicts=totals.bank_conflicts,
+        )
+
+
+def _marked(figures: Sequence[str], bounds: Mapping[str, bool]) -> dict[str, str]:
+    return {
+        name: figure if holds else f"{figure} MISSED"
+        for figure, (name, holds) in zip(figures, bounds.items(), strict=True)
+    }
+
+
 def main() -> int:
-    """Print the table; return 1 when a bound is missed."""
-    rows = list(counted_rows(CheckedDevice(checks=(), count=True)))
-    missed = [name for row in rows for name, holds in row.bounds().items() if not holds]
+    """Print both tables; return 1 when a bound is missed."""
+    device = CheckedDevice(checks=(), count=True)
+    rows, prompts = list(counted_rows(device)), list(counted_prompts(device))
+    bounds = [row.bounds() for row in rows] + [row.bounds() for row in prompts]
+    missed = [name for found in bounds for name, holds in found.items() if not holds]
     title = (
         f"paged_decode, head_dim 128, 8 query and 2 KV heads, lengths {', '.join(map(str, LENGTHS))}: counted"
     )
     verdict = f"{len(missed)} bounds missed" if missed else "every bound met"
-    sys.stdout.write(f"{title}\n{text_table([row.cells() for row in rows])}\n{verdict}\n")
+    sys.stdout.write(f"{title}\n{text_table([row.cells() for row in rows])}\n\n")
+    title = f"paged_prefill, 2 query heads and 1 KV head, a causal prompt of {PROMPT}: counted"
+    sys.stdout.write(f"{title}\n{text_table([row.cells() for row in prompts])}\n{verdict}\n")
     return 1 if missed else 0
 
 
