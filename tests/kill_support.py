@@ -101,6 +101,7 @@ MATRIX: dict[str, Entry] = {
     "copy-pages": Entry(test=copy.test_page_copies_are_exact_and_touch_nothing_else),
     "gather": Entry(test=gather.test_gather_is_exact),
     **{f"merge[{s}]": Entry(test=merge.test_merge_is_within_the_bound, arguments=(s,)) for s in SPREADS},
+    "parts": Entry(test=merge.test_parts_of_the_keys_merge_to_the_whole),
     "merge-empty": Entry(test=merge.test_merge_ignores_states_without_keys),
     "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants),
     "allocator-invariants[crowd]": Entry(test=allocators.test_allocator_serves_a_crowd),

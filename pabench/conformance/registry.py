@@ -15,6 +15,7 @@ from pabench.conformance.gather_checks import check_gather
 from pabench.conformance.guarded import check_guard
 from pabench.conformance.merge_checks import check_merge, check_merge_empty
 from pabench.conformance.outcome import Outcome
+from pabench.conformance.part_checks import check_parts
 from pabench.conformance.plan_checks import check_launch_limits, check_plans, check_replay
 from pabench.conformance.reject_checks import check_append_reject, check_reject
 from pabench.conformance.relation_checks import RELATIONS
@@ -73,6 +74,7 @@ CHECKS = {
         Check(id="gather", operation="gather", run=check_gather),
         Check(id="merge", operation="merge", run=check_merge, kind="merge"),
         Check(id="merge-empty", operation="merge", run=check_merge_empty, kind="merge"),
+        Check(id="parts", operation="merge", run=check_parts),
         Check(id="append-paged", operation="append-paged", run=check_append_paged, kind="append"),
     )
 }

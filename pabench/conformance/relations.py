@@ -72,14 +72,14 @@ def batch(given: Tensors) -> Related:
         "the first half of the batch": everyone[: (last + 2) // 2],
     }
     variants = [
-        Variant(words=words, tensors=_laid(given, [sequences[i] for i in kept]), rows=_rows(rows, kept))
+        Variant(words=words, tensors=laid(given, [sequences[i] for i in kept]), rows=_rows(rows, kept))
         for words, kept in chosen.items()
         if kept != everyone and any(len(rows[i]) for i in kept)
     ]
     # empty ones cost nothing, and a kernel that cuts keys by the size of its grid cuts them otherwise
     empty = replace(sequences[0], keys=sequences[0].keys[:0], values=sequences[0].values[:0])
     more = np.concatenate([_rows(rows, everyone), np.full(EMPTY_SEQUENCES * len(rows[0]), NEW)])
-    crowd = _laid(given, [*sequences, *[empty] * EMPTY_SEQUENCES])
+    crowd = laid(given, [*sequences, *[empty] * EMPTY_SEQUENCES])
     words = f"{EMPTY_SEQUENCES} empty sequences more"
     variants.append(Variant(words=words, tensors=crowd, rows=more))
     return Related(first=given, variants=variants)
@@ -169,7 +169,7 @@ def copied_heads(given: Tensors) -> Related:
         replace(rows, keys=np.repeat(rows.keys, group, axis=1), values=np.repeat(rows.values, group, axis=1))
         for rows in sequences_of(given)
     ]
-    tensors = _laid(given, copied, **changes)
+    tensors = laid(given, copied, **changes)
     return Related(
         first=given,
         variants=[Variant(words="a KV head a query head", tensors=tensors, rows=_all_rows(given))],
@@ -178,7 +178,7 @@ def copied_heads(given: Tensors) -> Related:
 
 def shared_pages(given: Tensors) -> Related:
     """Sequences that share pages give the bits of sequences with copies of their own."""
-    private = _laid(given, sequences_of(given) * 2)
+    private = laid(given, sequences_of(given) * 2)
     half, table = given.case.batch.num_seqs, private.layout.block_table.copy()
     for sequence, kv_len in enumerate(given.case.batch.kv_lens):
         pages = private.layout.pages(sequence, kv_len)
@@ -215,13 +215,13 @@ def folded_scales(given: Tensors) -> Related:
     sequences, rows = sequences_of(given), _all_rows(given)
     louder = [replace(s, queries=encode(decode(s.queries, stored) * 2.0, stored)) for s in sequences]
     variants = [
-        Variant(words="twice the queries, half the sm_scale", tensors=_laid(given, louder, **half), rows=rows)
+        Variant(words="twice the queries, half the sm_scale", tensors=laid(given, louder, **half), rows=rows)
     ]
     if problem.kv_dtype is not None:
         scales = {f"{kind}_scale": problem.kv_scales(kind) for kind in "kv"}
         doubled = {name: tuple(2.0 * scale for scale in values) for name, values in scales.items()}
-        keys_up = _laid(given, sequences, **half, k_scale=doubled["k_scale"])
-        values_up = _laid(given, sequences, v_scale=doubled["v_scale"])
+        keys_up = laid(given, sequences, **half, k_scale=doubled["k_scale"])
+        values_up = laid(given, sequences, v_scale=doubled["v_scale"])
         variants.append(Variant(words="twice the k_scale, half the sm_scale", tensors=keys_up, rows=rows))
         variants.append(Variant(words="twice the v_scale", tensors=values_up, rows=rows, factor=2.0))
         variants += _widened(given, sequences)
@@ -265,10 +265,22 @@ def chunks(given: Tensors) -> Related:
     return Related(
         first=given,
         variants=[
-            Variant(words="in two chunks", tensors=_laid(given, parts), rows=_all_rows(given)),
-            Variant(words="the last row as decode", tensors=_laid(given, last), rows=ends),
+            Variant(words="in two chunks", tensors=laid(given, parts), rows=_all_rows(given)),
+            Variant(words="the last row as decode", tensors=laid(given, last), rows=ends),
         ],
     )
+
+
+def laid(given: Tensors, sequences: Sequence[SequenceRows], **fields: Any) -> Tensors:
+    """Return the case of ``given`` with ``sequences`` instead, each in pages of its own, and other fields."""
+    case = given.case
+    lengths = Batch(
+        kv_lens=tuple(len(rows.keys) for rows in sequences),
+        q_lens=tuple(len(rows.queries) for rows in sequences),
+    )
+    # what a relation does to one sequence must not reach another
+    alone = replace(case, problem=replace(case.problem, **fields), batch=lengths, shared_prefix=())
+    return lay_out(alone, sequences)
 
 
 def _widened(given: Tensors, sequences: Sequence[SequenceRows]) -> list[Variant]:
@@ -285,7 +297,7 @@ def _widened(given: Tensors, sequences: Sequence[SequenceRows]) -> list[Variant]
     wide = [
         SequenceRows(queries=s.queries, keys=k, values=v) for s, (k, v) in zip(sequences, stored, strict=True)
     ]
-    tensors = _laid(given, wide, kv_dtype=None, k_scale=None, v_scale=None)
+    tensors = laid(given, wide, kv_dtype=None, k_scale=None, v_scale=None)
     return [Variant(words="the cache dequantised", tensors=tensors, rows=_all_rows(given))]
 
 
@@ -302,7 +314,7 @@ def _same(given: Tensors, changes: dict[str, dict[str, Any]]) -> Related:
     """The same sequences under problems with other fields."""
     sequences, rows = sequences_of(given), _all_rows(given)
     variants = [
-        Variant(words=words, tensors=_laid(given, sequences, **fields), rows=rows)
+        Variant(words=words, tensors=laid(given, sequences, **fields), rows=rows)
         for words, fields in changes.items()
     ]
     return Related(first=given, variants=variants)
@@ -311,18 +323,7 @@ def _same(given: Tensors, changes: dict[str, dict[str, Any]]) -> Related:
 def _each(given: Tensors, change: Callable[[SequenceRows], SequenceRows]) -> Variant:
     """The same problem with every sequence changed; the rows stay."""
     changed = [change(rows) for rows in sequences_of(given)]
-    return Variant(words="", tensors=_laid(given, changed), rows=_all_rows(given))
-
-
-def _laid(given: Tensors, sequences: Sequence[SequenceRows], **fields: Any) -> Tensors:
-    case = given.case
-    lengths = Batch(
-        kv_lens=tuple(len(rows.keys) for rows in sequences),
-        q_lens=tuple(len(rows.queries) for rows in sequences),
-    )
-    # every sequence in pages of its own: what a relation does to one must not reach another
-    alone = replace(case, problem=replace(case.problem, **fields), batch=lengths, shared_prefix=())
-    return lay_out(alone, sequences)
+    return Variant(words="", tensors=laid(given, changed), rows=_all_rows(given))
 
 
 def _lengths(case: Case) -> list[tuple[int, int]]:

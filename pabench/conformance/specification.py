@@ -56,6 +56,7 @@ CLAUSES: dict[str, tuple[str, ...]] = {
     "M1": ("merge",),
     "M2": ("merge-empty",),
     "M3": ("merge",),
+    "M4": ("parts",),
     "P1": ("allocator-invariants", "allocator-decode"),
     "P2": ("allocator-invariants",),
     "P3": ("allocator-invariants",),
@@ -142,7 +143,9 @@ PROFILES: dict[str, Profile] = {
         offered=("prefill[features]", "folded-scales"),
     ),
     "shared-prefix": Profile(
-        about="pages in the tables of several sequences", needs=("shared-pages", "shared-prefix")
+        about="pages in the tables of several sequences",
+        needs=("shared-pages", "shared-prefix"),
+        offered=("parts",),
     ),
     "graph-capture": Profile(about="replay right after its arrays change in place", needs=("replay",)),
 }
