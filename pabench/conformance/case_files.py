@@ -1,8 +1,9 @@
 """Case directories, the writing side: a failing case as files.
 
 ``case.json`` holds check, subject, device and the case itself; ``arrays.npz`` holds the arrays it stood for,
-for readers without pabench; ``verdict.txt`` is what was wrong; ``repro.py`` runs a kernel on the arrays of an
-attention case, with numpy alone.  ``failures.py`` reads ``case.json`` back.
+for readers without pabench; ``verdict.txt`` is what was wrong; ``repro.py`` runs a kernel on the arrays,
+with numpy alone, where the check is of attention, of appending or of merging.  ``failures.py`` reads
+``case.json`` back.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ READERS: dict[str, Callable[[Any], AnyCase]] = {
     "history": history_from_dict,
 }
 REPRO_FILE = "repro.py"
+SCRIPTS = {"attention": REPRO_FILE, "append": "repro_append.py", "merge": "repro_merge.py"}
+"""Template of the script by the kind of case."""
+APPENDS = ("append", "append-e4m3", "append-paged")
+"""Checks of appending; other checks use its cases for something else."""
 MAX_ARRAY_BYTES = 2**26
 """Larger caches are left out of ``arrays.npz``; the case rebuilds them."""
 
@@ -51,8 +56,9 @@ def save_case(folder: Path, saved: SavedCase, text: str) -> None:
     arrays = _arrays(saved.case)
     if arrays and sum(array.nbytes for array in arrays.values()) <= MAX_ARRAY_BYTES:
         np.savez_compressed(folder / "arrays.npz", **arrays)
-        if isinstance(saved.case, Case):
-            shutil.copyfile(resource_dir("templates") / REPRO_FILE, folder / REPRO_FILE)
+        script = script_of(saved)
+        if script is not None:
+            shutil.copyfile(resource_dir("templates") / script, folder / REPRO_FILE)
     write_case(
         folder,
         check=saved.check,
@@ -62,6 +68,14 @@ def save_case(folder: Path, saved: SavedCase, text: str) -> None:
         case=saved.case.to_dict(),
         text=text,
     )
+
+
+def script_of(saved: SavedCase) -> str | None:
+    """Return the template of the script that runs a kernel on the case, or None where there is none."""
+    kind = kind_of(saved.case)
+    if kind == "append" and saved.check.partition("[")[0] not in APPENDS:
+        return None
+    return SCRIPTS.get(kind)
 
 
 def kind_of(case: AnyCase) -> str:
