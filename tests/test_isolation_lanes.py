@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,15 @@ def found(recorder: Recorder) -> list[tuple[str, str, str | None]]:
 def test_isolation_lanes_share_every_position_once(count: int, shares: int, since: int) -> None:
     parts = [positions_of(count, (share, shares), since=since) for share in range(shares)]
     assert sorted(position for part in parts for position in part) == list(range(since, count))
+
+
+@pytest.mark.parametrize("period", [2, 3, 6, 7])
+@pytest.mark.parametrize("shares", [2, 3, 8])
+def test_isolation_lanes_share_out_what_comes_again_and_again(period: int, shares: int) -> None:
+    """Six backends in turns, say: none of them falls to one share alone."""
+    for share in range(shares):
+        phases = Counter(position % period for position in positions_of(50 * period, (share, shares)))
+        assert all(abs(phases[phase] - 50 / shares) <= 2 for phase in range(period))
 
 
 @pytest.mark.parametrize("jobs", [3, 200])

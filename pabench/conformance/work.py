@@ -128,14 +128,14 @@ def _suite(channel: Channel, message: Message) -> None:
     channel.send({"event": "end"})
 
 
-def _wait_for_share(channel: Channel, tests: list[PlannedTest], *, skip: int) -> range:
+def _wait_for_share(channel: Channel, tests: list[PlannedTest], *, skip: int) -> list[int]:
     """Tell the tests, and return the positions of those to run, from ``skip`` on."""
     if not tests:
-        return range(0)
+        return []
     channel.send({"event": "collected", "tests": [asdict(test) for test in tests]})
     answer = channel.receive()
     if answer is None:
-        return range(0)
+        return []
     return positions_of(len(tests), tuple(answer["share"]), since=skip)
 
 
