@@ -29,6 +29,7 @@ SOURCE = ".cu"
 OWN = {
     "rawkernel": "pabench.backends.rawkernel:RawKernelBackend",
     "rawkernel-mma": "pabench.backends.rawkernel_mma:RawKernelMmaBackend",
+    "rawkernel-mma-fixed": "pabench.backends.rawkernel_mma_fixed:RawKernelMmaFixedBackend",
     "rawkernel-cascade": "pabench.backends.rawkernel_cascade:RawKernelCascadeBackend",
     "torch-sdpa": "pabench.backends.torch_sdpa:TorchSdpaBackend",
 }

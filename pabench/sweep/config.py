@@ -144,8 +144,9 @@ def resolve_config(
     )
 
 
-NOT_IN_GRIDS = ("rawkernel-cascade",)
-"""Run over a grid only when named: without shared pages, and there are none, it is another's kernel."""
+NOT_IN_GRIDS = ("rawkernel-cascade", "rawkernel-mma-fixed")
+"""Run over a grid only when named.  Without shared pages, and there are none, the first is another's kernel;
+the second is that kernel too, cut for equal bits and not for speed."""
 
 
 def absent_adapters() -> tuple[str, ...]:
