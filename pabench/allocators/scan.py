@@ -12,6 +12,7 @@ from pabench.allocators.base import PoolShape
 from pabench.allocators.capabilities import Capabilities
 from pabench.allocators.device_tables import DeviceTables
 from pabench.allocators.results import Granted
+from pabench.allocators.scan_refusals import NOTHING, VainRequests
 from pabench.device.base import Device
 from pabench.errors import DeviceFault, InvalidCase, OutOfPages
 from pabench.kernels import alloc_scan
@@ -49,6 +50,9 @@ class ScanAllocator(DeviceTables):
             else blocks,
         )
         self._lengths, self._table = self._state.lengths, self._state.block_table
+        self._vain = VainRequests(
+            self._state, shape, columns=self._request, hold=self._believe, fingerprint=self.fingerprint
+        )
 
     # --- state ----------------------------------------------------------------------------------------
 
@@ -72,23 +76,31 @@ class ScanAllocator(DeviceTables):
 
     def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
         """See ``PageAllocator``; pages are taken when needed, so ``final_tokens`` changes nothing."""
-        sequence, tokens = self._start(sequence, tokens, final_tokens)
+        try:
+            sequence, tokens = self._start(sequence, tokens, final_tokens)
+        except InvalidCase:
+            self._vain.grow([sequence], [tokens], self.lengths())
+            raise
         return self._grow({sequence: tokens}, prefix=False)
 
     def append(self, sequence: int, tokens: int) -> Granted:
         """See ``PageAllocator``."""
-        return self._grow(self.check_batch([sequence], [tokens], self.lengths()), prefix=False)
+        return self._grow(self._checked([sequence], [tokens]), prefix=False)
 
     def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
         """See ``PageAllocator``."""
-        requests = self.check_batch(sequences, tokens, self.lengths())
+        requests = self._checked(sequences, tokens)
         return self._grow(requests, prefix=self.capabilities.batch_mode == "prefix")
 
     def fork(self, parent: int, child: int) -> None:
         """See ``PageAllocator``."""
         lengths = self.lengths()
-        parent = self._live(parent, lengths, "parent")
-        child = self._new(child, lengths, "child")
+        try:
+            parent = self._live(parent, lengths, "parent")
+            child = self._new(child, lengths, "child")
+        except InvalidCase:
+            self._vain.fork(parent, child, lengths)
+            raise
         alloc_scan.fork(self._state, *self._request([parent], [child]))
         self._expect_ok("page_alloc_fork")
 
@@ -99,7 +111,11 @@ class ScanAllocator(DeviceTables):
 
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``."""
-        named = self._leaving(sequences)
+        try:
+            named = self._leaving(sequences)
+        except InvalidCase:
+            self._vain.drop(sequences, alloc_scan.END, self.lengths())
+            raise
         entries, values = self._request(named, [0] * len(named))
         alloc_scan.drop(self._state, entries, values, alloc_scan.END)
         self._expect_ok("page_alloc_drop")
@@ -114,7 +130,7 @@ class ScanAllocator(DeviceTables):
         alloc_scan.reset(self._state)
         done = alloc_scan.read_status(self._state)
         if done.code == alloc_scan.STILL_LIVE:
-            self._believe("page_alloc_reset", done, pages=0, needed=0, served=0, tokens=0, copies=0)
+            self._believe("page_alloc_reset", done, **NOTHING)
             live = np.flatnonzero(self.lengths() >= 0).tolist()
             raise InvalidCase("sequences", live, "must all be freed before a reset")
         self._expect_ok("page_alloc_reset")
@@ -144,14 +160,26 @@ class ScanAllocator(DeviceTables):
 
     def _cut(self, sequence: int, value: int, what: int, field: str, rule: str) -> None:
         """Let pages of one sequence go; the kernel knows which values it can take."""
-        sequence = self._live(sequence, self.lengths())
+        try:
+            sequence = self._live(sequence, self.lengths())
+        except InvalidCase:
+            self._vain.drop([sequence], what, self.lengths())
+            raise
         entries, values = self._request([sequence], [min(value, INT32_MAX)])
         alloc_scan.drop(self._state, entries, values, what)
         done = alloc_scan.read_status(self._state)
         if done.code == alloc_scan.BAD_VALUE:
-            self._believe("page_alloc_drop", done, pages=0, needed=0, served=0, tokens=0, copies=0)
+            self._believe("page_alloc_drop", done, **NOTHING)
             raise InvalidCase(field, value, rule)
         self._expect_ok("page_alloc_drop")
+
+    def _checked(self, sequences: Any, tokens: Any) -> dict[int, int]:
+        """Return the requests of ``append_batch``; raises ``InvalidCase`` for what host and kernel refuse."""
+        try:
+            return self.check_batch(sequences, tokens, self.lengths())
+        except InvalidCase:
+            self._vain.grow(sequences, tokens, self.lengths())
+            raise
 
     def _grow(self, requests: dict[int, int], *, prefix: bool) -> Granted:
         """One launch; the kernel starts a sequence that is not live."""
