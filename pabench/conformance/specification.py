@@ -140,7 +140,7 @@ PROFILES: dict[str, Profile] = {
     "fp8-kv": Profile(
         about="a cache of e4m3 with scales",
         needs=("decode[fp8-kv]",),
-        offered=("prefill[features]", "folded-scales"),
+        offered=("prefill[fp8-kv]", "prefill[features]", "folded-scales"),
     ),
     "shared-prefix": Profile(
         about="pages in the tables of several sequences",

@@ -36,6 +36,9 @@ CHECKED_FLAGS = (
     "-fno-thread-jumps",
     # loops of a few constant rounds are written out, as they are without the flags above
     "-fpeel-loops",
+    # a thread's own arrays are registers on a GPU, no memory that is looked at: an index beyond one is a trap
+    "-fsanitize=bounds",
+    "-fsanitize-undefined-trap-on-error",
 )
 INSTRUMENT = "-fsanitize=thread"
 INSTRUMENTED = b"__tsan_init"

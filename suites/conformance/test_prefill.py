@@ -16,6 +16,7 @@ ABOUT = {
     "causal": "Ragged query lengths; a causal row sees keys up to its place, aligned at the bottom right.",
     "non-causal": "Without a causal mask every row sees all keys, or those from its window on.",
     "window": "Each row has a window of its own.",
+    "fp8-kv": "A cache of e4m3 with scales, for several rows a sequence.",
     "features": "Soft cap, bias, sinks and quantised caches for several rows a sequence.",
 }
 
