@@ -104,6 +104,7 @@ MATRIX: dict[str, Entry] = {
     "parts": Entry(test=merge.test_parts_of_the_keys_merge_to_the_whole),
     "merge-empty": Entry(test=merge.test_merge_ignores_states_without_keys),
     "allocator-invariants": Entry(test=allocators.test_allocator_keeps_its_invariants),
+    "allocator-invariants[long-rows]": Entry(test=allocators.test_allocator_serves_long_rows),
     "allocator-invariants[crowd]": Entry(test=allocators.test_allocator_serves_a_crowd),
     "allocator-decode": Entry(test=allocators.test_allocator_tables_lead_a_kernel),
     "allocator-concurrent": Entry(test=concurrent.test_allocator_threads_do_not_share_pages),

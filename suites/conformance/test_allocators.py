@@ -376,16 +376,47 @@ MOST_THREADS = 1024  # of a block: what serves sequences by one goes round again
 
 
 def crowd(seed: int) -> HistoryCase:
-    """More sequences in one call than a block has threads, on pages enough for all."""
+    """More sequences in one call than a block has threads, and more pages than two blocks have."""
     count = MOST_THREADS + 36
     everybody = list(range(count))
     alloc = {"final_tokens": None, "stream": 0, "adapter": "", "salt": ""}
-    steps: list[Operation] = [("alloc", {"sequence": s, "tokens": s % 2, **alloc}) for s in everybody]
+    steps: list[Operation] = [("alloc", {"sequence": s, "tokens": 1 + s % 2, **alloc}) for s in everybody]
     random.Random(seed).shuffle(everybody)
     steps.append(("append_batch", {"sequences": everybody, "tokens": [1] * count}))
     steps.append(("free", {"sequences": everybody}))
-    shape = PoolShape(num_pages=2 * count, page_size=1, max_seqs=count, max_pages_per_seq=2)
+    shape = PoolShape(num_pages=3 * count, page_size=1, max_seqs=count, max_pages_per_seq=3)
     return HistoryCase(shape=shape, operations=tuple(steps))
+
+
+def long_rows(seed: int) -> HistoryCase:
+    """Few sequences of so many pages that a call has more of them than small blocks have threads."""
+    rng = random.Random(seed)
+    count, page_size = 5, rng.choice([1, 3])
+    lengths = [page_size * rng.randint(70, 100) + rng.randrange(page_size) for _ in range(count)]
+    alloc = {"final_tokens": None, "stream": 0, "adapter": "", "salt": ""}
+    first = [rng.randint(1, length - 1) for length in lengths]
+    steps: list[Operation] = [
+        ("alloc", {"sequence": sequence, "tokens": tokens, **alloc}) for sequence, tokens in enumerate(first)
+    ]
+    rest = [length - tokens for length, tokens in zip(lengths, first, strict=True)]
+    steps.append(("append_batch", {"sequences": list(range(count)), "tokens": rest}))
+    steps.append(("free", {"sequences": rng.sample(range(count), count)}))
+    shape = PoolShape(num_pages=count * 101, page_size=page_size, max_seqs=count, max_pages_per_seq=101)
+    return HistoryCase(shape=shape, operations=tuple(steps))
+
+
+def test_allocator_serves_long_rows(allocator_examiner: Examiner) -> None:
+    examiner, unasked = allocator_examiner, None
+    if "append_batch" not in examiner.allocator_capabilities.operations:
+        unasked = f"{examiner.subject} offers no append_batch"
+    examiner.examine_histories(
+        "allocator-invariants",
+        st.integers(0, 2**16).map(long_rows),
+        label="long-rows",
+        about="A call for more pages than blocks have threads serves each of them.",
+        unasked=unasked,
+        share=4 / examiner.effort.machine_runs,
+    )
 
 
 def test_allocator_serves_a_crowd(allocator_examiner: Examiner) -> None:
