@@ -7,8 +7,6 @@ A class, or a backend known by name, also needs pabench. What the suite found is
 compare several problems are run again by `pabench replay`.
 """
 
-import importlib
-import importlib.util
 import json
 import math
 import sys
@@ -16,23 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from repro_tools import compare, load, numbers
+
 HERE = Path(__file__).resolve().parent
 RECORD = json.loads((HERE / "case.json").read_text(encoding="utf-8"))
 CASE, PROBLEM = RECORD["case"], RECORD["case"]["problem"]
+AXES = ("query row", "query head", "dim")
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[PROBLEM["dtype"]]
-
-
-def numbers(stored, dtype):
-    """Return stored numbers as float64: bfloat16 lies in uint16, e4m3 in uint8."""
-    if dtype == "bfloat16":
-        return (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    if dtype == "e4m3":
-        bits = np.arange(256)
-        exponent, fraction = bits >> 3 & 15, bits & 7
-        table = np.ldexp(np.where(exponent == 0, fraction, 8.0 + fraction), np.maximum(exponent, 1) - 10)
-        table[bits & 127 == 127] = math.nan
-        return np.where(bits > 127, -table, table)[stored]
-    return stored.astype(np.float64)
 
 
 def caches(storage):
@@ -93,23 +82,9 @@ def expected(arrays):
     return out, lse, size
 
 
-def load(place):
-    """Return what stands at file.py:name or package.module:name."""
-    where, _, name = place.rpartition(":")
-    if not where.endswith(".py"):
-        sys.path.insert(0, str(Path.cwd()))
-        return getattr(importlib.import_module(where), name)
-    spec = importlib.util.spec_from_file_location("kernel_under_test", where)
-    if spec is None or not Path(where).is_file():
-        raise SystemExit(f"{where}: no such file; name the kernel: python repro.py my_kernel.py:decode")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
-
-
 def answer(place, arrays):
     """Return output and LSE of the kernel at ``place``."""
-    found = None if place.endswith(".cu") or ":" not in place else load(place)
+    found = load(place)
     if found is not None and not isinstance(found, type):
         k, v = caches(arrays["storage"])
         return found(arrays["q"], k, v, arrays["block_table"], arrays["kv_lens"], softmax_scale())
@@ -124,24 +99,6 @@ def answer(place, arrays):
     return output.out, output.lse
 
 
-def compare(name, got, wanted, unit):
-    """Print the largest difference, in units of one rounding."""
-    if got is None or got.shape != wanted.shape:
-        print(f"{name}: got {None if got is None else got.shape}, must be {wanted.shape}")
-        return
-    with np.errstate(invalid="ignore", divide="ignore"):
-        same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
-        roundings = np.where(same, 0.0, np.abs(got - wanted) / unit)
-    roundings = np.where(np.isnan(roundings), math.inf, roundings)
-    if not roundings.size:
-        print(f"{name}: nothing to compare")
-        return
-    at = np.unravel_index(roundings.argmax(), roundings.shape)
-    place = dict(zip(("query row", "query head", "dim"), map(int, at), strict=False))
-    words = ", ".join(f"{key} {value}" for key, value in place.items())
-    print(f"{name}: off by {roundings[at]:.4g} roundings at {words}: {got[at]:.6g}, must be {wanted[at]:.6g}")
-
-
 def main():
     """Run the kernel of the command line, or the one that the case was saved for."""
     place = sys.argv[1] if len(sys.argv) > 1 else RECORD["subject"]
@@ -151,9 +108,9 @@ def main():
     out, lse, size = expected(arrays)
     got_out, got_lse = answer(place, arrays)
     unit = ROUNDING * np.maximum(size, np.finfo(np.float64).tiny)
-    compare("output", numbers(np.asarray(got_out), PROBLEM["dtype"]), out, unit)
+    compare("output", numbers(np.asarray(got_out), PROBLEM["dtype"]), out, unit, AXES)
     lse_unit = 2.0**-24 * np.maximum(1.0, np.where(np.isfinite(lse), np.abs(lse), 1.0))
-    compare("LSE", None if got_lse is None else np.asarray(got_lse, np.float64), lse, lse_unit)
+    compare("LSE", None if got_lse is None else np.asarray(got_lse, np.float64), lse, lse_unit, AXES)
 
 
 if __name__ == "__main__":

@@ -7,25 +7,19 @@ caches, and for a cache of e4m3 takes k_scale and v_scale, a number for each KV 
 backend known by name, also needs pabench. What the suite found is in verdict.txt.
 """
 
-import importlib
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from repro_tools import load, numbers
+
 HERE = Path(__file__).resolve().parent
 RECORD = json.loads((HERE / "case.json").read_text(encoding="utf-8"))
 CASE, PROBLEM = RECORD["case"], RECORD["case"]["problem"]
 E4M3 = PROBLEM.get("kv_dtype") is not None
-
-
-def numbers(stored):
-    """Return tokens as float64: bfloat16 lies in uint16."""
-    if PROBLEM["dtype"] == "bfloat16":
-        return (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return stored.astype(np.float64)
 
 
 def e4m3(values):
@@ -58,23 +52,9 @@ def slots(view):
     return rows.reshape(-1, PROBLEM["num_kv_heads"], PROBLEM["head_dim"]).copy()
 
 
-def load(place):
-    """Return what stands at file.py:name or package.module:name."""
-    where, _, name = place.rpartition(":")
-    if not where.endswith(".py"):
-        sys.path.insert(0, str(Path.cwd()))
-        return getattr(importlib.import_module(where), name)
-    spec = importlib.util.spec_from_file_location("kernel_under_test", where)
-    if spec is None or not Path(where).is_file():
-        raise SystemExit(f"{where}: no such file; name the kernel: python repro.py my_kernel.py:append")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
-
-
 def answer(place, arrays):
     """Return the pool after the kernel at ``place`` wrote."""
-    found = None if place.endswith(".cu") or ":" not in place else load(place)
+    found = load(place)
     if found is not None and not isinstance(found, type):
         storage = arrays["storage"].copy()
         more = (scales("k"), scales("v")) if E4M3 else ()
@@ -125,7 +105,7 @@ def main():
     for kind, name, got, before in zip(
         "kv", ("keys", "values"), after, caches(arrays["storage"]), strict=True
     ):
-        rows = e4m3(numbers(arrays[name]) / scales(kind)[:, None]) if E4M3 else arrays[name]
+        rows = e4m3(numbers(arrays[name], PROBLEM["dtype"]) / scales(kind)[:, None]) if E4M3 else arrays[name]
         compare(name, slots(got), slots(before), rows, arrays["slot_mapping"])
 
 

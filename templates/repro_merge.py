@@ -6,26 +6,20 @@ Needs numpy and the kernel: a function (outs, lses) -> (out, lse) of (num_states
 A class, or a backend known by name, also needs pabench. What the suite found is in verdict.txt.
 """
 
-import importlib
-import importlib.util
 import json
-import math
 import sys
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from repro_tools import compare, load, numbers
+
 HERE = Path(__file__).resolve().parent
 RECORD = json.loads((HERE / "case.json").read_text(encoding="utf-8"))
 CASE = RECORD["case"]
+AXES = ("row", "head", "dim")
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[CASE["dtype"]]
-
-
-def numbers(stored):
-    """Return stored numbers as float64: bfloat16 lies in uint16."""
-    if CASE["dtype"] == "bfloat16":
-        return (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return stored.astype(np.float64)
 
 
 def expected(outs, lses):
@@ -37,27 +31,13 @@ def expected(outs, lses):
     with np.errstate(divide="ignore"):
         lse = top + np.log(total)
     weights = (weights / np.where(total > 0.0, total, 1.0))[..., None]
-    values = np.where(live[..., None], numbers(outs), 0.0)  # whatever an empty state holds
+    values = np.where(live[..., None], numbers(outs, CASE["dtype"]), 0.0)  # whatever an empty state holds
     return (weights * values).sum(0), lse, (weights * np.abs(values)).sum(0)
-
-
-def load(place):
-    """Return what stands at file.py:name or package.module:name."""
-    where, _, name = place.rpartition(":")
-    if not where.endswith(".py"):
-        sys.path.insert(0, str(Path.cwd()))
-        return getattr(importlib.import_module(where), name)
-    spec = importlib.util.spec_from_file_location("kernel_under_test", where)
-    if spec is None or not Path(where).is_file():
-        raise SystemExit(f"{where}: no such file; name the kernel: python repro.py my_kernel.py:merge")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
 
 
 def answer(place, outs, lses):
     """Return output and LSE of the kernel at ``place``."""
-    found = None if place.endswith(".cu") or ":" not in place else load(place)
+    found = load(place)
     if found is not None and not isinstance(found, type):
         return found(outs, lses)
     from pabench.backends.registry import load_backend
@@ -65,25 +45,6 @@ def answer(place, outs, lses):
 
     merged = load_backend(place, open_device(RECORD["device"])).merge_states(outs, lses, CASE["dtype"])
     return merged.out, merged.lse
-
-
-def compare(name, got, wanted, unit):
-    """Print the largest difference, in units of one rounding."""
-    if got is None or got.shape != wanted.shape:
-        print(f"{name}: got {None if got is None else got.shape}, must be {wanted.shape}")
-        return
-    with np.errstate(invalid="ignore", divide="ignore"):
-        same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
-        roundings = np.where(same, 0.0, np.abs(got - wanted) / unit)
-    roundings = np.where(np.isnan(roundings), math.inf, roundings)
-    if not roundings.size:
-        print(f"{name}: nothing to compare")
-        return
-    at = np.unravel_index(roundings.argmax(), roundings.shape)
-    words = ", ".join(
-        f"{key} {value}" for key, value in zip(("row", "head", "dim"), map(int, at), strict=False)
-    )
-    print(f"{name}: off by {roundings[at]:.4g} roundings at {words}: {got[at]:.6g}, must be {wanted[at]:.6g}")
 
 
 def main():
@@ -95,9 +56,9 @@ def main():
     out, lse, size = expected(outs, lses)
     got_out, got_lse = answer(place, outs, lses)
     unit = ROUNDING * np.maximum(size, np.finfo(np.float64).tiny)
-    compare("output", numbers(np.asarray(got_out)), out, unit)
+    compare("output", numbers(np.asarray(got_out), CASE["dtype"]), out, unit, AXES)
     lse_unit = 2.0**-24 * np.maximum(1.0, np.where(np.isfinite(lse), np.abs(lse), 1.0))
-    compare("LSE", None if got_lse is None else np.asarray(got_lse, np.float64), lse, lse_unit)
+    compare("LSE", None if got_lse is None else np.asarray(got_lse, np.float64), lse, lse_unit, AXES)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ READERS: dict[str, Callable[[Any], AnyCase]] = {
     "merge": merge_case_from_dict,
     "history": history_from_dict,
 }
-REPRO_FILE = "repro.py"
+REPRO_FILE, REPRO_TOOLS = "repro.py", "repro_tools.py"
 SCRIPTS = {"attention": REPRO_FILE, "append": "repro_append.py", "merge": "repro_merge.py"}
 """Template of the script by the kind of case."""
 APPENDS = ("append", "append-e4m3", "append-paged")
@@ -59,6 +59,7 @@ def save_case(folder: Path, saved: SavedCase, text: str) -> None:
         script = script_of(saved)
         if script is not None:
             shutil.copyfile(resource_dir("templates") / script, folder / REPRO_FILE)
+            shutil.copyfile(resource_dir("templates") / REPRO_TOOLS, folder / REPRO_TOOLS)
     write_case(
         folder,
         check=saved.check,
