@@ -13,6 +13,7 @@ from pabench.conformance.calibration import KINDS, random_case, trial
 from pabench.oracle.naive import naive_attention
 from pabench.oracle.reference import truth
 from pabench.oracle.traffic import attention_flops, decode_traffic
+from pabench.oracle.verdict import judge
 from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
 
 U32 = 2.0**-24
@@ -172,3 +173,17 @@ def test_traffic_counts_the_window_only() -> None:
     rows = Batch(kv_lens=(10,), q_lens=(3,))
     assert attention_flops(problem, rows) == 4 * 4 * 16 * 18
     assert attention_flops(replace(problem, window=None), rows) == 4 * 4 * 16 * (8 + 9 + 10)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("sinks", 9987), ("alibi", 23866), ("all", 3183)])
+def test_reference_semantics_simulated_partials_have_the_range_of_their_case(kind: str, number: int) -> None:
+    """Values of bfloat16 beyond float16: a kernel whose partial outputs are float16 would overflow."""
+    case, make, verdict = trial(kind, number)
+    assert case.problem.dtype == "bfloat16"
+    assert make.splits > 1
+    assert make.partial_dtype == "float32"
+    assert verdict.passed
+    short, tensors = replace(make, partial_dtype="float16"), build_tensors(case)
+    with np.errstate(all="ignore"):
+        out, lse = short.run(tensors, np.random.default_rng(0))
+    assert not judge(tensors, out, lse, short.profile).passed

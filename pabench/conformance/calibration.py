@@ -126,7 +126,8 @@ def random_case(kind: str, rng: np.random.Generator) -> Case:
 def trial(kind: str, number: int, seed: int = 0) -> tuple[Case, Make, Verdict]:
     """Return a random case of ``kind``, a random right kernel, and the verdict on it."""
     rng = np.random.default_rng([KINDS.index(kind), number, seed])
-    case, make = random_case(kind, rng), random_make(rng)
+    case = random_case(kind, rng)
+    make = random_make(rng, case.problem.dtype)
     tensors = build_tensors(case)
     with np.errstate(all="ignore"):
         out, lse = make.run(tensors, rng)
