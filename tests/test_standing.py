@@ -118,3 +118,22 @@ def test_standing_reads_journals_from_before_there_were_badges() -> None:
     old = line("batch")
     del old["lacks"]
     assert held(standings([old])[0].badges) == ["batch-invariant"]
+
+
+@pytest.mark.parametrize("check", ["decode[normal]", "guard"])
+def test_standing_holds_no_profile_with_known_deviations(check: str) -> None:
+    whole = [line(name) for name in names_of("core") if name != check]
+    (found,) = standings([*whole, line(check, "deviates")])
+    claim = next(claim for claim in found.profiles if claim.name == "core")
+    assert (claim.held, claim.state, claim.why) == (False, "deviating", f"{check} deviates")
+    assert "core" in held(standings([*whole, line(check)])[0].profiles)
+
+
+def test_standing_gives_no_badge_with_known_deviations() -> None:
+    (found,) = standings([line("repeat"), line("repeat[prefill]", "deviates")])
+    badge = next(badge for badge in found.badges if badge.name == "deterministic")
+    assert (badge.held, badge.state, badge.why) == (False, "deviating", "repeat[prefill] deviates")
+
+
+def names_of(profile: str) -> set[str]:
+    return {*PROFILES[profile].needs, *PROFILES[profile].offered}

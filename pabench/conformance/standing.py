@@ -22,8 +22,8 @@ class Claim:
     Attributes:
         name: of the profile or badge.
         held: every result it needs has run and passed.
-        state: ``held``, ``broken``, ``not-offered`` or ``not-judged``; of a badge that was looked for and not
-            found, ``absent``.
+        state: ``held``, ``broken``, ``deviating``, ``not-offered`` or ``not-judged``; of a badge that was
+            looked for and not found, ``absent``.
         by: the checks it rests on.
         why: what is in its way; empty when it is held.
     """
@@ -121,14 +121,18 @@ def _clause(lines: Sequence[Line], checks: Sequence[str]) -> str:
 
 def _profile(name: str, profile: Profile, lines: Sequence[Line]) -> Claim:
     missing: list[tuple[str, str]] = []
+    deviating: str | None = None
     for wanted in (*profile.needs, *profile.offered):
         found = _named(lines, wanted)
         if bad := next((line for line in found if line["status"] in BAD), None):
             why = f"{bad['check']} {bad['status']}"
             return Claim(name=name, held=False, state="broken", by=profile.needs, why=why)
+        deviating = deviating or _deviating(found)
         if wanted in profile.needs and not any(_judged(line) for line in found):
             unsupported = bool(found) and all(line["status"] == "unsupported" for line in found)
             missing.append((wanted, "not-offered" if unsupported else "not-judged"))
+    if deviating:
+        return Claim(name=name, held=False, state="deviating", by=profile.needs, why=f"{deviating} deviates")
     if not missing:
         return Claim(name=name, held=True, state="held", by=profile.needs)
     state = "not-judged" if any(state == "not-judged" for _, state in missing) else "not-offered"
@@ -150,9 +154,16 @@ def _badge(name: str, lines: Sequence[Line]) -> Claim:
                 return without("broken", f"{line['check']} {line['status']}")
             if name in (line.get("lacks") or {}):
                 return without("absent", f"{line['check']}: {line['lacks'][name]}")
+        if deviating := _deviating(found):
+            return without("deviating", f"{deviating} deviates")
         if not any(line["status"] == "passed" and line["cases"] for line in found):
             return without("not-judged", f"{check} has not run and passed")
     return Claim(name=name, held=True, state="held", by=by)
+
+
+def _deviating(lines: Sequence[Line]) -> str | None:
+    """The first check that found known deviations: it has neither failed nor passed."""
+    return next((str(line["check"]) for line in lines if line["status"] == "deviates"), None)
 
 
 def _judged(line: Line) -> bool:
