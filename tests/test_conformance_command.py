@@ -30,7 +30,13 @@ ROOT = Path(__file__).resolve().parents[1]
 COUNTS = ("cases", "checks", "passed", "failed", "unsupported", "crashed")
 CONCURRENT = "allocator-concurrent"
 CROWD = "allocator-invariants[crowd]"
-ALLOCATOR = {"allocator-invariants", "allocator-decode", CONCURRENT, CROWD}
+ALLOCATOR = {
+    "allocator-invariants",
+    "allocator-invariants[long-rows]",
+    "allocator-decode",
+    CONCURRENT,
+    CROWD,
+}
 DEFAULT_ALLOCATORS = {"scan", "ticket", "stack", "host"}
 BASE = ["conformance", "--profile", "quick", "--device", "emulated"]
 WHOLE = {

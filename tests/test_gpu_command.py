@@ -93,7 +93,7 @@ def test_gpu_compiles_for_the_architecture_here(capability: tuple[int, int], nam
     assert architecture(*capability) == name
 
 
-SUBJECTS = ("rawkernel", "rawkernel-mma", "rawkernel-cascade", "scan")
+SUBJECTS = ("rawkernel", "rawkernel-mma", "rawkernel-mma-fixed", "rawkernel-cascade", "scan")
 """What the conformance steps judge."""
 
 
@@ -122,8 +122,8 @@ def test_gpu_steps_are_what_the_parts_promise(cupy: Any, tmp_path: Path) -> None
 PLAN = """at most 540 s:
   30 s          doctor
   90 s          kernels
-  200 s         conformance-rawkernel, conformance-rawkernel-mma, conformance-rawkernel-cascade and \
-conformance-scan, at the same time
+  200 s         conformance-rawkernel, conformance-rawkernel-mma, conformance-rawkernel-mma-fixed, \
+conformance-rawkernel-cascade and conformance-scan, at the same time
   75 s          controls
   what is left  sweep"""
 
