@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,14 +19,12 @@ from pabench.conformance.examiner import PROFILES, CheckFailed, Examiner, Notebo
 from pabench.conformance.mutants import Mutant, overlay
 from pabench.conformance.relation_checks import RELATIONS
 from pabench.device.emulated import EmulatedDevice
-from pabench.isolation.channel import Channel
-from pabench.isolation.workers import Nursery, WorkerEnded
 from pabench.problem.families import FAMILIES
 from pabench.problem.merge import SPREADS
 from pabench.resources import resource_dir
+from tests.apart import CRASHED, apart
 
 SUITE = resource_dir("suites") / "conformance"
-CRASHED, SILENCE_S = "crashed", 300.0
 
 
 def _load(name: str) -> ModuleType:
@@ -224,30 +220,11 @@ def killed(mutant: Mutant, kernels: Path, **options: Any) -> str | None:
 
     That a process crashed is a verdict too, as it is in the suite.
     """
-    if mutant.id not in WILD:
-        outcome = examine(mutant.killed_by, kernels, **options).outcome
-        return None if outcome is None else outcome.text
-    worker = _nursery().start()
-    worker.send({"check": mutant.killed_by, "kernels": str(kernels), "options": options})
-    try:
-        answer = worker.receive(SILENCE_S)
-    except WorkerEnded as ended:
-        return f"{CRASHED}: {ended}"
-    finally:
-        worker.stop()
-    return None if answer["text"] is None else str(answer["text"])
+    order: dict[str, Any] = {"check": mutant.killed_by, "kernels": str(kernels), "options": options}
+    return apart(verdict, **order) if mutant.id in WILD else verdict(**order)
 
 
-def work(channel: Channel) -> None:
-    """What a worker of ``killed`` does: one order."""
-    order = channel.receive()
-    if order is not None:
-        outcome = examine(order["check"], Path(order["kernels"]), **order["options"]).outcome
-        channel.send({"text": None if outcome is None else outcome.text})
-
-
-@cache
-def _nursery() -> Nursery:
-    nursery = Nursery(f"{__name__}:{work.__name__}")
-    atexit.register(nursery.close)
-    return nursery
+def verdict(check: str, kernels: str, options: dict[str, Any]) -> str | None:
+    """Return the text of what ``examine`` finds, or None."""
+    outcome = examine(check, Path(kernels), **options).outcome
+    return None if outcome is None else outcome.text

@@ -139,6 +139,7 @@ def test_emulated_numbers_special_values() -> None:
     ex2, lg2, rcp = functions(given)
     expected = np.array([0, inf, 1, 1, 0, inf, inf, 0, 1, 1, 0.5, nan], np.float32)
     np.testing.assert_allclose(ex2, expected, rtol=2.0**-22)
+    assert ex2[[2, 3, 8, 9]].tolist() == [1, 1, 1, 1]  # to the bit, says the table of special values of PTX
     expected = np.array([nan, inf, -inf, -inf, nan, 7, 9.965784284, nan, -inf, -inf, nan, nan], np.float32)
     np.testing.assert_allclose(lg2, expected, rtol=2.0**-22)
     expected = np.array([-0.0, 0, inf, -inf, -1 / 150, 1 / 128, 1e-3, -1e-3, inf, -inf, -1, nan], np.float32)

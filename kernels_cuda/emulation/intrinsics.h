@@ -196,8 +196,10 @@ inline void cp_async_wait() { pab_emu::copy_wait(N); }
 // Denormal results are flushed as the .ftz forms do.
 inline float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
 // PTX allows ex2 a relative error of 2^-22, lg2 the same but absolute between 1/2 and 2, rcp 2^-23 relative; the
-// rounding to float takes 2^-24 of it.
+// rounding to float takes 2^-24 of it.  Of its table of special values ex2 of a zero, and of what is flushed to one,
+// is 1 exactly: sums that are merged rely on it.
 inline float ex2(float x) {
+  if (flush(x) == 0.0f) return 1.0f;
   const double exact = std::exp2(static_cast<double>(x));
   return flush(pab_emu::approximate(exact, exact * 0.75 * 0x1p-22, x));
 }

@@ -13,7 +13,8 @@ struct Merged {
   float max, sum;
 };
 
-// Adds a state whose output is scaled to its own maximum `max`, given the maximum of all.
+// Adds a state whose output is scaled to its own maximum `max`, given the maximum of all.  That of the maximum has
+// weight 1 exactly, since ex2 of 0 is: states without weight beside it change no bit.
 PAB_FN void merge(Merged& merged, const float (&out)[8], float max, float sum) {
   // a state that saw nothing has maximum -inf and weight 0, whatever the others have
   const float weight = ex2(max - (merged.max == minus_infinity() ? 0.0f : merged.max));

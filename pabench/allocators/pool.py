@@ -10,6 +10,7 @@ import numpy as np
 from pabench.allocators.base import PoolShape
 from pabench.allocators.capabilities import Capabilities
 from pabench.allocators.device_tables import DeviceTables
+from pabench.allocators.pool_refusals import hold_refusals, vain_growth, vain_release
 from pabench.allocators.results import Granted, no_copies
 from pabench.device.base import Device
 from pabench.errors import DeviceFault, InvalidCase, OutOfPages
@@ -43,26 +44,33 @@ class PoolAllocator(DeviceTables):
 
     def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
         """See ``PageAllocator``; pages are taken when needed, so ``final_tokens`` changes nothing."""
-        sequence, tokens = self._start(sequence, tokens, final_tokens)
+        try:
+            sequence, tokens = self._start(sequence, tokens, final_tokens)
+        except InvalidCase:
+            self._ask_in_vain([sequence], [tokens])
+            raise
         return self._grow_one(sequence, 0, tokens)
 
     def append(self, sequence: int, tokens: int) -> Granted:
         """See ``PageAllocator``."""
-        lengths = self.lengths()
-        ((sequence, tokens),) = self.check_batch([sequence], [tokens], lengths).items()
-        return self._grow_one(sequence, int(lengths[sequence]), tokens)
+        ((sequence, tokens),) = self._checked([sequence], [tokens]).items()
+        return self._grow_one(sequence, int(self.lengths()[sequence]), tokens)
 
     def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
         """See ``PageAllocator``."""
-        return self._grow(self.check_batch(sequences, tokens, self.lengths()))
+        return self._grow(self._checked(sequences, tokens))
 
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``; pages go back in any order."""
-        (request,) = self._request(self._leaving(sequences))
-        tables = self._lengths, self._table
-        page_pool.free(self._pool, tables, request, self._results, self.shape.page_size)
-        self._device.synchronize()
-        self._refused(len(sequences), "page_pool_free")
+        try:
+            named = self._leaving(sequences)
+        except InvalidCase:
+            vain = vain_release(sequences, self.lengths(), self.shape)
+            hold_refusals(
+                page_pool.FREE, vain, lambda entries, _: self._release(entries), self.fingerprint, self.shape
+            )
+            raise
+        _served(page_pool.FREE, self._release(named)[: len(named)])
 
     def reset(self) -> None:
         """See ``PageAllocator``."""
@@ -76,6 +84,22 @@ class PoolAllocator(DeviceTables):
         self._grow(dict.fromkeys(range(count), 0))
 
     # --- parts ----------------------------------------------------------------------------------------
+
+    def _checked(self, sequences: Any, tokens: Any) -> dict[int, int]:
+        """Return the requests of ``append_batch``; raises ``InvalidCase`` for what host and kernel refuse."""
+        try:
+            return self.check_batch(sequences, tokens, self.lengths())
+        except InvalidCase:
+            self._ask_in_vain(sequences, tokens)
+            raise
+
+    def _ask_in_vain(self, sequences: Any, tokens: Any) -> None:
+        def launch(entries: list[int], counts: list[int]) -> Array:
+            starts = np.zeros(self.shape.max_seqs, np.int64)
+            return self._extend(entries, counts, starts, self._device.empty((1,), np.dtype(np.int64)))
+
+        vain = vain_growth(sequences, tokens, self.lengths(), self.shape)
+        hold_refusals(page_pool.EXTEND, vain, launch, self.fingerprint, self.shape)
 
     def _grow_one(self, sequence: int, old: int, tokens: int) -> Granted:
         granted = self._grow({sequence: tokens})
@@ -93,12 +117,8 @@ class PoolAllocator(DeviceTables):
         starts[1 : counts.size] = np.cumsum(np.minimum(counts, room))[:-1]
         device, total = self._device, int(np.minimum(counts, room).sum())
         slots: Any = device.empty((max(1, total),), np.dtype(np.int64))
-        columns = self._request(list(requests), counts.tolist())
-        request = columns[0], columns[1], device.to_device(starts)
-        tables = self._lengths, self._table
-        page_pool.extend(self._pool, tables, request, slots, self._results, self.shape.page_size)
-        device.synchronize()
-        refused = self._refused(counts.size, "page_pool_extend")
+        results = self._extend(list(requests), counts.tolist(), starts, slots)
+        refused = _served(page_pool.EXTEND, results[: counts.size])
         kept = np.repeat(~refused, np.minimum(counts, room))
         return Granted(
             new_slots=device.to_host(slots)[:total][kept],
@@ -106,14 +126,30 @@ class PoolAllocator(DeviceTables):
             refused=np.flatnonzero(refused),
         )
 
-    def _refused(self, count: int, entry: str) -> Array:
-        """Which of the first ``count`` entries of the last launch were refused, bool."""
-        results = self._device.to_host(self._results)[:count]
-        wrong = results[(results != page_pool.SERVED) & (results != page_pool.REFUSED)]
-        if wrong.size:
-            raise DeviceFault(f"{entry}: status {int(wrong[0])} after the host's checks passed")
-        refused: Array = results == page_pool.REFUSED
-        return refused
+    def _extend(self, sequences: list[int], counts: list[int], starts: Array, slots: Any) -> Array:
+        """Launch ``page_pool_extend`` and return what became of its entries."""
+        columns = *self._request(sequences, counts), self._device.to_device(starts)
+        tables = self._lengths, self._table
+        page_pool.extend(self._pool, tables, columns, slots, self._results, self.shape.page_size)
+        self._device.synchronize()
+        return self._device.to_host(self._results)
+
+    def _release(self, sequences: list[int]) -> Array:
+        """Launch ``page_pool_free`` and return what became of its entries."""
+        (request,) = self._request(sequences)
+        tables = self._lengths, self._table
+        page_pool.free(self._pool, tables, request, self._results, self.shape.page_size)
+        self._device.synchronize()
+        return self._device.to_host(self._results)
+
+
+def _served(entry: str, results: Array) -> Array:
+    """Which entries were refused for want of pages, bool; raises ``DeviceFault`` for any other refusal."""
+    wrong = results[(results != page_pool.SERVED) & (results != page_pool.REFUSED)]
+    if wrong.size:
+        raise DeviceFault(f"{entry}: status {int(wrong[0])} after the host's checks passed")
+    refused: Array = results == page_pool.REFUSED
+    return refused
 
 
 class TicketAllocator(PoolAllocator):

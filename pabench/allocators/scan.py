@@ -44,10 +44,7 @@ class ScanAllocator(DeviceTables):
             page_size=shape.page_size,
             max_seqs=shape.max_seqs,
             max_pages_per_seq=shape.max_pages_per_seq,
-            # one plans; the others help to spread many pages, and two show what blocks do to each other
-            blocks=max(2, min(128, 1 << (shape.num_pages // 1024).bit_length()))
-            if blocks is None
-            else blocks,
+            blocks=_blocks(shape.num_pages) if blocks is None else blocks,
         )
         self._lengths, self._table = self._state.lengths, self._state.block_table
         self._vain = VainRequests(
@@ -203,3 +200,12 @@ class ScanAllocator(DeviceTables):
             copies=self._device.to_host(self._state.copies)[: done.copies],
             refused=np.arange(served, len(requests), dtype=np.int64),
         )
+
+
+def _blocks(num_pages: int) -> int:
+    """Blocks of a launch: one plans, the others help to spread many pages.
+
+    From a few pages on there are two at least, so that small pools too show what blocks do to each other; of
+    fewer pages one takes care alone.
+    """
+    return 1 if num_pages < 6 else max(2, min(128, 1 << (num_pages // 1024).bit_length()))
