@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pabench.allocators.columns import columns_of
 from pabench.allocators.scan import ScanAllocator
-from pabench.allocators.scan_refusals import columns_of, refused_drop, refused_fork, refused_growth
+from pabench.allocators.scan_refusals import refused_drop, refused_fork, refused_growth
 from pabench.errors import InvalidCase
 from pabench.kernels import alloc_scan
 from pabench.problem.dtypes import Array

@@ -199,9 +199,8 @@ inline float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.
 // rounding to float takes 2^-24 of it.  Of its table of special values ex2 of a zero, and of what is flushed to one,
 // is 1 exactly: sums that are merged rely on it.
 inline float ex2(float x) {
-  if (flush(x) == 0.0f) return 1.0f;
-  const double exact = std::exp2(static_cast<double>(x));
-  return flush(pab_emu::approximate(exact, exact * 0.75 * 0x1p-22, x));
+  const double exact = std::exp2(static_cast<double>(x)), off_by = flush(x) == 0.0f ? 0.0 : 0.75 * 0x1p-22;
+  return flush(pab_emu::approximate(exact, exact * off_by, x));
 }
 inline float lg2(float x) {
   const double exact = std::log2(static_cast<double>(flush(x)));

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pabench.allocators.base import PoolShape
-from pabench.allocators.scan_refusals import columns_of
+from pabench.allocators.columns import columns_of
 from pabench.errors import DeviceFault
 from pabench.kernels import page_pool
 from pabench.problem.checks import INT32_MAX

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pabench.allocators.base import PoolShape
+from pabench.allocators.columns import columns_of
 from pabench.errors import DeviceFault
 from pabench.kernels import alloc_scan
 from pabench.problem.checks import INT32_MAX
@@ -105,18 +106,6 @@ class VainRequests:
         self._hold(entry, done, **rest)
         if self._fingerprint() != before:
             raise DeviceFault(f"{entry}: refused the request, status {code}, and changed the state")
-
-
-def columns_of(*given: Any) -> list[list[int]] | None:
-    """Return columns of a request as the device can be given them, or None: int32, as long as one another."""
-    columns: list[list[int]] = []
-    for column in given:
-        found = column.tolist() if isinstance(column, np.ndarray) else column
-        found = list(found) if isinstance(found, Sequence) else [found] * len(columns[0]) if columns else None
-        if found is None or not all(isinstance(one, int) and abs(one) <= INT32_MAX for one in found):
-            return None
-        columns.append([int(one) for one in found])
-    return columns if len({len(column) for column in columns}) == 1 else None
 
 
 def refused_growth(
