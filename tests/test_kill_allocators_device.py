@@ -7,6 +7,7 @@ import random
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,10 +57,10 @@ def examine(
     return run_check(check, examiner)
 
 
-def verdict(check: str, subject: str, kernels: str, seed: str) -> str | None:
+def verdict(check: str, subject: str, kernels: str, seed: int) -> str | None:
     """Return the text of what ``examine`` finds, or None."""
     # on one core the seed alone decides who meets whom, and not what else the machine does
-    outcome = examine(check, subject, Path(kernels), seed=int(seed), workers=1).outcome
+    outcome = examine(check, subject, Path(kernels), seed=seed, workers=1).outcome
     return None if outcome is None else outcome.text
 
 
@@ -81,7 +82,8 @@ def test_kill_allocators_device_kills(mutant: Mutant, tmp_path: Path) -> None:
     kernels = overlay(mutant, KERNELS, tmp_path / "kernels")
     subject = SUBJECTS.get(mutant.file, "scan")
     for seed in SEEDS:
-        given = {"check": mutant.killed_by, "subject": subject, "kernels": str(kernels), "seed": str(seed)}
+        given: dict[str, Any] = {"check": mutant.killed_by, "subject": subject, "kernels": str(kernels)}
+        given["seed"] = seed
         text = apart(verdict, silence_s=60, **given) if WILD.match(mutant.id) else verdict(**given)
         assert text is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(PLACE, text) or (WILD.match(mutant.id) and text.startswith(CRASHED)), text

@@ -53,12 +53,13 @@ class PoolAllocator(DeviceTables):
 
     def append(self, sequence: int, tokens: int) -> Granted:
         """See ``PageAllocator``."""
-        ((sequence, tokens),) = self._checked([sequence], [tokens]).items()
-        return self._grow_one(sequence, int(self.lengths()[sequence]), tokens)
+        lengths = self.lengths()
+        ((sequence, tokens),) = self._checked([sequence], [tokens], lengths).items()
+        return self._grow_one(sequence, int(lengths[sequence]), tokens)
 
     def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
         """See ``PageAllocator``."""
-        return self._grow(self._checked(sequences, tokens))
+        return self._grow(self._checked(sequences, tokens, self.lengths()))
 
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``; pages go back in any order."""
@@ -85,10 +86,10 @@ class PoolAllocator(DeviceTables):
 
     # --- parts ----------------------------------------------------------------------------------------
 
-    def _checked(self, sequences: Any, tokens: Any) -> dict[int, int]:
+    def _checked(self, sequences: Any, tokens: Any, lengths: Array) -> dict[int, int]:
         """Return the requests of ``append_batch``; raises ``InvalidCase`` for what host and kernel refuse."""
         try:
-            return self.check_batch(sequences, tokens, self.lengths())
+            return self.check_batch(sequences, tokens, lengths)
         except InvalidCase:
             self._ask_in_vain(sequences, tokens)
             raise

@@ -11,12 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pabench.allocators.base import PoolShape
-from pabench.allocators.columns import columns_of
+from pabench.allocators.columns import columns_of, growth_breaks
 from pabench.errors import DeviceFault
 from pabench.kernels import page_pool
-from pabench.problem.checks import INT32_MAX
 from pabench.problem.dtypes import Array
-from pabench.problem.layout import pages_needed
 
 VainEntry = tuple[int, int, int]
 """Sequence, tokens, and what must become of the entry."""
@@ -31,16 +29,11 @@ def vain_growth(sequences: Any, tokens: Any, lengths: Array, shape: PoolShape) -
         lengths: int64 ``(max_seqs,)``, -1 where a sequence is not live.
         shape: of the pool.
     """
+    codes = {"value": page_pool.WRONG, "row": page_pool.OUTGROWS}
     vain: list[VainEntry] = []
     for sequence, count in zip(*(columns_of(sequences, tokens) or ([], [])), strict=True):
-        if sequence < 0:
-            continue
-        if sequence >= shape.max_seqs or count < 0:
-            vain.append((sequence, count, page_pool.WRONG))
-            continue
-        length = max(0, int(lengths[sequence])) + count
-        if length > INT32_MAX or pages_needed(length, shape.page_size) > shape.max_pages_per_seq:
-            vain.append((sequence, count, page_pool.OUTGROWS))
+        if rule := growth_breaks(sequence, count, lengths, shape):
+            vain.append((sequence, count, codes[rule]))
     return vain
 
 
@@ -73,7 +66,7 @@ def hold_refusals(
     """
     if not vain or len(vain) > shape.max_seqs:
         return
-    room = shape.max_seqs - len(vain)  # the entries come last, so that the first is not the one concerned
+    room = shape.max_seqs - len(vain)  # the entries come last: threads of other places are asked too
     expected = [-1] * room + [code for _, _, code in vain]
     before = fingerprint()
     results = launch([-1] * room + [one for one, _, _ in vain], [0] * room + [count for _, count, _ in vain])

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 
 from pabench.allocators.base import PoolShape
-from pabench.allocators.columns import columns_of
+from pabench.allocators.columns import columns_of, growth_breaks
 from pabench.errors import DeviceFault
 from pabench.kernels import alloc_scan
-from pabench.problem.checks import INT32_MAX
 from pabench.problem.dtypes import Array
-from pabench.problem.layout import pages_needed
 
 NOTHING = {"pages": 0, "needed": 0, "served": 0, "tokens": 0, "copies": 0}
 """Of the status of a release that was refused."""
@@ -112,14 +110,10 @@ def refused_growth(
     sequences: Sequence[int], tokens: Sequence[int], lengths: Array, shape: PoolShape
 ) -> Refusal | None:
     """Return what ``page_alloc_extend`` must answer; a sequence that is not live it would start."""
+    codes = {"value": alloc_scan.BAD_VALUE, "row": alloc_scan.ROW_TOO_SHORT}
     for entry, (sequence, count) in enumerate(zip(sequences, tokens, strict=True)):
-        if sequence < 0:
-            continue
-        if sequence >= shape.max_seqs or count < 0:
-            return alloc_scan.BAD_VALUE, entry
-        length = max(0, int(lengths[sequence])) + count
-        if length > INT32_MAX or pages_needed(length, shape.page_size) > shape.max_pages_per_seq:
-            return alloc_scan.ROW_TOO_SHORT, entry
+        if rule := growth_breaks(sequence, count, lengths, shape):
+            return codes[rule], entry
     return None
 
 
