@@ -24,8 +24,7 @@
 // shared memory: while one is attended to, the next ones are on their way, also those of other sequences.
 #include "pab/decode_plan.cuh"
 #include "pab/fragment_logits.cuh"
-#include "pab/fragments.cuh"
-#include "pab/fragments_e4m3.cuh"
+#include "pab/query_tile.cuh"
 
 namespace pab {
 
@@ -120,18 +119,12 @@ PAB_FN i64 token_offset(const Call& call, const Batch& batch, const Work& work) 
   return page * call.page_stride + token % page_size * call.token_stride + work.kv_head * call.head_stride;
 }
 
-// Byte offset of chunk `chunk` of row `row` of the query in shared memory.
-PAB_FN int query_offset(int row, int chunk) {
-  if constexpr (kE4m3) return query_offset_for_e4m3<kSteps>(row, chunk);
-  else return chunk_offset<kChunks>(row, chunk);
-}
-
 // Starts the copies of tile `n` of the share, and of the query where a piece begins.
 PAB_FN void fetch(SharedMemory& memory, const Call& call, const Batch& batch, u32 n) {
   const Work& work = memory.works[n % kWorks];
   if (work.tile < 0) return;
   Slice* slices = memory.stages[n % kStages];
-#pragma unroll
+#pragma unroll 8  // more offsets at once than that leave no registers to the output of a head_dim above 128
   for (int i = 0; i < (kCacheChunks + 1) / 2; ++i) {
     const int index = static_cast<int>(threadIdx.x) + i * kThreads;
     if (kCacheChunks % 2 && index >= kTile * kCacheChunks) break;
@@ -150,18 +143,8 @@ PAB_FN void fetch(SharedMemory& memory, const Call& call, const Batch& batch, u3
     const int row = index / kChunks, chunk = index % kChunks;
     const bool live = work.first_row + row < work.query_len * batch.group_size;
     const i64 source = live ? query_row(call, batch, work, work.first_row + row) * kHeadDim + 8 * chunk : 0;
-    const int target = query_offset(row, chunk) / static_cast<int>(sizeof(u16));
+    const int target = query_offset<kSteps>(row, chunk) / static_cast<int>(sizeof(u16));
     cp_async16(query + target, call.q + source, live);
-  }
-}
-
-// One k step of the query as operand A.
-PAB_FN void load_query(u32 (&a)[4], const u16* query, int step) {
-  if constexpr (kE4m3) {
-    load_query_for_e4m3<kSteps>(a, query, step);
-  } else {
-    const int lane = static_cast<int>(lane_id()), row = lane % 16, chunk = 2 * step + lane / 16;
-    ldmatrix_x4(a, reinterpret_cast<const unsigned char*>(query) + query_offset(row, chunk));
   }
 }
 
@@ -182,7 +165,7 @@ PAB_FN void begin_piece(State& state, const u16* query, const Call& call, const 
   }
   if constexpr (kQueryInRegisters) {
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) load_query(state.query[step], query, step);
+    for (int step = 0; step < kSteps; ++step) load_query<kSteps>(state.query[step], query, step);
   }
 }
 
@@ -194,7 +177,7 @@ PAB_FN void multiply_step(float (&score)[2][4], const State& state, const u16* q
     mma_16816(score[1], state.query[step], key[2], key[3]);
   } else {
     u32 a[4];
-    load_query(a, query, step);
+    load_query<kSteps>(a, query, step);
     mma_16816(score[0], a, key[0], key[1]);
     mma_16816(score[1], a, key[2], key[3]);
   }

@@ -25,9 +25,8 @@
 // the order of its keys, in tiles that begin at multiples of kTile: its bits depend on its query, its keys and kTile,
 // and on nothing else that is in the batch, in the block or in other chunks.
 #include "pab/fragment_logits.cuh"
-#include "pab/fragments.cuh"
-#include "pab/fragments_e4m3.cuh"
 #include "pab/prefill_order.cuh"
+#include "pab/query_tile.cuh"
 
 namespace pab {
 
@@ -111,12 +110,6 @@ PAB_FN i64 token_offset(const Call& call, const Work& work, i32 tile) {
   return page * call.page_stride + token % page_size * call.token_stride + work.kv_head * call.head_stride;
 }
 
-// Byte offset of chunk `chunk` of row `row` in a warp's queries, and in its output.
-PAB_FN int query_offset(int row, int chunk) {
-  if constexpr (kE4m3) return query_offset_for_e4m3<kSteps>(row, chunk);
-  else return chunk_offset<kChunks>(row, chunk);
-}
-
 // Starts the copies of a tile whose tokens lie at `rows`.
 PAB_FN void fetch_tile(Stage& stage, const i64* rows, const Call& call) {
 #pragma unroll
@@ -140,23 +133,13 @@ PAB_FN void fetch_queries(u16* queries, const Call& call, const Work& work) {
     const int row = index / kChunks, chunk = index % kChunks;
     const bool live = work.first_row + row <= work.last_row;
     const i64 source = live ? query_row(call, work, work.first_row + row) * kHeadDim + 8 * chunk : 0;
-    cp_async16(queries + query_offset(row, chunk) / static_cast<int>(sizeof(u16)), call.q + source, live);
-  }
-}
-
-// One k step of a warp's queries as operand A.
-PAB_FN void load_query(u32 (&a)[4], const u16* queries, int step) {
-  if constexpr (kE4m3) {
-    load_query_for_e4m3<kSteps>(a, queries, step);
-  } else {
-    const int lane = static_cast<int>(lane_id()), row = lane % 16, chunk = 2 * step + lane / 16;
-    ldmatrix_x4(a, reinterpret_cast<const unsigned char*>(queries) + query_offset(row, chunk));
+    cp_async16(queries + query_offset<kSteps>(row, chunk) / static_cast<int>(sizeof(u16)), call.q + source, live);
   }
 }
 
 // The products of a warp's queries and the keys of a tile.
-PAB_FN void multiply_keys(float (&score)[2 * kPairs][4], const State& state, const u16* queries, const Cached* tokens) {
-  const int lane = static_cast<int>(lane_id());
+PAB_FN void multiply_keys(float (&score)[2 * kPairs][4], const State& state, const u16* queries, const Cached* tokens,
+                          int lane) {
   const auto* keys = reinterpret_cast<const unsigned char*>(tokens);
   // a chunk of e4m3 is a whole step, so that ldmatrix brings two; of an odd number the last one comes twice
   constexpr int kAtOnce = kE4m3 ? 2 : 1;
@@ -170,7 +153,7 @@ PAB_FN void multiply_keys(float (&score)[2 * kPairs][4], const State& state, con
 #pragma unroll
         for (int i = 0; i < 4; ++i) a[more][i] = state.query[step + more][i];
       } else {
-        load_query(a[more], queries, step + more);
+        load_query<kSteps>(a[more], queries, step + more);
       }
     }
 #pragma unroll
@@ -200,8 +183,8 @@ PAB_FN void multiply_keys(float (&score)[2 * kPairs][4], const State& state, con
 }
 
 // Adds the products of the weights of 16 tokens and their values, the first in row `first` of the tile, to the output.
-PAB_FN void multiply_values(State& state, const u32 (&weight)[4], const Cached* tokens, int first) {
-  const int lane = static_cast<int>(lane_id()), row = first + lane % 16;
+PAB_FN void multiply_values(State& state, const u32 (&weight)[4], const Cached* tokens, int first, int lane) {
+  const int row = first + lane % 16;
   const auto* values = reinterpret_cast<const unsigned char*>(tokens);
   u32 value[4];
   if constexpr (kE4m3) {
@@ -232,9 +215,10 @@ PAB_FN void multiply_values(State& state, const u32 (&weight)[4], const Cached* 
 // Attends to a tile whose first key is `first`; `masked` when some row of the warp does not see all of it.
 PAB_FN void attend(State& state, const Stage& stage, const u16* queries, const Features& features, float scale_log2,
                    u32 first, bool masked) {
-  const int lane = static_cast<int>(lane_id());
+  // else the places of all chunks would be kept from tile to tile, more than there are registers for
+  const int lane = static_cast<int>(opaque(lane_id()));
   float score[2 * kPairs][4] = {};
-  multiply_keys(score, state, queries, stage.keys);
+  multiply_keys(score, state, queries, stage.keys, lane);
 
 #pragma unroll
   for (int i = 0; i < 2 * kPairs; ++i) {
@@ -302,55 +286,13 @@ PAB_FN void attend(State& state, const Stage& stage, const u16* queries, const F
     for (int i = 0; i < 4; ++i) {
       weight[i] = pack_pair(score[2 * pair + i / 2][2 * (i % 2)], score[2 * pair + i / 2][2 * (i % 2) + 1]);
     }
-    multiply_values(state, weight, stage.values, 16 * pair);
-  }
-}
-
-// Divides by the sum and writes a warp's rows, first_row its first; `room` is its part of the shared memory.
-PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Work& work, i32 first_row) {
-  const Features& features = work.sequence.features;
-  const int lane = static_cast<int>(lane_id());
-  auto* bytes = reinterpret_cast<unsigned char*>(room);
-  warp_sync(kFullMask);  // all lanes are done with the queries that the output replaces
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = lane / 4 + 8 * half;
-    const float sum = quad_sum(state.sum[half]);
-    // no key: output 0, LSE -inf or that of the sink; a NaN among the logits, or nothing but -inf, comes out as NaN
-    const float scale = value_scale(features, query_head(work, first_row + row));
-    const float inverse = state.row[half].end > 0 ? scale / sum : 0.0f;
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      const float(&low)[4] = state.out[2 * step], (&high)[4] = state.out[2 * step + 1];
-      if constexpr (kE4m3) {
-        const Pack<float, 4> four = row_of_e4m3(low, high, half);
-        const u32 first = pack_pair(four.at[0] * inverse, four.at[1] * inverse);
-        const u32 second = pack_pair(four.at[2] * inverse, four.at[3] * inverse);
-        unsigned char* at = bytes + query_offset(row, 2 * step + lane % 4 / 2);
-        store_pack(reinterpret_cast<u32*>(at) + 2 * (lane % 2), Pack<u32, 2>{{first, second}});
-      } else {
-        const u32 first = pack_pair(low[2 * half] * inverse, low[2 * half + 1] * inverse);
-        const u32 second = pack_pair(high[2 * half] * inverse, high[2 * half + 1] * inverse);
-        store_wide(reinterpret_cast<u32*>(bytes + query_offset(row, 2 * step)) + lane % 4, first);
-        store_wide(reinterpret_cast<u32*>(bytes + query_offset(row, 2 * step + 1)) + lane % 4, second);
-      }
-    }
-    if (lane % 4 == 0 && first_row + row <= work.last_row) {
-      call.lse[query_row(call, work, first_row + row)] = (state.max[half] + lg2(sum)) * kLn2;
-    }
-  }
-  warp_sync(kFullMask);
-#pragma unroll
-  for (int i = 0; i < kWarpRows * kChunks / 32; ++i) {
-    const int index = lane + 32 * i, row = index / kChunks, chunk = index % kChunks;
-    if (first_row + row > work.last_row) break;
-    const auto loaded = load_pack<4>(reinterpret_cast<const u32*>(bytes + query_offset(row, chunk)));
-    const i64 target = query_row(call, work, first_row + row) * kHeadDim + 8 * chunk;
-    store_pack(reinterpret_cast<u32*>(call.out + target), loaded);
+    multiply_values(state, weight, stage.values, 16 * pair, lane);
   }
 }
 
 }  // namespace pab
+
+#include "pab/prefill_output.cuh"
 
 extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_prefill_plan(
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i32* starts, pab::RowBlock* order, pab::i32 num_seqs,
@@ -433,7 +375,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
     if constexpr (kQueryInRegisters) {
       if (n == 0) {
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) load_query(state.query[step], queries, step);
+        for (int step = 0; step < kSteps; ++step) load_query<kSteps>(state.query[step], queries, step);
       }
     }
     const u32 first = static_cast<u32>(first_tile + n) * kTile, end = first + kTile;

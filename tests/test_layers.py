@@ -196,6 +196,17 @@ def test_layers_modules_are_short_and_say_what_they_are(path: Path) -> None:
     assert ast.get_docstring(ast.parse(source))
 
 
+KERNELS = Path(__file__).resolve().parents[1] / "kernels_cuda"
+CUDA = [path for path in sorted(KERNELS.rglob("*")) if path.suffix in {".cu", ".cuh", ".h", ".cpp"}]
+
+
+@pytest.mark.parametrize("path", CUDA, ids=lambda path: str(path.relative_to(KERNELS)))
+def test_layers_kernel_files_are_short_and_say_what_they_are(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert source.count("\n") <= MAX_LINES
+    assert source.startswith("// ")
+
+
 def undocumented(source: str) -> list[str]:
     """Public functions, methods and classes without docstring or a full annotation."""
     found: list[str] = []

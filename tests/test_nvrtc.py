@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from pabench.device.base import KernelSource
-from pabench.device.nvrtc import ARCHITECTURES, compile_cubin, header_key, nvrtc_options
+from pabench.device.nvrtc import ARCHITECTURES, compile_cubin, header_key, nvrtc_options, nvrtc_version
 from pabench.device.ptxas import parse_functions
 from pabench.errors import CompileError, EnvironmentRefused
 from pabench.kernels.instances import kernel_instances
@@ -75,6 +78,34 @@ def test_nvrtc_compiles_our_kernels_without_a_spill(file: str, architecture: str
 
 
 @needs_nvrtc
+@pytest.mark.parametrize(
+    ("file", "architecture", "head_dim", "count"),
+    [
+        ("paged_decode.cu", "sm_80", 256, 1),
+        ("paged_prefill.cu", "sm_100a", 112, 2),
+        ("paged_prefill.cu", "sm_100a", 128, 2),
+        ("paged_prefill.cu", "sm_120", 128, 2),
+    ],
+)
+def test_nvrtc_leaves_room_to_the_tightest_kernels(
+    file: str, architecture: str, head_dim: int, count: int
+) -> None:
+    """These spilled with one build of NVRTC and not with the next, so they keep a few registers free."""
+    instances = [
+        one
+        for one in file_sources(KERNELS_CUDA / file, include_dir=KERNELS_CUDA)
+        if one.suits(architecture)
+        and one.label.startswith(f"bfloat16 head_dim {head_dim} ")
+        and one.label.endswith("with features")
+    ]
+    assert len(instances) == count
+    for instance in instances:
+        for row in compile_one(instance, architecture).rows:
+            assert row.usage.spill_bytes == 0
+            assert row.usage.registers <= 250, (instance.label, row.usage)
+
+
+@needs_nvrtc
 @pytest.mark.parametrize(("head_dim", "vec"), [(5, 1), (6, 2), (1, 1), (16, 8), (127, 1), (254, 2)])
 def test_nvrtc_compiles_decode_for_odd_head_dims(head_dim: int, vec: int) -> None:
     cubin = compile_cubin(shaped("paged_decode_simple.cu", head_dim, 1, vec), "sm_90a")
@@ -105,6 +136,35 @@ def test_nvrtc_names_file_and_line_of_an_error(tmp_path: Path) -> None:
         compile_cubin(shaped("kv_append.cu", 64, 0, 4), "sm_999")
     with pytest.raises(CompileError, match=r"none\.cu cannot be read"):
         compile_cubin(KernelSource(path=tmp_path / "none.cu", include_dir=KERNELS_CUDA), "sm_80")
+
+
+@needs_nvrtc
+def test_nvrtc_version_tells_builds_apart() -> None:
+    # the loader of the system may know another library, which then names itself
+    if "nvrtc" in os.environ.get("LD_PRELOAD", ""):
+        assert re.fullmatch(r"\d+\.\d+\.\d+", nvrtc_version())
+    else:
+        assert nvrtc_version() == importlib.metadata.version("nvidia-cuda-nvrtc")
+
+
+@needs_nvrtc
+def test_nvrtc_version_without_a_build_is_the_one_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cupy.cuda import nvrtc as library
+
+    monkeypatch.setattr(library, "getPTX", lambda program: b"// of somebody else, V1.2.3\n.version 9.0\n")
+    monkeypatch.setattr(library, "getVersion", lambda: (13, 7))
+    assert nvrtc_version.__wrapped__() == "13.7"
+
+
+@needs_nvrtc
+def test_nvrtc_that_compiles_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cupy.cuda import nvrtc as library
+
+    real = library.compileProgram
+    monkeypatch.setattr(library, "compileProgram", lambda program, options: real(program, ["--arch=none"]))
+    with pytest.raises(EnvironmentRefused, match=r"^NVRTC \d+\.\d+ does not work: .*--arch=none") as caught:
+        nvrtc_version.__wrapped__()
+    assert caught.value.exit_code == 7
 
 
 def test_nvrtc_options_are_in_a_fixed_order() -> None:

@@ -78,6 +78,9 @@ inline u32 byte_permute(u32 x, u32 selector) {
   return result;
 }
 
+// --- registers ----------------------------------------------------------------------------------------------
+inline u32 opaque(u32 x) { return x; }
+
 // --- block --------------------------------------------------------------------------------------------------
 inline void block_sync() { pab_emu::barrier(0, pab_emu::kAllThreads, true); }
 inline void meet(u32 id, u32 threads, bool wait) {

@@ -11,6 +11,8 @@
 //                           of which those that have returned are not waited for
 //   bits                    popc, ffs (1-based, 0 for none), lanemask_lt; byte_permute(x, selector): byte i of the
 //                           result is the byte of x that hexadecimal digit i of the selector, 0 to 3, names
+//   registers               opaque(x): x, of which the compiler knows nothing, so that what follows from it in a loop is
+//                           computed each time and keeps no register from one time to the next
 //   block                   block_sync, bar_sync(id, threads), bar_arrive(id, threads)
 //   memory order            fence_block, fence_device, ld_acquire (u32, u64), st_release, ld_relaxed, st_relaxed (u32), device
 //                           scope

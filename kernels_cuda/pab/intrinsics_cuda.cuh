@@ -43,6 +43,12 @@ PAB_FN u32 popc(u32 bits) { return __popc(bits); }
 PAB_FN u32 ffs(u32 bits) { return __ffs(bits); }
 PAB_FN u32 byte_permute(u32 x, u32 selector) { return __byte_perm(x, 0, selector); }
 
+// --- registers ----------------------------------------------------------------------------------------------
+PAB_FN u32 opaque(u32 x) {
+  asm volatile("" : "+r"(x));  // volatile: a loop holds it, else it would be moved out of it
+  return x;
+}
+
 // --- block --------------------------------------------------------------------------------------------------
 PAB_FN void block_sync() { __syncthreads(); }
 PAB_FN void bar_sync(u32 id, u32 threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }

@@ -106,13 +106,12 @@ def _gpu() -> dict[str, Any]:
 
 def _nvrtc() -> dict[str, Any]:
     try:
-        from cupy.cuda import nvrtc
+        from pabench.device.nvrtc import nvrtc_version
 
-        major, minor = nvrtc.getVersion()
+        return {"version": nvrtc_version()}
     except Exception as error:
         # cupy reports a missing or broken library in half a dozen ways, and none of them is our failure
         return {"problem": f"{type(error).__name__}: {error}"}
-    return {"version": f"{major}.{minor}"}
 
 
 def _resources() -> dict[str, Any]:

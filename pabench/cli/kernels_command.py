@@ -95,7 +95,7 @@ def command(
     if as_json:
         click.echo(json.dumps(_as_json(results, names, nvrtc_version(), passed), indent=2))
     else:
-        click.echo(_as_text(results))
+        click.echo(_as_text(results, nvrtc_version()))
     return EXIT_OK if passed else EXIT_FAILURE
 
 
@@ -169,7 +169,7 @@ SHORT = {
 }
 
 
-def _as_text(results: Sequence[Compilation]) -> str:
+def _as_text(results: Sequence[Compilation], nvrtc: str) -> str:
     from pabench.kernels.static_table import row_dict
 
     shown = []
@@ -198,7 +198,7 @@ def _as_text(results: Sequence[Compilation]) -> str:
     compiled = sum(bool(result.rows) for result in results)
     parts.append(
         f"{compiled} of {len(results)} compilations, {len(shown)} functions, {sum(told.values())} warnings, "
-        f"{sum(wrong.values())} failures"
+        f"{sum(wrong.values())} failures (NVRTC {nvrtc})"
     )
     return "\n\n".join(parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -102,10 +103,29 @@ def compile_log(source: KernelSource, architecture: str) -> str:
     return cached_file(f"ptxas-{key}.log", make).read_text(encoding="utf-8")
 
 
+@functools.cache
 def nvrtc_version() -> str:
-    """Return the version of NVRTC, such as ``13.0``; raises ``EnvironmentRefused`` when it is missing."""
+    """Return the version of NVRTC with its build, such as ``13.0.88``.
+
+    Builds of one version allot registers differently, and ``nvrtcVersion`` tells only ``13.0``: the build
+    is read from the PTX of an empty program, whose head names it.
+
+    Raises:
+        EnvironmentRefused: NVRTC is missing, or does not even compile that.
+    """
     major, minor = _ask("getVersion")
-    return f"{major}.{minor}"
+    nvrtc = _load_nvrtc()
+    program = nvrtc.createProgram("", "empty.cu", [], [])
+    try:
+        nvrtc.compileProgram(program, [])
+        head = nvrtc.getPTX(program).decode(errors="replace")
+    except nvrtc.NVRTCError:
+        message = first_error(nvrtc.getProgramLog(program))
+        raise EnvironmentRefused(f"NVRTC {major}.{minor} does not work: {message}", hint=INSTALL) from None
+    finally:
+        nvrtc.destroyProgram(program)
+    named = re.search(rf"\bV({major}\.{minor}\.\d+)\b", head)
+    return named[1] if named else f"{major}.{minor}"
 
 
 def check_architecture(architecture: str) -> None:

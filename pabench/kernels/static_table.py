@@ -82,6 +82,7 @@ def compile_table(
     for architecture in architectures:
         sm_limits(architecture)
     for architecture in architectures:
+        # this also loads NVRTC, which two threads at once may find half loaded
         check_architecture(architecture)
     jobs = [(source, name) for source in sources for name in architectures if source.suits(name)]
     results = []

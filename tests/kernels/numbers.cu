@@ -35,7 +35,7 @@ extern "C" __global__ void widen_e4m3x2(const pab::u16* bits, pab::u32* out, pab
 }
 
 extern "C" __global__ void permute_bytes(const pab::u32* in, pab::u32* out, pab::u32 selector) {
-  out[threadIdx.x] = pab::byte_permute(in[threadIdx.x], selector);
+  out[threadIdx.x] = pab::byte_permute(pab::opaque(in[threadIdx.x]), selector);
 }
 
 extern "C" __global__ void narrow_e4m3(const float* in, pab::u8* bits, pab::u32 n) {
