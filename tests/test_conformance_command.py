@@ -103,6 +103,11 @@ def test_conformance_quick_passes(
     assert judged == (lacking if subjects else DEFAULT_ALLOCATORS)
     missing |= {(name, CROWD) for name in judged}
     assert unsupported == {(name, CONCURRENT) for name in lacking} | missing
+    # and each says why, a case that was declined included
+    reasons = {line["reason"] for line in record["results"] if line["status"] == "unsupported"}
+    assert all(reason in result.stdout for reason in reasons)
+    if "torch-sdpa" in subjects:
+        assert any(reason.endswith("decode[vast-pools]: no pools larger than memory") for reason in reasons)
     # by default four allocators are judged
     checks = len(expected) + (0 if subjects else 3 * len(ALLOCATOR))
     passed = checks - len(unsupported)

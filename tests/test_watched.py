@@ -18,6 +18,8 @@ from pabench.conformance.merge_checks import check_merge
 from pabench.conformance.plan_checks import check_replay
 from pabench.conformance.watched import inputs_of, watched
 from pabench.device.base import MAX_ROOM_BYTES
+from pabench.device.checked import CheckedDevice
+from pabench.device.emulated import EmulatedDevice
 from pabench.device.guard_pages import GuardPages
 from pabench.device.rooms import CANARIES, MARGIN_BYTES, CanaryRooms, PlainRooms, in_rooms
 from pabench.errors import Unsupported
@@ -57,11 +59,14 @@ STRAYS: dict[str, tuple[Stray, str]] = {
 }
 
 
+CHECKED = CheckedDevice()
+
+
 class Strays(Good):
     """Right, and writes one byte more."""
 
-    def __init__(self, stray: Stray) -> None:
-        super().__init__(DEVICE)
+    def __init__(self, stray: Stray, device: EmulatedDevice = DEVICE) -> None:
+        super().__init__(device)
         self.stray = stray
 
     def run(self, plan: Any) -> None:
@@ -79,6 +84,13 @@ def test_watched_stray_writes_are_told(where: str) -> None:
     assert not outcome.passed
     assert words in outcome.text
     assert "err/T" not in outcome.text
+
+
+@pytest.mark.parametrize("where", [where for where in STRAYS if where.startswith("into")])
+def test_watched_changed_inputs_are_told_on_the_checked_device(where: str) -> None:
+    stray, words = STRAYS[where]
+    backend: Any = Strays(stray, CHECKED)
+    assert words in check_decode(CASE, backend, CHECKED).text
 
 
 def test_watched_right_backends_pass_and_leave_no_rooms() -> None:
@@ -191,10 +203,11 @@ class KeepsScratch(Replays):
         plan.plan.out[empty] = np.where(np.isnan(before[empty]), plan.plan.out[empty], before[empty])
 
 
-def test_replay_right_backends_pass() -> None:
-    backend: Any = Replays(DEVICE)
+@pytest.mark.parametrize("device", [DEVICE, CHECKED], ids=["plain", "checked"])
+def test_replay_right_backends_pass(device: EmulatedDevice) -> None:
+    backend: Any = Replays(device)
     for seed in range(5):
-        assert check_replay(replace(CASE, seed=seed, tail="foreign"), backend, DEVICE).passed
+        assert check_replay(replace(CASE, seed=seed, tail="foreign"), backend, device).passed
 
 
 def test_replay_of_lengths_that_were_read_early_is_not_judged_or_wrong() -> None:
@@ -203,9 +216,10 @@ def test_replay_of_lengths_that_were_read_early_is_not_judged_or_wrong() -> None
         check_replay(CASE, backend, DEVICE)
 
 
-def test_replay_sees_what_the_run_before_left() -> None:
-    backend: Any = KeepsScratch(DEVICE)
-    verdicts = [check_replay(replace(CASE, seed=seed), backend, DEVICE) for seed in range(6)]
+@pytest.mark.parametrize("device", [DEVICE, CHECKED], ids=["plain", "checked"])
+def test_replay_sees_what_the_run_before_left(device: EmulatedDevice) -> None:
+    backend: Any = KeepsScratch(device)
+    verdicts = [check_replay(replace(CASE, seed=seed), backend, device) for seed in range(6)]
     wrong = [verdict.text for verdict in verdicts if not verdict.passed]
     assert wrong
     assert all("after its arrays changed" in text or "changed back" in text for text in wrong)

@@ -42,8 +42,7 @@ def summary_lines(
                 yield f"  also: {finding['said']}"
             if result.failure:
                 yield f"  again: {result.failure.replay}"
-    if len(names) > 1 or any(subject.lacking for subject in subjects):
-        yield from _unsupported(results)
+    yield from _unsupported(results)
     for result in results:
         if result.operations and result.status in ("passed", "deviates"):
             did = f"{result.cases} histories of {result.operations / result.cases:.0f} operations"

@@ -74,7 +74,7 @@ PROFILES = {
 
 @dataclass(slots=True)
 class Notebook:
-    """What happened within one test."""
+    """What happened within one test; ``declined`` is why the last case that was not judged was not."""
 
     check: str = ""
     about: str = ""
@@ -85,6 +85,7 @@ class Notebook:
     outcome: Outcome | None = None
     deviations: dict[str, dict[str, Any]] = field(default_factory=dict)
     lacks: dict[str, str] = field(default_factory=dict)
+    declined: str | None = None
 
     def count(self, case: AnyCase) -> None:
         """Count a judged case and, of a history, its operations."""
@@ -181,13 +182,13 @@ class Examiner:
         def judged(case: Any) -> None:
             try:
                 outcome = self.witness.judge(case, lambda: check.run(case, backend, self.device))
-            except Unsupported:
+            except Unsupported as why:
+                self.notebook.declined = str(why)
                 return
             self.note(case, outcome)
 
         self._until_failure(judged)
-        if self.notebook.cases == 0:
-            pytest.skip(f"{self.subject} supports none of the cases of {self.notebook.check}")
+        self._skip_unjudged()
 
     def examine_machine(
         self, check: str, machine: type[RuleBasedStateMachine], *, share: float = 1.0
@@ -234,13 +235,13 @@ class Examiner:
             judge = ALLOCATOR_CHECKS[check]
             try:
                 outcome = self.witness.judge(case, lambda: judge(case, self.new_allocator, self.device))
-            except Unsupported:
+            except Unsupported as why:
+                self.notebook.declined = str(why)
                 return
             self.note(case, outcome)
 
         self._until_failure(judged)
-        if self.notebook.cases == 0:
-            pytest.skip(f"{self.subject} serves a whole request in order, not thread by thread")
+        self._skip_unjudged()
 
     def new_allocator(self, shape: PoolShape) -> PageAllocator:
         """Return an empty allocator of the kind under examination."""
@@ -258,7 +259,11 @@ class Examiner:
 
     def supports(self, case: Case) -> bool:
         """Whether the backend declares that it can run ``case``."""
-        return self.backend is not None and self.backend.capabilities.why_not(case) is None
+        if self.backend is None:
+            return False
+        why = self.backend.capabilities.why_not(case)
+        self.notebook.declined = why or self.notebook.declined
+        return why is None
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -352,6 +357,12 @@ class Examiner:
                 raise
             self.notebook.outcome = replace(outcome, text=f"not on every run: {outcome.text}")
             raise CheckFailed(self.notebook.outcome.text) from None
+
+    def _skip_unjudged(self) -> None:
+        """Leave a test that has judged no case, with the reason of the last one declined."""
+        if self.notebook.cases == 0:
+            why = f": {self.notebook.declined}" if self.notebook.declined else ""
+            pytest.skip(f"{self.subject} supports none of the cases of {self.notebook.check}{why}")
 
     def _settings(self, examples: int) -> settings:
         return settings(

@@ -111,7 +111,10 @@ class CheckedDevice(EmulatedDevice):
         self._allocations = Allocations()
 
     def to_device(self, array: Array) -> Array:
-        """Return a copy of ``array``, or itself when it is large or lies on the device; the host wrote it."""
+        """Return a copy of ``array``, or itself when it is large or lies on the device; the host wrote it.
+
+        Rooms hear of the copy and do not house it: what strays from it is found without them.
+        """
         if self._allocations.covers(array) or array.nbytes > MAX_FENCED_BYTES:
             held = super().to_device(array)
             if not self._allocations.covers(held):
@@ -120,6 +123,8 @@ class CheckedDevice(EmulatedDevice):
         held = fenced(array.shape, array.dtype)
         held[...] = array
         self._allocations.add(held, written=True)
+        if self.rooms is not None:
+            self.rooms.uploaded(array, held)
         return held
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
