@@ -30,6 +30,7 @@ from pabench.problem.merge import MergeCase, build_merge
 from tests.probe import DEVICE
 from tests.stub_backends import Good
 
+CHECKED = CheckedDevice()
 CASE = Case(
     problem=Problem(num_qo_heads=2, num_kv_heads=1, head_dim=16, page_size=4),
     batch=Batch(kv_lens=(9, 0, 33)),
@@ -57,9 +58,6 @@ STRAYS: dict[str, tuple[Stray, str]] = {
         "the backend changed its inputs: the cache",
     ),
 }
-
-
-CHECKED = CheckedDevice()
 
 
 class Strays(Good):

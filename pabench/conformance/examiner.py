@@ -74,7 +74,7 @@ PROFILES = {
 
 @dataclass(slots=True)
 class Notebook:
-    """What happened within one test; ``declined`` is why the last case that was not judged was not."""
+    """What happened within one test; ``declined`` is why a case was not judged."""
 
     check: str = ""
     about: str = ""
@@ -180,12 +180,7 @@ class Examiner:
         @seed(self.seed)
         @given(cases)
         def judged(case: Any) -> None:
-            try:
-                outcome = self.witness.judge(case, lambda: check.run(case, backend, self.device))
-            except Unsupported as why:
-                self.notebook.declined = str(why)
-                return
-            self.note(case, outcome)
+            self._judge(case, lambda: check.run(case, backend, self.device))
 
         self._until_failure(judged)
         self._skip_unjudged()
@@ -233,12 +228,7 @@ class Examiner:
         def judged(case: HistoryCase, schedule: int) -> None:
             case = replace(case, schedule=schedule)  # saved with a failure, so that a replay meets the same
             judge = ALLOCATOR_CHECKS[check]
-            try:
-                outcome = self.witness.judge(case, lambda: judge(case, self.new_allocator, self.device))
-            except Unsupported as why:
-                self.notebook.declined = str(why)
-                return
-            self.note(case, outcome)
+            self._judge(case, lambda: judge(case, self.new_allocator, self.device))
 
         self._until_failure(judged)
         self._skip_unjudged()
@@ -258,11 +248,12 @@ class Examiner:
         return self.allocator
 
     def supports(self, case: Case) -> bool:
-        """Whether the backend declares that it can run ``case``."""
+        """Whether the backend declares that it can run ``case``; if not, the notebook has the reason."""
         if self.backend is None:
             return False
         why = self.backend.capabilities.why_not(case)
-        self.notebook.declined = why or self.notebook.declined
+        # what a check said of a case that got as far as that tells more
+        self.notebook.declined = self.notebook.declined or why
         return why is None
 
     @property
@@ -358,8 +349,17 @@ class Examiner:
             self.notebook.outcome = replace(outcome, text=f"not on every run: {outcome.text}")
             raise CheckFailed(self.notebook.outcome.text) from None
 
+    def _judge(self, case: AnyCase, run: Callable[[], Outcome]) -> None:
+        """Judge ``case`` and note the outcome, or why it was declined."""
+        try:
+            outcome = self.witness.judge(case, run)
+        except Unsupported as why:
+            self.notebook.declined = str(why)
+            return
+        self.note(case, outcome)
+
     def _skip_unjudged(self) -> None:
-        """Leave a test that has judged no case, with the reason of the last one declined."""
+        """Leave a test that has judged no case, with the reason why one was declined."""
         if self.notebook.cases == 0:
             why = f": {self.notebook.declined}" if self.notebook.declined else ""
             pytest.skip(f"{self.subject} supports none of the cases of {self.notebook.check}{why}")
