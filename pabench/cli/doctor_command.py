@@ -16,8 +16,8 @@ import click
 from pabench import __version__
 from pabench.cli.doctor_peers import peer_facts
 from pabench.errors import EnvironmentRefused
-from pabench.store import provenance
-from pabench.store.provenance import package_versions
+from pabench.run import provenance
+from pabench.run.provenance import package_versions
 
 PACKAGES = (*provenance.PACKAGES, "nvidia-cuda-runtime", "platformdirs", "pytest-benchmark")
 """What a run records, and what else an installation may lack."""
@@ -130,7 +130,7 @@ def _resources() -> dict[str, Any]:
 
 
 def _backends() -> dict[str, Any]:
-    from pabench.backends.registry import GROUP, backend_names
+    from pabench.subjects.backends.registry import GROUP, backend_names
 
     installed = {point.name for point in metadata.entry_points(group=GROUP)}
     return {name: {"object": at, "entry_point": name in installed} for name, at in backend_names().items()}

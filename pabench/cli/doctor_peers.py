@@ -17,9 +17,9 @@ def peer_facts() -> dict[str, Any]:
 
     Each is loaded as a run would load it; what needs a GPU where none is, is looked for and not loaded.
     """
-    from pabench.allocators.registry import ALLOCATORS
-    from pabench.backends.adapters.table import ADAPTERS
-    from pabench.backends.registry import load_backend
+    from pabench.subjects.allocators.registry import ALLOCATORS
+    from pabench.subjects.backends.adapters.table import ADAPTERS
+    from pabench.subjects.backends.registry import load_backend
 
     rows: dict[str, Any] = {}
     for name, entry in ALLOCATORS.items():

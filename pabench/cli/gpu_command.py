@@ -52,10 +52,10 @@ def command(part: str, grid: str, budget: str, out: str | None, resume: bool) ->
     ends_at = began + parse_seconds("--budget", budget)
     if resume and out is None:
         raise UsageError("--resume: needs the folder of the run", hint="add --out DIR")
+    from pabench.activities.sweep.grid_file import read_grid
     from pabench.cli.gpu_steps import begin, exit_code, plan_of, read_outcomes, run_steps
     from pabench.device.cuda import why_no_cuda
-    from pabench.store.run import check_new
-    from pabench.sweep.grid_file import read_grid
+    from pabench.run.directory import check_new
 
     read_grid(grid)
     if why := why_no_cuda():
@@ -123,7 +123,7 @@ def _steps(folder: Path, grid: str) -> tuple[Step, ...]:
 
 def _conformance(folder: Path) -> dict[str, Sequence[str]]:
     """A run for each of our backends and for the allocator that has its pages on the GPU."""
-    from pabench.backends.registry import OWN
+    from pabench.subjects.backends.registry import OWN
 
     made: dict[str, Sequence[str]] = {}
     subjects = [("backend", name) for name in OWN if name not in PEERS]
@@ -139,7 +139,7 @@ def _same(words: Sequence[str], seconds: float) -> Sequence[str]:
 
 
 def _sweep(folder: Path, grid: str, seconds: float) -> Sequence[str]:
-    from pabench.store.read import RUN_FILE
+    from pabench.run.read import RUN_FILE
 
     out, budget = folder / "sweep", max(1, round(seconds - SWEEP_MARGIN))
     words = ["sweep", "--out", str(out), "--budget", f"{budget}s"]
@@ -149,7 +149,7 @@ def _sweep(folder: Path, grid: str, seconds: float) -> Sequence[str]:
 
 
 def _all_cells_ran(out: Path) -> bool:
-    from pabench.store.read import read_run
+    from pabench.run.read import read_run
 
     record = read_run(out).record
     return record["status"] == "finished" and not record.get("not_run")
@@ -180,8 +180,8 @@ def _architecture_here() -> str:
 def _report(folder: Path) -> None:
     """One page over all runs of the folder."""
     from pabench.report.render import render_report
-    from pabench.store.read import RUN_FILE
-    from pabench.store.run import REPORT_FILE
+    from pabench.run.directory import REPORT_FILE
+    from pabench.run.read import RUN_FILE
 
     runs = sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
     if runs:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pabench.errors import EXIT_ENVIRONMENT, EXIT_FAILURE, EXIT_OK, EnvironmentRefused, UsageError
-from pabench.store.files import atomic_write_text, pretty, reason
+from pabench.run.files import atomic_write_text, pretty, reason
 
 STEPS_FILE = "steps.json"
 SHUTDOWN_S = 15.0

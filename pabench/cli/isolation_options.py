@@ -34,7 +34,7 @@ def deadline_seconds(deadline: float | None, *, in_process: bool) -> float:
     Raises:
         UsageError: it is not a number of seconds, or is given where nothing can hold it.
     """
-    from pabench.isolation.workers import DEFAULT_DEADLINE_S, MAX_DEADLINE_S
+    from pabench.run.workers import DEFAULT_DEADLINE_S, MAX_DEADLINE_S
 
     if deadline is None:
         return DEFAULT_DEADLINE_S

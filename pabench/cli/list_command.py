@@ -33,8 +33,8 @@ def _lists(what: str) -> Callable[[Callable[[], Rows]], Callable[[], Rows]]:
 
 @_lists("backends")
 def _backends() -> Rows:
-    from pabench.backends.adapters.table import ADAPTERS
-    from pabench.backends.registry import backend_names
+    from pabench.subjects.backends.adapters.table import ADAPTERS
+    from pabench.subjects.backends.registry import backend_names
 
     rows: Rows = []
     for name, value in sorted(backend_names().items()):
@@ -54,8 +54,8 @@ def _backends() -> Rows:
 
 @_lists("allocators")
 def _allocators() -> Rows:
-    from pabench.allocators.capabilities import OPERATIONS
-    from pabench.allocators.registry import ALLOCATORS
+    from pabench.subjects.allocators.capabilities import OPERATIONS
+    from pabench.subjects.allocators.registry import ALLOCATORS
 
     rows: Rows = []
     for name, entry in ALLOCATORS.items():
@@ -79,8 +79,8 @@ def _allocators() -> Rows:
 
 @_lists("checks")
 def _checks() -> Rows:
-    from pabench.conformance.allocator_checks import ALLOCATOR_CHECKS, about_allocator_check
-    from pabench.conformance.registry import CHECKS
+    from pabench.checks.allocator_checks import ALLOCATOR_CHECKS, about_allocator_check
+    from pabench.checks.registry import CHECKS
 
     rows: Rows = [{"name": c.id, "judges": c.operation, "about": c.about} for c in CHECKS.values()]
     return rows + [
@@ -180,7 +180,7 @@ def _models() -> Rows:
 
 @_lists("schedulers")
 def _schedulers() -> Rows:
-    from pabench.serving.schedulers import SCHEDULERS
+    from pabench.activities.serving.schedulers import SCHEDULERS
 
     return [
         {"name": s.name, "allocator": s.allocator, "preemption": s.preemption, "about": s.about}

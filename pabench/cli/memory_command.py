@@ -67,8 +67,8 @@ def command(
       pabench memory --model llama-3-8b --lengths azure-conv
       pabench memory --heads 32:8 --layers 32 --lengths lognormal:mean=1024,cv=1 --page-sizes 8,16,32
     """
+    from pabench.activities.sweep.axes import parse_numbers
     from pabench.problem.checks import finite_number
-    from pabench.sweep.axes import parse_numbers
     from pabench.timing.gpus import gpu_by_name
 
     itemsize = item_bytes(dtype)
@@ -103,7 +103,7 @@ def command(
         record["sources"][name] = result
         _print(name, result)
     if json_file is not None:
-        from pabench.store.files import atomic_write_text, pretty
+        from pabench.run.files import atomic_write_text, pretty
 
         atomic_write_text(json_file, pretty(record))
 

@@ -19,12 +19,12 @@ from pabench.errors import (
 )
 
 if TYPE_CHECKING:
-    from pabench.backends.base import Backend
+    from pabench.activities.model.check import DenseLogits
+    from pabench.activities.model.job import Job
+    from pabench.activities.model.language import LanguageModel
     from pabench.device.base import Device
-    from pabench.model.check import DenseLogits
-    from pabench.model.job import Job
-    from pabench.model.language import LanguageModel
-    from pabench.store.run import RunDirectory
+    from pabench.run.directory import RunDirectory
+    from pabench.subjects.backends.base import Backend
 
 DEFAULT_PROMPT = "What is the capital of France?"
 CODES = {"ok": EXIT_OK, "inconclusive": EXIT_INCONCLUSIVE, "failed": EXIT_FAILURE}
@@ -98,17 +98,17 @@ def command(**options: Any) -> int:
       pabench model --prompt "What is the capital of France?"
       pabench model --backend rawkernel --dtype float32 --allocator host --page-sizes 16
     """
-    from pabench.backends.registry import load_backend
+    from pabench.activities.model.check import DenseLogits
+    from pabench.activities.model.runner import chosen_scheduler
+    from pabench.activities.model.smollm2 import load_smollm2
+    from pabench.activities.sweep.axes import parse_numbers
     from pabench.cli.run_folder import default_out, stop_on_sigterm
     from pabench.device.registry import DeviceRequest
-    from pabench.model.check import DenseLogits
-    from pabench.model.runner import chosen_scheduler
-    from pabench.model.smollm2 import load_smollm2
     from pabench.report.render import render_report
-    from pabench.store.files import atomic_write_text, pretty
-    from pabench.store.provenance import collect
-    from pabench.store.run import REPORT_FILE, RunDirectory, check_new
-    from pabench.sweep.axes import parse_numbers
+    from pabench.run.directory import REPORT_FILE, RunDirectory, check_new
+    from pabench.run.files import atomic_write_text, pretty
+    from pabench.run.provenance import collect
+    from pabench.subjects.backends.registry import load_backend
 
     page_sizes = parse_numbers("--page-sizes", options["page_sizes"])
     for option in ("json_file", "html", "capture"):
@@ -167,28 +167,28 @@ def command(**options: Any) -> int:
 
 def _check_names(options: dict[str, Any]) -> None:
     """Refuse what can be refused before weights are loaded."""
-    from pabench.allocators.registry import allocator_entry
     from pabench.problem.dtypes import dtype_by_name
+    from pabench.subjects.allocators.registry import allocator_entry
 
     allocator_entry(options["allocator"]).load()
     dtype_by_name(options["dtype"])
 
 
 def _check_prompts(prompts: tuple[str, ...]) -> None:
-    from pabench.model.job import check_prompts
+    from pabench.activities.model.job import check_prompts
 
     check_prompts(prompts)
 
 
 def _job(model: LanguageModel, prompts: tuple[str, ...], options: dict[str, Any]) -> Job:
-    from pabench.model.job import job_for
+    from pabench.activities.model.job import job_for
 
     names = ("max_new_tokens", "samples", "temperature", "seed", "preempt_step", "pool_pages")
     return job_for(model, prompts, **{name: options[name] for name in names})
 
 
 def _layers(model: LanguageModel, options: dict[str, Any]) -> tuple[int, ...]:
-    from pabench.model.capture import check_layers
+    from pabench.activities.model.capture import check_layers
 
     try:
         layers = tuple(int(item) for item in options["layers"].split(","))
@@ -203,7 +203,7 @@ def _capture(
     model: LanguageModel, job: Job, line: dict[str, Any], layers: tuple[int, ...], options: dict[str, Any]
 ) -> None:
     """Write the inputs of attention for each prompt with its first answer."""
-    from pabench.model.capture import capture
+    from pabench.activities.model.capture import capture
     from pabench.workloads.captured import write_capture
 
     first = {answer["prompt"]: answer["token"] for answer in line["answers"] if answer["answer"] == 0}
@@ -240,9 +240,9 @@ def _one(
     options: dict[str, Any],
 ) -> str:
     """Run and judge one page size, write its line, say what came of it; return its state."""
-    from pabench.model.check import check_answers
-    from pabench.model.line import Setting, model_line
-    from pabench.model.runner import generate
+    from pabench.activities.model.check import check_answers
+    from pabench.activities.model.line import Setting, model_line
+    from pabench.activities.model.runner import generate
 
     found = generate(
         model,

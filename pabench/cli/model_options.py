@@ -25,8 +25,8 @@ def item_bytes(dtype: str) -> int:
 
 def chosen_model(name: str | None, heads: str | None, head_dim: int, layers: int) -> ModelShape:
     """Return the preset called ``name``, or a model of so many heads; raises ``UsageError``."""
+    from pabench.activities.sweep.axes import parse_heads
     from pabench.problem.models import ModelShape, model_by_name
-    from pabench.sweep.axes import parse_heads
 
     if (name is None) == (heads is None):
         raise UsageError("give either --model NAME or --heads HQ:HKV", hint="pabench list models")

@@ -42,7 +42,7 @@ def command(
       pabench replay CASE_DIR --backend torch-sdpa
     """
     deadline_s = deadline_seconds(deadline, in_process=in_process)
-    from pabench.conformance.replay import ReplayRequest, replay_here, replay_isolated
+    from pabench.activities.conformance.replay import ReplayRequest, replay_here, replay_isolated
     from pabench.workloads.captured import inputs_in_use
 
     request = ReplayRequest(

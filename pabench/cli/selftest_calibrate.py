@@ -18,9 +18,9 @@ def judge_right_kernels(trials: int, *, seed: int, json_file: Path | None) -> in
     from rich.console import Console
     from rich.progress import track
 
-    from pabench.conformance.calibration import KINDS, calibrate
     from pabench.problem.dtypes import DTYPES
-    from pabench.store.files import atomic_write_text, pretty
+    from pabench.run.files import atomic_write_text, pretty
+    from pabench.selftest.calibration import KINDS, calibrate
 
     begin = time.monotonic()
     ratios: dict[str, dict[str, float]] = {kind: {} for kind in KINDS}

@@ -147,7 +147,7 @@ def command(
 
     from pabench.controls.run import counts, run_controls
     from pabench.controls.table import controls_dir, load_controls
-    from pabench.store.files import atomic_write_text, pretty
+    from pabench.run.files import atomic_write_text, pretty
 
     folder = controls_dir()
     chosen = choose("control", load_controls(folder), only)

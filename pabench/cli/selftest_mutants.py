@@ -19,8 +19,8 @@ from pabench.errors import (
 )
 
 if TYPE_CHECKING:
-    from pabench.conformance.killing import Fate
-    from pabench.conformance.mutants import Mutant
+    from pabench.selftest.killing import Fate
+    from pabench.selftest.mutants import Mutant
 
 
 class Planted(Protocol):
@@ -58,9 +58,9 @@ def judge_mutants(
     The code is 0 when every mutant that could be judged was killed under every seed, 1 when one lives, 5 when
     none could be judged.
     """
-    from pabench.conformance.fates import FateFile
-    from pabench.conformance.matrix import counts, kill_matrix
-    from pabench.store.files import atomic_write_text, pretty
+    from pabench.run.files import atomic_write_text, pretty
+    from pabench.selftest.fates import FateFile
+    from pabench.selftest.matrix import counts, kill_matrix
 
     chosen = choose("mutant", _load(source, generate, seed), only)
     file = None if out is None else FateFile(out, seeds=range(seeds), hasty=hasty)
@@ -96,11 +96,11 @@ def judge_mutants(
 
 def _load(source: str | None, generate: int | None, seed: int) -> list[Mutant]:
     if generate is not None:
-        from pabench.conformance.mutation import generated
+        from pabench.selftest.mutation import generated
 
         return generated(generate, seed=seed)
-    from pabench.conformance.mutants import PACKAGE, load_mutants, mutated
     from pabench.resources import resource_dir
+    from pabench.selftest.mutants import PACKAGE, load_mutants, mutated
 
     folder = Path(__file__).resolve().parents[2] / "tests" / "mutants" if source == OWN else Path(str(source))
     if source == OWN and not folder.is_dir():

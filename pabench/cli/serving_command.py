@@ -18,11 +18,11 @@ from pabench.cli.text_table import text_table
 from pabench.errors import EXIT_FAILURE, EXIT_OK, InvalidCase, UsageError
 
 if TYPE_CHECKING:
+    from pabench.activities.serving.config import ServingConfig
+    from pabench.activities.serving.executors import Executor
     from pabench.device.base import Device
     from pabench.problem.models import ModelShape
     from pabench.problem.step_time import StepModel
-    from pabench.serving.config import ServingConfig
-    from pabench.serving.executors import Executor
     from pabench.timing.gpus import Gpu
     from pabench.workloads.requests import Requests
 
@@ -91,7 +91,7 @@ def command(context: click.Context, /, **options: Any) -> int:
         if others := sorted(given - {"reproduce", "seed"}):
             raise UsageError(f"--reproduce goes with --seed alone, not with --{others[0].replace('_', '-')}")
         return _reproduce(options["reproduce"], options["seed"])
-    from pabench.store.run import check_new
+    from pabench.run.directory import check_new
 
     if options["out"] is not None:
         check_new(options["out"])
@@ -100,9 +100,9 @@ def command(context: click.Context, /, **options: Any) -> int:
 
 
 def _run(config: ServingConfig, record: dict[str, Any], options: dict[str, Any], words: str) -> int:
+    from pabench.activities.serving.runner import run_serving
     from pabench.report.render import render_report
-    from pabench.serving.runner import run_serving
-    from pabench.store.run import REPORT_FILE, RunDirectory
+    from pabench.run.directory import REPORT_FILE, RunDirectory
 
     path = options["out"] or default_out("serving")
 
@@ -187,10 +187,10 @@ def _explain(line: dict[str, Any]) -> None:
 
 
 def _config(options: dict[str, Any]) -> tuple[ServingConfig, dict[str, Any]]:
-    from pabench.serving.config import EXECUTORS, ServingConfig
-    from pabench.serving.page_model import page_curve
-    from pabench.serving.schedulers import scheduler_by_name
-    from pabench.sweep.axes import parse_numbers
+    from pabench.activities.serving.config import EXECUTORS, ServingConfig
+    from pabench.activities.serving.page_model import page_curve
+    from pabench.activities.serving.schedulers import scheduler_by_name
+    from pabench.activities.sweep.axes import parse_numbers
     from pabench.timing.gpus import gpu_by_name
 
     executor = options["executor"]
@@ -276,9 +276,9 @@ def _workload(options: dict[str, Any], small: dict[str, int]) -> tuple[Requests,
 def _clock(
     options: dict[str, Any], model: ModelShape, gpu: Gpu, weight_bytes: float, token_bytes: int
 ) -> tuple[Callable[[int], Executor], StepModel | None]:
+    from pabench.activities.serving.executors import Machine, ModelExecutor, NullExecutor
     from pabench.problem.checks import finite_number
     from pabench.problem.step_time import StepModel
-    from pabench.serving.executors import Machine, ModelExecutor, NullExecutor
 
     step_ms = options["step_ms"]
     if step_ms is not None and options["executor"] == "model":
@@ -335,9 +335,9 @@ def _command_line(given: set[str], options: dict[str, Any]) -> str:
 
 
 def _reproduce(path: Path, seed: int) -> int:
+    from pabench.activities.serving.reproduce import reproduce
     from pabench.report.reproduction import reproduction_files
-    from pabench.serving.reproduce import reproduce
-    from pabench.store.files import atomic_write_text
+    from pabench.run.files import atomic_write_text
 
     if not path.absolute().parent.is_dir():
         raise UsageError(f"--reproduce {str(path)!r}: must be a file in an existing folder")

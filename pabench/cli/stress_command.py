@@ -67,16 +67,16 @@ def command(
       pabench stress --allocator host --max-requests 4096
       pabench stress --allocator buddy --allocator contiguous --scenario churn --scenario fill
     """
-    from pabench.allocators.registry import ALLOCATORS
+    from pabench.activities.stress.cell import SCENARIOS, stress_cells
+    from pabench.activities.stress.runner import StressRunner
     from pabench.cli.isolation_options import deadline_seconds, poll_seconds
     from pabench.cli.text_table import text_table
     from pabench.device.registry import DeviceRequest
     from pabench.report.render import render_report
-    from pabench.store.files import atomic_write_text, pretty
-    from pabench.store.provenance import collect
-    from pabench.store.run import REPORT_FILE, RunDirectory, check_new
-    from pabench.stress.cell import SCENARIOS, stress_cells
-    from pabench.stress.runner import StressRunner
+    from pabench.run.directory import REPORT_FILE, RunDirectory, check_new
+    from pabench.run.files import atomic_write_text, pretty
+    from pabench.run.provenance import collect
+    from pabench.subjects.allocators.registry import ALLOCATORS
 
     for kind, asked, known in (("allocator", allocators, ALLOCATORS), ("scenario", scenarios, SCENARIOS)):
         for name in asked:

@@ -17,11 +17,11 @@ from pabench.cli.run_folder import default_out, stop_on_sigterm
 from pabench.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
+    from pabench.activities.sweep.bench import Bench
+    from pabench.activities.sweep.config import SweepConfig
+    from pabench.activities.sweep.prepare import Prepared
     from pabench.device.registry import DeviceRequest
-    from pabench.store.run import RunDirectory
-    from pabench.sweep.bench import Bench
-    from pabench.sweep.config import SweepConfig
-    from pabench.sweep.prepare import Prepared
+    from pabench.run.directory import RunDirectory
     from pabench.timing.gpus import Gpu
 
 EPILOG = """\b
@@ -79,7 +79,7 @@ def command(
     began = time.monotonic()
     deadline_s = deadline_seconds(deadline, in_process=in_process)
     ends_at = None if budget is None else began + parse_seconds("--budget", budget)
-    from pabench.store.run import check_new
+    from pabench.run.directory import check_new
 
     given = {name.replace("_", "-"): value for name, value in flags.items() if value not in (None, ())}
     resolved, out_path, stored = _configuration(given, config=config, out=out, resume=resume)
@@ -87,7 +87,7 @@ def command(
         check_new(out_path)
     if stored is None and "backend" not in given:
         _say_what_is_left_out(resolved)
-    from pabench.sweep.prepare import prepare
+    from pabench.activities.sweep.prepare import prepare
     from pabench.workloads.captured import inputs_in_use
 
     with contextlib.ExitStack() as stack:
@@ -110,7 +110,7 @@ def command(
 
 
 def _say_what_is_left_out(config: SweepConfig) -> None:
-    from pabench.sweep.config import absent_adapters
+    from pabench.activities.sweep.config import absent_adapters
 
     if config.grid is not None and config.device == "cuda" and (absent := absent_adapters()):
         click.echo(f"left out, not installed (pabench doctor --peers): {', '.join(absent)}", err=True)
@@ -126,11 +126,11 @@ def _bench(
 ) -> Bench:
     """Worker processes that ``stack`` ends, or this process when there is no deadline."""
     if deadline_s is None:
-        from pabench.sweep.in_process import InProcessBench
+        from pabench.activities.sweep.in_process import InProcessBench
 
         return InProcessBench(device, backends, gpu, optional=optional)
-    from pabench.isolation.workers import Nursery
-    from pabench.sweep.isolated import ENTRY, IsolatedBench
+    from pabench.activities.sweep.isolated import ENTRY, IsolatedBench
+    from pabench.run.workers import Nursery
 
     nursery = stack.enter_context(Nursery(ENTRY))
     return IsolatedBench(device, backends, gpu, optional=optional, nursery=nursery, deadline_s=deadline_s)
@@ -140,9 +140,9 @@ def _configuration(
     given: Mapping[str, Any], *, config: str | None, out: str | None, resume: bool
 ) -> tuple[SweepConfig, Path | None, Mapping[str, Any] | None]:
     """Merge flags, file, the configuration of a run to resume, and defaults, in this order of precedence."""
-    from pabench.backends.registry import backend_names
-    from pabench.sweep.config import KEYS, resolve_config
-    from pabench.sweep.config_file import read_config_file
+    from pabench.activities.sweep.config import KEYS, resolve_config
+    from pabench.activities.sweep.config_file import read_config_file
+    from pabench.subjects.backends.registry import backend_names
 
     from_file = read_config_file(Path(config), (*KEYS, "out")) if config else {}
     folder = out if out is not None else from_file.pop("out", None)
@@ -160,7 +160,7 @@ def _configuration(
 
 def _stored_config(path: Path) -> Mapping[str, Any] | None:
     """Configuration of the run in ``path``, or None when none has begun there: then all cells are missing."""
-    from pabench.store.run import read_run
+    from pabench.run.directory import read_run
 
     with contextlib.suppress(OSError):
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -187,12 +187,12 @@ def _refuse_other_run(record: Mapping[str, Any], stored: Mapping[str, Any], path
 
 
 def _run(prepared: Prepared, path: Path, *, resumed: bool, command_line: str, ends_at: float | None) -> int:
+    from pabench.activities.sweep.finish import Finisher, note_hardware
+    from pabench.activities.sweep.grid_table import print_grid_table
+    from pabench.activities.sweep.runner import run_sweep
+    from pabench.activities.sweep.table import print_table
     from pabench.report.render import render_report
-    from pabench.store.run import REPORT_FILE
-    from pabench.sweep.finish import Finisher, note_hardware
-    from pabench.sweep.grid_table import print_grid_table
-    from pabench.sweep.runner import run_sweep
-    from pabench.sweep.table import print_table
+    from pabench.run.directory import REPORT_FILE
 
     with _open(prepared, path, resumed=resumed, command_line=command_line) as directory, stop_on_sigterm():
         note_hardware(directory, prepared)
@@ -222,8 +222,8 @@ def _run(prepared: Prepared, path: Path, *, resumed: bool, command_line: str, en
 
 
 def _open(prepared: Prepared, path: Path, *, resumed: bool, command_line: str) -> RunDirectory:
-    from pabench.store.provenance import collect
-    from pabench.store.run import RunDirectory
+    from pabench.run.directory import RunDirectory
+    from pabench.run.provenance import collect
 
     if resumed:
         return RunDirectory.open(path, kind="sweep")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pabench.report.source import RunView, Source
 from pabench.report.words import DASH, digits, plural
-from pabench.store.files import json_line
+from pabench.run.files import json_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

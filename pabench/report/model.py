@@ -27,7 +27,7 @@ from pabench.report.stress import StressRow, build_stress
 from pabench.report.table import CellTable, build_table
 from pabench.report.trend import PageSizeRow, Trend, build_page_sizes, build_trend
 from pabench.report.verdict import Verdict, build_verdict
-from pabench.store.read import Run
+from pabench.run.read import Run
 
 DATA_SCHEMA = 1
 DATA_SAMPLES = 50

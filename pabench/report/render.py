@@ -18,8 +18,8 @@ from pabench.report.palette import DARK, LIGHT, chart_colours
 from pabench.report.serving_charts import serving_svgs
 from pabench.report.words import percent
 from pabench.resources import resource_dir
-from pabench.store.files import atomic_write_text, json_line
-from pabench.store.read import Run, read_runs
+from pabench.run.files import atomic_write_text, json_line
+from pabench.run.read import Run, read_runs
 
 MAX_CHARTS = 24
 """Drawings of one page, each about 0.1 s and 15 kB; the tables carry the rest."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pabench.activities.serving.reproduce import Reproduction, Table
 from pabench.report.charts import charts_missing
 from pabench.report.serving import Bar, Lines
 from pabench.report.serving_charts import lines_svg, split_svg
-from pabench.serving.reproduce import Reproduction, Table
 
 OPENING = """# The vLLM paper, reproduced
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabench.report.words import clean
-from pabench.store.read import Run
+from pabench.run.read import Run
 
 SPEED_FIELDS = (
     *("plan_ns", "run_ns", "run_token_heads"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pabench.conformance.standing import Claim, standings
+from pabench.checks.standing import Claim, standings
 from pabench.report.source import Source
 
 

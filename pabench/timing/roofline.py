@@ -84,7 +84,7 @@ def closed_form_work(traffic_bytes: float, flops: float, *, dtype: str, launches
     """Return the work of a kernel that reads and writes each byte once, the best that one could do.
 
     Args:
-        traffic_bytes: of ``pabench.oracle.traffic``.
+        traffic_bytes: of ``pabench.judge.traffic``.
         flops: likewise; float32 operands run outside the tensor cores, all others in them.
         dtype: of the operands.
         launches: kernels launched one after the other.

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pabench.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.cli.text_table import text_table
 from pabench.device.checked import CheckedDevice
-from pabench.oracle.traffic import attention_flops, decode_traffic
+from pabench.judge.traffic import attention_flops, decode_traffic
 from pabench.problem import Batch, Case, Problem, build_tensors
+from pabench.subjects.backends.rawkernel_mma import RawKernelMmaBackend
 
 PAGE_SIZES = (1, 2, 3, 8, 16, 32, 64, 128, 256)
 CACHES: dict[str, dict[str, Any]] = {

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.allocators.adapters.vllm import VllmKvCacheManager, running_request
-from pabench.allocators.base import PoolShape
-from pabench.allocators.host import HostAllocator
-from pabench.allocators.registry import ALLOCATORS
 from pabench.errors import Unsupported
+from pabench.subjects.allocators.adapters.vllm import VllmKvCacheManager, running_request
+from pabench.subjects.allocators.base import PoolShape
+from pabench.subjects.allocators.host import HostAllocator
+from pabench.subjects.allocators.registry import ALLOCATORS
 
 Say = Callable[[str], None]
 Calls = Mapping[str, Callable[[], Any]]

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.allocators.base import PoolShape
-from pabench.allocators.host import HostAllocator
-from pabench.allocators.results import Prompt
+from pabench.subjects.allocators.base import PoolShape
+from pabench.subjects.allocators.host import HostAllocator
+from pabench.subjects.allocators.results import Prompt
 
 Note = Callable[[str, int], None]
 POOLS = [2**10, 2**15, 2**20]

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.allocators.base import PoolShape
-from pabench.allocators.scan import ScanAllocator
-from pabench.backends.rawkernel import RawKernelBackend
 from pabench.device.checked import CheckedDevice
 from pabench.device.emulated import EmulatedDevice
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.append import AppendCase, build_append
+from pabench.subjects.allocators.base import PoolShape
+from pabench.subjects.allocators.scan import ScanAllocator
+from pabench.subjects.backends.rawkernel import RawKernelBackend
 
 Note = Callable[[str, int], None]
 

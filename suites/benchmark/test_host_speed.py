@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.oracle.bound import rounding_of
-from pabench.oracle.reference import truth
-from pabench.oracle.verdict import judge
+from pabench.judge.bound import rounding_of
+from pabench.judge.reference import truth
+from pabench.judge.verdict import judge
 from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
 from pabench.problem.memory import memory_figures
 from pabench.report.render import render_report
-from pabench.store.run import RunDirectory
+from pabench.run.directory import RunDirectory
 
 CASE = Case(
     problem=Problem(num_qo_heads=8, num_kv_heads=2, head_dim=128, page_size=16, dtype="float16"),

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from pabench.allocators.base import PoolShape
-from pabench.allocators.host import HostAllocator
-from pabench.serving.driver import Limits
-from pabench.serving.executors import NullExecutor
-from pabench.serving.records import Served
-from pabench.serving.schedulers import SCHEDULERS
-from pabench.serving.serve import serve
+from pabench.activities.serving.driver import Limits
+from pabench.activities.serving.executors import NullExecutor
+from pabench.activities.serving.records import Served
+from pabench.activities.serving.schedulers import SCHEDULERS
+from pabench.activities.serving.serve import serve
+from pabench.subjects.allocators.base import PoolShape
+from pabench.subjects.allocators.host import HostAllocator
 from pabench.workloads.families import resolve_lengths
 from pabench.workloads.requests import Requests, draw_requests, requests_of_trace
 from pabench.workloads.traces import read_trace

@@ -11,15 +11,15 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from pabench.allocators.base import PoolShape
-from pabench.allocators.capabilities import OPERATIONS, Capabilities
-from pabench.allocators.history import HistoryCase
-from pabench.allocators.operations import Operation
-from pabench.allocators.trial import Trial
-from pabench.conformance.allocator_checks import check_repeats, judge_operation
-from pabench.conformance.examiner import Examiner
-from pabench.conformance.outcome import Outcome
-from pabench.conformance.table_decode import judge_tables
+from pabench.activities.conformance.examiner import Examiner
+from pabench.checks.allocator_checks import check_repeats, judge_operation
+from pabench.checks.outcome import Outcome
+from pabench.checks.table_decode import judge_tables
+from pabench.judge.allocators.history import HistoryCase
+from pabench.judge.allocators.operations import Operation
+from pabench.judge.allocators.trial import Trial
+from pabench.subjects.allocators.base import PoolShape
+from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
 
 STREAMS = (0, 1, 2, 3, 6)
 SPACES = (("", ""), ("", ""), ("x", ""), ("", "x"))  # adapter and salt

@@ -6,10 +6,10 @@ import random
 
 from hypothesis import strategies as st
 
-from pabench.allocators.base import PoolShape
-from pabench.allocators.history import HistoryCase
-from pabench.allocators.operations import Operation
-from pabench.conformance.examiner import Examiner
+from pabench.activities.conformance.examiner import Examiner
+from pabench.judge.allocators.history import HistoryCase
+from pabench.judge.allocators.operations import Operation
+from pabench.subjects.allocators.base import PoolShape
 
 
 def launches(num_pages: int) -> st.SearchStrategy[Operation]:

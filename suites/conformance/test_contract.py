@@ -7,8 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pabench.conformance.examiner import Examiner
-from pabench.conformance.registry import check_by_id
+from pabench.activities.conformance.examiner import Examiner
+from pabench.checks.registry import check_by_id
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
 from pabench.problem.problem import Problem

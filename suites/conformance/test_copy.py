@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pabench.conformance.examiner import Examiner
-from pabench.conformance.registry import check_by_id
+from pabench.activities.conformance.examiner import Examiner
+from pabench.checks.registry import check_by_id
 from pabench.strategies import append_cases
 
 

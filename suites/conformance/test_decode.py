@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pabench.conformance.examiner import Examiner
-from pabench.conformance.registry import check_by_id
+from pabench.activities.conformance.examiner import Examiner
+from pabench.checks.registry import check_by_id
 from pabench.problem.families import FAMILIES
 from pabench.strategies import (
     captured_cases,

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from pabench.conformance.examiner import Examiner
-from pabench.conformance.registry import check_by_id
+from pabench.activities.conformance.examiner import Examiner
+from pabench.checks.registry import check_by_id
 from pabench.problem.case import Case
 from pabench.strategies import APPEND_SCALES, cases
 

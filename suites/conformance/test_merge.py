@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pabench.conformance.examiner import Examiner
-from pabench.conformance.part_checks import MOST_PARTS
-from pabench.conformance.registry import check_by_id
+from pabench.activities.conformance.examiner import Examiner
+from pabench.checks.part_checks import MOST_PARTS
+from pabench.checks.registry import check_by_id
 from pabench.problem.merge import SPREADS
 from pabench.strategies import cases, merge_cases
 

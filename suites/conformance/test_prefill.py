@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from pabench.conformance.examiner import Examiner
-from pabench.conformance.registry import check_by_id
+from pabench.activities.conformance.examiner import Examiner
+from pabench.checks.registry import check_by_id
 from pabench.problem.problem import FEATURES
 from pabench.strategies import cases, high_page_cases, long_prefill_batches, prefill_batches
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pabench.conformance.examiner import Examiner
-from pabench.conformance.registry import check_by_id
-from pabench.conformance.relation_checks import RELATIONS, Relation
+from pabench.activities.conformance.examiner import Examiner
+from pabench.checks.registry import check_by_id
+from pabench.checks.relation_checks import RELATIONS, Relation
 from pabench.strategies import batches, cases, long_batches, prefill_batches
 
 PLACEMENTS = ["identity", "shuffled", "reversed"]

@@ -1,0 +1,1 @@
+"""What pabench can be asked to do: each activity is a plug for the engine of ``run``."""

@@ -1,0 +1,400 @@
+"""Workload -> scheduler -> allocator under test -> executor, step by step on a virtual clock.
+
+A step grows every decoding sequence by the token made last, in one call of the allocator; goes on with
+prompts that were begun; brings back what was swapped out; admits from the queue; and then takes as long as
+the executor says, after which every sequence has its next token.  A prompt that is done makes the first token
+in the same step, so that a request of o output tokens decodes o - 1 times and ends with
+``prompt + o - 1`` cached tokens.  Nothing loops over the sequences of a plain decode step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pabench.activities.serving.executors import Executor, StepWork
+from pabench.activities.serving.records import SAMPLE_COLUMNS, STEP_COLUMNS, RequestLog, Table
+from pabench.activities.serving.schedulers import Scheduler
+from pabench.activities.serving.seats import Seat, Seats
+from pabench.errors import InvalidCase, OutOfPages, Unsupported
+from pabench.problem.checks import whole_number
+from pabench.problem.dtypes import Array
+from pabench.problem.layout import pages_needed
+from pabench.subjects.allocators.base import PageAllocator
+from pabench.subjects.allocators.results import Prompt
+from pabench.workloads.requests import Requests, prompt_tokens_of
+
+NOTHING, NEVER_FITS, EMPTY = (
+    np.empty(0, np.int64),
+    "never fits the pool",
+    "has no prompt or asks for no output",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a step may hold.
+
+    Attributes:
+        token_budget: tokens computed in a step; one prompt that is longer goes alone, unless it is chunked.
+        reserve_pages: admission leaves so many pages available (the watermark).
+        sample_steps: every so many steps memory is split.
+        prefix_cache: look prompts up, and offer them when they are done.
+    """
+
+    token_budget: int = 8192
+    reserve_pages: int = 0
+    sample_steps: int = 16
+    prefix_cache: bool = False
+
+    def __post_init__(self) -> None:
+        whole_number("token_budget", self.token_budget, low=1)
+        whole_number("reserve_pages", self.reserve_pages, low=0)
+        whole_number("sample_steps", self.sample_steps, low=1)
+
+
+class Driver:
+    """State of a run; ``step`` does one step."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        allocator: PageAllocator,
+        scheduler: Scheduler,
+        executor: Executor,
+        limits: Limits,
+    ) -> None:
+        self._check(requests, allocator, scheduler, limits)
+        self.requests, self.scheduler, self.executor, self.limits = requests, scheduler, executor, limits
+        self.seats = Seats(allocator, limits.reserve_pages)
+        self.log = RequestLog(requests.num_requests)
+        self.steps, self.samples = Table(STEP_COLUMNS), Table(SAMPLE_COLUMNS)
+        self.clock, self.number, self.ended = 0.0, 0, 0
+        self.queue: deque[int] = deque()
+        self.running: dict[int, Seat] = {}  # in order of admission
+        self.swapped: deque[int] = deque()
+        self.away: dict[int, Seat] = {}
+        self.gaps: list[float] = []
+        self._prompt, self._output = requests.prompt_tokens.tolist(), requests.output_tokens.tolist()
+        self._arrival = requests.arrival_s.tolist()
+        self._next = 0
+        self._prefilling: dict[int, Seat] = {}
+        self._fresh: list[Seat] = []  # whose further answers are still to fork
+        self._done: list[Seat] = []  # finished, its pages not given back
+        self._ends: dict[int, list[int]] = {}
+        self._final = np.zeros(allocator.shape.max_seqs, np.int64)
+        self._mask = np.zeros(allocator.shape.max_seqs, bool)
+        self._active, self._stale = NOTHING, False
+        self._context = 0
+        self._blocked = -1
+        self._last_token: dict[int, float] = {}
+        self._returned: deque[tuple[int, int]] = deque()  # step in which a request was swapped in
+
+    @staticmethod
+    def _check(requests: Requests, allocator: PageAllocator, scheduler: Scheduler, limits: Limits) -> None:
+        needed = {"alloc", "append", "free"}
+        needed |= {"fork"} if requests.forks > 1 else set()
+        needed |= {"swap_out", "swap_in"} if scheduler.preemption == "swap" else set()
+        needed |= {"lookup", "adopt", "commit"} if limits.prefix_cache else set()
+        if missing := sorted(needed - allocator.capabilities.operations):
+            raise Unsupported(f"{allocator.name} offers no {', '.join(missing)}")
+        if requests.forks > allocator.shape.max_seqs:
+            raise InvalidCase(
+                "forks", requests.forks, f"must be at most {allocator.shape.max_seqs} sequences"
+            )
+
+    # --- one step ----------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Do one step; False when nothing is left to do."""
+        if not self._arrivals():
+            return False
+        self.number += 1
+        before = sum(self.seats.ns.values())
+        preempted, moved = self._decode()
+        decodes, context = self._decoding().size, self._context
+        prefills, admitted = list[tuple[int, int]](), 0
+        preempted += self._go_on(prefills)
+        if not preempted:
+            moved += self._swap_in()
+            if not self.swapped:
+                admitted = self._admit(prefills)
+        took = self.executor.step(StepWork(self.number, decodes, context, tuple(prefills), moved))
+        self.clock += took
+        # as it is while the step runs: who ends with it is still there
+        running, used = len(self.running), self.seats.allocator.shape.num_pages - self.seats.available
+        if self.number % self.limits.sample_steps == 0:
+            row = self.clock, self.limits.sample_steps, running
+            self.samples.add((*row, *self.seats.memory(self._final)))
+        finished = self._tokens_come()
+        self.steps.add(
+            (
+                *(self.clock, took, running, len(self.queue) + len(self.swapped), decodes),
+                *(sum(new for new, _ in prefills), context, admitted, finished, preempted, used),
+                sum(self.seats.ns.values()) - before,
+            )
+        )
+        return True
+
+    def _arrivals(self) -> bool:
+        """Queue what has arrived; with nobody here, go to the next arrival.  False when all is done."""
+        count, arrival = len(self._arrival), self._arrival
+        while True:
+            while self._next < count and arrival[self._next] <= self.clock:
+                self._enqueue(self._next)
+                self._next += 1
+            if self.queue or self.running or self.swapped:
+                return True
+            if self._next == count:
+                return False
+            self.clock = arrival[self._next]
+
+    def _enqueue(self, request: int) -> None:
+        if not self._prompt[request] or not self._output[request]:
+            self._skip(request, EMPTY)
+            return
+        shape, final = self.seats.allocator.shape, self._prompt[request] + self._output[request] - 1
+        forks, size = self.requests.forks, self.seats.allocator.shape.page_size
+        # answers share the full pages of their prompt
+        shared = self._prompt[request] // size
+        pages = shared + forks * (pages_needed(final, size) - shared) + self.limits.reserve_pages
+        if final > shape.max_tokens or pages > shape.num_pages:
+            self._skip(request, NEVER_FITS)
+        else:
+            self.queue.append(request)
+
+    def _skip(self, request: int, reason: str) -> None:
+        self.log.skipped[request] = reason
+        self.ended += 1
+
+    def _decoding(self) -> Array:
+        if self._stale:
+            self._active, self._stale = np.flatnonzero(self._mask), False
+        return self._active
+
+    def _decode(self) -> tuple[int, int]:
+        """Grow every decoding sequence by one; return how many were preempted, and tokens swapped."""
+        for seat in self._fresh:
+            self.seats.fork(seat)
+            self._join(seat.slots[1:])
+            self._context += seat.target * (len(seat.slots) - 1)
+        self._fresh.clear()
+        active = self._decoding()
+        if not active.size:
+            return 0, 0
+        preempted = moved = 0
+        left = self.seats.grow_each(active)
+        while left.size:
+            moved += self._preempt()
+            preempted += 1
+            left = left[self._mask[left]]
+            if left.size:
+                left = self.seats.grow_each(left)
+        self._context += self._decoding().size
+        if preempted:
+            # a victim may have had its new token already, or not
+            self._context = int(self.seats.allocator.lengths()[self._decoding()].sum())
+        return preempted, moved
+
+    def _go_on(self, chunks: list[tuple[int, int]]) -> int:
+        """Compute the next chunk of prompts that were begun; return how many requests were preempted."""
+        budget = self.limits.token_budget - self._decoding().size
+        for seat in self._prefilling.values():
+            chunk = min(seat.target - seat.done, budget)
+            if chunk <= 0:
+                break
+            try:
+                self.seats.grow(seat.slots[0], chunk)
+            except OutOfPages:
+                # it keeps what it has, and waits for those that decode; nobody decodes: somebody must go
+                if not self._decoding().size and not chunks:
+                    self._preempt()
+                    return 1
+                break
+            chunks.append((chunk, seat.done))
+            seat.done += chunk
+            budget -= chunk
+        return 0
+
+    def _admit(self, chunks: list[tuple[int, int]]) -> int:
+        """Start requests from the queue, adding their prompts to ``chunks``; return how many."""
+        scheduler, forks = self.scheduler, self.requests.forks
+        if scheduler.static and (self.running or self._done):
+            return 0
+        budget = self.limits.token_budget - self._decoding().size - sum(new for new, _ in chunks)
+        admitted = 0
+        while self.queue and len(self.seats.spare) >= forks:
+            request = self.queue[0]
+            if request == self._blocked or (scheduler.chunked and budget <= 0):
+                break
+            target = self._prompt[request] + self.log.generated[request]
+            whole = not scheduler.chunked
+            if whole and not scheduler.static and chunks and target > budget:
+                break
+            seat = Seat([self.seats.spare.pop() for _ in range(forks)], target)
+            chunk = target if whole else min(target, budget)
+            try:
+                hit = self._start(request, seat, chunk)
+            except OutOfPages:
+                self.seats.spare.extend(reversed(seat.slots))
+                if self.running or self.away or self._done:
+                    self._blocked = request
+                    break
+                self.queue.popleft()
+                self._skip(request, NEVER_FITS)
+                continue
+            self.queue.popleft()
+            seat.done = max(chunk, hit)
+            chunks.append((seat.done - hit, hit))
+            budget -= seat.done - hit
+            self.running[request] = self._prefilling[request] = seat
+            self._final[seat.slots] = self._prompt[request] + self._output[request] - 1
+            self.log.hit[request] += hit
+            if self.log.scheduled_s[request] is None:
+                self.log.scheduled_s[request] = self.clock
+            admitted += 1
+        return admitted
+
+    def _start(self, request: int, seat: Seat, chunk: int) -> int:
+        final = self._prompt[request] + self._output[request] - 1
+        return self.seats.start(seat, chunk, final=final, prompt=self._words(request, seat.target))
+
+    def _words(self, request: int, tokens: int) -> Prompt | None:
+        """The first tokens of a request's prompt and output, where the prefix cache is asked."""
+        if not self.limits.prefix_cache:
+            return None
+        extra = tokens - self._prompt[request]
+        return Prompt(tokens=prompt_tokens_of(self.requests, request, extra=extra))
+
+    def _tokens_come(self) -> int:
+        """At the end of a step every prompt that is done, and every decoding sequence, has a token."""
+        log, now = self.log, self.clock
+        finished = self._ends.pop(self.number, [])
+        while self._returned and self._returned[0][0] < self.number:
+            request = self._returned.popleft()[1]
+            if request in self.running:
+                self.gaps.append(now - self._last_token.pop(request))
+        for request, seat in [(r, s) for r, s in self._prefilling.items() if s.done == s.target]:
+            del self._prefilling[request]
+            log.generated[request] += 1
+            if log.first_token_s[request] is None:
+                log.first_token_s[request] = now
+            elif request in self._last_token:
+                self.gaps.append(now - self._last_token.pop(request))
+            if self.limits.prefix_cache:
+                words = self._words(request, seat.target)
+                self.seats.allocator.commit(seat.slots[0], words or Prompt(tokens=()))
+            left = self._output[request] - log.generated[request]
+            if not left:
+                finished.append(request)
+                continue
+            self._decode_until(request, seat, self.number + left)
+            if len(seat.slots) > 1:
+                self._fresh.append(seat)
+        for request in finished:
+            self._finish(request)
+        if finished:
+            self._release()
+        return len(finished)
+
+    # --- coming and going --------------------------------------------------------------------------------
+
+    def _decode_until(self, request: int, seat: Seat, end: int) -> None:
+        seat.end = end
+        self._ends.setdefault(end, []).append(request)
+        self._join(seat.slots[: seat.live])
+        self._context += sum(self.seats.lengths(seat.slots[: seat.live]))
+
+    def _join(self, slots: Iterable[int]) -> None:
+        self._mask[list(slots)] = True
+        self._stale = True
+
+    def _part(self, seat: Seat) -> None:
+        """Take a seat out of the decode step; its sequences are live still."""
+        if seat.end:
+            slots = seat.slots[: seat.live]
+            self._context -= sum(self.seats.lengths(slots))
+            self._mask[slots] = False
+            self._stale = True
+            self._fresh = [other for other in self._fresh if other is not seat]
+        self._blocked = -1
+
+    def _finish(self, request: int) -> None:
+        seat = self.running.pop(request)
+        self._part(seat)
+        self.log.generated[request] = self._output[request]
+        self.log.finish_s[request] = self.clock
+        self.ended += 1
+        if self.limits.prefix_cache:
+            tokens = self._prompt[request] + self._output[request] - 1
+            words = self._words(request, tokens)
+            self.seats.allocator.commit(seat.slots[0], words or Prompt(tokens=()))
+        self._done.append(seat)
+
+    def _release(self) -> None:
+        """Give back what has finished; a static batch does so when its last request has."""
+        if self._done and not (self.scheduler.static and self.running):
+            self.seats.leave(self._done)
+            self._done.clear()
+
+    def _preempt(self) -> int:
+        """Make the newest request go; return the tokens that moved to the swap store."""
+        request, seat = self.running.popitem()
+        alone = not (self.running or self._done or self.away)
+        self._prefilling.pop(request, None)
+        slots = seat.slots[: seat.live]
+        lengths = self.seats.lengths(slots)
+        if seat.end:
+            # its last token is not in the cache yet, and no further one comes in this step
+            self.log.generated[request] = self._output[request] - (seat.end - self.number + 1)
+            self._ends[seat.end].remove(request)
+            self._last_token[request] = self.clock
+        self._part(seat)
+        self.log.preemptions[request] += 1
+        if self.scheduler.preemption == "swap" and seat.end and self.seats.swap_out(slots):
+            self.away[request] = seat
+            self.swapped.appendleft(request)
+            return sum(lengths)
+        self.log.recomputed[request] += sum(lengths)
+        self.seats.leave([seat])
+        if alone:
+            # nobody is left whose end it could wait for
+            self._skip(request, NEVER_FITS)
+        else:
+            self._again(request)
+        self._release()
+        return 0
+
+    def _again(self, request: int) -> None:
+        """Queue a request whose pages are gone; one with several answers begins anew."""
+        if self.requests.forks > 1:
+            self.log.generated[request] = 0
+        self.queue.appendleft(request)
+
+    def _swap_in(self) -> int:
+        """Bring back what was swapped out, oldest first; return the tokens that moved."""
+        moved = 0
+        while self.swapped:
+            request = self.swapped[0]
+            seat = self.away[request]
+            slots = seat.slots[: seat.live]
+            tokens = [int(self.seats.allocator.swapped(slot) or 0) for slot in slots]
+            if not self.seats.swap_in(slots, tokens):
+                if self.running:
+                    break
+                # what was shared is not any more, so that it may never fit again
+                self.seats.leave([self.away.pop(request)])
+                self.log.recomputed[request] += sum(tokens)
+                self._again(self.swapped.popleft())
+                continue
+            self.swapped.popleft()
+            del self.away[request]
+            self.running[request] = seat
+            self._returned.append((self.number, request))
+            left = self._output[request] - self.log.generated[request]
+            self._decode_until(request, seat, self.number + left)
+            moved += sum(tokens)
+        return moved

@@ -1,0 +1,199 @@
+"""The allocator as the driver uses it: requests in slots, timed, with whatever the allocator offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+
+import numpy as np
+
+from pabench.errors import OutOfPages
+from pabench.problem.dtypes import Array
+from pabench.problem.layout import pages_needed
+from pabench.subjects.allocators.base import PageAllocator
+from pabench.subjects.allocators.results import Granted, Prompt
+
+
+@dataclass(slots=True)
+class Seat:
+    """A request that runs.
+
+    Attributes:
+        slots: its sequences in the allocator, one for each answer.
+        live: how many of them have begun; all but the first fork from it when the prompt is done.
+        target: tokens that have to be computed before it decodes.
+        done: of those, how many are.
+        end: step that makes its last token; 0 while it does not decode.
+    """
+
+    slots: list[int]
+    target: int
+    live: int = 1
+    done: int = 0
+    end: int = 0
+
+
+@dataclass(slots=True)
+class Seats:
+    """Sequences of the allocator, given to requests and taken back.
+
+    Attributes:
+        allocator: under test.
+        reserve_pages: admission leaves so many available.
+        spare: slots that nobody has, the lowest last.
+        ns: nanoseconds in the allocator, by operation.
+        copies: pages copied on write.
+    """
+
+    allocator: PageAllocator
+    reserve_pages: int = 0
+    spare: list[int] = field(init=False)
+    ns: dict[str, int] = field(default_factory=lambda: {"start": 0, "append": 0, "free": 0, "move": 0})
+    copies: int = 0
+
+    def __post_init__(self) -> None:
+        self.spare = list(range(self.allocator.shape.max_seqs))[::-1]
+
+    @property
+    def available(self) -> int:
+        """Pages that a growing sequence could get."""
+        return self.allocator.free_pages + self.allocator.evictable_pages
+
+    def start(self, seat: Seat, tokens: int, *, final: int, prompt: Prompt | None) -> int:
+        """Start the first slot of a seat with ``tokens``; return how many came from the prefix cache.
+
+        Raises:
+            OutOfPages: they do not fit above the watermark; nothing has changed.
+        """
+        began, slot = perf_counter_ns(), seat.slots[0]
+        allocator = self.allocator
+        try:
+            hit = allocator.lookup(prompt) if prompt is not None else None
+            if hit is None or not hit.pages:
+                self._check_room(pages_needed(tokens, allocator.shape.page_size))
+                self._note(allocator.alloc(slot, tokens, final_tokens=final))
+                return 0
+            allocator.adopt(slot, hit)
+            found = len(hit.pages) * allocator.shape.page_size
+            try:
+                more = max(0, tokens - found)
+                self._check_room(pages_needed(more, allocator.shape.page_size))
+                self._note(allocator.append(slot, more))
+            except OutOfPages:
+                allocator.free([slot])
+                raise
+            return found
+        finally:
+            self.ns["start"] += perf_counter_ns() - began
+
+    def grow(self, slot: int, tokens: int) -> None:
+        """Add tokens to one slot; raises ``OutOfPages``."""
+        began = perf_counter_ns()
+        try:
+            self._note(self.allocator.append(slot, tokens))
+        finally:
+            self.ns["append"] += perf_counter_ns() - began
+
+    def grow_each(self, slots: Array) -> Array:
+        """Add one token to each slot; return those that could not have one, in order.
+
+        One call where the allocator takes a batch.  One that serves whole batches or nothing leaves all of
+        them when they do not all fit.
+        """
+        began = perf_counter_ns()
+        try:
+            if "append_batch" in self.allocator.capabilities.operations:
+                granted = self.allocator.append_batch(slots, 1)
+                self._note(granted)
+                return slots[granted.refused] if granted.refused.size else slots[:0]
+            for at, slot in enumerate(slots.tolist()):
+                try:
+                    self._note(self.allocator.append(slot, 1))
+                except OutOfPages:
+                    return slots[at:]
+            return slots[:0]
+        except OutOfPages:
+            return slots
+        finally:
+            self.ns["append"] += perf_counter_ns() - began
+
+    def fork(self, seat: Seat) -> None:
+        """Fork the further slots of a seat from its first."""
+        began = perf_counter_ns()
+        for child in seat.slots[seat.live :]:
+            self.allocator.fork(seat.slots[0], child)
+        seat.live = len(seat.slots)
+        self.ns["start"] += perf_counter_ns() - began
+
+    def leave(self, seats: Sequence[Seat]) -> None:
+        """End the sequences of seats and take their slots back."""
+        began = perf_counter_ns()
+        self.allocator.free([slot for seat in seats for slot in seat.slots[: seat.live]])
+        for seat in seats:
+            self.spare.extend(reversed(seat.slots))
+        self.ns["free"] += perf_counter_ns() - began
+
+    def swap_out(self, slots: list[int]) -> bool:
+        """Move all of ``slots`` to the swap store; False, and nothing moved, where it has no room."""
+        began, moved = perf_counter_ns(), list[int]()
+        try:
+            for slot in slots:
+                self.allocator.swap_out(slot)
+                moved.append(slot)
+            return True
+        except OutOfPages:
+            for slot in moved:
+                self.allocator.swap_in(slot)
+            return False
+        finally:
+            self.ns["move"] += perf_counter_ns() - began
+
+    def swap_in(self, slots: list[int], tokens: list[int]) -> bool:
+        """Bring ``slots`` of so many tokens back, with room to grow; False where there is none."""
+        began, size = perf_counter_ns(), self.allocator.shape.page_size
+        needed = sum(pages_needed(count + 1, size) for count in tokens)
+        if needed > self.available - self.reserve_pages:
+            return False
+        for slot in slots:
+            self.allocator.swap_in(slot)
+        self.ns["move"] += perf_counter_ns() - began
+        return True
+
+    def lengths(self, slots: list[int]) -> list[int]:
+        """Return the tokens of live slots."""
+        return [int(self.allocator.length(slot) or 0) for slot in slots]
+
+    def memory(self, final: Array) -> tuple[int, int, int, int, int, int]:
+        """Return token states, reserved, internal and external slots, which add up to the pool; evictable
+        pages; and pages that would be held besides if nothing were shared.
+
+        After figure 2 of Kwon et al., 2023.  Allocators that reserve know themselves.  For the others a slot
+        of a last page is reserved when the sequence will fill it, internal when it never will; shared pages
+        are full, or about to be copied, so that each open page belongs to one sequence.
+
+        Args:
+            final: int64 ``(max_seqs,)``, the length that each slot's sequence ends with.
+        """
+        allocator, shape = self.allocator, self.allocator.shape
+        if allocator.capabilities.refusal == "fragmenting":
+            split = allocator.memory_split()
+            return split.tokens, split.reserved, split.internal, split.external, 0, 0
+        lengths = allocator.lengths()
+        live = lengths >= 0
+        held = lengths[live]
+        room = -held % shape.page_size
+        unused = int(room.sum())
+        reserved = int(np.minimum(room, np.maximum(final[live] - held, 0)).sum())
+        used = shape.num_pages - self.available
+        apart = int((held + room).sum()) // shape.page_size
+        tokens, outside = used * shape.page_size - unused, self.available * shape.page_size
+        return tokens, reserved, unused - reserved, outside, allocator.evictable_pages, apart - used
+
+    def _check_room(self, pages: int) -> None:
+        if self.reserve_pages and pages > self.available - self.reserve_pages:
+            raise OutOfPages(pages + self.reserve_pages, self.available)
+
+    def _note(self, granted: Granted) -> None:
+        if granted.copies.size:
+            self.copies += len(granted.copies)

@@ -1,0 +1,107 @@
+"""What a cell's kernels did on the checked device: exact counts, and the time that they take at best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import reduce
+from operator import add
+from typing import Any
+
+from pabench.activities.sweep.cell import Cell
+from pabench.activities.sweep.measure import TOKEN_HEAD_BUDGET, run_lengths
+from pabench.device.checked import CheckedDevice
+from pabench.device.counters import Counters
+from pabench.judge.traffic import Traffic, decode_traffic
+from pabench.problem.case import Case
+from pabench.problem.tensors import build_tensors
+from pabench.subjects.backends.base import Backend
+from pabench.timing.gpus import Gpu
+from pabench.timing.roofline import closed_form_work, counted_work, modelled_time
+
+CACHE_PARAMETERS = ("k", "v", "k_cache", "v_cache")
+"""What kernels call the pages of keys and values; see the specification."""
+TABLE_PARAMETERS = ("block_table",)
+
+TRAFFIC_FIGURES = (
+    "counted_kv_bytes",
+    "closed_form_kv_bytes",
+    "counted_load_sectors",
+    "counted_store_sectors",
+    "distinct_sectors",
+    "sectors_per_request",
+    "wavefronts",
+    "bank_conflicts",
+    "page_table_reads",
+)
+TRAFFIC_TIMES = ("counted_modelled_ns", "counted_bound", "closed_form_modelled_ns")
+
+
+def counted(
+    cell: Cell,
+    backend: Backend,
+    device: CheckedDevice,
+    gpu: Gpu,
+    *,
+    announce: Callable[[Case], None] = lambda case: None,
+) -> dict[str, Any]:
+    """Return figures of one run over the part of the batch that ``measure`` would time.
+
+    Besides ``run_token_heads`` the dictionary has ``TRAFFIC_FIGURES`` and ``TRAFFIC_TIMES``, the latter for
+    counted traffic and for the closed form of the same part.  A backend that launches no
+    kernel on the device has the closed forms only.  ``announce`` is told the case that runs.
+
+    Raises:
+        KernelFindings: the kernel did what it must not.  Whatever else the backend raises passes through.
+    """
+    heads = cell.problem.num_qo_heads
+    lengths = run_lengths(cell.batch.kv_lens, heads, TOKEN_HEAD_BUDGET[cell.device])
+    case = cell.case(lengths)
+    announce(case)
+    device.counters.clear()
+    backend.run(backend.plan(build_tensors(case)))
+    floor = decode_traffic(cell.problem, lengths)
+    figures: dict[str, Any] = dict.fromkeys((*TRAFFIC_FIGURES, *TRAFFIC_TIMES))
+    figures |= {
+        "run_token_heads": sum(lengths) * heads,
+        "closed_form_kv_bytes": floor.kv_bytes,
+        "closed_form_modelled_ns": modelled_time(
+            closed_form_work(floor.total_bytes, floor.flops, dtype=cell.problem.dtype), gpu
+        ).time_ns,
+    }
+    if not device.counters:
+        return figures
+    all_kernels = reduce(add, (replace(one, kernel="") for one in device.counters.values()))
+    return figures | _traffic(all_kernels) | _modelled(all_kernels, floor, gpu)
+
+
+def _traffic(counters: Counters) -> dict[str, Any]:
+    totals = counters.totals()
+    return {
+        "counted_kv_bytes": counters.loaded_bytes(*CACHE_PARAMETERS),
+        "counted_load_sectors": totals.load_sectors,
+        "counted_store_sectors": totals.store_sectors,
+        "distinct_sectors": counters.distinct_loaded_sectors + counters.distinct_stored_sectors,
+        "sectors_per_request": totals.sectors_per_request,
+        "wavefronts": totals.wavefronts,
+        "bank_conflicts": totals.bank_conflicts,
+        "page_table_reads": counters.load_requests(*TABLE_PARAMETERS),
+    }
+
+
+def _modelled(counters: Counters, floor: Traffic, gpu: Gpu) -> dict[str, Any]:
+    """The roofline over counted traffic; operations that no counter sees are those of the closed form."""
+    totals = counters.totals()
+    mma_flops = totals.matrix_flops
+    # atomic operations read and write
+    work = counted_work(
+        global_load_sectors=totals.load_sectors + totals.atomic_sectors,
+        global_store_sectors=totals.store_sectors + totals.atomic_sectors,
+        distinct_load_sectors=counters.distinct_loaded_sectors,
+        distinct_store_sectors=counters.distinct_stored_sectors,
+        mma_flops=mma_flops,
+        fp32_flops=max(0, floor.flops - mma_flops),
+        launches=counters.launches,
+    )
+    model = modelled_time(work, gpu)
+    return {"counted_modelled_ns": model.time_ns, "counted_bound": model.bound}

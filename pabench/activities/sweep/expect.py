@@ -1,0 +1,108 @@
+"""What a cell of a grid is expected to take, said before it is measured; and what came of it afterwards.
+
+Before: ``floor = max(bytes / memory, flops / tensor)`` with the parts of a datasheet's figures that the grid
+takes for reachable; ``predicted = floor / fraction``, the fraction by backend, evenness and size.  After:
+the same floor with the ceilings that were measured on the card, plus one measured launch of nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from pabench.activities.sweep.cell import Cell
+from pabench.judge.traffic import Traffic, decode_traffic
+from pabench.timing.gpus import Gpu
+
+EXPECTED_FIGURES = ("expected_floor_ns", "predicted_ns")
+TOO_FAST = 1.03
+"""More of the measured ceiling than this: the bytes are wrong, or the cache was warm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedFraction:
+    """The part of the floor's speed that cells of ``backend`` with so many 10^6 bytes shall reach."""
+
+    backend: str
+    even: bool
+    from_mb: float
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectations:
+    """What a grid expects.
+
+    Attributes:
+        memory_reach, tensor_reach: part of the datasheet's figure that counts as reachable.
+        fractions: the first that fits a cell counts.
+    """
+
+    memory_reach: float
+    tensor_reach: float
+    fractions: tuple[ExpectedFraction, ...]
+
+    def of(self, cell: Cell, gpu: Gpu) -> dict[str, float | None]:
+        """Return ``expected_floor_ns`` and ``predicted_ns``, the latter None where nobody predicts."""
+        traffic = decode_traffic(cell.problem, cell.batch.kv_lens)
+        floor_ns = _floor_ns(
+            traffic,
+            memory_gbps=self.memory_reach * gpu.memory_gbps,
+            tflops=self.tensor_reach * _peak_tflops(cell, gpu),
+        )
+        even = len(set(cell.batch.kv_lens)) == 1
+        fits = (
+            rule.fraction
+            for rule in self.fractions
+            if (rule.backend, rule.even) == (cell.backend, even) and traffic.total_bytes >= 1e6 * rule.from_mb
+        )
+        fraction = next(fits, None)
+        return {
+            "expected_floor_ns": floor_ns,
+            "predicted_ns": None if fraction is None else floor_ns / fraction,
+        }
+
+
+def against_ceilings(
+    cell: Cell, line: Mapping[str, Any], gpu: Gpu, ceilings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what follows from a measured ``line`` and the ceilings of the same card; else nothing.
+
+    ``read_fraction`` is achieved over read bandwidth, ``floor_ns`` the least time by the measured ceilings
+    (tensor cores by the datasheet) with one empty launch, ``floor_fraction`` that over the median; ``flags``
+    are doubts.
+    """
+    if (line.get("provenance") or {}).get("run_ns") != "measured" or not line.get("run_ns"):
+        return {}
+    traffic = decode_traffic(cell.problem, cell.batch.kv_lens)
+    read_gbps = float(ceilings["read_gbps"])
+    busy_ns = _floor_ns(traffic, memory_gbps=read_gbps, tflops=_peak_tflops(cell, gpu))
+    floor_ns = busy_ns + float(ceilings["launch_floor_ns"] or 0.0)
+    middle_ns = max(1.0, median(line["run_ns"]))
+    read_fraction = float(line["achieved_gbps"]) / read_gbps
+    timing = line["timing"]
+    doubts = {
+        "above 103 % of the read ceiling: wrong bytes or a warm cache": read_fraction > TOO_FAST,
+        "the cache was not cold": not timing["cold"],
+        "the host waited much longer than the events say": 2 * timing["host_waited_longer"]
+        > len(line["run_ns"]),
+    }
+    words = {"floor_ns": "modelled", "read_fraction": "measured", "floor_fraction": "measured"}
+    return {
+        "floor_ns": floor_ns,
+        "read_fraction": read_fraction,
+        "floor_fraction": floor_ns / middle_ns,
+        "flags": [text for text, holds in doubts.items() if holds],
+        "provenance": {**line["provenance"], **words},
+    }
+
+
+def _floor_ns(traffic: Traffic, *, memory_gbps: float, tflops: float) -> float:
+    # GB/s are bytes per ns, TFLOP/s are thousands of operations per ns
+    return max(traffic.total_bytes / memory_gbps, traffic.flops / (1e3 * tflops))
+
+
+def _peak_tflops(cell: Cell, gpu: Gpu) -> float:
+    return gpu.fp32_tflops if cell.problem.dtype == "float32" else gpu.tensor_tflops

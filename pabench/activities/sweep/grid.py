@@ -1,0 +1,116 @@
+"""From a configuration to cells."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import product
+
+from pabench.activities.sweep.cell import Cell
+from pabench.activities.sweep.config import LAYOUTS, SweepConfig
+from pabench.activities.sweep.grid_file import GridPoint
+from pabench.errors import UsageError
+from pabench.problem.batch import Batch
+from pabench.problem.checks import whole_number
+from pabench.problem.lengths import LengthSpec
+from pabench.problem.problem import Problem
+from pabench.workloads.families import resolve_lengths
+
+MAX_CELLS = 100_000
+"""Largest grid; a bigger one is a slip of the pen."""
+
+
+def make_cells(
+    config: SweepConfig, specs: Sequence[LengthSpec], *, device: str, gpu: str
+) -> tuple[Cell, ...]:
+    """Return all cells of the grid in the order they run, page size innermost.
+
+    An explicit list of lengths is its own batch, so it makes one cell whatever ``config.batch`` says.
+
+    Args:
+        config: the axes.
+        specs: the length specs, parsed, the trace among them.
+        device: name of the device, resolved.
+        gpu: name of the GPU of the modelled figures, as its table spells it.
+
+    Raises:
+        UsageError: a length spec stands twice, or the grid is too large.
+        InvalidCase: no head dimension is given, or heads, head dimension or lengths that make no problem.
+    """
+    texts = [spec.text for spec in specs]
+    for position, text in enumerate(texts):
+        if text in texts[:position]:
+            raise UsageError(f"--lengths: {text!r} is given twice")
+    rows = [
+        (spec, batch) for spec in specs for batch in ((1,) if spec.explicit is not None else config.batch)
+    ]
+    outer = list(product(config.backends, config.layouts, config.dtypes, config.heads))
+    count = len(outer) * len(rows) * len(config.page_sizes)
+    if count > MAX_CELLS:
+        raise UsageError(f"the grid has {count} cells, must be at most {MAX_CELLS}")
+    drawn = {
+        (spec.text, batch, page_size): Batch(kv_lens=spec.draw(batch, seed=config.seed, page_size=page_size))
+        for spec, batch in rows
+        for page_size in config.page_sizes
+    }
+    return tuple(
+        Cell(
+            backend=backend,
+            device=device,
+            gpu=gpu,
+            problem=Problem(
+                num_qo_heads=heads[0],
+                num_kv_heads=heads[1],
+                head_dim=whole_number("head_dim", config.head_dim, low=1),
+                page_size=page_size,
+                dtype=dtype,
+            ),
+            batch=drawn[spec.text, batch, page_size],
+            lengths=spec.text,
+            seed=config.seed,
+            kv_layout=LAYOUTS[layout][0],
+            interleaved=LAYOUTS[layout][1],
+        )
+        for backend, layout, dtype, heads in outer
+        for spec, batch in rows
+        for page_size in config.page_sizes
+    )
+
+
+def point_cells(
+    points: Sequence[GridPoint], backends: Sequence[str], *, seed: int, device: str, gpu: str
+) -> tuple[tuple[str, Cell], ...]:
+    """Return model and cell of each point for each backend, in the order of the points, backends innermost.
+
+    Args:
+        points: of a grid.
+        backends: names.
+        seed: drives lengths and tensors.
+        device, gpu: as for ``make_cells``.
+
+    Raises:
+        UsageError: a length spec that does not exist.
+    """
+    made = []
+    for point in points:
+        spec, page_size = resolve_lengths(point.lengths), point.problem.page_size
+        batch = Batch(kv_lens=spec.draw(point.batch, seed=seed, page_size=page_size))
+        for backend in backends:
+            cell = Cell(
+                backend=backend,
+                device=device,
+                gpu=gpu,
+                problem=point.problem,
+                batch=batch,
+                lengths=spec.text,
+                seed=seed,
+                kv_layout=LAYOUTS[point.layout][0],
+                interleaved=LAYOUTS[point.layout][1],
+            )
+            made.append((point.model, cell))
+    return tuple(made)
+
+
+def grid_digest(cells: Sequence[Cell]) -> str:
+    """Return a hash of the cells' ids: equal for two sweeps that ask the same."""
+    return hashlib.sha256("\n".join(cell.id for cell in cells).encode()).hexdigest()[:16]

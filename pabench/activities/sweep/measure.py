@@ -1,0 +1,84 @@
+"""Host times of a cell, on a part of the batch that the device can run in reasonable time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pabench.activities.sweep.cell import Cell
+from pabench.device.base import Device
+from pabench.problem.case import Case
+from pabench.problem.tensors import build_tensors
+from pabench.subjects.backends.base import Backend
+
+TOKEN_HEAD_BUDGET = {"cuda": 2**23, "emulated": 2**16}
+"""KV tokens x query heads that one run may cost.  The emulated device takes about a microsecond for each, so
+that a run stays under a tenth of a second; on a GPU the bound only keeps the host's memory in check."""
+SAMPLES = {"cuda": 20, "emulated": 5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostTimes:
+    """Raw samples of the host clock.
+
+    Attributes:
+        plan_ns: time of each ``plan``: upload, conversion, choice of the launch.
+        run_ns: time of each ``run`` until the device has finished.
+        token_heads: KV tokens x query heads that each run worked on.
+    """
+
+    plan_ns: tuple[int, ...]
+    run_ns: tuple[int, ...]
+    token_heads: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields of the journal line."""
+        return {
+            "plan_ns": list(self.plan_ns),
+            "run_ns": list(self.run_ns),
+            "run_token_heads": self.token_heads,
+        }
+
+
+def run_lengths(kv_lens: Sequence[int], num_qo_heads: int, budget: int) -> tuple[int, ...]:
+    """Return the sequences from the front of the batch that fit the budget, the first one cut if it must be.
+
+    The lengths of a batch are drawn independently, so the front is as good a sample as any part of it.
+    """
+    tokens = max(1, budget // num_qo_heads)
+    kept = [min(kv_lens[0], tokens)]
+    for length in kv_lens[1:]:
+        if sum(kept) + length > tokens:
+            break
+        kept.append(length)
+    return tuple(kept)
+
+
+def measure(
+    cell: Cell, backend: Backend, device: Device, *, announce: Callable[[Case], None] = lambda case: None
+) -> HostTimes:
+    """Time ``plan`` and ``run``; one warm-up of both goes before, so that no compiler is timed.
+
+    ``announce`` is told the case that is timed.
+    Whatever the backend raises passes through.
+    """
+    heads = cell.problem.num_qo_heads
+    lengths = run_lengths(cell.batch.kv_lens, heads, TOKEN_HEAD_BUDGET[cell.device])
+    case = cell.case(lengths)
+    announce(case)
+    tensors = build_tensors(case)
+    plans, runs = [], []
+    for sample in range(SAMPLES[cell.device] + 1):
+        start = time.perf_counter_ns()
+        plan = backend.plan(tensors)
+        device.synchronize()
+        planned = time.perf_counter_ns()
+        backend.run(plan)
+        device.synchronize()
+        finished = time.perf_counter_ns()
+        if sample:
+            plans.append(planned - start)
+            runs.append(finished - planned)
+    return HostTimes(plan_ns=tuple(plans), run_ns=tuple(runs), token_heads=sum(lengths) * heads)

@@ -1,0 +1,1 @@
+"""The checks of the suite: what each asks of one case, and what its answer means."""

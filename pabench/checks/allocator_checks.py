@@ -1,0 +1,113 @@
+"""Checks of page allocators: a history of operations is a case, the invariants are the judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pabench.checks.outcome import PASSED, Outcome, failed, raised
+from pabench.checks.table_decode import judge_tables
+from pabench.device.base import Device
+from pabench.errors import DeviceFault, Unsupported
+from pabench.judge.allocators.concurrent import PoolTrial
+from pabench.judge.allocators.history import HistoryCase
+from pabench.judge.allocators.operations import Operation
+from pabench.judge.allocators.trial import Trial
+from pabench.kernels.page_pool import new_pool
+from pabench.subjects.allocators.base import PageAllocator, PoolShape
+from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
+from pabench.subjects.allocators.pool import PoolAllocator
+
+Maker = Callable[[PoolShape], PageAllocator]
+"""Makes an empty allocator."""
+
+
+def judge_operation(trial: Trial, history: Sequence[Operation]) -> Outcome:
+    """Do the last operation of ``history`` on a trial that has seen the others."""
+    name = history[-1][0]
+    try:
+        violation = trial.perform(history[-1])
+    except Exception as error:
+        outcome = raised(error)
+        return replace(outcome, text=f"operation {len(history)} ({name}): {outcome.text}")
+    return failed(f"operation {len(history)} ({name}): {violation}") if violation else PASSED
+
+
+def check_history(case: HistoryCase, new: Maker, device: Device) -> Outcome:
+    """Pages are neither lost, doubled nor swapped by any history; refusals change nothing."""
+    device.reschedule(case.schedule)
+    trial, outcome = _replayed(case, new)
+    return check_repeats(case, trial.subject, new) if outcome.passed else outcome
+
+
+def check_table_decode(case: HistoryCase, new: Maker, device: Device) -> Outcome:
+    """After any history a decode kernel that reads the cache through the tables gives what the tokens say."""
+    device.reschedule(case.schedule)
+    trial, outcome = _replayed(case, new)
+    return judge_tables(trial, device) if outcome.passed else outcome
+
+
+def check_repeats(case: HistoryCase, first: PageAllocator, new: Maker) -> Outcome:
+    """Compare ``first``, which has run the history, with another run, where ids are declared to repeat.
+
+    Where they equal the model's there is nothing left to ask.
+    """
+    if first.capabilities.determinism != "ids" or first.capabilities.model_ids:
+        return PASSED
+    again, outcome = _replayed(case, new)
+    if outcome.passed and not np.array_equal(again.subject.block_table(), first.block_table()):
+        return failed("invariant 11: the same history gave other pages, declared are the same ids")
+    return outcome
+
+
+def check_concurrent(case: HistoryCase, new: Maker, device: Device) -> Outcome:
+    """Threads that take and give pages at the same time never share one, and lose none."""
+    allocator = new(case.shape)
+    if not isinstance(allocator, PoolAllocator):
+        raise Unsupported(f"{allocator.name} serves a whole request in order, not thread by thread")
+    device.reschedule(case.schedule)
+    trial = PoolTrial(new_pool(device, allocator.kind, case.shape.num_pages))
+    for number, operation in enumerate(case.operations, start=1):
+        try:
+            violation = trial.perform(operation)
+        except DeviceFault as error:
+            violation = str(error)
+        if violation:
+            return failed(f"operation {number} ({operation[0]}): {violation}")
+    return PASSED
+
+
+def _replayed(case: HistoryCase, new: Maker) -> tuple[Trial, Outcome]:
+    allocator = new(case.shape)
+    wanted = {name for name, _ in case.operations} - {"drain"}
+    if missing := sorted(wanted - allocator.capabilities.operations):
+        raise Unsupported(f"{allocator.name} offers no {', '.join(missing)}")
+    trial = Trial(allocator)
+    for count in range(1, len(case.operations) + 1):
+        outcome = judge_operation(trial, case.operations[:count])
+        if not outcome.passed:
+            return trial, outcome
+    return trial, PASSED
+
+
+HistoryCheck = Callable[[HistoryCase, Maker, Device], Outcome]
+ALLOCATOR_CHECKS: dict[str, HistoryCheck] = {
+    "allocator-invariants": check_history,
+    "allocator-decode": check_table_decode,
+    "allocator-concurrent": check_concurrent,
+}
+"""Checks of allocators by name."""
+
+
+def about_allocator_check(name: str, can: Capabilities | None = None) -> str:
+    """Return what a check asks, in a sentence: the first line of its docstring.
+
+    With the capabilities of a subject, another sentence says what it does not offer, which is not judged.
+    """
+    about = (ALLOCATOR_CHECKS[name].__doc__ or name).splitlines()[0]
+    missing = [operation for operation in OPERATIONS if can and operation not in can.operations]
+    if not missing:
+        return about
+    return f"{about} Not offered and not judged: {len(missing)} of {len(OPERATIONS)}, {', '.join(missing)}."

@@ -1,0 +1,108 @@
+"""Case directories, the writing side: a failing case as files.
+
+``case.json`` holds check, subject, device and the case itself; ``arrays.npz`` holds the arrays it stood for,
+for readers without pabench; ``verdict.txt`` is what was wrong; ``repro.py`` runs a kernel on the arrays,
+with numpy alone, where the check is of attention, of appending or of merging.  ``failures.py`` reads
+``case.json`` back.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pabench.judge.allocators.history import HistoryCase, history_from_dict
+from pabench.problem.append import AppendCase, append_case_from_dict, build_append
+from pabench.problem.case import Case, case_from_dict
+from pabench.problem.merge import MergeCase, build_merge, merge_case_from_dict
+from pabench.problem.tensors import build_tensors
+from pabench.resources import resource_dir
+from pabench.run.case_record import write_case
+from pabench.workloads import captured as captured
+
+AnyCase = Case | AppendCase | MergeCase | HistoryCase
+READERS: dict[str, Callable[[Any], AnyCase]] = {
+    "attention": case_from_dict,
+    "append": append_case_from_dict,
+    "merge": merge_case_from_dict,
+    "history": history_from_dict,
+}
+REPRO_FILE, REPRO_TOOLS = "repro.py", "repro_tools.py"
+SCRIPTS = {"attention": REPRO_FILE, "append": "repro_append.py", "merge": "repro_merge.py"}
+"""Template of the script by the kind of case."""
+APPENDS = ("append", "append-e4m3", "append-paged")
+"""Checks of appending; other checks use its cases for something else."""
+MAX_ARRAY_BYTES = 2**26
+"""Larger caches are left out of ``arrays.npz``; the case rebuilds them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedCase:
+    """What a case directory holds."""
+
+    check: str
+    subject: str
+    device: str
+    case: AnyCase
+
+
+def save_case(folder: Path, saved: SavedCase, text: str) -> None:
+    """Write a case directory into the existing, empty or older ``folder``."""
+    arrays = _arrays(saved.case)
+    if arrays and sum(array.nbytes for array in arrays.values()) <= MAX_ARRAY_BYTES:
+        np.savez_compressed(folder / "arrays.npz", **arrays)
+        script = script_of(saved)
+        if script is not None:
+            shutil.copyfile(resource_dir("templates") / script, folder / REPRO_FILE)
+            shutil.copyfile(resource_dir("templates") / REPRO_TOOLS, folder / REPRO_TOOLS)
+    write_case(
+        folder,
+        check=saved.check,
+        subject=saved.subject,
+        device=saved.device,
+        kind=kind_of(saved.case),
+        case=saved.case.to_dict(),
+        text=text,
+    )
+
+
+def script_of(saved: SavedCase) -> str | None:
+    """Return the template of the script that runs a kernel on the case, or None where there is none."""
+    kind = kind_of(saved.case)
+    if kind == "append" and saved.check.partition("[")[0] not in APPENDS:
+        return None
+    return SCRIPTS.get(kind)
+
+
+def kind_of(case: AnyCase) -> str:
+    """Return the name of the case's kind, a key of ``READERS``."""
+    if isinstance(case, HistoryCase):
+        return "history"
+    if isinstance(case, MergeCase):
+        return "merge"
+    return "append" if isinstance(case, AppendCase) else "attention"
+
+
+def _arrays(case: AnyCase) -> dict[str, Any]:
+    if isinstance(case, HistoryCase):
+        return {}
+    if isinstance(case, AppendCase):
+        pool, keys, values, slot_mapping = build_append(case)
+        return {"storage": pool.storage, "keys": keys, "values": values, "slot_mapping": slot_mapping}
+    if isinstance(case, MergeCase):
+        return dict(zip(("outs", "lses"), build_merge(case), strict=True))
+    if case.placement in ("high", "vast"):
+        return {}
+    tensors = build_tensors(case)
+    return {
+        "q": tensors.q,
+        "storage": tensors.pool.storage,
+        "block_table": tensors.layout.block_table,
+        "kv_lens": tensors.kv_lens,
+        "qo_indptr": tensors.qo_indptr,
+    }

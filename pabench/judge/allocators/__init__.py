@@ -1,0 +1,1 @@
+"""The judge of allocators: model, invariants, contents of the cache, and histories of operations."""

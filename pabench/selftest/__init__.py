@@ -1,0 +1,1 @@
+"""Does the suite itself catch faults: planted ones, generated ones, simulated right kernels."""

@@ -1,0 +1,134 @@
+"""The error bound on trial: right kernels of random makes, on random cases, must all pass it.
+
+A failure names a term that the bound lacks.  The largest err/T says how much room there is; it lies near 1
+for 16-bit outputs, because the last rounding alone reaches the bound.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from pabench.cores import usable_cores
+from pabench.judge.verdict import Verdict, judge
+from pabench.problem import Batch, Case, Problem, build_tensors
+from pabench.problem.dtypes import DTYPES, E4M3
+from pabench.problem.families import FAMILIES
+from pabench.problem.problem import FEATURES
+from pabench.selftest.simulated import Make, random_make
+
+KINDS = (*FEATURES, "plain", "all")
+"""What the cases of a trial have: nothing beyond plain attention, one feature, or any of them."""
+CHUNK = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One random case and one random right kernel, judged.
+
+    Attributes:
+        ratio: largest err/T.
+        failure: case, make and verdict in words, when it did not pass.
+    """
+
+    kind: str
+    number: int
+    dtype: str
+    ratio: float
+    failure: str | None
+
+
+def calibrate(trials: int, *, seed: int = 0, processes: int | None = None) -> Iterator[Trial]:
+    """Yield the outcome of ``trials`` trials, the kinds in turn, in their order.
+
+    Args:
+        trials: how many, over all kinds.
+        seed: of cases and makes.
+        processes: how many at a time; by default one a core.
+    """
+    starts = range(0, trials, CHUNK)
+    spans = [(seed, start, min(start + CHUNK, trials)) for start in starts]
+    workers = processes or usable_cores()
+    # forked processes would inherit torch's threads in an unknown state
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(spans)), mp_context=context) as pool:
+        try:
+            for found in pool.map(_span, spans):
+                yield from found
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _span(span: tuple[int, int, int]) -> list[Trial]:
+    import torch
+
+    torch.set_num_threads(1)
+    seed, start, stop = span
+    found = []
+    for number in range(start, stop):
+        kind = KINDS[number % len(KINDS)]
+        case, make, verdict = trial(kind, number, seed)
+        passed = verdict.passed
+        failure = None if passed else f"{kind} {number}: {verdict.text}; {make}; {case.to_dict()}"
+        dtype = case.problem.dtype
+        found.append(Trial(kind=kind, number=number, dtype=dtype, ratio=verdict.max_ratio, failure=failure))
+    return found
+
+
+def random_case(kind: str, rng: np.random.Generator) -> Case:
+    """A case with the feature ``kind``, or with each at even odds (``all``), or with none (``plain``)."""
+    kv_heads, group = int(rng.integers(1, 3)), int(rng.integers(1, 4))
+    heads = kv_heads * group
+
+    def has(feature: str) -> bool:
+        return kind == feature or (kind == "all" and rng.random() < 0.5)
+
+    def scales() -> tuple[float, ...]:
+        return tuple(2.0 ** rng.uniform(-3, 3, int(rng.choice([1, kv_heads]))))
+
+    several = kind in ("non-causal", "all") or rng.random() < 0.3
+    kv_lens = [
+        int((0, 1, 31, 33, 64, rng.integers(1, 200))[rng.integers(6)]) for _ in range(int(rng.integers(1, 3)))
+    ]
+    fp8 = has("fp8-kv")
+    problem = Problem(
+        num_qo_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=int(rng.choice([8, 32, 40])),
+        page_size=int(rng.choice([1, 5, 16])),
+        dtype=str(rng.choice(list(DTYPES))),
+        causal=not has("non-causal"),
+        sm_scale=(None, 1.0, -0.25)[rng.integers(3)],
+        soft_cap=float(rng.choice([1.0, 15.0, 30.0, 50.0])) if has("soft-cap") else None,
+        window=int(rng.choice([1, 2, 31, 32, 33, 300])) if has("window") else None,
+        alibi_slopes=tuple(rng.choice([0.0, 1.0, -0.5, 0.7, 0.01], heads)) if has("alibi") else None,
+        sinks=tuple(rng.choice([-1e4, -40.0, 0.3, 5.0, 40.0, 200.0], heads)) if has("sinks") else None,
+        kv_dtype=E4M3.name if fp8 else None,
+        k_scale=scales() if fp8 else None,
+        v_scale=scales() if fp8 else None,
+    )
+    q_lens = tuple(int(n) for n in rng.integers(0, 5, len(kv_lens))) if several else None
+    return Case(
+        problem=problem,
+        batch=Batch(kv_lens=tuple(kv_lens), q_lens=q_lens),
+        family=str(rng.choice(list(FAMILIES))),
+        poison="nan",
+        kv_layout=str(rng.choice(["NHD", "HND"])),
+        seed=int(rng.integers(2**32)),
+    )
+
+
+def trial(kind: str, number: int, seed: int = 0) -> tuple[Case, Make, Verdict]:
+    """Return a random case of ``kind``, a random right kernel, and the verdict on it."""
+    rng = np.random.default_rng([KINDS.index(kind), number, seed])
+    case = random_case(kind, rng)
+    make = random_make(rng, case.problem.dtype)
+    tensors = build_tensors(case)
+    with np.errstate(all="ignore"):
+        out, lse = make.run(tensors, rng)
+    return case, make, judge(tensors, out, lse, make.profile)

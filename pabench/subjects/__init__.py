@@ -1,0 +1,1 @@
+"""What is judged: kernels of attention and page allocators, ours and those of other projects."""

@@ -1,0 +1,326 @@
+"""The protocol of a page allocator.
+
+A sequence is named by an index in ``0..max_seqs-1`` and is live, swapped out or neither.  Every operation is
+all or nothing: when it raises, the state is as before.  ``InvalidCase`` is a request that no pool could serve
+or that names what is not there; ``OutOfPages`` one that this pool cannot serve now; ``Unsupported`` one that
+the allocator does not offer.  ``model.py`` says by running what each operation means.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pabench.errors import InvalidCase, Unsupported
+from pabench.problem.checks import whole_number
+from pabench.problem.dtypes import Array
+from pabench.problem.layout import pages_needed
+from pabench.subjects.allocators.capabilities import Capabilities
+from pabench.subjects.allocators.results import Granted, Hit, MemorySplit, Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolShape:
+    """Sizes that an allocator is made for.
+
+    Attributes:
+        num_pages: pages that can be granted.
+        page_size: tokens of one page.
+        max_seqs: sequences that can be live or swapped out at once.
+        max_pages_per_seq: columns of the block table.
+        swap_pages: pages of the store that swapped-out sequences go to.
+        reserve_pages: watermark; starting, adopting or swapping in a sequence leaves at least this many pages
+            available, so that those that run can grow.
+        hash_bits: how much of a prefix hash is used, 1 to 64; few bits make unlike prefixes collide, which
+            must not show.
+    """
+
+    num_pages: int
+    page_size: int
+    max_seqs: int
+    max_pages_per_seq: int
+    swap_pages: int = 0
+    reserve_pages: int = 0
+    hash_bits: int = 64
+
+    def __post_init__(self) -> None:
+        limits = {"num_pages": (1, 2**30), "swap_pages": (0, 2**30), "reserve_pages": (0, 2**30)}
+        limits["hash_bits"] = (1, 64)
+        for field in fields(self):
+            low, high = limits.get(field.name, (1, 2**31 - 1))
+            number = whole_number(field.name, getattr(self, field.name), low=low, high=high)
+            object.__setattr__(self, field.name, number)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest sequence that a row of the table holds; lengths are int32 on a device."""
+        return min(self.max_pages_per_seq * self.page_size, 2**31 - 1)
+
+
+class PageAllocator(ABC):
+    """Hands out pages to growing sequences.
+
+    A subclass sets ``name`` and ``capabilities`` and overrides the operations it offers.
+
+    Raises:
+        Unsupported: ``shape`` asks for a watermark or for swapping and the allocator has none.
+    """
+
+    name: ClassVar[str]
+    capabilities: Capabilities
+
+    def __init__(self, shape: PoolShape) -> None:
+        self.shape = shape
+        if shape.swap_pages and "swap_out" not in self.capabilities.operations:
+            raise Unsupported(f"{self.name}: swap_pages = {shape.swap_pages}: swaps nothing, must be 0")
+        if shape.reserve_pages and not self.capabilities.watermark:
+            raise Unsupported(f"{self.name}: reserve_pages = {shape.reserve_pages}: keeps none, must be 0")
+
+    # --- state, to be read at any time ----------------------------------------------------------------
+
+    @abstractmethod
+    def lengths(self) -> Array:
+        """Return the tokens of every sequence, int64 ``(max_seqs,)``; -1 where it is not live."""
+
+    @abstractmethod
+    def block_table(self) -> Array:
+        """Return the table, int32 ``(max_seqs, max_pages_per_seq)``.
+
+        ``NULL_PAGE`` past the last page of a sequence and where a sliding window gave a page up.
+        """
+
+    @property
+    @abstractmethod
+    def free_pages(self) -> int:
+        """Pages that nobody holds and that hold nothing worth keeping."""
+
+    @property
+    def evictable_pages(self) -> int:
+        """Cached pages that no sequence holds; they are granted when no page is free."""
+        return 0
+
+    @property
+    def free_swap_pages(self) -> int:
+        """Pages of the swap store that nobody holds."""
+        return self.shape.swap_pages
+
+    def refcounts(self) -> Array | None:
+        """Return how many table entries hold each page id, int32, as the allocator itself counts.
+
+        None when it keeps no such count.
+        """
+        return None
+
+    def swapped(self, sequence: int) -> int | None:
+        """Return the tokens of a swapped-out sequence, or None when it is not swapped out."""
+        return None
+
+    def length(self, sequence: int) -> int | None:
+        """Return the tokens of a sequence, or None when it is not live."""
+        tokens = int(self.lengths()[sequence])
+        return None if tokens < 0 else tokens
+
+    def pages(self, sequence: int) -> tuple[int, ...]:
+        """Return the pages of a live sequence in logical order, ``NULL_PAGE`` where a window gave them up."""
+        count = pages_needed(max(int(self.lengths()[sequence]), 0), self.shape.page_size)
+        return tuple(int(page) for page in self.block_table()[sequence, :count])
+
+    def fingerprint(self) -> bytes:
+        """Return bytes that are equal when the whole state is, as far as the allocator can show it."""
+        counts = np.array([self.free_pages, self.evictable_pages, self.free_swap_pages])
+        return self.lengths().tobytes() + self.block_table().tobytes() + counts.tobytes()
+
+    def memory_split(self) -> MemorySplit:
+        """Return where the slots of the pool are; shared pages count once."""
+        page_size, lengths, table = self.shape.page_size, self.lengths(), self.block_table()
+        fill: dict[int, int] = {}
+        for sequence in np.flatnonzero(lengths >= 0):
+            pages = table[sequence, : pages_needed(int(lengths[sequence]), page_size)]
+            for column, page in enumerate(pages.tolist()):
+                if page >= 0:
+                    here = min(page_size, int(lengths[sequence]) - column * page_size)
+                    fill[page] = max(fill.get(page, 0), here)
+        tokens, held = sum(fill.values()), len(fill) * page_size
+        slots = self.shape.num_pages * page_size
+        return MemorySplit(tokens=tokens, reserved=0, internal=held - tokens, external=slots - held)
+
+    # --- growing and ending ---------------------------------------------------------------------------
+
+    def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
+        """Start a sequence of ``tokens``, at least 0.
+
+        Args:
+            sequence: neither live nor swapped out.
+            tokens: of its beginning.
+            final_tokens: how long it will become, where the caller knows; allocators that reserve use it.
+
+        Raises:
+            OutOfPages: too few pages are available above the watermark.
+            InvalidCase: an index, a count or a length out of range, or the sequence is there already.
+        """
+        raise self.no("alloc")
+
+    def append(self, sequence: int, tokens: int) -> Granted:
+        """Add ``tokens``, at least 0, to a live sequence.
+
+        A last page with room that other sequences hold too is replaced by a copy of its own; one that is
+        cached leaves the cache, since it is about to change.
+
+        Raises:
+            OutOfPages: too few pages are available; the watermark does not count here.
+            InvalidCase: the sequence is not live, or would outgrow its row.
+        """
+        raise self.no("append")
+
+    def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
+        """Add tokens to many live sequences, as ``append`` one after another, in one step.
+
+        Args:
+            sequences: ``(n,)`` indices, none twice.
+            tokens: ``(n,)`` counts, or one for all.
+
+        Raises:
+            OutOfPages: in batch mode ``all``, too few pages are available for all of them together.
+            InvalidCase: as for ``append``, or a sequence named twice; whatever the batch mode.
+        """
+        raise self.no("append_batch")
+
+    def fork(self, parent: int, child: int) -> None:
+        """Start ``child`` with the pages of ``parent``, shared.  Takes no page.
+
+        Raises:
+            InvalidCase: the parent is not live, or the child is there already.
+        """
+        raise self.no("fork")
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """Cut a live sequence to its first ``length`` tokens.
+
+        Raises:
+            InvalidCase: longer than it is, or shorter than what a sliding window gave up.
+        """
+        raise self.no("truncate")
+
+    def free(self, sequences: Sequence[int]) -> None:
+        """End sequences, live or swapped out, and take back the pages that nobody else holds.
+
+        Free pages queue up in logical order, sequence by sequence.  Cached ones become evictable, those of
+        one sequence last page first, so that a prefix goes from its tail.
+
+        Raises:
+            InvalidCase: a sequence is not there, or is named twice.
+        """
+        raise self.no("free")
+
+    def free_window(self, sequence: int, keep_from: int) -> None:
+        """Give up the pages of a live sequence that lie wholly before token ``keep_from``.
+
+        Raises:
+            InvalidCase: ``keep_from`` beyond the length.
+        """
+        raise self.no("free_window")
+
+    # --- prefix cache ---------------------------------------------------------------------------------
+
+    def commit(self, sequence: int, prompt: Prompt) -> None:
+        """Offer to others the full pages of a live sequence; ``prompt`` is what it has computed so far.
+
+        A page whose prefix is cached already is not entered a second time.
+
+        Raises:
+            InvalidCase: more tokens than the sequence has, or a page was committed with others before.
+        """
+        raise self.no("commit")
+
+    def lookup(self, prompt: Prompt) -> Hit:
+        """Return the longest cached beginning of a prompt in full pages; changes nothing."""
+        raise self.no("lookup")
+
+    def adopt(self, sequence: int, hit: Hit) -> None:
+        """Start a sequence with the pages of a hit.
+
+        Raises:
+            OutOfPages: the pages that would cease to be evictable are needed for the watermark.
+            InvalidCase: the sequence is there already, or the cache no longer holds these pages.
+        """
+        raise self.no("adopt")
+
+    def evict(self, pages: int) -> tuple[int, ...]:
+        """Free up to ``pages`` evictable pages, least recently used first, and return them."""
+        raise self.no("evict")
+
+    # --- moving away ----------------------------------------------------------------------------------
+
+    def swap_out(self, sequence: int) -> Array:
+        """Move a live sequence to the swap store.
+
+        Returns:
+            Int32 ``(n, 3)``: copy the first ``[i, 2]`` slots of page ``[i, 0]`` to swap page ``[i, 1]``.
+
+        Raises:
+            OutOfPages: too few swap pages.
+            InvalidCase: the sequence is not live.
+        """
+        raise self.no("swap_out")
+
+    def swap_in(self, sequence: int) -> Array:
+        """Bring a swapped-out sequence back, on pages of its own.
+
+        Returns:
+            Int32 ``(n, 3)``: copy the first ``[i, 2]`` slots of swap page ``[i, 0]`` to page ``[i, 1]``.
+
+        Raises:
+            OutOfPages: too few pages are available above the watermark.
+            InvalidCase: the sequence is not swapped out.
+        """
+        raise self.no("swap_in")
+
+    def reset(self) -> None:
+        """Return to the state of a new allocator, the cache emptied.
+
+        Raises:
+            InvalidCase: a sequence is live or swapped out.
+        """
+        raise self.no("reset")
+
+    def no(self, operation: str) -> Unsupported:
+        """Return the error for an operation that is not offered."""
+        return Unsupported(f"{self.name} offers no {operation}")
+
+    def check_index(self, sequence: int, field: str = "sequence") -> int:
+        """Return a sequence index as a plain integer; raises ``InvalidCase`` when out of range."""
+        return whole_number(field, sequence, low=0, high=self.shape.max_seqs - 1)
+
+    def check_batch(
+        self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array, lengths: Array
+    ) -> dict[int, int]:
+        """Return the requests of ``append_batch`` as plain integers, in their order.
+
+        Raises:
+            InvalidCase: as ``append_batch`` says; ``lengths`` are those of ``lengths()``.
+        """
+        indices: list[Any] = sequences.tolist() if isinstance(sequences, np.ndarray) else list(sequences)
+        given: Any = tokens.tolist() if isinstance(tokens, np.ndarray) else tokens
+        counts = list(given) if isinstance(given, Sequence) else [given] * len(indices)
+        if len(counts) != len(indices):
+            raise InvalidCase("tokens", len(counts), f"must have one entry a sequence, {len(indices)}")
+        requests: dict[int, int] = {}
+        for named, count in zip(indices, counts, strict=True):
+            sequence = self.check_index(named)
+            if sequence in requests:
+                raise InvalidCase("sequence", sequence, "must be named once")
+            if lengths[sequence] < 0:
+                raise InvalidCase("sequence", sequence, "must be live")
+            requests[sequence] = whole_number(f"tokens of sequence {sequence}", count, low=0)
+            self.check_length(sequence, int(lengths[sequence]) + requests[sequence])
+        return requests
+
+    def check_length(self, sequence: int, tokens: int) -> None:
+        """Raise ``InvalidCase`` when ``tokens`` do not fit a row of the table."""
+        if tokens > self.shape.max_tokens:
+            rule = f"must be at most {self.shape.max_tokens} tokens"
+            raise InvalidCase(f"length of sequence {sequence}", tokens, rule)

@@ -1,0 +1,151 @@
+"""The prefix cache of the host allocator: chained hashes, with the tokens compared on every hit.
+
+A node stands for one full page of tokens behind one chain of such pages.  It is found by a hash of its
+parent's hash and its tokens, and taken only if parent and tokens are the same: a collision costs a
+comparison, never a wrong hit.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pabench.errors import InvalidCase
+from pabench.subjects.allocators.results import NULL_PAGE, Prompt
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A page of tokens behind its parent; the root has no parent and names the space instead.
+
+    Attributes:
+        page: the page that holds it, or ``NULL_PAGE``.
+        children: nodes behind this one.
+    """
+
+    parent: Node | None
+    tokens: tuple[int, ...]
+    hash: int
+    page: int = NULL_PAGE
+    children: int = 0
+
+
+class PrefixCache:
+    """Which page holds which prefix, and which of them nobody uses.
+
+    Args:
+        num_pages: of the pool.
+        page_size: tokens of a page.
+        hash_bits: how much of a hash is used.
+
+    Attributes:
+        cached: bool ``(num_pages + 1,)``: the page is in the cache; never so for ``NULL_PAGE``, the last.
+        unused: cached pages that stand in no table, least recently used first.
+    """
+
+    def __init__(self, num_pages: int, page_size: int, hash_bits: int) -> None:
+        self.cached = np.zeros(num_pages + 1, bool)
+        self.unused: OrderedDict[int, None] = OrderedDict()
+        self._page_size = page_size
+        self._mask = (1 << hash_bits) - 1
+        self._roots: dict[tuple[str, str], Node] = {}
+        self._buckets: dict[int, list[Node]] = {}
+        self._node: dict[int, Node] = {}
+
+    def __len__(self) -> int:
+        """Return how many pages are cached."""
+        return len(self._node)
+
+    def lookup(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the pages of the longest cached beginning; the last token's page is never among them."""
+        pages: list[int] = []
+        node = self._roots.get((prompt.adapter, prompt.salt))
+        for tokens in self._pages(prompt.tokens[:-1]):
+            node = node and self._find(node, tokens)
+            if node is None or node.page == NULL_PAGE:
+                break
+            pages.append(node.page)
+        return tuple(pages)
+
+    def commit(self, prompt: Prompt, row: Sequence[int]) -> None:
+        """Enter the full pages of ``prompt``, which lie in the pages of ``row``; known prefixes stay.
+
+        Raises:
+            InvalidCase: a page was committed with other tokens.
+        """
+        parts = self._pages(prompt.tokens)
+        node = self._roots.get((prompt.adapter, prompt.salt))
+        for tokens, page in zip(parts, row, strict=False):
+            node = node and self._find(node, tokens)
+            if page in self._node and self._node[page] is not node:
+                raise InvalidCase("prompt", prompt, f"page {page} was committed with other tokens")
+        node = self._roots.setdefault((prompt.adapter, prompt.salt), Node(None, (), 0))
+        for tokens, page in zip(parts, row, strict=False):
+            node = self._find(node, tokens) or self._insert(node, tokens)
+            if node.page == NULL_PAGE and page != NULL_PAGE:
+                node.page = page
+                self._node[page] = node
+                self.cached[page] = True
+        self._prune(node)
+
+    def forget(self, page: int) -> None:
+        """Take a cached page out of the cache."""
+        node = self._node.pop(page)
+        node.page = NULL_PAGE
+        self.cached[page] = False
+        self._prune(node)
+
+    def evict(self, count: int) -> list[int]:
+        """Take the ``count`` pages unused for longest out of the cache and return them; there are as many."""
+        pages = [self.unused.popitem(last=False)[0] for _ in range(count)]
+        for page in pages:
+            self.forget(page)
+        return pages
+
+    def state(self) -> bytes:
+        """Return bytes that tell two states apart."""
+        entries = []
+        for page, node in sorted(self._node.items()):
+            chain, at = [], node
+            while at.parent is not None:
+                chain.append(at.tokens)
+                at = at.parent
+            entries.append((page, chain, next(name for name, root in self._roots.items() if root is at)))
+        return repr((entries, list(self.unused), np.flatnonzero(self.cached).tolist())).encode()
+
+    def _pages(self, tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The full pages of tokens."""
+        size = self._page_size
+        return [tokens[at : at + size] for at in range(0, len(tokens) - size + 1, size)]
+
+    def _hash(self, parent: Node, tokens: tuple[int, ...]) -> int:
+        return hash((parent.hash, tokens)) & self._mask
+
+    def _find(self, parent: Node, tokens: tuple[int, ...]) -> Node | None:
+        for node in self._buckets.get(self._hash(parent, tokens), ()):
+            if node.parent is parent and node.tokens == tokens:
+                return node
+        return None
+
+    def _insert(self, parent: Node, tokens: tuple[int, ...]) -> Node:
+        node = Node(parent, tokens, self._hash(parent, tokens))
+        self._buckets.setdefault(node.hash, []).append(node)
+        parent.children += 1
+        return node
+
+    def _prune(self, node: Node) -> None:
+        """Drop nodes that neither hold a page nor lead to one that does."""
+        at: Node | None = node
+        while at is not None and at.page == NULL_PAGE and not at.children:
+            if at.parent is None:
+                self._roots = {name: root for name, root in self._roots.items() if root is not at}
+                return
+            bucket = self._buckets[at.hash]
+            bucket.remove(at)
+            if not bucket:
+                del self._buckets[at.hash]
+            at.parent.children -= 1
+            at = at.parent

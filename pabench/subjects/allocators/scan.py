@@ -1,0 +1,211 @@
+"""The scan allocator: block table, lengths, counts and free ring on the device, one launch a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pabench.device.base import Device
+from pabench.errors import DeviceFault, InvalidCase, OutOfPages
+from pabench.kernels import alloc_scan
+from pabench.problem.checks import INT32_MAX, one_of, whole_number
+from pabench.problem.dtypes import Array
+from pabench.subjects.allocators.base import PoolShape
+from pabench.subjects.allocators.capabilities import Capabilities
+from pabench.subjects.allocators.device_tables import DeviceTables
+from pabench.subjects.allocators.results import Granted
+from pabench.subjects.allocators.scan_refusals import NOTHING, VainRequests
+
+OPERATIONS = ("alloc", "append", "append_batch", "fork", "truncate", "free", "free_window", "reset")
+
+
+class ScanAllocator(DeviceTables):
+    """Runs ``page_alloc_scan.cu`` and ``page_alloc_release.cu``; grants the ids of the reference model.
+
+    What the protocol has to return is read back after each step; a caller on the device goes through
+    ``pabench.kernels.alloc_scan`` and reads nothing.
+    """
+
+    name = "scan"
+    capabilities = Capabilities(operations=frozenset(OPERATIONS), progress="blocking")
+
+    def __init__(
+        self, device: Device, shape: PoolShape, *, batch_mode: str = "all", blocks: int | None = None
+    ) -> None:
+        one_of("batch_mode", batch_mode, ("all", "prefix"))
+        self.capabilities = replace(self.capabilities, batch_mode=batch_mode)
+        super().__init__(device, shape)
+        self._state = alloc_scan.new_state(
+            device,
+            num_pages=shape.num_pages,
+            page_size=shape.page_size,
+            max_seqs=shape.max_seqs,
+            max_pages_per_seq=shape.max_pages_per_seq,
+            blocks=_blocks(shape.num_pages) if blocks is None else blocks,
+        )
+        self._lengths, self._table = self._state.lengths, self._state.block_table
+        self._vain = VainRequests(
+            self._state, shape, columns=self._request, hold=self._believe, fingerprint=self.fingerprint
+        )
+
+    # --- state ----------------------------------------------------------------------------------------
+
+    def refcounts(self) -> Array:
+        """See ``PageAllocator``."""
+        return self._device.to_host(self._state.refcounts).astype(np.int32)
+
+    @property
+    def free_pages(self) -> int:
+        """Pages between the ring's head and tail."""
+        head, tail = (int(value) for value in self._device.to_host(self._state.cursor))
+        return tail - head
+
+    def fingerprint(self) -> bytes:
+        """See ``PageAllocator``."""
+        state = self._state
+        arrays = (state.ring, state.cursor, state.refcounts, state.lengths, state.block_table)
+        return b"".join(self._device.to_host(array).tobytes() for array in arrays)
+
+    # --- operations -----------------------------------------------------------------------------------
+
+    def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
+        """See ``PageAllocator``; pages are taken when needed, so ``final_tokens`` changes nothing."""
+        try:
+            sequence, tokens = self._start(sequence, tokens, final_tokens)
+        except InvalidCase:
+            self._vain.grow([sequence], [tokens], self.lengths())
+            raise
+        return self._grow({sequence: tokens}, prefix=False)
+
+    def append(self, sequence: int, tokens: int) -> Granted:
+        """See ``PageAllocator``."""
+        return self._grow(self._checked([sequence], [tokens]), prefix=False)
+
+    def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
+        """See ``PageAllocator``."""
+        requests = self._checked(sequences, tokens)
+        return self._grow(requests, prefix=self.capabilities.batch_mode == "prefix")
+
+    def fork(self, parent: int, child: int) -> None:
+        """See ``PageAllocator``."""
+        lengths = self.lengths()
+        try:
+            parent = self._live(parent, lengths, "parent")
+            child = self._new(child, lengths, "child")
+        except InvalidCase:
+            self._vain.fork(parent, child, lengths)
+            raise
+        alloc_scan.fork(self._state, *self._request([parent], [child]))
+        self._expect_ok("page_alloc_fork")
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """See ``PageAllocator``."""
+        rule = "must be at most what it is, and no less than what its window gave up"
+        self._cut(sequence, whole_number("length", length, low=0), alloc_scan.CUT, "length", rule)
+
+    def free(self, sequences: Sequence[int]) -> None:
+        """See ``PageAllocator``."""
+        try:
+            named = self._leaving(sequences)
+        except InvalidCase:
+            self._vain.drop(sequences, alloc_scan.END, self.lengths())
+            raise
+        entries, values = self._request(named, [0] * len(named))
+        alloc_scan.drop(self._state, entries, values, alloc_scan.END)
+        self._expect_ok("page_alloc_drop")
+
+    def free_window(self, sequence: int, keep_from: int) -> None:
+        """See ``PageAllocator``."""
+        keep_from = whole_number("keep_from", keep_from, low=0)
+        self._cut(sequence, keep_from, alloc_scan.WINDOW, "keep_from", "must be at most the length")
+
+    def reset(self) -> None:
+        """See ``PageAllocator``."""
+        alloc_scan.reset(self._state)
+        done = alloc_scan.read_status(self._state)
+        if done.code == alloc_scan.STILL_LIVE:
+            self._believe("page_alloc_reset", done, **NOTHING)
+            live = np.flatnonzero(self.lengths() >= 0).tolist()
+            raise InvalidCase("sequences", live, "must all be freed before a reset")
+        self._expect_ok("page_alloc_reset")
+
+    def start_empty(self, count: int) -> None:
+        """See ``DeviceTables``."""
+        self._grow(dict.fromkeys(range(count), 0), prefix=False)
+
+    # --- parts ----------------------------------------------------------------------------------------
+
+    def _expect_ok(self, entry: str) -> None:
+        done = alloc_scan.read_status(self._state)
+        if done.code != alloc_scan.OK:
+            raise DeviceFault(f"{entry}: status {done.code} after the host's checks passed")
+        self._believe(entry, done, needed=0, served=0, tokens=0, copies=0)
+
+    def _believe(self, entry: str, done: alloc_scan.Status, **expected: int) -> None:
+        """Hold a status to what the tables say: in a graph of launches nobody else looks at it.
+
+        Raises:
+            DeviceFault: it says something else.
+        """
+        expected |= {"free": self.free_pages} | ({"concerned": -1} if done.code == alloc_scan.OK else {})
+        for field, value in expected.items():
+            if (said := getattr(done, field)) != value:
+                raise DeviceFault(f"{entry}: status says {field} = {said}, must be {value}")
+
+    def _cut(self, sequence: int, value: int, what: int, field: str, rule: str) -> None:
+        """Let pages of one sequence go; the kernel knows which values it can take."""
+        try:
+            sequence = self._live(sequence, self.lengths())
+        except InvalidCase:
+            self._vain.drop([sequence], what, self.lengths())
+            raise
+        entries, values = self._request([sequence], [min(value, INT32_MAX)])
+        alloc_scan.drop(self._state, entries, values, what)
+        done = alloc_scan.read_status(self._state)
+        if done.code == alloc_scan.BAD_VALUE:
+            self._believe("page_alloc_drop", done, **NOTHING)
+            raise InvalidCase(field, value, rule)
+        self._expect_ok("page_alloc_drop")
+
+    def _checked(self, sequences: Any, tokens: Any) -> dict[int, int]:
+        """Return the requests of ``append_batch``; raises ``InvalidCase`` for what host and kernel refuse."""
+        try:
+            return self.check_batch(sequences, tokens, self.lengths())
+        except InvalidCase:
+            self._vain.grow(sequences, tokens, self.lengths())
+            raise
+
+    def _grow(self, requests: dict[int, int], *, prefix: bool) -> Granted:
+        """One launch; the kernel starts a sequence that is not live."""
+        wanted = sum(requests.values())
+        # no more tokens can be served than free pages and last pages hold
+        room = (self.shape.num_pages + len(requests)) * self.shape.page_size
+        slots: Any = self._device.empty((max(1, min(wanted, room)),), np.dtype(np.int64))
+        entries, counts = self._request(list(requests), list(requests.values()))
+        before = self.free_pages
+        alloc_scan.extend(self._state, entries, counts, slots, prefix=prefix)
+        done = alloc_scan.read_status(self._state)
+        taken = before - self.free_pages
+        self._believe("page_alloc_extend", done, pages=taken)
+        if done.code == alloc_scan.TOO_FEW_PAGES:
+            raise OutOfPages(done.needed, done.free)
+        if done.code != alloc_scan.OK:
+            raise DeviceFault(f"page_alloc_extend: status {done.code} after the host's checks passed")
+        served = min(done.served, len(requests))
+        return Granted(
+            new_slots=self._device.to_host(slots)[: done.tokens],
+            copies=self._device.to_host(self._state.copies)[: done.copies],
+            refused=np.arange(served, len(requests), dtype=np.int64),
+        )
+
+
+def _blocks(num_pages: int) -> int:
+    """Blocks of a launch: one plans, the others help to spread many pages.
+
+    From a few pages on there are two at least, so that small pools too show what blocks do to each other; of
+    fewer pages one takes care alone.
+    """
+    return 1 if num_pages < 6 else max(2, min(128, 1 << (num_pages // 1024).bit_length()))

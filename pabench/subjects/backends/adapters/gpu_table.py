@@ -1,0 +1,91 @@
+"""The adapters of libraries that need a GPU, by name; ``table.py`` has them all."""
+
+from __future__ import annotations
+
+from pabench.subjects.backends.adapters.adapter import Adapter
+from pabench.subjects.peers.peer import Peer
+
+FLASHINFER = Peer(
+    package="flashinfer",
+    distribution="flashinfer-python",
+    version="0.7.2.post1",
+    modules=("flashinfer",),
+    stays=True,
+)
+FLASH_ATTN = Peer(
+    package="flash_attn",
+    distribution="flash-attn",
+    version="2.8.3.post2",
+    modules=("flash_attn.flash_attn_interface",),
+    stays=True,
+)
+VLLM_CUDA = Peer(
+    package="vllm",
+    version="0.33.0",
+    modules=("vllm.vllm_flash_attn.flash_attn_interface", "vllm._custom_ops"),
+    stays=True,
+)
+CUDNN = Peer(
+    package="cudnn",
+    distribution="nvidia-cudnn-frontend",
+    version="1.32.0",
+    modules=("cudnn",),
+    stays=True,
+)
+XFORMERS = Peer(
+    package="xformers",
+    version="0.0.35",
+    modules=("xformers.ops.fmha", "xformers.ops.fmha.attn_bias", "xformers.ops.fmha.triton_splitk"),
+    stays=True,
+)
+
+GPU_ADAPTERS: dict[str, Adapter] = {
+    "flashinfer": Adapter(
+        about="FlashInfer's paged prefill wrapper for every batch, its append and its merge",
+        place="pabench.subjects.backends.adapters.flashinfer:FlashInferBackend",
+        peers=(FLASHINFER,),
+        needs_gpu=True,
+    ),
+    "flashinfer-decode": Adapter(
+        about="FlashInfer's paged decode wrapper, on CUDA cores",
+        place="pabench.subjects.backends.adapters.flashinfer:FlashInferDecodeBackend",
+        peers=(FLASHINFER,),
+        needs_gpu=True,
+    ),
+    "flashinfer-batch": Adapter(
+        about="FlashInfer's BatchAttention: decode and prefill in one launch",
+        place="pabench.subjects.backends.adapters.flashinfer:FlashInferBatchBackend",
+        peers=(FLASHINFER,),
+        needs_gpu=True,
+    ),
+    "flashinfer-xqa": Adapter(
+        about="XQA decode by way of FlashInfer",
+        place="pabench.subjects.backends.adapters.flashinfer:FlashInferXqaBackend",
+        peers=(FLASHINFER,),
+        needs_gpu=True,
+    ),
+    "flash-attn": Adapter(
+        about="FlashAttention 2 over a block table",
+        place="pabench.subjects.backends.adapters.flash_attn:FlashAttnBackend",
+        peers=(FLASH_ATTN,),
+        needs_gpu=True,
+    ),
+    "vllm-cuda": Adapter(
+        about="vLLM's compiled kernels: its FlashAttention 2, append and merge of two states",
+        place="pabench.subjects.backends.adapters.flash_attn:VllmCudaBackend",
+        peers=(VLLM_CUDA,),
+        needs_gpu=True,
+    ),
+    "cudnn-frontend": Adapter(
+        about="cuDNN's attention over page tables",
+        place="pabench.subjects.backends.adapters.cudnn_frontend:CudnnFrontendBackend",
+        peers=(CUDNN,),
+        needs_gpu=True,
+    ),
+    "xformers": Adapter(
+        about="xFormers' memory-efficient attention with a paged bias, split keys",
+        place="pabench.subjects.backends.adapters.xformers:XformersBackend",
+        peers=(XFORMERS,),
+        needs_gpu=True,
+    ),
+}

@@ -1,0 +1,129 @@
+"""The adapters by name: what they run, and what that needs.  Nothing of another project is imported here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pabench.subjects.backends.adapters.adapter import Adapter
+from pabench.subjects.backends.adapters.gpu_table import GPU_ADAPTERS
+from pabench.subjects.backends.adapters.triton_peers import SGLANG, TRITON, VLLM
+from pabench.subjects.peers.peer import Peer
+
+TORCH = Peer(
+    package="torch",
+    version="2.13.0",
+    modules=("torch.nn.attention.flex_attention", "torch.nn.attention.experimental._paged_attention"),
+    installed=True,
+)
+"""Part of what pabench depends on anyway, so it is imported as it is."""
+
+JAX = (
+    Peer(package="ml_dtypes", version="0.6.0", modules=("ml_dtypes",), stays=True),
+    Peer(package="opt_einsum", version="3.4.0", modules=("opt_einsum",), stays=True),
+    Peer(package="scipy", version="1.17.1", modules=("scipy",), stays=True),
+    Peer(package="jaxlib", version="0.10.2", modules=("jaxlib",), stays=True),
+    Peer(
+        package="jax",
+        version="0.10.2",
+        modules=("jax", "jax.experimental.pallas.ops.gpu.paged_attention"),
+        stays=True,
+    ),
+)
+"""JAX last, after what it imports: each is installed without its dependencies."""
+
+TRANSFORMERS_SDPA = "transformers.integrations.sdpa_paged"
+TRANSFORMERS_EAGER = "transformers.integrations.eager_paged"
+_BATCHING = "transformers.generation.continuous_batching"
+TRANSFORMERS_CACHE = f"{_BATCHING}.cache"
+TRANSFORMERS_UTILS = f"{_BATCHING}.utils"
+
+
+def _replaced_in_transformers(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What cache and utilities name and these adapters do not call: models, requests, memory, processes."""
+    unused: dict[str, dict[str, Any]] = {
+        "transformers.configuration_utils": {"PreTrainedConfig": None, "PretrainedConfig": None},
+        "transformers.generation.configuration_utils": {"ContinuousBatchingConfig": None},
+        "transformers.utils.generic": {"is_flash_attention_requested": None},
+        f"{_BATCHING}.distributed": {"DistributedHelper": None},
+        f"{_BATCHING}.initialization": {"resolve_max_memory_percent": None},
+    }
+    requests = ("FutureRequestState", "RequestState", "RequestStatus", "get_device_and_memory_breakdown")
+    kept = {name: type(name, (), {}) for name in requests}
+    return {**unused, f"{_BATCHING}.requests": {**kept, "logger": logging.getLogger("transformers")}}
+
+
+TRANSFORMERS = Peer(
+    package="transformers",
+    version="5.17.0",
+    modules=(TRANSFORMERS_SDPA, TRANSFORMERS_EAGER, TRANSFORMERS_CACHE, TRANSFORMERS_UTILS),
+    bare=(
+        "transformers",
+        "transformers.generation",
+        _BATCHING,
+        "transformers.integrations",
+        "transformers.utils",
+    ),
+    replaced=_replaced_in_transformers,
+)
+
+ADAPTERS: dict[str, Adapter] = {
+    "jax-pallas": Adapter(
+        about="JAX's Pallas kernel for decode over pages",
+        place="pabench.subjects.backends.adapters.jax_pallas:JaxPallasBackend",
+        peers=(JAX[-1], *JAX[:-1]),
+    ),
+    "torch-flex": Adapter(
+        about="FlexAttention with the block mask of torch's experimental PagedAttention",
+        place="pabench.subjects.backends.adapters.torch_flex:TorchFlexBackend",
+        peers=(TORCH,),
+    ),
+    "triton": Adapter(
+        about="a small paged attention of ours in Triton, every feature",
+        place="pabench.subjects.backends.adapters.triton_baseline:TritonBaselineBackend",
+        peers=(TRITON,),
+    ),
+    "vllm-triton": Adapter(
+        about="vLLM's unified attention in Triton, one pass; writing the cache, merging states",
+        place="pabench.subjects.backends.adapters.vllm_triton:VllmTritonBackend",
+        peers=(VLLM, TRITON),
+    ),
+    "vllm-triton-split": Adapter(
+        about="vLLM's unified attention in Triton, keys in 16 segments",
+        place="pabench.subjects.backends.adapters.vllm_triton:VllmTritonSplitBackend",
+        peers=(VLLM, TRITON),
+    ),
+    "vllm-triton-chunked": Adapter(
+        about="vLLM's prefix prefill and paged decode in Triton",
+        place="pabench.subjects.backends.adapters.vllm_triton_paged:VllmTritonChunkedBackend",
+        peers=(VLLM, TRITON),
+    ),
+    "vllm-triton-decode": Adapter(
+        about="vLLM's split-KV decode in Triton",
+        place="pabench.subjects.backends.adapters.vllm_triton_paged:VllmTritonDecodeBackend",
+        peers=(VLLM, TRITON),
+    ),
+    "sglang-triton": Adapter(
+        about="SGLang's decode attention in Triton; merging states",
+        place="pabench.subjects.backends.adapters.sglang_triton:SglangTritonDecodeBackend",
+        peers=(SGLANG, TRITON),
+    ),
+    "sglang-triton-extend": Adapter(
+        about="SGLang's extend attention in Triton: new tokens over a cached prefix",
+        place="pabench.subjects.backends.adapters.sglang_triton:SglangTritonExtendBackend",
+        peers=(SGLANG, TRITON),
+    ),
+    "transformers-paged": Adapter(
+        about="sdpa_paged of transformers' continuous batching, over its own cache",
+        place="pabench.subjects.backends.adapters.transformers_paged:TransformersPagedBackend",
+        peers=(TRANSFORMERS,),
+    ),
+    "transformers-paged-eager": Adapter(
+        about="eager_paged of transformers' continuous batching, over its own cache",
+        place="pabench.subjects.backends.adapters.transformers_paged:TransformersPagedEagerBackend",
+        peers=(TRANSFORMERS,),
+    ),
+    **GPU_ADAPTERS,
+}

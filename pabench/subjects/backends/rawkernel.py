@@ -1,0 +1,213 @@
+"""Our own readable kernels as a backend: ``paged_decode_simple.cu`` and ``kv_append.cu``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pabench.device.base import Device
+from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
+from pabench.kernels.decode_simple import DecodePlan, plan_decode, split_count
+from pabench.kernels.gather import plan_gather
+from pabench.kernels.merge_states import plan_merge
+from pabench.kernels.page_copy import copy_pages
+from pabench.problem.checks import whole_number
+from pabench.problem.dtypes import DTYPES, E4M3, Array, dtype_by_name
+from pabench.problem.pool import KvPool
+from pabench.problem.problem import FEATURES, Problem
+from pabench.problem.profile import ComputeProfile
+from pabench.problem.tensors import Tensors
+from pabench.subjects.backends.base import OPTIONAL, AttentionOutput, Capabilities
+from pabench.subjects.backends.validate import (
+    check_append,
+    check_append_paged,
+    check_attention,
+    check_copies,
+    check_pages,
+    check_states,
+)
+
+TANH_ERROR = 2.0**-20
+"""Of ``tanh_from_exp`` in ``pab/features.cuh``."""
+
+
+class RawKernelBackend:
+    """Attention and append with the simple kernels, on any device.
+
+    Args:
+        device: where to run.
+        num_splits: warps that share the keys of a query head; None chooses by length.
+    """
+
+    name = "rawkernel"
+    captures = True
+    takes_resident = True
+    capabilities = Capabilities(
+        vast_pools=True,
+        dtypes=frozenset(DTYPES),
+        devices=frozenset({"cuda", "emulated"}),
+        operations=frozenset({"decode", "speculative", "prefill", "append", "replay", *OPTIONAL}),
+        max_head_dim=256,
+        features=frozenset(FEATURES),
+    )
+    profile = ComputeProfile(
+        p_dtype="float32", partial_dtype="float32", accumulation="blocked", tanh_error=TANH_ERROR
+    )
+
+    def __init__(self, device: Device, *, num_splits: int | None = None) -> None:
+        self._device = device
+        self._num_splits = num_splits if num_splits is None else whole_number("num_splits", num_splits, low=1)
+
+    def plan(self, tensors: Tensors) -> DecodePlan:
+        """Upload the arrays and build the launches."""
+        check_attention(self.name, self.capabilities, tensors)
+        device, case = self._device, tensors.case
+        problem, batch = case.problem, case.batch
+        pool = tensors.pool.with_storage(device.to_device(tensors.pool.storage))
+        seen = [n if problem.window is None else min(n, problem.window) for n in batch.kv_lens]
+        splits = split_count(seen, problem.num_qo_heads, num_query_tokens=batch.num_query_tokens)
+        return plan_decode(
+            device,
+            problem,
+            q=device.to_device(tensors.q),
+            pool=pool,
+            block_table=device.to_device(tensors.layout.block_table),
+            kv_lens=device.to_device(tensors.kv_lens),
+            num_splits=self._num_splits or splits,
+            qo_indptr=None if batch.is_decode else device.to_device(tensors.qo_indptr),
+        )
+
+    def run(self, plan: DecodePlan) -> None:
+        """Queue the launches."""
+        for launch in plan.launches:
+            plan.module.launch(launch)
+
+    def fetch(self, plan: DecodePlan) -> AttentionOutput:
+        """Wait and copy output and LSE to the host."""
+        self._device.synchronize()
+        return AttentionOutput(out=self._device.to_host(plan.out), lse=self._device.to_host(plan.lse))
+
+    def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
+        """Write tokens into a copy of the cache; see ``Backend.append``."""
+        check_append(pool, keys, values, slot_mapping, dtype)
+        return self._append(pool, dtype, keys, values, slot_mapping)
+
+    def append_e4m3(
+        self, pool: KvPool, problem: Problem, keys: Array, values: Array, slot_mapping: Array
+    ) -> Array:
+        """Write tokens into a copy of a cache of e4m3; see ``CacheBackend.append_e4m3``."""
+        check_append(pool, keys, values, slot_mapping, problem.dtype, kv_dtype=E4M3)
+        return self._append(pool, problem.dtype, keys, values, slot_mapping, append_scales(problem))
+
+    def append_paged(
+        self,
+        pool: KvPool,
+        problem: Problem,
+        keys: Array,
+        values: Array,
+        *,
+        block_table: Array,
+        kv_lens: Array,
+        qo_indptr: Array,
+    ) -> Array:
+        """Write tokens through the block table; see ``CacheBackend.append_paged``."""
+        where = {"block_table": block_table, "kv_lens": kv_lens, "qo_indptr": qo_indptr}
+        check_append_paged(pool, problem, keys, values, **where)
+        device = self._device
+        target = pool.with_storage(device.to_device(pool.storage.copy()))
+        append_to_sequences(
+            device,
+            problem.storage,
+            pool=target,
+            keys=device.to_device(keys),
+            values=device.to_device(values),
+            page_size=problem.page_size,
+            scales=device.to_device(append_scales(problem)) if problem.kv_dtype else None,
+            **{name: device.to_device(array) for name, array in where.items()},
+        )
+        device.synchronize()
+        return device.to_host(target.storage)
+
+    def copy_pages(self, pools: Sequence[KvPool], copies: Array, *, count: int) -> list[Array]:
+        """Copy pages in copies of the caches; see ``CacheBackend.copy_pages``."""
+        check_copies(pools, copies, count)
+        device = self._device
+        targets = [pool.with_storage(device.to_device(pool.storage.copy())) for pool in pools]
+        listed, number = device.to_device(copies), device.to_device(np.array([count], np.int64))
+        copy_pages(device, targets, listed, number)
+        device.synchronize()
+        return [device.to_host(target.storage) for target in targets]
+
+    def gather(
+        self, pool: KvPool, problem: Problem, *, block_table: Array, kv_lens: Array, raw: bool
+    ) -> tuple[Array, Array]:
+        """Copy all tokens out of their pages; see ``CacheBackend.gather``."""
+        check_pages(pool, problem, block_table=block_table, kv_lens=kv_lens)
+        device, stored = self._device, problem.kv_storage
+        dense = stored if raw else problem.storage
+        shape = (int(kv_lens.sum()), problem.num_kv_heads, problem.head_dim)
+        uploaded = pool.with_storage(device.to_device(pool.storage))
+        targets = device.empty(shape, dense.storage), device.empty(shape, dense.storage)
+        indptr = np.concatenate(([0], np.cumsum(kv_lens))).astype(np.int32)
+        module, launches = plan_gather(
+            device,
+            stored=stored,
+            dense=dense,
+            caches=(uploaded.k, uploaded.v),
+            strides=uploaded.element_strides,
+            block_table=device.to_device(block_table),
+            kv_lens=device.to_device(kv_lens),
+            indptr=device.to_device(indptr),
+            page_size=problem.page_size,
+            targets=targets,
+            scales=None if stored is dense else device.to_device(append_scales(problem)),
+        )
+        for launch in launches:
+            module.launch(launch)
+        device.synchronize()
+        return device.to_host(targets[0]), device.to_host(targets[1])
+
+    def merge_states(self, outs: Array, lses: Array, dtype: str) -> AttentionOutput:
+        """Merge attention states in their order; see ``CacheBackend.merge_states``."""
+        check_states(outs, lses, dtype)
+        device = self._device
+        num_rows = outs.shape[1]
+        rows = np.broadcast_to(np.arange(num_rows, dtype=np.int32), outs.shape[:2])
+        plan = plan_merge(
+            device,
+            dtype_by_name(dtype),
+            states=[
+                (device.to_device(out), device.to_device(lse)) for out, lse in zip(outs, lses, strict=True)
+            ],
+            rows=device.to_device(np.ascontiguousarray(rows)),
+            num_rows=num_rows,
+        )
+        for launch in plan.launches:
+            plan.module.launch(launch)
+        device.synchronize()
+        return AttentionOutput(out=device.to_host(plan.out), lse=device.to_host(plan.lse))
+
+    def _append(
+        self,
+        pool: KvPool,
+        dtype: str,
+        keys: Array,
+        values: Array,
+        slot_mapping: Array,
+        scales: Array | None = None,
+    ) -> Array:
+        device = self._device
+        target = pool.with_storage(device.to_device(pool.storage.copy()))
+        append_tokens(
+            device,
+            dtype_by_name(dtype),
+            pool=target,
+            keys=device.to_device(keys),
+            values=device.to_device(values),
+            slot_mapping=device.to_device(slot_mapping.astype(np.int64)),
+            page_size=int(pool.k.shape[1 if pool.kv_layout == "NHD" else 2]),
+            scales=None if scales is None else device.to_device(scales),
+        )
+        device.synchronize()
+        return device.to_host(target.storage)

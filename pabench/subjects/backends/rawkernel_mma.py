@@ -1,0 +1,105 @@
+"""Our tensor-core kernels as a backend: decode and prefill, and the append of ``rawkernel``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pabench.device.base import Device
+from pabench.kernels.decode import MAX_HEAD_DIM, plan_decode, why_not_decode
+from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.fitted import DTYPES
+from pabench.kernels.prefill import plan_prefill
+from pabench.problem.batch import SPECULATIVE_TOKENS
+from pabench.problem.case import Case
+from pabench.problem.checks import whole_number
+from pabench.problem.dtypes import Array
+from pabench.problem.pool import KvPool
+from pabench.problem.problem import FEATURES
+from pabench.problem.profile import ComputeProfile
+from pabench.problem.tensors import Tensors
+from pabench.subjects.backends.base import AttentionOutput, Capabilities
+from pabench.subjects.backends.rawkernel import TANH_ERROR, RawKernelBackend
+from pabench.subjects.backends.validate import check_attention
+
+
+def _why_not(case: Case) -> str | None:
+    return why_not_decode(case.problem)
+
+
+class RawKernelMmaBackend:
+    """Attention on tensor cores; append as ``rawkernel`` does it.
+
+    Sequences with up to 8 query tokens go to the decode kernel, the others to the prefill kernel; a batch
+    with both takes two calls, and each finds its sequences on the device.
+
+    Args:
+        device: where to run.
+        split_tokens: 0 cuts the work into equal shares; otherwise each sequence is cut after so many tokens,
+            a multiple of 64, and its result does not depend on the rest of the batch, bit for bit.
+        blocks: blocks of the persistent grid; None fills the device.
+    """
+
+    name = "rawkernel-mma"
+    captures = True
+    takes_resident = True
+    capabilities = Capabilities(
+        vast_pools=True,
+        dtypes=frozenset(DTYPES),
+        devices=frozenset({"cuda", "emulated"}),
+        operations=frozenset({"decode", "speculative", "prefill", "append", "replay"}),
+        max_head_dim=MAX_HEAD_DIM,
+        features=frozenset(FEATURES),
+        rule=_why_not,
+    )
+    # weights are an operand of the second product, so they are rounded to the storage type
+    profile = ComputeProfile(
+        p_dtype="storage", partial_dtype="float32", accumulation="blocked", tanh_error=TANH_ERROR
+    )
+
+    def __init__(self, device: Device, *, split_tokens: int = 0, blocks: int | None = None) -> None:
+        self._device = device
+        self._split_tokens = whole_number("split_tokens", split_tokens, low=0)
+        self._blocks = blocks if blocks is None else whole_number("blocks", blocks, low=1, high=2**16)
+        self._simple = RawKernelBackend(device)
+
+    def plan(self, tensors: Tensors) -> tuple[DecodePlan, ...]:
+        """Upload the arrays and build the launches: one call or two, which write the same output."""
+        check_attention(self.name, self.capabilities, tensors)
+        device, batch = self._device, tensors.case.batch
+        arrays: dict[str, Any] = {
+            "q": device.to_device(tensors.q),
+            "pool": tensors.pool.with_storage(device.to_device(tensors.pool.storage)),
+            "block_table": device.to_device(tensors.layout.block_table),
+            "kv_lens": device.to_device(tensors.kv_lens),
+            "qo_indptr": device.to_device(tensors.qo_indptr),
+        }
+        problem = tensors.case.problem
+        long = [length for length in batch.query_lens if length > SPECULATIVE_TOKENS]
+        if len(long) == batch.num_seqs:
+            return (plan_prefill(device, problem, **arrays),)
+        cut: dict[str, Any] = {"split_tokens": self._split_tokens, "blocks": self._blocks}
+        if not long:
+            return (plan_decode(device, problem, **arrays, **cut),)
+        short = plan_decode(device, problem, **arrays, **cut, max_query_len=SPECULATIVE_TOKENS)
+        rest = plan_prefill(
+            device,
+            problem,
+            **arrays,
+            min_query_len=SPECULATIVE_TOKENS + 1,
+            mean_query_len=sum(long) // len(long),
+            beside=short,
+        )
+        return short, rest
+
+    def run(self, plan: tuple[DecodePlan, ...]) -> None:
+        """Queue the launches."""
+        for call in plan:
+            self._simple.run(call)
+
+    def fetch(self, plan: tuple[DecodePlan, ...]) -> AttentionOutput:
+        """Wait and copy output and LSE to the host."""
+        return self._simple.fetch(plan[0])
+
+    def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
+        """Write tokens into a copy of the cache; see ``Backend.append``."""
+        return self._simple.append(pool, dtype, keys, values, slot_mapping)

@@ -1,0 +1,348 @@
+"""The command: what it prints and writes, its exit codes, its seeds, and what may not disturb it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pabench.activities.conformance import runner
+from pabench.checks.registry import CHECKS
+from pabench.cli.main import run
+from pabench.device.cuda import why_no_cuda
+from pabench.errors import PabenchError
+from pabench.run.read import read_run
+from pabench.subjects.backends.base import OPTIONAL
+from tests.support.kill_support import MATRIX
+
+ROOT = Path(__file__).resolve().parents[3]
+COUNTS = ("cases", "checks", "passed", "failed", "unsupported", "crashed")
+CONCURRENT = "allocator-concurrent"
+CROWD = "allocator-invariants[crowd]"
+ALLOCATOR = {
+    "allocator-invariants",
+    "allocator-invariants[long-rows]",
+    "allocator-decode",
+    CONCURRENT,
+    CROWD,
+}
+DEFAULT_ALLOCATORS = {"scan", "ticket", "stack", "host"}
+BASE = ["conformance", "--profile", "quick", "--device", "emulated"]
+WHOLE = {
+    "pabench conformance --profile quick": (),
+    "pabench conformance --backend torch-sdpa --profile quick": ("--backend", "torch-sdpa"),
+}
+"""Commands of the documents that this file runs whole, so that the tests of the documents need not."""
+
+
+def operation_of(check: str) -> str:
+    return CHECKS[check.split("[")[0]].operation
+
+
+def pabench(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pabench", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        timeout=1200,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("subjects", "expected", "lacking", "least"),
+    [
+        (WHOLE["pabench conformance --profile quick"], set(MATRIX), {"scan", "host"}, 1000),
+        (
+            WHOLE["pabench conformance --backend torch-sdpa --profile quick"],
+            set(MATRIX) - ALLOCATOR,
+            set(),
+            1000,
+        ),
+        (("--allocator", "model"), ALLOCATOR, {"model"}, 50),
+    ],
+    ids=["rawkernel", "torch-sdpa", "model"],
+)
+@pytest.mark.slow
+def test_conformance_quick_passes(
+    subjects: tuple[str, ...], expected: set[str], lacking: set[str], least: int, tmp_path: Path
+) -> None:
+    files = ["--json", "run/r.json", "--junit", "run/r.xml", "--html", "r.html", "--artifacts", "run"]
+    result = pabench(*BASE, *subjects, *files, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    record = json.loads((tmp_path / "run" / "r.json").read_text())
+    assert {line["check"] for line in record["results"]} == expected
+    assert record["cases"] >= least
+    assert record["cases"] == sum(line["cases"] for line in record["results"])
+    # allocators that serve a request as a whole have no threads that could meet
+    unsupported = {
+        (line["subject"], line["check"]) for line in record["results"] if line["status"] == "unsupported"
+    }
+    # torch-sdpa has none of the optional operations, would convert a pool larger than memory, and reads
+    # lengths when it plans
+    optional = {name for name in MATRIX if name.split("[")[0] in CHECKS and operation_of(name) in OPTIONAL}
+    optional |= {"decode[vast-pools]", "replay"}
+    missing = {("torch-sdpa", name) for name in optional} if "torch-sdpa" in subjects else set()
+    # a crowd takes seconds: it is asked from the default profile on
+    judged = {
+        name for line in record["results"] if (name := line["subject"]) in {*DEFAULT_ALLOCATORS, "model"}
+    }
+    assert judged == (lacking if subjects else DEFAULT_ALLOCATORS)
+    missing |= {(name, CROWD) for name in judged}
+    assert unsupported == {(name, CONCURRENT) for name in lacking} | missing
+    # and each says why, a case that was declined included
+    reasons = {line["reason"] for line in record["results"] if line["status"] == "unsupported"}
+    assert all(reason in result.stdout for reason in reasons)
+    if "torch-sdpa" in subjects:
+        assert any(reason.endswith("decode[vast-pools]: no pools larger than memory") for reason in reasons)
+    # by default four allocators are judged
+    checks = len(expected) + (0 if subjects else 3 * len(ALLOCATOR))
+    passed = checks - len(unsupported)
+    assert [record[name] for name in COUNTS[1:]] == [checks, passed, 0, len(unsupported), 0]
+    assert all(line["about"].endswith(".") for line in record["results"])
+    summary = f"{record['cases']} generated cases, {checks} checks: {passed} passed"
+    assert result.stdout.splitlines()[-2].startswith(summary)
+    assert result.stdout.splitlines()[-1] == "report: run/report.html"
+    # the run directory, and what else was asked for
+    found = read_run(tmp_path / "run")
+    assert (found.kind, found.record["status"], found.record["exit_code"]) == ("conformance", "finished", 0)
+    assert list(found.lines) == record["results"]
+    assert (tmp_path / "r.html").read_text().lower().startswith("<!doctype html>")
+    assert (tmp_path / "run" / "report.html").is_file()
+    suites = ElementTree.parse(tmp_path / "run" / "r.xml").getroot()
+    suite = suites if suites.tag == "testsuite" else suites[0]
+    assert suite.get("name") == "pabench-conformance"
+    assert (suite.get("tests"), suite.get("failures")) == (str(checks), "0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--backend", "rawkernle"], 4, "unknown backend 'rawkernle'; did you mean 'rawkernel'?"),
+        (["--allocator", "scna"], 4, "unknown allocator 'scna'; did you mean 'scan'?"),
+        (["--profile", "quik"], 4, "unknown profile 'quik'; did you mean 'quick'?"),
+        (["--device", "emulatd"], 4, "unknown device 'emulatd'; did you mean 'emulated'?"),
+        (["--artifacts", "full"], 4, "full is not empty"),
+        (["--artifacts", "file"], 4, "file is not a folder"),
+        (["--junit", "absent/x.xml"], 4, "--junit 'absent/x.xml': must be a file in an existing folder"),
+        (["--json", "full"], 4, "--json 'full': must be a file in an existing folder"),
+        (["--html", "absent/x.html"], 4, "--html 'absent/x.html': must be a file in an existing folder"),
+        (["--kernels", "full"], 4, "kernels = 'full': must be a folder like kernels_cuda"),
+        (["--seed", "-1"], 4, "-1 is not in the range"),
+        (["--seed", "x"], 4, "'x' is not a valid integer"),
+        (["-k", "normal and ("], 4, "-k 'normal and (': "),
+        (["-k", "nothing_like_it"], 5, "-k 'nothing_like_it': matches no check"),
+    ],
+)
+def test_conformance_refuses_in_one_line(
+    arguments: list[str],
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thing").touch()
+    (tmp_path / "file").touch()
+    assert run([*BASE, *arguments]) == code
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("pabench: ")
+    assert words in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
+
+
+@pytest.mark.skipif(why_no_cuda() is None, reason="there is a GPU")
+def test_conformance_refuses_an_absent_gpu(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["conformance", "--device", "cuda", "--artifacts", str(tmp_path / "run")]) == 7
+    assert len(capfd.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_conformance_compiles_a_broken_kernel_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search for the smallest failing case would ask for it again and again."""
+    from pabench.device import emulated
+    from pabench.device.compiler import compile_shared
+
+    compiled: list[str] = []
+
+    def counted(*arguments: Any, what: str) -> None:
+        compiled.append(what)
+        compile_shared(*arguments, what=what)
+
+    monkeypatch.setattr(emulated, "compile_shared", counted)
+    kernels = tmp_path / "kernels"
+    shutil.copytree(ROOT / "kernels_cuda", kernels)
+    (kernels / "paged_decode_simple.cu").write_text(
+        'extern "C" __global__ void paged_decode_simple(int* x) { oops; }\n', encoding="utf-8"
+    )
+    select = ["--backend", "rawkernel", "--kernels", str(kernels), "-k", "decode_matches_oracle"]
+    assert run([*BASE, *select, "--in-process", "--artifacts", str(tmp_path / "run")]) == 1
+    crashed = "CRASHED rawkernel decode[normal]: CompileError: paged_decode_simple.cu does not"
+    assert crashed in capfd.readouterr().out
+    assert compiled.count("paged_decode_simple.cu") == 1
+
+
+def _cases_of(
+    tmp_path: Path, name: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[str, dict[str, Any]]]:
+    """The cases that a run judges, seen through the notebook."""
+    from pabench.activities.conformance.examiner import Notebook
+
+    seen: list[tuple[str, dict[str, Any]]] = []
+    record = Notebook.record
+
+    def spy(notebook: Notebook, case: Any, outcome: Any) -> None:
+        seen.append((notebook.check, case.to_dict()))
+        record(notebook, case, outcome)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Notebook, "record", spy)
+        subjects = ["--backend", "rawkernel", "--allocator", "ticket"]
+        select = [*subjects, "-k", "needle or append or allocator", "--artifacts", str(tmp_path / name)]
+        assert run([*BASE, "--in-process", "--seed", str(seed), *select]) == 0
+    return seen
+
+
+def test_conformance_seed_decides_the_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _cases_of(tmp_path, "a", 7, monkeypatch)
+    again = _cases_of(tmp_path, "b", 7, monkeypatch)
+    other = _cases_of(tmp_path, "c", 8, monkeypatch)
+    high = {"append[high-page-ids]", "append-paged[high-page-ids]"}
+    appends = {"append", "append-e4m3", "append-paged", *high}
+    assert {check for check, _ in first} == {"decode[needle]", *appends, *ALLOCATOR} - {CROWD}
+    assert first == again
+    for check in ("decode[needle]", "append", "allocator-invariants"):
+        mine = [json.dumps(case) for name, case in first if name == check]
+        assert len(set(mine) & {json.dumps(case) for name, case in other if name == check}) < len(mine) / 3
+
+
+def test_conformance_is_deaf_to_the_users_pytest(tmp_path: Path) -> None:
+    trap = "import sys\nsys.exit('the user has a plugin')\n"
+    (tmp_path / "conftest.py").write_text(trap, encoding="utf-8")
+    (tmp_path / "trap.py").write_text(trap, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --nonsense -x\n", encoding="utf-8")
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\naddopts = '-p trap'\n")
+    (tmp_path / "test_normal.py").write_text("def test_normal():\n    assert False\n", encoding="utf-8")
+    result = pabench(
+        *[*BASE, "-k", "normal", "--artifacts", "run"],
+        cwd=tmp_path,
+        PYTEST_ADDOPTS="--collect-only --nonsense",
+        PYTEST_PLUGINS="trap",
+        CI="true",
+    )
+    assert (result.returncode, result.stdout.splitlines()[0]) == (
+        0,
+        "60 generated cases, 1 checks: 1 passed, 0 failed, 0 crashed, 0 unsupported",
+    )
+    names = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
+    assert names == {"conftest.py", "trap.py", "pytest.ini", "pyproject.toml", "test_normal.py", "run"}
+
+
+@pytest.mark.parametrize("where", [[], ["--in-process"]], ids=["isolated", "in-process"])
+def test_conformance_leaves_the_environment_as_it_was(
+    where: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-x")
+    before = dict(os.environ)
+    assert run([*BASE, *where, "-k", "normal", "--artifacts", str(tmp_path / "run")]) == 0
+    current = dict(os.environ)
+    assert {name: value for name, value in current.items() if not name.startswith("PYTEST_CURRENT")} == {
+        name: value for name, value in before.items() if not name.startswith("PYTEST_CURRENT")
+    }
+
+
+def test_conformance_that_breaks_is_not_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> tuple[int, str]:
+        return runner.PYTEST_INTERNAL, "INTERNALERROR> oops"
+
+    monkeypatch.setattr(runner, "run_pytest", broken)
+    assert run([*BASE, "--in-process", "--artifacts", str(tmp_path / "run")]) == PabenchError.exit_code
+    assert read_run(tmp_path / "run").record["status"] == "interrupted"
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_conformance_ctrl_c_exits_2_with_the_journal_whole(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, time\n\n"
+        "def decode(q, k_cache, v_cache, block_table, kv_lens, sm_scale):\n"
+        f"    pathlib.Path({str(started)!r}).touch()\n"
+        "    time.sleep(3600)\n",
+        encoding="utf-8",
+    )
+    select = ["--backend", "slow.py:decode", "-k", "normal", "--deadline", "3600", "--artifacts", "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pabench", *BASE, *select],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _wait_for(started.is_file)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 2, out + err
+    assert "interrupted" in err.splitlines()[-1]
+    assert "Traceback" not in out + err
+    found = read_run(tmp_path / "run")
+    assert found.record["status"] == "interrupted"
+    assert [(line["check"], line["status"]) for line in found.lines] == [("decode[normal]", "not-run")]
+
+
+def test_conformance_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pabench", *BASE, "-k", "normal or marker", "--artifacts", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert process.wait(300) == 0
+    assert process.stdout is not None
+    assert b"\x1b" not in process.stdout.read()
+    process.stdout.close()
+    assert b"0/2" in shown
+    assert b"1/2" in shown
+    assert b"decode" in shown

@@ -1,0 +1,260 @@
+"""The driver: who runs when, what it costs in pages, and that every request gets its tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pabench.activities.serving.driver import NEVER_FITS, Limits
+from pabench.activities.serving.executors import NullExecutor
+from pabench.activities.serving.recorded import JudgedAllocator
+from pabench.activities.serving.schedulers import SCHEDULERS
+from pabench.activities.serving.serve import serve
+from pabench.errors import InvalidCase, Unsupported
+from pabench.judge.allocators.invariants import violation
+from pabench.workloads.prefixes import with_prefixes
+from pabench.workloads.requests import Requests
+from tests.support.serving_support import asked, pool, run
+
+
+def test_driver_times_of_two_requests() -> None:
+    served = run(asked((5, 3), (4, 1), (3, 2), arrival_s=(0, 0.5, 10)), pool())
+    log = served.log
+    # each step takes a second; the second arrives in the first step, the third after a pause
+    assert log.scheduled_s == [0, 1, 10]
+    assert log.first_token_s == [1, 2, 11]
+    assert log.finish_s == [3, 2, 12]
+    assert served.steps["decode_tokens"].tolist() == [0, 1, 1, 0, 1]
+    assert served.steps["prefill_tokens"].tolist() == [5, 4, 0, 3, 0]
+    # the new token is cached when it is read: 6 and 7 after 5
+    assert served.steps["context_tokens"].tolist() == [0, 6, 7, 0, 4]
+    # 5, then 6 and 4, then 7, 3 and 4 tokens in pages of 4
+    assert served.steps["used_pages"].tolist() == [2, 3, 2, 1, 1]
+    assert served.steps["running"].tolist() == [1, 2, 1, 1, 1]
+
+
+def test_driver_final_length_is_prompt_and_output_less_one() -> None:
+    # 4 tokens fill the only page; a fifth cached token would need another
+    assert run(asked((2, 3)), pool(pages=1)).log.finish_s == [3]
+    assert run(asked((2, 4)), pool(pages=1)).log.skipped == {0: NEVER_FITS}
+
+
+def test_driver_preempts_the_newest_and_computes_again() -> None:
+    # four pages: both start on one, grow to two each, and cannot both have a third
+    served = run(asked((4, 7), (4, 7)), pool(pages=4))
+    assert served.log.preemptions == [0, 1]
+    # the second had made 5 tokens, of which 4 were cached behind its prompt of 4
+    assert served.log.recomputed == [0, 8]
+    assert served.log.finish_s == [7, 9]
+    assert served.gaps_s.tolist() == [3]
+    assert served.steps["preempted"].tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0]
+    # prompt and the 5 tokens made so far
+    assert served.steps["prefill_tokens"].tolist() == [8, 0, 0, 0, 0, 0, 0, 9, 0]
+
+
+def test_driver_swaps_in_place_of_computing_again() -> None:
+    allocator = pool(pages=4, swap=4)
+    served = run(asked((4, 7), (4, 7)), allocator, "swap")
+    assert served.log.preemptions == [0, 1]
+    assert served.log.recomputed == [0, 0]
+    assert served.log.finish_s == [7, 10]
+    # out after its fifth token at 5, back in the step that ends at 8
+    assert served.gaps_s.tolist() == [4]
+    assert served.steps["prefill_tokens"].sum() == 8
+    assert (allocator.free_pages, allocator.free_swap_pages) == (4, 4)
+
+
+def test_driver_without_swap_room_computes_again() -> None:
+    served = run(asked((4, 7), (4, 7)), pool(pages=4, swap=1), "swap")
+    assert served.log.recomputed == [0, 8]
+    assert all(served.log.finish_s)
+
+
+def test_driver_watermark_holds_admission_back() -> None:
+    two = asked((8, 2), (8, 2))
+    assert run(two, pool(pages=4)).log.scheduled_s == [0, 0]
+    assert run(two, pool(pages=4), reserve_pages=1).log.scheduled_s == [0, 2]
+    assert run(two, pool(pages=4), reserve_pages=2).log.skipped == {0: NEVER_FITS, 1: NEVER_FITS}
+
+
+def test_driver_token_budget_and_one_prompt_that_is_longer() -> None:
+    served = run(asked((6, 1), (6, 1), (20, 1)), pool(), token_budget=12)
+    assert served.steps["prefill_tokens"].tolist() == [12, 20]
+
+
+def test_driver_chunks_prompts_behind_decodes() -> None:
+    served = run(asked((3, 9), (20, 2)), pool(), "sarathi", token_budget=8)
+    # 3 and 5 of the second; then 7 beside one decode, and 7, and what is left
+    assert served.steps["prefill_tokens"].tolist()[:5] == [8, 7, 7, 1, 0]
+    assert (served.steps["decode_tokens"] + served.steps["prefill_tokens"]).max() == 8
+    assert served.log.first_token_s == [1, 4]
+
+
+def test_driver_static_batch_waits_for_its_slowest() -> None:
+    served = run(asked((4, 2), (4, 6), (4, 2)), pool(seqs=2), "static")
+    assert served.log.finish_s == [2, 6, 8]
+    # the first is done after two steps, its page is not given back
+    assert served.steps["used_pages"].tolist()[:6] == [2, 4, 4, 4, 4, 5]
+    assert served.steps["decode_tokens"].tolist() == [0, 2, 1, 1, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "allocator", "together"),
+    [
+        # 64 slots for sequences of at most 32: (13 + 1 output), rounded up to 16, or to blocks
+        ("orca-max", "buddy-max", 2),
+        ("orca-pow2", "buddy", 4),
+        ("orca-oracle", "buddy-oracle", 4),
+        ("orca-oracle", "oracle-length", 5),
+        ("fcfs", "host", 6),
+    ],
+)
+def test_driver_baselines_reserve(scheduler: str, allocator: str, together: int) -> None:
+    served = run(asked(*[(10, 3)] * 6), pool(pages=64, size=1, width=32, name=allocator), scheduler)
+    assert served.steps["running"].max() == served.steps["admitted"][0] == together
+    assert len([at for at in served.log.finish_s if at]) == 6
+
+
+def test_driver_forks_share_the_prompt_and_copy_its_last_page() -> None:
+    served = run(asked((6, 3), forks=3), pool())
+    assert served.copies == 2
+    assert served.steps["decode_tokens"].tolist() == [0, 3, 3]
+    # one full page shared by three, and a second page each
+    assert served.steps["used_pages"].tolist() == [2, 4, 4]
+    assert served.samples["saved_pages"].tolist() == [0, 2, 2]
+
+
+def test_driver_prefix_cache_finds_full_pages() -> None:
+    requests = with_prefixes(asked((3, 2), (3, 2)), "system:tokens=9", seed=0)
+    requests = Requests(
+        name="x",
+        prompt_tokens=requests.prompt_tokens,
+        output_tokens=requests.output_tokens,
+        arrival_s=np.array([0.0, 5.0]),
+        segments=requests.segments,
+    )
+    served = run(requests, pool(), prefix_cache=True)
+    assert served.log.hit == [0, 8]
+    assert served.steps["prefill_tokens"].tolist() == [12, 0, 4, 0]
+    assert run(requests, pool()).log.hit == [0, 0]
+
+
+def test_driver_turns_find_what_was_answered() -> None:
+    requests = with_prefixes(asked((8, 9), (7, 2)), "multi-turn:turns=2", seed=0)
+    requests = Requests(
+        name="x",
+        prompt_tokens=requests.prompt_tokens,
+        output_tokens=requests.output_tokens,
+        arrival_s=np.array([0.0, 50.0]),
+        segments=requests.segments,
+    )
+    # 8 of the first prompt and 8 cached tokens of its answer, the ninth was never cached
+    assert run(requests, pool(), prefix_cache=True).log.hit == [0, 16]
+
+
+def test_driver_memory_split_adds_up_and_knows_the_end() -> None:
+    served = run(asked((5, 6), (3, 2)), pool(pages=8))
+    parts = [served.samples[name] for name in ("tokens", "reserved", "internal", "external")]
+    sums = np.sum(parts, axis=0)
+    assert sums.tolist() == [32] * 6
+    # 5 of 10 tokens: the page of the fifth has room for 3 more that come; 3 of 4: one more comes
+    assert served.samples["reserved"][0] == 4
+    assert served.samples["internal"].tolist()[:1] == [0]
+    # the ninth token opens the last page: one more slot to come, two never
+    assert served.samples["tokens"].tolist()[4] == 9
+    assert served.samples["reserved"].tolist()[4] == 1
+    assert served.samples["internal"].tolist()[4] == 2
+
+
+def test_driver_skips_and_counts_what_cannot_be_served() -> None:
+    served = run(asked((0, 5), (5, 0), (500, 5), (4, 4)), pool())
+    assert set(served.log.skipped) == {0, 1, 2}
+    assert served.log.finish_s == [None, None, None, 4]
+
+
+def test_driver_with_nothing_to_serve_ends() -> None:
+    served = run(asked((0, 5)), pool())
+    assert served.steps_done == 0
+    assert served.steps["clock_s"].size == 0
+
+
+def test_driver_interrupt_keeps_what_was_done() -> None:
+    def stop(step: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    served = serve(asked((4, 9)), pool(), SCHEDULERS["fcfs"], NullExecutor(), Limits(), after_step=stop)
+    assert served.interrupted
+    assert served.steps_done == 3
+    assert served.steps["decode_tokens"].tolist() == [0, 1, 1]
+
+
+def test_driver_refuses_what_the_allocator_lacks() -> None:
+    with pytest.raises(Unsupported, match="buddy offers no fork"):
+        run(asked((4, 4), forks=2), pool(name="buddy"))
+    with pytest.raises(Unsupported, match="buddy offers no swap_in, swap_out"):
+        run(asked((4, 4)), pool(name="buddy"), "swap")
+    with pytest.raises(Unsupported, match="buddy offers no adopt, commit, lookup"):
+        run(asked((4, 4)), pool(name="buddy"), prefix_cache=True)
+    with pytest.raises(InvalidCase, match="forks = 9: must be at most 8"):
+        run(asked((4, 4), forks=9), pool())
+    with pytest.raises(InvalidCase, match="token_budget = 0"):
+        Limits(token_budget=0)
+
+
+PAGED = ["host", "model", "torch-paged"]
+COMBINATIONS = [
+    *[(scheduler, name) for scheduler in ("fcfs", "sarathi", "static") for name in PAGED],
+    *[("swap", "host"), ("swap", "model")],
+    *[("orca-max", "buddy-max"), ("orca-pow2", "buddy"), ("orca-oracle", "buddy-oracle")],
+    *[("static", "contiguous"), ("fcfs", "oracle-length")],
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 12)), min_size=1, max_size=12),
+    pages=st.integers(1, 20),
+    size=st.sampled_from([1, 3, 4]),
+    seqs=st.integers(2, 6),
+    kind=st.sampled_from(COMBINATIONS),
+    forks=st.sampled_from([1, 1, 2]),
+    budget=st.sampled_from([3, 8, 100]),
+    reserve=st.sampled_from([0, 0, 2]),
+    gap=st.sampled_from([0.0, 0.3, 7.0]),
+)
+def test_driver_serves_everything_once_and_leaves_nothing_property(
+    pairs: list[tuple[int, int]],
+    pages: int,
+    size: int,
+    seqs: int,
+    kind: tuple[str, str],
+    forks: int,
+    budget: int,
+    reserve: int,
+    gap: float,
+) -> None:
+    """Every operation is judged against the model, so that a driver that asks nonsense is seen too."""
+    scheduler, name = kind
+    forks = forks if name in ("host", "model") else 1
+    swap = 5 if scheduler == "swap" else 0
+    subject = pool(pages, size, seqs, width=20, name=name, swap=swap)
+    judged = JudgedAllocator(subject)
+    requests = asked(*pairs, arrival_s=tuple(gap * at for at in range(len(pairs))), forks=forks)
+    served = run(requests, judged, scheduler, token_budget=budget, reserve_pages=reserve)
+    log = served.log.columns()
+    done = ~np.isnan(log["finish_s"])
+    assert done.sum() + len(served.log.skipped) == len(pairs)
+    assert np.array_equal(log["generated"][done], requests.output_tokens[done])
+    assert (log["first_token_s"][done] <= log["finish_s"][done]).all()
+    assert (log["scheduled_s"][done] >= requests.arrival_s[done]).all()
+    assert (np.diff(served.steps["clock_s"]) > 0).all()
+    assert subject.free_pages == pages
+    assert (subject.lengths() == -1).all()
+    assert violation(subject) is None
+    if not log["preemptions"].any():
+        # each token is computed once
+        assert served.steps["prefill_tokens"].sum() == requests.prompt_tokens[done].sum()
+        assert served.steps["decode_tokens"].sum() == forks * (requests.output_tokens[done] - 1).sum()

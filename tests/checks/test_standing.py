@@ -1,0 +1,139 @@
+"""Clauses, profiles and badges follow from results, and from nothing a subject declares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pabench.checks.specification import BADGES, CLAUSES, PROFILES
+from pabench.checks.standing import Standing, standing_lines, standings
+from tests.support.kill_support import MATRIX
+
+BACKEND_RESULTS = [name for name in MATRIX if not name.startswith("allocator")]
+
+
+def line(check: str, status: str = "passed", **more: Any) -> dict[str, Any]:
+    cases = 0 if status in ("unsupported", "not-run") else 10
+    given = {"subject": "mine", "subject_kind": "backend", "device": "emulated", "cases": cases, "lacks": {}}
+    return {"check": check, "status": status, **given, **more}
+
+
+def standing(**changed: dict[str, Any]) -> Standing:
+    """Of a backend that passes everything but what ``changed`` says, by result."""
+    by_name = {name.replace("__", "-"): value for name, value in changed.items()}
+    lines = [line(name) | by_name.get(name.replace("[", "_").rstrip("]"), {}) for name in BACKEND_RESULTS]
+    (found,) = standings(lines)
+    return found
+
+
+def held(claims: Any) -> list[str]:
+    return [claim.name for claim in claims if claim.held]
+
+
+def test_standing_of_what_passes_everything() -> None:
+    found = standing()
+    assert (found.broken, found.open) == ((), ())
+    assert set(found.kept) == {c for c, checks in CLAUSES.items() if not checks[0].startswith("allocator")}
+    assert held(found.profiles) == list(PROFILES)
+    assert held(found.badges) == list(BADGES)
+
+
+def test_standing_breaks_with_a_failed_check() -> None:
+    found = standing(poison={"status": "failed"})
+    assert {"D4", "Q4", "F2"} <= set(found.broken)
+    claims = {claim.name: claim for claim in (*found.profiles, *found.badges)}
+    assert (claims["core"].state, claims["core"].why) == ("broken", "poison failed")
+    assert (claims["window"].state, claims["window"].held) == ("broken", False)
+    assert (claims["reads-only-what-it-may"].state, claims["deterministic"].held) == ("broken", True)
+
+
+def test_standing_of_a_crash_is_no_better() -> None:
+    assert standing(repeat={"status": "crashed"}).badges[0].why == "repeat crashed"
+
+
+def test_standing_bits_that_differ_cost_the_badge_alone() -> None:
+    found = standing(batch={"lacks": {"batch-invariant": "alone: this changes the LSE"}})
+    assert found.broken == ()
+    assert "core" in held(found.profiles)
+    (badge,) = [claim for claim in found.badges if claim.name == "batch-invariant"]
+    assert (badge.held, badge.state, badge.why) == (False, "absent", "batch: alone: this changes the LSE")
+
+
+@pytest.mark.parametrize("status", ["unsupported", "not-run"])
+def test_standing_earns_nothing_by_what_did_not_run(status: str) -> None:
+    found = standing(guard={"status": status, "cases": 0}, guard_prefill={"status": status, "cases": 0})
+    assert "C3" in found.open
+    assert "reads-only-what-it-may" not in held(found.badges)
+
+
+def test_standing_earns_nothing_by_a_check_without_cases() -> None:
+    assert "deterministic" not in held(standings([line("repeat", cases=0)])[0].badges)
+    assert held(standings([line("repeat")])[0].badges) == ["deterministic"]
+
+
+def test_standing_tells_not_offered_from_not_judged() -> None:
+    found = {
+        claim.name: claim for claim in standing(decode_sinks={"status": "unsupported", "cases": 0}).profiles
+    }
+    assert (found["sinks"].state, found["sinks"].why) == ("not-offered", "decode[sinks] is unsupported")
+    assert (found["graph-capture"].state, found["graph-capture"].held) == ("held", True)
+    (few,) = standings([line("decode[sinks]"), line("decode[normal]")])
+    claims = {claim.name: claim for claim in few.profiles}
+    assert claims["sinks"].held
+    assert (claims["core"].state, claims["core"].held) == ("not-judged", False)
+    assert claims["core"].why == "decode[spotlight] was not judged"
+
+
+def test_standing_of_allocators_has_their_clauses_and_no_profiles() -> None:
+    lines = [line("allocator-invariants", subject="scan", subject_kind="allocator"), line("repeat")]
+    scan, mine = standings(lines)
+    assert (scan.profiles, scan.badges) == ((), ())
+    assert scan.open == ("P14",)
+    assert scan.clauses == 14
+    assert all(clause[0] != "P" for clause in (*mine.kept, *mine.open))
+
+
+def test_standing_keeps_no_clause_that_is_known_to_be_broken() -> None:
+    theirs = {"subject": "theirs", "subject_kind": "allocator"}
+    (found,) = standings(
+        [
+            line("allocator-invariants", "deviates", **theirs),
+            line("allocator-decode", **theirs),
+            line("allocator-concurrent", "unsupported", **theirs),
+        ]
+    )
+    assert (found.kept, found.broken, found.open) == ((), (), ("P14",))
+    assert set(found.deviating) == {f"P{number}" for number in range(1, 14)}
+    (said,) = standing_lines([found])
+    assert said == "theirs: 0 of 14 clauses, 13 with known deviations, 1 not judged"
+
+
+def test_standing_is_kept_apart_by_device() -> None:
+    found = standings([line("repeat"), line("repeat", "failed", device="cuda")])
+    assert [(s.device, bool(s.broken)) for s in found] == [("emulated", False), ("cuda", True)]
+
+
+def test_standing_reads_journals_from_before_there_were_badges() -> None:
+    old = line("batch")
+    del old["lacks"]
+    assert held(standings([old])[0].badges) == ["batch-invariant"]
+
+
+@pytest.mark.parametrize("check", ["decode[normal]", "guard"])
+def test_standing_holds_no_profile_with_known_deviations(check: str) -> None:
+    whole = [line(name) for name in names_of("core") if name != check]
+    (found,) = standings([*whole, line(check, "deviates")])
+    claim = next(claim for claim in found.profiles if claim.name == "core")
+    assert (claim.held, claim.state, claim.why) == (False, "deviating", f"{check} deviates")
+    assert "core" in held(standings([*whole, line(check)])[0].profiles)
+
+
+def test_standing_gives_no_badge_with_known_deviations() -> None:
+    (found,) = standings([line("repeat"), line("repeat[prefill]", "deviates")])
+    badge = next(badge for badge in found.badges if badge.name == "deterministic")
+    assert (badge.held, badge.state, badge.why) == (False, "deviating", "repeat[prefill] deviates")
+
+
+def names_of(profile: str) -> set[str]:
+    return {*PROFILES[profile].needs, *PROFILES[profile].offered}

@@ -1,0 +1,203 @@
+"""Every kernel compiles for every architecture with no GPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from pabench.device.base import KernelSource
+from pabench.device.nvrtc import ARCHITECTURES, compile_cubin, header_key, nvrtc_options, nvrtc_version
+from pabench.device.ptxas import parse_functions
+from pabench.errors import CompileError, EnvironmentRefused
+from pabench.kernels.instances import kernel_instances
+from pabench.kernels.static_sources import file_sources
+from pabench.kernels.static_table import compile_one
+from pabench.resources import resource_dir
+
+KERNELS_CUDA = resource_dir("kernels_cuda")
+
+
+def installed() -> bool:
+    if importlib.util.find_spec("cupy") is None or importlib.util.find_spec("nvidia") is None:
+        return False
+    return importlib.util.find_spec("nvidia.cu13") is not None
+
+
+needs_nvrtc = pytest.mark.skipif(not installed(), reason="NVRTC is not installed: pip install pabench[nvrtc]")
+
+
+def source(file: str, **defines: int) -> KernelSource:
+    return KernelSource(
+        path=KERNELS_CUDA / file,
+        include_dir=KERNELS_CUDA,
+        defines={name: str(value) for name, value in defines.items()},
+    )
+
+
+def shaped(file: str, head_dim: int, dtype: int, vec: int) -> KernelSource:
+    return source(file, PAB_HEAD_DIM=head_dim, PAB_DTYPE=dtype, PAB_VEC=vec, PAB_WARPS=4)
+
+
+FILES = sorted({one.file for one in kernel_instances()})
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("file", "architecture"),
+    [
+        (file, architecture)
+        for place, file in enumerate(FILES)
+        for turn, architecture in enumerate(ARCHITECTURES)
+        if (place + turn) % 2 == 0
+    ],
+)
+def test_nvrtc_compiles_our_kernels_without_a_spill(file: str, architecture: str) -> None:
+    """A few instances on every other architecture, other ones on each; ``make kernels`` compiles all."""
+    instances = [
+        one for one in file_sources(KERNELS_CUDA / file, include_dir=KERNELS_CUDA) if one.suits(architecture)
+    ]
+    first = ARCHITECTURES.index(architecture)
+    step = max(1, len(instances) // (3 if file == "paged_prefill.cu" else 7))  # these take seconds each
+    for instance in instances[first % step :: step]:
+        result = compile_one(instance, architecture)
+        assert result.passed, (instance.label, result)
+        assert result.warnings == ()
+        assert {row.usage.name for row in result.rows} == set(instance.entries)
+        for row in result.rows:
+            assert row.occupancy is not None
+            attends = row.usage.name in ("paged_decode", "paged_prefill")
+            promised = instance.source.defines.get("PAB_BLOCKS", "1") if attends else "1"
+            assert row.occupancy.blocks_per_sm >= int(promised)
+            if file == "page_alloc_scan.cu":
+                assert row.usage.registers <= 64  # so that a block may have 1024 threads
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("file", "architecture", "head_dim", "count"),
+    [
+        ("paged_decode.cu", "sm_80", 256, 1),
+        ("paged_prefill.cu", "sm_100a", 112, 2),
+        ("paged_prefill.cu", "sm_100a", 128, 2),
+        ("paged_prefill.cu", "sm_120", 128, 2),
+    ],
+)
+def test_nvrtc_leaves_room_to_the_tightest_kernels(
+    file: str, architecture: str, head_dim: int, count: int
+) -> None:
+    """These spilled with one build of NVRTC and not with the next, so they keep a few registers free."""
+    instances = [
+        one
+        for one in file_sources(KERNELS_CUDA / file, include_dir=KERNELS_CUDA)
+        if one.suits(architecture)
+        and one.label.startswith(f"bfloat16 head_dim {head_dim} ")
+        and one.label.endswith("with features")
+    ]
+    assert len(instances) == count
+    for instance in instances:
+        for row in compile_one(instance, architecture).rows:
+            assert row.usage.spill_bytes == 0
+            assert row.usage.registers <= 250, (instance.label, row.usage)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(("head_dim", "vec"), [(5, 1), (6, 2), (1, 1), (16, 8), (127, 1), (254, 2)])
+def test_nvrtc_compiles_decode_for_odd_head_dims(head_dim: int, vec: int) -> None:
+    cubin = compile_cubin(shaped("paged_decode_simple.cu", head_dim, 1, vec), "sm_90a")
+    assert cubin.image.startswith(b"\x7fELF")
+    functions = parse_functions(cubin.log)
+    assert [function.name for function in functions] == ["paged_decode_merge", "paged_decode_simple"]
+    assert sum(function.spill_bytes + function.stack_bytes for function in functions) == 0
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("name", ["collectives", "blocks", "wrong", "numbers", "matrix", "swizzle"])
+def test_nvrtc_knows_every_intrinsic_of_the_emulation(name: str) -> None:
+    """The test kernels use the whole header; both sides of it must offer the same."""
+    path = Path(__file__).resolve().parents[1] / "support" / "cuda" / f"{name}.cu"
+    cubin = compile_cubin(KernelSource(path=path, include_dir=KERNELS_CUDA), "sm_80")
+    assert cubin.image.startswith(b"\x7fELF")
+
+
+@needs_nvrtc
+def test_nvrtc_names_file_and_line_of_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "bad.cu"
+    path.write_text('extern "C" __global__ void k(int* out) {\n  out[0] = nothing;\n}\n')
+    with pytest.raises(CompileError) as caught:
+        compile_cubin(KernelSource(path=path, include_dir=KERNELS_CUDA), "sm_90a")
+    text = 'bad.cu for sm_90a does not compile: bad.cu(2): error: identifier "nothing" is undefined'
+    assert str(caught.value) == text
+    with pytest.raises(CompileError, match=r"for sm_999 does not compile: .*invalid value"):
+        compile_cubin(shaped("kv_append.cu", 64, 0, 4), "sm_999")
+    with pytest.raises(CompileError, match=r"none\.cu cannot be read"):
+        compile_cubin(KernelSource(path=tmp_path / "none.cu", include_dir=KERNELS_CUDA), "sm_80")
+
+
+@needs_nvrtc
+def test_nvrtc_version_tells_builds_apart() -> None:
+    version = nvrtc_version()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    # where a toolkit is installed, CuPy may prefer its library to that of the wheel
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
+    if re.search(r"site-packages/nvidia/cu13/lib/libnvrtc\.so", mapped):
+        assert version == importlib.metadata.version("nvidia-cuda-nvrtc")
+
+
+@needs_nvrtc
+def test_nvrtc_version_without_a_build_is_the_one_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cupy.cuda import nvrtc as library
+
+    monkeypatch.setattr(library, "getPTX", lambda program: b"// of somebody else, V1.2.3\n.version 9.0\n")
+    monkeypatch.setattr(library, "getVersion", lambda: (13, 7))
+    assert nvrtc_version.__wrapped__() == "13.7"
+
+
+@needs_nvrtc
+def test_nvrtc_that_compiles_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cupy.cuda import nvrtc as library
+
+    real = library.compileProgram
+    monkeypatch.setattr(library, "compileProgram", lambda program, options: real(program, ["--arch=none"]))
+    with pytest.raises(EnvironmentRefused, match=r"^NVRTC \d+\.\d+ does not work: .*--arch=none") as caught:
+        nvrtc_version.__wrapped__()
+    assert caught.value.exit_code == 7
+
+
+def test_nvrtc_options_are_in_a_fixed_order() -> None:
+    folder = Path("/a folder")
+    options = nvrtc_options(include_dir=folder, defines={"B": "2", "A": "(1 + 2)"}, architecture="sm_100a")
+    expected = ("--std=c++17", "-I/a folder", "-DA=(1 + 2)", "-DB=2", "--gpu-architecture=sm_100a")
+    assert options == expected
+    assert nvrtc_options(include_dir=folder, defines={}) == ("--std=c++17", "-I/a folder")
+
+
+@pytest.mark.parametrize("architecture", ["90", "sm_9", "sm_90x", "sm_90a ", "SM_90", ""])
+def test_nvrtc_options_refuse_an_architecture(architecture: str) -> None:
+    with pytest.raises(CompileError, match=r"^architecture '.*': must read like sm_90a$"):
+        nvrtc_options(include_dir=Path(), defines={}, architecture=architecture)
+
+
+def test_nvrtc_header_key_follows_text_and_name(tmp_path: Path) -> None:
+    (tmp_path / "pab").mkdir()
+    header = tmp_path / "pab" / "a.cuh"
+    header.write_text("1")
+    keys = [header_key(tmp_path)]
+    header.write_text("2")
+    keys.append(header_key(tmp_path))
+    header.rename(tmp_path / "pab" / "b.cuh")
+    keys.append(header_key(tmp_path))
+    (tmp_path / "more.h").write_text("")
+    keys.append(header_key(tmp_path))
+    assert len(set(keys)) == 4
+
+
+def test_nvrtc_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentRefused, match="CuPy, which is missing") as caught:
+        compile_cubin(shaped("kv_append.cu", 64, 0, 4), "sm_80")
+    assert caught.value.exit_code == 7
+    assert caught.value.hint == "pip install pabench[nvrtc]"

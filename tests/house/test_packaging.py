@@ -1,0 +1,161 @@
+"""Builds pabench, installs it in the three ways, and looks from an empty folder whether it is all there.
+
+The fresh environments hold nothing but pabench; its dependencies are those of the running interpreter,
+reached through a ``.pth`` file, so that no network is needed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RESOURCES = ("kernels_cuda", "suites", "templates")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in ("build", "hatchling", "pip")),
+        reason="needs pip, build and hatchling: pip install pabench[dev]",
+    ),
+]
+
+
+def _run(command: list[str], cwd: Path) -> str:
+    hidden = (
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "VIRTUAL_ENV",
+        "PIP_TARGET",
+        "PIP_PREFIX",
+        "PIP_USER",
+        "PIP_CONSTRAINT",
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    result = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, f"{command}:\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+    return result.stdout
+
+
+def _sources() -> list[Path]:
+    """Files that a clean checkout would have: what git tracks or would track; all of an unpacked sdist."""
+    if (ROOT / ".git").exists():
+        listed = _run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], ROOT)
+        return [Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()]
+    top = ["pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"]
+    folders = ["pabench", *RESOURCES, "tests", "docs", "results"]
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    paths = [*(ROOT / name for name in (*top, "constraints.txt")), *found]
+    return [path.relative_to(ROOT) for path in paths if "__pycache__" not in path.parts]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("source")
+    for name in _sources():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def dist(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An sdist, and a wheel that was built from that sdist."""
+    out = tmp_path_factory.mktemp("dist")
+    _run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)], out)
+    return out
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
+
+
+def _files_under(folder: Path) -> int:
+    return sum(path.is_file() for path in folder.rglob("*"))
+
+
+def _environment(folder: Path, target: list[str]) -> Path:
+    """A fresh virtual environment with pabench from ``target``; returns its ``bin``."""
+    _run([sys.executable, "-m", "venv", "--without-pip", str(folder)], folder.parent)
+    python = folder / "bin" / "python"
+    site = Path(
+        _run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], folder).strip()
+    )
+    ours = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (site / "dependencies.pth").write_text("\n".join(sorted(ours)) + "\n")
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
+    _run([sys.executable, "-m", "pip", "--python", str(python), "install", *options, *target], folder)
+    return folder / "bin"
+
+
+def _doctor(binaries: Path, empty: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(_run([str(binaries / "pabench"), "doctor", "--json"], empty))
+    return facts
+
+
+@pytest.mark.parametrize("way", ["wheel", "sdist", "editable"])
+def test_packaging_installed_pabench_is_whole(way: str, source: Path, dist: Path, tmp_path: Path) -> None:
+    target = {
+        "wheel": [str(_only(dist, "*.whl"))],
+        "sdist": [str(_only(dist, "*.tar.gz"))],
+        "editable": ["--editable", str(source)],
+    }[way]
+    environment, empty = tmp_path / "environment", tmp_path / "empty"
+    empty.mkdir()
+    binaries = _environment(environment, target)
+    facts = _doctor(binaries, empty)
+
+    home = Path(facts["pabench"]["path"])
+    assert home.is_relative_to(source if way == "editable" else environment)
+    for name in RESOURCES:
+        found = facts["resources"][name]
+        assert Path(found["path"]) == (source / name if way == "editable" else home / "_bundled" / name)
+        assert found["files"] == _files_under(source / name) > 0
+    assert {name for name, at in facts["backends"].items() if at["entry_point"]} >= {
+        "rawkernel",
+        "torch-sdpa",
+    }
+    # what is in the folders can be read too, through the module as well as the script
+    listed = json.loads(_run([str(binaries / "python"), "-m", "pabench", "list", "lengths", "--json"], empty))
+    assert {"azure-conv", "mooncake-synthetic"} <= {row["name"] for row in listed}
+    assert list(empty.iterdir()) == []
+
+
+def test_packaging_wheel_holds_what_it_should_and_no_more(source: Path, dist: Path) -> None:
+    with zipfile.ZipFile(_only(dist, "*.whl")) as wheel:
+        names = wheel.namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"pabench"}
+    assert {name.split("/")[2] for name in names if name.startswith("pabench/_bundled/")} == set(RESOURCES)
+    assert "pabench/py.typed" in names
+    assert "pabench/_bundled/suites/lengths/README.md" in names
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+    assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".so", ".o"))]
+    modules = {name for name in names if name.endswith(".py") and "_bundled" not in name}
+    assert modules == {path.relative_to(source).as_posix() for path in (source / "pabench").rglob("*.py")}
+
+
+def test_packaging_sdist_can_be_tested(source: Path, dist: Path) -> None:
+    with tarfile.open(_only(dist, "*.tar.gz")) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    for folder in ("pabench", "tests", *RESOURCES):
+        expected = {
+            path.relative_to(source).as_posix() for path in (source / folder).rglob("*") if path.is_file()
+        }
+        assert expected <= names
+    files = {"Makefile", "constraints.txt", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"}
+    assert {*files, "CONTRIBUTING.md", "docs/README.md", "results/README.md"} <= names
+    assert not [name for name in names if "_bundled" in name or "__pycache__" in name]

@@ -1,0 +1,112 @@
+"""The serving section of the report, from journal lines alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pabench.report.model import build_model
+from pabench.report.render import render_html
+from pabench.report.serving import build_serving
+from pabench.report.source import build_source
+from pabench.run.read import Run, read_run
+from pabench.run.schema import validate_line
+from tests.support.report_data import sweep_lines, write_run
+
+WORDS = {"served": "counted", "mean_batch": "counted", "span_s": "modelled", "ttft_s_p50": "modelled"}
+
+
+def line(name: str = "a", size: int = 16, **changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "kind": "serving",
+        "id": f"{name}{size}",
+        "status": "ok",
+        "reason": None,
+        "allocator": name,
+        "scheduler": "fcfs",
+        "executor": "model",
+        "workload": "w",
+        "page_size": size,
+        "num_pages": 64,
+        "figures": {
+            "served": 7,
+            "mean_batch": 3.5,
+            "span_s": 10.0,
+            "ttft_s_p50": 0.25,
+            "tokens_share": 0.5,
+            "reserved_share": 0.1,
+            "internal_share": 0.1 + size / 1000,
+            "external_share": 0.3 - size / 1000,
+        },
+        "series": {
+            "clock_s": [1.0, 2.0],
+            "running": {"min": [1, 2], "mean": [1.5, 2.5], "max": [2, 3]},
+            "used_share": {"min": [0.1, 0.2], "mean": [0.15, 0.25], "max": [0.2, 0.3]},
+        },
+        "curves": {"ttft_s": [0.1, 0.2, 0.4], "tpot_s": []},
+        "skipped": {"never fits the pool": 2},
+        "provenance": WORDS,
+    }
+    return validate_line(found | changes, "test")
+
+
+def a_run(tmp_path: Path, *lines: dict[str, Any], **changes: Any) -> Run:
+    return read_run(write_run(tmp_path / f"run{len(list(tmp_path.iterdir()))}", "serving", lines, **changes))
+
+
+def test_report_serving_shows_split_charts_and_notes(tmp_path: Path) -> None:
+    view = build_serving(build_source([a_run(tmp_path, line(), line(size=64), line("b"))]))
+    assert view is not None
+    assert [bar.name for bar in view.bars] == ["a · P 16", "a · P 64", "b · P 16"]
+    assert view.bars[0].shares == pytest.approx((0.5, 0.1, 0.116, 0.284))
+    charts = {chart.uid: chart for chart in view.charts}
+    assert set(charts) == {"serving-pages", "serving-batch", "serving-ttft", "serving-waste"}
+    assert charts["serving-pages"].lines[0] == ("a · P 16", ((1.0, 15.0), (2.0, 25.0)))
+    assert charts["serving-ttft"].lines[0][1] == ((0.0, 0.1), (50.0, 0.2), (100.0, 0.4))
+    # only the allocator with two page sizes has a line
+    ((name, points),) = charts["serving-waste"].lines
+    assert name == "fcfs · a"
+    assert [size for size, _ in points] == [16, 64]
+    assert [share for _, share in points] == pytest.approx([100 * 0.216 / 0.716, 100 * 0.264 / 0.764])
+    assert "a at page size 16: 2 requests skipped: never fits the pool." in view.notes
+    heads = dict(view.columns)
+    assert heads["TTFT p50 (s)"] == "modelled"
+    assert dict(zip([head for head, _ in view.columns], view.rows[0][2], strict=True)) == {
+        "served": "7",
+        "mean batch": "3.50",
+        "TTFT p50 (s)": "0.250",
+    }
+
+
+def test_report_serving_never_mixes_provenance_in_a_column(tmp_path: Path) -> None:
+    counted = line("b", provenance={**WORDS, "ttft_s_p50": "counted", "span_s": "counted"})
+    view = build_serving(build_source([a_run(tmp_path, line(), counted)]))
+    assert view is not None
+    columns = [head for head in view.columns if head[0].startswith("TTFT p50")]
+    assert columns == [("TTFT p50 (s)", "modelled"), ("TTFT p50 (steps)", "counted")]
+
+
+def test_report_serving_page_and_verdicts(tmp_path: Path) -> None:
+    page = render_html([a_run(tmp_path, line(), line(size=64))])
+    assert "PASS" in page
+    assert "2 servers served 14 requests" in page
+    assert "Where memory is" in page
+    assert "<script" not in page.replace('<script type="application/json"', "")
+    failure = {"case_id": "c", "text": "t", "path": "failures/c", "replay": "pabench replay x"}
+    broken = line(status="failed", reason="invariant 1: lost", figures=None, series=None, failure=failure)
+    page = render_html([a_run(tmp_path, broken, exit_code=1)])
+    assert "FAIL" in page
+    assert "a under fcfs" in page
+    assert "pabench replay x" in page
+    stopped = line(status="interrupted", reason="stopped by the user")
+    assert "INCOMPLETE" in render_html([a_run(tmp_path, stopped, status="interrupted", exit_code=2)])
+    lacking = line(status="unsupported", reason="a offers no fork", figures=None, series=None, curves=None)
+    page = render_html([a_run(tmp_path, lacking, exit_code=5)])
+    assert "NOTHING RAN" in page
+    assert "Unsupported: a offers no fork" in page
+
+
+def test_report_serving_is_absent_without_servers(tmp_path: Path) -> None:
+    assert build_model([read_run(write_run(tmp_path / "run", "sweep", sweep_lines()))]).serving is None

@@ -1,0 +1,239 @@
+"""Worker processes: every way to die is named, none is left behind, the next one works."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pabench.errors import EnvironmentRefused, PabenchError, UnknownName
+from pabench.run import workers
+from pabench.run.channel import raise_refusal, refusal
+from pabench.run.ending import Ending
+from pabench.run.workers import Nursery, WorkerEnded
+
+LONG = 300.0
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery("tests.support.isolation_work:work") as made:
+        yield made
+
+
+def ending(nursery: Nursery, order: dict[str, object]) -> Ending:
+    worker = nursery.start()
+    worker.send(order)
+    with pytest.raises(WorkerEnded) as ended:
+        worker.receive(LONG)
+    return ended.value.ending
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def wait_until_dead(pid: int) -> None:
+    end = time.monotonic() + LONG
+    while alive(pid):
+        assert time.monotonic() < end, f"{pid} lives"
+        time.sleep(0.01)
+
+
+def test_isolation_worker_is_the_first_to_go_when_memory_runs_out(nursery: Nursery) -> None:
+    worker = nursery.start()
+    worker.send({"do": "first to go"})
+    assert int(worker.receive(LONG)["score"]) == 1000
+    worker.stop()
+
+
+@pytest.mark.parametrize(
+    ("order", "text"),
+    [
+        ({"do": "segfault"}, r"killed by SIGSEGV \(segmentation fault\) in string_at \(__init__.py:\d+\)"),
+        ({"do": "abort"}, r"aborted \(SIGABRT\) in work \(isolation_work.py:\d+\)"),
+        ({"do": "exit", "status": 0}, r"exited with status 0"),
+        ({"do": "exit", "status": 3}, r"exited with status 3"),
+        ({"do": "kill"}, r"killed by SIGKILL \(from outside, or by the system when memory runs out\)"),
+        ({"do": "garble"}, r"wrote into the suite's own channel: b'no message'"),
+        ({"do": "close"}, r"closed the channel to the suite"),
+        ({"do": "close all"}, r"closed the channel to the suite"),
+    ],
+    ids=lambda value: value["do"] if isinstance(value, dict) else "",
+)
+def test_isolation_names_how_a_worker_ended(
+    nursery: Nursery, order: dict[str, object], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "close" in str(order["do"]):
+        monkeypatch.setattr(workers, "DUMP_SECONDS", 0.2)  # these live on
+    found = ending(nursery, order)
+    assert re.fullmatch(text, found.text), found
+    assert not found.hung
+    worker = nursery.start()
+    worker.send({"do": "echo"})
+    assert worker.receive(LONG) == {"do": "echo"}
+
+
+@pytest.mark.parametrize(
+    ("order", "place"),
+    [
+        ("loop", r" in loop_without_end \(isolation_work.py:\d+\)"),
+        ("sleep holding the lock", r" in work \(isolation_work.py:\d+\)"),
+        ("babble for ever", r".*"),
+    ],
+)
+def test_isolation_ends_what_makes_no_progress(nursery: Nursery, order: str, place: str) -> None:
+    worker = nursery.start()
+    worker.send({"do": order})
+    with pytest.raises(WorkerEnded) as ended:
+        worker.receive(0.3)
+    assert ended.value.ending.hung
+    assert re.fullmatch(r"hung: no progress for 0.3 s" + place, ended.value.ending.text), ended.value
+    assert not alive(worker.pid)
+
+
+def test_isolation_hears_all_that_was_said_before_the_end(nursery: Nursery) -> None:
+    worker = nursery.start()
+    worker.send({"do": "say and die", "count": 2000})
+    assert [worker.receive(LONG)["number"] for _ in range(2000)] == list(range(2000))
+    with pytest.raises(WorkerEnded, match="exited with status 0"):
+        worker.receive(LONG)
+
+
+def test_isolation_counts_what_waits_as_progress(nursery: Nursery) -> None:
+    worker = nursery.start()
+    worker.send({"do": "echo"})
+    assert select.select([worker._channel], [], [], LONG)[0]
+    assert worker.receive(0.0) == {"do": "echo"}
+
+
+def test_isolation_takes_messages_of_any_size(nursery: Nursery) -> None:
+    worker, big = nursery.start(), {"do": "echo", "list": list(range(200_000)), "text": "\n\0ü\ud800"}
+    worker.send(big)
+    assert worker.receive(LONG) == big
+
+
+def test_isolation_keeps_a_workers_output_out(nursery: Nursery, capfd: pytest.CaptureFixture[str]) -> None:
+    worker = nursery.start()
+    worker.send({"do": "babble"})
+    assert worker.receive(LONG) == {"done": True}
+    worker.stop()
+    printed = capfd.readouterr()
+    assert printed.out == printed.err == ""
+
+
+def test_isolation_tells_a_fault_of_its_own_from_one_of_the_work(nursery: Nursery) -> None:
+    worker = nursery.start()
+    worker.send({"do": "raise"})
+    with pytest.raises(PabenchError, match="a worker process failed: ValueError: first line"):
+        worker.receive(LONG)
+
+
+def test_isolation_worker_leads_a_group_that_dies_with_it(nursery: Nursery) -> None:
+    worker = nursery.start()
+    worker.send({"do": "who"})
+    said = worker.receive(LONG)
+    assert said["pid"] == said["group"] == worker.pid != os.getpid()
+    worker.send({"do": "leave a child"})
+    child = int(worker.receive(LONG)["child"])
+    assert os.getpgid(child) == worker.pid
+    worker.stop()
+    wait_until_dead(child)
+
+
+def test_isolation_death_is_noticed_though_a_child_holds_the_channel(nursery: Nursery) -> None:
+    worker = nursery.start()
+    worker.send({"do": "leave a child"})
+    child = int(worker.receive(LONG)["child"])
+    worker.send({"do": "exit", "status": 5})
+    with pytest.raises(WorkerEnded, match="exited with status 5"):
+        worker.receive(LONG)
+    wait_until_dead(child)
+
+
+@pytest.mark.parametrize("order", ["fork", "fork in C"])
+def test_isolation_notices_a_copy_of_the_worker(nursery: Nursery, order: str) -> None:
+    worker = nursery.start()
+    worker.send({"do": order})
+    assert worker.receive(LONG) == {"copy": True}
+    worker.send({"do": "echo"})
+    assert worker.receive(LONG) == {"do": "echo"}
+
+
+def test_isolation_copy_of_a_worker_does_not_speak(nursery: Nursery) -> None:
+    worker = nursery.start()
+    worker.send({"do": "fork and speak"})
+    worker.send({"do": "echo"})
+    assert worker.receive(LONG) == {"done": True}
+    assert worker.receive(LONG) == {"do": "echo"}
+
+
+def test_isolation_entry_that_cannot_be_imported_is_refused_once() -> None:
+    with (
+        Nursery("tests.no_such_module:work") as broken,
+        pytest.raises(EnvironmentRefused, match=r"No module named 'tests\.no_such_module'"),
+    ):
+        broken.start()
+
+
+def test_isolation_nursery_that_was_killed_is_replaced() -> None:
+    with Nursery("tests.support.isolation_work:work") as made:
+        worker = made.start()
+        worker.send({"do": "who"})
+        os.kill(worker.receive(LONG)["parent"], signal.SIGKILL)
+        with pytest.raises(WorkerEnded, match="killed together with its parent process"):
+            worker.receive(LONG)
+        worker = made.start()
+        worker.send({"do": "echo"})
+        assert worker.receive(LONG) == {"do": "echo"}
+
+
+SUPERVISOR = """
+import sys, time
+from pabench.run.workers import Nursery
+nursery = Nursery("tests.support.isolation_work:work")
+worker = nursery.start()
+worker.send({"do": "leave a child"})
+child = worker.receive(60.0)["child"]
+worker.send({"do": "loop"})
+print(nursery._process.pid, worker.pid, child, flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_isolation_leaves_no_process_behind(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", SUPERVISOR]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        pids = [int(word) for word in process.stdout.readline().split()]
+        assert len(pids) == 3
+        assert all(map(alive, pids))
+        process.send_signal(number)
+    for pid in pids:
+        wait_until_dead(pid)
+
+
+def test_isolation_refusals_keep_text_hint_and_code() -> None:
+    with pytest.raises(PabenchError, match="unknown backend 'x'") as raised:
+        raise_refusal(refusal(UnknownName("backend", "x", ["y"])))
+    assert raised.value.exit_code == 4
+    with pytest.raises(PabenchError) as raised:
+        raise_refusal(refusal(EnvironmentRefused("no", hint="buy one")))
+    assert (raised.value.hint, raised.value.exit_code) == ("buy one", 7)
+    raise_refusal({"event": "case"})

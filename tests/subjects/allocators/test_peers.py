@@ -1,0 +1,261 @@
+"""Other projects' allocators: what the ledger says of them happens, and nothing else does.
+
+Each adapter's tests skip where its package is not installed; ``make test-peers`` installs them all.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pabench.activities.conformance.examiner import PROFILES, CheckFailed, Examiner, Notebook
+from pabench.checks.allocator_checks import ALLOCATOR_CHECKS
+from pabench.checks.failures import load_case
+from pabench.checks.ledger import Deviation, shipped_ledger
+from pabench.cli.main import run
+from pabench.errors import EXIT_ENVIRONMENT, EXIT_FAILURE, EXIT_NOTHING_RAN, EXIT_OK, InvalidCase, Unsupported
+from pabench.judge.allocators.history import HistoryCase
+from pabench.judge.allocators.trial import Trial
+from pabench.subjects.allocators.registry import ALLOCATORS, make_allocator
+from tests.support.allocator_support import shape_of
+from tests.support.kill_support import allocators as suite
+from tests.support.probe import DEVICE
+
+LEDGER = shipped_ledger("allocator")
+PEERS = [name for name, entry in ALLOCATORS.items() if entry.peer is not None]
+PAIR = shape_of(2, 4, 2, 2)
+
+
+def need(name: str) -> None:
+    try:
+        ALLOCATORS[name].load()
+    except Unsupported as lacking:
+        pytest.skip(str(lacking))
+
+
+def known(name: str) -> tuple[Deviation, ...]:
+    version = ALLOCATORS[name].version()
+    return tuple(entry for entry in LEDGER if entry.holds_for(name, str(version)))
+
+
+def examine(name: str, deviations: tuple[Deviation, ...], *, decode: bool = False) -> Notebook:
+    effort = replace(PROFILES["quick"], machine_runs=20, shrink=False)
+    examiner = Examiner(
+        subject=name, device=DEVICE, effort=effort, seed=0, allocator=ALLOCATORS[name], known=deviations
+    )
+    if decode:
+        suite.test_allocator_tables_lead_a_kernel(examiner)
+    else:
+        suite.test_allocator_keeps_its_invariants(examiner)
+    return examiner.notebook
+
+
+def alloc(sequence: int, tokens: int) -> tuple[str, dict[str, Any]]:
+    given = {"sequence": sequence, "tokens": tokens, "final_tokens": None}
+    return "alloc", {**given, "stream": 0, "adapter": "", "salt": ""}
+
+
+# --- the ledger holds ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deviation", LEDGER, ids=lambda entry: entry.case)
+def test_peers_do_what_the_ledger_says(deviation: Deviation) -> None:
+    need(deviation.adapter)
+    saved = load_case(deviation.folder)
+    assert isinstance(saved.case, HistoryCase)
+    assert (saved.subject, saved.check in deviation.checks) == (deviation.adapter, True)
+    for check in deviation.checks:
+        new = partial(make_allocator, deviation.adapter, DEVICE)
+        outcome = ALLOCATOR_CHECKS[check](saved.case, new, DEVICE)
+        assert deviation.explains(check, saved.case, outcome), outcome.text
+        # and no other entry does: a deviation has one name
+        explained = [e.name for e in known(deviation.adapter) if e.explains(check, saved.case, outcome)]
+        assert explained == [deviation.name]
+    assert (deviation.folder / "verdict.txt").read_text().strip() == outcome.text
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_do_nothing_that_the_ledger_does_not_say(name: str) -> None:
+    need(name)
+    notebook = examine(name, known(name))
+    assert notebook.outcome is None
+    assert notebook.deviations.keys() == {entry.name for entry in known(name)}
+    assert sum(one["cases"] for one in notebook.deviations.values()) > 2 * len(notebook.deviations)
+    assert notebook.cases > 20
+    assert examine(name, known(name), decode=True).outcome is None
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_refuse_too_much_and_stay_as_they_were(name: str) -> None:
+    need(name)
+    trial = Trial(make_allocator(name, DEVICE, shape_of(5, 4, 3, 4)))
+    end = ("free", {"sequences": [0]})
+    steps = [
+        alloc(0, 9),
+        alloc(1, 16),
+        ("append", {"sequence": 0, "tokens": 7}),
+        alloc(1, 5),
+        end,
+        ("drain", {}),
+    ]
+    for step in steps:
+        assert trial.perform(step) is None
+
+
+def test_peers_deviation_that_nobody_knows_is_a_failure() -> None:
+    first, *others = known("torch-paged")
+    assert others
+    with pytest.raises(CheckFailed, match="gave success, must give InvalidCase"):
+        examine("torch-paged", tuple(others))
+    assert first.name not in {entry.name for entry in others}
+
+
+def test_peers_entry_that_no_longer_happens_is_a_failure() -> None:
+    stale = replace(known("torch-paged")[0], says="never said")
+    with pytest.raises(
+        CheckFailed, match=f"known deviation '{stale.name}' does not happen any more: operation 3"
+    ):
+        examine("torch-paged", (stale,))
+
+
+def test_peers_versions_beyond_the_ledger_are_judged_without_it() -> None:
+    entry = next(entry for entry in LEDGER if entry.adapter == "vllm-block-pool")
+    assert entry.holds_for("vllm-block-pool", "0.33.0+cu130")
+    assert not entry.holds_for("vllm-block-pool", "0.33.1")
+    assert not entry.holds_for("vllm-block-pool", "0.32.9")
+    assert not entry.holds_for("vllm-kv-cache-manager", "0.33.0")
+
+
+# --- what follows from the defects --------------------------------------------------------------------------
+
+
+def test_vllm_double_free_loses_the_pool_at_the_next_allocation() -> None:
+    need("vllm-block-pool")
+    allocator = make_allocator("vllm-block-pool", DEVICE, PAIR)
+    allocator.alloc(0, 1)
+    allocator.free([0])
+    allocator.free([0])
+    assert allocator.refcounts().tolist() == [0, -1, 0]  # type: ignore[union-attr]
+    with pytest.raises(InvalidCase, match="AssertionError"):
+        allocator.alloc(1, 8)
+    assert allocator.free_pages == 0
+
+
+def test_vllm_negative_count_inflates_the_pool() -> None:
+    need("vllm-block-pool")
+    allocator = make_allocator("vllm-block-pool", DEVICE, PAIR)
+    assert allocator.alloc(0, -1).slots.tolist() == []
+    assert (allocator.free_pages, allocator.length(0)) == (3, None)
+
+
+def test_sglang_double_free_gives_one_page_to_two() -> None:
+    need("sglang-paged")
+    allocator = make_allocator("sglang-paged", DEVICE, PAIR)
+    allocator.alloc(0, 4)
+    allocator.free([0])
+    allocator.free([0])
+    assert allocator.free_pages == 3
+    allocator.alloc(0, 4)
+    allocator.alloc(1, 4)
+    assert allocator.pages(0) == allocator.pages(1)
+
+
+def test_transformers_double_free_stops_half_way() -> None:
+    need("transformers-block-manager")
+    allocator = make_allocator("transformers-block-manager", DEVICE, PAIR)
+    for sequence in (0, 1):
+        allocator.alloc(sequence, 1)
+    allocator.free([0])
+    with pytest.raises(InvalidCase, match="KeyError"):
+        allocator.free([1, 0])
+    assert (allocator.free_pages, allocator.length(1)) == (2, 1)
+
+
+def test_transformers_double_free_takes_the_page_of_another() -> None:
+    need("transformers-block-manager")
+    allocator = make_allocator("transformers-block-manager", DEVICE, PAIR)
+    allocator.alloc(0, 1)
+    allocator.free([0])
+    allocator.alloc(1, 5)
+    allocator.free([0])
+    allocator.alloc(0, 4)
+    assert set(allocator.pages(0)) < set(allocator.pages(1))
+
+
+# --- commands -----------------------------------------------------------------------------------------------
+
+
+def test_conformance_names_known_deviations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    words = ["conformance", "--allocator", "torch-paged", "--profile", "quick", "--device", "emulated"]
+    words += ["-k", "invariants", "--artifacts", str(out), "--json", str(tmp_path / "result.json")]
+    assert run(words) == EXIT_OK
+    printed = capsys.readouterr().out
+    assert "KNOWN torch-paged allocator-invariants: double-free: erase of a row" in printed
+    assert "0 passed, 0 failed, 0 crashed, 0 unsupported, 1 with known deviations alone" in printed
+    data = json.loads((tmp_path / "result.json").read_text())
+    (line,) = data["results"]
+    assert (data["deviates"], line["status"]) == (1, "deviates")
+    assert {one["name"] for one in line["deviations"]} == {"double-free", "negative-count"}
+    page = (out / "report.html").read_text()
+    assert "1 check found known deviations alone, named below" in page
+    assert "pabench replay suites/findings/torch-paged-double-free" in page
+
+
+def test_conformance_of_an_absent_package_is_unsupported_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PABENCH_PEERS", str(tmp_path))
+    if not _absent("vllm-block-pool"):
+        pytest.skip("vllm is installed where pabench is")
+    result = tmp_path / "result.json"
+    words = [
+        "conformance",
+        "--in-process",
+        "--allocator",
+        "vllm-block-pool",
+        "--device",
+        "emulated",
+        "-k",
+        "invariants",
+    ]
+    words += ["--artifacts", str(tmp_path / "run"), "--json", str(result)]
+    assert run(words) == EXIT_NOTHING_RAN
+    (line,) = json.loads(result.read_text())["results"]
+    assert line["status"] == "unsupported"
+    assert line["reason"].startswith("vllm is not installed: pip install --no-deps --target ")
+
+
+def test_replay_of_a_finding_prints_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = next(entry.folder for entry in LEDGER if entry.adapter == "torch-paged")
+    assert run(["replay", "--in-process", str(folder)]) == EXIT_FAILURE
+    assert (folder / "verdict.txt").read_text().strip() in capsys.readouterr().out
+
+
+def test_doctor_peers_says_how_to_install_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PABENCH_PEERS", str(tmp_path))
+    if not _absent("sglang-paged"):
+        pytest.skip("sglang is installed where pabench is")
+    assert run(["doctor", "--peers"]) == EXIT_OK
+    command = f"pip install --no-deps --target {tmp_path} sglang==0.5.23"
+    assert f"sglang missing: sglang is not installed: {command}" in capsys.readouterr().out
+    assert run(["doctor", "--peers", "--json"]) == EXIT_OK
+    peers = json.loads(capsys.readouterr().out)["peers"]
+    assert peers["torch"]["allocators"] == ["torch-paged"]
+    assert "problem" not in peers["torch"]
+    assert run(["doctor", "--peers", "--strict"]) == EXIT_ENVIRONMENT
+
+
+def _absent(name: str) -> bool:
+    try:
+        ALLOCATORS[name].version()
+    except Unsupported:
+        return True
+    return False

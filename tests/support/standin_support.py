@@ -1,0 +1,68 @@
+"""Puts the stand-in for CuPy in place of the real one, in this process or in a new one."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "tests" / "support" / "standin"
+EXPECT = """
+[expect]
+memory_reach = 0.9
+tensor_reach = 0.8
+[[expect.fraction]]
+backend = "rawkernel"
+even = true
+from_mb = 0
+fraction = 0.5
+[model.tiny]
+heads = "4:2"
+head_dim = 64
+"""
+TINY = (
+    EXPECT
+    + """
+[[points]]
+grid = "small"
+models = ["tiny"]
+shapes = ["3x40"]
+lengths = ["fixed:len={mean}", "uniform:low=1,high={twice}"]
+"""
+)
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The stand-in, under CuPy's name."""
+    module = importlib.import_module("tests.standin.cupy")
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setitem(sys.modules, "cupy.cuda", module.cuda)
+    yield module
+    module.cuda._faults.clear()
+
+
+def tiny_grid(folder: Path) -> Path:
+    """Write a grid of two small points."""
+    path = folder / "tiny.toml"
+    path.write_text(TINY, encoding="utf-8")
+    return path
+
+
+def in_new_process(*words: str, folder: Path, paths: tuple[Path, ...]) -> subprocess.CompletedProcess[str]:
+    """Run a command in ``folder``, with ``paths`` before everything else on Python's path."""
+    return subprocess.run(
+        words,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*paths, ROOT)))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
