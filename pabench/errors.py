@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from pabench.text import VALUE_LIMIT, shown
+
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 2
@@ -43,7 +45,7 @@ class InvalidCase(UsageError):
     """
 
     def __init__(self, field: str, value: object, rule: str, *, hint: str | None = None) -> None:
-        super().__init__(f"{field} = {_short(value)}: {rule}", hint=hint)
+        super().__init__(f"{field} = {shown(value)}: {rule}", hint=hint)
         self.field = field
         self.value = value
         self.rule = rule
@@ -54,9 +56,9 @@ class UnknownName(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name[:VALUE_LIMIT], names, n=1, cutoff=0.4)
         guess = f"; did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"unknown {kind} {name!r}{guess} (known: {', '.join(names) or 'none'})")
+        super().__init__(f"unknown {kind} {shown(name)}{guess} (known: {', '.join(names) or 'none'})")
 
 
 class Unsupported(PabenchError):
@@ -105,6 +107,6 @@ class OutOfPages(PabenchError):
         self.available = available
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def reason(error: OSError) -> str:
+    """Return the operating system's words for an error, without errno and path."""
+    return (error.strerror or type(error).__name__).lower()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
+
+from pabench.console import say
+from pabench.text import one_line
 
 
 class Labelled(Protocol):
@@ -26,8 +28,8 @@ class Progress(Protocol):
     def note(self, item: Labelled, text: str) -> None:
         """Say how far ``item`` is."""
 
-    def done(self, item: Labelled, line: Mapping[str, Any]) -> None:
-        """Note that ``item`` ended with the journal line ``line``."""
+    def done(self, item: Labelled, status: str, reason: str | None) -> None:
+        """Note what became of ``item``, and why it is not passed."""
 
     def __enter__(self) -> Progress:
         """Open the display."""
@@ -67,15 +69,15 @@ class PlainProgress:
     def note(self, item: Labelled, text: str) -> None:
         """Keep quiet: lines cannot be taken back."""
 
-    def done(self, item: Labelled, line: Mapping[str, Any]) -> None:
+    def done(self, item: Labelled, status: str, reason: str | None) -> None:
         """Print the item, its status and the time left at the mean pace so far."""
         now = time.monotonic()
         self._count += 1
         left = (now - self._began) / self._count * (self._total - self._count)
-        status = line["status"] + (f" ({line['reason']})" if line["reason"] else "")
+        status += f" ({one_line(reason)})" if reason else ""
         place = f"[{self._count:{len(str(self._total))}d}/{self._total}]"
         text = f"{place} {item.label}  {status}  {now - self._item_began:.1f} s, {seconds_text(left)} left"
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        say(text, err=True)
 
     def __enter__(self) -> PlainProgress:
         self._began = time.monotonic()
@@ -114,16 +116,17 @@ class BarProgress:
 
     def start(self, item: Labelled) -> None:
         """Show which item runs."""
-        self._bar.update(self._task, description=item.label)
+        self._bar.update(self._task, description=one_line(item.label))
 
     def note(self, item: Labelled, text: str) -> None:
         """Show it behind the label."""
-        self._bar.update(self._task, description=f"{item.label}: {text}")
+        self._bar.update(self._task, description=one_line(f"{item.label}: {text}"))
 
-    def done(self, item: Labelled, line: Mapping[str, Any]) -> None:
-        """Advance; an item that is not ok leaves a line above the bar."""
-        if line["status"] != "ok":
-            self._bar.console.print(f"{item.label}  {line['status']}: {line['reason']}", markup=False)
+    def done(self, item: Labelled, status: str, reason: str | None) -> None:
+        """Advance; an item that is not passed leaves a line above the bar."""
+        if status != "passed":
+            said = one_line(f"{item.label}  {status}: {reason}")
+            self._bar.console.print(said, markup=False, emoji=False)
         self._bar.advance(self._task)
 
     def __enter__(self) -> BarProgress:

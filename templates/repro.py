@@ -92,7 +92,7 @@ def answer(place, arrays):
     from pabench.problem import build_tensors
     from pabench.problem.case import case_from_dict
     from pabench.subjects.backends.base import attend
-    from pabench.subjects.backends.registry import load_backend
+    from pabench.subjects.registry import load_backend
 
     backend = load_backend(place, open_device(RECORD["device"]))
     output = attend(backend, build_tensors(case_from_dict(CASE)))

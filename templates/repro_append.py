@@ -62,7 +62,7 @@ def answer(place, arrays):
         return storage
     from pabench.device.registry import open_device
     from pabench.problem.append import append_case_from_dict, build_append
-    from pabench.subjects.backends.registry import load_backend
+    from pabench.subjects.registry import load_backend
 
     backend, case = load_backend(place, open_device(RECORD["device"])), append_case_from_dict(CASE)
     pool, keys, values, slot_mapping = build_append(case)

@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pabench.strategies.drawing import no_foreign_constants
 
+# The same examples every time and everywhere, whatever a CI or an example database would add; `make fuzz`
+# loads the other profile.  No deadline: the machine may be busy.
+settings.register_profile("test", derandomize=True, deadline=None, print_blob=True, database=None)
+settings.register_profile("fuzz", derandomize=False, deadline=None, print_blob=True, database=None)
+settings.load_profile("test")
+
+SLOW = (
+    "activities/conformance/",
+    "activities/model/",
+    "activities/serving/test_reproduce.py",
+    "activities/serving/test_serving_command.py",
+    "activities/stress/",
+    "activities/sweep/test_checked.py",
+    "activities/sweep/test_core_grid.py",
+    "activities/sweep/test_isolation_sweep.py",
+    "activities/sweep/test_kernels.py",
+    "activities/sweep/test_sweep_command.py",
+    "cli/test_gpu_command.py",
+    "cli/test_kernels_command.py",
+    "device/test_cuda_times.py",
+    "selftest/test_kill_",
+    "selftest/test_selftest_mutants.py",
+)
+"""Whole runs of a command, and the kill matrices, by how their places begin; single tests are marked."""
+
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach what tests start: a shell has it ignored in all that it starts with ``&``."""
+    """Let signals reach what tests start: a shell's ``&`` has SIGINT ignored, nohup SIGHUP."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make check` leaves out."""
+    for item in items:
+        if os.path.relpath(item.path, Path(__file__).parent).startswith(SLOW):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,10 +58,3 @@ def same_draws_in_any_order() -> Iterator[None]:
     """What a property test draws does not depend on which tests its process ran before."""
     with no_foreign_constants():
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def interrupts_are_heard() -> None:
-    """Started in the background of a script, this process ignores Ctrl-C, and so would all that it starts."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

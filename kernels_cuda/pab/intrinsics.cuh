@@ -1,7 +1,7 @@
 // The only door to the hardware: kernels include this header and use no intrinsic, no inline PTX, of their own.
 //
 // Two sides with the same declarations: intrinsics_cuda.cuh (PTX and CUDA built-ins, sm_80 and later) and
-// emulation/intrinsics.h (portable C++ over fibers).  What each function promises is written here, once.
+// emulator/intrinsics.h (portable C++ over fibers).  What each function promises is written here, once.
 //
 //   dynamic shared memory   PAB_SHARED(name)                  unsigned char* name, aligned to 16 bytes
 //   counted region          PAB_REGION("name"): from here on the checked device counts what this thread does under
@@ -24,12 +24,13 @@
 //                           error up to 2^-22 between 1/2 and 2; denormals are zeros to them; fmadd;
 //                           minus_infinity; float_bits, float_of_bits: a float as a u32 and back
 //                           fast_tanh: approximate, relative error up to 2^-11
+//                           stored_float: x, a result of arithmetic on its way to memory; its NaN is 0x7FFFFFFF
 //   conversion              half_to_float, float_to_half, bf16_to_float, float_to_bf16: bits in u16,
 //                           rounding to nearest even; pack_f16x2, pack_bf16x2 (low, high), unpack_f16x2,
 //                           unpack_bf16x2: two in a u32;
 //                           e4m3_to_float, float_to_e4m3: bits in u8, what is too large becomes +-448;
 //                           e4m3x2_to_f16x2: two in a u16, exact
-//   matrix                  whole warps only; fragments as in the PTX ISA, repeated in emulation/matrix.h.
+//   matrix                  whole warps only; fragments as in the PTX ISA, repeated in emulator/matrix.h.
 //                           ldmatrix_x4(out, row), ldmatrix_x4_trans: four 8 x 8 matrices of 16-bit elements from
 //                           shared memory; lane i gives the address, a multiple of 16 bytes, of row i % 8 of
 //                           matrix i / 8.  mma_16816_f16(c, a, b0, b1), mma_16816_bf16: c += a b with a 16 x 16,
@@ -41,5 +42,5 @@
 #ifdef __CUDACC__
 #include "pab/intrinsics_cuda.cuh"
 #else
-#include "emulation/intrinsics.h"
+#include "emulator/intrinsics.h"
 #endif

@@ -132,6 +132,7 @@ PAB_FN float fast_tanh(float x) {
 }
 PAB_FN u32 float_bits(float value) { return __float_as_uint(value); }
 PAB_FN float float_of_bits(u32 bits) { return __uint_as_float(bits); }
+PAB_FN float stored_float(float value) { return value; }  // arithmetic has left no other NaN
 PAB_FN float minus_infinity() { return __uint_as_float(0xFF800000u); }
 PAB_FN float fmadd(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 

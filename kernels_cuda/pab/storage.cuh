@@ -11,7 +11,7 @@ namespace pab {
 #if PAB_DTYPE == 0
 using Stored = float;
 PAB_FN float to_float(Stored x) { return x; }
-PAB_FN Stored from_float(float x) { return x; }
+PAB_FN Stored from_float(float x) { return stored_float(x); }
 #elif PAB_DTYPE == 1
 using Stored = u16;
 PAB_FN float to_float(Stored x) { return half_to_float(x); }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from pabench.checks.outcome import PASSED, Outcome, failed, raised
+from pabench.checks.question import Maker
 from pabench.checks.table_decode import judge_tables
 from pabench.device.base import Device
 from pabench.errors import DeviceFault, Unsupported
@@ -15,13 +16,7 @@ from pabench.judge.allocators.concurrent import PoolTrial
 from pabench.judge.allocators.history import HistoryCase
 from pabench.judge.allocators.operations import Operation
 from pabench.judge.allocators.trial import Trial
-from pabench.kernels.page_pool import new_pool
-from pabench.subjects.allocators.base import PageAllocator, PoolShape
-from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
-from pabench.subjects.allocators.pool import PoolAllocator
-
-Maker = Callable[[PoolShape], PageAllocator]
-"""Makes an empty allocator."""
+from pabench.subjects.allocators.base import PageAllocator
 
 
 def judge_operation(trial: Trial, history: Sequence[Operation]) -> Outcome:
@@ -65,10 +60,11 @@ def check_repeats(case: HistoryCase, first: PageAllocator, new: Maker) -> Outcom
 def check_concurrent(case: HistoryCase, new: Maker, device: Device) -> Outcome:
     """Threads that take and give pages at the same time never share one, and lose none."""
     allocator = new(case.shape)
-    if not isinstance(allocator, PoolAllocator):
+    launches = getattr(allocator, "launches", None)
+    if launches is None:
         raise Unsupported(f"{allocator.name} serves a whole request in order, not thread by thread")
     device.reschedule(case.schedule)
-    trial = PoolTrial(new_pool(device, allocator.kind, case.shape.num_pages))
+    trial = PoolTrial(launches())
     for number, operation in enumerate(case.operations, start=1):
         try:
             violation = trial.perform(operation)
@@ -90,24 +86,3 @@ def _replayed(case: HistoryCase, new: Maker) -> tuple[Trial, Outcome]:
         if not outcome.passed:
             return trial, outcome
     return trial, PASSED
-
-
-HistoryCheck = Callable[[HistoryCase, Maker, Device], Outcome]
-ALLOCATOR_CHECKS: dict[str, HistoryCheck] = {
-    "allocator-invariants": check_history,
-    "allocator-decode": check_table_decode,
-    "allocator-concurrent": check_concurrent,
-}
-"""Checks of allocators by name."""
-
-
-def about_allocator_check(name: str, can: Capabilities | None = None) -> str:
-    """Return what a check asks, in a sentence: the first line of its docstring.
-
-    With the capabilities of a subject, another sentence says what it does not offer, which is not judged.
-    """
-    about = (ALLOCATOR_CHECKS[name].__doc__ or name).splitlines()[0]
-    missing = [operation for operation in OPERATIONS if can and operation not in can.operations]
-    if not missing:
-        return about
-    return f"{about} Not offered and not judged: {len(missing)} of {len(OPERATIONS)}, {', '.join(missing)}."

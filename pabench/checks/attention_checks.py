@@ -101,7 +101,7 @@ def check_views(case: Case, backend: Backend, device: Device) -> Outcome:
 
 
 def check_empty(case: Case, backend: Backend, device: Device) -> Outcome:
-    """A row that sees no key gives output 0 and LSE -inf, or its sink,, beside rows that see some."""
+    """A row that sees no key gives output 0 and LSE -inf, or its sink, beside rows that see some."""
     tensors = build_tensors(case)
     output = attend(backend, tensors)
     verdict = _verdict(tensors, output, backend)

@@ -22,7 +22,6 @@ from pabench.problem.case import Case, case_from_dict
 from pabench.problem.merge import MergeCase, build_merge, merge_case_from_dict
 from pabench.problem.tensors import build_tensors
 from pabench.resources import resource_dir
-from pabench.run.case_record import write_case
 from pabench.workloads import captured as captured
 
 AnyCase = Case | AppendCase | MergeCase | HistoryCase
@@ -51,30 +50,21 @@ class SavedCase:
     case: AnyCase
 
 
-def save_case(folder: Path, saved: SavedCase, text: str) -> None:
-    """Write a case directory into the existing, empty or older ``folder``."""
-    arrays = _arrays(saved.case)
+def save_arrays(folder: Path, check: str, case: AnyCase) -> None:
+    """Write the arrays of a case, and a script that runs a kernel on them, into the existing ``folder``."""
+    arrays = _arrays(case)
     if arrays and sum(array.nbytes for array in arrays.values()) <= MAX_ARRAY_BYTES:
         np.savez_compressed(folder / "arrays.npz", **arrays)
-        script = script_of(saved)
+        script = script_of(check, case)
         if script is not None:
             shutil.copyfile(resource_dir("templates") / script, folder / REPRO_FILE)
             shutil.copyfile(resource_dir("templates") / REPRO_TOOLS, folder / REPRO_TOOLS)
-    write_case(
-        folder,
-        check=saved.check,
-        subject=saved.subject,
-        device=saved.device,
-        kind=kind_of(saved.case),
-        case=saved.case.to_dict(),
-        text=text,
-    )
 
 
-def script_of(saved: SavedCase) -> str | None:
+def script_of(check: str, case: AnyCase) -> str | None:
     """Return the template of the script that runs a kernel on the case, or None where there is none."""
-    kind = kind_of(saved.case)
-    if kind == "append" and saved.check.partition("[")[0] not in APPENDS:
+    kind = kind_of(case)
+    if kind == "append" and check.partition("[")[0] not in APPENDS:
         return None
     return SCRIPTS.get(kind)
 

@@ -7,12 +7,12 @@ import re
 import shlex
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pabench.checks.allocator_checks import ALLOCATOR_CHECKS
 from pabench.checks.case_files import READERS, AnyCase, SavedCase
 from pabench.checks.outcome import Outcome
-from pabench.checks.registry import check_by_id
+from pabench.checks.question import Maker
+from pabench.checks.registry import ALLOCATOR_CHECKS, check_by_id
 from pabench.checks.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import InvalidCase, Unsupported, UsageError
@@ -22,9 +22,10 @@ from pabench.problem.case import Case
 from pabench.problem.layout import pages_needed
 from pabench.problem.merge import MergeCase
 from pabench.problem.placement import HIGH_PAGE_BASE
-from pabench.run.case_record import CASE_FILE, CASE_SCHEMA
-from pabench.subjects.allocators.registry import allocator_entry
-from pabench.subjects.backends.registry import is_place, load_backend
+from pabench.run.failures import CASE_FILE, CASE_SCHEMA
+from pabench.subjects.backends.base import Backend
+from pabench.subjects.reference import ALLOCATOR, BACKEND
+from pabench.subjects.registry import is_place, load_allocator, load_backend
 
 NAME = re.compile(r"[\w.:/+~-]{1,400}(\[[\w.:-]{1,100}\])?")
 MAX_REPLAY_BYTES = 2**33
@@ -70,35 +71,60 @@ def load_case(folder: Path) -> SavedCase:
     return SavedCase(case=case, check=check, subject=str(names["subject"]), device=str(names["device"]))
 
 
+def subject_of(saved: SavedCase, asked: str | None = None) -> tuple[str, str]:
+    """Return kind and name of the subject to judge a saved case with: its own, or the one asked for.
+
+    A saved subject that is a place in the file system is not run on the word of the file: whoever asks names
+    it.
+
+    Raises:
+        UsageError: the saved subject is a place.
+    """
+    kind, name = ALLOCATOR if isinstance(saved.case, HistoryCase) else BACKEND, asked or saved.subject
+    if asked is None and is_place(kind, name):
+        hint = f"add --backend {shlex.quote(name)} if you trust that code"
+        raise UsageError(
+            f"the case was saved for code at {name!r}, which replay does not run unasked", hint=hint
+        )
+    return kind, name
+
+
+def judge_again(
+    saved: SavedCase, name: str, subject: Backend | Maker, device: Device, witness: Witness | None = None
+) -> Outcome:
+    """Judge a saved case with a backend, or with what makes an allocator; a crash becomes the outcome's text.
+
+    Raises:
+        UnknownName: no such check.
+        Unsupported: the subject declares that it cannot run the case.
+    """
+    case, witness = saved.case, witness or Witness()
+    if isinstance(case, HistoryCase):
+        history, new = case, cast(Maker, subject)
+        run = ALLOCATOR_CHECKS[_check_id(saved.check)].run
+        return witness.judged(witness.judge(case, lambda: run(history, new, device)), device)
+    check, backend = check_by_id(_check_id(saved.check)), cast(Backend, subject)
+    if check.operation not in backend.capabilities.operations:
+        raise Unsupported(f"{name}: no {check.operation}")
+    if isinstance(case, Case) and (reason := backend.capabilities.why_not(case)):
+        raise Unsupported(f"{name}: {reason}")
+    return witness.judged(witness.judge(case, lambda: check.run(case, backend, device)), device)
+
+
 def rerun(
     saved: SavedCase, device: Device, *, subject: str | None = None, witness: Witness | None = None
 ) -> Outcome:
-    """Judge a saved case again, with its own subject or another one; what a crash says becomes the text.
-
-    A saved subject that is a place in the file system is not run on the word of the file: whoever asks names
-    it as ``subject``.  A ``witness`` hears of the case when all that it needs is loaded.
+    """Load the subject of a saved case, or another one, in this process, and judge the case again.
 
     Raises:
         UsageError: the saved subject is a place.
         UnknownName: no such check or subject.
         Unsupported: the subject declares that it cannot run the case.
     """
-    name, case, witness = subject or saved.subject, saved.case, witness or Witness()
-    if isinstance(case, HistoryCase):
-        history, run, entry = case, ALLOCATOR_CHECKS[_check_id(saved.check)], allocator_entry(name)
-        new = partial(entry.make, device)
-        return witness.judged(witness.judge(case, lambda: run(history, new, device)), device)
-    if subject is None and is_place(name):
-        hint = f"add --backend {shlex.quote(name)} if you trust that code"
-        raise UsageError(
-            f"the case was saved for code at {name!r}, which replay does not run unasked", hint=hint
-        )
-    check, backend = check_by_id(_check_id(saved.check)), load_backend(name, device)
-    if check.operation not in backend.capabilities.operations:
-        raise Unsupported(f"{name}: no {check.operation}")
-    if isinstance(case, Case) and (reason := backend.capabilities.why_not(case)):
-        raise Unsupported(f"{name}: {reason}")
-    return witness.judged(witness.judge(case, lambda: check.run(case, backend, device)), device)
+    kind, name = subject_of(saved, subject)
+    if kind == ALLOCATOR:
+        return judge_again(saved, name, partial(load_allocator(name).make, device), device, witness)
+    return judge_again(saved, name, load_backend(name, device), device, witness)
 
 
 def case_bytes(case: AnyCase) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pabench.checks.ledger import KINDS, Deviation, shipped_ledger
-from pabench.subjects.allocators.registry import ALLOCATORS
-from pabench.subjects.backends.adapters.table import ADAPTERS
+from pabench.subjects.registry import known
 
 COLUMNS = ("package", "adapter", "deviation", "clause", "the package says", "upstream", "case")
 TITLES = {"vllm": "vLLM", "sglang": "SGLang", "jax": "JAX", "triton": "Triton"}
@@ -59,10 +58,5 @@ def renewed(page: str) -> str:
 
 
 def _title(entry: Deviation) -> str:
-    peer = (
-        ADAPTERS[entry.adapter].peers[0]
-        if entry.subject_kind == "backend"
-        else ALLOCATORS[entry.adapter].peer
-    )
-    name = entry.adapter if peer is None else peer.title
+    name = known(entry.subject_kind)[entry.adapter].package or entry.adapter
     return TITLES.get(name, name)

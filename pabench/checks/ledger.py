@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pabench.checks.allocator_checks import ALLOCATOR_CHECKS
 from pabench.checks.case_files import AnyCase
 from pabench.checks.outcome import Outcome
-from pabench.checks.registry import CHECKS
+from pabench.checks.registry import ALLOCATOR_CHECKS, CHECKS
 from pabench.checks.specification import CLAUSES
 from pabench.checks.traits import TRAITS
 from pabench.errors import InvalidCase, UnknownName
 from pabench.problem.checks import one_of
 from pabench.resources import resource_dir
-from pabench.subjects.allocators.registry import ALLOCATORS
+from pabench.subjects.allocators.table import ALLOCATORS
 from pabench.subjects.backends.adapters.table import ADAPTERS
 from pabench.subjects.peers.peer import release
 from pabench.tables import check_fields, read_tables

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pabench.checks.remote.errors import SubjectEnded, SubjectRaised
 from pabench.device.checked import KernelFindings
-
-MAX_TEXT = 600
-"""Characters of an exception's message that are kept."""
+from pabench.tracebacks import MAX_TEXT, described, formatted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +20,8 @@ class Outcome:
         max_ratio: largest err/T when the oracle was asked, else None.
         crashed: the subject raised instead of giving an answer to judge.
         findings: what a checked device found, as plain data; see ``device/findings.py``.
-        lacks: (badge, what speaks against it) pairs: not wrong, and yet no badge; see ``badges.py``.
+        lacks: (badge, what speaks against it) pairs: not wrong, and yet no badge.
+        traceback: of a subject that raised, as Python prints it; see ``tracebacks.formatted``.
     """
 
     passed: bool
@@ -30,6 +30,7 @@ class Outcome:
     crashed: bool = False
     findings: tuple[dict[str, Any], ...] = ()
     lacks: tuple[tuple[str, str], ...] = ()
+    traceback: str | None = None
 
 
 PASSED = Outcome(passed=True, text="as it should be")
@@ -43,13 +44,20 @@ def failed(text: str, *, max_ratio: float | None = None) -> Outcome:
 def raised(error: BaseException) -> Outcome:
     """Return the outcome of a subject that raised ``error``.
 
-    Findings of a checked device are a verdict; anything else is a crash, told by type and message.
+    Findings of a checked device are a verdict; anything else is a crash, told by type, message and place.
     """
-    message = " ".join(str(error).split())
+    if isinstance(error, SubjectEnded):
+        return Outcome(passed=False, text=" ".join(str(error).split()), crashed=True)
     if isinstance(error, KernelFindings):
         found = tuple(finding.to_json() for finding in error.findings)
-        return Outcome(passed=False, text=message, findings=found)
-    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return Outcome(
-        passed=False, text=text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}...", crashed=True
-    )
+        return Outcome(passed=False, text=" ".join(str(error).split()), findings=found)
+    there = error.traceback if isinstance(error, SubjectRaised) else formatted(error)
+    return Outcome(passed=False, text=words_of(error), crashed=True, traceback=there)
+
+
+def words_of(error: BaseException) -> str:
+    """Return type, message and place of what a subject raised, here or in a process of its own; one line."""
+    if not isinstance(error, SubjectRaised):
+        return described(error)
+    text = " ".join(str(error).split())
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,37 +12,57 @@ from pabench.checks.attention_checks import find_difference, judge_output
 from pabench.checks.outcome import PASSED, Outcome, failed
 from pabench.checks.watched import inputs_of
 from pabench.device.base import Device
-from pabench.device.rooms import PlainRooms, in_rooms, overwrite
+from pabench.device.rooms import PLAIN, PlainRooms, in_rooms, make_rooms
 from pabench.errors import PabenchError, Unsupported
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
 from pabench.problem.layout import pages_needed
 from pabench.problem.tensors import Tensors, build_tensors
-from pabench.subjects.backends.base import Backend, attend
+from pabench.subjects.backends.base import AttentionOutput, Backend, attend
+from pabench.subjects.backends.graph import graph_of
 
 
 def check_plans(case: Case, backend: Backend, device: Device) -> Outcome:
-    """Two plans of one shape and other numbers, used in turns, do not disturb each other, bit for bit."""
+    """Two plans of one shape and other numbers, used in turns, do not disturb each other, bit for bit.
+
+    Both run before either is fetched, so that one output for all calls shows; and what was fetched stays as
+    it is while the other plan runs.
+    """
     first = build_tensors(case)
     second = build_tensors(_other(case))
     if backend.capabilities.why_not(second.case):
         raise Unsupported("no second problem that the backend can run")
     plans = [(first, backend.plan(first)), (second, backend.plan(second))]
+    for _, plan in plans:
+        backend.run(plan)
     seen, worst = [], 0.0
     for number, (tensors, plan) in enumerate(plans, start=1):
-        backend.run(plan)
-        output = backend.fetch(plan)
-        outcome = judge_output(tensors, output, backend)
+        returned = backend.fetch(plan)
+        outcome = judge_output(tensors, returned, backend)
         if not outcome.passed:
             return replace(outcome, text=f"plan {number} of two: {outcome.text}")
         worst = max(worst, outcome.max_ratio or 0.0)
-        seen.append(output)
-    for number, ((tensors, plan), before) in enumerate(zip(plans, seen, strict=True), start=1):
+        seen.append((_copied(returned), returned))
+    for number, ((tensors, plan), (before, returned)) in enumerate(zip(plans, seen, strict=True), start=1):
+        # looked at before anything is run again: what was returned may be memory that the other one uses too
+        if changed := find_difference(tensors.case, returned_now(backend, plan, returned), before):
+            return failed(f"plan {number} of two: another call changes {changed} that it had returned")
+    for number, ((tensors, plan), (before, _)) in enumerate(zip(plans, seen, strict=True), start=1):
         backend.run(plan)
         changed = find_difference(tensors.case, backend.fetch(plan), before)
         if changed:
             return failed(f"plan {number} of two, run again after the other one, changes {changed}")
     return replace(PASSED, max_ratio=worst)
+
+
+def returned_now(backend: Backend, plan: Any, returned: AttentionOutput) -> AttentionOutput:
+    """Return what ``fetch`` of a plan had returned, as it stands by now, in whichever process it lies."""
+    again = getattr(backend, "fetched_again", None)
+    return returned if again is None else again(plan)
+
+
+def _copied(output: AttentionOutput) -> AttentionOutput:
+    return AttentionOutput(out=output.out.copy(), lse=None if output.lse is None else output.lse.copy())
 
 
 def _other(case: Case) -> Case:
@@ -63,22 +82,22 @@ def check_replay(case: Case, backend: Backend, device: Device) -> Outcome:
     """
     given = build_tensors(case)
     later = _later(given)
-    with in_rooms(device, PlainRooms(device)) as rooms:
+    with in_rooms(device, make_rooms(device, PLAIN)) as rooms:
         plan = backend.plan(given)
         backend.run(plan)
         first = backend.fetch(plan)
         outcome = judge_output(given, first, backend)
         if not outcome.passed:
             return outcome
-        replay = _graph(backend, plan) if device.name == "cuda" else None
-        _rewrite(given, later, rooms, device)
+        replay = graph_of(backend, plan) if device.name == "cuda" else None
+        _rewrite(given, later, rooms)
         backend.run(plan)
         eager = backend.fetch(plan)
         outcome = judge_output(later, eager, backend)
         if not outcome.passed:
             return replace(outcome, text=f"run again after its arrays changed: {outcome.text}")
         for tensors, wanted in ((later, eager), (given, first)):
-            _rewrite(given, tensors, rooms, device)
+            _rewrite(given, tensors, rooms)
             device.reschedule(case.seed + 1)
             try:
                 (replay or partial(backend.run, plan))()
@@ -112,28 +131,12 @@ def _later(given: Tensors) -> Tensors:
     return replace(other, layout=replace(other.layout, block_table=table))
 
 
-def _rewrite(given: Tensors, tensors: Tensors, rooms: PlainRooms, device: Device) -> None:
+def _rewrite(given: Tensors, tensors: Tensors, rooms: PlainRooms) -> None:
     """Write the arrays of ``tensors`` over the copies that the device has of those of ``given``."""
     wanted = inputs_of(tensors)
-    for name, host in inputs_of(given).items():
-        copies = rooms.held(host)
-        if not copies and name != "qo_indptr":  # which decode does not need, and which stays
+    for name in rooms.rewrite({name: (host, wanted[name]) for name, host in inputs_of(given).items()}):
+        if name != "qo_indptr":  # which decode does not need, and which stays
             raise Unsupported(f"{name} is not uploaded as it is, so nobody can change it in place")
-        for held in copies:
-            overwrite(held, wanted[name])
-    device.synchronize()
-
-
-def _graph(backend: Backend, plan: Any) -> Callable[[], None] | None:
-    """Return what replays ``plan`` as a CUDA graph, or None where the backend does not declare it."""
-    if not getattr(backend, "captures", False):
-        return None
-    from pabench.device.cuda_timer import CudaTimer
-
-    replay = CudaTimer().capture(partial(backend.run, plan))
-    if replay is None:
-        raise TypeError("declares that it can be captured in a graph, and cannot")
-    return replay
 
 
 def check_launch_limits(case: Case, backend: Backend, device: Device) -> Outcome:

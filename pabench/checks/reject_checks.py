@@ -8,10 +8,10 @@ import numpy as np
 
 from pabench.checks.attention_checks import check_decode, judge_output
 from pabench.checks.corruptions import CORRUPTIONS, Break, Corruption
-from pabench.checks.outcome import PASSED, Outcome, failed
+from pabench.checks.outcome import PASSED, Outcome, failed, words_of
 from pabench.checks.plan_checks import untouched
 from pabench.device.base import Device
-from pabench.errors import PabenchError, Unsupported, UsageError
+from pabench.errors import Unsupported, UsageError
 from pabench.problem.append import AppendCase, build_append
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
@@ -51,7 +51,7 @@ def _judge(name: str, corruption: Corruption, way: Break, good: Tensors, backend
     except Unsupported:
         outcome = PASSED  # a typed error too: the field that broke is one that the backend does not have
     except Exception as error:
-        text = f"must be refused with InvalidCase, raised {type(error).__name__}: {error}"
+        text = f"must be refused with InvalidCase, raised {words_of(error)}"
         outcome = failed(f"{name}: {text}")
     else:
         outcome = failed(f"{name}: must be refused, was accepted")
@@ -77,10 +77,8 @@ def check_append_reject(case: AppendCase, backend: Backend, device: Device) -> O
         except UsageError as error:
             if not str(error).strip():
                 return failed(f"{name}: the error has no text")
-        except PabenchError as error:
-            return failed(f"{name}: must be refused with InvalidCase, raised {type(error).__name__}: {error}")
         except Exception as error:
-            return failed(f"{name}: must be refused with InvalidCase, raised {type(error).__name__}: {error}")
+            return failed(f"{name}: must be refused with InvalidCase, raised {words_of(error)}")
         else:
             return failed(f"{name}: must be refused, was accepted")
         if pool.storage.tobytes() != before:

@@ -31,6 +31,7 @@ class Relation:
 
     Attributes:
         build: makes the variants; its docstring is what the check asks.
+        clauses: of the specification, that it tests.
         exact: the variant's answer must have the bits that follow, not only lie within the bound.
         merges: bits may differ all the same for a backend that declares that it reads shared pages once.
         badge: earned when all bits follow; when they do not, that is told and nothing is wrong.
@@ -40,6 +41,7 @@ class Relation:
     """
 
     build: Build
+    clauses: tuple[str, ...]
     exact: bool = False
     merges: bool = False
     badge: str | None = None
@@ -125,31 +127,41 @@ def carried_output(first: AttentionOutput, variant: Variant, got: AttentionOutpu
 
 
 RELATIONS: dict[str, Relation] = {
-    "batch": Relation(build=relations.batch, badge=BATCH_INVARIANT, batches="long"),
-    "page-size": Relation(build=relations.page_size),
-    "value-scale": Relation(build=relations.value_scale, exact=True),
-    "value-columns": Relation(build=relations.value_columns),
-    "head-dims": Relation(build=relations.head_dims),
-    "token-order": Relation(build=relations.token_order, without=frozenset({"window", "alibi"})),
+    "batch": Relation(build=relations.batch, clauses=("X1",), badge=BATCH_INVARIANT, batches="long"),
+    "page-size": Relation(build=relations.page_size, clauses=("S5",)),
+    "value-scale": Relation(build=relations.value_scale, clauses=("X3",), exact=True),
+    "value-columns": Relation(build=relations.value_columns, clauses=("X4",)),
+    "head-dims": Relation(build=relations.head_dims, clauses=("X4",)),
+    "token-order": Relation(
+        build=relations.token_order, clauses=("X5",), without=frozenset({"window", "alibi"})
+    ),
     "duplicate-keys": Relation(
-        build=relations.duplicate_keys, without=frozenset({"window", "alibi", "sinks"})
+        build=relations.duplicate_keys, clauses=("X5",), without=frozenset({"window", "alibi", "sinks"})
     ),
     "weightless-keys": Relation(
         build=relations.weightless_keys,
+        clauses=("X5",),
         badge=FIXED_SPLIT,
         batches="long",
         without=frozenset({"window", "alibi", "soft-cap", "fp8-kv"}),
     ),
-    "copied-heads": Relation(build=relations.copied_heads),
-    "shared-pages": Relation(build=relations.shared_pages, exact=True, merges=True),
+    "copied-heads": Relation(build=relations.copied_heads, clauses=("S4",)),
+    "shared-pages": Relation(build=relations.shared_pages, clauses=("X2",), exact=True, merges=True),
     "neutral-features": Relation(
         build=relations.neutral_features,
+        clauses=("F6",),
         without=frozenset({"window", "alibi", "sinks", "soft-cap", "non-causal"}),
     ),
-    "folded-scales": Relation(build=relations.folded_scales),
-    "logit-shift": Relation(build=relations.logit_shift, without=frozenset({"soft-cap", "sinks"})),
+    "folded-scales": Relation(build=relations.folded_scales, clauses=("F7",)),
+    "logit-shift": Relation(
+        build=relations.logit_shift, clauses=("X6",), without=frozenset({"soft-cap", "sinks"})
+    ),
     "chunks": Relation(
-        build=relations.chunks, operation="prefill", batches="prompts", without=frozenset({"non-causal"})
+        build=relations.chunks,
+        clauses=("Q5",),
+        operation="prefill",
+        batches="prompts",
+        without=frozenset({"non-causal"}),
     ),
 }
 """Relations by the id of their check."""

@@ -1,84 +1,16 @@
 """The clauses of docs/specification.md and the checks that test them; profiles and badges over their results.
 
-A test holds this table, the text and the checks in step.  A new check takes a line here and one in the text.
+Which checks test a clause is said by the rows of the suite; a test holds them and the text in step.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pabench.checks.suite import clause_map
 from pabench.problem.families import FAMILIES
 
-CLAUSES: dict[str, tuple[str, ...]] = {
-    "S1": ("decode", "prefill"),
-    "S2": ("decode", "views"),
-    "S3": ("decode", "placement"),
-    "S4": ("decode", "copied-heads"),
-    "S5": ("decode", "page-size"),
-    "D1": ("decode",),
-    "D2": ("decode",),
-    "D3": ("empty",),
-    "D4": ("poison",),
-    "D5": ("table-tail",),
-    "D6": ("placement",),
-    "D7": ("views",),
-    "D8": ("repeat",),
-    "D9": ("decode",),
-    "D10": ("speculative",),
-    "D11": ("shared-prefix",),
-    "Q1": ("prefill",),
-    "Q2": ("prefill",),
-    "Q3": ("empty",),
-    "Q4": ("prefill", "poison", "repeat"),
-    "Q5": ("chunks",),
-    "F1": ("decode", "prefill"),
-    "F2": ("decode", "prefill", "poison"),
-    "F3": ("decode", "prefill"),
-    "F4": ("decode", "prefill", "empty"),
-    "F5": ("decode", "prefill"),
-    "F6": ("neutral-features",),
-    "F7": ("folded-scales",),
-    "X1": ("batch",),
-    "X2": ("shared-pages",),
-    "X3": ("value-scale",),
-    "X4": ("value-columns", "head-dims"),
-    "X5": ("token-order", "duplicate-keys", "weightless-keys"),
-    "X6": ("logit-shift",),
-    "A1": ("append",),
-    "A2": ("append", "append-e4m3", "append-paged"),
-    "A3": ("append-reject",),
-    "A4": ("append-e4m3",),
-    "A5": ("append-paged",),
-    "K1": ("copy-pages",),
-    "K2": ("copy-pages",),
-    "G1": ("gather",),
-    "G2": ("gather",),
-    "M1": ("merge",),
-    "M2": ("merge-empty",),
-    "M3": ("merge",),
-    "M4": ("parts",),
-    "P1": ("allocator-invariants", "allocator-decode"),
-    "P2": ("allocator-invariants",),
-    "P3": ("allocator-invariants",),
-    "P4": ("allocator-invariants", "allocator-decode"),
-    "P5": ("allocator-invariants",),
-    "P6": ("allocator-invariants",),
-    "P7": ("allocator-invariants",),
-    "P8": ("allocator-invariants",),
-    "P9": ("allocator-invariants", "allocator-decode"),
-    "P10": ("allocator-invariants",),
-    "P11": ("allocator-invariants",),
-    "P12": ("allocator-invariants",),
-    "P13": ("allocator-invariants",),
-    "P14": ("allocator-concurrent",),
-    "C1": ("reject", "append-reject"),
-    "C2": ("launch-limits",),
-    "C3": ("guard",),
-    "C4": ("plans",),
-    "C5": ("decode",),
-    "C6": ("replay",),
-    "C7": ("decode", "append", "gather", "merge"),
-}
+CLAUSES = clause_map()
 """Clause to the checks that test it."""
 
 RELATIONS_OF_ALL = (

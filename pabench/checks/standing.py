@@ -12,7 +12,7 @@ Line = Mapping[str, Any]
 """A result as in the journal."""
 
 ALLOCATOR = "allocator"
-JUDGED, BAD = ("passed", "deviates"), ("failed", "crashed")
+JUDGED, BAD = ("passed", "known-failure"), ("failed", "crashed", "hung")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def _clause(lines: Sequence[Line], checks: Sequence[str]) -> str:
     found = [line for check in checks for line in _named(lines, check)]
     if any(line["status"] in BAD for line in found):
         return "broken"
-    if any(line["status"] == "deviates" for line in found):
+    if any(line["status"] == "known-failure" for line in found):
         return "deviating"
     return "kept" if any(_judged(line) for line in found) else "open"
 
@@ -163,7 +163,7 @@ def _badge(name: str, lines: Sequence[Line]) -> Claim:
 
 def _deviating(lines: Sequence[Line]) -> str | None:
     """The first check that found known deviations: it has neither failed nor passed."""
-    return next((str(line["check"]) for line in lines if line["status"] == "deviates"), None)
+    return next((str(line["check"]) for line in lines if line["status"] == "known-failure"), None)
 
 
 def _judged(line: Line) -> bool:

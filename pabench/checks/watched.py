@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from pabench.device.base import Device
-from pabench.device.rooms import CanaryRooms, in_rooms
+from pabench.device.rooms import CANARY, in_rooms, make_rooms
 from pabench.problem.dtypes import Array
 from pabench.problem.tensors import Tensors
 
@@ -37,9 +37,9 @@ def watched(
     """
     small = {name: array for name, array in inputs.items() if array.nbytes <= MAX_SNAPSHOT_BYTES}
     before = {name: array.tobytes() for name, array in small.items()}
-    with in_rooms(device, CanaryRooms(device)) as rooms:
+    with in_rooms(device, make_rooms(device, CANARY)) as rooms:
         result = run()
-        stray, changed = rooms.disturbed(), rooms.changed(small)
+        stray, changed = rooms.found(small)
     changed += [name for name, array in small.items() if array.tobytes() != before[name]]
     if changed:
         stray = f"the backend changed its inputs: {', '.join(dict.fromkeys(changed))}"

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from pabench.checks.case_files import AnyCase
 from pabench.checks.outcome import Outcome, raised
+from pabench.checks.remote.errors import SubjectEnded
 from pabench.device.base import Device
-from pabench.errors import Unsupported
+from pabench.errors import EnvironmentRefused, Unsupported
 
 
 class Witness:
@@ -30,12 +31,14 @@ class Witness:
 
         Raises:
             Unsupported: the subject declares that it cannot run the case.
+            EnvironmentRefused: the machine gave out, which is no verdict on a subject.
+            SubjectEnded: its process ended; whoever started it makes the case small and starts another.
             KeyboardInterrupt: the user's, which only reaches a process of the user's own.
         """
         self.case(case)
         try:
             return run()
-        except Unsupported:
+        except (Unsupported, SubjectEnded, EnvironmentRefused):
             raise
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and not self.isolated:

@@ -1,62 +1,118 @@
-"""What ``pabench conformance`` prints at its end: the matrix of several subjects, and what was not right."""
+"""What ``pabench conformance`` says at its end: standings, the matrix of subjects, what was not right."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
+from pabench.checks.standing import Standing, standing_lines, standings
 from pabench.cli.text_table import text_table
-
-if TYPE_CHECKING:
-    from pabench.activities.conformance.results import CheckResult
-    from pabench.activities.conformance.subject_facts import SubjectFacts
+from pabench.run.record import BROKEN, JUDGED, Record, Status
+from pabench.text import one_line
 
 SHOWN_FINDINGS = 5
 """Findings of a failed check that are printed; the report and ``--json`` have all."""
 WORDS = {
-    "passed": "pass",
-    "deviates": "known",
-    "failed": "FAIL",
-    "crashed": "CRASH",
-    "unsupported": "-",
-    "not-run": "?",
+    Status.PASSED: "pass",
+    Status.KNOWN_FAILURE: "known",
+    Status.FAILED: "FAIL",
+    Status.CRASHED: "CRASH",
+    Status.HUNG: "HUNG",
+    Status.UNSUPPORTED: "-",
+    Status.INCONCLUSIVE: "?",
+    Status.INTERRUPTED: "?",
 }
+COUNTS = {
+    Status.PASSED: "passed",
+    Status.FAILED: "failed",
+    Status.CRASHED: "crashed",
+    Status.HUNG: "hung",
+    Status.UNSUPPORTED: "unsupported",
+    Status.KNOWN_FAILURE: "with known deviations alone",
+    Status.INTERRUPTED: "not run",
+}
+ALWAYS = (Status.PASSED, Status.FAILED, Status.CRASHED, Status.UNSUPPORTED)
+"""Counted even where there are none."""
 
 
 def summary_lines(
-    results: Sequence[CheckResult], counts: Mapping[str, int], subjects: Sequence[SubjectFacts]
+    records: Sequence[Record], subjects: Sequence[Mapping[str, Any]], *, whole: bool
 ) -> Iterator[str]:
-    """Yield the matrix where there are several subjects, then what is not right, then the totals."""
+    """Yield standings, the matrix where there are several subjects, what is not right, and the totals.
+
+    Args:
+        records: what came of the questions.
+        subjects: facts of each subject.
+        whole: the whole suite was asked, so that clauses and profiles can be said to be kept.
+    """
+    if whole:
+        yield from standing_lines(standings_of(records))
     for subject in subjects:
-        if subject.version is not None:
-            how = f", {subject.mode}" if subject.mode else ""
-            yield f"{subject.name}: {subject.package} {subject.version}{how}"
-    names = list(dict.fromkeys(result.subject for result in results))
+        if subject["version"] is not None:
+            how = f", {subject['mode']}" if subject["mode"] else ""
+            yield f"{subject['name']}: {subject['package']} {subject['version']}{how}"
+    names = list(dict.fromkeys(record.subject.name for record in records))
     if len(names) > 1:
-        yield from _matrix(results, names)
-    yield from _known(results)
-    for result in results:
-        if result.status in ("failed", "crashed"):
-            yield f"{result.status.upper()} {result.subject} {result.check}: {result.reason}"
-            for finding in result.findings[1:SHOWN_FINDINGS]:
-                yield f"  also: {finding['said']}"
-            if result.failure:
-                yield f"  again: {result.failure.replay}"
-    yield from _unsupported(results)
-    for result in results:
-        if result.operations and result.status in ("passed", "deviates"):
-            did = f"{result.cases} histories of {result.operations / result.cases:.0f} operations"
-            yield f"{result.subject} {result.check}: {did}"
-    numbers = ", ".join(f"{counts[name]} {name}" for name in ("passed", "failed", "crashed", "unsupported"))
-    numbers += f", {counts['deviates']} with known deviations alone" if counts["deviates"] else ""
-    numbers += f", {counts['not_run']} not run" if counts["not_run"] else ""
-    yield f"{counts['cases']} generated cases, {counts['checks']} checks: {numbers}"
+        yield from _matrix(records, names)
+    yield from _known(records)
+    for record in records:
+        if record.status in BROKEN:
+            yield f"{str(record.status).upper()} {record.label}: {one_line(record.reason or '')}"
+            for finding in record.details["findings"][1:SHOWN_FINDINGS]:
+                yield f"  also: {one_line(finding['said'])}"
+            if record.failure is not None:
+                yield f"  again: {record.failure.replay}"
+    yield from _unsupported(records)
+    for record in records:
+        cases, operations = _number(record, "cases"), _number(record, "operations")
+        if operations and record.status in JUDGED:
+            yield f"{record.label}: {cases} histories of {operations / cases:.0f} operations"
+    counts = {status: sum(record.status == status for record in records) for status in COUNTS}
+    said = [f"{count} {COUNTS[status]}" for status, count in counts.items() if count or status in ALWAYS]
+    cases = sum(_number(record, "cases") for record in records)
+    yield f"{cases} generated cases, {len(records)} checks: {', '.join(said)}"
 
 
-def _matrix(results: Sequence[CheckResult], names: Sequence[str]) -> Iterator[str]:
+def standings_of(records: Sequence[Record]) -> list[Standing]:
+    """Return where each subject stands."""
+    return list(standings([record.flat() for record in records]))
+
+
+def json_fields(records: Sequence[Record]) -> dict[str, Any]:
+    """Return what the JSON file holds beside the records: totals, standings, and flat results."""
+    return {
+        "cases": sum(_number(record, "cases") for record in records),
+        "checks": len(records),
+        **{str(one).replace("-", "_"): sum(record.status == one for record in records) for one in Status},
+        "subjects": [subject.to_json() for subject in standings_of(records)],
+        "results": [record.flat() for record in records],
+    }
+
+
+def properties(records: Sequence[Record]) -> dict[str, str]:
+    """Return properties of the JUnit suite: clauses, profiles and badges of each subject."""
+    found = {}
+    for subject in standings_of(records):
+        name = f"{subject.device}.{subject.subject}"
+        found[f"{name}.clauses"] = f"{len(subject.kept)} of {subject.clauses}"
+        for kind, claims in (("profiles", subject.profiles), ("badges", subject.badges)):
+            found[f"{name}.{kind}"] = ", ".join(claim.name for claim in claims if claim.held)
+    return found
+
+
+def _number(record: Record, name: str) -> int:
+    figure = record.figures.get(name)
+    return int(figure.value or 0) if figure is not None else 0
+
+
+def _matrix(records: Sequence[Record], names: Sequence[str]) -> Iterator[str]:
     """Checks down, subjects across; allocators and backends share no check, so each has its own."""
-    for kind in dict.fromkeys(result.subject_kind for result in results):
-        found = {(r.check, r.subject): WORDS[r.status] for r in results if r.subject_kind == kind}
+    for kind in dict.fromkeys(record.subject.kind for record in records):
+        found = {
+            (record.details["check"], record.subject.name): WORDS[record.status]
+            for record in records
+            if record.subject.kind == kind
+        }
         mine = [name for name in names if any(subject == name for _, subject in found)]
         if len(mine) < 2:
             continue
@@ -69,25 +125,26 @@ def _matrix(results: Sequence[CheckResult], names: Sequence[str]) -> Iterator[st
         yield f"({', '.join(meant)})"
 
 
-def _known(results: Sequence[CheckResult]) -> Iterator[str]:
+def _known(records: Sequence[Record]) -> Iterator[str]:
     """A line for each known deviation of a subject, with the checks that met it."""
     met: dict[tuple[str, str], list[str]] = {}
     reasons: dict[tuple[str, str], str] = {}
-    for result in results:
-        for known in result.deviations:
-            key = (result.subject, str(known["name"]))
-            met.setdefault(key, []).append(result.check)
+    for record in records:
+        for known in record.details["deviations"]:
+            key = (record.subject.name, str(known["name"]))
+            met.setdefault(key, []).append(record.details["check"])
             reasons[key] = str(known["reason"])
     for (subject, name), checks in met.items():
-        yield f"KNOWN {subject} {', '.join(checks)}: {name}: {reasons[subject, name]}"
+        yield f"KNOWN {subject} {', '.join(checks)}: {name}: {one_line(reasons[subject, name])}"
 
 
-def _unsupported(results: Sequence[CheckResult]) -> Iterator[str]:
+def _unsupported(records: Sequence[Record]) -> Iterator[str]:
     """A line for each subject and reason."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for result in results:
-        if result.status == "unsupported":
-            groups.setdefault((result.subject, result.reason or "no reason given"), []).append(result.check)
+    for record in records:
+        if record.status == Status.UNSUPPORTED:
+            key = (record.subject.name, record.reason or "no reason given")
+            groups.setdefault(key, []).append(record.details["check"])
     for (subject, reason), checks in groups.items():
         which = checks[0] if len(checks) == 1 else f"{len(checks)} checks"
-        yield f"UNSUPPORTED {subject}, {which}: {reason}"
+        yield f"UNSUPPORTED {subject}, {which}: {one_line(reason)}"

@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import click
 
 from pabench import __version__
 from pabench.cli.doctor_peers import peer_facts
+from pabench.console import say
 from pabench.errors import EnvironmentRefused
 from pabench.run import provenance
 from pabench.run.provenance import package_versions
@@ -41,7 +41,7 @@ def command(as_json: bool, peers: bool, strict: bool) -> None:
       pabench doctor --peers
     """
     facts = examine() | ({"peers": peer_facts()} if peers else {})
-    click.echo(json.dumps(facts, indent=2) if as_json else _text(facts))
+    say(json.dumps(facts, indent=2) if as_json else _text(facts))
     if strict and not facts["devices"]:
         raise EnvironmentRefused(
             "neither a CUDA GPU nor a C++ compiler is here, so no device works",
@@ -130,14 +130,15 @@ def _resources() -> dict[str, Any]:
 
 
 def _backends() -> dict[str, Any]:
-    from pabench.subjects.backends.registry import GROUP, backend_names
+    from pabench.subjects.reference import BACKEND
+    from pabench.subjects.registry import installed, places
 
-    installed = {point.name for point in metadata.entry_points(group=GROUP)}
-    return {name: {"object": at, "entry_point": name in installed} for name, at in backend_names().items()}
+    foreign = installed(BACKEND)
+    return {name: {"object": at, "entry_point": name in foreign} for name, at in places(BACKEND).items()}
 
 
 def _cache() -> dict[str, Any]:
-    from pabench.device.cache import cache_root
+    from pabench.device.cache import cache_root, distrust
 
     folder = cache_root()
     # the folder is made at the first use; until then its nearest parent has to take it
@@ -145,6 +146,8 @@ def _cache() -> dict[str, Any]:
     found: dict[str, Any] = {"path": str(folder)}
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         found["problem"] = f"{nearest} cannot be written; a temporary folder is used instead"
+    elif why := distrust(folder):
+        found["problem"] = why
     return found
 
 

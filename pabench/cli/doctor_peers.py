@@ -17,15 +17,15 @@ def peer_facts() -> dict[str, Any]:
 
     Each is loaded as a run would load it; what needs a GPU where none is, is looked for and not loaded.
     """
-    from pabench.subjects.allocators.registry import ALLOCATORS
+    from pabench.subjects.allocators.table import ALLOCATORS
     from pabench.subjects.backends.adapters.table import ADAPTERS
-    from pabench.subjects.backends.registry import load_backend
+    from pabench.subjects.registry import load_backend
 
     rows: dict[str, Any] = {}
-    for name, entry in ALLOCATORS.items():
-        if entry.peer is not None:
-            _add(rows, entry.peer, "allocators", name, entry.load)
-            rows[entry.peer.title]["needs_gpu"] = False
+    for name, subject in ALLOCATORS.items():
+        for peer in subject.peers:
+            _add(rows, peer, "allocators", name, peer.load)
+            rows[peer.title]["needs_gpu"] = False
     device = _device()
     gpu = device is not None and device.name == "cuda"
     for name, adapter in ADAPTERS.items():

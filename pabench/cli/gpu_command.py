@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pabench.cli.isolation_options import parse_seconds
-from pabench.cli.run_folder import stop_on_sigterm
+from pabench.console import say
 from pabench.errors import EnvironmentRefused, UnknownName, UsageError
+from pabench.run.options import parse_seconds
+from pabench.run.signals import stop_signals
 
 if TYPE_CHECKING:
     from pabench.cli.gpu_steps import Step
@@ -66,14 +67,14 @@ def command(part: str, grid: str, budget: str, out: str | None, resume: bool) ->
         check_new(folder)
         begin(folder)
     steps = [step for step in _steps(folder, grid) if part in (step.part, "all")]
-    click.echo(f"{plan_of(steps, ends_at - began)}\nfolder: {folder}")
-    with stop_on_sigterm():
-        outcomes = run_steps(steps, folder, ends_at=ends_at, done=done, show=click.echo)
+    say(f"{plan_of(steps, ends_at - began)}\nfolder: {folder}")
+    with stop_signals():
+        outcomes = run_steps(steps, folder, ends_at=ends_at, done=done, show=say)
     _report(folder)
     code = exit_code(outcomes)
     ended = {outcome.name for outcome in outcomes if outcome.state in ("ok", "skipped")}
     if not all(step.name in ended and step.complete() for step in steps):
-        click.echo(f"go on with: {shlex.join(['pabench', 'gpu', '--resume', '--out', str(folder)])}")
+        say(f"go on with: {shlex.join(['pabench', 'gpu', '--resume', '--out', str(folder)])}")
     return code
 
 
@@ -123,7 +124,7 @@ def _steps(folder: Path, grid: str) -> tuple[Step, ...]:
 
 def _conformance(folder: Path) -> dict[str, Sequence[str]]:
     """A run for each of our backends and for the allocator that has its pages on the GPU."""
-    from pabench.subjects.backends.registry import OWN
+    from pabench.subjects.backends.own import OWN
 
     made: dict[str, Sequence[str]] = {}
     subjects = [("backend", name) for name in OWN if name not in PEERS]
@@ -185,4 +186,4 @@ def _report(folder: Path) -> None:
 
     runs = sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
     if runs:
-        click.echo(f"report: {render_report(runs, folder / REPORT_FILE)}")
+        say(f"report: {render_report(runs, folder / REPORT_FILE)}")

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pabench.errors import EXIT_ENVIRONMENT, EXIT_FAILURE, EXIT_OK, EnvironmentRefused, UsageError
-from pabench.run.files import atomic_write_text, pretty, reason
+from pabench.errors import EXIT_ENVIRONMENT, EXIT_FAILURE, EXIT_OK, EnvironmentRefused, UsageError, reason
+from pabench.run.files import atomic_write_text, pretty
 
 STEPS_FILE = "steps.json"
 SHUTDOWN_S = 15.0

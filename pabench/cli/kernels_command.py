@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pabench.cli.text_table import text_table
+from pabench.console import say
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -93,9 +94,9 @@ def command(
         results = compile_table(sources, names, finished=lambda: bar.update(1) if bar else None)
     passed = all(result.passed for result in results)
     if as_json:
-        click.echo(json.dumps(_as_json(results, names, nvrtc_version(), passed), indent=2))
+        say(json.dumps(_as_json(results, names, nvrtc_version(), passed), indent=2))
     else:
-        click.echo(_as_text(results, nvrtc_version()))
+        say(_as_text(results, nvrtc_version()))
     return EXIT_OK if passed else EXIT_FAILURE
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from pabench.cli.text_table import text_table
+from pabench.console import say
 from pabench.errors import UnknownName
 
 Rows = list[dict[str, Any]]
@@ -19,6 +20,8 @@ SKETCH_DRAWS = 2000
 SKETCH_BINS = 18
 SKETCH_UNICODE = "▁▂▃▄▅▆▇█"
 SKETCH_ASCII = ".:-=+*%@"
+
+ENTRY_POINT = "an entry point of an installed package"
 
 ROWS: dict[str, Callable[[], Rows]] = {}
 
@@ -33,20 +36,20 @@ def _lists(what: str) -> Callable[[Callable[[], Rows]], Callable[[], Rows]]:
 
 @_lists("backends")
 def _backends() -> Rows:
-    from pabench.subjects.backends.adapters.table import ADAPTERS
-    from pabench.subjects.backends.registry import backend_names
+    from pabench.subjects.reference import BACKEND
+    from pabench.subjects.registry import known, places
 
     rows: Rows = []
-    for name, value in sorted(backend_names().items()):
-        adapter = ADAPTERS.get(name)
-        peer = None if adapter is None else adapter.peers[0]
+    for name, place in sorted(places(BACKEND).items()):
+        subject = known(BACKEND).get(name)
+        peer = subject.peers[0] if subject and subject.peers else None
         rows.append(
             {
                 "name": name,
                 "runs": "" if peer is None else f"{peer.title} {peer.version}",
-                "needs_gpu": adapter is not None and adapter.needs_gpu,
-                "object": value,
-                "about": "" if adapter is None else adapter.about,
+                "needs_gpu": subject is not None and subject.needs_gpu,
+                "object": place,
+                "about": ENTRY_POINT if subject is None else subject.about,
             }
         )
     return rows
@@ -55,23 +58,28 @@ def _backends() -> Rows:
 @_lists("allocators")
 def _allocators() -> Rows:
     from pabench.subjects.allocators.capabilities import OPERATIONS
-    from pabench.subjects.allocators.registry import ALLOCATORS
+    from pabench.subjects.reference import ALLOCATOR
+    from pabench.subjects.registry import declared, installed, known, places, resolve
 
     rows: Rows = []
-    for name, entry in ALLOCATORS.items():
-        can = entry.capabilities
+    for name, place in places(ALLOCATOR).items():
+        subject = known(ALLOCATOR).get(name)
+        # other people's code is not run for a list
+        foreign = subject is None or name in installed(ALLOCATOR)
+        can = None if foreign else declared(resolve(ALLOCATOR, name)).capabilities
         rows.append(
             {
                 "name": name,
-                "order": can.order,
-                "ids": can.determinism,
-                "batch": can.batch_mode,
-                "refusal": can.refusal,
-                "progress": can.progress,
-                "watermark": can.watermark,
-                "reserved_pages": len(can.reserved_pages),
-                "operations": [operation for operation in OPERATIONS if operation in can.operations],
-                "about": entry.about,
+                "order": can and can.order,
+                "ids": can and can.determinism,
+                "batch": can and can.batch_mode,
+                "refusal": can and can.refusal,
+                "progress": can and can.progress,
+                "watermark": can and can.watermark,
+                "reserved_pages": can and len(can.reserved_pages),
+                "operations": [operation for operation in OPERATIONS if can and operation in can.operations],
+                "object": place,
+                "about": ENTRY_POINT if subject is None else subject.about,
             }
         )
     return rows
@@ -79,13 +87,19 @@ def _allocators() -> Rows:
 
 @_lists("checks")
 def _checks() -> Rows:
-    from pabench.checks.allocator_checks import ALLOCATOR_CHECKS, about_allocator_check
-    from pabench.checks.registry import CHECKS
+    from pabench.checks.registry import ALLOCATOR_CHECKS, CHECKS
 
     rows: Rows = [{"name": c.id, "judges": c.operation, "about": c.about} for c in CHECKS.values()]
-    return rows + [
-        {"name": name, "judges": "allocator", "about": about_allocator_check(name)}
-        for name in ALLOCATOR_CHECKS
+    return rows + [{"name": c.id, "judges": "allocator", "about": c.about} for c in ALLOCATOR_CHECKS.values()]
+
+
+@_lists("questions")
+def _questions() -> Rows:
+    from pabench.checks.suite import QUESTIONS
+
+    return [
+        {"name": q.id, "asks": q.subject_kind, "clauses": list(q.clauses), "about": q.sentence}
+        for q in QUESTIONS
     ]
 
 
@@ -234,21 +248,21 @@ def command(what: str | None, as_json: bool) -> None:
       pabench list backends --json
     """
     if what is None:
-        click.echo(json.dumps(sorted(ROWS)) if as_json else "\n".join(sorted(ROWS)))
+        say(json.dumps(sorted(ROWS)) if as_json else "\n".join(sorted(ROWS)))
         return
     if what not in ROWS:
         raise UnknownName("list", what, ROWS)
     rows = ROWS[what]()
     if as_json:
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        say(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     if what == "lengths":
-        click.echo(
+        say(
             f"{SKETCH_DRAWS} draws each; a column of the sketch is a doubling of the length, from 1 to "
             f"{2 ** (SKETCH_BINS - 1):,} tokens and more.\n"
             "Other lengths: list:100,250,17 (themselves), or --trace FILE.\n"
         )
-    click.echo(text_table(rows))
+    say(text_table(rows))
 
 
 def _first_line(documented: object) -> str:

@@ -6,6 +6,7 @@ only when ``PABENCH_TRACEBACK`` is set.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -14,7 +15,34 @@ from typing import NoReturn
 import click
 
 from pabench import __version__
-from pabench.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, PabenchError, UnknownName
+from pabench.cli.numbers import strict_numbers
+from pabench.console import lasting_output, say
+from pabench.errors import (
+    EXIT_ENVIRONMENT,
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    PabenchError,
+    UnknownName,
+    reason,
+)
+from pabench.run.options import command_arguments
+from pabench.run.signals import stop_signals
+from pabench.text import one_line, shown_path
+
+REFUSED = {
+    **dict.fromkeys(
+        (
+            *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+            *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN),
+        ),
+        EXIT_ENVIRONMENT,
+    ),
+    errno.ENAMETOOLONG: EXIT_USAGE,
+    errno.ELOOP: EXIT_USAGE,
+}
+"""What a system refuses that no command foresaw, and the exit code it gives."""
 
 COMMANDS = {
     "conformance": "Judge a backend against the dense oracle with generated cases.",
@@ -45,8 +73,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             raise UnknownName("command", cmd_name, COMMANDS)
         module = importlib.import_module(f"pabench.cli.{cmd_name}_command")
-        command: click.Command = module.command
-        return command
+        return strict_numbers(module.command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands without importing them."""
@@ -72,12 +99,17 @@ def cli() -> None:
     """
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code; a command returns its own code or None for 0."""
+def run(arguments: list[str] | None = None, command: click.Command = cli) -> int:
+    """Run a command line and return its exit code; a command returns its own code or None for 0."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    said = command_arguments.set(tuple(arguments))
     try:
-        # no command at all asks for help and is no mistake
-        code = cli.main(args=arguments or ["--help"], prog_name="pabench", standalone_mode=False)
+        # a cancelled job may not have got beyond its imports
+        with stop_signals():
+            # no command at all asks for help and is no mistake
+            words = arguments or (["--help"] if command is cli else [])
+            name = "pabench" if command is cli else None
+            code = command.main(args=words, prog_name=name, standalone_mode=False)
     except PabenchError as error:
         return _fail(str(error), error.exit_code, hint=error.hint)
     except click.exceptions.Exit as stop:
@@ -86,23 +118,32 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail(error.format_message(), EXIT_USAGE, hint="pabench COMMAND --help shows the options")
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
     except Exception as error:
         if os.environ.get("PABENCH_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            what = "" if error.filename is None else f" {shown_path(error.filename)}"
+            return _fail(f"cannot use{what or ' this machine'}: {reason(error)}", REFUSED[error.errno])
         text = f"internal error: {type(error).__name__}: {error}"
         return _fail(text, EXIT_INTERNAL, hint="PABENCH_TRACEBACK=1 shows the traceback; please report it")
+    finally:
+        command_arguments.reset(said)
     return code if isinstance(code, int) else EXIT_OK
 
 
-def main() -> NoReturn:
-    """Entry point of the ``pabench`` script."""
-    sys.exit(run())
+def main(command: click.Command = cli) -> NoReturn:
+    """Entry point of the ``pabench`` script, and of an activity of one's own with its command."""
+    with lasting_output() as output:
+        code = run(command=command)
+        # what is left in buffers is written before the verdict on the writing
+        sys.stdout.flush()
+        if output.failure is not None:
+            said = f"cannot write to standard output: {reason(output.failure)}"
+            code = _fail(said, code if code != EXIT_OK else EXIT_ENVIRONMENT)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int, *, hint: str | None = None) -> int:
-    line = " ".join(message.split())
-    click.echo(f"pabench: {line}" + (f" ({hint})" if hint else ""), err=True)
+    said = one_line(message) + (f" ({one_line(hint)})" if hint else "")
+    say(f"pabench: {said}", err=True)
     return code

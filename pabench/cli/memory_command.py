@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pabench.cli.model_options import GIB, chosen_model, item_bytes, pool_bytes_of
+from pabench.console import say
 from pabench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,11 +70,12 @@ def command(
     """
     from pabench.activities.sweep.axes import parse_numbers
     from pabench.problem.checks import finite_number
+    from pabench.run.files import atomic_write_text, check_output, pretty
     from pabench.timing.gpus import gpu_by_name
 
     itemsize = item_bytes(dtype)
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UsageError(f"--json {str(json_file)!r}: must be a file in an existing folder")
+    if json_file is not None:
+        check_output("--json", json_file)
     sizes = parse_numbers("--page-sizes", page_sizes)
     model = chosen_model(model_name, heads, head_dim, layers)
     gpu = gpu_by_name(gpu_name)
@@ -85,13 +87,14 @@ def command(
     pool_bytes = pool_bytes_of(pool_gib, gpu, gpus, weight_bytes)
     sources = {}
     if lengths is not None or trace is None:
-        sources[lengths or "azure-conv"] = _drawn(lengths or "azure-conv", requests, seed)
+        spec = "azure-conv" if lengths is None else lengths
+        sources[spec] = _drawn(spec, requests, seed)
     if trace is not None:
         from pabench.workloads.traces import read_trace
 
         sources[f"trace {trace.name}"] = read_trace(trace).total_tokens
     token_bytes = model.token_bytes(itemsize)
-    click.echo(
+    say(
         f"{model.title}, {dtype}: {token_bytes:,} bytes of cache a token; "
         f"pool {pool_bytes / GIB:.2f} GiB on {gpus} x {gpu.title}"
     )
@@ -103,8 +106,6 @@ def command(
         record["sources"][name] = result
         _print(name, result)
     if json_file is not None:
-        from pabench.run.files import atomic_write_text, pretty
-
         atomic_write_text(json_file, pretty(record))
 
 
@@ -195,26 +196,26 @@ def _figures(
 
 
 def _print(name: str, result: dict[str, Any]) -> None:
-    click.echo(
+    say(
         f"\n{name}: {result['requests']:,} requests of {result['mean_tokens']:,.1f} tokens on average, "
         f"longest {result['max_tokens']:,}; {result['pool_slots']:,} slots"
     )
-    click.echo(
+    say(
         f"fit at once: {result['reserved_capacity']:,} reserved for the longest, "
         f"{result['padded_capacity']:,} padded to the batch's longest"
     )
-    click.echo("page size | waste a sequence | (P-1)/2 | internal |   gain | paged fit | modelled tokens/s")
+    say("page size | waste a sequence | (P-1)/2 | internal |   gain | paged fit | modelled tokens/s")
     rows = result["page_sizes"]
     top = max(row["modelled_tokens_per_s"] for row in rows)
     for row in rows:
         bar = "#" * round(20 * row["modelled_tokens_per_s"] / top)
-        click.echo(
+        say(
             f"{row['page_size']:>9} | {row['waste_tokens']:>16.4f} | {row['expected_waste_tokens']:>7.1f} | "
             f"{row['internal_fragmentation']:>8.4%} | {row['efficiency_gain']:>6.2f} | "
             f"{row['capacity']:>9,} | {row['modelled_tokens_per_s']:>12,.0f} {bar}"
         )
     best = result["best_page_size"]
-    click.echo(
+    say(
         f"best page size {best['best']} (modelled); within 1 % of it: {best['low']} to {best['high']}, "
         f"for a full pool"
     )

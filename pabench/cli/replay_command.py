@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
-from pabench.cli.isolation_options import deadline_seconds, isolation_options, poll_seconds
-from pabench.errors import EXIT_FAILURE, EXIT_OK
+from pabench.console import say
+from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
+from pabench.run.options import deadline_of, poll_seconds
+from pabench.text import one_line
 
 
 @click.command(name="replay")
@@ -23,7 +25,8 @@ from pabench.errors import EXIT_FAILURE, EXIT_OK
     "--inputs", type=click.Path(path_type=Path), metavar="FILE", help="Captured activations of the case."
 )
 @click.option("--checked", is_flag=True, help="Look at every access of the kernels, on the emulated device.")
-@isolation_options
+@click.option("--deadline", metavar="SECONDS", help="Timeout of one call.  [default: 60]")
+@click.option("--in-process", is_flag=True, help="No process of its own for the subject, for debuggers.")
 def command(
     case_dir: Path,
     subject: str | None,
@@ -31,7 +34,7 @@ def command(
     kernels: Path | None,
     inputs: Path | None,
     checked: bool,
-    deadline: float | None,
+    deadline: str | None,
     in_process: bool,
 ) -> int:
     """Run the failing case saved in CASE_DIR again; exit 0 when it passes now, 1 when it still fails.
@@ -41,10 +44,13 @@ def command(
       pabench replay runs/conformance-20260102-030405/failures/0123456789abcdef-decode-rawkernel
       pabench replay CASE_DIR --backend torch-sdpa
     """
-    deadline_s = deadline_seconds(deadline, in_process=in_process)
-    from pabench.activities.conformance.replay import ReplayRequest, replay_here, replay_isolated
+    if deadline is not None and in_process:
+        raise UsageError("--deadline needs a process of its own, must not be given with --in-process")
+    from pabench.activities.conformance.replay import ReplayRequest, replay
+    from pabench.run.workers import DEFAULT_DEADLINE_S
     from pabench.workloads.captured import inputs_in_use
 
+    deadline_s = DEFAULT_DEADLINE_S if deadline is None else deadline_of(deadline)
     request = ReplayRequest(
         folder=str(case_dir.absolute()),
         subject=subject,
@@ -54,7 +60,9 @@ def command(
         poll_seconds=poll_seconds(deadline_s),
     )
     with inputs_in_use(inputs):
-        replayed = replay_here(request) if in_process else replay_isolated(request, deadline_s=deadline_s)
+        replayed = replay(request, deadline_s=None if in_process else deadline_s)
     state = "PASSED" if replayed.passed else "FAILED"
-    click.echo(f"{state} {replayed.subject} {replayed.check} on {replayed.device}: {replayed.text}")
+    say(f"{state} {replayed.subject} {replayed.check} on {replayed.device}: {one_line(replayed.text)}")
+    if replayed.traceback:
+        say(replayed.traceback.rstrip())
     return EXIT_OK if replayed.passed else EXIT_FAILURE

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from pabench.console import say
 from pabench.errors import UsageError
+from pabench.run.files import check_output
 
 
 @click.command(name="report")
@@ -29,10 +31,8 @@ def command(runs: tuple[Path, ...], out: Path | None) -> None:
         raise UsageError("no run given: name at least one run directory", hint="pabench report RUN...")
     if out is None:
         out = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
-    elif out.is_dir():
-        raise UsageError(f"--out {out} is a folder: name a file", hint=f"--out {out / 'report.html'}")
-    elif not out.parent.is_dir():
-        raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
+    else:
+        check_output("--out", out)
     from pabench.report.render import render_report
 
-    click.echo(str(render_report(runs, out)))
+    say(str(render_report(runs, out)))

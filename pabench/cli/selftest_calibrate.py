@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import click
-
+from pabench.console import say
 from pabench.errors import EXIT_FAILURE, EXIT_OK
 
 SHOWN_FAILURES = 10
@@ -32,14 +31,14 @@ def judge_right_kernels(trials: int, *, seed: int, json_file: Path | None) -> in
         if found.failure is not None:
             failures.append(found.failure)
     width = max(len(kind) for kind in KINDS)
-    click.echo(f"{'largest err/T':<{width}}  " + "  ".join(f"{name:>8}" for name in DTYPES))
+    say(f"{'largest err/T':<{width}}  " + "  ".join(f"{name:>8}" for name in DTYPES))
     for kind, of_kind in ratios.items():
         cells = (f"{of_kind[name]:.3f}" if name in of_kind else "-" for name in DTYPES)
-        click.echo(f"{kind:<{width}}  " + "  ".join(f"{cell:>8}" for cell in cells))
+        say(f"{kind:<{width}}  " + "  ".join(f"{cell:>8}" for cell in cells))
     for failure in failures[:SHOWN_FAILURES]:
-        click.echo(f"FALSE ALARM {failure}")
+        say(f"FALSE ALARM {failure}")
     duration_s = round(time.monotonic() - begin, 3)
-    click.echo(f"{trials - len(failures)}/{trials} right kernels pass, seed {seed}, {duration_s:.0f} s")
+    say(f"{trials - len(failures)}/{trials} right kernels pass, seed {seed}, {duration_s:.0f} s")
     if json_file is not None:
         record: dict[str, Any] = {"trials": trials, "seed": seed, "duration_s": duration_s}
         record |= {"false_alarms": len(failures), "largest_ratio": ratios, "failures": failures}

@@ -11,7 +11,9 @@ import click
 
 from pabench.cli.selftest_calibrate import judge_right_kernels
 from pabench.cli.selftest_mutants import OWN, choose, judge_mutants
+from pabench.console import say
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UnknownName, UsageError
+from pabench.run.files import check_output
 
 if TYPE_CHECKING:
     from pabench.controls.compare import Compared
@@ -119,14 +121,16 @@ def command(
     if device not in DEVICES:
         raise UnknownName("device", device, DEVICES)
     for option, file in (("--json", json_file), ("--out", out)):
-        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            raise UsageError(f"{option} {str(file)!r}: must be a file in an existing folder")
+        if file is not None:
+            check_output(option, file)
     if hasty and generate is None:
         raise UsageError("--hasty: is for --generate")
     if out is not None and mutants is None and generate is None:
         raise UsageError("--out: is for --mutants and --generate")
-    if kernels is not None and not (kernels / "pab").is_dir():
-        raise UsageError(f"kernels = {str(kernels)!r}: must be a folder like kernels_cuda, with a folder pab")
+    if kernels is not None:
+        from pabench.device.registry import check_kernels
+
+        check_kernels(kernels)
     if not controls:
         for option, given in (("--device", device != "emulated"), ("--kernels", kernels is not None)):
             if given:
@@ -161,11 +165,11 @@ def command(
     record: dict[str, Any] = {"seeds": seeds, "device": device}
     width = max(len(control.id) for control in chosen)
     if program is None:
-        click.echo(f"{'control':<{width}}  {'expected':<8}  {'found':<11}  place  seeds")
+        say(f"{'control':<{width}}  {'expected':<8}  {'found':<11}  place  seeds")
 
     def show(verdict: Verdict) -> None:
         if program is None:
-            click.echo(_line(verdict, width))
+            say(_line(verdict, width))
 
     verdicts = run_controls(chosen, folder, seeds=range(seeds), kernels=kernels, on_verdict=show)
     if program is None:
@@ -176,9 +180,9 @@ def command(
         record["compute_sanitizer"] = _sanitizer_counts(compared)
     for row in rows:
         if row.problem:
-            click.echo(f"WRONG {row.control.id} ({row.control.about}): {row.problem}")
+            say(f"WRONG {row.control.id} ({row.control.about}): {row.problem}")
     record |= counts(verdicts) | {"duration_s": round(time.monotonic() - begin, 3)}
-    click.echo(
+    say(
         f"{record['right']}/{record['controls']} flagged, {record['false_alarms']} false alarms "
         f"in {record['twins']} twins, {seeds} schedules each, {record['duration_s']:.0f} s"
     )
@@ -194,11 +198,11 @@ def _beside_the_sanitizer(
     from pabench.controls.compare import compare
 
     head = f"{'control':<{width}}  {'expected':<8}  {'checked device':<14}  place"
-    click.echo(f"{head}  {'tool':<10}  {'sanitizer':<9}  place")
+    say(f"{head}  {'tool':<10}  {'sanitizer':<9}  place")
     compared = []
     for verdict in verdicts:
         compared.append(compare(verdict, folder, program))
-        click.echo(_compared_line(compared[-1], width))
+        say(_compared_line(compared[-1], width))
     return compared
 
 
@@ -206,7 +210,7 @@ def _sanitizer_counts(compared: Sequence[Compared]) -> dict[str, int]:
     from pabench.controls.compare import tool_counts
 
     counted = tool_counts(compared)
-    click.echo(
+    say(
         f"compute-sanitizer: {counted['flagged']}/{counted['looked_for']} flagged where a tool looks, "
         f"{counted['twins_flagged']} twins flagged"
     )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import click
-
+from pabench.console import say
 from pabench.errors import (
     EXIT_FAILURE,
+    EXIT_INTERNAL,
     EXIT_NOTHING_RAN,
     EXIT_OK,
     EnvironmentRefused,
@@ -55,8 +55,8 @@ def judge_mutants(
 ) -> int:
     """Judge the mutants of ``source``, or ``generate`` made ones, print a line each; return the exit code.
 
-    The code is 0 when every mutant that could be judged was killed under every seed, 1 when one lives, 5 when
-    none could be judged.
+    The code is 0 when every mutant that could be judged was killed under every seed, 1 when one lives, 3 when
+    judging one failed, 5 when none could be judged.
     """
     from pabench.run.files import atomic_write_text, pretty
     from pabench.selftest.fates import FateFile
@@ -66,32 +66,35 @@ def judge_mutants(
     file = None if out is None else FateFile(out, seeds=range(seeds), hasty=hasty)
     begin = time.monotonic()
     width = max(len(mutant.id) for mutant in chosen)
-    click.echo(f"{'mutant':<{width}}  {'killed':<7}  {'by':<{CHECK_WIDTH}}  smallest err/T")
+    say(f"{'mutant':<{width}}  {'killed':<7}  {'by':<{CHECK_WIDTH}}  smallest err/T")
     fates = kill_matrix(
         chosen,
         seeds=range(seeds),
         hasty=hasty,
         file=file,
-        on_fate=lambda fate: click.echo(_line(fate, width)),
+        on_fate=lambda fate: say(_line(fate, width)),
     )
     for fate in fates:
         if fate.status != "killed":
-            click.echo(f"{fate.status.upper()} {fate.mutant.id} ({fate.mutant.file}): {_why(fate)}")
+            say(f"{fate.status.upper()} {fate.mutant.id} ({fate.mutant.file}): {_why(fate)}")
     record: dict[str, Any] = counts(fates) | {
         "seeds": seeds,
         "duration_s": round(time.monotonic() - begin, 3),
     }
     refused = f", {record['refused']} not judged" if record["refused"] else ""
+    refused += f", {record['errors']} with an internal error" if record["errors"] else ""
     another = f", {record['by_another']} by another check than the one named" if generate is None else ""
-    click.echo(
+    say(
         f"{record['killed']}/{record['judged']} killed in {seeds} of {seeds} seeds{another}{refused}, "
         f"{record['duration_s']:.0f} s"
     )
     if json_file is not None:
         atomic_write_text(json_file, pretty({**record, "results": [fate.to_json() for fate in fates]}))
-    if not record["judged"]:
-        return EXIT_NOTHING_RAN
-    return EXIT_FAILURE if record["lives"] else EXIT_OK
+    if record["lives"]:
+        return EXIT_FAILURE
+    if record["errors"]:
+        return EXIT_INTERNAL
+    return EXIT_OK if record["judged"] else EXIT_NOTHING_RAN
 
 
 def _load(source: str | None, generate: int | None, seed: int) -> list[Mutant]:
@@ -132,7 +135,7 @@ def _line(fate: Fate, width: int) -> str:
     seen = dict.fromkeys(f"{kill.subject}/{kill.check}" for kill in fate.kills if kill is not None)
     checks = ", ".join(seen) or "-"
     ratio = fate.smallest_ratio
-    shown = "-" if fate.refused is not None else f"{fate.killed}/{len(fate.kills)}"
+    shown = f"{fate.killed}/{len(fate.kills)}" if fate.kills else "-"
     return (
         f"{fate.mutant.id:<{width}}  {shown:<7}  {checks:<{CHECK_WIDTH}}  "
         f"{'-' if ratio is None else f'{ratio:.3g}'}"
@@ -140,7 +143,7 @@ def _line(fate: Fate, width: int) -> str:
 
 
 def _why(fate: Fate) -> str:
-    if fate.refused is not None:
-        return fate.refused
+    if fate.refused is not None or fate.error is not None:
+        return str(fate.refused or fate.error)
     change = " ".join(f"{fate.mutant.before!r} -> {fate.mutant.after!r}".split())
     return f"survived {fate.cases} cases; {change[:SHOWN]}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pabench.text import one_line
+
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return aligned columns under the keys of the first row, numbers to the right, the last one ragged."""
@@ -33,7 +35,7 @@ def _cell(value: Any) -> str:
         return "+".join(str(item) for item in value) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else one_line(str(value))
 
 
 def _is_number(value: Any) -> bool:

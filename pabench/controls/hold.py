@@ -8,9 +8,9 @@ from pabench.controls.model import RIGHT, Control
 from pabench.controls.table import TABLE, controls_dir, load_controls
 from pabench.controls.verdict import Verdict, judge
 from pabench.device.base import Device
-from pabench.device.cache import cached_file, content_key
+from pabench.device.cache import cached_text, content_key
 from pabench.device.checked import CheckedDevice
-from pabench.device.headers import header_texts
+from pabench.device.headers import emulator_texts, header_texts, include_dirs
 from pabench.device.registry import DeviceRequest
 from pabench.device.symbols import symbolizer
 from pabench.errors import EnvironmentRefused
@@ -49,7 +49,7 @@ def controls_hold(device: CheckedDevice) -> list[str]:
         return []
     misses: list[str] = []
 
-    def make(path: Path) -> None:
+    def make() -> str:
         # whoever has no symbolizer is told so by each finding; the findings can be believed all the same
         places = symbolizer() is not None
         own = control_device(kernels=device.kernels)
@@ -57,10 +57,10 @@ def controls_hold(device: CheckedDevice) -> list[str]:
         misses.extend(in_words(verdict) for verdict in verdicts if verdict.problem)
         if misses:
             raise _DoNotHold
-        path.write_text("".join(f"{control.id}\n" for control in quick), encoding="utf-8")
+        return "".join(f"{control.id}\n" for control in quick)
 
     try:
-        cached_file(f"controls-{key}.txt", make)
+        cached_text(f"controls-{key}.txt", make)
     except _DoNotHold:
         return misses
     _held.add(key)
@@ -91,10 +91,8 @@ def in_words(verdict: Verdict) -> str:
 
 
 def _key(device: CheckedDevice, folder: Path, quick: list[Control]) -> str:
-    try:
-        runtime = (device.kernels / "emulation" / "runtime.cpp").read_bytes()
-    except OSError as error:
-        raise EnvironmentRefused(f"kernel folder {device.kernels} has no emulation: {error}") from None
     files = sorted({control.file for control in quick})
     texts = [(folder / name).read_bytes() for name in (TABLE, *files)]
-    return content_key([device.description, *device.checks, *header_texts(device.kernels), runtime, *texts])
+    headers = header_texts(*include_dirs(device.kernels))
+    checker = emulator_texts(device.emulator)
+    return content_key([device.description, *device.checks, *headers, *checker, *texts])

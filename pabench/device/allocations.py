@@ -35,7 +35,7 @@ BUFFER = np.dtype(
     [("base", "u8"), ("bytes", "u8"), ("written", "u8")]
     + [(name, "u4") for name in ("number", "freed", "constant", "unused")]
 )
-"""``Buffer`` of emulation/checked/request.h."""
+"""``Buffer`` of emulator/checked/request.h."""
 
 
 @dataclass(slots=True, eq=False)

@@ -28,7 +28,7 @@ class KernelSource:
     Attributes:
         path: the ``.cu`` file.
         defines: macro name to value, for instance ``{"PAB_HEAD_DIM": "128"}``.
-        include_dir: root of the headers, the ``kernels_cuda`` folder.
+        include_dir: folder of kernels whose headers go first; what it has not is the project's own.
     """
 
     path: Path
@@ -116,6 +116,9 @@ class Device(Protocol):
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Return new device memory of zeros."""
+
+    def ready(self) -> None:
+        """Say that kernels will run; raises ``EnvironmentRefused`` where they cannot."""
 
     def load(self, source: KernelSource) -> Module:
         """Compile ``source`` or fetch it from the cache; raises ``CompileError``."""

@@ -60,7 +60,7 @@ class KernelFindings(DeviceFault):
 
 
 class NativeRequest(ctypes.Structure):
-    """``Request`` of emulation/checked/request.h."""
+    """``Request`` of emulator/checked/request.h."""
 
     _fields_ = (
         ("buffers", ctypes.c_void_p),

@@ -31,6 +31,15 @@ FLAGS = (
     "-Wno-psabi",
 )
 COMPILE_DEADLINE_S = 300
+NO_FAULT = re.compile(
+    # a program or file speaks; the lines of the source that the log repeats do not begin like that
+    r"^(\{standard input\}|LLVM ERROR|[^\s:]+):(?!.*#error).*("
+    r"no space left on device|quota exceeded|read-only file system|too many open files|input/output error|"
+    r"cannot allocate memory|memory exhausted|out of memory|killed signal|terminated with signal 9|"
+    r"resource temporarily unavailable|cannot create temporary file)",
+    re.IGNORECASE,
+)
+"""What a compiler and its helpers say when it was the machine that failed, not the source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +126,13 @@ def _run(compiler: Compiler, arguments: Sequence[str], output: Path, *, what: st
     command = [*compiler.command, *arguments, "-o", str(output)]
     try:
         result = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMPILE_DEADLINE_S, check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=COMPILE_DEADLINE_S,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},  # its messages are read below
         )
     except subprocess.TimeoutExpired:
         raise CompileError(f"{what}: the compiler did not finish within {COMPILE_DEADLINE_S} s") from None
@@ -126,6 +141,11 @@ def _run(compiler: Compiler, arguments: Sequence[str], output: Path, *, what: st
             f"C++ compiler {shlex.join(compiler.command)} does not run: {error}"
         ) from None
     if result.returncode:
+        why = f"killed by signal {-result.returncode}" if result.returncode < 0 else no_fault(result.stderr)
+        if why:
+            raise EnvironmentRefused(
+                f"{what} cannot be compiled here: {why}", hint="free memory and disk space, and try again"
+            )
         raise CompileError(f"{what} does not compile: {first_error(result.stderr)}")
     if not output.is_file() or not output.stat().st_size:
         raise EnvironmentRefused(
@@ -136,6 +156,11 @@ def _run(compiler: Compiler, arguments: Sequence[str], output: Path, *, what: st
 def native_flags() -> tuple[str, ...]:
     """Return the flag that lets the compiler use this processor's vector units."""
     return ("-march=native",)
+
+
+def no_fault(log: str) -> str | None:
+    """Return the line of a compiler log which says that the machine failed, or None."""
+    return next((line for line in log.splitlines() if NO_FAULT.match(line)), None)
 
 
 def first_error(log: str) -> str:

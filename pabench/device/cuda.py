@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from pabench.device.arguments import check_limits, check_scalars
 from pabench.device.base import MAX_ROOM_BYTES, DeviceLimits, KernelSource, Launch, Rooms
 from pabench.device.compiler import first_error
+from pabench.device.cupy_home import settle_cupy
 from pabench.device.nvrtc import header_key, nvrtc_options
 from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, LaunchError
 from pabench.problem.dtypes import Array
@@ -100,6 +102,9 @@ class CudaDevice:
             shared_bytes_per_sm=properties["sharedMemPerMultiprocessor"],
         )
 
+    def ready(self) -> None:
+        """See ``Device``; that there is a GPU has been found before."""
+
     def allocate(self, nbytes: int) -> Any:
         """Return new GPU memory."""
         import cupy
@@ -182,8 +187,8 @@ class CudaDevice:
         import cupy
 
         # CuPy's cache looks at the text and the options only, so a changed header must change an option
-        defines = {**source.defines, "PAB_HEADERS": f'"{header_key(source.include_dir)}"'}
-        options = (*nvrtc_options(include_dir=source.include_dir, defines=defines), *self._options)
+        defines = {**source.defines, "PAB_HEADERS": f'"{header_key(source)}"'}
+        options = (*nvrtc_options(replace(source, defines=defines)), *self._options)
         try:
             text = source.path.read_text(encoding="utf-8")
             module = cupy.RawModule(code=text, options=options, backend="nvrtc")
@@ -208,9 +213,11 @@ def _enough_memory() -> Iterator[None]:
 
 def why_no_cuda() -> str | None:
     """Return why there is no usable CUDA device, or None when there is one."""
+    settle_cupy()
     try:
         import cupy
-    except ImportError as error:
+    except Exception as error:
+        # besides ImportError whatever the making of its folder, or a broken library, raises
         return f"CuPy cannot be imported ({error})"
     try:
         count = cupy.cuda.runtime.getDeviceCount()

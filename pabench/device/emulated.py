@@ -1,4 +1,4 @@
-"""The emulated device: kernel files compiled as C++20, each CUDA thread a fiber (kernels_cuda/emulation)."""
+"""The emulated device: kernel files compiled as C++20, each CUDA thread a fiber (the folder emulator)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import re
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import numpy as np
 from pabench.cores import usable_cores
 from pabench.device.arguments import MAX_SHARED_BYTES, check_limits, check_scalars, check_signature
 from pabench.device.base import MAX_ROOM_BYTES, DeviceLimits, KernelSource, Launch, Rooms
-from pabench.device.cache import cached_file, content_key
+from pabench.device.cache import cached_file, check_cache, content_key
 from pabench.device.compiler import FLAGS, Compiler, compile_shared, find_compiler, processor_key
-from pabench.device.headers import header_texts
+from pabench.device.headers import emulator_dir, emulator_texts, header_texts, include_dirs
 from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, LaunchError
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
@@ -37,12 +38,14 @@ LIMITS = DeviceLimits(
 """Shared memory of an sm_90; one multiprocessor, so that small cases fill it as large ones fill a GPU."""
 POLL_SECONDS = 60
 
-_libraries: dict[Path, ctypes.CDLL] = {}
+# by name, which is a hash of the content: kernels find their runtime by its name, so that a second copy of it
+# from another folder would leave them with the first
+_libraries: dict[str, ctypes.CDLL] = {}
 _libraries_lock = threading.Lock()
 
 
 class NativeLaunch(ctypes.Structure):
-    """``PabEmuLaunch`` of emulation/runtime.cpp."""
+    """``PabEmuLaunch`` of emulator/runtime.cpp."""
 
     _fields_ = (
         ("invoke", ctypes.c_void_p),
@@ -127,16 +130,16 @@ class EmulatedDevice:
     Args:
         seed: drives the order of blocks, warps and lanes.
         workers: OS threads; default one a core.
-        kernels: folder with the emulation headers, by default the project's ``kernels_cuda``.
+        kernels: folder of kernels, by default the project's ``kernels_cuda``.
         flags: further compiler flags, for instance ``-DPAB_EMU_UCONTEXT`` for portable fibers.
         poll_seconds: how long a kernel may poll memory before the launch ends as a fault.
 
     Attributes:
         asked: names of the kernel files that were loaded or launched; whoever looks may clear it.
+        emulator: folder of the device's own C++.
 
     Raises:
         InvalidCase: ``seed``, ``workers`` or ``poll_seconds`` is out of range.
-        EnvironmentRefused: there is no C++ compiler.
     """
 
     name = "emulated"
@@ -157,12 +160,29 @@ class EmulatedDevice:
         self.workers = cores if workers is None else whole_number("workers", workers, low=1, high=1024)
         self.poll_seconds = whole_number("poll_seconds", poll_seconds, low=1, high=10**6)
         self.kernels = kernels or resource_dir("kernels_cuda")
+        self.emulator = emulator_dir()
         self.asked: set[str] = set()
         self._flags = tuple(flags)
-        self._compiler: Compiler = find_compiler()
-        self.description = f"emulated CUDA device on {self.workers} cores ({self._compiler.version})"
+        try:
+            found = self._compiler.version
+        except EnvironmentRefused:
+            found = "no C++ compiler"  # which a subject without kernels does not need
+        self.description = f"emulated CUDA device on {self.workers} cores ({found})"
         self._modules: dict[tuple[Path, Path, tuple[tuple[str, str], ...]], EmulatedModule] = {}
         self._broken: dict[tuple[Path, Path, tuple[tuple[str, str], ...]], CompileError] = {}
+
+    def ready(self) -> None:
+        """See ``Device``.
+
+        Raises:
+            EnvironmentRefused: there is no C++ compiler, or the cache folder is one that others can write.
+        """
+        check_cache()
+        _ = self._compiler
+
+    @cached_property
+    def _compiler(self) -> Compiler:
+        return find_compiler()
 
     def allocate(self, nbytes: int) -> Array:
         """Return new memory."""
@@ -239,27 +259,34 @@ class EmulatedDevice:
             raise DeviceFault(f"{launch.entry}: {message.value.decode(errors='replace')}")
 
     def _build_runtime(self) -> Path:
-        folder = self.kernels / "emulation"
-        source = folder / "runtime.cpp"
+        source, ours = self.emulator / "runtime.cpp", resource_dir("kernels_cuda")
         try:
-            key = content_key(
-                [*self._environment(), *RUNTIME_FLAGS, *header_texts(folder), source.read_bytes()]
-            )
+            key = content_key([*self._environment(), *RUNTIME_FLAGS, *emulator_texts(self.emulator)])
         except OSError as error:
-            raise CompileError(f"kernel folder {self.kernels} has no emulation: {error}") from None
+            raise EnvironmentRefused(
+                f"the emulated device's own sources cannot be read: {error}", hint="reinstall pabench"
+            ) from None
         name = f"runtime-{key}.so"
-        arguments = [*RUNTIME_FLAGS, f"-I{self.kernels}", str(source), f"-Wl,-soname,{name}"]
-        return cached_file(
-            name,
-            lambda out: compile_shared(
-                self._compiler, [*arguments, *self._flags], out, what="emulation/runtime.cpp"
-            ),
-        )
+        folders = [f"-I{ours}", f"-I{self.emulator.parent}"]
+        arguments = [*RUNTIME_FLAGS, *folders, str(source), f"-Wl,-soname,{name}", *self._flags]
+
+        def make(out: Path) -> None:
+            try:
+                compile_shared(self._compiler, arguments, out, what="emulator/runtime.cpp")
+            except CompileError as error:
+                # it is the same for every kernel: no verdict on one
+                raise EnvironmentRefused(
+                    f"the emulated device cannot be compiled here: {error}",
+                    hint="it needs a compiler of C++20, such as g++ 11: set CXX",
+                ) from None
+
+        return cached_file(name, make)
 
     def _build_kernel(self, source: KernelSource, runtime: Path) -> Path:
         try:
             text = source.path.read_text(encoding="utf-8")
-            headers = header_texts(source.include_dir, beside=source.path.parent)
+            folders = include_dirs(source.include_dir)
+            headers = header_texts(*folders, beside=source.path.parent)
         except (OSError, UnicodeDecodeError) as error:
             raise CompileError(f"kernel file {source.path} cannot be read: {error}") from None
         entries = ENTRY.findall(COMMENT.sub(" ", text))
@@ -272,14 +299,13 @@ class EmulatedDevice:
             unit = out.with_suffix(".cpp")
             exports = "".join(f"PAB_EMU_ENTRY({entry})\n" for entry in entries)
             unit.write_text(
-                f'#include "emulation/cuda.h"\n#include "{source.path.resolve()}"\n'
-                f'#include "emulation/entry.h"\n#pragma GCC visibility push(default)\n{exports}',
+                f'#include "emulator/cuda.h"\n#include "{source.path.resolve()}"\n'
+                f'#include "emulator/entry.h"\n#pragma GCC visibility push(default)\n{exports}',
                 encoding="utf-8",
             )
             try:
-                self._compile(
-                    unit, [*defines, f"-I{source.include_dir}"], runtime, out, what=source.path.name
-                )
+                includes = [f"-I{folder}" for folder in (*folders, self.emulator.parent)]
+                self._compile(unit, [*defines, *includes], runtime, out, what=source.path.name)
             finally:
                 unit.unlink(missing_ok=True)
 
@@ -296,12 +322,12 @@ class EmulatedDevice:
 
 def _load(path: Path) -> ctypes.CDLL:
     with _libraries_lock:
-        if path not in _libraries:
+        if path.name not in _libraries:
             try:
-                _libraries[path] = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL)
+                _libraries[path.name] = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL)
             except OSError as error:
                 raise EnvironmentRefused(
                     f"compiled kernel {path} cannot be loaded: {error}",
                     hint="delete that file, or set PABENCH_CACHE to a folder that allows execution",
                 ) from None
-        return _libraries[path]
+        return _libraries[path.name]

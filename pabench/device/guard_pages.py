@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pabench.device.base import Device
 from pabench.device.rooms import PlainRooms
 from pabench.errors import EnvironmentRefused
 from pabench.problem.dtypes import Array
+from pabench.problem.tensors import Tensors
 
 PROT_NONE = 0
 ALIGNMENT = 16
@@ -25,6 +27,10 @@ class GuardPages(PlainRooms):
     def __init__(self, device: Device, *, at_end: bool) -> None:
         super().__init__(device)
         self._at_end = at_end
+
+    def given(self, tensors: Tensors) -> Tensors:
+        """Return guarded copies, for backends that upload nothing through the device."""
+        return guarded(tensors, at_end=self._at_end)
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, upload: bool = False) -> Array:
         """Return new memory; what is no upload is aligned to 16 bytes whatever its size, as on any GPU."""
@@ -55,3 +61,32 @@ def guarded_bytes(size: int, *, at_end: bool) -> Array:
         if libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), PROT_NONE):
             raise EnvironmentRefused(f"no guard page: mprotect gave error {ctypes.get_errno()}")
     return np.frombuffer(region, np.uint8, count=size, offset=page + (body - size if at_end else 0))
+
+
+def guarded(tensors: Tensors, *, at_end: bool) -> Tensors:
+    """Return ``tensors`` with each array copied to memory that ends (or begins) at a guard page."""
+
+    def copy(array: Array) -> Array:
+        return guarded_copy(array, at_end=at_end)
+
+    return replace(
+        tensors,
+        q=copy(tensors.q),
+        pool=tensors.pool.with_storage(copy(tensors.pool.storage)),
+        layout=replace(tensors.layout, block_table=copy(tensors.layout.block_table)),
+        kv_lens=copy(tensors.kv_lens),
+        qo_indptr=copy(tensors.qo_indptr),
+    )
+
+
+def guarded_copy(array: Array, *, at_end: bool) -> Array:
+    """Return a contiguous copy of ``array`` between two guard pages, flush with the one asked for.
+
+    Its alignment is that of its elements, and 16 bytes where its size is a multiple of them.
+
+    Raises:
+        EnvironmentRefused: the system gives no such memory.
+    """
+    held = guarded_bytes(array.nbytes, at_end=at_end).view(array.dtype).reshape(array.shape)
+    held[...] = array
+    return held

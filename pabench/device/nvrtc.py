@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-from collections.abc import Mapping
+import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pabench.device.base import KernelSource
-from pabench.device.cache import cached_file, content_key
+from pabench.device.cache import cached_text, content_key
 from pabench.device.compiler import first_error
-from pabench.device.headers import header_texts
+from pabench.device.cupy_home import settle_cupy
+from pabench.device.headers import header_texts, include_dirs
 from pabench.errors import CompileError, EnvironmentRefused
 
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100a", "sm_120")
+ELF = struct.Struct("<32x QQ 6x HHHH")
+"""Of a file's head: where the program and the section headers begin; size and number of either."""
 INSTALL = "pip install pabench[nvrtc]"
 
 
@@ -33,34 +35,42 @@ class Cubin:
     log: str
 
 
-def nvrtc_options(
-    *, include_dir: Path, defines: Mapping[str, str], architecture: str | None = None
-) -> tuple[str, ...]:
+def nvrtc_options(source: KernelSource, architecture: str | None = None) -> tuple[str, ...]:
     """Return NVRTC's options for a kernel instance, in a fixed order.
 
+    Headers are looked for in ``source.include_dir``, the project's ``kernels_cuda`` and beside the kernel.
+
     Args:
-        include_dir: root of the headers.
-        defines: macros of the instance.
+        source: the kernel instance.
         architecture: such as ``sm_90a``; None leaves the choice to CuPy.
+
+    Raises:
+        CompileError: no such name of an architecture.
     """
     if architecture is not None and not re.fullmatch(r"(sm|compute)_\d{2,3}[af]?", architecture):
         raise CompileError(f"architecture {architecture!r}: must read like sm_90a")
-    options = ["--std=c++17", f"-I{include_dir}"]
-    options += [f"-D{name}={value}" for name, value in sorted(defines.items())]
+    folders = dict.fromkeys((*include_dirs(source.include_dir), source.path.parent))
+    options = ["--std=c++17", *(f"-I{folder}" for folder in folders)]
+    options += [f"-D{name}={value}" for name, value in sorted(source.defines.items())]
     if architecture is not None:
         options.append(f"--gpu-architecture={architecture}")
     return tuple(options)
 
 
-def header_key(include_dir: Path) -> str:
-    """Return a hash of the device headers, for caches that know only the kernel's own text."""
-    return content_key(header_texts(include_dir))
+def header_key(source: KernelSource) -> str:
+    """Return a hash of the headers, for caches that know only the kernel's own text.
+
+    Raises:
+        CompileError: the folder of the kernel file cannot be read.
+    """
+    try:
+        return content_key(header_texts(*include_dirs(source.include_dir), beside=source.path.parent))
+    except OSError as error:
+        raise CompileError(f"headers beside {source.path} cannot be read: {error}") from None
 
 
 def compile_cubin(source: KernelSource, architecture: str) -> Cubin:
     """Compile ``source`` for ``architecture`` with NVRTC; needs CuPy and the NVRTC wheels but no GPU.
-
-    Headers are looked for in ``source.include_dir``, then beside the kernel file.
 
     Raises:
         EnvironmentRefused: CuPy or NVRTC is not installed.
@@ -75,12 +85,31 @@ def compile_cubin(source: KernelSource, architecture: str) -> Cubin:
         raise EnvironmentRefused(f"NVRTC cannot be loaded: {error}", hint=INSTALL) from error
     try:
         nvrtc.compileProgram(program, options)
-        return Cubin(image=nvrtc.getCUBIN(program), log=nvrtc.getProgramLog(program))
+        return Cubin(image=whole_image(nvrtc.getCUBIN(program)), log=nvrtc.getProgramLog(program))
     except nvrtc.NVRTCError:
         message = first_error(nvrtc.getProgramLog(program))
         raise CompileError(f"{source.path.name} for {architecture} does not compile: {message}") from None
     finally:
         nvrtc.destroyProgram(program)
+
+
+def whole_image(image: bytes) -> bytes:
+    """Return the binary ``image`` with the last byte that CuPy may have taken for the NUL behind a text.
+
+    A cubin ends in a table of its headers, and each of them in a number of 64 bits, little endian, whose top
+    byte is zero: an alignment or the size of an entry.
+
+    Raises:
+        EnvironmentRefused: it lacks more than that, or is no ELF file of 64 bits.
+    """
+    if image[:6] == b"\x7fELF\x02\x01" and len(image) >= ELF.size:
+        program, section, program_size, programs, section_size, sections = ELF.unpack_from(image)
+        end = max(program + program_size * programs, section + section_size * sections)
+        if len(image) >= end:
+            return image
+        if len(image) + 1 == end:
+            return image + b"\0"
+    raise EnvironmentRefused(f"NVRTC's binary is not whole: {len(image)} bytes", hint=INSTALL)
 
 
 def compile_log(source: KernelSource, architecture: str) -> str:
@@ -89,18 +118,9 @@ def compile_log(source: KernelSource, architecture: str) -> str:
     Raises:
         EnvironmentRefused, CompileError: as ``compile_cubin``; errors are not kept.
     """
-    beside = source.path.parent
-    try:
-        headers = header_texts(source.include_dir, beside=beside)
-    except OSError as error:
-        raise CompileError(f"headers beside {source.path} cannot be read: {error}") from None
     parts = (nvrtc_version(), _kernel_text(source), source.path.name, *_cubin_options(source, architecture))
-    key = content_key([*parts, *headers])
-
-    def make(path: Path) -> None:
-        path.write_text(compile_cubin(source, architecture).log, encoding="utf-8")
-
-    return cached_file(f"ptxas-{key}.log", make).read_text(encoding="utf-8")
+    key = content_key([*parts, header_key(source)])
+    return cached_text(f"ptxas-{key}.log", lambda: compile_cubin(source, architecture).log)
 
 
 @functools.cache
@@ -151,6 +171,7 @@ def _ask(question: str) -> Any:
 def _load_nvrtc() -> Any:
     if importlib.util.find_spec("cupy") is None:
         raise EnvironmentRefused("NVRTC is reached through CuPy, which is missing", hint=INSTALL)
+    settle_cupy()
     try:
         from cupy.cuda import nvrtc
     except (ImportError, OSError, RuntimeError) as error:
@@ -159,10 +180,7 @@ def _load_nvrtc() -> Any:
 
 
 def _cubin_options(source: KernelSource, architecture: str) -> list[str]:
-    common = nvrtc_options(include_dir=source.include_dir, defines=source.defines, architecture=architecture)
-    beside = source.path.parent
-    own = [] if beside == source.include_dir else [f"-I{beside}"]
-    return [*common, *own, "--ptxas-options=-v"]
+    return [*nvrtc_options(source, architecture), "--ptxas-options=-v"]
 
 
 def _kernel_text(source: KernelSource) -> str:

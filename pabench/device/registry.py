@@ -29,8 +29,8 @@ class DeviceRequest:
     poll_seconds: int | None = None
     flags: tuple[str, ...] = ()
 
-    def open(self) -> Device:
-        """Open the device; raises what ``open_device`` raises."""
+    def open(self, *, must_run: bool = True) -> Device:
+        """Open the device; ``must_run`` and what is raised are as for ``open_device``."""
         return open_device(
             self.name,
             seed=self.seed,
@@ -39,6 +39,8 @@ class DeviceRequest:
             count=self.count,
             poll_seconds=self.poll_seconds,
             flags=self.flags,
+            # said only where it differs
+            **({} if must_run else {"must_run": False}),
         )
 
     def check(self) -> None:
@@ -60,14 +62,25 @@ def check_device(name: str, *, kernels: Path | None = None, checked: bool = Fals
     """
     if name not in (*DEVICES, "auto"):
         raise UnknownName("device", name, (*DEVICES, "auto"))
-    if kernels is not None and not (kernels / "pab").is_dir():
-        raise UsageError(
-            f"kernels = {str(kernels)!r}: must be a folder like kernels_cuda, with a folder pab in it"
-        )
+    if kernels is not None:
+        check_kernels(kernels)
     if checked and name == "cuda":
         raise UsageError(
             "device = 'cuda': kernels are checked on the emulated device only",
             hint="on a GPU, run compute-sanitizer",
+        )
+
+
+def check_kernels(kernels: Path) -> None:
+    """Raise ``UsageError`` when ``kernels`` is not a folder with kernel files or headers of them."""
+    try:
+        fits = any(kernels.glob("*.cu")) or (kernels / "pab").is_dir()
+    except (OSError, ValueError):  # a name too long, a folder that cannot be read
+        fits = False
+    if not fits:
+        raise UsageError(
+            f"kernels = {str(kernels)!r}: must be a folder like kernels_cuda, with kernel files (*.cu) or "
+            "a folder pab in it"
         )
 
 
@@ -80,6 +93,7 @@ def open_device(
     count: bool = False,
     poll_seconds: int | None = None,
     flags: Sequence[str] = (),
+    must_run: bool = True,
 ) -> Device:
     """Return a device.
 
@@ -91,6 +105,7 @@ def open_device(
         count: let a checked device count traffic as well.
         poll_seconds: how long a kernel of the emulated device may poll in vain; None for its own limit.
         flags: further ones for the compiler of the emulated device, when it is not checked.
+        must_run: refuse a machine that can run no kernel; else whoever runs one calls ``require_kernels``.
 
     Raises:
         UnknownName: no such device.
@@ -102,16 +117,26 @@ def open_device(
     if checked:
         from pabench.device.checked import CheckedDevice
 
-        return CheckedDevice(seed=seed, kernels=kernels, count=count, **limits)
+        checker = CheckedDevice(seed=seed, kernels=kernels, count=count, **limits)
+        checker.ready()
+        return checker
     from pabench.device.cuda import CudaDevice, why_no_cuda
 
     if name == "cuda" or (name == "auto" and why_no_cuda() is None):
         return CudaDevice(kernels=kernels)
     from pabench.device.emulated import EmulatedDevice
 
+    device = EmulatedDevice(seed=seed, kernels=kernels, flags=flags, **limits)
+    if must_run:
+        require_kernels(device, name)
+    return device
+
+
+def require_kernels(device: Device, name: str) -> None:
+    """Raise ``EnvironmentRefused`` when ``device``, opened as ``name``, can run no kernel."""
     try:
-        return EmulatedDevice(seed=seed, kernels=kernels, flags=flags, **limits)
+        device.ready()
     except EnvironmentRefused as error:
         if name == "auto":
-            raise EnvironmentRefused(f"neither GPU nor compiler: {error}", hint=error.hint) from None
+            raise EnvironmentRefused(f"neither GPU nor emulated device: {error}", hint=error.hint) from None
         raise

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from pabench.device.base import Device, Rooms
+from pabench.problem.checks import one_of
 from pabench.problem.dtypes import Array
+from pabench.problem.tensors import Tensors
 
 MARGIN_BYTES = 4096
 """Of canaries on each side of a room; a multiple of any alignment that kernels ask for."""
@@ -23,6 +25,30 @@ CANARIES: Array = (0x7FC1 + np.arange(MARGIN_BYTES // 2) % 62).astype("<u2").vie
 """Each 16 bits a NaN in float16 and bfloat16, each 32 in float32, and neighbours differ."""
 
 SomeRooms = TypeVar("SomeRooms", bound=Rooms)
+PLAIN, CANARY, GUARD_AT_END, GUARD_AT_START = "plain", "canary", "guard-at-end", "guard-at-start"
+ROOM_KINDS = (PLAIN, CANARY, GUARD_AT_END, GUARD_AT_START)
+
+
+def make_rooms(device: Device, kind: str) -> Any:
+    """Return rooms of one of ``ROOM_KINDS`` for ``device``; a device elsewhere makes them where it is.
+
+    Raises:
+        Unsupported: the driver of a GPU gives no guarded memory.
+    """
+    elsewhere = getattr(device, "make_rooms", None)
+    if elsewhere is not None:
+        return elsewhere(kind)
+    one_of("rooms", kind, ROOM_KINDS)
+    if kind in (PLAIN, CANARY):
+        return PlainRooms(device) if kind == PLAIN else CanaryRooms(device)
+    at_end = kind == GUARD_AT_END
+    if device.name == "cuda":
+        from pabench.device.cuda_guards import GuardGranules
+
+        return GuardGranules(device, at_end=at_end)
+    from pabench.device.guard_pages import GuardPages
+
+    return GuardPages(device, at_end=at_end)
 
 
 @contextlib.contextmanager
@@ -58,6 +84,31 @@ class PlainRooms(Rooms):
         """Remember the pair."""
         self.uploads.append(Upload(host=host, held=held))
 
+    @property
+    def used(self) -> bool:
+        """Whether anything was uploaded."""
+        return bool(self.uploads)
+
+    def given(self, tensors: Tensors) -> Tensors:
+        """Return ``tensors`` as a backend is to see them."""
+        return tensors
+
+    def rewrite(self, pairs: Mapping[str, tuple[Array, Array]]) -> list[str]:
+        """Write the second array of each pair over all copies of the first, the very array.
+
+        Returns:
+            Names of the pairs whose first array has no copy.
+        """
+        missing = []
+        for name, (host, wanted) in pairs.items():
+            copies = self.held(host)
+            for held in copies:
+                overwrite(held, wanted)
+            if not copies:
+                missing.append(name)
+        self._device.synchronize()
+        return missing
+
     def held(self, host: Array) -> list[Any]:
         """Return the copies that were made of ``host``, the very array."""
         return [upload.held for upload in self.uploads if upload.host is host]
@@ -91,7 +142,11 @@ class CanaryRooms(PlainRooms):
                     return f"{size} {words} of an array {name} were written, the nearest {nearest + 1} away"
         return None
 
-    def changed(self, inputs: dict[str, Array]) -> list[str]:
+    def found(self, inputs: Mapping[str, Array]) -> tuple[str | None, list[str]]:
+        """Return what ``disturbed`` and ``changed`` say."""
+        return self.disturbed(), self.changed(inputs)
+
+    def changed(self, inputs: Mapping[str, Array]) -> list[str]:
         """Return which of ``inputs``, by name, have copies on the device that differ by now."""
         return [
             name

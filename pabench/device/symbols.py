@@ -12,7 +12,8 @@ from pabench.device.findings import Place
 
 TOOLS = ("addr2line", "llvm-addr2line")
 DEADLINE_S = 60
-HEADERS = re.compile(r"/(emulation|pab)/[^/]*$")
+EMULATOR = re.compile(r"/emulator/(checked/)?\w+\.(h|cpp)$")
+HEADERS = re.compile(r"/pab/[^/]*$")
 
 # what has been looked up: a module's name is a hash of its content, so that it never changes
 _known: dict[tuple[str, int], Place] = {}
@@ -58,7 +59,7 @@ def _look_up(module: str, wanted: list[int]) -> dict[int, Place]:
             function = line
         else:
             file, _, number = line.split(" (")[0].rpartition(":")
-            if number.isdigit() and "/emulation/" not in file:
+            if number.isdigit() and not EMULATOR.search(file):
                 place = Place(file=Path(file).name, line=int(number), function=function)
                 (headers if HEADERS.search(file) else places).setdefault(at, place)
             function = ""

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from pabench.problem.dtypes import FLOAT32, DType, dtype_by_name
+from pabench.problem.dtypes import FLOAT32, Array, DType, dtype_by_name
 from pabench.problem.profile import ComputeProfile
 
 U32 = FLOAT32.unit_roundoff
@@ -55,14 +55,14 @@ class Rounding:
     blocked: bool
     tanh_error: float
 
-    def chain(self, terms: Tensor, extra: int) -> Tensor:
+    def chain(self, terms: Array | int, extra: int) -> Any:
         """Return the links of the longest rounding chain L of a float32 sum of ``terms`` terms.
 
         Blocked sums: ``min(terms, 32) + terms / 32 + extra``; serial ones: ``terms + extra``.
         """
         if not self.blocked:
             return terms + extra
-        return torch.clamp(terms, max=LANES) + terms / LANES + extra
+        return np.minimum(terms, LANES) + terms / LANES + extra
 
 
 def rounding_of(profile: ComputeProfile, storage: DType, kv_storage: DType | None = None) -> Rounding:
@@ -96,7 +96,7 @@ def rounding_of(profile: ComputeProfile, storage: DType, kv_storage: DType | Non
     )
 
 
-def raw_error(sizes: Tensor, underflow: Tensor, rounding: Rounding, *, head_dim: int) -> Tensor:
+def raw_error(sizes: Array, underflow: Array, rounding: Rounding, *, head_dim: int) -> Array:
     """Return the error of each raw logit, ``2 L_qk u32 G_j + (u_k + u_s) G_j``, plus underflow of keys.
 
     Args:
@@ -105,26 +105,29 @@ def raw_error(sizes: Tensor, underflow: Tensor, rounding: Rounding, *, head_dim:
         rounding: the constants.
         head_dim: terms of the dot product.
     """
-    chain = float(rounding.chain(torch.tensor(float(head_dim)), 3))
-    error = sizes * (2.0 * chain * U32 + rounding.u_k + rounding.u_s)
-    return error + rounding.eta_k * underflow if rounding.eta_k else error
+    chain = rounding.chain(head_dim, 3)
+    error: Array = sizes * (2.0 * chain * U32 + rounding.u_k + rounding.u_s)
+    if rounding.eta_k:
+        error += rounding.eta_k * underflow
+    return error
 
 
-def capped_error(raw: Tensor, error: Tensor, cap: float, rounding: Rounding) -> Tensor:
+def capped_error(raw: Array, error: Array, cap: float, rounding: Rounding) -> Array:
     """Return the error of ``cap * tanh(r_j / cap)``, from the errors of the raw logits.
 
     ``h_j (e_j + 4 u32 |r_j|) + tanh_error cap + 6 u32 |c_j|``: the steepest slope of tanh within the error of
     its argument, that argument's own rounding, the function, and the rounding of the product.
     """
-    error = error + 4.0 * U32 * raw.abs()
-    nearest = (raw.abs() - error).clamp_(min=0.0) / cap
-    slope = 1.0 - torch.tanh(nearest).square()
+    size = np.abs(raw)
+    error = error + 4.0 * U32 * size
+    nearest = np.maximum(size - error, 0.0) / cap
+    slope = 1.0 - np.square(np.tanh(nearest))
     # an infinite logit is capped exactly
-    moved = torch.where(raw.isinf(), 0.0, slope * error)
-    return moved + rounding.tanh_error * cap + 6.0 * U32 * cap * torch.tanh(raw.abs() / cap)
+    moved = np.where(np.isinf(raw), 0.0, slope * error)
+    return moved + rounding.tanh_error * cap + 6.0 * U32 * cap * np.tanh(size / cap)
 
 
-def logit_error(logits: Tensor, maximum: Tensor, error: Tensor) -> Tensor:
+def logit_error(logits: Array, maximum: Array, error: Array) -> Array:
     """Return ``E_j``, the error of each logit and of its exponential.
 
     ``E_j = e_j + u32 (6 + 2 min(|s_j - max s|, 200)) + 2 u32 |s_j|``.
@@ -134,32 +137,45 @@ def logit_error(logits: Tensor, maximum: Tensor, error: Tensor) -> Tensor:
         maximum: ``max s`` of the row, broadcastable.
         error: ``e_j``, what cap and bias made of the raw logits' error.
     """
-    below = (logits - maximum).abs_().clamp_(max=200.0)
-    return error + below.mul_(2.0).add_(6.0).mul_(U32) + logits.abs().mul_(2.0 * U32)
+    below: Array = np.abs(logits - maximum)
+    np.minimum(below, 200.0, out=below)
+    below += np.abs(logits)
+    below += 3.0
+    below *= 2.0 * U32
+    below += error
+    return below
 
 
-def logit_weight(relative: Tensor, error: Tensor) -> Tensor:
-    """Return ``p_j (exp(E_j) - 1)`` from ``relative = s_j - lse`` and ``E_j``, without overflow."""
-    weight = torch.exp(relative)
+def logit_weight(relative: Array, weight: Array, error: Array) -> Array:
+    """Return ``p_j (exp(E_j) - 1)`` without overflow.
+
+    Args:
+        relative: ``s_j - lse``.
+        weight: ``p_j``, its exponential.
+        error: ``E_j``.
+    """
     # the product keeps small errors exact, the difference keeps large ones from 0 * inf
-    small = weight * torch.expm1(error.clamp(max=1.0))
-    large = torch.exp((relative + error).clamp_(max=EXP_CAP)) - weight
-    drift = torch.where(error < 1.0, small, large)
+    drift: Array = weight * np.expm1(np.minimum(error, 1.0))
+    large = ~(error < 1.0)
+    if large.any():
+        lifted = np.exp(np.minimum(relative[large] + error[large], EXP_CAP))
+        drift[large] = lifted - weight[large]
     # a logit of -inf stays one, though the formula has an infinite error for it
-    return torch.where(relative == -math.inf, 0.0, drift)
+    drift[relative == -math.inf] = 0.0
+    return drift
 
 
 def output_bound(
     *,
-    logit_sum: Tensor,
-    a: Tensor,
-    v_sum: Tensor,
-    total: Tensor,
-    o: Tensor,
-    n: Tensor,
-    v_scale: Tensor,
+    logit_sum: Array,
+    a: Array,
+    v_sum: Array,
+    total: Array,
+    o: Array,
+    n: Array,
+    v_scale: Array,
     rounding: Rounding,
-) -> Tensor:
+) -> Array:
     """Return ``T_d``, the bound on the absolute error of each output.
 
     ``T_d = sum_j p_j (exp(E_j) - 1) |v_jd - o_d| + (u_p + u_t + u_k + u_s + 2 L_pv u32) A_d
@@ -177,11 +193,12 @@ def output_bound(
     """
     chain = rounding.chain(n, 8)
     relative = rounding.u_p + rounding.u_t + rounding.u_k + rounding.u_s + 2.0 * U32 * chain
-    absolute = rounding.eta_t * v_scale.clamp(min=1.0) + rounding.eta_k + rounding.eta_o
-    return logit_sum + relative * a + rounding.eta_p * v_sum / total + rounding.u_o * o.abs() + absolute
+    absolute = rounding.eta_t * np.maximum(v_scale, 1.0) + rounding.eta_k + rounding.eta_o
+    bound: Array = logit_sum + relative * a + rounding.eta_p * v_sum / total
+    return bound + rounding.u_o * np.abs(o) + absolute
 
 
-def lse_bound(*, weight_sum: Tensor, lse: Tensor, n: Tensor, rounding: Rounding) -> Tensor:
+def lse_bound(*, weight_sum: Array, lse: Array, n: Array, rounding: Rounding) -> Array:
     """Return ``T_lse = sum_j p_j (exp(E_j) - 1) + (2 L_pv + 8) u32 + 2 u32 |lse| + eta32``.
 
     ``exp(E_j) - 1`` is ``E_j`` to first order and also covers errors that are not small.  The terms in
@@ -194,4 +211,5 @@ def lse_bound(*, weight_sum: Tensor, lse: Tensor, n: Tensor, rounding: Rounding)
         rounding: the constants.
     """
     chain = rounding.chain(n, 8)
-    return weight_sum + (2.0 * chain + 8.0) * U32 + 2.0 * U32 * lse.abs() + FLOAT32.half_subnormal
+    bound: Array = weight_sum + (2.0 * chain + 8.0) * U32 + 2.0 * U32 * np.abs(lse) + FLOAT32.half_subnormal
+    return bound

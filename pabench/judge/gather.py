@@ -77,10 +77,11 @@ def gather_pages(
     """Like ``gather_tokens`` with the physical pages given, in logical order."""
     pool, problem = tensors.pool, tensors.case.problem
     view: Any = pool.k if kind == "k" else pool.v
-    token_axis = 0 if pool.kv_layout == "NHD" else 1
+    slots = view if pool.kv_layout == "NHD" else view.swapaxes(1, 2)
+    if head is not None:
+        slots = slots[:, :, head : head + 1]
     page_size, num_pages = problem.page_size, int(view.shape[0])
-    heads = problem.num_kv_heads if head is None else 1
-    stored = np.empty((max(0, stop - start), heads, problem.head_dim), dtype=view.dtype)
+    stored = np.empty((max(0, stop - start), *slots.shape[2:]), dtype=view.dtype)
     at = start
     while at < stop:
         logical, offset = divmod(at, page_size)
@@ -89,8 +90,7 @@ def gather_pages(
         if not 0 <= page < num_pages:
             rule = f"logical page {logical} must be a page of the pool, 0 to {num_pages - 1}"
             raise InvalidCase("page id", page, rule)
-        slots = view[page].swapaxes(0, token_axis)[offset : offset + count]
-        stored[at - start : at - start + count] = slots if head is None else slots[:, head : head + 1]
+        stored[at - start : at - start + count] = slots[page, offset : offset + count]
         at += count
     numbers = to_float64(stored, problem.kv_storage)
     if problem.kv_dtype is not None:

@@ -21,6 +21,7 @@ DIAGNOSED_ELEMENTS = 2**21
 """Rows with more numbers than this in keys or values of one head are located but not diagnosed."""
 
 
+@np.errstate(all="ignore")
 def describe(
     tensors: Tensors,
     reference: Truth,

@@ -8,13 +8,11 @@ for a whole long sequence but its output rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pabench.errors import InvalidCase
 from pabench.judge.bound import (
@@ -28,6 +26,7 @@ from pabench.judge.bound import (
 )
 from pabench.judge.gather import gather_tokens, to_float64
 from pabench.judge.semantics import final_error, final_logits
+from pabench.judge.threads import one_blas_thread
 from pabench.problem.dtypes import Array
 from pabench.problem.problem import Problem
 from pabench.problem.profile import ComputeProfile
@@ -36,8 +35,8 @@ from pabench.problem.visibility import visible_range
 
 BLOCK_ELEMENTS = 2**22
 """Elements of the largest float64 temporary: 32 MiB."""
-THREADED_WORK = 2**26
-"""Query numbers times keys from which on torch may use more than one thread."""
+SPREAD_ELEMENTS = 2**15
+"""Elements of a tile of the four-fold product: 256 KiB, which stay in a core's cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,31 +70,54 @@ class _Rows:
     """
 
     problem: Problem
-    q: Tensor
-    first: Tensor
-    last: Tensor
-    position: Tensor
-    slopes: Tensor | None
-    sinks: Tensor | None
+    q: Array
+    first: Array
+    last: Array
+    position: Array
+    slopes: Array | None
+    sinks: Array | None
 
-    def bias(self, start: int, stop: int) -> Tensor | None:
+    def bias(self, start: int, stop: int) -> Array | None:
         """Return ``slope * (key position - query position)`` of keys ``start..stop-1``, ``(Hk, R, C)``."""
         if self.slopes is None:
             return None
-        return self.slopes * (torch.arange(start, stop) - self.position[:, None])
+        return self.slopes * (np.arange(start, stop) - self.position[:, None])
 
-    def hidden(self, start: int, stop: int) -> Tensor | None:
+    def hidden(self, start: int, stop: int) -> Array | None:
         """Return which of the keys ``start..stop-1`` are masked, ``(R, C)``; None when none is."""
         if int(self.first.max()) <= start and int(self.last.min()) >= stop:
             return None
-        keys = torch.arange(start, stop)
+        keys = np.arange(start, stop)
         return (keys < self.first[:, None]) | (keys >= self.last[:, None])
 
 
-_Blocks = Callable[[], Iterable[tuple[int, Tensor, Tensor]]]
-"""Yields ``start, keys (Hk, D, C), values (Hk, C, D)``; called once for each pass."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Block:
+    """Some keys of a sequence and their logits before the mask.
+
+    Attributes:
+        keys: ``(Hk, D, C)``.
+        values: ``(Hk, C, D)``.
+        raw: scaled dot products, ``(Hk, R, C)``.
+        bias: ``(Hk, R, C)``, or None without ALiBi.
+        logits: ``(Hk, R, C)``.
+        hidden: which are masked, ``(R, C)``, or None when none is.
+    """
+
+    keys: Array
+    values: Array
+    raw: Array
+    bias: Array | None
+    logits: Array
+    hidden: Array | None
 
 
+_Blocks = Callable[[], Iterable[_Block]]
+"""Called once for each pass."""
+
+
+@np.errstate(all="ignore")
+@one_blas_thread()
 def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
     """Return output, natural-log LSE and their bounds for every query row of ``tensors``.
 
@@ -128,51 +150,47 @@ def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
         firsts, lasts = first[begin:end], last[begin:end]
         part = _Rows(
             problem=problem,
-            q=torch.from_numpy(q.reshape(kv_heads, count * group, head_dim)),
-            first=torch.from_numpy(np.repeat(firsts, group)),
-            last=torch.from_numpy(np.repeat(lasts, group)),
-            position=torch.from_numpy(np.repeat(kv_len - q_len + np.arange(begin, end), group)),
+            q=q.reshape(kv_heads, count * group, head_dim),
+            first=np.repeat(firsts, group),
+            last=np.repeat(lasts, group),
+            position=np.repeat(kv_len - q_len + np.arange(begin, end), group),
             slopes=_by_head(problem, problem.alibi_slopes, count),
             sinks=_by_head(problem, problem.sinks, count),
         )
-        found = _attend(part, _block_reader(tensors, sequence, int(firsts.min()), int(lasts.max())), rounding)
-        if count > 1 and not bool(torch.isfinite(found[0]).all()):
+        found = _attend(part, _blocks(part, tensors, sequence), rounding)
+        if count > 1 and not np.isfinite(found[0]).all():
             # a NaN that one row sees must not reach the others, for which it is masked: 0 * NaN is NaN
             for i in range(begin, end):
                 fill(sequence, i, i + 1)
             return
         for target, value in zip((out, lse, out_bound, lse_bounds), found, strict=True):
-            back = value.reshape(kv_heads, count, group, *value.shape[2:]).transpose(0, 1)
-            target[top + begin : top + end] = back.reshape(count, kv_heads * group, *value.shape[2:]).numpy()
+            back = value.reshape(kv_heads, count, group, *value.shape[2:]).swapaxes(0, 1)
+            target[top + begin : top + end] = back.reshape(count, kv_heads * group, *value.shape[2:])
 
     indptr = tensors.qo_indptr.tolist()
-    longest = int(tensors.kv_lens.max(initial=0))
-    with _threads_for(longest * tensors.q.size):
-        for sequence, kv_len in enumerate(tensors.kv_lens.tolist()):
-            q_len = indptr[sequence + 1] - indptr[sequence]
-            first, last = visible_range(problem, q_len, kv_len)
-            block = min(kv_len, _block_tokens(tensors))
-            step = max(1, BLOCK_ELEMENTS // max(1, problem.num_qo_heads * block))
-            # rows that see nothing come first and keep the values they were made with
-            for begin in range(int((first == last).sum()), q_len, step):
-                fill(sequence, begin, min(begin + step, q_len))
+    for sequence, kv_len in enumerate(tensors.kv_lens.tolist()):
+        q_len = indptr[sequence + 1] - indptr[sequence]
+        first, last = visible_range(problem, q_len, kv_len)
+        block = min(kv_len, _block_tokens(problem))
+        step = max(1, BLOCK_ELEMENTS // max(1, problem.num_qo_heads * block))
+        # rows that see nothing come first and keep the values they were made with
+        for begin in range(int((first == last).sum()), q_len, step):
+            fill(sequence, begin, min(begin + step, q_len))
     return Truth(out=out, lse=lse, out_bound=out_bound, lse_bound=lse_bounds)
 
 
-def _by_head(problem: Problem, numbers: tuple[float, ...] | None, count: int) -> Tensor | None:
+def _by_head(problem: Problem, numbers: tuple[float, ...] | None, count: int) -> Array | None:
     """Return one number per query head as ``(Hk, R, 1)`` for ``count`` query rows, heads within each."""
     if numbers is None:
         return None
-    by_group = torch.tensor(numbers, dtype=torch.float64).reshape(problem.num_kv_heads, problem.group_size)
-    return by_group.repeat(1, count)[:, :, None]
+    by_group = np.array(numbers, dtype=np.float64).reshape(problem.num_kv_heads, problem.group_size)
+    return np.tile(by_group, (1, count))[:, :, None]
 
 
 def _bound_of_lone_sinks(sinks: Array, rounding: Rounding) -> Array:
     """Return the bound of an LSE that is nothing but its sink."""
-    lse = torch.from_numpy(sinks)
-    error = logit_error(lse, lse, torch.zeros_like(lse))
-    bound = lse_bound(weight_sum=torch.expm1(error), lse=lse, n=torch.ones_like(lse), rounding=rounding)
-    return bound.numpy()
+    error = logit_error(sinks, sinks, np.zeros_like(sinks))
+    return lse_bound(weight_sum=np.expm1(error), lse=sinks, n=np.ones_like(sinks), rounding=rounding)
 
 
 def check_tensors(tensors: Tensors) -> None:
@@ -191,115 +209,107 @@ def check_tensors(tensors: Tensors) -> None:
         raise InvalidCase("layout.num_pages", tensors.layout.num_pages, rule)
 
 
-@contextmanager
-def _threads_for(work: int) -> Iterator[None]:
-    """Run small cases on one thread: waking a second one costs more, a hundredfold when the CPU is busy."""
-    before = torch.get_num_threads()
-    if work < THREADED_WORK:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _block_tokens(tensors: Tensors) -> int:
-    problem = tensors.case.problem
+def _block_tokens(problem: Problem) -> int:
     return max(1, BLOCK_ELEMENTS // (problem.num_kv_heads * problem.head_dim))
 
 
-def _block_reader(tensors: Tensors, sequence: int, begin: int, stop: int) -> _Blocks:
-    size = _block_tokens(tensors)
+def _blocks(rows: _Rows, tensors: Tensors, sequence: int) -> _Blocks:
+    """Return what yields the keys that any of ``rows`` sees; a single block is read once for both passes."""
+    problem, size = rows.problem, _block_tokens(rows.problem)
+    begin, end = int(rows.first.min()), int(rows.last.max())
 
-    def read(start: int) -> tuple[int, Tensor, Tensor]:
-        end = min(stop, start + size)
-        keys = gather_tokens(tensors, sequence, "k", start, end)
-        values = gather_tokens(tensors, sequence, "v", start, end)
-        return start, torch.from_numpy(keys).permute(1, 2, 0), torch.from_numpy(values).transpose(0, 1)
+    def read(start: int) -> _Block:
+        stop = min(end, start + size)
+        keys = gather_tokens(tensors, sequence, "k", start, stop).transpose(1, 2, 0)
+        values = gather_tokens(tensors, sequence, "v", start, stop).swapaxes(0, 1)
+        raw, bias = rows.q @ keys, rows.bias(start, stop)
+        raw *= problem.scale
+        logits = final_logits(problem, raw, bias)
+        hidden = rows.hidden(start, stop)
+        return _Block(keys=keys, values=values, raw=raw, bias=bias, logits=logits, hidden=hidden)
 
-    if stop - begin <= size:
+    if end - begin <= size:
         only = read(begin)
         return lambda: (only,)
-    return lambda: (read(start) for start in range(begin, stop, size))
+    return lambda: (read(start) for start in range(begin, end, size))
 
 
-def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Array, Array, Array, Array]:
     """Return out ``(Hk, R, D)``, lse ``(Hk, R)`` and their bounds, of the same shapes."""
     problem, (kv_heads, count, head_dim) = rows.problem, rows.q.shape
     # a sink is a key that stands before all others and whose value is 0
-    maximum = torch.full((kv_heads, count, 1), -math.inf, dtype=torch.float64)
-    total = torch.zeros_like(maximum)
+    maximum: Array = np.full((kv_heads, count, 1), -math.inf)
+    total = np.zeros_like(maximum)
     if rows.sinks is not None:
-        maximum, total = rows.sinks, torch.ones_like(maximum)
-    acc = torch.zeros_like(rows.q)
-    for start, keys, values in blocks():
-        stop = start + keys.shape[2]
-        raw = torch.matmul(rows.q, keys).mul_(problem.scale)
-        logits = final_logits(problem, raw, rows.bias(start, stop))
-        masked = rows.hidden(start, stop)
-        if masked is not None:
-            logits.masked_fill_(masked, -math.inf)
-        higher = torch.maximum(maximum, logits.amax(2, keepdim=True))
+        maximum, total = rows.sinks, np.ones_like(maximum)
+    acc = np.zeros_like(rows.q)
+    for block in blocks():
+        logits = _masked(block.logits, block.hidden)
+        higher = np.maximum(maximum, logits.max(2, keepdims=True))
         # a row without a key so far has no maximum to subtract
-        base = torch.where(higher == -math.inf, 0.0, higher)
-        weights = logits.sub_(base).exp_()
-        keep = torch.exp(maximum - base)
-        total = total * keep + weights.sum(2, keepdim=True)
-        acc = acc * keep + torch.matmul(weights, values)
+        base = np.where(higher == -math.inf, 0.0, higher)
+        weights = np.exp(logits - base)
+        keep = np.exp(maximum - base)
+        total = total * keep + weights.sum(2, keepdims=True)
+        acc = acc * keep + weights @ block.values
         maximum = higher
     out = acc / total
-    lse = maximum + torch.log(total)
+    lse = maximum + np.log(total)
 
-    magnitude, abs_scale = rows.q.abs(), abs(problem.scale)
-    size = (rows.last - rows.first)[:, None].double()
-    underflow = magnitude.sum(2, keepdim=True) * abs_scale
-    logit_sum, a, v_sum = torch.zeros_like(out), torch.zeros_like(out), torch.zeros_like(out)
-    weight_sum = torch.zeros_like(lse)
-    for start, keys, values in blocks():
-        stop = start + keys.shape[2]
-        raw, bias = torch.matmul(rows.q, keys).mul_(problem.scale), rows.bias(start, stop)
-        sizes = torch.matmul(magnitude, keys.abs()).mul_(abs_scale)
+    magnitude, abs_scale = np.abs(rows.q), abs(problem.scale)
+    size = (rows.last - rows.first)[:, None].astype(np.float64)
+    underflow = magnitude.sum(2, keepdims=True) * abs_scale
+    logit_sum, a, v_sum = np.zeros_like(out), np.zeros_like(out), np.zeros_like(out)
+    weight_sum = np.zeros_like(lse)
+    for block in blocks():
+        sizes = magnitude @ np.abs(block.keys)
+        sizes *= abs_scale
         error = raw_error(sizes, underflow, rounding, head_dim=head_dim)
-        error = final_error(problem, raw, bias, error, rounding)
-        logits = final_logits(problem, raw, bias)
-        error = logit_error(logits, maximum, error)
-        relative = logits - lse
-        masked = rows.hidden(start, stop)
-        if masked is not None:
-            relative.masked_fill_(masked, -math.inf)
-        drift = logit_weight(relative, error)
-        absolute = values.abs()
-        a += torch.matmul(relative.exp_(), absolute)
-        if masked is None:
-            v_sum += absolute.sum(1, keepdim=True)
+        error = final_error(problem, block.raw, block.bias, error, rounding)
+        error = logit_error(block.logits, maximum, error)
+        relative = _masked(block.logits - lse, block.hidden)
+        weights = np.exp(relative)
+        drift = logit_weight(relative, weights, error)
+        absolute = np.abs(block.values)
+        a += weights @ absolute
+        if block.hidden is None:
+            v_sum += absolute.sum(1, keepdims=True)
         else:
-            v_sum += torch.matmul((~masked).double(), absolute)
-        weight_sum += drift.sum(2, keepdim=True)
-        _add_spread(logit_sum, drift, values, out)
+            v_sum += (~block.hidden).astype(np.float64) @ absolute
+        weight_sum += drift.sum(2, keepdims=True)
+        _add_spread(logit_sum, drift, block.values, out)
     if rows.sinks is not None:
-        error = logit_error(rows.sinks, maximum, torch.zeros_like(rows.sinks))
-        drift = logit_weight(rows.sinks - lse, error)
+        error = logit_error(rows.sinks, maximum, np.zeros_like(rows.sinks))
+        drift = logit_weight(rows.sinks - lse, np.exp(rows.sinks - lse), error)
         weight_sum += drift
-        logit_sum += drift * out.abs()
+        logit_sum += drift * np.abs(out)
         size = size + 1.0
     bound = output_bound(
         logit_sum=logit_sum,
         a=a,
         v_sum=v_sum,
-        total=torch.exp(lse - maximum),
+        total=np.exp(lse - maximum),
         o=out,
         n=size,
-        v_scale=torch.tensor(problem.kv_scales("v"), dtype=torch.float64)[:, None, None],
+        v_scale=np.array(problem.kv_scales("v"))[:, None, None],
         rounding=rounding,
     )
     lse_limit = lse_bound(weight_sum=weight_sum, lse=lse, n=size, rounding=rounding)
     return out, lse[..., 0], bound, lse_limit[..., 0]
 
 
-def _add_spread(target: Tensor, drift: Tensor, values: Tensor, out: Tensor) -> None:
-    """Add ``sum_j drift_j |v_jd - o_d|`` in slices of keys that keep the four-fold product small."""
-    step = max(1, BLOCK_ELEMENTS // 2 // out.numel())
-    for start in range(0, values.shape[1], step):
-        part = values[:, None, start : start + step]
-        distance = (part - out[:, :, None]).abs_()
-        target += torch.matmul(drift[:, :, None, start : start + step], distance)[:, :, 0]
+def _masked(numbers: Array, hidden: Array | None) -> Array:
+    """Return ``numbers`` ``(Hk, R, C)`` with -inf at masked keys; the array itself when there is none."""
+    return numbers if hidden is None else np.where(hidden, -math.inf, numbers)
+
+
+def _add_spread(target: Array, drift: Array, values: Array, out: Array) -> None:
+    """Add ``sum_j drift_j |v_jd - o_d|`` in tiles of rows and keys that keep the four-fold product small."""
+    (heads, count, head_dim), keys = out.shape, values.shape[1]
+    span = min(keys, max(1, SPREAD_ELEMENTS // head_dim))
+    rows = max(1, SPREAD_ELEMENTS // (span * head_dim))
+    for head, start, row in product(range(heads), range(0, keys, span), range(0, count, rows)):
+        distance = values[head, None, start : start + span] - out[head, row : row + rows, None]
+        np.abs(distance, out=distance)
+        weights = drift[head, row : row + rows, None, start : start + span]
+        target[head, row : row + rows] += (weights @ distance)[:, 0]

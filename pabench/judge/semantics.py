@@ -7,22 +7,21 @@ that the usual positive slopes fade old keys.
 
 from __future__ import annotations
 
-from torch import Tensor
+import numpy as np
 
 from pabench.judge.bound import U32, Rounding, capped_error
+from pabench.problem.dtypes import Array
 from pabench.problem.problem import Problem
 
 
-def final_logits(problem: Problem, raw: Tensor, bias: Tensor | None) -> Tensor:
+def final_logits(problem: Problem, raw: Array, bias: Array | None) -> Array:
     """Return the logits: ``raw`` capped, then the bias added; no mask."""
     cap = problem.soft_cap
-    logits = raw if cap is None else (raw / cap).tanh_().mul_(cap)
+    logits = raw if cap is None else cap * np.tanh(raw / cap)
     return logits if bias is None else logits + bias
 
 
-def final_error(
-    problem: Problem, raw: Tensor, bias: Tensor | None, error: Tensor, rounding: Rounding
-) -> Tensor:
+def final_error(problem: Problem, raw: Array, bias: Array | None, error: Array, rounding: Rounding) -> Array:
     """Return the error of ``final_logits`` before its last rounding, from ``error``, that of ``raw``.
 
     A bias adds ``4 u32 |b_j| + 2 u32 |c_j|``: slope, its change to base 2 and the product, and the rounding
@@ -33,4 +32,4 @@ def final_error(
         error = capped_error(raw, error, cap, rounding)
     if bias is None:
         return error
-    return error + 4.0 * U32 * bias.abs() + 2.0 * U32 * final_logits(problem, raw, None).abs()
+    return error + 4.0 * U32 * np.abs(bias) + 2.0 * U32 * np.abs(final_logits(problem, raw, None))

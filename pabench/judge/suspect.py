@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from pabench.judge.bound import U32, Rounding, logit_error, raw_error
 from pabench.judge.gather import gather_pages, to_float64
@@ -86,18 +85,14 @@ class Suspect:
     def logits(self, keys: Array, *, start: int | None = None, problem: Problem | None = None) -> Array:
         """Return the logits of ``keys``, which stand at ``start`` and after (where the row's own do)."""
         problem = problem or self.tensors.case.problem
-        raw = torch.from_numpy(keys @ self.query * problem.scale)
-        logits: Array = final_logits(problem, raw, self._bias(keys, start, problem)).numpy()
-        return logits
+        raw = keys @ self.query * problem.scale
+        return final_logits(problem, raw, self._bias(keys, start, problem))
 
-    def _bias(self, keys: Array, start: int | None, problem: Problem) -> torch.Tensor | None:
+    def _bias(self, keys: Array, start: int | None, problem: Problem) -> Array | None:
         if problem.alibi_slopes is None:
             return None
         first = self.start if start is None else start
-        return (
-            problem.alibi_slopes[self.head]
-            * (torch.arange(first, first + len(keys)) - self.position).double()
-        )
+        return problem.alibi_slopes[self.head] * (np.arange(first, first + len(keys)) - self.position)
 
     def softmax(self, logits: Array, problem: Problem | None = None) -> tuple[Array, float, float]:
         """Return weights, natural-log LSE and maximum, with the sink of the row's head."""
@@ -141,15 +136,15 @@ class Suspect:
         if factor is not None:
             weights = weights * factor
         r = self.rounding
-        raw = torch.from_numpy(keys @ self.query * problem.scale)
-        sizes = torch.from_numpy(np.abs(keys) @ np.abs(self.query) * abs(problem.scale))
-        underflow = torch.tensor(float(np.abs(self.query).sum()))
+        raw = keys @ self.query * problem.scale
+        sizes = np.abs(keys) @ np.abs(self.query) * abs(problem.scale)
+        underflow = np.abs(self.query).sum()
         error = raw_error(sizes, underflow, r, head_dim=self.query.size)
         error = final_error(problem, raw, self._bias(keys, start, problem), error, r)
-        error = logit_error(torch.from_numpy(logits), torch.tensor(top), error)
+        error = logit_error(logits, np.array(top), error)
         out = weights @ values
-        chain = float(r.chain(torch.tensor(float(logits.size)), 8)) * 2.0 * U32
-        relative = np.expm1(np.minimum(error.numpy(), 100.0)) + r.u_p + r.u_t + r.u_k + r.u_s + chain
+        chain = r.chain(logits.size, 8) * 2.0 * U32
+        relative = np.expm1(np.minimum(error, 100.0)) + r.u_p + r.u_t + r.u_k + r.u_s + chain
         slack = np.abs(weights) * relative @ (np.abs(values) + np.abs(out)) + r.u_o * np.abs(out)
         slack += r.eta_p * np.abs(values).sum(0) + r.eta_o + r.eta_t
         if problem.sinks is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -16,10 +17,11 @@ from pabench.problem.families import FAMILIES, FamilyInput
 from pabench.problem.layout import PageLayout
 from pabench.problem.placement import HIGH_PAGE_BASE, VAST, place_pages
 from pabench.problem.pool import KvPool, pool_shape
-from pabench.problem.vast import reserved_zeros, wrap_pages
+from pabench.problem.vast import WRAPS, reserved_zeros, wrap_pages
 from pabench.problem.visibility import first_visible_key, visible_range
 
 FAMILY_LARGEST, FAMILY_SMALLEST = 65504.0, 2.0**-14
+SIGNS = np.array([-1.0, 1.0])
 MAX_STRETCH = 2.0**13
 """Of queries and keys, whose elements float16 must hold."""
 FULL_POISON_BYTES = 2**26
@@ -156,6 +158,7 @@ def write_tokens(pool: KvPool, pages: Array, keys: Array, values: Array, *, star
             view[page, :, offset] = rows
 
 
+@cache
 def poison_value(poison: str, dtype: DType) -> Array:
     """Return the scalar (in storage form) that stands for ``poison``."""
     value = {"zero": 0.0, "nan": math.nan, "inf": math.inf, "huge": dtype.maximum}[poison]
@@ -177,10 +180,9 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     whole = layout.num_pages * problem.page_size * problem.token_bytes <= FULL_POISON_BYTES
     if whole:
         storage = np.full(shape, value, dtype=problem.kv_storage.storage)
-    elif case.placement == VAST:
-        storage = reserved_zeros(shape, problem.kv_storage.storage)
     else:
-        storage = np.zeros(shape, dtype=problem.kv_storage.storage)
+        lead = WRAPS[0] if case.placement == VAST else 0
+        storage = reserved_zeros(shape, problem.kv_storage.storage, lead=lead)
     pool = KvPool(storage=storage, kv_layout=case.kv_layout, interleaved=case.interleaved)
     if not whole:
         used = [layout.pages(i, n) for i, n in enumerate(case.batch.kv_lens)]
@@ -207,7 +209,7 @@ def _sequence(
     for head in range(problem.num_kv_heads):
         logits, values[:, head] = _family(case, kv_len, rng, head)
         # queries must meet the keys of the beginning along their own direction
-        direction = rng.choice([-1.0, 1.0], head_dim)
+        direction = rng.choice(SIGNS, head_dim)
         direction = directions[head] = direction if start is None else start[1][head]
         # both sides take an equal share of large logits, so that neither leaves the range of a 16-bit type
         largest = float(np.abs(logits).max(initial=0.0))
@@ -220,13 +222,20 @@ def _sequence(
         queries[:, head * group : (head + 1) * group] = strength[:, None] * direction
     # so do the rows of a sequence
     queries *= (1.0 + 0.25 * (np.arange(q_len) % 4))[:, None, None]
-    # a little of every dimension on both sides, so that none can be dropped unseen
-    queries *= 1.0 + 0.01 * rng.normal(0.0, 1.0, queries.shape)
-    keys += 0.02 * rng.normal(0.0, 1.0, keys.shape)
+    # a little of every dimension on both sides, so that none can be dropped unseen; in place, since this is
+    # where a case spends its time
+    noise = rng.standard_normal(queries.shape)
+    noise *= 0.01
+    noise += 1.0
+    queries *= noise
+    noise = rng.standard_normal(keys.shape)
+    noise *= 0.02
+    keys += noise
     if case.family == "marker":
         queries[...] = 0.0
     for kind, numbers in (("k", keys), ("v", values)):
-        numbers /= np.asarray(problem.kv_scales(kind))[:, None]
+        if any(scale != 1.0 for scale in problem.kv_scales(kind)):
+            numbers /= np.asarray(problem.kv_scales(kind))[:, None]
     rows = SequenceRows(
         queries=encode(queries, problem.storage),
         keys=encode(keys, problem.kv_storage),

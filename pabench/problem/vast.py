@@ -7,7 +7,9 @@ those offsets wrap.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from pabench.problem.dtypes import Array
 WRAPS = (2**31, 2**32)
 """Where signed and unsigned offsets of 32 bits wrap, whether they count bytes or elements."""
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+
+Lender = Callable[[int], mmap.mmap]
+"""From a number of bytes to zeroed memory of which only what is written takes room."""
 
 
 def wrap_pages(page_stride: int, itemsize: int) -> tuple[int, ...]:
@@ -29,20 +34,42 @@ def wrap_pages(page_stride: int, itemsize: int) -> tuple[int, ...]:
     return tuple(sorted({-(-wrap // (page_stride * unit)) for wrap in WRAPS for unit in (1, itemsize)}))
 
 
-def reserved_zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+def private_memory(size: int) -> mmap.mmap:
+    """Return zeroed memory of this process alone; raises ``OSError`` when there is not so much of it."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+
+
+_lenders: list[Lender] = []
+
+
+@contextlib.contextmanager
+def lent_by(lender: Lender) -> Iterator[None]:
+    """Let large pools lie in memory of ``lender``, where another process can read them without a copy."""
+    _lenders.append(lender)
+    try:
+        yield
+    finally:
+        _lenders.remove(lender)
+
+
+def reserved_zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic], *, lead: int = WRAPS[0]) -> Array:
     """Return zeros of which the machine gives memory to those that are written.
 
     Zeros lie before the array too, as far as a signed offset of 32 bits reaches back: a kernel that wraps
     reads them, and is then wrong in a way that can be told, where it would otherwise crash.
 
+    Args:
+        shape: of the array.
+        dtype: of the array.
+        lead: elements before the array.
+
     Raises:
         Unsupported: this system gives out no address space of that size.
     """
     count = int(np.prod(shape, dtype=object))
-    lead = WRAPS[0]
     size = (lead + count) * dtype.itemsize
     try:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+        memory = (_lenders[-1] if _lenders else private_memory)(size)
     except (OSError, ValueError, OverflowError) as error:
         text = f"a pool of {size / 2**30:.0f} GiB cannot be reserved on this machine: {error}"
         raise Unsupported(text) from None

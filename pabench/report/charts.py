@@ -7,9 +7,9 @@ is not installed there are no charts, and the tables say the same.
 from __future__ import annotations
 
 import importlib
-import json
 from typing import Any
 
+from pabench.report.drawing import draw_svg
 from pabench.report.heat import HeatMap, HeatPanel
 from pabench.report.palette import EMPTY, GRID, HATCH, INK, LINES, MUTED, PAPER, SHAPES, STEPS, ramp
 from pabench.report.svg import finish_svg
@@ -121,8 +121,7 @@ def trend_svg(trend: Trend, uid: str) -> str:
 
 
 def draw(chart: Any) -> str:
-    """Return the SVG of an altair chart in the fonts and colours of the page."""
-    vl_convert: Any = importlib.import_module("vl_convert")
+    """Return the SVG of an altair chart in the fonts and colours of the page; raises ``NoCharts``."""
     themed = (
         chart.configure(background=PAPER[0], font=FONT, padding=4, aria=False)
         .configure_view(stroke=None)
@@ -142,7 +141,7 @@ def draw(chart: Any) -> str:
         .configure_legend(labelColor=INK[0], labelFontSize=12, labelLimit=120, symbolSize=70)
     )
     # the tests draw every kind of chart; checking each against the schema again would double the time
-    return str(vl_convert.vegalite_to_svg(json.dumps(themed.to_dict(validate=False))))
+    return draw_svg(themed.to_dict(validate=False))
 
 
 def _hatch_path() -> str:

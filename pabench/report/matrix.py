@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 from pabench.report.findings import FindingRow, finding_rows
 from pabench.report.source import Line, Source
-from pabench.report.words import DASH, digits, number, plural, whole
+from pabench.report.words import DASH, digits, number, plural
 
-SEVERITY = ("not-run", "unsupported", "passed", "deviates", "failed", "crashed")
+SEVERITY = (
+    *("interrupted", "unsupported", "inconclusive", "passed", "known-failure"),
+    *("failed", "hung", "crashed"),
+)
 CELL_STATES = ("passed", "failed", "crashed", "unsupported", "unchecked")
-UNJUDGED = ("absent", "unsupported", "not-run")
+UNJUDGED = ("absent", "unsupported", "interrupted")
+BAD = ("failed", "crashed", "hung")
 KINDS = {"backend": "Attention backends", "allocator": "Page allocators"}
 
 
@@ -45,7 +49,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """One failure in words."""
+    """One failure in words; ``traceback`` is that of a subject that raised, empty without one."""
 
     title: str
     state: str
@@ -55,6 +59,7 @@ class Failure:
     path: str
     replay: str
     findings: tuple[FindingRow, ...] = ()
+    traceback: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +85,8 @@ def build_matrices(source: Source) -> tuple[Matrix, ...]:
 
 def build_failures(source: Source) -> tuple[Failure, ...]:
     """Return every failed or crashed check, cell and server, in the order of the journals."""
-    bad = [line for line in source.lines if line.state in ("failed", "crashed")]
-    return tuple(_cell_failure(line) if line.data["kind"] == "cell" else _check_failure(line) for line in bad)
+    bad = [line for line in source.lines if line.state in BAD and not _is_result(line)]
+    return tuple(map(_failure, bad))
 
 
 def build_cell_checks(source: Source) -> tuple[CellChecks, ...]:
@@ -93,6 +98,7 @@ def build_cell_checks(source: Source) -> tuple[CellChecks, ...]:
     for (backend, device), lines in groups.items():
         ratios = [number((line.data.get("check") or {}).get("max_ratio")) for line in lines]
         counts = {state: sum(line.state == state for line in lines) for state in CELL_STATES}
+        counts["crashed"] += sum(line.state == "hung" for line in lines)
         rows.append(CellChecks(subject=backend, device=device, worst=digits(_largest(ratios)), **counts))
     return tuple(rows)
 
@@ -100,13 +106,15 @@ def build_cell_checks(source: Source) -> tuple[CellChecks, ...]:
 def line_title(line: Line) -> str:
     """Return what a line is about: a check, a stress cell, a cell, a server or a model."""
     data = line.data
-    if data["kind"] in ("check", "stress"):
+    if data["kind"] in ("conformance", "stress"):
         return f"{data['subject']} on {data['device']}: {data['check']}"
     if data["kind"] == "serving":
         return f"{data['allocator']} under {data['scheduler']}, page size {data['page_size']}"
     if data["kind"] == "model":
         return f"{data['model']} through {data['subject']}, page size {data['page_size']}"
-    return f"{data['backend']} on {data['device']}: cell {cell_title(line)}"
+    if data["kind"] == "sweep":
+        return f"{data['backend']} on {data['device']}: cell {cell_title(line)}"
+    return f"{data['subject']}: {data['label']}"
 
 
 def cell_title(line: Line) -> str:
@@ -166,31 +174,25 @@ def _cell(lines: Sequence[Line]) -> MatrixCell:
     )
 
 
-def _check_failure(line: Line) -> Failure:
-    data, failure = line.data, line.data.get("failure") or {}
+def _is_result(line: Line) -> bool:
+    """Whether what looks bad is what was looked for: a stress cell into the deadline."""
+    return line.state == "hung" and line.data["kind"] == "stress"
+
+
+def _failure(line: Line) -> Failure:
+    data, failure, check = line.data, line.data.get("failure") or {}, line.data.get("check")
+    own = check if isinstance(check, dict) else data
+    path = failure.get("path") or ""
     return Failure(
         title=line_title(line),
         state=line.state,
-        worst=digits(number(data.get("max_ratio"))),
-        text=failure.get("text") or data.get("reason") or "The journal gives no reason.",
-        case_id=failure.get("case_id") or DASH,
-        path=failure.get("path") or "",
-        replay=failure.get("replay") or "",
-        findings=finding_rows(data.get("findings")),
-    )
-
-
-def _cell_failure(line: Line) -> Failure:
-    data, check = line.data, line.data.get("check") or {}
-    path = check.get("path") or ""
-    return Failure(
-        title=line_title(line),
-        state=line.state,
-        worst=digits(number(check.get("max_ratio"))),
-        text=check.get("text") or data.get("reason") or "The journal gives no reason.",
-        case_id=check.get("case_id") or DASH,
+        worst=digits(number(own.get("max_ratio"))),
+        text=failure.get("text") or own.get("text") or data.get("reason") or "The journal gives no reason.",
+        case_id=failure.get("case_id") or own.get("case_id") or DASH,
         path=path,
-        replay=check.get("replay") or (f"pabench replay {path}" if path else ""),
+        replay=failure.get("replay") or (f"pabench replay {path}" if path else ""),
+        findings=finding_rows(data.get("findings")),
+        traceback=str(data.get("traceback") or ""),
     )
 
 
@@ -198,8 +200,3 @@ def _largest(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     # NaN is the worst error of all, and max() would lose it
     return next((v for v in known if v != v), max(known)) if known else None
-
-
-def total_cases(source: Source) -> str:
-    """Return the number of generated problems over all checks."""
-    return whole(sum(line.data.get("cases") or 0 for line in source.checks))

@@ -19,7 +19,9 @@ from pabench.report.matrix import (
     build_matrices,
 )
 from pabench.report.notes import Skip, build_skips, build_warnings
+from pabench.report.others import OtherRow, build_others
 from pabench.report.roofline import RooflineView, build_roofline
+from pabench.report.sections import SectionView, build_sections
 from pabench.report.serving import ServingView, build_serving
 from pabench.report.source import Source, build_source
 from pabench.report.standing import StandingRow, build_standing
@@ -54,6 +56,8 @@ class ReportModel:
     serving: ServingView | None
     stress: tuple[StressRow, ...]
     language: tuple[ModelRunView, ...]
+    sections: tuple[SectionView, ...]
+    others: tuple[OtherRow, ...]
     warnings: tuple[str, ...]
     skips: tuple[Skip, ...]
     data: dict[str, Any]
@@ -62,6 +66,7 @@ class ReportModel:
 def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportModel:
     """Return the view model of one page over ``runs``; ``notes`` are further warnings of the caller."""
     source = build_source(runs)
+    sections, broken = build_sections(source)
     return ReportModel(
         title=_title(source),
         verdict=build_verdict(source),
@@ -79,18 +84,16 @@ def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportMo
         serving=build_serving(source),
         stress=build_stress(source),
         language=build_language(source),
-        warnings=build_warnings(source, notes),
+        sections=sections,
+        others=build_others(source, without={section.kind for section in sections}),
+        warnings=build_warnings(source, (*notes, *broken)),
         skips=build_skips(source),
         data=_data(source),
     )
 
 
 def _title(source: Source) -> str:
-    names = dict.fromkeys(
-        [line.data["subject"] for line in source.checks + source.stress + source.models]
-        + [line.data["backend"] for line in source.cells]
-        + [line.data["allocator"] for line in source.servers]
-    )
+    names = dict.fromkeys(str(line.data["subject"]) for line in source.lines)
     what = " and ".join(dict.fromkeys(str(run.record["kind"]) for run in source.runs))
     few = ", ".join(name if len(name) <= 40 else name[:39] + "…" for name in list(names)[:4]) + (
         ", …" if len(names) > 4 else ""
@@ -101,7 +104,7 @@ def _title(source: Source) -> str:
 def _data(source: Source) -> dict[str, Any]:
     """The journals as columns and rows, which takes half the room of one object a line."""
     tables = {}
-    kinds = ("cells", "checks", "servers", "stress", "models")
+    kinds = ("cells", "checks", "servers", "stress", "models", "others")
     for name, lines in ((kind, getattr(source, kind)) for kind in kinds):
         columns = list(dict.fromkeys(key for line in lines for key in line.data if key != "kind"))
         rows = [[line.run, *(_few(line.data.get(key)) for key in columns)] for line in lines]

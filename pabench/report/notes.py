@@ -38,6 +38,12 @@ def build_warnings(source: Source, notes: tuple[str, ...] = ()) -> tuple[str, ..
             f"{plural(len(repeated), 'cell')} stand in more than one place of the journals; the table "
             "shows each, a heat map the last one that has a figure."
         )
+    twice = Counter((line.run, line.data["id"]) for line in source.lines if line.data["kind"] != "cell")
+    if several := [key for key, count in twice.items() if count > 1]:
+        found.append(
+            f"{plural(len(several), 'item')} stand more than once in the journal of one run; "
+            "of several answers the worst stands."
+        )
     unstated = sorted({key for line in source.cells for key in _unstated(line.data)})
     if unstated:
         found.append(f"No provenance is stated for: {', '.join(unstated)}.")
@@ -102,8 +108,8 @@ def _different_machines(source: Source) -> list[str]:
     found = []
     for label, key in (("pabench versions", "pabench"), ("commits", "git_commit"), ("processors", "cpu")):
         values = [run.record["provenance"].get(key) for run in source.runs]
-        names = {(v.get("name") if isinstance(v, dict) else v) for v in values}
+        names = {str(v.get("name") if isinstance(v, dict) else v) for v in values}
         if len(names) > 1:
-            shown = ", ".join(sorted(str(name) for name in names))
+            shown = ", ".join(sorted(names))
             found.append(f"The runs on this page were made with different {label}: {shown}.")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from markupsafe import Markup
 
 from pabench import __version__
 from pabench.report.charts import charts_missing, heat_svg, trend_svg
+from pabench.report.drawing import NoCharts
 from pabench.report.model import ReportModel, build_model
 from pabench.report.palette import DARK, LIGHT, chart_colours
 from pabench.report.serving_charts import serving_svgs
@@ -41,18 +43,16 @@ def render_report(runs: Sequence[Path], out: Path) -> Path:
 def render_html(runs: Sequence[Run]) -> str:
     """Return the page over ``runs``; a pure function of them and of the charts' fonts."""
     missing = charts_missing()
-    notes = (f"No charts on this page: {missing}. The tables carry every figure.",) if missing else ()
-    model = build_model(runs, notes=notes)
-    charts = {} if missing else _charts(model)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resource_dir("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["breakable"] = _breakable
-    page = environment.get_template("report.html.j2").render(
+    model, charts = build_model(runs), dict[str, Markup]()
+    if not missing:
+        try:
+            charts = _charts(model)
+        except NoCharts as error:
+            missing = str(error)
+    if missing:
+        notes = (f"No charts on this page: {missing}. The tables carry every figure.",)
+        model = build_model(runs, notes=notes)
+    page = _template().render(
         model=model,
         charts=charts,
         version=__version__,
@@ -64,6 +64,19 @@ def render_html(runs: Sequence[Run]) -> str:
         data=Markup(_script_safe(model.data)),
     )
     return page if page.endswith("\n") else page + "\n"
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(resource_dir("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = _breakable
+    return environment.get_template("report.html.j2")
 
 
 def _charts(model: ReportModel) -> dict[str, Markup]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from pabench.activities.serving.reproduce import Reproduction, Table
 from pabench.report.charts import charts_missing
+from pabench.report.drawing import NoCharts
 from pabench.report.serving import Bar, Lines
 from pabench.report.serving_charts import lines_svg, split_svg
 
@@ -33,16 +35,21 @@ def reproduction_files(found: Reproduction, path: Path) -> dict[Path, str]:
     files: dict[Path, str] = {}
     lines = [OPENING.format(slots="15,728")]
     split, batches = f"{path.stem}-split.svg", f"{path.stem}-batch.svg"
-    drawn = charts_missing() is None
+    drawn: dict[Path, str] = {}
+    if charts_missing() is None:
+        bars = tuple(Bar(name=name, shares=shares) for name, shares in found.split.items())
+        with contextlib.suppress(NoCharts):
+            drawn = {
+                path.parent / split: _alone(split_svg(bars, "split")),
+                path.parent / batches: _alone(lines_svg(_batches(found))),
+            }
     for table in found.tables:
         lines += _table(table)
         if drawn and table.title.startswith("Figure 2:"):
             lines += [f"![Shares of the pool by server]({split})", ""]
     if drawn:
         lines += ["## Batch by page size", "", f"![Batch by page size]({batches})", ""]
-        bars = tuple(Bar(name=name, shares=shares) for name, shares in found.split.items())
-        files[path.parent / split] = _alone(split_svg(bars, "split"))
-        files[path.parent / batches] = _alone(lines_svg(_batches(found)))
+        files |= drawn
     missed = [text for table in found.tables for text, holds in table.accepted if not holds]
     closing = "Every acceptance above is met." if found.met else f"Missed: {'; '.join(missed)}."
     files[path] = "\n".join([*lines, closing]) + "\n"

@@ -157,7 +157,7 @@ def _over_time(lines: Sequence[Line], names: Sequence[str]) -> list[Lines]:
         drawn = [
             (name, tuple(zip(line.data["series"]["clock_s"], [scale * y for y in values], strict=True)))
             for name, line in zip(names, lines, strict=True)
-            if (values := line.data.get("series", {}).get(key, {}).get("mean"))
+            if (values := ((line.data.get("series") or {}).get(key) or {}).get("mean"))
         ]
         read = "Means over runs of steps. A flat top is a full pool; what ends early was served sooner."
         made.append(_lines(uid, title, unit, y_title, clock, drawn, read=read))
@@ -174,7 +174,7 @@ def _latency(lines: Sequence[Line], names: Sequence[str]) -> list[Lines]:
             (name, tuple((100 * at / (len(values) - 1), value) for at, value in enumerate(values)))
             for name, line in zip(names, lines, strict=True)
             if _word(line, "span_s") == "modelled"
-            and len(values := line.data.get("curves", {}).get(key, [])) > 1
+            and len(values := (line.data.get("curves") or {}).get(key, [])) > 1
         ]
         read = "Each request is a point of its line: that share of the requests was served at least as fast."
         made.append(_lines(uid, title, "% of requests", "s", "modelled", drawn, read=read))
@@ -253,7 +253,7 @@ def _notes(lines: Sequence[Line]) -> tuple[str, ...]:
                 f"{who}: {whole(kernel['launches'])} steps were decoded by the kernel, "
                 f"{whole(kernel['sequences'])} sequences, worst err/T {digits(number(kernel['max_ratio']))}."
             )
-        for why, count in (line.data.get("skipped") or {}).items():
+        for why, count in (line.data.get("skip_reasons") or {}).items():
             found.append(f"{who}: {whole(count)} requests skipped: {why}.")
     return tuple(found)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pabench.report.words import clean
 from pabench.run.read import Run
+from pabench.run.record import Record
 
 SPEED_FIELDS = (
     *("plan_ns", "run_ns", "run_token_heads"),
@@ -28,76 +29,101 @@ class RunView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One journal line.
+    """One record of a journal.
 
     Attributes:
-        data: the line, texts cleaned; speed figures are gone unless the result was found right.
-        state: ``passed``, ``deviates`` (known deviations alone), ``failed``, ``crashed``, ``unsupported``,
-            ``not-run`` (a check that an interrupt cut short), ``timeout`` (of a stress cell),
-            ``inconclusive`` (of a model: a near tie)
-            or ``unchecked`` (a cell that ran, but whose result nobody judged).
+        data: the record, flat, texts cleaned; speed figures are gone unless the result was found right.
+        units: of its figures, by name.
+        state: a status of ``run.record``, or ``unchecked`` (a cell that ran, but whose result nobody judged).
         run: position of its run.
     """
 
     data: dict[str, Any]
     state: str
     run: int
+    units: dict[str, str]
+
+
+KINDS = {
+    "conformance": "check",
+    "sweep": "cell",
+    "serving": "server",
+    "stress": "stress cell",
+    "model": "model run",
+}
+"""Activities with sections of their own, in the order of the page, and what one of their items is called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """All runs of a report, side by side."""
+    """All runs of a report, side by side; ``by_kind`` holds their lines by activity."""
 
     runs: tuple[RunView, ...]
-    cells: tuple[Line, ...]
-    checks: tuple[Line, ...]
-    servers: tuple[Line, ...] = ()
-    stress: tuple[Line, ...] = ()
-    models: tuple[Line, ...] = ()
+    by_kind: dict[str, tuple[Line, ...]]
+
+    def of(self, kind: str) -> tuple[Line, ...]:
+        """Return the lines of an activity."""
+        return self.by_kind.get(kind, ())
+
+    @property
+    def checks(self) -> tuple[Line, ...]:
+        """Checks of conformance runs."""
+        return self.of("conformance")
+
+    @property
+    def cells(self) -> tuple[Line, ...]:
+        """Cells of sweeps."""
+        return self.of("sweep")
+
+    @property
+    def servers(self) -> tuple[Line, ...]:
+        """Servers of serving runs."""
+        return self.of("serving")
+
+    @property
+    def stress(self) -> tuple[Line, ...]:
+        """Cells of stress runs."""
+        return self.of("stress")
+
+    @property
+    def models(self) -> tuple[Line, ...]:
+        """Runs of a language model."""
+        return self.of("model")
+
+    @property
+    def others(self) -> tuple[Line, ...]:
+        """Items of activities that this package does not know."""
+        return tuple(line for kind, lines in self.by_kind.items() if kind not in KINDS for line in lines)
 
     @property
     def lines(self) -> tuple[Line, ...]:
-        """Checks, then cells, then servers, then stress, then models."""
-        return self.checks + self.cells + self.servers + self.stress + self.models
+        """All lines, activity by activity."""
+        known = tuple(line for kind in KINDS for line in self.of(kind))
+        return known + self.others
 
 
 def build_source(runs: Sequence[Run]) -> Source:
     """Merge runs: journals side by side, in the order given."""
-    views, cells, checks, servers, stress, models = [], [], [], [], [], []
+    views: list[RunView] = []
+    lines: dict[str, list[Line]] = {}
     for index, run in enumerate(runs):
         name = clean(run.path.name or str(run.path))
         views.append(RunView(name=name, record=clean(run.record), torn=run.torn))
-        for raw in run.lines:
-            data = clean(raw)
-            if data["kind"] == "cell":
-                cells.append(_cell(data, index))
-            elif data["kind"] == "serving":
-                state = {"ok": "passed", "interrupted": "not-run"}.get(data["status"], data["status"])
-                servers.append(Line(data=data, state=state, run=index))
-            elif data["kind"] == "stress":
-                state = "passed" if data["status"] == "ok" else data["status"]
-                stress.append(Line(data=data, state=state, run=index))
-            elif data["kind"] == "model":
-                state = "passed" if data["status"] == "ok" else data["status"]
-                models.append(Line(data=data, state=state, run=index))
-            else:
-                checks.append(Line(data=data, state=data["status"], run=index))
-    return Source(
-        runs=tuple(views),
-        cells=tuple(cells),
-        checks=tuple(checks),
-        servers=tuple(servers),
-        stress=tuple(stress),
-        models=tuple(models),
-    )
+        for record in run.records:
+            lines.setdefault(record.kind, []).append(_line(record, index))
+    return Source(runs=tuple(views), by_kind={kind: tuple(found) for kind, found in lines.items()})
 
 
-def _cell(data: dict[str, Any], run: int) -> Line:
-    state = "passed" if data["status"] == "ok" else data["status"]
-    if state == "passed":
-        verdict = (data.get("check") or {}).get("passed")
-        # a line that says ok beside a failed check is a failed line
-        state = "unchecked" if verdict is None else "passed" if verdict else "failed"
-    if state not in ("passed", "unchecked"):
-        data = {key: None if key in SPEED_FIELDS else value for key, value in data.items()}
-    return Line(data=data, state=state, run=run)
+def _line(record: Record, run: int) -> Line:
+    data, state = clean(record.flat()), str(record.status)
+    units = {clean(name): clean(figure.unit) for name, figure in record.figures.items()}
+    if record.kind == "serving" and record.figures:
+        data["figures"] = {clean(name): clean(figure.value) for name, figure in record.figures.items()}
+    if record.kind == "sweep":
+        if state == "passed":
+            verdict = (data.get("check") or {}).get("passed")
+            # a line that says passed beside a failed check is a failed line
+            state = "unchecked" if verdict is None else "passed" if verdict else "failed"
+        if state not in ("passed", "unchecked"):
+            data = {key: None if key in SPEED_FIELDS else value for key, value in data.items()}
+    return Line(data=data, state=state, run=run, units=units)

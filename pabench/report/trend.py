@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,32 +56,23 @@ def distinct_memory(source: Source) -> list[dict[str, Any]]:
 def build_page_sizes(source: Source) -> tuple[PageSizeRow, ...]:
     """Return the pooled figures by page size.
 
-    Waste is wasted slots over all slots.  The pooled gain is contiguous slots over paged slots; a cell's
-    contiguous slots are its gain times its slots.  Only (lengths, batch, seed) that every page size has are
-    pooled, so that an unfinished sweep does not compare different loads.
+    What is pooled, and how, is said by ``pooled_memory``.
     """
-    lines = distinct_memory(source)
-    sizes = sorted({line["page_size"] for line in lines})
-    loads = [{_load(line) for line in lines if line["page_size"] == size} for size in sizes]
-    common = set.intersection(*loads) if loads else set()
-    rows = []
-    for size in sizes:
-        own = [line for line in lines if line["page_size"] == size and _load(line) in common]
-        slots = sum(line["slots"] for line in own)
-        if not slots:
-            continue
-        gains = [number(line.get("efficiency_gain")) for line in own]
-        contiguous = [g * line["slots"] for g, line in zip(gains, own, strict=True) if g is not None]
-        rows.append(
-            PageSizeRow(
-                page_size=size,
-                batches=len(own),
-                pages=whole(sum(line["num_pages"] for line in own)),
-                waste=percent(sum(line["waste_tokens"] for line in own) / slots),
-                gain=f"{digits(sum(contiguous) / slots)} ×" if len(contiguous) == len(own) else "–",
-            )
+    if not (lines := distinct_memory(source)):
+        return ()
+    # heavy to import, and a report without cells has no use for it
+    from pabench.analysis.page_sizes import pooled_memory
+
+    return tuple(
+        PageSizeRow(
+            page_size=int(str(size)),
+            batches=row["batches"],
+            pages=whole(row["pages"]),
+            waste=percent(row["waste"]),
+            gain="–" if math.isnan(row["gain"]) else f"{digits(row['gain'])} ×",
         )
-    return tuple(rows)
+        for size, row in pooled_memory(lines).to_dict("index").items()
+    )
 
 
 def build_trend(source: Source) -> Trend | None:
@@ -105,10 +97,6 @@ def _line(lines: Sequence[dict[str, Any]], spec: str, name: str) -> TrendLine:
         line["page_size"]: float(line["internal_fragmentation"]) for line in lines if line["lengths"] == spec
     }
     return TrendLine(name=name, points=tuple(sorted(own.items())))
-
-
-def _load(line: dict[str, Any]) -> tuple[Any, ...]:
-    return line["lengths"], line["batch"], line.get("seed")
 
 
 def _counted(line: Line) -> bool:

@@ -7,22 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pabench.errors import EXIT_FAILURE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EXIT_OK
-from pabench.report.source import Line, Source
+from pabench.report.source import KINDS, Line, Source
 from pabench.report.words import join, plural
 
 TONES = {"PASS": "passed", "FAIL": "failed", "INCOMPLETE": "warned", "NOTHING RAN": "neutral"}
 ORDER = (
     "passed",
-    "deviates",
+    "known-failure",
     "failed",
     "crashed",
-    "timeout",
+    "hung",
     "inconclusive",
     "unchecked",
-    "not-run",
+    "interrupted",
     "unsupported",
 )
-NOUNS = ("check", "cell", "server", "stress cell", "model run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +57,17 @@ def build_verdict(source: Source) -> Verdict:
     states = Counter(line.state for line in source.lines)
     codes = [run.record.get("exit_code") for run in source.runs]
     broken = [run for run in source.runs if run.record["status"] != "finished"]
-    if states["failed"] or states["crashed"] or EXIT_FAILURE in codes or EXIT_INTERNAL in codes:
+    if (
+        states["failed"]
+        or states["crashed"]
+        or _hung(source)
+        or EXIT_FAILURE in codes
+        or EXIT_INTERNAL in codes
+    ):
         word = "FAIL"
     elif broken or EXIT_INTERRUPTED in codes or states["unchecked"] or states["inconclusive"]:
         word = "INCOMPLETE"
-    elif not any(states[state] for state in ("passed", "deviates", "timeout")):
+    elif not any(states[state] for state in ("passed", "known-failure", "hung")):
         word = "NOTHING RAN"
     elif all(code in (EXIT_OK, EXIT_NOTHING_RAN) for code in codes):
         word = "PASS"
@@ -79,9 +84,12 @@ def build_verdict(source: Source) -> Verdict:
 
 def _kinds(source: Source) -> tuple[tuple[Sequence[Line], str], ...]:
     """All lines by kind, and what one is called."""
-    return tuple(
-        zip((source.checks, source.cells, source.servers, source.stress, source.models), NOUNS, strict=True)
-    )
+    return (*((source.of(kind), noun) for kind, noun in KINDS.items()), (source.others, "item"))
+
+
+def _hung(source: Source) -> bool:
+    """Whether a hang is a failure; in a stress run it is a result."""
+    return any(line.state == "hung" and line.data["kind"] != "stress" for line in source.lines)
 
 
 def _exit_words(codes: Sequence[int | None]) -> str:
@@ -116,15 +124,16 @@ def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> s
         cases = sum(line.data.get("cases") or 0 for line in checks)
         over = f" over {plural(cases, 'generated case')}" if cases else ""
         parts.append(f"{plural(len(checks), 'check')} passed{over}")
-    if states["deviates"]:
-        parts.append(f"{plural(states['deviates'], 'check')} found known deviations alone, named below")
+    if states["known-failure"]:
+        found = plural(states["known-failure"], "check")
+        parts.append(f"{found} found known deviations alone, named below")
     if cells := [line for line in source.cells if line.state == "passed"]:
         parts.append(f"{plural(len(cells), 'cell')} ran, each result checked against the oracle")
     if servers := [line for line in source.servers if line.state == "passed"]:
-        served = sum(line.data["figures"]["served"] for line in servers)
+        served = sum((line.data.get("figures") or {}).get("served") or 0 for line in servers)
         parts.append(f"{plural(len(servers), 'server')} served {plural(served, 'request')}")
-    if stress := [line for line in source.stress if line.state in ("passed", "timeout")]:
-        late = sum(line.state == "timeout" for line in stress)
+    if stress := [line for line in source.stress if line.state in ("passed", "hung")]:
+        late = sum(line.state == "hung" for line in stress)
         parts.append(
             f"{plural(len(stress), 'stress cell')} ran" + (f", {late} into the deadline" if late else "")
         )
@@ -132,6 +141,8 @@ def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> s
         tokens = sum(len(answer["token"]) for line in models for answer in line.data["answers"])
         made = f"{plural(len(models), 'model run')} made {plural(tokens, 'token')}"
         parts.append(f"{made}, all as dense attention has them")
+    if others := [line for line in source.others if line.state == "passed"]:
+        parts.append(f"{plural(len(others), 'item')} passed")
     skipped = states["unsupported"]
     tail = f" {plural(skipped, 'item')} {'is' if skipped == 1 else 'are'} unsupported." if skipped else ""
     return f"{join(parts)}.{tail}"
@@ -139,13 +150,15 @@ def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> s
 
 def _part(lines: Sequence[Line], noun: str) -> str:
     states = Counter(line.state for line in lines)
-    total = len(lines) - states["unsupported"] - states["not-run"]
-    said = [f"{states[s]:,} {s}" for s in ("failed", "crashed") if states[s]]
+    total = len(lines) - states["unsupported"] - states["interrupted"]
+    if lines and lines[0].data["kind"] == "stress":
+        del states["hung"]
+    said = [f"{states[s]:,} {s}" for s in ("failed", "crashed", "hung") if states[s]]
     return f"of {plural(total, noun)}, {join(said)}" if said else ""
 
 
 def _broken_words(broken: int, source: Source) -> str:
-    done = plural(sum(line.state != "not-run" for line in source.lines), "finished item")
+    done = plural(sum(line.state != "interrupted" for line in source.lines), "finished item")
     what = "The run" if len(source.runs) == 1 else plural(broken, "run")
     stopped = any(run.record["status"] == "interrupted" for run in source.runs)
     return f"{what} {'was interrupted' if stopped else 'did not end'}; {done} in the journal can be trusted."
@@ -158,7 +171,7 @@ def _counts(source: Source) -> tuple[Count, ...]:
         for state in ORDER:
             if states[state] or (lines and state == "passed"):
                 name = noun if states[state] == 1 else f"{noun}s"
-                words = "with known deviations" if state == "deviates" else state.replace("-", " ")
+                words = "with known deviations" if state == "known-failure" else state.replace("-", " ")
                 counts.append(Count(value=states[state], label=f"{name} {words}", state=state))
     cases = sum(line.data.get("cases") or 0 for line in source.checks)
     if cases:

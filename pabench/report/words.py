@@ -1,36 +1,26 @@
-"""Text and numbers as the page shows them: hostile text made harmless to look at, three digits on screen."""
+"""Text and numbers as the page shows them: texts cleaned and cut to their field, three digits on screen."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from pabench.text import TEXT_LIMIT, clean_text
+
 NAME_LIMIT = 120
-TEXT_LIMIT = 4000
 DASH = "–"
 TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
 BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
+TRACEBACK_LIMIT = 8000
 LONG_FIELDS = frozenset({"text", "reason", "replay", "command", "about", "path", "description"})
-
-
-def clean_text(text: str, limit: int = TEXT_LIMIT) -> str:
-    """Return ``text`` with every invisible character written out and cut at ``limit`` characters.
-
-    Control characters are illegal in SVG, lone surrogates in UTF-8, and direction overrides could turn the
-    text beside them around; all become ``\\u202e``-like text.  Newlines and tabs stay.  Escaping for HTML is
-    the template's business, not this function's.
-    """
-    if len(text) > limit:
-        text = f"{text[:limit]}… ({len(text) - limit:,} more characters in the journal)"
-    if text.isprintable():
-        return text
-    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else _spelled(c) for c in text)
 
 
 def clean(value: Any, field: str = "") -> Any:
     """Return JSON data with every text in it, keys too, passed through ``clean_text``."""
+    if isinstance(value, str) and field == "traceback":
+        # its end is where the reason is
+        return clean_text(value[-TRACEBACK_LIMIT:], TRACEBACK_LIMIT)
     if isinstance(value, str):
         return clean_text(value, TEXT_LIMIT if field in LONG_FIELDS else NAME_LIMIT)
     if isinstance(value, dict):
@@ -108,8 +98,3 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 def join(parts: Sequence[str]) -> str:
     """Return ``a``, ``a and b`` or ``a, b and c``."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _spelled(char: str) -> str:
-    code = ord(char)
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import traceback
 from dataclasses import dataclass
 
 SIGNALS = {
@@ -17,6 +18,7 @@ SIGNALS = {
 }
 FRAME = re.compile(r'^  File "(?P<file>[^"]*)", line (?P<line>\d+) in (?P<name>.+)$', re.MULTILINE)
 DUMP = re.compile(r"^(Fatal Python error: |Current thread |Thread 0x)", re.MULTILINE)
+MAX_ERROR_TEXT = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,3 +63,13 @@ def place_of(output: str) -> str:
     if frame is None:
         return ""
     return f" in {frame['name']} ({os.path.basename(frame['file'])}:{frame['line']})"
+
+
+def error_text(error: BaseException) -> str:
+    """Return what a subject raised and where, as ``TYPE: MESSAGE in NAME (FILE:LINE)``, one line."""
+    said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    said = said if len(said) <= MAX_ERROR_TEXT else f"{said[:MAX_ERROR_TEXT]}..."
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return said
+    return f"{said} in {frames[-1].name} ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})"

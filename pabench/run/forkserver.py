@@ -2,8 +2,11 @@
 
 A worker is then there in hundredths of a second, however often one dies.  The nursery does two things: when
 told to (byte ``s``, with the worker's socket and output as descriptors) it forks, and reports how the worker
-ended; told so (byte ``r``) it kills what is left of the process group and forgets it.  One worker at a
+ended; told so (byte ``r``) it kills all that the worker has left behind and forgets it.  One worker at a
 time.  Its parent's end, known by the end of the control socket, is its own and the worker's.
+
+A process that a worker starts and leaves, in a session of its own or not, becomes a child of the nursery
+(``PR_SET_CHILD_SUBREAPER``), so that it is found and ends with its worker.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -26,24 +30,38 @@ from typing import NoReturn
 from pabench.run.channel import Channel
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+BURIAL_SECONDS = 3.0
+"""How long descendants are hunted; one that forks faster than it is killed must not stop everything."""
 BROKEN = 70
 """Exit status of a worker whose own code, not the code it was to run, raised."""
 
 Work = Callable[[Channel], None]
 
 
-def main(control_fd: int, entry: str) -> NoReturn:
-    """Import ``module:function`` and fork workers that call it, until the control socket ends."""
+def main(control_fd: int, entry: str, *preload: str) -> NoReturn:
+    """Import ``module:function`` and fork workers that call it, until the control socket ends.
+
+    Args:
+        control_fd: of the control socket.
+        entry: what a worker calls.
+        preload: modules that workers will want; one that cannot be imported is told where it is wanted.
+    """
     control = socket.socket(fileno=control_fd)
     sys.argv[:] = ["pabench-worker"]
     module, _, name = entry.partition(":")
     work: Work = getattr(importlib.import_module(module), name)
+    for wanted in preload:
+        with contextlib.suppress(Exception):
+            importlib.import_module(wanted)
     wake, poke = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(poke, False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(poke, warn_on_full_buffer=False)
     report = Channel(control)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    own = descendants()
     child, told = 0, True
     while True:
         select.select([control.fileno(), wake], [], [])
@@ -62,7 +80,7 @@ def main(control_fd: int, entry: str) -> NoReturn:
             child, told = _fork(work, control, descriptors), False
             report.send({"pid": child})
         elif child:
-            _bury(child)
+            _bury(child, own)
             child, told = 0, True
         if not order:
             os._exit(0)
@@ -76,7 +94,7 @@ def _fork(work: Work, control: socket.socket, descriptors: list[int]) -> int:
         try:
             control.close()
             _become_worker(parent, output=descriptors[1])
-            _run(work, Channel(socket.socket(fileno=descriptors[0])))
+            _run(work, Channel(socket.socket(fileno=descriptors[0]), takes_descriptors=True))
         finally:
             os._exit(BROKEN)
     for descriptor in descriptors:
@@ -89,8 +107,7 @@ def _fork(work: Work, control: socket.socket, descriptors: list[int]) -> int:
 
 def _become_worker(parent: int, *, output: int) -> None:
     os.setpgid(0, 0)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         os._exit(BROKEN)
     signal.set_wakeup_fd(-1)
@@ -124,9 +141,46 @@ def _run(work: Work, channel: Channel) -> NoReturn:
     os._exit(status)
 
 
-def _bury(child: int) -> None:
-    """Kill the worker and whatever it started, and free its number."""
+def _prctl(option: int, value: int) -> None:
+    """Ask the kernel for something that it may not have; then all goes on without."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _bury(child: int, own: set[int]) -> None:
+    """Kill the worker and whatever it started, and free its number; ``own`` are not the worker's."""
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    end = time.monotonic() + BURIAL_SECONDS
+    while (left := descendants() - own) and time.monotonic() < end:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in left:
+            # those whose parent has just died are the nursery's own by now; the next look finds the others
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.001)
+
+
+def descendants() -> set[int]:
+    """Return the processes that descend from this one, dead ones that nobody has waited for included."""
+    parents: dict[int, int] = {}
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return set()
+    for name in names:
+        if name.isdecimal():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                # the name of a program, in parentheses, may hold anything
+                fields = Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()
+                parents[int(name)] = int(fields[1])
+    found: set[int] = set()
+    new = {os.getpid()}
+    while new:
+        new = {pid for pid, parent in parents.items() if parent in new} - found
+        found |= new
+    return found

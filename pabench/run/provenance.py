@@ -28,7 +28,6 @@ PACKAGES = (
     "jinja2",
     "click",
     "rich",
-    "ray",
     "nvidia-cuda-nvrtc",
     "ziglang",
 )

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pabench.errors import UsageError
-from pabench.run.files import reason
-from pabench.run.schema import validate_line, validate_run
+from pabench.errors import UsageError, reason
+from pabench.run.record import Record, Status
+from pabench.run.schema import read_line, validate_run
 
 RUN_FILE = "run.json"
 JOURNAL = "journal.jsonl"
+MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,18 +24,24 @@ class Run:
     Attributes:
         path: the folder.
         record: ``run.json``.
-        lines: the journal in its order, a torn last line left out.
+        records: the journal in its order, without a torn last line, and without what an interrupt had cut
+            short and a resumed run has asked again.
         torn: whether the last line was cut short by a kill.
     """
 
     path: Path
     record: dict[str, Any]
-    lines: tuple[dict[str, Any], ...]
+    records: tuple[Record, ...]
     torn: bool
 
     @property
+    def lines(self) -> tuple[dict[str, Any], ...]:
+        """The records as flat lines, for tables; see ``Record.flat``."""
+        return tuple(record.flat() for record in self.records)
+
+    @property
     def kind(self) -> str:
-        """``sweep`` or ``conformance``."""
+        """The activity: ``conformance``, ``sweep``, ``serving``, ``stress``, ``model`` or another plug."""
         return str(self.record["kind"])
 
 
@@ -45,21 +52,35 @@ def read_run(path: Path) -> Run:
         UsageError: no such folder, no ``run.json``, text that is not JSON, or a field that breaks the schema;
             the message opens with ``file:line``.
     """
-    if not path.is_dir():
-        raise UsageError(f"{path} is not a folder" if path.exists() else f"{path} does not exist")
     record_path, journal_path = path / RUN_FILE, path / JOURNAL
-    if not record_path.is_file():
+    try:
+        if not path.is_dir():
+            raise UsageError(f"{path} is not a folder" if path.exists() else f"{path} does not exist")
+        whole = record_path.is_file()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {reason(error)}") from error
+    if not whole:
         raise UsageError(f"{path} is not a run directory: it has no {RUN_FILE}")
     record = validate_run(_parse(_bytes(record_path), str(record_path)), str(record_path))
     # killed between making run.json and the journal: a run that has done nothing yet
     content = _bytes(journal_path) if journal_path.exists() else b""
     end, _ = journal_end(content)
-    lines = []
+    records: list[Record] = []
     for number, raw in enumerate(content[:end].split(b"\n"), start=1):
         if raw.strip():
             where = f"{journal_path}:{number}"
-            lines.append(validate_line(_parse(raw, where, one_line=True), where))
-    return Run(path=path, record=record, lines=tuple(lines), torn=end < len(content))
+            line = _parse(raw, where, one_line=True)
+            records = with_record(records, read_line(line, where, schema=record["schema"]))
+    return Run(path=path, record=record, records=tuple(records), torn=end < len(content))
+
+
+def with_record(records: list[Record], record: Record) -> list[Record]:
+    """Return ``records`` with one more, and without what an interrupt had left of the same item."""
+    cut = (Status.INTERRUPTED, record.kind, record.id)
+    if any((one.status, one.kind, one.id) == cut for one in records):
+        records = [one for one in records if (one.status, one.kind, one.id) != cut]
+    records.append(record)
+    return records
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
@@ -93,9 +114,27 @@ def _bytes(path: Path) -> bytes:
         raise UsageError(f"cannot read {path}: {reason(error)}") from error
 
 
+def _deep(value: Any) -> bool:
+    """Whether a value is nested so that walking through it could fail."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for one in level
+            if isinstance(one, dict | list)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def _parse(raw: bytes, where: str, *, one_line: bool = False) -> Any:
     try:
-        return json.loads(raw.decode("utf-8"))
+        value = json.loads(raw.decode("utf-8"))
+        if _deep(value):
+            raise RecursionError
+        return value
     except json.JSONDecodeError as error:
         place = f"{where}: column {error.colno}" if one_line else f"{where}:{error.lineno}"
         raise UsageError(f"{place}: not JSON: {error.msg.lower()}") from None

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -26,10 +27,12 @@ OUTPUT_BYTES = 2**14
 """The end of a worker's output that is kept."""
 DUMP_SECONDS = 5.0
 """How long a hanging worker has for its fault dump, and one that says no more for its end."""
+SEND_SECONDS = 60.0
+"""How long a message waits for a worker that does not take it."""
 # the script's own folder stays out of the path, and the path is the parent's
 BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from pabench.run.forkserver import main; main(int(sys.argv[2]), sys.argv[3])"
+    "from pabench.run.forkserver import main; main(int(sys.argv[2]), *sys.argv[3:])"
 )
 
 
@@ -76,13 +79,21 @@ class Worker:
                 raise
             finally:
                 os.close(output)
+        # a worker that does not listen must not hold up whoever speaks to it
+        seconds = struct.pack("ll", int(SEND_SECONDS), 0)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
         self._channel = Channel(ours)
         self.pid = int(answer["pid"])
 
-    def send(self, message: Mapping[str, object]) -> None:
-        """Send a message; that the worker is gone shows when it is listened to."""
+    def send(
+        self,
+        message: Mapping[str, object],
+        parts: Sequence[bytes | memoryview] = (),
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        """Send a message, as ``Channel`` does; that the worker is gone shows when it is listened to."""
         with contextlib.suppress(OSError):
-            self._channel.send(message)
+            self._channel.send(message, parts, descriptors)
 
     def receive(self, deadline_s: float) -> Message:
         """Return the next message.
@@ -131,7 +142,7 @@ class Worker:
         self._signal(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Kill the worker and everything in its process group, and wait for its end."""
+        """Kill the worker and everything that it has started, and wait for its end."""
         if self._output < 0:
             return
         self._kill()
@@ -213,10 +224,11 @@ class Nursery:
     Args:
         entry: ``module:function``; called in each worker with its ``Channel``.
         path: folders in which workers look for modules before all others.
+        preload: modules that workers will want, imported once.
     """
 
-    def __init__(self, entry: str, *, path: Sequence[str] = ()) -> None:
-        self._entry = entry
+    def __init__(self, entry: str, *, path: Sequence[str] = (), preload: Sequence[str] = ()) -> None:
+        self._entry, self._preload = entry, tuple(preload)
         self._path = [*path, *sys.path]
         self._process: subprocess.Popen[bytes] | None = None
         self._worker: Worker | None = None
@@ -299,7 +311,7 @@ class Nursery:
         ours, theirs = socket.socketpair()
         self._control = Control(ours)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the nursery
-        arguments = [json.dumps(self._path), str(theirs.fileno()), self._entry]
+        arguments = [json.dumps(self._path), str(theirs.fileno()), self._entry, *self._preload]
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", BOOT, *arguments],

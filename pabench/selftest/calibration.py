@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pabench.cores import usable_cores
+from pabench.judge.threads import one_blas_thread
 from pabench.judge.verdict import Verdict, judge
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import DTYPES, E4M3
@@ -53,7 +54,7 @@ def calibrate(trials: int, *, seed: int = 0, processes: int | None = None) -> It
     starts = range(0, trials, CHUNK)
     spans = [(seed, start, min(start + CHUNK, trials)) for start in starts]
     workers = processes or usable_cores()
-    # forked processes would inherit torch's threads in an unknown state
+    # forked processes would inherit the threads of libraries in an unknown state
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(spans)), mp_context=context) as pool:
         try:
@@ -65,18 +66,15 @@ def calibrate(trials: int, *, seed: int = 0, processes: int | None = None) -> It
 
 
 def _span(span: tuple[int, int, int]) -> list[Trial]:
-    import torch
-
-    torch.set_num_threads(1)
     seed, start, stop = span
     found = []
-    for number in range(start, stop):
-        kind = KINDS[number % len(KINDS)]
-        case, make, verdict = trial(kind, number, seed)
-        passed = verdict.passed
-        failure = None if passed else f"{kind} {number}: {verdict.text}; {make}; {case.to_dict()}"
-        dtype = case.problem.dtype
-        found.append(Trial(kind=kind, number=number, dtype=dtype, ratio=verdict.max_ratio, failure=failure))
+    with one_blas_thread():
+        for number in range(start, stop):
+            kind = KINDS[number % len(KINDS)]
+            case, make, verdict = trial(kind, number, seed)
+            failure = None if verdict.passed else f"{kind} {number}: {verdict.text}; {make}; {case.to_dict()}"
+            dtype, ratio = case.problem.dtype, verdict.max_ratio
+            found.append(Trial(kind=kind, number=number, dtype=dtype, ratio=ratio, failure=failure))
     return found
 
 

@@ -1,6 +1,6 @@
-"""What judging mutants has taught so far: which tests reach a kernel file, how long each takes, what kills.
+"""What judging mutants has taught: which questions reach a kernel file, how long each takes, what kills.
 
-A search for what kills a mutant then begins with the tests that have killed most a second, and leaves out
+A search for what kills a mutant then begins with the questions that have killed most a second, and leaves out
 those that compile nothing that the fault is in: with the same cases they do what they did before.
 """
 
@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 WORD = re.compile(r"[a-z0-9]+")
 LIKELY = 3.0
-"""Kills that a test is believed to have made, when it is named after the file."""
+"""Kills that a question is believed to have made, when it is named after the file."""
 UNKNOWN_SECONDS = 1.0
+SHORTEST_SECONDS = 0.001
+"""A duration is told in milliseconds, so one of nothing is any that is shorter."""
 
 
 @dataclass(slots=True)
@@ -27,43 +29,46 @@ class Experience:
     _kills: Counter[tuple[str, str]] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def passed(self, stage: object, test: str, *, seconds: float, reached: Sequence[str]) -> None:
-        """Remember that ``test`` ran to its end.
+    def passed(self, stage: object, question: str, *, seconds: float, reached: Sequence[str]) -> None:
+        """Remember that ``question`` was answered.
 
         Args:
             stage: what else its cases follow from: subject, profile, scope and seed.
-            test: its name.
+            question: its id.
             seconds: that it took.
             reached: names of the kernel files that it compiled or loaded.
         """
         with self._lock:
-            self._reached[stage, test] = frozenset(reached)
-            self._seconds[stage, test] = seconds
+            self._reached[stage, question] = frozenset(reached)
+            self._seconds[stage, question] = seconds
 
-    def killed(self, file: str, test: str) -> None:
-        """Remember that ``test`` killed a mutant of ``file``."""
+    def killed(self, file: str, question: str) -> None:
+        """Remember that ``question`` killed a mutant of ``file``."""
         with self._lock:
-            self._kills[file, test] += 1
+            self._kills[file, question] += 1
 
     def order(
-        self, stage: object, file: str, units: frozenset[str] | None, tests: Mapping[str, str]
+        self, stage: object, file: str, units: frozenset[str] | None, questions: Sequence[str]
     ) -> tuple[str, ...]:
-        """Return names of ``tests`` in the order in which to try them, without those that cannot see it.
+        """Return ``questions`` in the order in which to try them, without those that cannot see it.
 
         Args:
             stage: as for ``passed``.
             file: of the mutant.
-            units: kernel files that a fault in it gets into, None when a test need not compile any to see it.
-            tests: name to check id.
+            units: kernel files that a fault in it gets into, None when none need be compiled to see it.
+            questions: ids.
         """
         words = set(WORD.findall(file.lower().rpartition("/")[2].partition(".")[0].replace("_", " ")))
 
-        def merit(test: str) -> float:
-            likely = LIKELY if words & set(WORD.findall(tests[test])) else 0.5
-            return (self._kills[file, test] + likely) / self._seconds.get((stage, test), UNKNOWN_SECONDS)
+        def merit(question: str) -> float:
+            likely = LIKELY if words & set(WORD.findall(question)) else 0.5
+            seconds = self._seconds.get((stage, question), UNKNOWN_SECONDS)
+            return (self._kills[file, question] + likely) / max(seconds, SHORTEST_SECONDS)
 
         with self._lock:
             sighted = [
-                test for test in tests if units is None or units & self._reached.get((stage, test), units)
+                question
+                for question in questions
+                if units is None or units & self._reached.get((stage, question), units)
             ]
             return tuple(sorted(sighted, key=merit, reverse=True))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pabench.errors import EnvironmentRefused, UsageError
-from pabench.run.files import json_line, reason
+from pabench.errors import EnvironmentRefused, UsageError, reason
+from pabench.run.files import json_line
 from pabench.selftest.killing import Fate, Kill
-from pabench.selftest.mutants import Mutant
+from pabench.selftest.mutants import Mutant, present_file
 
 
 class FateFile:
@@ -77,9 +77,10 @@ class FateFile:
             try:
                 data = json.loads(line)
                 mutant = Mutant(**{**data["mutant"], "bugs": tuple(data["mutant"]["bugs"])})
+                mutant = replace(mutant, file=present_file(mutant.file))
                 if data["seeds"] == self._seeds:
                     found[_key(mutant)] = data
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, UsageError):
                 rule = "is not the fate of a mutant"
                 raise UsageError(f"--out {str(self._path)!r}: line {number} {rule}") from None
         if torn:  # a kill in the midst of a line: what follows must begin a line of its own

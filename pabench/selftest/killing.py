@@ -2,27 +2,30 @@
 
 Checks run in worker processes, since a fault may crash or hang.  A search begins with the check that is named
 to kill the mutant, on few dtypes and head dimensions, each of which is a kernel to compile; it goes on to the
-subject's whole range and to every other check.  Where no check is named, a few cases of each test come first,
-those tests leading that have killed most so far, and the checked device comes last.
+subject's whole range and to every other check.  Where no check is named, a few cases of each question come
+first, those leading that have killed most so far, and the checked device comes last.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pabench.activities.conformance.messages import ENTRY
+from pabench.activities.conformance.items import CheckItem
+from pabench.activities.conformance.plug import Conformance
+from pabench.activities.conformance.request import ConformanceRequest
 from pabench.checks.scope import EVERYTHING, Scope
+from pabench.checks.suite import questions_for
 from pabench.device.registry import DeviceRequest
 from pabench.errors import PabenchError
 from pabench.problem.problem import FEATURES
 from pabench.resources import resource_dir
-from pabench.run.channel import raise_refusal
-from pabench.run.workers import Nursery, Worker, WorkerEnded
-from pabench.selftest.catalogue import request_for
+from pabench.run.record import BROKEN, Record
+from pabench.run.shards import WorkerShard
+from pabench.run.workers import WorkerEnded
 from pabench.selftest.experience import Experience
 from pabench.selftest.mutants import Mutant, overlay, overlay_package
 from pabench.selftest.own_subjects import Subject, subjects_of, units_of
@@ -35,7 +38,7 @@ FINDING_CLASSES = ("memory", "init", "race", "sync")
 CHEAP = ("-O1", "-g0")
 """A mutant's kernels are compiled once and run for a second: a compiler that hurries is the better one."""
 SPEARHEAD = 6
-"""Tests of the first round of a search in which no check is named."""
+"""Questions of the first round of a search in which no check is named."""
 NO_COMPILE = "CompileError: "
 FEW_DTYPES = ("float32", "bfloat16")
 FEW_HEAD_DIM = 16
@@ -48,7 +51,7 @@ class Kill:
     """How a mutant failed.
 
     Attributes:
-        check: id of the check.
+        check: id of the question.
         subject: backend or allocator that was judged.
         text: the verdict, one line.
         max_ratio: its err/T, None where no number was compared or the subject crashed.
@@ -74,12 +77,14 @@ class Fate:
         mutant: the mutant.
         kills: one a seed, None where it lived.
         refused: why it could not be judged: it does not compile, or nothing here is made of its file.
+        error: what went wrong in judging it, which is no verdict on the suite.
         cases: generated problems that it survived.
     """
 
     mutant: Mutant
     kills: tuple[Kill | None, ...] = ()
     refused: str | None = None
+    error: str | None = None
     cases: int = 0
 
     @property
@@ -89,7 +94,9 @@ class Fate:
 
     @property
     def status(self) -> str:
-        """``killed`` under every seed, ``lives`` under one at least, or ``refused``."""
+        """``killed`` under every seed, ``lives`` under one at least, ``refused`` or ``error``."""
+        if self.error is not None:
+            return "error"
         if self.refused is not None:
             return "refused"
         return "killed" if self.killed == len(self.kills) else "lives"
@@ -116,7 +123,7 @@ class Fate:
             "seeds": len(self.kills),
             "checks": checks,
             "smallest_ratio": self.smallest_ratio,
-            "text": first or self.refused,
+            "text": first or self.refused or self.error,
             "cases_survived": self.cases,
         }
 
@@ -131,11 +138,11 @@ class Stage:
 
     Attributes:
         hasty: of the first rounds of a search in which no check is named.
-        most: tests to run, those that kill best; None for all.
+        most: questions to ask, those that kill best; None for all.
     """
 
     subject: Subject
-    tests: tuple[str, ...]
+    questions: tuple[str, ...]
     scope: Scope
     profile: str
     checked: bool
@@ -147,7 +154,6 @@ class Killer:
     """Judges mutants one after another; a context manager that leaves no process behind.
 
     Args:
-        tests: of each subject by name, test name to check id: ``checks_of`` of the unchanged sources.
         seeds: of the generated cases.
         experience: shared with others who judge at the same time, and added to.
         hasty: go no further than the first rounds, where no check is named.
@@ -155,23 +161,22 @@ class Killer:
 
     def __init__(
         self,
-        tests: Mapping[str, Mapping[str, str]],
         *,
         seeds: Sequence[int],
         experience: Experience | None = None,
         hasty: bool = False,
     ) -> None:
-        self._tests = tests
         self._seeds = seeds
         self._experience = experience or Experience()
         self._hasty = hasty
-        self._nursery = Nursery(ENTRY)
+        self._shard: WorkerShard | None = None
 
     def __enter__(self) -> Killer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._nursery.close()
+        if self._shard is not None:
+            self._shard.close()
 
     def judge(self, mutant: Mutant) -> Fate:
         """Plant ``mutant`` and look what kills it.
@@ -184,13 +189,12 @@ class Killer:
         with tempfile.TemporaryDirectory(prefix="pabench-mutant-") as folder:
             if not mutant.file.endswith(".py"):
                 kernels = overlay(mutant, resource_dir("kernels_cuda"), Path(folder) / "kernels")
-                return self._fate(mutant, self._nursery, kernels)
+                return self._fate(mutant, kernels, ())
             package = overlay_package(mutant, Path(folder) / "package")
-            with Nursery(ENTRY, path=[str(package)]) as nursery:
-                return self._fate(mutant, nursery, None)
+            return self._fate(mutant, None, (str(package),))
 
-    def _fate(self, mutant: Mutant, nursery: Nursery, kernels: Path | None) -> Fate:
-        stages = [one for one in stages_of(mutant, self._tests) if one.hasty or not self._hasty]
+    def _fate(self, mutant: Mutant, kernels: Path | None, path: tuple[str, ...]) -> Fate:
+        stages = [one for one in stages_of(mutant) if one.hasty or not self._hasty]
         units = units_of(mutant.file)
         if not stages:
             return Fate(mutant=mutant, refused=f"no check of the suite runs {mutant.file}")
@@ -201,7 +205,7 @@ class Killer:
             found = None
             for index in [first, *(i for i in range(len(stages)) if i != first)]:
                 try:
-                    found, judged = self._run(nursery, stages[index], mutant, units, seed, kernels)
+                    found, judged = self._run(stages[index], mutant, units, seed, kernels, path)
                 except DoesNotCompile as refused:
                     return Fate(mutant=mutant, refused=f"does not compile: {refused}")
                 if found is not None:
@@ -216,24 +220,20 @@ class Killer:
 
     def _run(
         self,
-        nursery: Nursery,
         stage: Stage,
         mutant: Mutant,
         units: frozenset[str] | None,
         seed: int,
         kernels: Path | None,
+        path: tuple[str, ...],
     ) -> tuple[Kill | None, int]:
         """Run a stage until something fails; return that, and the number of cases that did not."""
-        given = {"profile": stage.profile, "seed": seed, "scope": stage.scope}
-        place = (stage.subject.name, stage.checked, *given.values())
-        known = self._tests[stage.subject.name]
-        tests = stage.tests
-        if len(tests) > 1:
-            named = {test: known[test] for test in tests}
-            tests = self._experience.order(place, mutant.file, units, named)[: stage.most]
-        if not tests:
+        place = (stage.subject.name, stage.checked, stage.profile, seed, stage.scope)
+        asked = stage.questions
+        if len(asked) > 1:
+            asked = self._experience.order(place, mutant.file, units, asked)[: stage.most]
+        if not asked:
             return None, 0
-        request = request_for(stage.subject, tests=tests, stop=True, **given)
         device = DeviceRequest(
             name="emulated",
             kernels=None if kernels is None else str(kernels),
@@ -241,68 +241,53 @@ class Killer:
             poll_seconds=POLL_SECONDS,
             flags=CHEAP,
         )
-        worker = nursery.start()
-        worker.send({"task": "suite", "request": request.to_dict(), "device": device.to_dict(), "skip": 0})
-        heard = _Heard(worker)
+        plug = Conformance(_request(stage, asked, seed), device=device, deadline_s=DEADLINE_S, path=path)
         try:
-            for test, result, reached in heard.results():
-                if result["status"] in ("failed", "crashed"):
-                    self._experience.killed(mutant.file, test)
-                    return _kill_of(result), heard.cases
-                self._experience.passed(place, test, seconds=result["duration_s"], reached=reached)
-            return None, heard.cases
-        except WorkerEnded as ended:
-            self._experience.killed(mutant.file, heard.test)
-            return _kill(heard.check, stage.subject.name, ended.ending.text), heard.cases
-        except PabenchError as refused:
+            shard, items = self._begin(plug)
+        except (PabenchError, WorkerEnded) as refused:
             # a fault may show before the first check: the subject cannot even be made
             return _kill("loading", stage.subject.name, f"{type(refused).__name__}: {refused}"), 0
-        finally:
-            nursery.stop()
+        cases = 0
+        for item in items:
+            record = shard.run(item, lambda text: None).record
+            cases += int(record.figures["cases"].value or 0)
+            if record.status in BROKEN:
+                self._experience.killed(mutant.file, item.question)
+                return _kill_of(record), cases
+            reached = [str(name) for name in shard.ask({"kernels": True})["kernels"]]
+            took = record.duration_s or 0.0
+            self._experience.passed(place, item.question, seconds=took, reached=reached)
+        return None, cases
+
+    def _begin(self, plug: Conformance) -> tuple[WorkerShard, Sequence[CheckItem]]:
+        """A judge for the stage: the one of the stage before, which need not be started again."""
+        silence_s = plug.silence_s(DEADLINE_S)
+        if self._shard is None:
+            self._shard = WorkerShard(plug, deadline_s=silence_s)
+            facts = self._shard.open()
+        else:
+            facts = self._shard.renew(plug)
+        return self._shard, plug.items(facts)
 
 
-class _Heard:
-    """What a worker says of a run of the suite.
-
-    Attributes:
-        check: that is under way.
-        test: likewise.
-        cases: judged so far.
-    """
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._tests: list[str] = []
-        self.check, self.test, self.cases = "loading", "", 0
-
-    def results(self) -> Iterator[tuple[str, Mapping[str, Any], list[str]]]:
-        """Yield test, result and the kernel files that it asked for, until the suite ends."""
-        while True:
-            message = self._worker.receive(DEADLINE_S)
-            raise_refusal(message)
-            event = message["event"]
-            if event == "collected":
-                self._tests = [str(test["name"]) for test in message["tests"]]
-                self._worker.send({"share": (0, 1)})
-            elif event == "start":
-                self.test = self._tests[message["position"]]
-            elif event == "check":
-                self.check = str(message["check"])
-            elif event == "result":
-                self.cases += int(message["result"]["cases"])
-                yield self.test, message["result"], message["kernels"]
-            elif event == "end":
-                if not self._tests:
-                    raise PabenchError("no test of the suite could be collected")
-                return
+def _request(stage: Stage, questions: tuple[str, ...], seed: int) -> ConformanceRequest:
+    """Ask these questions of the subject alone, up to the first failure."""
+    name, backend = stage.subject.name, stage.subject.kind == "backend"
+    return ConformanceRequest(
+        backends=(name,) if backend else (),
+        allocators=() if backend else (name,),
+        profile=stage.profile,
+        seed=seed,
+        questions=questions,
+        stop=True,
+        scope=stage.scope,
+    )
 
 
-def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterator[Stage]:
-    """Yield runs of the suite that may kill ``mutant``, the likeliest and cheapest first.
+def stages_of(mutant: Mutant) -> Iterator[Stage]:
+    """Yield runs of parts of the suite that may kill ``mutant``, the likeliest and cheapest first.
 
-    Args:
-        mutant: its ``killed_by`` may name a check, a class of findings, or nothing that is known here.
-        tests: of each subject by name, test name to check id.
+    Its ``killed_by`` may name a question, a class of findings, or nothing that is known here.
     """
     subjects = subjects_of(mutant.file)
     checked = mutant.killed_by in FINDING_CLASSES
@@ -313,12 +298,14 @@ def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterato
     looked_at: set[tuple[str, ...]] = set()
     rest, last = [], []
     for subject in subjects:
-        known = tests.get(subject.name, {})
-        named = tuple(name for name, check in known.items() if check == mutant.killed_by)
+        known = [row.id for row in questions_for(subject.kind)]
+        named = tuple(name for name in known if name == mutant.killed_by)
         others = tuple(name for name in known if name not in named)
 
-        def stage(tests: tuple[str, ...], scope: Scope, profile: str, subject: Subject = subject) -> Stage:
-            return Stage(subject=subject, tests=tests, scope=scope, profile=profile, checked=checked)
+        def stage(
+            questions: tuple[str, ...], scope: Scope, profile: str, subject: Subject = subject
+        ) -> Stage:
+            return Stage(subject=subject, questions=questions, scope=scope, profile=profile, checked=checked)
 
         if named:
             yield stage(named, few, "quick")
@@ -342,9 +329,12 @@ def stages_of(mutant: Mutant, tests: Mapping[str, Mapping[str, str]]) -> Iterato
     yield from last  # a barrier or fence that is missing may do no harm in any run, and is found all the same
 
 
-def _kill_of(result: Mapping[str, Any]) -> Kill:
-    kill = _kill(str(result["check"]), str(result["subject"]), str(result["reason"]), result["max_ratio"])
-    return replace(kill, found=tuple(sorted({str(finding["check"]) for finding in result["findings"]})))
+def _kill_of(record: Record) -> Kill:
+    ratio = record.figures["max_ratio"].value if "max_ratio" in record.figures else None
+    check = str(record.details["check"])
+    kill = _kill(check, record.subject.name, record.reason or "", ratio)
+    found = {str(finding["check"]) for finding in record.details["findings"]}
+    return replace(kill, found=tuple(sorted(found)))
 
 
 def _kill(check: str, subject: str, text: str, ratio: float | None = None) -> Kill:

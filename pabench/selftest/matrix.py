@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from pabench.cores import usable_cores
-from pabench.device.registry import open_device
-from pabench.selftest.catalogue import checks_of
+from pabench.device.compiler import find_compiler
+from pabench.errors import PabenchError
 from pabench.selftest.experience import Experience
 from pabench.selftest.fates import FateFile
 from pabench.selftest.killing import Fate, Killer
 from pabench.selftest.mutants import Mutant
-from pabench.selftest.own_subjects import SUBJECTS, subjects_of
 
 
 def kill_matrix(
@@ -35,23 +36,26 @@ def kill_matrix(
         file: fates in it are not looked for again, new ones are added.
         on_fate: called in the calling thread, in the order of ``mutants``.
 
+    Returns:
+        A fate for each.  Whatever goes wrong in judging one is the fate of that one, so that nothing is lost
+        of the others; it is not added to ``file``, and looked for again the next time.
+
     Raises:
-        UsageError: a mutant does not fit its file.
-        EnvironmentRefused: there is no C++ compiler.
+        EnvironmentRefused: there is no C++ compiler, or ``file`` cannot be written.
     """
-    device = open_device("emulated")
-    wanted = {subject.name for mutant in mutants for subject in subjects_of(mutant.file)}
-    tests = {subject.name: checks_of(subject, device) for subject in SUBJECTS if subject.name in wanted}
+    find_compiler()
     mine, writing, experience = threading.local(), threading.Lock(), Experience()
 
     def judge(mutant: Mutant) -> Fate:
         if file is not None and (known := file.known(mutant)) is not None:
             return known
         if not hasattr(mine, "killer"):
-            mine.killer = killers.enter_context(
-                Killer(tests, seeds=seeds, experience=experience, hasty=hasty)
-            )
-        fate: Fate = mine.killer.judge(mutant)
+            mine.killer = killers.enter_context(Killer(seeds=seeds, experience=experience, hasty=hasty))
+        try:
+            fate: Fate = mine.killer.judge(mutant)
+        except Exception as error:
+            del mine.killer  # its processes may be in any state
+            return Fate(mutant=mutant, error=f"judging it failed: {_described(error)}")
         if file is not None:
             with writing:
                 file.add(fate)
@@ -73,9 +77,17 @@ def kill_matrix(
     return fates
 
 
+def _described(error: Exception) -> str:
+    """An error in one line, with the place that raised it unless its text is meant for users."""
+    if isinstance(error, PabenchError):
+        return str(error)
+    (*_, last) = traceback.extract_tb(error.__traceback__)
+    return " ".join(f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})".split())
+
+
 def counts(fates: Sequence[Fate]) -> dict[str, Any]:
-    """Return ``mutants, judged, killed, lives, refused`` and ``by_another`` check than the named one."""
-    judged = [fate for fate in fates if fate.refused is None]
+    """Return ``mutants, judged, killed, lives, refused, errors`` and ``by_another`` check than named."""
+    judged = [fate for fate in fates if fate.status in ("killed", "lives")]
     killed = [fate for fate in judged if fate.status == "killed"]
     by_name = [fate for fate in killed if all(k and k.is_by(fate.mutant.killed_by) for k in fate.kills)]
     return {
@@ -83,6 +95,7 @@ def counts(fates: Sequence[Fate]) -> dict[str, Any]:
         "judged": len(judged),
         "killed": len(killed),
         "lives": len(judged) - len(killed),
-        "refused": len(fates) - len(judged),
+        "refused": sum(fate.status == "refused" for fate in fates),
+        "errors": sum(fate.status == "error" for fate in fates),
         "by_another": len(killed) - len(by_name),
     }

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,6 +30,20 @@ from pabench.tables import check_fields, read_tables
 PACKAGE = Path(__file__).resolve().parents[1]
 """Mutants name Python files relative to this folder."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MOVED = {
+    "allocators": ("subjects/allocators", "judge/allocators"),
+    "backends": ("subjects/backends",),
+    "conformance": ("checks", "activities/conformance", "selftest", "strategies"),
+    "isolation": ("run",),
+    "model": ("activities/model",),
+    "oracle": ("judge",),
+    "peers": ("subjects/peers",),
+    "serving": ("activities/serving",),
+    "store": ("run",),
+    "stress": ("activities/stress",),
+    "sweep": ("activities/sweep",),
+}
+"""Folders of the package that are no more, and where their files went: the first that has the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +53,7 @@ class Mutant:
     Attributes:
         id: letters, digits, ``.``, ``_`` and ``-``; unique in its file.
         file: file that is changed, with forward slashes, relative to the kernel folder, or to the package
-            for a Python file.
+            for a Python file; ``load_mutants`` knows where files stood before they moved.
         before: text that stands in ``file`` exactly once.
         after: text that takes its place.
         bugs: what is known of real bugs of this kind; names or links, may be empty.
@@ -96,7 +110,16 @@ def _mutant(entry: Any) -> Mutant:
     names = {field.name for field in fields(Mutant)}
     check_fields(entry, names, names)
     bugs = entry["bugs"]
-    return Mutant(**{**entry, "bugs": tuple(bugs) if isinstance(bugs, list) else bugs})
+    mutant = Mutant(**{**entry, "bugs": tuple(bugs) if isinstance(bugs, list) else bugs})
+    return replace(mutant, file=present_file(mutant.file))
+
+
+def present_file(file: str) -> str:
+    """Return where ``file`` stands in the package today, when it has moved since; any other as it is."""
+    room, _, rest = file.partition("/")
+    if (PACKAGE / file).is_file():
+        return file
+    return next((f"{new}/{rest}" for new in MOVED.get(room, ()) if (PACKAGE / new / rest).is_file()), file)
 
 
 def mutated(mutant: Mutant, folder: Path) -> str:

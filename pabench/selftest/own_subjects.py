@@ -10,21 +10,11 @@ from dataclasses import dataclass
 
 from pabench.resources import resource_dir
 from pabench.selftest.mutants import PACKAGE
-from pabench.subjects.backends.registry import OWN
+from pabench.subjects.reference import KINDS
+from pabench.subjects.registry import known
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
-
-ALLOCATOR_MODULES = {
-    "scan": "pabench.subjects.allocators.scan",
-    "ticket": "pabench.subjects.allocators.pool",
-    "stack": "pabench.subjects.allocators.pool",
-    "host": "pabench.subjects.allocators.host",
-    "contiguous": "pabench.subjects.allocators.reserving",
-    "buddy": "pabench.subjects.allocators.reserving",
-    "buddy-max": "pabench.subjects.allocators.reserving",
-    "buddy-oracle": "pabench.subjects.allocators.reserving",
-    "oracle-length": "pabench.subjects.allocators.reserving",
-}
+SUBJECTS_ROOM = f"{PACKAGE.name}.subjects."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +45,18 @@ class Subject:
         return tuple(sorted(file for file in self.files() if file.endswith(".cu")))
 
 
-SUBJECTS = (
-    *(Subject(name=name, kind="backend", module=place.partition(":")[0]) for name, place in OWN.items()),
-    *(Subject(name=name, kind="allocator", module=module) for name, module in ALLOCATOR_MODULES.items()),
-)
+def _own() -> tuple[Subject, ...]:
+    """All of ours but the reference model, which is the judge's."""
+    found = []
+    for kind in KINDS:
+        for name, subject in known(kind).items():
+            module = subject.place.partition(":")[0]
+            if not subject.peers and module.startswith(SUBJECTS_ROOM):
+                found.append(Subject(name=name, kind=kind, module=module))
+    return tuple(found)
+
+
+SUBJECTS = _own()
 
 
 def subjects_of(file: str) -> tuple[Subject, ...]:

@@ -18,7 +18,7 @@ from pabench.problem.placement import PLACEMENTS, TABLE_TAILS, VAST
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import Problem
 from pabench.strategies.lengths import batches, forks
-from pabench.strategies.shapes import HEAD_DIMS, feature_fields, problems
+from pabench.strategies.shapes import HEAD_DIMS, among, feature_fields, problems, whole
 
 HIGH_POOL_BYTES = 2**26
 """Pools with page ids above 65,536 are kept below this, so that they can be poisoned whole."""
@@ -80,14 +80,14 @@ def cases(
     case = Case(
         problem=problem,
         batch=drawn,
-        kv_layout=draw(st.sampled_from(list(kv_layouts))),
-        interleaved=draw(st.sampled_from(list(interleaved))),
-        family=draw(st.sampled_from(list(families))),
-        poison=draw(st.sampled_from(list(poisons))),
-        placement=draw(st.sampled_from(fits or ["shuffled"])),
-        tail=draw(st.sampled_from(list(tails))),
-        spare_pages=draw(st.integers(0, 4)),
-        seed=draw(st.integers(0, 2**16)),
+        kv_layout=draw(among(*kv_layouts)),
+        interleaved=draw(among(*interleaved)),
+        family=draw(among(*families)),
+        poison=draw(among(*poisons)),
+        placement=draw(among(*(fits or ["shuffled"]))),
+        tail=draw(among(*tails)),
+        spare_pages=draw(whole(0, 4)),
+        seed=draw(whole(0, 2**16)),
         shared_prefix=draw(forks(drawn.kv_lens, problem.page_size)) if sharing else (),
     )
     if not supported(case):
@@ -120,9 +120,7 @@ def captured_cases(
         max_rows: most query tokens of a sequence.
         supported: cases for which this is false are not drawn.
     """
-    problem = capture.problem(
-        page_size=draw(st.sampled_from([1, 3, 8, 16, 32, 64])), dtype=draw(st.sampled_from(list(dtypes)))
-    )
+    problem = capture.problem(page_size=draw(among(1, 3, 8, 16, 32, 64)), dtype=draw(among(*dtypes)))
     # whole sequences too, since it is the far keys that are rarely as in random data
     lengths = st.integers(1, capture.longest) | st.sampled_from(sorted(set(capture.lengths)))
     kv_lens = draw(st.lists(lengths, min_size=1, max_size=4))
@@ -130,14 +128,14 @@ def captured_cases(
     case = Case(
         problem=problem,
         batch=Batch(kv_lens=tuple(kv_lens), q_lens=tuple(q_lens)),
-        kv_layout=draw(st.sampled_from(list(kv_layouts))),
-        interleaved=draw(st.sampled_from(list(interleaved))),
+        kv_layout=draw(among(*kv_layouts)),
+        interleaved=draw(among(*interleaved)),
         family=CAPTURED,
         inputs=capture.id,
-        poison=draw(st.sampled_from(POISONS)),
-        placement=draw(st.sampled_from(["shuffled", "identity", "reversed"])),
-        tail=draw(st.sampled_from(TABLE_TAILS)),
-        seed=draw(st.integers(0, 2**16)),
+        poison=draw(among(*POISONS)),
+        placement=draw(among("shuffled", "identity", "reversed")),
+        tail=draw(among(*TABLE_TAILS)),
+        seed=draw(whole(0, 2**16)),
     )
     if not supported(case):
         from hypothesis import reject
@@ -158,9 +156,9 @@ def high_page_cases(
 
     ``choices`` are ``kv_layouts``, ``interleaved``, ``batch`` and ``supported`` of ``cases``.
     """
-    dtype = draw(st.sampled_from(list(dtypes)))
+    dtype = draw(among(*dtypes))
     page_size = draw(st.sampled_from([1, 2, 3, 4] if dtype != "float32" else [1, 2]))
-    group = draw(st.sampled_from([1, 2, 3]))
+    group = draw(among(1, 2, 3))
     problem = Problem(num_qo_heads=2 * group, num_kv_heads=2, head_dim=16, page_size=page_size, dtype=dtype)
     return draw(_far_cases(problem, "high", **choices))
 
@@ -177,13 +175,13 @@ def vast_page_cases(
 
     ``choices`` are those of ``high_page_cases``.
     """
-    group, num_kv_heads = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([2, 1, 3]))
+    group, num_kv_heads = draw(among(1, 2, 3)), draw(among(2, 1, 3))
     problem = Problem(
         num_qo_heads=num_kv_heads * group,
         num_kv_heads=num_kv_heads,
         head_dim=16,
-        page_size=draw(st.sampled_from([1, 2, 5, 16])),
-        dtype=draw(st.sampled_from(list(dtypes))),
+        page_size=draw(among(1, 2, 5, 16)),
+        dtype=draw(among(*dtypes)),
     )
     return draw(_far_cases(problem, VAST, **choices))
 
@@ -202,12 +200,12 @@ def _far_cases(
     case = Case(
         problem=problem,
         batch=draw(batch(problem.page_size)),
-        kv_layout=draw(st.sampled_from(list(kv_layouts))),
-        interleaved=draw(st.sampled_from(list(interleaved))),
-        family=draw(st.sampled_from(["needle", "normal", "spotlight"])),
-        poison=draw(st.sampled_from(["nan", "zero"])),
+        kv_layout=draw(among(*kv_layouts)),
+        interleaved=draw(among(*interleaved)),
+        family=draw(among("needle", "normal", "spotlight")),
+        poison=draw(among("nan", "zero")),
         placement=placement,
-        seed=draw(st.integers(0, 2**16)),
+        seed=draw(whole(0, 2**16)),
     )
     if not supported(case):
         from hypothesis import reject

@@ -18,7 +18,7 @@ from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import Problem
 from pabench.strategies.lengths import kv_lengths
-from pabench.strategies.shapes import HEAD_DIMS, problems
+from pabench.strategies.shapes import HEAD_DIMS, among, problems, whole
 
 APPEND_SCALES = (1.0, 0.25, 3.0, 0.0625, 1.25, 0.10000000149011612, 2.3333332538604736)
 """Powers of two, short numbers whose multiples of ties are exact, and long ones that round."""
@@ -47,7 +47,7 @@ def append_cases(
         paged: whether the slots follow from a block table, for the last tokens of several sequences.
     """
     problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
-    if draw(st.sampled_from(list(e4m3))):
+    if draw(among(*e4m3)):
         scales = st.sampled_from(APPEND_SCALES)
         heads = problem.num_kv_heads
         of_heads = st.lists(scales, min_size=heads, max_size=heads).map(tuple) | st.tuples(scales)
@@ -55,9 +55,9 @@ def append_cases(
     where = draw(_table_places(problem.page_size) if paged else _slots(problem.page_size))
     return AppendCase(
         problem=problem,
-        kv_layout=draw(st.sampled_from(list(kv_layouts))),
-        interleaved=draw(st.sampled_from(list(interleaved))),
-        seed=draw(st.integers(0, 2**16)),
+        kv_layout=draw(among(*kv_layouts)),
+        interleaved=draw(among(*interleaved)),
+        seed=draw(whole(0, 2**16)),
         **where,
     )
 
@@ -72,13 +72,13 @@ def high_append_cases(
     paged: bool = False,
 ) -> AppendCase:
     """Tokens for the first pages and those around 65,536, of at most 256 bytes; see ``append_cases``."""
-    heads, page_size = draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 2]))
+    heads, page_size = draw(among(1, 2)), draw(among(1, 2))
     problem = Problem(
         num_qo_heads=heads,
         num_kv_heads=heads,
         head_dim=16,
         page_size=page_size,
-        dtype=draw(st.sampled_from(list(dtypes))),
+        dtype=draw(among(*dtypes)),
     )
     num_pages = HIGH_PAGE_BASE + draw(st.integers(2, 4))
     pages = draw(st.permutations([0, 1, *range(HIGH_PAGE_BASE - 2, num_pages)]))
@@ -92,9 +92,9 @@ def high_append_cases(
     return AppendCase(
         problem=problem,
         num_pages=num_pages,
-        kv_layout=draw(st.sampled_from(list(kv_layouts))),
-        interleaved=draw(st.sampled_from(list(interleaved))),
-        seed=draw(st.integers(0, 2**16)),
+        kv_layout=draw(among(*kv_layouts)),
+        interleaved=draw(among(*interleaved)),
+        seed=draw(whole(0, 2**16)),
         **where,
     )
 
@@ -119,7 +119,7 @@ def _table_places(draw: st.DrawFn, page_size: int) -> dict[str, Any]:
     counts = [pages_needed(n, page_size) for n in kv_lens]
     num_pages = max(1, sum(counts)) + draw(st.integers(0, 2))
     pages = iter(draw(st.permutations(range(num_pages))))
-    tail = draw(st.sampled_from([-1, 0, num_pages, INT32_MAX]))
+    tail = draw(among(-1, 0, num_pages, INT32_MAX))
     width = max(counts) + draw(st.integers(0, 1))
     rows = [[next(pages) for _ in range(count)] + [tail] * (width - count) for count in counts]
     table = tuple(tuple(row) for row in rows)
@@ -139,10 +139,10 @@ def merge_cases(
         num_states=draw(st.one_of(st.integers(1, 4), st.integers(1, 20))),
         num_rows=draw(st.integers(1, 6)),
         num_heads=draw(st.integers(1, 5)),
-        head_dim=draw(st.sampled_from(sorted(head_dims))),
-        dtype=draw(st.sampled_from(list(dtypes))),
-        spread=draw(st.sampled_from(list(spreads))),
-        empty=draw(st.sampled_from(list(EMPTIES))),
-        poison=draw(st.sampled_from(POISONS)),
-        seed=draw(st.integers(0, 2**16)),
+        head_dim=draw(among(*sorted(head_dims))),
+        dtype=draw(among(*dtypes)),
+        spread=draw(among(*spreads)),
+        empty=draw(among(*EMPTIES)),
+        poison=draw(among(*POISONS)),
+        seed=draw(whole(0, 2**16)),
     )

@@ -11,20 +11,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import hypothesis
 from hypothesis.internal.conjecture import providers
+
+from pabench.errors import EnvironmentRefused
+
+INNER = ("_get_local_constants", "Constants", "CONSTANTS_CACHE")
+"""Names within Hypothesis that are touched, here and nowhere else: it has no public setting for this."""
+
+
+def require_reproducible() -> None:
+    """Look whether a seed names its cases with the Hypothesis that is installed.
+
+    Raises:
+        EnvironmentRefused: it keeps the constants elsewhere.
+    """
+    for name in INNER:
+        if not hasattr(providers, name):
+            text = f"Hypothesis {hypothesis.__version__} has no {name}: a seed would not name its cases"
+            raise EnvironmentRefused(text, hint="install the release that constraints.txt names")
 
 
 @contextmanager
 def no_foreign_constants() -> Iterator[None]:
     """Keep constants of imported modules out of what Hypothesis draws inside.
 
-    Hypothesis has no public setting for it.  In a release that keeps them elsewhere this changes nothing:
-    cases are as right as before, and a seed names them only together with what is imported.
+    Raises:
+        EnvironmentRefused: see ``require_reproducible``.
     """
-    names = ("_get_local_constants", "Constants", "CONSTANTS_CACHE")
-    if not all(hasattr(providers, name) for name in names):
-        yield
-        return
+    require_reproducible()
     inner: Any = providers
     collect, nothing = inner._get_local_constants, inner.Constants()
     inner._get_local_constants = lambda: nothing

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pabench.problem.batch import SPECULATIVE_TOKENS, Batch
 from pabench.problem.forks import Fork
 from pabench.problem.layout import pages_needed
-from pabench.strategies.shapes import TILE_TOKENS
+from pabench.strategies.shapes import TILE_TOKENS, among, whole
 
 
 @cache  # asked for once a case: Hypothesis validates each new strategy anew
@@ -34,12 +34,22 @@ def batches(
     return st.lists(lengths, min_size=1, max_size=max_seqs).map(lambda lens: Batch(kv_lens=tuple(lens)))
 
 
+@cache
+def _any_or(low: int, high: int, edges: tuple[int, ...]) -> st.SearchStrategy[int]:
+    return st.one_of(st.integers(low, high), st.sampled_from(edges))
+
+
+@cache
+def _few_lengths(page_size: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.one_of(st.just(0), kv_lengths(page_size)), max_size=2)
+
+
 @st.composite
 def long_batches(draw: st.DrawFn, page_size: int, *, max_len: int = 3000) -> Batch:
     """One sequence long enough for a kernel to split its keys, beside at most two short or empty ones."""
     edges = sorted({size * k + d for size in (256, 512, 1024) for k in (1, 2) for d in (-1, 0, 1, 33)})
-    longest = draw(st.one_of(st.integers(513, max_len), st.sampled_from([n for n in edges if n > 512])))
-    others = draw(st.lists(st.one_of(st.just(0), kv_lengths(page_size)), max_size=2))
+    longest = draw(_any_or(513, max_len, tuple(n for n in edges if n > 512)))
+    others = draw(_few_lengths(page_size))
     return Batch(kv_lens=tuple(draw(st.permutations([longest, *others]))))
 
 
@@ -49,11 +59,11 @@ def prefill_batches(
 ) -> Batch:
     """Ragged batches with several query rows in some sequence: chunks, whole prompts, none, too many."""
     kv_lens, q_lens = [], []
-    for _ in range(draw(st.integers(1, max_seqs))):
+    for _ in range(draw(whole(1, max_seqs))):
         kv_len = draw(kv_lengths(page_size, max_len=max_len))
         near = sorted({0, 1, 2, 15, 17, 33} | {max(0, kv_len + d) for d in (-1, 0, 1, 2)})
         short = [n for n in near if n <= max_rows]
-        q_lens.append(draw(st.one_of(st.integers(1, 8), st.sampled_from(short))))
+        q_lens.append(draw(_any_or(1, 8, tuple(short))))
         kv_lens.append(kv_len)
     if max(q_lens) < 2:
         q_lens[0] = 2
@@ -65,7 +75,7 @@ def long_prefill_batches(
     draw: st.DrawFn, page_size: int, *, max_len: int = 500, max_rows: int = 140
 ) -> Batch:
     """A prompt or chunk over many tiles of a kernel, beside at most one short sequence."""
-    queries = draw(st.one_of(st.integers(9, max_rows), st.sampled_from([63, 64, 65, 128, 129])))
+    queries = draw(_any_or(9, max_rows, (63, 64, 65, 128, 129)))
     kv_len = draw(st.one_of(st.just(queries), st.integers(max(130, queries), max_len)))
     pairs = [(kv_len, queries)]
     if draw(st.booleans()):
@@ -87,12 +97,17 @@ def ending_full(drawn: st.SearchStrategy[Batch], page_size: int) -> st.SearchStr
     return drawn.map(filled)
 
 
+@cache
+def _drafts(page_size: int, max_seqs: int, max_len: int) -> st.SearchStrategy[list[tuple[int, int]]]:
+    lengths = st.one_of(kv_lengths(page_size, max_len=max_len), st.integers(0, SPECULATIVE_TOKENS))
+    pairs = st.lists(st.tuples(lengths, st.integers(0, SPECULATIVE_TOKENS)), min_size=1, max_size=max_seqs)
+    return pairs.filter(lambda found: any(queries for _, queries in found))
+
+
 @st.composite
 def speculative_batches(draw: st.DrawFn, page_size: int, *, max_seqs: int = 4, max_len: int = 200) -> Batch:
     """Ragged batches of 0 to 8 query tokens a sequence; some have fewer keys than query tokens."""
-    lengths = st.one_of(kv_lengths(page_size, max_len=max_len), st.integers(0, SPECULATIVE_TOKENS))
-    pairs = st.lists(st.tuples(lengths, st.integers(0, SPECULATIVE_TOKENS)), min_size=1, max_size=max_seqs)
-    chosen = draw(pairs.filter(lambda found: any(queries for _, queries in found)))
+    chosen = draw(_drafts(page_size, max_seqs, max_len))
     return Batch(kv_lens=tuple(kv for kv, _ in chosen), q_lens=tuple(queries for _, queries in chosen))
 
 
@@ -101,12 +116,22 @@ def prefix_batches(draw: st.DrawFn, page_size: int, *, max_seqs: int = 6, max_ro
     """Two sequences or more, most of them long enough to share some pages; 1 to ``max_rows`` query tokens."""
     pages = draw(st.integers(1, max(1, min(6, 160 // page_size))))
     kv_lens, q_lens = [], []
-    for _ in range(draw(st.integers(2, max_seqs))):
-        whole = draw(st.sampled_from([pages, pages, pages, pages // 2, 0])) * page_size
-        q_len = draw(st.integers(1, max_rows))
-        kv_lens.append(whole + draw(st.one_of(st.integers(0, 40), st.just(0), st.just(q_len))))
+    for _ in range(draw(whole(2, max_seqs))):
+        begin = draw(among(pages, pages, pages, pages // 2, 0)) * page_size
+        q_len = draw(whole(1, max_rows))
+        kv_lens.append(begin + draw(_rest(q_len)))
         q_lens.append(q_len)
     return Batch(kv_lens=tuple(kv_lens), q_lens=tuple(q_lens))
+
+
+@cache
+def _rest(q_len: int) -> st.SearchStrategy[int]:
+    return st.one_of(st.integers(0, 40), st.just(0), st.just(q_len))
+
+
+@cache
+def _most_or_fewer(most: int) -> st.SearchStrategy[int]:
+    return st.one_of(st.just(most), st.integers(0, most))
 
 
 @st.composite
@@ -114,9 +139,9 @@ def forks(draw: st.DrawFn, kv_lens: Sequence[int], page_size: int) -> tuple[Fork
     """Forks of a batch: most sequences that can begin with all or some full pages of an earlier one."""
     found = []
     for child in range(1, len(kv_lens)):
-        parent = draw(st.integers(0, child - 1))
+        parent = draw(whole(0, child - 1))
         most = min(kv_lens[child], kv_lens[parent]) // page_size
-        pages = draw(st.one_of(st.just(most), st.integers(0, most)))
+        pages = draw(_most_or_fewer(most))
         if pages:
             found.append((child, parent, pages))
     return tuple(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -16,8 +16,22 @@ HEAD_DIMS = (16, 80, 128)
 GROUP_SIZES = (1, 2, 3, 4, 5, 7, 8)
 PAGE_SIZES = (1, 2, 3, 5, 8, 16, 32, 64)
 TILE_TOKENS = 32
+EITHER = st.booleans()
 
 
+@lru_cache(maxsize=4096, typed=True)
+def among(*values: Any) -> st.SearchStrategy[Any]:
+    """One of ``values``; made once, for a case asks for many and Hypothesis validates each new strategy."""
+    return st.sampled_from(values)
+
+
+@cache
+def whole(low: int, high: int) -> st.SearchStrategy[int]:
+    """Whole numbers from ``low`` to ``high``, likewise made once."""
+    return st.integers(low, high)
+
+
+@cache
 def head_counts(max_qo_heads: int = 16) -> st.SearchStrategy[tuple[int, int]]:
     """``(num_qo_heads, num_kv_heads)``: MHA, GQA of every group size, MQA."""
     pairs = [(group * kv, kv) for kv in (1, 2, 3, 4) for group in GROUP_SIZES if group * kv <= max_qo_heads]
@@ -67,12 +81,12 @@ def feature_fields(
     """
     asked = set(required)
     others = sorted(set(features) - asked)
-    mixed = draw(st.booleans()) if others else False
+    mixed = draw(EITHER) if others else False
     if mixed:
-        asked |= draw(st.sets(st.sampled_from(others), min_size=1, max_size=3))
+        asked |= draw(_features(tuple(others)))
     heads, page_size = problem.num_qo_heads, problem.page_size
     of_feature: dict[str, Callable[[], dict[str, st.SearchStrategy[Any]]]] = {
-        "soft-cap": lambda: {"soft_cap": st.sampled_from((30.0, 50.0, 15.0, 1.0, 5000.0))},
+        "soft-cap": lambda: {"soft_cap": among(30.0, 50.0, 15.0, 1.0, 5000.0)},
         "window": lambda: {"window": _windows(page_size)},
         "alibi": lambda: {
             "alibi_slopes": _per_head(heads, tuple(2.0 ** -(8 * (h + 1) / heads) for h in range(heads)), 2.0)
@@ -85,6 +99,11 @@ def feature_fields(
         "non-causal": lambda: {"causal": st.just(False)},
     }
     return {name: draw(values) for feature in sorted(asked) for name, values in of_feature[feature]().items()}
+
+
+@cache
+def _features(others: tuple[str, ...]) -> st.SearchStrategy[set[str]]:
+    return st.sets(st.sampled_from(others), min_size=1, max_size=3)
 
 
 @cache

@@ -6,8 +6,11 @@ is ever unpickled, and its sizes are looked at before anything is unpacked.
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,22 +19,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
-from pabench.errors import EnvironmentRefused, PabenchError, UsageError
+from pabench.errors import UsageError, reason
 from pabench.problem.captured import Capture, add_source
+from pabench.problem.dtypes import Array
 from pabench.resources import resource_dir
+from pabench.text import one_line, shown, shown_path
 
 SCHEMA = 1
 ARRAYS = ("q", "k", "v")
 MAX_BYTES = 2**30
 """Unpacked."""
+WHY_LIMIT = 300
+ENCRYPTED = 1
+"""Bit of a zip entry's flags."""
+NPY = b"\x93NUMPY"
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 VARIABLE = "PABENCH_INPUTS"
 """Environment variable that names the file in use; worker processes inherit it."""
 SAMPLE = "smollm2.npz"
 
 
-def write_capture(path: Path, capture: Capture) -> None:
-    """Write a capture; the same one gives the same bytes.  Raises ``EnvironmentRefused``."""
+def capture_bytes(capture: Capture) -> bytes:
+    """Return the file of a capture; the same one gives the same bytes."""
     about = {
         "schema": SCHEMA,
         "model": capture.name,
@@ -45,15 +56,10 @@ def write_capture(path: Path, capture: Capture) -> None:
         "rope": "applied",
         "prompt_hash": capture.prompt_hash,
     }
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        with unfinished.open("wb") as file:
-            arrays = {name: getattr(capture, name) for name in ARRAYS}
-            np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise EnvironmentRefused(f"cannot write {path}: {error.strerror or error}") from error
+    file = io.BytesIO()
+    arrays = {name: getattr(capture, name) for name in ARRAYS}
+    np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
+    return file.getvalue()
 
 
 def read_capture(path: Path) -> Capture:
@@ -63,37 +69,97 @@ def read_capture(path: Path) -> Capture:
         UsageError: there is no such file, or it is none of captured activations; the message says why.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-        wanted = {f"{name}.npy" for name in (*ARRAYS, "about")}
-        if set(sizes) != wanted:
-            raise ValueError(
-                f"it holds {', '.join(sorted(sizes)) or 'nothing'}, must hold {', '.join(sorted(wanted))}"
-            )
-        if sum(sizes.values()) > MAX_BYTES:
-            raise ValueError(f"it unpacks to {sum(sizes.values()):,} bytes, must be at most {MAX_BYTES:,}")
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            arrays = {name: file[name] for name in ARRAYS}
+        with zipfile.ZipFile(path) as archive, warnings.catch_warnings():
+            # numpy warns of a header that it then refuses
+            warnings.simplefilter("ignore")
+            entries = _entries(archive)
+            about = json.loads(str(_Stored(archive, entries["about.npy"]).array()[()]))
+            stored = {name: _Stored(archive, entries[f"{name}.npy"]) for name in ARRAYS}
+            # whatever the headers promise is held to the rest before anything of that size is unpacked
+            _capture(about, {name: one.stand_in() for name, one in stored.items()})
+            arrays = {name: one.array() for name, one in stored.items()}
+        if not all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f"):
+            raise ValueError("a number is not finite")
         return _capture(about, arrays)
     except FileNotFoundError:
-        raise UsageError(f"inputs = {str(path)!r}: there is no such file") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, PabenchError) as error:
-        raise UsageError(f"inputs = {str(path)!r}: no file of captured activations: {error}") from error
+        raise UsageError(f"inputs = {shown_path(path)}: there is no such file") from None
+    except Exception as error:  # zip, deflate, numpy and JSON have a dozen classes of errors for a bad file
+        raise UsageError(
+            f"inputs = {shown_path(path)}: no file of captured activations: {_why(error)}"
+        ) from error
 
 
-def _capture(about: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Capture:
+def _why(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "about is nested too deeply"
+    if isinstance(error, OSError):
+        return reason(error)
+    if isinstance(error, KeyError):
+        return f"about has no {error}"
+    return one_line(str(error), WHY_LIMIT) or type(error).__name__
+
+
+def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The entries by name; raises ``ValueError`` where they are not those of a capture, or too large."""
+    entries = archive.infolist()
+    wanted, names = sorted(f"{name}.npy" for name in (*ARRAYS, "about")), sorted(e.filename for e in entries)
+    if names != wanted:
+        raise ValueError(f"it holds {shown(', '.join(names) or 'nothing')}, must hold {', '.join(wanted)}")
+    for entry in entries:
+        if entry.flag_bits & ENCRYPTED:
+            raise ValueError(f"{entry.filename} is encrypted, must not be")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            method = f"method {entry.compress_type}"
+            raise ValueError(f"{entry.filename} is compressed by {method}, must be stored or deflated")
+    size = sum(entry.file_size for entry in entries)
+    if size > MAX_BYTES:
+        raise ValueError(f"it unpacks to {size:,} bytes, must be at most {MAX_BYTES:,}")
+    return {entry.filename: entry for entry in entries}
+
+
+class _Stored:
+    """An array in the archive of which the header alone is read, and held to the size of its entry."""
+
+    def __init__(self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+        self._archive, self._entry = archive, entry
+        with archive.open(entry) as file:
+            if file.read(len(NPY)) != NPY:
+                raise ValueError(f"{entry.filename} is no .npy file")
+            file.seek(0)
+            version = npy.read_magic(file)
+            if version not in HEADERS:
+                raise ValueError(f"{entry.filename} is of .npy version {version}, must be 1.0 or 2.0")
+            self.shape, self._fortran, self.dtype = HEADERS[version](file)
+            self._begin = file.tell()
+        if self.dtype.hasobject:
+            raise ValueError(f"{entry.filename} holds pickled objects, must hold numbers")
+        room, size = entry.file_size - self._begin, math.prod(self.shape) * self.dtype.itemsize
+        if min(self.shape, default=0) < 0 or size != room:
+            what = f"{entry.filename} has shape {shown(self.shape)} of {self.dtype}"
+            raise ValueError(f"{what}, {shown(size)} bytes, in an entry of {room:,}")
+
+    def stand_in(self) -> Array:
+        """Return an array of this shape and type that takes no room."""
+        return np.broadcast_to(np.zeros((), self.dtype), self.shape)
+
+    def array(self) -> Array:
+        """Unpack and return the array."""
+        with self._archive.open(self._entry) as file:
+            file.read(self._begin)
+            flat = np.frombuffer(file.read(), self.dtype)
+        return flat.reshape(self.shape[::-1]).T if self._fortran else flat.reshape(self.shape)
+
+
+def _capture(about: Any, arrays: dict[str, Array]) -> Capture:
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         raise ValueError(f"about is not of schema {SCHEMA}")
     for name in ("layers", "indptr"):
         given = about[name]
         if not isinstance(given, list) or not all(type(number) is int and number >= 0 for number in given):
-            raise ValueError(f"{name} = {given!r}: must be a list of whole numbers")
+            raise ValueError(f"{name} = {shown(given)}: must be a list of whole numbers")
     for name in ("model", "dtype", "prompt_hash"):
         if not isinstance(about[name], str):
-            raise ValueError(f"{name} = {about[name]!r}: must be text")
-    if not all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f"):
-        raise ValueError("a number is not finite")
+            raise ValueError(f"{name} = {shown(about[name])}: must be text")
     return Capture(
         name=about["model"],
         layers=tuple(about["layers"]),

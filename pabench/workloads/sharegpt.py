@@ -8,6 +8,7 @@ kept if both have at least 4 tokens, the prompt at most 1,024 and both together 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -16,6 +17,7 @@ from pabench.workloads.row_fields import Row, RowError
 CHARS_PER_TOKEN = 4
 MIN_TOKENS, MAX_PROMPT, MAX_TOTAL = 4, 1024, 2048
 CHUNK_CHARS = 2**16
+BLANKS = re.compile(r"\s*")
 MAX_ITEM_CHARS = 2**24
 """A longer conversation is none; the bound keeps a file that never closes a bracket out of memory."""
 
@@ -48,28 +50,37 @@ def _tokens(turn: Any, number: int) -> int:
 
 
 def _items(file: IO[str]) -> Iterator[Any]:
-    decoder, buffer, number, ended = json.JSONDecoder(), "", 1, False
+    decoder, buffer, at, number, ended = json.JSONDecoder(), "", 0, 1, False
     while True:
-        buffer = buffer.lstrip()
-        if buffer.startswith("]"):
+        at = _next_at(buffer, at)
+        if buffer.startswith("]", at):
             return
         try:
-            item, end = decoder.raw_decode(buffer)
+            item, end = decoder.raw_decode(buffer, at)
             # a number or a word may go on in the next chunk; the objects that are wanted cannot
-            rest = buffer[end:].lstrip()
-            if not rest and not ended:
+            end = _next_at(buffer, end)
+            if end == len(buffer) and not ended:
                 raise ValueError("what follows is not read yet")
         except (ValueError, RecursionError) as error:
-            chunk = "" if isinstance(error, RecursionError) else file.read(CHUNK_CHARS)
-            if (not chunk and ended) or isinstance(error, RecursionError) or len(buffer) > MAX_ITEM_CHARS:
-                raise RowError(f"item {number}: is not whole JSON: {buffer[:40]!r}") from None
-            ended, buffer = not chunk, buffer + chunk
+            held, broken = len(buffer) - at, isinstance(error, RecursionError)
+            # each time as much again as there is: an item is tried at 1, 2, 4, ... times a chunk, so that one
+            # that never ends costs twice its size, not its square
+            chunk = "" if broken else file.read(max(CHUNK_CHARS, held))
+            if (not chunk and ended) or broken or held > MAX_ITEM_CHARS:
+                raise RowError(f"item {number}: is not whole JSON: {buffer[at : at + 40]!r}") from None
+            ended, buffer, at = not chunk, buffer[at:] + chunk, 0
             continue
         yield item
         number += 1
-        if rest.startswith(","):
-            buffer = rest[1:]
-        elif rest.startswith("]"):
+        if buffer.startswith("]", end):
             return
-        else:
-            raise RowError(f"item {number}: expected ',' or ']' before it, found {rest[:40]!r}")
+        if not buffer.startswith(",", end):
+            found = buffer[end : end + 40]
+            raise RowError(f"item {number}: expected ',' or ']' before it, found {found!r}")
+        at = end + 1
+
+
+def _next_at(text: str, at: int) -> int:
+    """Where the next character that is no blank stands, or the end."""
+    found = BLANKS.match(text, at)
+    return at if found is None else found.end()

@@ -18,7 +18,7 @@ from pabench.errors import Unsupported
 from pabench.subjects.allocators.adapters.vllm import VllmKvCacheManager, running_request
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.host import HostAllocator
-from pabench.subjects.allocators.registry import ALLOCATORS
+from pabench.subjects.registry import load_allocator
 
 Say = Callable[[str], None]
 Calls = Mapping[str, Callable[[], Any]]
@@ -52,7 +52,7 @@ def test_host_decode_step_beside_vllm(benchmark: Any, say: Say) -> None:
     vLLM's manager is called directly, with requests made before, so that nothing of the adapter is timed.
     """
     try:
-        ALLOCATORS["vllm-kv-cache-manager"].load()
+        load_allocator("vllm-kv-cache-manager")
     except Unsupported as lacking:
         pytest.skip(str(lacking))
     shape = PoolShape(num_pages=2**15, page_size=PAGE_SIZE, max_seqs=SEQUENCES, max_pages_per_seq=1024)

@@ -18,6 +18,7 @@ from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build
 from pabench.problem.memory import memory_figures
 from pabench.report.render import render_report
 from pabench.run.directory import RunDirectory
+from pabench.run.schema import read_line
 
 CASE = Case(
     problem=Problem(num_qo_heads=8, num_kv_heads=2, head_dim=128, page_size=16, dtype="float16"),
@@ -68,7 +69,7 @@ def test_report_of_300_cells(benchmark: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with RunDirectory.create(run, kind="sweep", command="pabench sweep", config={}) as directory:
         for line in cells():
-            directory.append(line)
+            directory.append(read_line(line, "line", schema=1))
         directory.finish(status="finished", exit_code=0)
     made = benchmark.pedantic(
         render_report, args=([run], tmp_path / "report.html"), rounds=3, warmup_rounds=1

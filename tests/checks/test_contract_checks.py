@@ -10,9 +10,10 @@ import pytest
 
 from pabench.checks.attention_checks import check_decode, judge_output
 from pabench.checks.corruptions import CORRUPTIONS, Break
-from pabench.checks.guarded import check_guard, guarded, guarded_copy
+from pabench.checks.guarded import check_guard
 from pabench.checks.plan_checks import check_launch_limits, untouched
 from pabench.checks.reject_checks import check_reject, ways_of
+from pabench.device.guard_pages import guarded, guarded_copy
 from pabench.errors import LaunchError, Unsupported, UsageError
 from pabench.problem import Batch, Case, Problem, Tensors, build_tensors
 from pabench.subjects.backends.base import AttentionOutput, attend

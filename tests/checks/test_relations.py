@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from pabench.checks.questions import relations as suite
 from pabench.checks.relation_checks import RELATIONS, carried_truth
 from pabench.errors import Unsupported
 from pabench.judge.reference import truth
@@ -20,7 +21,6 @@ from pabench.problem.problem import FEATURES
 from pabench.problem.tensors import Tensors, lay_out, sequences_of
 from pabench.strategies import cases
 from pabench.subjects.backends.base import AttentionOutput
-from tests.support.kill_support import relations as suite
 from tests.support.stub_backends import Good
 
 EXACT = ComputeProfile()

@@ -8,13 +8,13 @@ import pytest
 
 from pabench.checks.specification import BADGES, CLAUSES, PROFILES
 from pabench.checks.standing import Standing, standing_lines, standings
-from tests.support.kill_support import MATRIX
+from pabench.checks.suite import questions_for
 
-BACKEND_RESULTS = [name for name in MATRIX if not name.startswith("allocator")]
+BACKEND_RESULTS = [row.id for row in questions_for("backend")]
 
 
 def line(check: str, status: str = "passed", **more: Any) -> dict[str, Any]:
-    cases = 0 if status in ("unsupported", "not-run") else 10
+    cases = 0 if status in ("unsupported", "interrupted") else 10
     given = {"subject": "mine", "subject_kind": "backend", "device": "emulated", "cases": cases, "lacks": {}}
     return {"check": check, "status": status, **given, **more}
 
@@ -60,7 +60,7 @@ def test_standing_bits_that_differ_cost_the_badge_alone() -> None:
     assert (badge.held, badge.state, badge.why) == (False, "absent", "batch: alone: this changes the LSE")
 
 
-@pytest.mark.parametrize("status", ["unsupported", "not-run"])
+@pytest.mark.parametrize("status", ["unsupported", "interrupted"])
 def test_standing_earns_nothing_by_what_did_not_run(status: str) -> None:
     found = standing(guard={"status": status, "cases": 0}, guard_prefill={"status": status, "cases": 0})
     assert "C3" in found.open
@@ -98,7 +98,7 @@ def test_standing_keeps_no_clause_that_is_known_to_be_broken() -> None:
     theirs = {"subject": "theirs", "subject_kind": "allocator"}
     (found,) = standings(
         [
-            line("allocator-invariants", "deviates", **theirs),
+            line("allocator-invariants", "known-failure", **theirs),
             line("allocator-decode", **theirs),
             line("allocator-concurrent", "unsupported", **theirs),
         ]
@@ -123,14 +123,14 @@ def test_standing_reads_journals_from_before_there_were_badges() -> None:
 @pytest.mark.parametrize("check", ["decode[normal]", "guard"])
 def test_standing_holds_no_profile_with_known_deviations(check: str) -> None:
     whole = [line(name) for name in names_of("core") if name != check]
-    (found,) = standings([*whole, line(check, "deviates")])
+    (found,) = standings([*whole, line(check, "known-failure")])
     claim = next(claim for claim in found.profiles if claim.name == "core")
     assert (claim.held, claim.state, claim.why) == (False, "deviating", f"{check} deviates")
     assert "core" in held(standings([*whole, line(check)])[0].profiles)
 
 
 def test_standing_gives_no_badge_with_known_deviations() -> None:
-    (found,) = standings([line("repeat"), line("repeat[prefill]", "deviates")])
+    (found,) = standings([line("repeat"), line("repeat[prefill]", "known-failure")])
     badge = next(badge for badge in found.badges if badge.name == "deterministic")
     assert (badge.held, badge.state, badge.why) == (False, "deviating", "repeat[prefill] deviates")
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import click
 import pytest
 
 from pabench.cli import main as main_module
-from pabench.cli.main import COMMANDS, run
+from pabench.cli.main import COMMANDS, LazyGroup, run
 from pabench.errors import (
     CompileError,
     EnvironmentRefused,
@@ -196,12 +198,12 @@ def test_cli_doctor_cache_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_cli_list_checks_names_every_check_of_the_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    from pabench.checks.suite import QUESTIONS
     from pabench.subjects.backends.base import OPTIONAL
-    from tests.support.kill_support import MATRIX
 
     assert run(["list", "checks", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {row["name"] for row in rows} == {check.split("[")[0] for check in MATRIX}
+    assert {row["name"] for row in rows} == {question.check.id for question in QUESTIONS}
     assert all(row["about"].endswith(".") and "\n" not in row["about"] for row in rows)
     judged = {"decode", "speculative", "prefill", "append", "replay", "allocator", *OPTIONAL}
     assert {row["judges"] for row in rows} == judged
@@ -210,13 +212,33 @@ def test_cli_list_checks_names_every_check_of_the_suite(capsys: pytest.CaptureFi
 def test_cli_list_allocators_are_those_that_can_be_made(capsys: pytest.CaptureFixture[str]) -> None:
     from pabench.device.emulated import EmulatedDevice
     from pabench.subjects.allocators.base import PoolShape
-    from pabench.subjects.allocators.registry import ALLOCATORS, make_allocator
+    from pabench.subjects.allocators.table import ALLOCATORS
+    from tests.support.allocator_support import make_allocator
 
     assert run(["list", "allocators", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     shape = PoolShape(num_pages=2, page_size=1, max_seqs=1, max_pages_per_seq=2)
     assert [row["name"] for row in rows] == list(ALLOCATORS)
     # the packages of others need not be here; tests/subjects/allocators/test_peers.py makes those
-    ours = [name for name, entry in ALLOCATORS.items() if entry.peer is None]
+    ours = [name for name, entry in ALLOCATORS.items() if not entry.peers]
     made = [make_allocator(name, EmulatedDevice(), shape) for name in ours]
     assert [allocator.name for allocator in made] == ours
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_cli_signal_while_a_command_is_imported_is_told(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slow(*_: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(30)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        monkeypatch.setattr(LazyGroup, "get_command", slow)
+        assert run(["sweep"]) == 2
+        # click ends the line in which the terminal shows ^C
+        assert capsys.readouterr().err.strip() == "pabench: interrupted"
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)

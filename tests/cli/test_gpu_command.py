@@ -21,10 +21,10 @@ import pytest
 from pabench.cli.gpu_command import _steps, architecture
 from pabench.cli.gpu_steps import Outcome, Step, exit_code, plan_of, read_outcomes, run_steps
 from pabench.cli.main import run
-from pabench.cli.run_folder import stop_on_sigterm
 from pabench.device.cuda import why_no_cuda
 from pabench.errors import UsageError
 from pabench.run.read import read_run
+from pabench.run.signals import stop_signals
 from pabench.subjects.backends.adapters.table import ADAPTERS
 from tests.support.standin_support import FOLDER, ROOT, in_new_process, tiny_grid
 from tests.support.standin_support import cupy as cupy
@@ -64,7 +64,7 @@ def test_gpu_without_a_gpu_is_one_line_and_exit_code_7(
     ("given", "text"),
     [
         (["--part", "chek"], "unknown part 'chek'; did you mean 'check'"),
-        (["--budget", "soon"], "--budget 'soon': must be a time above 0"),
+        (["--budget", "soon"], "--budget 'soon': must be a time such as"),
         (["--resume"], "--resume: needs the folder of the run"),
         (["--grid", "cor"], "unknown grid 'cor'; did you mean 'core'"),
         (["--resume", "--out", "absent"], "--resume: cannot read absent/steps.json"),
@@ -136,7 +136,8 @@ while [ "$1" != -m ]; do [ "$1" = --tool ] && tool=$2; program=$1; shift; done
 echo "========= ERROR SUMMARY: 0 errors"
 """
 LITTLE = {"doctor": (), "kernels": ("--kernel", "ceilings.cu")} | {
-    f"conformance-{name}": ("-k", "tables_lead" if name == "scan" else "grids_beyond") for name in SUBJECTS
+    f"conformance-{name}": ("-k", "allocator-decode" if name == "scan" else "launch-limits")
+    for name in SUBJECTS
 }
 """What keeps the steps short that would otherwise take minutes."""
 
@@ -284,7 +285,7 @@ def test_gpu_steps_are_ended_with_the_command(tmp_path: Path, monkeypatch: pytes
         return started[-1]
 
     monkeypatch.setattr(subprocess, "Popen", started_by_a_step)
-    with pytest.raises(KeyboardInterrupt), stop_on_sigterm():
+    with pytest.raises(KeyboardInterrupt), stop_signals():
         outcomes([step("slow", "selftest", "--controls", "--seeds", "10000")], tmp_path)
     assert started[0].poll() == -signal.SIGKILL
 
@@ -335,13 +336,13 @@ def test_gpu_sweeps_from_make_to_the_report_with_packages_missing(tmp_path: Path
     assert sweep.record["provenance"]["device"]["description"] == "Stand-in 3000, CUDA driver 13.2"
     states = {line["backend"]: line["status"] for line in sweep.lines}
     assert {name: state for name, state in states.items() if name not in ADAPTERS} == {
-        **dict.fromkeys(("rawkernel", "rawkernel-mma"), "ok"),
+        **dict.fromkeys(("rawkernel", "rawkernel-mma"), "passed"),
         "torch-sdpa": "unsupported",
     }
     absent = re.search(r"left out, not installed \(pabench doctor --peers\): (.*)", done.stdout + done.stderr)
     named = absent[1].split(", ") if absent else []
     assert sorted([*named, *(name for name in states if name in ADAPTERS)]) == sorted(ADAPTERS)
-    assert all(line["timing"]["method"] == "graph" for line in sweep.lines if line["status"] == "ok")
+    assert all(line["timing"]["method"] == "graph" for line in sweep.lines if line["status"] == "passed")
     assert [row["name"] for row in json.loads((out / "steps.json").read_text())] == ["sweep"]
     page = (out / "report.html").read_text()
     assert "No charts on this page: altair cannot be imported" in page

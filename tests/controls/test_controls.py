@@ -21,6 +21,7 @@ from pabench.device.base import KernelSource
 from pabench.device.cache import cache_root
 from pabench.device.checked import CheckedDevice
 from pabench.device.findings import Finding, Party, Place
+from pabench.device.headers import EMULATOR
 from pabench.device.nvrtc import compile_cubin
 from pabench.errors import CompileError, LaunchError
 from pabench.resources import resource_dir
@@ -41,9 +42,9 @@ def device() -> CheckedDevice:
 
 
 def changed(folder: Path, file: str, before: str, after: str) -> Path:
-    """Return a copy of the kernels folder in which one text of one file is replaced."""
-    copy = folder / "kernels"
-    shutil.copytree(resource_dir("kernels_cuda"), copy)
+    """Return a copy of the emulator in which one text of one file is replaced."""
+    copy = folder / "emulator"
+    shutil.copytree(EMULATOR, copy)
     text = (copy / file).read_text(encoding="utf-8")
     assert text.count(before) == 1
     (copy / file).write_text(text.replace(before, after), encoding="utf-8")
@@ -51,10 +52,16 @@ def changed(folder: Path, file: str, before: str, after: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernels folder whose initcheck sees nothing."""
+def blind_emulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An emulator whose initcheck sees nothing."""
     folder = tmp_path_factory.mktemp("blind")
-    return changed(folder, "emulation/checked/memory.h", "if (missing && checked", "if (false && checked")
+    return changed(folder, "checked/memory.h", "if (missing && checked", "if (false && checked")
+
+
+@pytest.fixture
+def blind(blind_emulator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let devices be of that emulator from now on."""
+    monkeypatch.setenv("PABENCH_EMULATOR", str(blind_emulator))
 
 
 def test_controls_sample_has_every_file_and_class() -> None:
@@ -62,6 +69,7 @@ def test_controls_sample_has_every_file_and_class() -> None:
     assert {c.expect for c in SAMPLE} == {c.expect for c in CONTROLS}
 
 
+@pytest.mark.slow
 def test_controls_are_judged_right() -> None:
     told: list[str] = []
     verdicts = run_controls(SAMPLE, FOLDER, seeds=range(3), on_verdict=lambda v: told.append(v.control.id))
@@ -169,18 +177,23 @@ def test_controls_hold_and_remember_it(monkeypatch: pytest.MonkeyPatch, tmp_path
         controls_hold(CheckedDevice(checks=["memory"]))
 
 
-def test_controls_do_not_hold_for_a_blind_checker(blind: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.usefixtures("blind")
+def test_controls_do_not_hold_for_a_blind_checker() -> None:
     for _ in range(2):  # that they do not hold is not remembered
-        (miss,) = controls_hold(CheckedDevice(kernels=blind))
+        (miss,) = controls_hold(CheckedDevice())
         assert miss.startswith("init control shared_tail_unwritten (sums a shared tile whose tail")
         assert miss.endswith("): seed 0: missed")
     # a device that does not check for it need not know it
-    assert controls_hold(CheckedDevice(kernels=blind, checks=["memory", "sync"])) == []
+    assert controls_hold(CheckedDevice(checks=["memory", "sync"])) == []
 
 
 def test_controls_hold_refuses_headers_that_do_not_compile(tmp_path: Path) -> None:
-    with pytest.raises(CompileError):
-        controls_hold(CheckedDevice(kernels=changed(tmp_path, "pab/types.cuh", "using u32 =", "using u33 =")))
+    (tmp_path / "pab").mkdir()
+    types = (resource_dir("kernels_cuda") / "pab" / "types.cuh").read_text(encoding="utf-8")
+    (tmp_path / "pab" / "types.cuh").write_text(types.replace("using u32 =", "using u33 ="), encoding="utf-8")
+    with pytest.raises(CompileError, match=r"basics\.cu does not compile"):
+        controls_hold(CheckedDevice(kernels=tmp_path))
 
 
 def test_selftest_prints_a_table_and_writes_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -199,9 +212,9 @@ def test_selftest_prints_a_table_and_writes_json(capsys: pytest.CaptureFixture[s
     assert f"basics.cu:{line} " in first["example"]
 
 
-def test_selftest_fails_for_a_blind_checker(blind: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["selftest", "--controls", "--seeds", "1", "--only", "shared_tail_unwritten"]
-    assert run([*command, "--kernels", str(blind)]) == 1
+@pytest.mark.usefixtures("blind")
+def test_selftest_fails_for_a_blind_checker(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["selftest", "--controls", "--seeds", "1", "--only", "shared_tail_unwritten"]) == 1
     out = capsys.readouterr().out
     assert "WRONG shared_tail_unwritten (sums a shared tile whose tail nobody filled): seed 0: missed" in out
     assert "0/1 flagged, 0 false alarms in 0 twins" in out

@@ -209,7 +209,7 @@ def test_cuda_device_registry_refuses(tmp_path: Path, monkeypatch: pytest.Monkey
         open_device("emulated", kernels=tmp_path)
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(EnvironmentRefused, match=r"^neither GPU nor compiler: CXX = 'no-such-compiler'"):
+    with pytest.raises(EnvironmentRefused, match=r"^neither GPU nor emulated device: CXX = 'no-such"):
         open_device("auto")
 
 
@@ -224,8 +224,9 @@ def test_cuda_device_compiles_with_our_options(cupy: FakeCupy, tmp_path: Path) -
     assert first["code"] == (KERNELS_CUDA / "kv_append.cu").read_text()
     assert first["backend"] == "nvrtc"
     assert isinstance(first["options"], tuple)
-    assert first["options"][:2] == ("--std=c++17", f"-I{tmp_path / 'kernels'}")
-    assert first["options"][3] == "-DPAB_VEC=4"
+    own = f"-I{tmp_path / 'kernels'}"
+    assert first["options"][:3] == ("--std=c++17", own, f"-I{KERNELS_CUDA}")
+    assert first["options"][4] == "-DPAB_VEC=4"
     assert first["options"] != second["options"]  # CuPy's cache does not see headers
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.checks import guarded
 from pabench.checks.guarded import check_guard
 from pabench.checks.plan_checks import check_replay
 from pabench.device import cuda_guards
@@ -163,7 +162,7 @@ def host_driver(monkeypatch: pytest.MonkeyPatch) -> HostDriver:
     def granules(device: Any, *, at_end: bool) -> GuardGranules:
         return GuardGranules(device, at_end=at_end, driver=Driver(library))
 
-    monkeypatch.setattr(guarded, "GuardGranules", granules)
+    monkeypatch.setattr(cuda_guards, "GuardGranules", granules)
     return library
 
 

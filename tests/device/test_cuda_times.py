@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pabench.activities.sweep.bulk import bulk_tensors, judge_sample, pages_of, 
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.run_cell import run_cell
 from pabench.activities.sweep.stopwatch import Stopwatch
+from pabench.activities.sweep.times import Speed
 from pabench.cli.main import run
 from pabench.device.cuda import CudaDevice
 from pabench.device.cuda_timer import CudaTimer
@@ -24,6 +26,7 @@ from pabench.problem.dtypes import BFLOAT16, DTYPES, encode
 from pabench.run.read import read_run
 from pabench.subjects.backends.base import AttentionOutput
 from pabench.subjects.backends.rawkernel import RawKernelBackend
+from pabench.subjects.process.tasks import run_task
 from pabench.timing.gpus import GPUS
 from tests.support.standin_support import cupy as cupy
 from tests.support.standin_support import tiny_grid
@@ -47,7 +50,9 @@ def cell(problem: Problem = PROBLEM, kv_lens: tuple[int, ...] = LENGTHS, backend
 
 
 def measured(backend: Any, device: CudaDevice, *, of: Cell | None = None) -> dict[str, Any]:
-    return run_cell(of or cell(), backend, device, GPUS["h200"], stopwatch=Stopwatch(device)).line
+    speed = Speed(task=partial(run_task, subject=backend, device=device), checked=False, gpu="h200")
+    found = run_cell(of or cell(), backend, speed, GPUS["h200"])
+    return found.record.flat()
 
 
 def test_cuda_device_leaves_its_own_arrays_where_they_are(cupy: Any) -> None:
@@ -100,7 +105,7 @@ def test_cuda_timer_reports_a_fault(cupy: Any) -> None:
 def test_cuda_times_a_cell_as_a_graph_out_of_a_cold_cache(cupy: Any) -> None:
     device = CudaDevice()
     line = measured(RawKernelBackend(device), device)
-    assert line["status"] == "ok", line["reason"]
+    assert line["status"] == "passed", line["reason"]
     timing = line["timing"]
     assert (timing["method"], timing["cold"]) == ("graph", True)
     assert timing["sets"] == 1  # 61 KB of traffic are many caches of 4 KiB
@@ -150,7 +155,7 @@ def test_cuda_times_do_not_capture_who_does_not_say_so(cupy: Any) -> None:
 
     device = CudaDevice()
     line = measured(Silent(device), device)
-    assert (line["status"], line["timing"]["method"]) == ("ok", "stream")
+    assert (line["status"], line["timing"]["method"]) == ("passed", "stream")
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -166,7 +171,7 @@ def test_cuda_times_copy_gigabytes_only_where_they_must(resident: bool, cupy: An
 
     device = CudaDevice()
     line = measured(Watched(device), device)
-    assert line["status"] == "ok", line["reason"]
+    assert line["status"] == "passed", line["reason"]
     assert isinstance(given[-1], cupy.ndarray) is resident
 
 
@@ -300,9 +305,9 @@ def test_sweep_of_a_grid_expects_before_it_measures(cupy: Any, tmp_path: Path, c
     assert sweep(tmp_path, *words, "--budget", "0.001s") == 0
     begun = read_run(tmp_path / "out").record
     assert begun["not_run"] == 5  # each run gets on
-    assert (
-        "5 cells not run: the budget is spent; go on with: pabench sweep --resume" in capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert "5 of 6 cells not run: the budget is spent; go on with: pabench sweep " in said
+    assert f"--resume --out {tmp_path / 'out'}" in said
     expected = begun["config"]["expected"]
     assert sorted(row["model"] for row in expected.values()) == ["tiny"] * 6
     assert sum(row["predicted_ns"] is not None for row in expected.values()) == 1
@@ -313,10 +318,10 @@ def test_sweep_of_a_grid_expects_before_it_measures(cupy: Any, tmp_path: Path, c
     assert done.record["not_run"] == 0
     assert done.record["hardware"] == begun["hardware"]  # of the same run
     states = {row["backend"]: row["status"] for row in done.lines}
-    assert states == {"rawkernel": "ok", "rawkernel-mma": "ok", "torch-sdpa": "unsupported"}
+    assert states == {"rawkernel": "passed", "rawkernel-mma": "passed", "torch-sdpa": "unsupported"}
     for row in done.lines:
         assert row["expected_floor_ns"] == expected[row["id"]]["expected_floor_ns"]
-        if row["status"] == "ok":
+        if row["status"] == "passed":
             assert row["read_fraction"] > 0
             assert row["floor_ns"] > row["expected_floor_ns"]
     page = (tmp_path / "out" / "report.html").read_text()
@@ -342,10 +347,10 @@ def test_sweep_of_a_grid_without_a_gpu_is_modelled_and_host_timed(tmp_path: Path
     assert all("read_fraction" not in row for row in done.lines)
 
 
-@pytest.mark.parametrize("text", ["0s", "-5", "9h", "", "m", "1e3"])
+@pytest.mark.parametrize("text", ["0s", "-5", "9d", "", "m", "1e3"])
 def test_sweep_refuses_a_budget_that_is_no_time(text: str, tmp_path: Path, capsys: Any) -> None:
     assert sweep(tmp_path, "--grid", "core", f"--budget={text}") == 4
-    assert "must be a time above 0 such as 540s or 9m" in capsys.readouterr().err
+    assert "must be a time such as 540s, 9m or 1.5h" in capsys.readouterr().err
 
 
 def test_sweep_dry_run_of_the_core_grid_shows_what_is_expected(tmp_path: Path, capsys: Any) -> None:

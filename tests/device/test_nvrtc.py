@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import importlib.util
 import re
+import struct
 from pathlib import Path
 
 import pytest
 
 from pabench.device.base import KernelSource
-from pabench.device.nvrtc import ARCHITECTURES, compile_cubin, header_key, nvrtc_options, nvrtc_version
+from pabench.device.nvrtc import (
+    ARCHITECTURES,
+    compile_cubin,
+    header_key,
+    nvrtc_options,
+    nvrtc_version,
+    whole_image,
+)
 from pabench.device.ptxas import parse_functions
 from pabench.errors import CompileError, EnvironmentRefused
 from pabench.kernels.instances import kernel_instances
@@ -55,6 +64,7 @@ FILES = sorted({one.file for one in kernel_instances()})
         if (place + turn) % 2 == 0
     ],
 )
+@pytest.mark.slow
 def test_nvrtc_compiles_our_kernels_without_a_spill(file: str, architecture: str) -> None:
     """A few instances on every other architecture, other ones on each; ``make kernels`` compiles all."""
     instances = [
@@ -115,6 +125,51 @@ def test_nvrtc_compiles_decode_for_odd_head_dims(head_dim: int, vec: int) -> Non
 
 
 @needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nvrtc_binary_is_whole(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last byte, which CuPy takes for the end of a text; asked of the library itself."""
+    from cupy.cuda import nvrtc as library
+
+    direct: list[bytes] = []
+    destroy = library.destroyProgram
+
+    def keep(program: int) -> None:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+        nvrtc = ctypes.CDLL(next(line.split()[-1] for line in maps if "libnvrtc.so" in line))
+        size = ctypes.c_size_t()
+        assert nvrtc.nvrtcGetCUBINSize(ctypes.c_void_p(program), ctypes.byref(size)) == 0
+        image = ctypes.create_string_buffer(size.value)
+        assert nvrtc.nvrtcGetCUBIN(ctypes.c_void_p(program), image) == 0
+        direct.append(image.raw)
+        destroy(program)
+
+    monkeypatch.setattr(library, "destroyProgram", keep)
+    for instance in (source("page_copy.cu", PAB_UNIT=16), shaped("kv_append.cu", 64, 1, 4)):
+        assert compile_cubin(instance, architecture).image == direct.pop()
+
+
+def elf(size: int, *, phoff: int = 0, phnum: int = 0, shoff: int = 0, shnum: int = 0) -> bytes:
+    """A file of this size with a head of an ELF file."""
+    head = (
+        b"\x7fELF\x02\x01" + bytes(26) + struct.pack("<QQIHHHHH", phoff, shoff, 0, 64, 56, phnum, 64, shnum)
+    )
+    return (head + b"\x01" * size)[:size]
+
+
+def test_nvrtc_binary_is_mended_by_what_its_head_says() -> None:
+    whole = elf(400, phoff=344, phnum=1, shoff=100, shnum=2)
+    assert whole_image(whole) == whole
+    assert whole_image(whole[:-1]) == whole[:-1] + b"\0"
+    sections_last = elf(299, phoff=64, phnum=1, shoff=172, shnum=2)
+    assert whole_image(sections_last) == sections_last + b"\0"
+    longer = elf(500, shoff=100, shnum=2)
+    assert whole_image(longer) == longer
+    for broken in (b"", b"\x7fELF", b"text" * 50, whole[:-2]):
+        with pytest.raises(EnvironmentRefused, match="NVRTC's binary is not whole"):
+            whole_image(broken)
+
+
+@needs_nvrtc
 @pytest.mark.parametrize("name", ["collectives", "blocks", "wrong", "numbers", "matrix", "swizzle"])
 def test_nvrtc_knows_every_intrinsic_of_the_emulation(name: str) -> None:
     """The test kernels use the whole header; both sides of it must offer the same."""
@@ -168,31 +223,39 @@ def test_nvrtc_that_compiles_nothing_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_nvrtc_options_are_in_a_fixed_order() -> None:
-    folder = Path("/a folder")
-    options = nvrtc_options(include_dir=folder, defines={"B": "2", "A": "(1 + 2)"}, architecture="sm_100a")
-    expected = ("--std=c++17", "-I/a folder", "-DA=(1 + 2)", "-DB=2", "--gpu-architecture=sm_100a")
-    assert options == expected
-    assert nvrtc_options(include_dir=folder, defines={}) == ("--std=c++17", "-I/a folder")
+    defines = {"B": "2", "A": "(1 + 2)"}
+    own = KernelSource(path=Path("/a folder/k.cu"), include_dir=Path("/a folder"), defines=defines)
+    folders = ("-I/a folder", f"-I{KERNELS_CUDA}")
+    expected = ("--std=c++17", *folders, "-DA=(1 + 2)", "-DB=2", "--gpu-architecture=sm_100a")
+    assert nvrtc_options(own, "sm_100a") == expected
+    elsewhere = KernelSource(path=Path("/b/k.cu"), include_dir=KERNELS_CUDA)
+    assert nvrtc_options(elsewhere) == ("--std=c++17", f"-I{KERNELS_CUDA}", "-I/b")
 
 
 @pytest.mark.parametrize("architecture", ["90", "sm_9", "sm_90x", "sm_90a ", "SM_90", ""])
 def test_nvrtc_options_refuse_an_architecture(architecture: str) -> None:
     with pytest.raises(CompileError, match=r"^architecture '.*': must read like sm_90a$"):
-        nvrtc_options(include_dir=Path(), defines={}, architecture=architecture)
+        nvrtc_options(source("kv_append.cu"), architecture)
 
 
 def test_nvrtc_header_key_follows_text_and_name(tmp_path: Path) -> None:
     (tmp_path / "pab").mkdir()
+    (tmp_path / "beside").mkdir()
+    own = KernelSource(path=tmp_path / "beside" / "k.cu", include_dir=tmp_path)
     header = tmp_path / "pab" / "a.cuh"
     header.write_text("1")
-    keys = [header_key(tmp_path)]
+    keys = [header_key(own)]
     header.write_text("2")
-    keys.append(header_key(tmp_path))
+    keys.append(header_key(own))
     header.rename(tmp_path / "pab" / "b.cuh")
-    keys.append(header_key(tmp_path))
-    (tmp_path / "more.h").write_text("")
-    keys.append(header_key(tmp_path))
-    assert len(set(keys)) == 4
+    keys.append(header_key(own))
+    (tmp_path / "pab" / "b.cuh").rename(tmp_path / "b.cuh")
+    keys.append(header_key(own))
+    (tmp_path / "beside" / "more.h").write_text("")
+    keys.append(header_key(own))
+    assert len(set(keys)) == 5
+    with pytest.raises(CompileError, match=r"headers beside .* cannot be read"):
+        header_key(KernelSource(path=tmp_path / "none" / "k.cu", include_dir=tmp_path))
 
 
 def test_nvrtc_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

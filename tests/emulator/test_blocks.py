@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from pabench.device.emulated import EmulatedDevice
 from tests.support.probe import probe
@@ -84,7 +85,10 @@ def test_emulated_blocks_keep_named_barriers_apart(seed: int) -> None:
 def test_emulated_blocks_start_with_poisoned_shared_memory(size: int) -> None:
     found = np.zeros((5, size), np.uint8)
     probe("blocks", "fresh_shared", found, np.uint32(size), grid=(5, 1, 1), shared_bytes=size)
-    assert (found == 0xFF).all()
+    assert (found == np.resize(np.array([0xFF, 0x7F], np.uint8), size)).all()
+    if size >= 4:
+        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
+            assert torch.from_numpy(found).view(dtype).float().isnan().all()
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

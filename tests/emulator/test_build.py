@@ -19,6 +19,7 @@ from pabench.cli.main import run
 from pabench.device import cache, compiler, emulated
 from pabench.device.base import KernelSource, Launch
 from pabench.device.emulated import EmulatedDevice
+from pabench.device.headers import EMULATOR
 from pabench.errors import CompileError, EnvironmentRefused
 from pabench.resources import resource_dir
 
@@ -73,20 +74,29 @@ def answer(folder: Path, *, extra: int = 2) -> int:
     source = KernelSource(
         path=folder / "answer.cu", include_dir=KERNELS_CUDA, defines={"PAB_EXTRA": str(extra)}
     )
+    return result(EmulatedDevice(), source)
+
+
+def result(device: EmulatedDevice, source: KernelSource) -> int:
     out = np.zeros(1, np.uint32)
-    EmulatedDevice().load(source).launch(Launch(entry="answer", grid=(1, 1, 1), block=(1, 1, 1), args=(out,)))
+    device.load(source).launch(Launch(entry="answer", grid=(1, 1, 1), block=(1, 1, 1), args=(out,)))
     return int(out[0])
 
 
 def refused(folder: Path, text: str) -> str:
     (folder / "bad.cu").write_text(text)
+    return refused_source(KernelSource(path=folder / "bad.cu", include_dir=KERNELS_CUDA))
+
+
+def refused_source(source: KernelSource) -> str:
     with pytest.raises(CompileError) as caught:
-        EmulatedDevice().load(KernelSource(path=folder / "bad.cu", include_dir=KERNELS_CUDA))
+        EmulatedDevice().load(source)
     message = str(caught.value)
     assert "\n" not in message
     return message
 
 
+@pytest.mark.slow
 def test_emulated_build_compiles_once_and_again_after_changes(folder: Path, compiled: list[str]) -> None:
     assert answer(folder) == 42
     assert compiled == ["answer.cu"]
@@ -126,8 +136,51 @@ def test_emulated_build_says_what_a_kernel_file_must_have(folder: Path) -> None:
     (folder / "latin.cu").write_bytes(b"// caf\xe9\n")
     with pytest.raises(CompileError, match=r"latin\.cu cannot be read"):
         EmulatedDevice().load(KernelSource(path=folder / "latin.cu", include_dir=KERNELS_CUDA))
-    with pytest.raises(CompileError, match="has no emulation"):
-        EmulatedDevice(kernels=folder).load(KernelSource(path=folder / "answer.cu", include_dir=folder))
+
+
+def test_emulated_build_takes_what_a_folder_of_kernels_lacks_from_ours(folder: Path) -> None:
+    own = EmulatedDevice(kernels=folder)
+    source = KernelSource(path=folder / "answer.cu", include_dir=folder, defines={"PAB_EXTRA": "BIAS"})
+    (folder / "answer.cuh").write_text('#include "pab/types.cuh"\n#define ANSWER 40\n')
+    message = refused_source(source)
+    assert "BIAS" in message
+    (folder / "pab").mkdir()
+    types = (KERNELS_CUDA / "pab" / "types.cuh").read_text()
+    (folder / "pab" / "types.cuh").write_text(f"{types}\n#define BIAS 7\n")
+    assert result(own, source) == 47
+    (folder / "pab" / "types.cuh").write_text(f"{types}\n#define BIAS 8\n")
+    assert result(EmulatedDevice(kernels=folder), source) == 48
+
+
+def test_emulated_build_follows_the_emulator(
+    folder: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert answer(folder) == 42
+    copy = folder / "emulator"
+    shutil.copytree(EMULATOR, copy)
+    monkeypatch.setenv("PABENCH_EMULATOR", str(copy))
+    assert answer(folder) == 42  # the same texts elsewhere: nothing to compile
+    with (copy / "checked" / "log.h").open("a") as header:
+        header.write("// changed\n")
+    assert answer(folder) == 42
+    with (copy / "runtime.cpp").open("a") as source:
+        source.write("// changed\n")
+    assert answer(folder) == 42
+    assert compiled == ["answer.cu", *2 * ["emulator/runtime.cpp", "answer.cu"]]
+
+
+def test_emulated_build_without_a_runtime_is_no_verdict_on_a_kernel(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = folder / "emulator"
+    shutil.copytree(EMULATOR, copy)
+    monkeypatch.setenv("PABENCH_EMULATOR", str(copy))
+    (copy / "runtime.cpp").write_text("#error too old\n")
+    with pytest.raises(EnvironmentRefused, match=r"cannot be compiled here: emulator/runtime\.cpp .*too old"):
+        answer(folder)
+    (copy / "runtime.cpp").unlink()
+    with pytest.raises(EnvironmentRefused, match="own sources cannot be read"):
+        answer(folder)
 
 
 @pytest.mark.parametrize(
@@ -139,13 +192,14 @@ def test_emulated_build_says_what_a_kernel_file_must_have(folder: Path) -> None:
         ("false", "C++ compiler false --version failed"),
     ],
 )
+@pytest.mark.slow
 def test_emulated_build_refuses_a_wrong_compiler(
     given: str, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CXX", given)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EnvironmentRefused) as caught:
-        EmulatedDevice()
+        EmulatedDevice().ready()
     assert str(caught.value).startswith(text)
     words = [
         "sweep",
@@ -177,7 +231,7 @@ def test_emulated_build_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentRefused) as caught:
-        EmulatedDevice()
+        EmulatedDevice().ready()
     assert str(caught.value) == "the emulated device needs a C++ compiler and found none"
     assert caught.value.hint is not None
     for word in ("g++", "clang++", "ziglang", "CXX"):
@@ -185,6 +239,7 @@ def test_emulated_build_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     assert caught.value.exit_code == 7
 
 
+@pytest.mark.slow
 def test_emulated_build_takes_the_compiler_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrapper = folder / "my compiler"
     wrapper.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\nexec {shutil.which("g++")} "$@"\n')
@@ -231,17 +286,75 @@ def test_emulated_build_reports_a_cached_file_that_is_broken(folder: Path) -> No
     assert kernel.is_file()
 
 
-def test_emulated_build_is_safe_in_two_processes(folder: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, '.');"
-        "from tests.emulator.test_build import answer;"
-        f"print(answer(Path({str(folder)!r})))"
+def process(folder: Path, *, code: str = "print(answer(folder))") -> subprocess.Popen[str]:
+    head = (
+        "import os, sys; from pathlib import Path; sys.path.insert(0, '.');"
+        f"from tests.emulator.test_build import answer; folder = Path({str(folder)!r});"
     )
     root = Path(__file__).resolve().parents[2]
-    runs = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    return subprocess.Popen([sys.executable, "-c", head + code], cwd=root, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "swapped"])
+def test_emulated_build_makes_damaged_libraries_again(folder: Path, damage: str) -> None:
+    assert answer(folder) == 42
+    assert answer(folder, extra=3) == 43
+    kernels = sorted((folder / "cache").glob("answer-*.so"))
+    libraries = [*kernels, *(folder / "cache").glob("runtime-*.so")]
+    assert len(libraries) == 3
+    if damage == "swapped":
+        texts = [path.read_bytes() for path in kernels]
+        for path, text in zip(kernels, reversed(texts), strict=True):
+            path.write_bytes(text)
+    else:
+        for path in libraries:
+            data = bytearray(path.read_bytes())
+            if damage == "flipped":
+                for at in range(0, len(data), 64):
+                    data[at] ^= 1
+            path.write_bytes(data[: {"empty": 0, "cut": 12_000}.get(damage)])
+    both = process(folder, code="print(answer(folder), answer(folder, extra=3))")
+    assert both.communicate(timeout=120)[0].split() == ["42", "43"]
+    assert both.returncode == 0
+
+
+def test_emulated_build_may_change_its_folder_in_mid_run(folder: Path) -> None:
+    """Kernels of the second folder are run by the runtime that the process has, not half by another."""
+    code = "print(answer(folder)); os.environ['PABENCH_CACHE'] += '2'; print(answer(folder, extra=3))"
+    moved = process(folder, code=code)
+    assert moved.communicate(timeout=120)[0].split() == ["42", "43"]
+    assert len(list((folder / "cache2").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "/tmp/cc1.s:7: fatal error: error writing to /tmp/cc1.s: No space left on device",
+        "g++: fatal error: Killed signal terminated program cc1plus",
+        "cc1plus: out of memory allocating 65536 bytes",
+    ],
+)
+def test_emulated_build_blames_no_kernel_for_what_the_machine_lacks(
+    folder: Path, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = f"echo '{words}' >&2; exit 1"
+    (folder / "full").write_text(f"#!/bin/sh\ncase $1 in --version) echo full;; *) {fails};; esac")
+    (folder / "full").chmod(0o755)
+    monkeypatch.setenv("CXX", str(folder / "full"))
+    with pytest.raises(EnvironmentRefused, match=r"^kernel cannot be compiled here: ") as caught:
+        compiler.compile_shared(compiler.find_compiler(), [], folder / "x.so", what="kernel")
+    assert words in str(caught.value)
+
+
+def test_emulated_build_does_not_take_the_words_of_a_kernel_for_the_machines(folder: Path) -> None:
+    kernel = 'extern "C" __global__ void k() {{ {} }}  // out of memory: killed signal\n'
+    assert "out of memory" in refused(folder, f"{kernel.format('')}#error out of memory\n")
+    refused(folder, kernel.format("oops;"))
+    refused(folder, "\n" * 123_456 + kernel.format("oops;"))
+
+
+def test_emulated_build_is_safe_in_two_processes(folder: Path) -> None:
+    runs = [process(folder) for _ in range(2)]
     assert [process.communicate(timeout=120)[0].strip() for process in runs] == ["42", "42"]
     names = sorted(path.name for path in (folder / "cache").iterdir())
     assert len(names) == 2, names
@@ -313,8 +426,10 @@ def test_emulated_build_gives_up_on_a_slow_compiler(folder: Path, monkeypatch: p
     slow.chmod(0o755)
     monkeypatch.setenv("CXX", str(slow))
     monkeypatch.setattr(compiler, "COMPILE_DEADLINE_S", 0.2)
-    with pytest.raises(CompileError, match="the compiler did not finish within"):
+    with pytest.raises(EnvironmentRefused, match=r"runtime\.cpp: the compiler did not finish within"):
         answer(folder)
+    with pytest.raises(CompileError, match="kernel: the compiler did not finish within"):
+        compiler.compile_shared(compiler.find_compiler(), [], folder / "x.so", what="kernel")
 
 
 @pytest.mark.parametrize(

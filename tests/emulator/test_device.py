@@ -10,8 +10,8 @@ import pytest
 from pabench.device.arguments import check_limits
 from pabench.device.base import KernelSource, Launch
 from pabench.device.emulated import MAX_BLOCKS, EmulatedDevice
+from pabench.device.headers import EMULATOR
 from pabench.errors import DeviceFault, InvalidCase, LaunchError
-from pabench.resources import resource_dir
 from tests.support.probe import KERNELS, probe
 
 ARRAY = np.zeros(32, np.uint32)
@@ -139,6 +139,7 @@ def test_emulated_device_results_do_not_depend_on_schedule(workers: int, seed: i
     assert (out[:, 1] == data.reshape(6, 32)[:, ::-1] + 2).all()
 
 
+@pytest.mark.slow
 def test_emulated_device_with_portable_fibers() -> None:
     portable = EmulatedDevice(flags=["-DPAB_EMU_UCONTEXT"], workers=2)
     out = np.zeros((6, 2, 32), np.uint32)
@@ -167,18 +168,22 @@ def test_emulated_device_with_portable_fibers() -> None:
         probe("wrong", "barrier_of", np.uint32(2), np.uint32(64), grid=(4, 1, 1), device=portable)
 
 
-def test_emulated_device_runs_kernels_of_two_folders_side_by_side(tmp_path: Path) -> None:
-    copy = tmp_path / "kernels"
-    shutil.copytree(resource_dir("kernels_cuda"), copy)
-    lane = copy / "emulation" / "lane.h"
-    lane.write_text(lane.read_text().replace("kPoison = 0xFF", "kPoison = 0xEE"))
-    other = EmulatedDevice(kernels=copy)
-    (copy / "blocks.cu").write_text((KERNELS / "blocks.cu").read_text())
-    module = other.load(KernelSource(path=copy / "blocks.cu", include_dir=copy))
+@pytest.mark.slow
+def test_emulated_device_runs_kernels_of_two_emulators_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "emulator"
+    shutil.copytree(EMULATOR, copy)
+    lane = copy / "lane.h"
+    lane.write_text(lane.read_text().replace("kPoison = 0x7FFF7FFF7FFF7FFF", "kPoison = 0xEEEEEEEEEEEEEEEE"))
+    monkeypatch.setenv("PABENCH_EMULATOR", str(copy))
+    other = EmulatedDevice()
+    monkeypatch.delenv("PABENCH_EMULATOR")
+    module = other.load(KernelSource(path=KERNELS / "blocks.cu", include_dir=other.kernels))
     for _ in range(2):
         found = np.zeros(16, np.uint8)
         probe("blocks", "fresh_shared", found, np.uint32(16), shared_bytes=16)
-        assert (found == 0xFF).all()
+        assert (found.view(np.uint16) == 0x7FFF).all()
         launch = Launch(
             entry="fresh_shared",
             grid=(1, 1, 1),

@@ -125,6 +125,7 @@ def test_emulated_matrix_multiply_keeps_denormals_and_shows_nan(dtype: str) -> N
     assert np.isnan(got[5]).all()
     assert np.isnan(got[6, 2])  # infinity minus infinity
     assert np.isnan(got[7, 1])
+    assert (got.view(np.uint32)[np.isnan(got)] == 0x7FFFFFFF).all()
     assert got[8, 1] == np.float32(1e-42)
     known = np.zeros((16, 8), bool)
     known[3:6], known[6], known[7, 1], known[8, 1] = True, True, True, True

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from pabench.device.emulated import EmulatedDevice
+from pabench.judge.verdict import judge
+from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import Array
+from pabench.subjects.backends.cuda_source import CudaSourceBackend
 from tests.support.probe import DEVICE, probe
 
+ONE_WARP = Path(__file__).resolve().parents[2] / "docs" / "examples" / "one_warp.cu"
 BITS = np.arange(65536, dtype=np.uint16)
 
 
@@ -149,3 +155,44 @@ def test_emulated_numbers_special_values() -> None:
     tiny = functions(np.array([-126.5, -130, 2.0**126 * 1.5, -(2.0**127)], np.float32))
     assert tiny[0][:2].tolist() == [0, 0]  # denormal results are zeros
     assert tiny[2][2:].tolist() == [0, 0]
+
+
+def test_emulated_numbers_of_arithmetic_have_the_nan_of_the_hardware() -> None:
+    """Of the processor's own 0/0 the sign is set: cut to 16 bits it would be memory that nobody wrote."""
+    poison = np.array([0xFFFFFFFF, 0xFF800000, 0x7F800001, 0xFFC00000, 0x7FFF7FFF], np.uint32)
+    given = np.concatenate([np.array([0, -0.0, np.inf], np.float32), poison.view(np.float32)])
+    out = np.zeros((given.size, 5), np.float32)
+    half, bf16 = np.zeros(given.size, np.uint16), np.zeros(given.size, np.uint16)
+    probe("numbers", "not_numbers", given, out, half, bf16, np.uint32(given.size), block=(32, 1, 1))
+    assert [f"{bits:x}" for bits in half] == ["7fff"] * given.size
+    assert [f"{bits:x}" for bits in bf16] == ["7fff"] * given.size
+    assert {f"{bits:x}" for bits in out.view(np.uint32).reshape(-1)} == {"7fffffff"}
+
+
+FAULTS = {
+    "0 / 0": ("", "(kv_len == 0 ? 0.0f : acc[i] / sum)", "((acc[i] - acc[i]) / (sum - sum))"),
+    "inf - inf": ("", "(kv_len == 0 ? 0.0f : acc[i] / sum)", "(-minus_infinity() + minus_infinity())"),
+    "unwritten": ("PAB_SHARED(memory);", "acc[i] / sum", "acc[i] + reinterpret_cast<float*>(memory)[lane]"),
+    "absent lane": ("", "acc[i] / sum", "acc[i] + shfl_idx(1u << lane, acc[i], lane + 1)"),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_emulated_numbers_nan_is_not_taken_for_what_was_never_written(
+    fault: str, dtype: str, tmp_path: Path
+) -> None:
+    text = ONE_WARP.read_text(encoding="utf-8").replace("shared_bytes=0", "shared_bytes=128")
+    first, before, after = FAULTS[fault]
+    assert text.count(before) == 1
+    text = text.replace("  using namespace pab;\n", f"  using namespace pab;\n  {first}\n")
+    (tmp_path / "kernel.cu").write_text(text.replace(before, after), encoding="utf-8")
+    backend = CudaSourceBackend(tmp_path / "kernel.cu", EmulatedDevice())
+    problem = Problem(num_qo_heads=2, num_kv_heads=1, head_dim=16, page_size=8, dtype=dtype)
+    tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(5, 19))))
+    plan = backend.plan(tensors)
+    backend.run(plan)
+    output = backend.fetch(plan)
+    verdict = judge(tensors, output.out, output.lse, backend.profile)
+    assert "the output is NaN in all dims" in verdict.text
+    assert "never written" not in verdict.text

@@ -1,7 +1,9 @@
 """The documents: every command in them runs, every link leads somewhere, figures agree with the code."""
 
+import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,12 @@ from tests.device.test_nvrtc import installed as nvrtc_installed
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TEXTS = [*PAGES, ROOT / "Makefile", *(ROOT / ".github" / "workflows").glob("*.yml")]
+PATH = re.compile(r"(?<![\w./-])(?:pabench|tests|suites|docs|templates|kernels_cuda)/[\w./*-]*\w(?:\.\w+)?")
+FILE = re.compile(r"``([a-z_]\w*\.(?:py|cu|cuh|h|toml))``")
+PLACEHOLDERS = {"file.py", "my_kernel.py", "kernel.cu", "tests/test_my_kernels.py", "suites/findings/NAME"}
+FOREIGN = {"cuda_occupancy.h", "fcntl.h", "utils.cuh"}
+"""Files of other projects, and of the system."""
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -48,7 +56,7 @@ def test_docs_commands_run(page: Path, tmp_path: Path) -> None:
     for example in (path for path in (ROOT / "docs" / "examples").iterdir() if path.is_file()):
         shutil.copy(example, tmp_path)
     for line in commands(page):
-        words = line.split()
+        words = shlex.split(line)
         assert words[0] == "pabench", line
         if line in WHOLE:  # half a minute each: their own test runs them once
             continue
@@ -84,6 +92,79 @@ def test_docs_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_docs_paths_exist() -> None:
+    found = {name for text in TEXTS for name in PATH.findall(text.read_text(encoding="utf-8"))}
+    assert {"tests/house/test_layers.py", "tests/subjects", "docs/examples/kernel_repository"} <= found
+    assert not sorted(name for name in found - PLACEHOLDERS if not any(ROOT.glob(name)))
+
+
+SYMBOL = re.compile(r"((?:pabench|tests)/[\w/]+\.py):([A-Za-z_]\w*)")
+
+
+def defined(path: Path) -> set[str]:
+    """Names that a module defines at its top level, imports left out."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def test_docs_symbols_exist() -> None:
+    found = {place for page in PAGES for place in SYMBOL.findall(page.read_text(encoding="utf-8"))}
+    assert len(found) > 30
+    assert not sorted((file, name) for file, name in found if name not in defined(ROOT / file))
+
+
+def test_docs_architecture_names_every_room() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.name for path in (ROOT / "pabench").iterdir() if (path / "__init__.py").is_file()}
+    assert {"run", "judge", "problem"} <= rooms
+    assert not sorted(
+        room for room in rooms if f"| `pabench/{room}`" not in text and f", `pabench/{room}`" not in text
+    )
+
+
+def test_docs_say_who_is_judged_apart() -> None:
+    """No activity that the page calls judged apart loads a subject where it judges."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    apart, inside = (
+        re.search(rf"^- {words}: (.*?)\. ", text, re.M) for words in ("Judged apart", "Driven in the worker")
+    )
+    assert apart is not None
+    assert inside is not None
+    activities = ROOT / "pabench" / "activities"
+    named = {
+        kind: set(re.findall(r"\*\*(\w+)\*\*", found[0]))
+        for kind, found in (("apart", apart), ("inside", inside))
+    }
+    for name in named["apart"]:
+        files = [path for path in (activities / name).glob("*.py") if path.name != "pytest_plugin.py"]
+        assert files
+        lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+        loads = [
+            place for place, line in enumerate(lines) if re.search(r"\bload_(backend|allocator)\(", line)
+        ]
+        here = "if self._deadline_s is None:"
+        assert all(any(here in line for line in lines[place - 4 : place]) for place in loads), name
+    assert named["apart"] | named["inside"] >= {
+        path.name for path in activities.iterdir() if (path / "__init__.py").is_file()
+    }
+
+
+def test_docs_files_that_docstrings_name_exist() -> None:
+    folders = ("pabench", "suites", "templates", "tests", "kernels_cuda")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.*") if path.is_file()]
+    known = {path.name for path in sources} | PLACEHOLDERS | FOREIGN
+    python = [path for path in sources if path.suffix == ".py" and "mutants" not in path.parts]
+    found = {name: path for path in python for name in FILE.findall(path.read_text(encoding="utf-8"))}
+    assert len(found) > 20
+    assert not {name: path.relative_to(ROOT) for name, path in found.items() if name not in known}
+
+
 def test_docs_make_targets_exist() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     wanted = set(re.findall(r"(?:^|`|\$ )make ([a-z][a-z-]*)(?=[\s`])", text, re.M))

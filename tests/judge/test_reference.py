@@ -229,6 +229,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_reference_of_a_long_sequence_takes_little_memory() -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY_PROBE], capture_output=True, text=True, check=True)
     # keys and values of the whole sequence would be 512 MiB in float64; the blocks do not grow with it

@@ -52,6 +52,7 @@ def test_kernels_decode_right_for_every_group_size(group: int) -> None:
     assert verdict.passed, verdict.text
 
 
+@pytest.mark.slow
 def test_kernels_decode_more_blocks_than_65535() -> None:
     """One key a sequence: the output is its value, the LSE its logit."""
     num_seqs, heads = 16_400, 16

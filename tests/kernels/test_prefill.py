@@ -343,6 +343,7 @@ def test_kernels_prefill_begins_blocks_with_many_keys_first(num_seqs: int) -> No
 # --- counted ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_kernels_prefill_counted_against_closed_forms() -> None:
     """A whole prompt of 4,096: products, bytes of the cache, look-ups, conflicts."""
     problem = Problem(num_qo_heads=2, num_kv_heads=1, head_dim=16, page_size=16, dtype="bfloat16")

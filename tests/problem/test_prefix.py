@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pabench.errors import InvalidCase
@@ -44,9 +44,13 @@ def test_problem_prefix_groups_by_hand() -> None:
     assert groups([1, 2, 5], [3, 4], [1, 2, 6]) == [((0, 2), 2)]
     # one page for all three saves 2, three pages for two save 3
     assert groups([1, 2, 3, 7], [1, 2, 3, 8], [1, 9]) == [((0, 1), 3)]
-    # with a fourth sequence one page for all saves 3 too: the smaller group is kept, with fewer rows to merge
-    assert groups([1, 2, 3], [1, 2, 3], [1, 9], [1, 8]) == [((0, 1), 3)]
+    # those who leave a longer prefix early share what they have with whoever else is left
+    assert groups([1, 2, 3], [1, 2, 3], [1, 9], [1, 8]) == [((0, 1), 3), ((2, 3), 1)]
+    assert groups([1], [1], [1, 2, 3], [1, 2, 3]) == [((0, 1), 1), ((2, 3), 3)]
+    # two groups would save 3 as well: one has fewer rows to merge
     assert groups([1, 2], [1, 2], [1, 9], [1, 8]) == [((0, 1, 2, 3), 1)]
+    # 1 leaves the branch of 2 and 3, and is left over for the sequence that leaves before
+    assert groups([1, 8], [1, 2], [1, 2, 3, 4], [1, 2, 3, 4]) == [((0, 1), 1), ((2, 3), 4)]
     # two groups below one node
     assert groups([1, 2, 3], [1, 2, 3], [1, 5, 6], [1, 5, 6]) == [((0, 1), 3), ((2, 3), 3)]
     # a sequence that is the beginning of another
@@ -82,6 +86,10 @@ def best_saving(rows: list[list[int]]) -> int:
 
 
 @settings(max_examples=80, deadline=None)
+@example(rows=[[0], [0], [0, 0], [0, 0], [0, 0]])
+@example(rows=[[0], [0], [0, 0, 0], [0, 0, 0]])
+@example(rows=[[2, 0], [2, 0, 2, 2], [2, 0, 2, 2], [1], [2, 2, 1]])
+@example(rows=[[0, 1], [0, 2], [0, 2, 0, 1], [0, 2, 0, 1]])
 @given(rows=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=5))
 def test_problem_prefix_groups_save_the_most_property(rows: list[list[int]]) -> None:
     layout, batch = layout_of(*rows), Batch(kv_lens=tuple(4 * len(row) for row in rows))
@@ -100,6 +108,27 @@ def test_problem_prefix_of_a_long_table_is_found_without_deep_recursion() -> Non
     layout = PageLayout(page_size=1, num_pages=5000, block_table=np.array([row] * 3, np.int32))
     batch = Batch(kv_lens=(5000,) * 3)
     assert prefix_groups(layout, batch, causal=True) == (PrefixGroup(sequences=(0, 1, 2), pages=5000),)
+
+
+def test_problem_prefix_of_turns_of_one_long_conversation_is_found_without_deep_recursion() -> None:
+    # every sequence is the beginning of the next, so every length is a fork below the one before
+    turns = 1100
+    table = np.where(np.tri(turns, dtype=bool), np.arange(turns, dtype=np.int32), np.int32(-1))
+    layout = PageLayout(page_size=1, num_pages=turns, block_table=table)
+    batch = Batch(kv_lens=tuple(range(1, turns + 1)))
+    assert sum(group.saved for group in prefix_groups(layout, batch, causal=True)) == best_of_turns(turns)
+
+
+def best_of_turns(count: int) -> int:
+    """Most pages saved for sequences of 1 to ``count`` pages, each the beginning of the next.
+
+    A group of ``n`` takes the longest that are left and saves ``n - 1`` times the shortest of its own.
+    """
+    best = np.zeros(count + 1, np.int64)
+    for left in range(2, count + 1):
+        size = np.arange(2, left + 1)
+        best[left] = ((size - 1) * (left - size + 1) + best[left - size]).max()
+    return int(best[count])
 
 
 # --- cases ------------------------------------------------------------------------------------------------

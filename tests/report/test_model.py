@@ -212,6 +212,15 @@ def test_report_model_failures_in_words(tmp_path: Path) -> None:
     assert "physical page 12" in second.text
 
 
+def test_report_model_keeps_the_end_of_a_traceback(tmp_path: Path) -> None:
+    long = failed_check("rawkernel", "append", traceback="x" * 50_000 + "\nKeyError: \u202e3")
+    built = model(tmp_path, ("conformance", [failed_check("rawkernel", "split"), long], {"exit_code": 1}))
+    none, some = (failure.traceback for failure in built.failures)
+    assert none == ""
+    assert some.endswith("x\nKeyError: \\u202e3")
+    assert len(some) < 8_010
+
+
 def test_report_model_nan_is_the_worst_ratio(tmp_path: Path) -> None:
     lines = [check("x", "a", max_ratio=r) for r in (0.1, float("nan"), 5.0)]
     (matrix,) = model(tmp_path, ("conformance", lines, {})).matrices

@@ -181,6 +181,20 @@ def test_report_page_says_failure_and_replay(full: str) -> None:
     assert "physical page 12, expected 41" in text
 
 
+def test_report_page_folds_the_traceback_of_a_failure(tmp_path: Path) -> None:
+    trace = "Traceback (most recent call last):\n  <b onclick=x>\nKeyError: '</pre></details><script>'"
+    page = check_closed(
+        made(tmp_path, [failed_check("mine", "decode", traceback=trace)], kind="conformance", exit_code=1)
+    )
+    assert trace in "".join(page.text)
+    assert (
+        "Traceback (most"
+        not in check_closed(
+            made(tmp_path / "none", [failed_check("mine", "decode")], kind="conformance", exit_code=1)
+        ).text
+    )
+
+
 def test_report_page_data_is_complete_json(full: str) -> None:
     data = json.loads(check_closed(full).scripts[0])
     assert [run["kind"] for run in data["runs"]] == ["conformance", "sweep"]
@@ -189,6 +203,7 @@ def test_report_page_data_is_complete_json(full: str) -> None:
     assert data["cells"]["rows"][0][place]["efficiency_gain"]
 
 
+@pytest.mark.slow
 def test_report_page_is_the_same_for_the_same_runs(tmp_path: Path, full: str) -> None:
     run = write_run(tmp_path / "run", "sweep", sweep_lines(batches=(1, 8)))
     one = render_report([run], tmp_path / "one.html").read_bytes()
@@ -214,6 +229,7 @@ def test_report_page_hostile_names_stay_text(tmp_path: Path, name: str) -> None:
     html = made(tmp_path, lines, provenance=provenance, command=name, config={name: name})
     page = check_closed(html)
     checks = [failed_check(name, name, about=name, device=name, subject_kind=name, reason=name)]
+    checks[0]["traceback"] = name
     checks[0]["failure"] = dict.fromkeys(("case_id", "text", "path", "replay"), name)
     check_closed(made(tmp_path, checks, kind="conformance"))
     assert "\u202e" not in html

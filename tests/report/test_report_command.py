@@ -35,8 +35,11 @@ BAD = {
     "not a run": (["{tmp}"], "it has no run.json"),
     "bad record": (["{tmp}/record"], "run.json:1: not JSON"),
     "bad line": (["{tmp}/line"], "journal.jsonl:1: column 1: not JSON"),
-    "out is a folder": (["{tmp}/good", "--out", "{tmp}"], "is a folder: name a file"),
-    "out in nowhere": (["{tmp}/good", "--out", "{tmp}/no/r.html"], "does not exist"),
+    "out is a folder": (
+        ["{tmp}/good", "--out", "{tmp}"],
+        "existing folder, is a folder",
+    ),
+    "out in nowhere": (["{tmp}/good", "--out", "{tmp}/no/r.html"], "must be a file in an existing folder"),
     "second is bad": (["{tmp}/good", "{tmp}/line", "--out", "{tmp}/r.html"], "not JSON"),
 }
 

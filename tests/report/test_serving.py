@@ -7,15 +7,20 @@ from typing import Any
 
 import pytest
 
+from pabench.errors import UsageError
 from pabench.report.model import build_model
 from pabench.report.render import render_html
 from pabench.report.serving import build_serving
 from pabench.report.source import build_source
 from pabench.run.read import Run, read_run
-from pabench.run.schema import validate_line
+from pabench.run.schema import read_line
 from tests.support.report_data import sweep_lines, write_run
 
-WORDS = {"served": "counted", "mean_batch": "counted", "span_s": "modelled", "ttft_s_p50": "modelled"}
+WORDS = {
+    **dict.fromkeys(("served", "mean_batch"), "counted"),
+    **dict.fromkeys(("span_s", "ttft_s_p50"), "modelled"),
+    **dict.fromkeys((f"{part}_share" for part in ("tokens", "reserved", "internal", "external")), "counted"),
+}
 
 
 def line(name: str = "a", size: int = 16, **changes: Any) -> dict[str, Any]:
@@ -49,7 +54,9 @@ def line(name: str = "a", size: int = 16, **changes: Any) -> dict[str, Any]:
         "skipped": {"never fits the pool": 2},
         "provenance": WORDS,
     }
-    return validate_line(found | changes, "test")
+    line = found | changes
+    read_line(line, "test", schema=1)
+    return line
 
 
 def a_run(tmp_path: Path, *lines: dict[str, Any], **changes: Any) -> Run:
@@ -76,6 +83,7 @@ def test_report_serving_shows_split_charts_and_notes(tmp_path: Path) -> None:
     assert dict(zip([head for head, _ in view.columns], view.rows[0][2], strict=True)) == {
         "served": "7",
         "mean batch": "3.50",
+        "token states (%)": "50.0",
         "TTFT p50 (s)": "0.250",
     }
 
@@ -110,3 +118,33 @@ def test_report_serving_page_and_verdicts(tmp_path: Path) -> None:
 
 def test_report_serving_is_absent_without_servers(tmp_path: Path) -> None:
     assert build_model([read_run(write_run(tmp_path / "run", "sweep", sweep_lines()))]).serving is None
+
+
+def test_report_serving_reads_what_the_first_schema_had(tmp_path: Path) -> None:
+    """Its figure of this name lay beside the reasons, which have another name now."""
+    words = {**WORDS, "skipped": "counted"}
+    figures = {**line()["figures"], "skipped": 2}
+    view = build_serving(build_source([a_run(tmp_path, line(figures=figures, provenance=words))]))
+    assert view is not None
+    shown = dict(zip([head for head, _ in view.columns], view.rows[0][2], strict=True))
+    assert (shown["served"], shown["skipped"]) == ("7", "2")
+    assert "a at page size 16: 2 requests skipped: never fits the pool." in view.notes
+
+
+def test_report_serving_of_both_schemas_is_the_same(tmp_path: Path) -> None:
+    first = a_run(tmp_path, line(), line(size=64))
+    written = [record.to_line() for record in first.records]
+    again = a_run(tmp_path, *written, schema=2)
+    assert again.records == first.records
+    assert build_serving(build_source([again])) == build_serving(build_source([first]))
+
+
+def test_report_serving_needs_what_a_server_served() -> None:
+    with pytest.raises(UsageError, match="figures = None: must be an object of numbers"):
+        line(figures=None, series=None, curves=None, skipped=None, provenance=None)
+
+
+@pytest.mark.parametrize("skipped", [7, {"never fits the pool": "many"}, ["a"]])
+def test_report_serving_refuses_reasons_that_are_none(tmp_path: Path, skipped: Any) -> None:
+    with pytest.raises(UsageError, match="skip_reasons"):
+        read_line(line() | {"skipped": skipped}, "test", schema=1)

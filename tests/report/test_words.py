@@ -10,7 +10,6 @@ from pabench.report.words import (
     BYTES,
     TIMES,
     clean,
-    clean_text,
     common_unit,
     digits,
     join,
@@ -20,6 +19,7 @@ from pabench.report.words import (
     scaled,
     whole,
 )
+from pabench.text import clean_text
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pabench.errors import EnvironmentRefused, PabenchError, UnknownName
-from pabench.run import workers
+from pabench.run import channel, workers
 from pabench.run.channel import raise_refusal, refusal
 from pabench.run.ending import Ending
 from pabench.run.workers import Nursery, WorkerEnded
@@ -151,6 +151,62 @@ def test_isolation_worker_leads_a_group_that_dies_with_it(nursery: Nursery) -> N
     assert os.getpgid(child) == worker.pid
     worker.stop()
     wait_until_dead(child)
+
+
+@pytest.mark.parametrize("end", ["stop", "exit", "close"])
+def test_isolation_ends_what_a_worker_has_started_elsewhere(end: str) -> None:
+    with Nursery("tests.support.isolation_work:work") as nursery:
+        worker = nursery.start()
+        worker.send({"do": "leave daemons"})
+        pids = worker.receive(LONG)["pids"]
+        assert all(map(alive, pids))
+        assert all(os.getpgid(pid) != worker.pid for pid in pids)
+        if end == "stop":
+            worker.stop()
+        elif end == "exit":
+            worker.send({"do": "exit", "status": 0})
+            with pytest.raises(WorkerEnded):
+                worker.receive(LONG)
+        if end != "close":
+            # the nursery lives on, and so does what it starts next
+            following = nursery.start()
+            following.send({"do": "echo"})
+            assert following.receive(LONG) == {"do": "echo"}
+    for pid in pids:
+        wait_until_dead(pid)
+
+
+def test_isolation_carries_bytes_and_descriptors(nursery: Nursery, tmp_path: Path) -> None:
+    worker, big = nursery.start(), os.urandom(3_000_001)
+    worker.send({"do": "parts"}, [b"\n{}\n", big])
+    assert worker.receive(LONG) == {"sizes": [4, len(big)], "parts": [big, b"\n{}\n"]}
+    worker.send({"do": "echo"})
+    assert worker.receive(LONG) == {"do": "echo"}
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(f"in {name}")
+    with (tmp_path / "a").open() as a, (tmp_path / "b").open() as b:
+        worker.send({"do": "read descriptors"}, descriptors=[a.fileno(), b.fileno()])
+        assert worker.receive(LONG) == {"found": ["in a", "in b"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"parts": 3}\n', r"b'\{\"parts\": 3\}'"),
+        ('{"parts": [-1]}\n', r"b'\{\"parts\": \[-1\]\}'"),
+        ('{"parts": [true]}\n', r"b'\{\"parts\": \[true\]\}'"),
+        (f'{{"parts": [{2**60}]}}\n', rf"a message of {2**60} bytes"),
+        ("[1]\n", r"b'\[1\]'"),
+    ],
+)
+def test_isolation_refuses_what_is_no_message(nursery: Nursery, text: str, said: str) -> None:
+    found = ending(nursery, {"do": "say", "text": text})
+    assert re.fullmatch(rf"wrote into the suite's own channel: {said}", found.text), found
+
+
+def test_isolation_refuses_a_line_without_end(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "MAX_LINE_BYTES", 2**20)
+    assert "bytes without an end" in ending(nursery, {"do": "babble without a line"}).text
 
 
 def test_isolation_death_is_noticed_though_a_child_holds_the_channel(nursery: Nursery) -> None:

@@ -12,26 +12,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.activities.conformance.examiner import PROFILES, Examiner, Notebook
+from pabench.checks.effort import EFFORTS
+from pabench.checks.record import CheckRecord
 from pabench.device.checked import CheckedDevice
 from pabench.device.emulated import EmulatedDevice
 from pabench.device.findings import Finding
-from pabench.errors import DeviceFault, InvalidCase, OutOfPages
+from pabench.errors import DeviceFault, InvalidCase, OutOfPages, Unsupported
 from pabench.kernels import page_pool
 from pabench.resources import resource_dir
 from pabench.selftest.mutants import Mutant, load_mutants, overlay
-from pabench.subjects.allocators.registry import ALLOCATORS
 from pabench.subjects.allocators.scan import ScanAllocator
+from pabench.subjects.registry import load_allocator
 from tests.support.allocator_support import random_call, shape_of
 from tests.support.apart import CRASHED, apart
-from tests.support.kill_support import run_check
+from tests.support.kill_support import ask
 
 FOLDER = Path(__file__).resolve().parents[1] / "mutants"
 MUTANTS = load_mutants(FOLDER / "allocators_device.toml")
 CHECKED = load_mutants(FOLDER / "allocators_device_checked.toml")
 KERNELS = resource_dir("kernels_cuda")
 SEEDS = (0, 1, 2)
-QUICK_RUNS = PROFILES["quick"].machine_runs
+QUICK_RUNS = EFFORTS["quick"].machine_runs
 PLACE = r"^operation \d+ \([a-z_]+\): "
 WILD = re.compile("pool-(index|grows|the-dead)-")
 """Planted faults that write beside the tables: each runs in a process of its own."""
@@ -46,15 +47,10 @@ def examine(
     seed: int = 0,
     runs: int = QUICK_RUNS,
     workers: int | None = None,
-) -> Notebook:
-    examiner = Examiner(
-        subject=subject,
-        device=EmulatedDevice(kernels=kernels, poll_seconds=1, workers=workers),
-        effort=replace(PROFILES["quick"], machine_runs=runs, shrink=False),
-        seed=seed,
-        allocator=ALLOCATORS[subject],
-    )
-    return run_check(check, examiner)
+) -> CheckRecord:
+    device = EmulatedDevice(kernels=kernels, poll_seconds=1, workers=workers)
+    effort = replace(EFFORTS["quick"], machine_runs=runs, shrink=False)
+    return ask(check, load_allocator(subject), device, effort=effort, seed=seed, name=subject)
 
 
 def verdict(check: str, subject: str, kernels: str, seed: int) -> str | None:
@@ -68,13 +64,13 @@ def verdict(check: str, subject: str, kernels: str, seed: int) -> str | None:
 @pytest.mark.parametrize("check", ["allocator-invariants", "allocator-decode", "allocator-concurrent"])
 def test_kill_allocators_device_passes_right_ones(check: str, subject: str) -> None:
     if (check, subject) == ("allocator-concurrent", "scan"):
-        with pytest.raises(pytest.skip.Exception, match="serves a whole request in order"):
+        with pytest.raises(Unsupported, match="serves a whole request in order"):
             examine(check, subject, KERNELS, runs=1)
         return
     # the tests of the command run the whole quick profile on each
-    notebook = examine(check, subject, KERNELS, runs=40)
-    assert notebook.outcome is None
-    assert notebook.cases >= 10
+    record = examine(check, subject, KERNELS, runs=40)
+    assert record.outcome is None
+    assert record.cases >= 10
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)

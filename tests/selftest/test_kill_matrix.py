@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from pabench.activities.conformance.examiner import CheckFailed
 from pabench.checks import attention_checks
+from pabench.checks.question import Question
 from pabench.checks.registry import check_by_id
+from pabench.checks.suite import BY_ID as QUESTIONS
 from pabench.cli.main import run
 from pabench.judge import verdict
 from pabench.judge.reference import Truth, truth
@@ -23,16 +24,7 @@ from pabench.problem.problem import FEATURES
 from pabench.resources import resource_dir
 from pabench.selftest.mutants import Mutant, load_mutants
 from pabench.strategies import cases
-from tests.support.kill_support import (
-    MATRIX,
-    PLACES,
-    examine,
-    examiner_of,
-    killed,
-    names_in_suite,
-    place_of,
-    plant,
-)
+from tests.support.kill_support import PLACES, examine, killed, place_of, plant
 
 MUTANTS = load_mutants(Path(__file__).resolve().parents[1] / "mutants" / "kernels.toml")
 BY_ID = {mutant.id: mutant for mutant in MUTANTS}
@@ -51,9 +43,8 @@ FEATURES_OF = {
 """What must be drawn for a mutant, where it is not the feature that its check is named after."""
 
 
-def test_kill_matrix_names_every_test_of_the_suite() -> None:
-    assert {entry.test.__name__ for entry in MATRIX.values()} == names_in_suite()
-    assert {mutant.killed_by for mutant in MUTANTS} <= set(MATRIX)
+def test_kill_matrix_names_questions_of_the_suite() -> None:
+    assert {mutant.killed_by for mutant in MUTANTS} <= QUESTIONS.keys()
 
 
 def features_of(mutant: Mutant) -> tuple[str, ...]:
@@ -106,12 +97,19 @@ def test_kill_matrix_needs_the_lse(mutant: str, tmp_path: Path, monkeypatch: pyt
 
 
 def test_kill_matrix_needs_high_page_ids(tmp_path: Path) -> None:
-    examiner = examiner_of(plant(BY_ID["page-id-16-bit"], tmp_path))
-    low = cases(families=["needle"], placements=["shuffled", "reversed"], **examiner.choices)
-    examiner.examine(check_by_id("decode"), low)
-    high = cases(families=["needle"], placements=["high"], **examiner.choices)
-    with pytest.raises(CheckFailed, match=r"sequence \d+, query head \d+"):
-        examiner.examine(check_by_id("decode"), high)
+    kernels = plant(BY_ID["page-id-16-bit"], tmp_path)
+
+    def among(*placements: str) -> Question:
+        return Question(
+            check=check_by_id("decode"),
+            clauses=(),
+            draw=lambda declared: cases(families=["needle"], placements=placements, **declared.choices),
+        )
+
+    assert examine(among("shuffled", "reversed"), kernels).outcome is None
+    outcome = examine(among("high"), kernels).outcome
+    assert outcome is not None
+    assert re.search(r"sequence \d+, query head \d+", outcome.text)
 
 
 # --- the command, as a user calls it ------------------------------------------------------------------------
@@ -120,11 +118,11 @@ def test_kill_matrix_needs_high_page_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mutant", "select", "words"),
     [
-        ("loop-bound-minus-one", "needle", r"its last key missing|the row sees 1 keys"),
-        ("page-id-16-bit", "decode_high", r"physical page 6\d{4}.*cut to 16 bits"),
-        ("masked-tail-values-read", "dead_slots", r"a masked slot leaked through V"),
-        ("kv-head-modulo", "normal", r"query head mod num_kv_heads"),
-        ("accumulator-not-rescaled", "ascending", r"accumulator not rescaled"),
+        ("loop-bound-minus-one", "decode[needle]", r"its last key missing|the row sees 1 keys"),
+        ("page-id-16-bit", "decode[high-page-ids]", r"physical page 6\d{4}.*cut to 16 bits"),
+        ("masked-tail-values-read", "poison", r"a masked slot leaked through V"),
+        ("kv-head-modulo", "decode[normal]", r"query head mod num_kv_heads"),
+        ("accumulator-not-rescaled", "decode[ascending]", r"accumulator not rescaled"),
     ],
 )
 def test_kill_matrix_command_names_the_place(

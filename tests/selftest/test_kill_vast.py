@@ -10,16 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pabench.activities.conformance.examiner import PROFILES, Examiner
 from pabench.device.emulated import EmulatedDevice
 from pabench.errors import Unsupported
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.placement import VAST
 from pabench.problem.vast import WRAPS, reserved_zeros, wrap_pages
 from pabench.selftest.mutants import Mutant, load_mutants
-from pabench.subjects.allocators.registry import ALLOCATORS
 from pabench.subjects.backends.base import Capabilities
-from tests.support.kill_support import examine, place_of, plant, run_check
+from pabench.subjects.registry import load_allocator
+from tests.support.kill_support import ask, examine, place_of, plant
 
 PLANTED = load_mutants(Path(__file__).resolve().parents[1] / "mutants" / "wide.toml")
 MUTANTS = [mutant for mutant in PLANTED if mutant.killed_by.startswith("decode")]
@@ -45,14 +44,8 @@ def test_kill_vast_kills(mutant: Mutant, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mutant", CROWDED, ids=lambda mutant: mutant.id)
 def test_kill_vast_kills_what_a_crowd_shows(mutant: Mutant, tmp_path: Path) -> None:
-    examiner = Examiner(
-        subject="scan",
-        device=EmulatedDevice(kernels=plant(mutant, tmp_path)),
-        effort=replace(PROFILES["default"], shrink=False),
-        seed=0,
-        allocator=ALLOCATORS["scan"],
-    )
-    outcome = run_check(mutant.killed_by, examiner).outcome
+    device = EmulatedDevice(kernels=plant(mutant, tmp_path))
+    outcome = ask(mutant.killed_by, load_allocator("scan"), device, profile="default").outcome
     assert outcome is not None
     assert re.search(r"^operation \d+ \(free\): ", outcome.text), outcome.text
 

@@ -53,6 +53,42 @@ def test_mutants_of_the_project_fit_its_kernels(mutant: Mutant) -> None:
     assert text.count(mutant.before) == mutant.after.count(mutant.before)
 
 
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        ("allocators/host.py", "subjects/allocators/host.py"),
+        ("allocators/adapters/vllm.py", "subjects/allocators/adapters/vllm.py"),
+        ("allocators/model.py", "judge/allocators/model.py"),
+        ("backends/rawkernel.py", "subjects/backends/rawkernel.py"),
+        ("conformance/outcome.py", "checks/outcome.py"),
+        ("conformance/mutants.py", "selftest/mutants.py"),
+        ("conformance/drawing.py", "strategies/drawing.py"),
+        ("isolation/channel.py", "run/channel.py"),
+        ("model/dense.py", "activities/model/dense.py"),
+        ("oracle/reference.py", "judge/reference.py"),
+        ("peers/peer.py", "subjects/peers/peer.py"),
+        ("serving/metrics.py", "activities/serving/metrics.py"),
+        ("store/files.py", "run/files.py"),
+        ("stress/cell.py", "activities/stress/cell.py"),
+        ("sweep/cell.py", "activities/sweep/cell.py"),
+        ("subjects/allocators/host.py", "subjects/allocators/host.py"),
+        ("problem/prefix.py", "problem/prefix.py"),
+        ("paged_decode.cu", "paged_decode.cu"),
+        ("pab/features.cuh", "pab/features.cuh"),
+        ("oracle/absent.py", "oracle/absent.py"),
+        ("oracle", "oracle"),
+    ],
+)
+def test_mutants_name_files_where_they_stood_before(old: str, now: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(as_toml({**GOOD, "file": old}), encoding="utf-8")
+    (mutant,) = load_mutants(path)
+    assert mutant.file == now
+    if now.endswith(".py") and "absent" not in now:
+        line = "from __future__ import annotations"
+        assert mutated(replace(mutant, before=line, after="# gone"), PACKAGE).count("# gone") == 1
+
+
 def test_mutants_cover_every_kernel_file() -> None:
     files = {path.name for path in resource_dir("kernels_cuda").glob("*.cu")}
     # one hands its arguments on, no more; the other measures memory and is no subject of the suite
@@ -80,10 +116,10 @@ PYTHON = Mutant(
 
 
 def test_mutants_in_python_leave_the_package_alone() -> None:
-    importlib.import_module("pabench.subjects.allocators.registry")
+    importlib.import_module("pabench.subjects.allocators.host")
     before = {name: module for name, module in sys.modules.items() if name.startswith("pabench")}
-    registry = load_mutated(PYTHON, "pabench.subjects.allocators.registry")
-    made = registry.ALLOCATORS["host"].make(None, SHAPE)
+    copy: Any = load_mutated(PYTHON, "pabench.subjects.allocators.host")
+    made = copy.HostAllocator(SHAPE)
     assert isinstance(made, PageAllocator)  # the protocol is the package's own
     assert not isinstance(made, HostAllocator)
     granted = made.alloc(0, 1)
@@ -93,18 +129,18 @@ def test_mutants_in_python_leave_the_package_alone() -> None:
     right.alloc(0, 1)
     assert right.free_pages == SHAPE.num_pages - 1
     assert {name: module for name, module in sys.modules.items() if name.startswith("pabench")} == before
-    again = load_mutated(PYTHON, "pabench.subjects.allocators.registry")
-    assert again.ALLOCATORS["host"].make(None, SHAPE).__class__ is not made.__class__
+    again: Any = load_mutated(PYTHON, "pabench.subjects.allocators.host")
+    assert again.HostAllocator is not made.__class__
 
 
 def test_mutants_in_python_have_to_fit() -> None:
     with pytest.raises(
         UsageError, match=r"stand in subjects/allocators/host_pool\.py exactly once, found 0 times"
     ):
-        load_mutated(replace(PYTHON, before="nothing"), "pabench.subjects.allocators.registry")
+        load_mutated(replace(PYTHON, before="nothing"), "pabench.subjects.allocators.host")
     with pytest.raises(UsageError, match=r"absent\.py cannot be read"):
         load_mutated(
-            replace(PYTHON, file="subjects/allocators/absent.py"), "pabench.subjects.allocators.registry"
+            replace(PYTHON, file="subjects/allocators/absent.py"), "pabench.subjects.allocators.host"
         )
 
 

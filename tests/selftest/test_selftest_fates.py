@@ -38,6 +38,18 @@ def test_selftest_fates_come_back_from_their_file(tmp_path: Path) -> None:
     assert FateFile(path, seeds=(0, 1, 2), hasty=False).known(MUTANT) is None
 
 
+def test_selftest_fates_are_known_after_their_file_moved(tmp_path: Path) -> None:
+    path = tmp_path / "fates.jsonl"
+    today = replace(MUTANT, file="subjects/allocators/host.py")
+    FateFile(path, seeds=(0,), hasty=False).add(Fate(mutant=today, kills=(KILL,)))
+    path.write_text(path.read_text().replace("subjects/allocators/", "allocators/"))
+    known = FateFile(path, seeds=(0,), hasty=False).known(today)
+    assert known == Fate(mutant=today, kills=(KILL,))
+    path.write_text(path.read_text().replace('"allocators/host.py"', "3"))
+    with pytest.raises(UsageError, match="line 1 is not the fate of a mutant"):
+        FateFile(path, seeds=(0,), hasty=False)
+
+
 def test_selftest_fates_of_a_hasty_search_are_no_verdict_on_who_lives(tmp_path: Path) -> None:
     path = tmp_path / "fates.jsonl"
     hasty = FateFile(path, seeds=(0,), hasty=True)
@@ -80,30 +92,57 @@ def test_selftest_fates_are_added_as_they_fall_and_not_looked_for_again(tmp_path
     assert len(path.read_text().splitlines()) == 1
 
 
+NORMAL, LONG, APPEND = "decode[normal]", "decode[long]", "append"
+
+
 def test_selftest_fates_experience_leads_with_what_kills_most_a_second() -> None:
-    learned, tests = Experience(), {"t1": "decode[normal]", "t2": "decode[long]", "t3": "append"}
+    learned, questions = Experience(), (NORMAL, LONG, APPEND)
     # named after the file: before anything is known
-    assert learned.order("s", "kv_append.cu", None, tests)[0] == "t3"
-    assert learned.order("s", "paged_decode.cu", None, tests) == ("t1", "t2", "t3")
-    for test, seconds in (("t1", 4.0), ("t2", 1.0), ("t3", 1.0)):
-        learned.passed("s", test, seconds=seconds, reached=["paged_decode.cu"])
-    assert learned.order("s", "paged_decode.cu", None, tests) == ("t2", "t1", "t3")
+    assert learned.order("s", "kv_append.cu", None, questions)[0] == APPEND
+    assert learned.order("s", "paged_decode.cu", None, questions) == (
+        NORMAL,
+        LONG,
+        APPEND,
+    )
+    for question, seconds in ((NORMAL, 4.0), (LONG, 1.0), (APPEND, 1.0)):
+        learned.passed("s", question, seconds=seconds, reached=["paged_decode.cu"])
+    assert learned.order("s", "paged_decode.cu", None, questions) == (
+        LONG,
+        NORMAL,
+        APPEND,
+    )
     for _ in range(40):
-        learned.killed("paged_decode.cu", "t1")
-    assert learned.order("s", "paged_decode.cu", None, tests) == ("t1", "t2", "t3")
-    assert learned.order("s", "paged_prefill.cu", None, tests)[0] == "t2"
+        learned.killed("paged_decode.cu", NORMAL)
+    assert learned.order("s", "paged_decode.cu", None, questions) == (
+        NORMAL,
+        LONG,
+        APPEND,
+    )
+    assert learned.order("s", "paged_prefill.cu", None, questions)[0] == LONG
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.0004, 1e-300])
+def test_selftest_fates_experience_ranks_a_test_that_took_no_time(seconds: float) -> None:
+    learned, tests = Experience(), ("slow", "fast", "other")
+    learned.passed("s", "fast", seconds=seconds, reached=[])
+    learned.passed("s", "slow", seconds=4.0, reached=[])
+    assert learned.order("s", "a.cu", None, tests) == ("fast", "other", "slow")
+    # however short, it does not lead for ever those that kill
+    for _ in range(3000):
+        learned.killed("a.cu", "other")
+    assert learned.order("s", "a.cu", None, tests) == ("other", "fast", "slow")
 
 
 def test_selftest_fates_experience_leaves_out_who_cannot_see_the_fault() -> None:
-    learned, tests = Experience(), {"t1": "decode[normal]", "t2": "append"}
+    learned, questions = Experience(), ("decode[normal]", "append")
     units = frozenset({"kv_append.cu"})
-    assert set(learned.order("s", "pab/to_odd.cuh", units, tests)) == {"t1", "t2"}
-    learned.passed("s", "t1", seconds=1.0, reached=["paged_decode.cu"])
-    learned.passed("s", "t2", seconds=1.0, reached=["paged_decode.cu", "kv_append.cu"])
-    assert learned.order("s", "pab/to_odd.cuh", units, tests) == ("t2",)
+    assert set(learned.order("s", "pab/to_odd.cuh", units, questions)) == {"decode[normal]", "append"}
+    learned.passed("s", "decode[normal]", seconds=1.0, reached=["paged_decode.cu"])
+    learned.passed("s", "append", seconds=1.0, reached=["paged_decode.cu", "kv_append.cu"])
+    assert learned.order("s", "pab/to_odd.cuh", units, questions) == ("append",)
     # other cases may reach it, and a Python file is in all of them
-    assert set(learned.order("wider", "pab/to_odd.cuh", units, tests)) == {"t1", "t2"}
-    assert set(learned.order("s", "kernels/append.py", None, tests)) == {"t1", "t2"}
+    assert set(learned.order("wider", "pab/to_odd.cuh", units, questions)) == {"decode[normal]", "append"}
+    assert set(learned.order("s", "kernels/append.py", None, questions)) == {"decode[normal]", "append"}
 
 
 def test_selftest_fates_units_are_the_files_that_include_a_header() -> None:

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pabench.checks.suite import questions_for
 from pabench.cli.main import run
-from pabench.errors import UsageError
+from pabench.errors import EnvironmentRefused, UsageError
 from pabench.resources import resource_dir
-from pabench.selftest.catalogue import checks_of
 from pabench.selftest.killing import Fate, Kill, Killer, stages_of
 from pabench.selftest.matrix import counts
 from pabench.selftest.mutants import Mutant, load_mutants, mutated
 from pabench.selftest.mutation import changes_of, excuse_for, generated, mutant_of
-from pabench.selftest.own_subjects import ALLOCATOR_MODULES, SUBJECTS, subjects_of
-from pabench.subjects.allocators.registry import ALLOCATORS
+from pabench.selftest.own_subjects import SUBJECTS, subjects_of
+from pabench.subjects.allocators.table import ALLOCATORS
+from pabench.subjects.backends.own import OWN as OWN_BACKENDS
+from pabench.subjects.registry import load_allocator
 from tests.support.allocator_support import shape_of
 from tests.support.probe import DEVICE
 
 OWN = Path(__file__).resolve().parents[1] / "mutants"
 KERNELS = resource_dir("kernels_cuda")
 FIELDS: dict[str, Any] = {"bugs": (), "trigger": "any", "killed_by": "decode[normal]"}
-CHECKS = {subject.name: checks_of(subject, DEVICE) for subject in SUBJECTS if subject.name == "host"}
+QUESTIONS = {row.id for row in questions_for("allocator")}
 
 
 def as_toml(*mutants: Mutant) -> str:
@@ -40,12 +43,12 @@ def as_toml(*mutants: Mutant) -> str:
 
 
 def test_selftest_mutants_subjects_are_all_of_ours_and_where_they_say() -> None:
-    assert ALLOCATOR_MODULES.keys() == {
-        name for name, entry in ALLOCATORS.items() if entry.peer is None and name != "model"
-    }
-    for name, module in ALLOCATOR_MODULES.items():
-        made = ALLOCATORS[name].make(DEVICE, shape_of(4, 4, 2, 2))
-        assert type(made).__module__ == module
+    ours = {name for name, subject in ALLOCATORS.items() if not subject.peers} - {"model"}
+    modules = {subject.name: subject.module for subject in SUBJECTS if subject.kind == "allocator"}
+    assert modules.keys() == ours
+    assert {subject.name for subject in SUBJECTS if subject.kind == "backend"} == OWN_BACKENDS.keys()
+    for name, module in modules.items():
+        assert type(load_allocator(name).make(DEVICE, shape_of(4, 4, 2, 2))).__module__ == module
 
 
 def test_selftest_mutants_subjects_of_a_file() -> None:
@@ -55,18 +58,10 @@ def test_selftest_mutants_subjects_of_a_file() -> None:
     assert names("pab/pool_stack.cuh") == {"ticket", "stack"}
     assert names("page_alloc_scan.cu") == {"scan"}
     assert names("subjects/allocators/host_pool.py") == {"host"}
-    assert names("backends/torch_sdpa.py") == {"torch-sdpa"}
+    assert names("subjects/backends/torch_sdpa.py") == {"torch-sdpa"}
     assert {"rawkernel", "rawkernel-mma"} <= names("pab/features.cuh")
     assert names("kernels/page_pool.py") == {"ticket", "stack"}
     assert names("judge/reference.py") == names("absent.cu") == set()
-
-
-def test_selftest_mutants_rehearsal_names_the_checks_without_judging() -> None:
-    checks = CHECKS["host"]
-    wanted = ["allocator-concurrent", "allocator-decode", "allocator-invariants"]
-    named = ("crowd", "long-rows")
-    assert sorted(checks.values()) == [*wanted, *(f"allocator-invariants[{name}]" for name in named)]
-    assert all("[host]" in test for test in checks)
 
 
 def test_selftest_mutants_stages_begin_with_the_named_check() -> None:
@@ -77,18 +72,18 @@ def test_selftest_mutants_stages_begin_with_the_named_check() -> None:
         after="b",
         **{**FIELDS, "killed_by": "allocator-decode"},
     )
-    first, second, third = stages_of(mutant, CHECKS)
-    assert first.tests == second.tests == ("test_allocator_tables_lead_a_kernel[host]",)
+    first, second, third = stages_of(mutant)
+    assert first.questions == second.questions == ("allocator-decode",)
     assert (first.profile, second.profile, third.profile) == ("quick", "default", "quick")
     assert first.scope.features == ()
-    assert set(third.tests) == set(CHECKS["host"]) - set(first.tests)
+    assert set(third.questions) == QUESTIONS - set(first.questions)
     assert not first.checked
     unknown = Mutant(
         id="m", file="subjects/allocators/host.py", before="a", after="b", **{**FIELDS, "killed_by": "race"}
     )
-    spearhead, glance, everything = stages_of(unknown, CHECKS)
+    spearhead, glance, everything = stages_of(unknown)
     assert spearhead.checked
-    assert set(spearhead.tests) == set(glance.tests) == set(everything.tests) == set(CHECKS["host"])
+    assert set(spearhead.questions) == set(glance.questions) == set(everything.questions) == QUESTIONS
     assert [(one.profile, one.hasty) for one in (spearhead, glance, everything)] == [
         ("glance", True),
         ("glance", True),
@@ -100,7 +95,7 @@ def test_selftest_mutants_stages_begin_with_the_named_check() -> None:
 
 def test_selftest_mutants_stages_without_a_name_end_on_the_checked_device() -> None:
     mutant = Mutant(id="m", file="page_copy.cu", before="a", after="b", **{**FIELDS, "killed_by": "any"})
-    stages = list(stages_of(mutant, {"rawkernel": {"test_a": "decode", "test_b": "copy-pages"}}))
+    stages = [stage for stage in stages_of(mutant) if stage.subject.name == "rawkernel"]
     about = [(one.profile, one.scope.max_head_dim, one.hasty, one.checked) for one in stages]
     assert about == [
         ("glance", 16, True, False),
@@ -189,10 +184,11 @@ def test_selftest_mutants_fates_are_counted() -> None:
         Fate(mutant=mutant, kills=(other, kill)),
         Fate(mutant=mutant, kills=(kill, None), cases=60),
         Fate(mutant=mutant, refused="does not compile"),
+        Fate(mutant=mutant, error="judging it failed: OSError: gone"),
     ]
-    assert [fate.status for fate in fates] == ["killed", "killed", "lives", "refused"]
-    assert [fate.smallest_ratio for fate in fates] == [7.0, 3.0, 7.0, None]
-    wanted = {"mutants": 4, "judged": 3, "killed": 2, "lives": 1, "refused": 1, "by_another": 1}
+    assert [fate.status for fate in fates] == ["killed", "killed", "lives", "refused", "error"]
+    assert [fate.smallest_ratio for fate in fates] == [7.0, 3.0, 7.0, None, None]
+    wanted = {"mutants": 5, "judged": 3, "killed": 2, "lives": 1, "refused": 1, "errors": 1, "by_another": 1}
     assert counts(fates) == wanted
     race = Kill(check="poison", subject="rawkernel", text="wrong", max_ratio=None, found=("race",))
     assert race.is_by("race")
@@ -248,11 +244,71 @@ def test_selftest_mutants_command_from_elsewhere(tmp_path: Path, capfd: pytest.C
     assert json.loads(json_file.read_text())["results"] == list(results.values())
 
 
+class FailingKiller:
+    """Finds every mutant dead but one, breaks down over some, and is of no use afterwards."""
+
+    broken = False
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __enter__(self) -> FailingKiller:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def judge(self, mutant: Mutant) -> Fate:
+        if self.broken:
+            raise RuntimeError("used again after it broke down")
+        self.broken = mutant.id in ("zero", "refused")
+        if mutant.id == "zero":
+            raise ZeroDivisionError("division\nby zero")
+        if mutant.id == "refused":
+            raise EnvironmentRefused("cannot write /x: No space left on device")
+        kill = Kill(check="decode[normal]", subject="host", text="wrong", max_ratio=2.0)
+        return Fate(mutant=mutant, kills=(kill if mutant.id != "alive" else None,))
+
+
+def test_selftest_mutants_one_that_cannot_be_judged_loses_no_other(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pabench.selftest.matrix.Killer", FailingKiller)
+    names = ("first", "zero", "refused", "second", "third")
+    path, fates, json_file = tmp_path / "mine.toml", tmp_path / "fates.jsonl", tmp_path / "fates.json"
+    path.write_text(
+        as_toml(*(replace(LIVING, id=name, after=f"# {name}") for name in names)), encoding="utf-8"
+    )
+    arguments = ["selftest", "--mutants", str(path), "--seeds", "1", "--json", str(json_file)]
+    assert run([*arguments, "--out", str(fates)]) == 3
+    said = capfd.readouterr()
+    killed = r"^{} +1/1 +host/decode\[normal\] +2$"
+    assert all(
+        re.search(killed.format(name), said.out, re.MULTILINE) for name in ("first", "second", "third")
+    )
+    place = r"\(test_selftest_mutants\.py:\d+\)"
+    failed = rf"^ERROR zero \(\S+\): judging it failed: ZeroDivisionError: division by zero {place}$"
+    assert re.search(failed, said.out, re.MULTILINE)
+    assert "ERROR refused (subjects/allocators/host_state.py): judging it failed: cannot write /x" in said.out
+    assert (
+        "3/3 killed in 1 of 1 seeds, 3 by another check than the one named, 2 with an internal error"
+        in said.out
+    )
+    assert "Traceback" not in said.out + said.err
+    results = json.loads(json_file.read_text())["results"]
+    assert [entry["status"] for entry in results] == ["killed", "error", "error", "killed", "killed"]
+    # an error is no verdict to go on from
+    assert len(fates.read_text().splitlines()) == 3
+    path.write_text(
+        as_toml(LIVING, replace(LIVING, id="zero"), replace(LIVING, id="alive")), encoding="utf-8"
+    )
+    assert run(arguments) == 1  # what is wrong weighs more than what is not known
+    path.write_text(as_toml(replace(LIVING, id="zero")), encoding="utf-8")
+    assert run(arguments) == 3
+
+
 def test_selftest_mutants_killer_leaves_the_sources_alone() -> None:
     before = (KERNELS / "kv_append.cu").read_bytes()
     (mutant,) = (m for m in load_mutants(OWN / "kernels.toml") if m.id == "kv-head-modulo")
-    checks = {"rawkernel": {"test_decode_matches_oracle[rawkernel-normal]": "decode[normal]"}}
-    with Killer(checks, seeds=[0]) as killer:
+    with Killer(seeds=[0]) as killer:
         fate = killer.judge(mutant)
         assert (
             killer.judge(Mutant(id="m", file="ceilings.cu", before="a", after="b", **FIELDS)).refused

@@ -11,7 +11,9 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.internal.conjecture import providers
 
-from pabench.strategies.drawing import no_foreign_constants
+from pabench.cli.main import run
+from pabench.errors import EnvironmentRefused
+from pabench.strategies.drawing import INNER, no_foreign_constants
 
 COLLECT = providers._get_local_constants  # as it is before any fixture
 SPAN = 10**15
@@ -61,7 +63,13 @@ def test_drawing_leaves_hypothesis_as_it_was() -> None:
     assert providers._get_local_constants is COLLECT
 
 
-def test_drawing_leaves_another_hypothesis_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(providers, "Constants")
-    with no_foreign_constants():
-        assert providers._get_local_constants is COLLECT
+@pytest.mark.parametrize("name", INNER)
+def test_drawing_refuses_a_hypothesis_that_keeps_them_elsewhere(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(providers, name)
+    words = f"has no {name}: a seed would not name its cases"
+    with pytest.raises(EnvironmentRefused, match=words), no_foreign_constants():
+        pass
+    assert run(["conformance", "--profile", "quick"]) == EnvironmentRefused.exit_code
+    assert words in capfd.readouterr().err

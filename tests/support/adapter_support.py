@@ -12,7 +12,7 @@ from pabench.judge.verdict import Verdict, judge
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.profile import ComputeProfile
 from pabench.subjects.backends.base import Backend, attend
-from pabench.subjects.backends.registry import load_backend
+from pabench.subjects.registry import load_backend
 
 
 class Host:

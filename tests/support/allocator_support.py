@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from pabench.device.base import Device
 from pabench.errors import InvalidCase, OutOfPages
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 from pabench.subjects.allocators.results import Granted, Hit, Prompt
+from pabench.subjects.registry import load_allocator
 
 Call = Callable[[PageAllocator], Any]
 
@@ -19,6 +21,10 @@ def shape_of(num_pages: int, page_size: int, max_seqs: int, width: int, **more: 
     return PoolShape(
         num_pages=num_pages, page_size=page_size, max_seqs=max_seqs, max_pages_per_seq=width, **more
     )
+
+
+def make_allocator(name: str, device: Device, shape: PoolShape) -> PageAllocator:
+    return load_allocator(name).make(device, shape)
 
 
 def plain(result: Any) -> Any:

@@ -14,7 +14,7 @@ KERNELS = Path(__file__).resolve().parents[1] / "support" / "cuda"
 
 
 def line_of(file: str, text: str) -> int:
-    """The number of the only line of ``tests/kernels/<file>.cu`` that holds ``text``."""
+    """The number of the only line of ``tests/support/cuda/<file>.cu`` that holds ``text``."""
     lines = (KERNELS / f"{file}.cu").read_text().splitlines()
     (found,) = (number for number, line in enumerate(lines, 1) if text in line)
     return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,13 +119,79 @@ class HangsAtLoad:
 
 
 class DiesAtSecondLoad(Good):
-    """The suite loads a subject once to see whether it can, then for each check."""
+    """Ends its process at its second call; a new one does not get beyond loading it."""
 
-    loads = 0
+    calls = 0
 
     def __init__(self, device: Device) -> None:
-        type(self).loads += 1
-        if self.loads == 2:
-            sys.stderr.write("loaded twice\n")
+        loaded = Path(os.environ["PABENCH_TEST_LOADED"])
+        if loaded.exists():
+            self.refuse()
+        loaded.touch()
+        super().__init__(device)
+
+    def refuse(self) -> None:
+        os.abort()
+
+    def run(self, plan: Any) -> None:
+        # the first one only shows that it compiles
+        self.calls += 1
+        if self.calls > 1:
             os.abort()
+        super().run(plan)
+
+
+class RaisesAtSecondLoad(DiesAtSecondLoad):
+    def refuse(self) -> None:
+        raise OSError("only once")
+
+
+class DiesWhenTimed(Good):
+    """Right in every quick check, whose cases are poisoned."""
+
+    def run(self, plan: Any) -> None:
+        if plan.tensors.case.poison != "nan":
+            os.abort()
+        super().run(plan)
+
+
+class HangsWhenTimed(Good):
+    def run(self, plan: Any) -> None:
+        while plan.tensors.case.poison != "nan":
+            pass
+        super().run(plan)
+
+
+class BribesTheJudge(Good):
+    """Wrong everywhere, in a process in which every verdict is a pass."""
+
+    def __init__(self, device: Device) -> None:
+        import pabench.activities.sweep.check as check
+        import pabench.activities.sweep.run_cell as run_cell
+        import pabench.judge.verdict as verdict
+
+        class Pass:
+            passed, max_ratio, text, case, tokens = True, 0.0, "", None, 0
+
+            def to_dict(self) -> dict[str, Any]:
+                return {"passed": True}
+
+        for module in (check, run_cell, verdict):
+            for name in ("judge", "quick_check"):
+                setattr(module, name, lambda *given, **named: Pass())
+        super().__init__(device)
+
+    def fetch(self, plan: Any) -> Any:
+        found = super().fetch(plan)
+        found.out[...] = 0
+        return found
+
+
+class TellsNoTimes(Good):
+    """Right, in a process that says of its speed what cannot be."""
+
+    def __init__(self, device: Device) -> None:
+        import pabench.activities.sweep.tasks as tasks
+
+        tasks.host_times = lambda *given: {"plan_ns": [1], "run_ns": [float("nan")]}
         super().__init__(device)

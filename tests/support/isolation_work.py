@@ -6,6 +6,7 @@ import ctypes
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -63,6 +64,20 @@ def work(channel: Channel) -> None:
             if not (child := os.fork()):
                 time.sleep(3600)
             channel.send({"child": child})
+        elif name == "leave daemons":
+            channel.send({"pids": leave_daemons()})
+        elif name == "parts":
+            first, second = order["parts"]
+            channel.send({"sizes": [len(first), len(second)]}, [second, first])
+        elif name == "read descriptors":
+            found = [os.read(descriptor, 100).decode() for descriptor in channel.descriptors]
+            channel.send({"found": found})
+        elif name == "say":
+            os.write(channel.fileno(), order["text"].encode())
+            time.sleep(3600)
+        elif name == "babble without a line":
+            while True:
+                os.write(channel.fileno(), b"x" * 2**16)
         elif name == "fork":
             os.fork()
             channel.send({"copy": guard.copy_came_back()})
@@ -74,6 +89,19 @@ def work(channel: Channel) -> None:
             os.fork()
             time.sleep(0.1)
             channel.send({"done": True})
+
+
+def leave_daemons() -> list[int]:
+    """Processes that no group and no session of the worker's holds: a new session, and a double fork."""
+    session = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    read, write = os.pipe()
+    if not os.fork():
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.write(write, str(os.getpid()).encode())
+        time.sleep(3600)
+    return [session.pid, int(os.read(read, 100))]
 
 
 def loop_without_end() -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from pabench.device.base import Device
 from pabench.problem import Tensors
-from pabench.subjects.backends.adapters.adapter import Adapter
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.torch_sdpa import TorchSdpaBackend
+from pabench.subjects.peers.named import NamedSubject
 from pabench.subjects.peers.peer import Peer
 
 
@@ -44,6 +44,18 @@ class Madeup(TorchSdpaBackend):
         return output
 
 
+class Old(Madeup):
+    """Of a package that is too old: never made."""
+
+
+class Absent(Madeup):
+    """Of a package that is not there: never made."""
+
+
+class Gpu(Madeup):
+    """Of a package that needs a GPU: never made."""
+
+
 class Cured(Madeup):
     """As a later release would be."""
 
@@ -61,9 +73,9 @@ def peer(package: str = "madeup", version: str = "1.2") -> Peer:
     return Peer(package=package, version=version, modules=(package,))
 
 
-def adapter(name: str, *, package: str = "madeup", version: str = "1.2", gpu: bool = False) -> Adapter:
+def adapter(name: str, *, package: str = "madeup", version: str = "1.2", gpu: bool = False) -> NamedSubject:
     place = f"tests.support.peer_backends:{name}"
-    return Adapter(about=name, place=place, peers=(peer(package, version),), needs_gpu=gpu)
+    return NamedSubject(about=name, place=place, peers=(peer(package, version),), needs_gpu=gpu)
 
 
 def install(folder: Path, package: str, version: str) -> None:

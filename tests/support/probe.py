@@ -23,7 +23,7 @@ def probe(
     seed: int = 0,
     device: EmulatedDevice = DEVICE,
 ) -> None:
-    """Launch ``entry`` of ``tests/kernels/<file>.cu``; arrays among ``args`` are written in place."""
+    """Launch ``entry`` of ``tests/support/cuda/<file>.cu``; arrays among ``args`` are written in place."""
     source = KernelSource(path=KERNELS / f"{file}.cu", include_dir=resource_dir("kernels_cuda"))
     device.reschedule(seed)
     device.load(source).launch(

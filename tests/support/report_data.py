@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from pabench.run.files import json_line, pretty
+from pabench.run.record import Record
+from pabench.run.schema import read_line
 
 PROVENANCE: dict[str, Any] = {
     "pabench": "0.1.0",
@@ -24,6 +26,13 @@ PROVENANCE: dict[str, Any] = {
     "compiler": "g++ 12.2.0",
     "device": {"name": "emulated", "description": "g++ 12.2.0, fibers on 2 threads"},
 }
+
+
+def record_of(line: Mapping[str, Any]) -> Record:
+    """A line of schema 1, which the builders below make, as what is written now."""
+    return read_line(dict(line), "line", schema=1)
+
+
 LENGTHS = ("fixed:len=1024", "lognormal:mean=1024,cv=1,max=32768", "azure-conv")
 WORDS = {
     **dict.fromkeys(("num_pages", "slots", "tokens", "waste_tokens", "internal_fragmentation"), "counted"),

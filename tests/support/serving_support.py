@@ -12,8 +12,8 @@ from pabench.activities.serving.records import Served
 from pabench.activities.serving.schedulers import SCHEDULERS
 from pabench.activities.serving.serve import serve
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
-from pabench.subjects.allocators.registry import make_allocator
 from pabench.workloads.requests import Requests
+from tests.support.allocator_support import make_allocator
 from tests.support.probe import DEVICE
 
 

@@ -41,7 +41,7 @@ lengths = ["fixed:len={mean}", "uniform:low=1,high={twice}"]
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The stand-in, under CuPy's name."""
-    module = importlib.import_module("tests.standin.cupy")
+    module = importlib.import_module("tests.support.standin.cupy")
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setitem(sys.modules, "cupy.cuda", module.cuda)
     yield module

@@ -1,23 +1,23 @@
-"""A worker of a stress run whose allocators misbehave: ``stack`` hangs, ``ticket`` ends its process."""
+"""A bench of a stress run whose allocators misbehave: ``stack`` hangs, ``ticket`` ends its process."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from pabench.activities.stress import scenarios
-from pabench.activities.stress import work as shipped
+from pabench.activities.stress.bench import StressBench
 from pabench.activities.stress.cell import StressCell
-from pabench.run.channel import Channel
-from pabench.subjects.allocators.registry import ALLOCATORS
-
-ENTRY = "tests.support.stress_work:work"
+from pabench.run.plug import Env
+from pabench.subjects.allocators.table import ALLOCATORS
 
 
-def work(channel: Channel) -> None:
-    """Serve as the shipped worker does."""
+def misbehaving(setup: Mapping[str, Any], env: Env) -> StressBench:
+    """Return the shipped bench with a scenario that does not run to its end."""
     scenarios.RUN["pages"] = misbehave
-    shipped.work(channel)
+    return StressBench(setup, env)
 
 
 def misbehave(cell: StressCell, make: scenarios.Make, alive: object) -> scenarios.Figures:

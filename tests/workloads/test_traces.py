@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from pabench.errors import InvalidCase, UsageError
 from pabench.workloads.traces import Trace, read_trace
+from tests.robust.traces.make_unclosed import write_unclosed
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
 FIRST = "2023-11-16 18:17:03.9799600,4808,10"
@@ -177,3 +180,39 @@ def test_traces_real_files(name: str, requests: int, prompt: int, output: int, l
     assert int(trace.prompt_tokens.sum()) == prompt
     assert int(trace.output_tokens.sum()) == output
     assert trace.arrival_s[-1] == pytest.approx(last_s, abs=1)
+
+
+def read_chars(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Characters that are handed to the JSON decoder until the list is refused."""
+    handed = []
+    inner = json.JSONDecoder.raw_decode
+
+    def counted(self: json.JSONDecoder, text: str, at: int = 0) -> Any:
+        handed.append(len(text) - at)
+        return inner(self, text, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(json.JSONDecoder, "raw_decode", counted)
+        with pytest.raises(UsageError, match="item 1: is not whole JSON"):
+            read_trace(path)
+    return sum(handed)
+
+
+def test_sharegpt_list_that_never_closes_costs_its_size_not_its_square(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for numbers in (500_000, 2_000_000):
+        size = write_unclosed(tmp_path / f"{numbers}.json", numbers=numbers).stat().st_size
+        assert read_chars(tmp_path / f"{numbers}.json", monkeypatch) < 4 * size
+
+
+def test_sharegpt_large_item_does_not_make_the_small_ones_dear(tmp_path: Path) -> None:
+    turns = [{"value": "a" * 40}, {"value": "b" * 80}]
+    items = [{"conversations": [{"value": "x" * 3_000_000}]}, *[{"conversations": []}] * 50_000]
+    path = tmp_path / "large.json"
+    path.write_text(json.dumps([*items, {"conversations": turns}]))
+    begin = time.process_time()
+    found = read_trace(path)
+    # each item of a square cost would copy a megabyte: minutes
+    assert time.process_time() - begin < 10
+    assert (found.prompt_tokens.tolist(), found.output_tokens.tolist()) == ([10], [20])

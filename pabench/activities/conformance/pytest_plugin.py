@@ -4,16 +4,17 @@
 
     pytest --pabench-backend my_kernel.py:decode
 
-adds every check of the suite as a test of its own, judged in worker processes: a kernel that crashes fails
-its test and the session goes on.  Tests of the project may ask for the fixtures ``pabench_backend``,
-``pabench_device`` and ``pabench_judge``.  Nothing heavy is imported until an option or a fixture asks for it.
+adds every question of the suite as a test of its own, under the id that reports print, judged in worker
+processes: a kernel that crashes fails its test and the session goes on.  Tests of the project may ask for the
+fixtures ``pabench_backend``, ``pabench_device`` and ``pabench_judge``.  Nothing heavy is imported
+until an option or a fixture asks for it.
 """
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,16 +23,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pabench.errors import EXIT_NOTHING_RAN, PabenchError, UnknownName, Unsupported, UsageError
+from pabench.errors import PabenchError, UnknownName, Unsupported, UsageError
+from pabench.run.record import BROKEN, Record, Status
 
 if TYPE_CHECKING:
-    from pabench.activities.conformance.isolated import IsolatedSuite
-    from pabench.activities.conformance.recorder import Recorder
-    from pabench.activities.conformance.results import CheckResult
+    from pabench.activities.conformance.items import CheckItem
+    from pabench.activities.conformance.plug import Conformance
     from pabench.problem.case import Case
+    from pabench.run.directory import RunDirectory
+    from pabench.run.engine import Engine
+    from pabench.run.plug import Facts
 
 MARK = "pabench"
-PROFILE_NAMES = ("quick", "default", "deep")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,7 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--pabench-allocator", action="append", default=[], metavar="NAME", help="Likewise for an allocator."
     )
     group.addoption("--pabench-device", default="auto", metavar="NAME", help="auto, cuda or emulated.")
-    group.addoption("--pabench-profile", default="quick", metavar="NAME", help="quick, default or deep.")
+    group.addoption(
+        "--pabench-profile", default="quick", metavar="NAME", help="glance, quick, default or deep."
+    )
     group.addoption("--pabench-seed", default=0, type=int, metavar="N", help="Of the generated cases.")
     group.addoption(
         "--pabench-deadline",
@@ -72,8 +77,10 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("--pabench-backend brings worker processes of its own, needs -n 0")
-    if config.option.pabench_profile not in PROFILE_NAMES:
-        raise pytest.UsageError(str(UnknownName("profile", config.option.pabench_profile, PROFILE_NAMES)))
+    from pabench.checks.effort import EFFORTS
+
+    if config.option.pabench_profile not in EFFORTS:
+        raise pytest.UsageError(str(UnknownName("profile", config.option.pabench_profile, EFFORTS)))
     config.pluginmanager.register(HostedSuite(config=config), "pabench-hosted-suite")
 
 
@@ -100,7 +107,7 @@ def pabench_backend(request: pytest.FixtureRequest, pabench_device: Any) -> Any:
     """Each backend of ``--pabench-backend``, or that of the mark, in the test's own process."""
     if request.param is None:
         pytest.skip("needs --pabench-backend NAME, or @pytest.mark.pabench(backend=NAME)")
-    from pabench.subjects.backends.registry import load_backend
+    from pabench.subjects.registry import load_backend
 
     try:
         return load_backend(request.param, pabench_device)
@@ -129,23 +136,22 @@ def pabench_judge(pabench_backend: Any, pabench_device: Any) -> Callable[..., fl
 
 
 class SuiteCheck(pytest.Item):
-    """One test of the suite with its subject."""
+    """One question of the suite, put to one subject."""
 
     hosted: HostedSuite
-    position: int
+    asked: CheckItem
 
     def runtest(self) -> None:
-        """Wait for the verdict of this test.
+        """Wait for the verdict.
 
         Raises:
             CheckBroken: the check failed or the subject crashed.
         """
-        results = self.hosted.results(self.position)
-        bad = [result for result in results if result.status in ("failed", "crashed", "not-run")]
-        if bad:
-            raise CheckBroken(bad)
-        if all(result.status == "unsupported" for result in results):
-            pytest.skip(results[0].reason or "unsupported")
+        record = self.hosted.answer(self.asked)
+        if record.status in BROKEN or record.status == Status.INTERRUPTED:
+            raise CheckBroken(record)
+        if record.status == Status.UNSUPPORTED:
+            pytest.skip(record.reason or "unsupported")
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
         """Show the verdict, not a traceback of this plugin."""
@@ -169,12 +175,10 @@ class SuiteChecks(pytest.Collector):
 class CheckBroken(AssertionError):
     """The verdict of a check, in lines."""
 
-    def __init__(self, results: list[CheckResult]) -> None:
-        lines = []
-        for result in results:
-            lines.append(f"{result.status.upper()} {result.subject} {result.check}: {result.reason}")
-            if result.failure is not None:
-                lines.append(f"  again: {result.failure.replay}")
+    def __init__(self, record: Record) -> None:
+        lines = [f"{str(record.status).upper()} {record.label}: {record.reason}"]
+        if record.failure is not None:
+            lines.append(f"  again: {record.failure.replay}")
         super().__init__("\n".join(lines))
 
 
@@ -184,21 +188,27 @@ class HostedSuite:
 
     config: pytest.Config
     _stack: ExitStack = field(default_factory=ExitStack)
-    _suite: IsolatedSuite | None = None
-    _recorder: Recorder | None = None
-    _steps: Iterator[None] | None = None
+    _engine: Engine | None = None
+    _plug: Conformance | None = None
+    _facts: Facts | None = None
+    _run: RunDirectory | None = None
+    _mine: int = 0
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
-        """Add an item for each test of the suite and subject."""
+        """Add an item for each question and subject; what the session deselects is not asked."""
         try:
-            planned = self._prepare()
+            asked = self._prepare()
         except PabenchError as error:
             raise pytest.UsageError(f"pabench: {error}") from None
-        parent = SuiteChecks.from_parent(session, name=MARK, nodeid=MARK)
-        for position, test in enumerate(planned):
-            item = SuiteCheck.from_parent(parent, name=test.name)
-            item.hosted, item.position = self, position
+        parents: dict[str, SuiteChecks] = {}
+        for one in asked:
+            # every subject has the same questions: its node tells them apart
+            node = f"{MARK}::{one.subject}"
+            if node not in parents:
+                parents[node] = SuiteChecks.from_parent(session, name=MARK, nodeid=node)
+            item = SuiteCheck.from_parent(parents[node], name=one.question)
+            item.hosted, item.asked = self, one
             item.add_marker(MARK)
             items.append(item)
 
@@ -209,92 +219,77 @@ class HostedSuite:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say which clauses, profiles and badges each subject keeps, and where the run is."""
-        if self._recorder is None or not self._recorder.results:
+        if self._run is None or not self._run.records:
             return
         from pabench.checks.standing import standing_lines, standings
 
         terminalreporter.section("pabench")
-        for line in standing_lines(standings([result.to_line() for result in self._recorder.results])):
+        for line in standing_lines(standings([record.flat() for record in self._run.records])):
             terminalreporter.write_line(line)
-        terminalreporter.write_line(f"report: pabench report {self._recorder.run.path}")
+        terminalreporter.write_line(f"report: pabench report {self._run.path}")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Learn how many items are left."""
+        self._mine = sum(isinstance(item, SuiteCheck) for item in session.items)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """End the workers and close the run directory."""
-        if self._recorder is not None:
-            whole = self._suite is not None and all(
-                self._suite.answers(i) for i in range(len(self._suite.tests))
-            )
-            status = "finished" if whole else "interrupted"
-            from pabench.activities.conformance.results import exit_code
+        if self._run is not None:
+            from pabench.run.record import exit_code
 
-            self._recorder.run.finish(status=status, exit_code=exit_code(self._recorder.results))
+            whole = len(self._run.records) >= self._mine
+            code = exit_code(record.status for record in self._run.records)
+            self._run.finish(status="finished" if whole else "interrupted", exit_code=code)
         self._stack.close()
 
-    def results(self, position: int) -> tuple[CheckResult, ...]:
-        """Return the results of a test; runs the suite up to it."""
-        if self._suite is None:
+    def answer(self, asked: CheckItem) -> Record:
+        """Ask a question and return what came of it, written down."""
+        if self._engine is None:
             raise PabenchError("the suite was not collected")
-        if self._steps is None:
-            self._steps = self._suite.steps(self._open_run())
-        while self._suite.at(position) or not self._suite.answers(position):
-            try:
-                next(self._steps)
-            except StopIteration:
-                break
-        found = self._suite.answers(position)
-        if not found:
-            raise PabenchError("the suite ended before this test")
-        return found
+        if self._run is None:
+            self._run = self._open_run()
+        return self._engine.one(asked, self._run)
 
-    def _prepare(self) -> tuple[Any, ...]:
-        from pabench.activities.conformance.isolated import IsolatedSuite
+    def _prepare(self) -> Sequence[CheckItem]:
+        from pabench.activities.conformance.plug import Conformance
         from pabench.activities.conformance.request import ConformanceRequest
         from pabench.device.registry import DeviceRequest
+        from pabench.run.engine import Engine
 
         option = self.config.option
+        deadline_s = float(option.pabench_deadline)
+        if not 0 < deadline_s < float("inf"):
+            raise UsageError(f"--pabench-deadline {deadline_s:g}: must be more than 0 and finite")
         request = ConformanceRequest(
             backends=tuple(dict.fromkeys(option.pabench_backend)),
             allocators=tuple(dict.fromkeys(option.pabench_allocator)),
             profile=option.pabench_profile,
             seed=option.pabench_seed,
-            select=option.keyword or None,
         )
-        deadline_s = float(option.pabench_deadline)
-        if not 0 < deadline_s < float("inf"):
-            raise UsageError(f"--pabench-deadline {deadline_s:g}: must be more than 0 and finite")
-        suite = IsolatedSuite(request, DeviceRequest(name=option.pabench_device), deadline_s=deadline_s)
-        self._suite = self._stack.enter_context(suite)
-        try:
-            suite.prepare()
-        except PabenchError as refused:
-            if refused.exit_code != EXIT_NOTHING_RAN:
-                raise
-            return ()  # -k names tests of the project alone
-        return suite.tests
+        device = DeviceRequest(name=option.pabench_device)
+        self._plug = Conformance(request, device=device, deadline_s=deadline_s)
+        self._engine = self._stack.enter_context(Engine(self._plug, deadline_s=deadline_s))
+        self._facts = self._engine.prepare()
+        return self._plug.items(self._facts)
 
-    def _open_run(self) -> Recorder:
-        from pabench.activities.conformance.recorder import Recorder
+    def _open_run(self) -> RunDirectory:
         from pabench.run.directory import RunDirectory
         from pabench.run.provenance import collect
 
-        option = self.config.option
-        subjects = self._suite.subjects if self._suite is not None else ()
+        if self._plug is None or self._facts is None:
+            raise PabenchError("the suite was not collected")
+        option, facts = self.config.option, self._facts
         folder = Path(option.pabench_artifacts or f"runs/pytest-{datetime.now(UTC):%Y%m%d-%H%M%S}")
         run = RunDirectory.create(
             folder,
-            kind="conformance",
+            kind=self._plug.kind,
             command=shlex.join(["pytest", *sys.argv[1:]]),
-            config={
-                "backends": option.pabench_backend,
-                "allocators": option.pabench_allocator,
-                "device": option.pabench_device,
-                "profile": option.pabench_profile,
-                "seed": option.pabench_seed,
-                "select": option.keyword or None,
+            config=self._plug.config(facts),
+            provenance={
+                **collect(device_name=facts.device, device_description=facts.description),
+                "subjects": facts.more["subjects"],
             },
-            provenance={**collect(), "subjects": [facts.to_dict() for facts in subjects]},
         )
-        self._stack.enter_context(run)
-        self._recorder = Recorder(run=run, subjects=subjects)
-        return self._recorder
+        return self._stack.enter_context(run)

@@ -1,16 +1,20 @@
-"""Replays a saved case, in a worker process or in this one."""
+"""Replays a saved case."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from pabench.activities.conformance.messages import ENTRY
-from pabench.errors import EnvironmentRefused
-from pabench.run.channel import raise_refusal
-from pabench.run.workers import Nursery, WorkerEnded
+from pabench.checks.case_files import SavedCase
+from pabench.checks.failures import judge_again, load_case, rerun, subject_of
+from pabench.checks.outcome import Outcome, raised
+from pabench.checks.remote.errors import SubjectEnded
+from pabench.checks.remote.subject import RemoteSubject
+from pabench.controls.hold import open_believed
+from pabench.device.base import Device
+from pabench.device.registry import DeviceRequest
+from pabench.subjects.reference import BACKEND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,32 +38,35 @@ class ReplayRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """The verdict: what was judged, where, and what was found."""
+    """The verdict: what was judged, where, and what was found.
+
+    Attributes:
+        check: id of the check.
+        subject: what was judged.
+        device: name of the device it ran on.
+        passed: the property holds.
+        text: what was found, one line.
+        traceback: of a subject that raised, as Python prints it.
+    """
 
     check: str
     subject: str
     device: str
     passed: bool
     text: str
+    traceback: str | None = None
 
 
-def replay_here(
-    request: ReplayRequest, *, witness: Any = None, tell: Callable[..., None] = lambda **facts: None
-) -> Replayed:
-    """Replay in this process.
+def replay(request: ReplayRequest, *, deadline_s: float | None) -> Replayed:
+    """Judge a saved case again; the subject runs in a process of its own, whose end is a verdict too.
 
     Args:
         request: what to replay.
-        witness: hears of the case, see ``witness.py``.
-        tell: called with ``check, subject, device`` when they are known.
+        deadline_s: seconds that one call may take; None runs the subject in this process.
 
     Raises:
         PabenchError: there is no such case, or it cannot run here.
     """
-    from pabench.checks.failures import load_case, rerun
-    from pabench.controls.hold import open_believed
-    from pabench.device.registry import DeviceRequest
-
     saved = load_case(Path(request.folder))
     wanted = DeviceRequest(
         # the saved device is what the case ran on, not a wish
@@ -68,38 +75,29 @@ def replay_here(
         checked=request.checked,
         poll_seconds=request.poll_seconds,
     )
-    device = open_believed(wanted)
-    facts = {"check": saved.check, "subject": request.subject or saved.subject, "device": device.name}
-    tell(**facts)
-    outcome = rerun(saved, device, subject=request.subject, witness=witness)
-    return Replayed(**facts, passed=outcome.passed, text=outcome.text)
-
-
-def replay_isolated(request: ReplayRequest, *, deadline_s: float, entry: str = ENTRY) -> Replayed:
-    """Replay in a worker process; its end while it judges is the verdict.
-
-    Raises:
-        PabenchError: there is no such case, or it cannot run here.
-        EnvironmentRefused: the worker ended before it had the case and its subject.
-    """
-    facts, judging = {}, False
-    with Nursery(entry) as nursery:
-        worker = nursery.start()
-        worker.send({"task": "replay", "request": asdict(request)})
+    kind, name = subject_of(saved, request.subject)
+    if deadline_s is None:
+        device = open_believed(wanted)
+        outcome = rerun(saved, device, subject=name)
+        return _replayed(saved, name, device.name, outcome)
+    if wanted.checked:
+        open_believed(wanted)
+    with RemoteSubject(None, wanted, kind, name, deadline_s=deadline_s) as remote:
+        remote.begin_case()
         try:
-            while True:
-                message = worker.receive(deadline_s)
-                raise_refusal(message)
-                event = message.pop("event")
-                if event == "facts":
-                    facts = message
-                elif event == "replayed":
-                    return Replayed(**message)
-                elif event == "lost":
-                    return Replayed(**facts, passed=False, text=str(message["text"]))
-                judging = judging or event == "case"
-        except WorkerEnded as ended:
-            if not judging:
-                what = repr(facts["subject"]) if facts else "the case"
-                raise EnvironmentRefused(f"{what} cannot be loaded: {ended.ending.text}") from None
-            return Replayed(**facts, passed=False, text=ended.ending.text)
+            subject = remote.backend if kind == BACKEND else remote.new_allocator
+            outcome = judge_again(saved, name, subject, cast(Device, remote.device))
+        except SubjectEnded as ended:
+            outcome = raised(ended)
+        return _replayed(saved, name, remote.facts.device_name, outcome)
+
+
+def _replayed(saved: SavedCase, subject: str, device: str, outcome: Outcome) -> Replayed:
+    return Replayed(
+        check=saved.check,
+        subject=subject,
+        device=device,
+        passed=outcome.passed,
+        text=outcome.text,
+        traceback=outcome.traceback,
+    )

@@ -15,10 +15,10 @@ class ConformanceRequest:
     Attributes:
         backends: names of attention backends.
         allocators: names of page allocators.
-        profile: ``quick``, ``default`` or ``deep``.
+        profile: of ``suites/conformance/profiles.toml``.
         seed: of the generated cases.
-        select: pytest's ``-k`` expression, or None.
-        tests: names of the only tests to run, in this order; empty for all.
+        select: which questions, as ``-k`` says it (see ``checks/selection.py``), or None for all.
+        questions: ids of the only ones to ask, in this order; empty for all.
         stop: end with the first failure, and do not make it smaller.
         scope: what the cases are drawn from.
     """
@@ -28,7 +28,7 @@ class ConformanceRequest:
     profile: str
     seed: int
     select: str | None = None
-    tests: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
     stop: bool = False
     scope: Scope = EVERYTHING
 
@@ -45,5 +45,5 @@ class ConformanceRequest:
 
 def request_from_dict(data: dict[str, Any]) -> ConformanceRequest:
     """Read ``ConformanceRequest.to_dict`` back from JSON."""
-    names = {key: tuple(data[key]) for key in ("backends", "allocators", "tests")}
+    names = {key: tuple(data[key]) for key in ("backends", "allocators", "questions")}
     return ConformanceRequest(**{**data, **names, "scope": scope_from_dict(data["scope"])})

@@ -5,6 +5,7 @@ Each layer is judged on what it was given, so that a fault does not make the lay
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,6 +86,8 @@ class PagedAttention:
         device: where the cache lies.
         memory: allocator and cache.
         problem: of each layer.
+        judged: compare with the oracle.
+        alive: called after each layer.
         judgement: what was found so far.
     """
 
@@ -93,6 +96,7 @@ class PagedAttention:
     memory: PagedMemory
     problem: Problem
     judged: bool = True
+    alive: Callable[[], None] = lambda: None
     judgement: Judgement = field(init=False)
     _members: tuple[Member, ...] = ()
     _case: Case = field(init=False)
@@ -143,6 +147,7 @@ class PagedAttention:
         output = attend(self.backend, tensors)
         if self.judged:
             self._judge(layer, tensors, output, keys, values)
+        self.alive()
         out: Array = decode(output.out, storage).astype(np.float32)
         return out
 

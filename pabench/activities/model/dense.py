@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from pabench.activities.model.language import Attend, LanguageModel
 from pabench.problem.dtypes import Array, decode, dtype_by_name, encode
@@ -19,6 +18,8 @@ def rounded_attention(model: LanguageModel, dtype: str, seen: Seen = lambda laye
 
     The output is rounded too, as a kernel stores it.
     """
+    import torch
+
     storage = dtype_by_name(dtype)
 
     def through(array: Array) -> Array:

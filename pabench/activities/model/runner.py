@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any
@@ -17,12 +18,12 @@ from pabench.activities.serving.driver import Driver, Limits
 from pabench.activities.serving.executors import StepWork
 from pabench.activities.serving.schedulers import Scheduler, scheduler_by_name
 from pabench.device.base import Device
-from pabench.errors import InvalidCase, Unsupported
+from pabench.errors import Unsupported
 from pabench.problem.dtypes import Array
 from pabench.problem.layout import pages_needed
-from pabench.subjects.allocators.registry import allocator_entry, make_allocator
 from pabench.subjects.allocators.results import NULL_PAGE, Prompt
 from pabench.subjects.backends.base import Backend
+from pabench.subjects.registry import load_allocator
 from pabench.workloads.requests import Requests
 
 
@@ -160,7 +161,7 @@ def chosen_scheduler(job: Job, allocator: str, scheduler: str | None) -> Schedul
         UnknownName: no such allocator or scheduler.
         Unsupported: the allocator lacks what scheduler or answers need.
     """
-    can = allocator_entry(allocator).capabilities.operations
+    can = load_allocator(allocator).capabilities.operations
     chosen = scheduler_by_name(scheduler or ("swap" if "swap_out" in can else "fcfs"))
     if job.samples > 1 and "fork" not in can:
         raise Unsupported(f"{allocator} offers no fork, which {job.samples} answers to a prompt need")
@@ -180,6 +181,7 @@ def generate(
     dtype: str,
     scheduler: str | None = None,
     judged: bool = True,
+    alive: Callable[[int], None] = lambda step: None,
 ) -> Generation:
     """Answer all prompts of a job in one continuous batch; ends early at the first fault of attention.
 
@@ -193,10 +195,11 @@ def generate(
         dtype: storage type of queries, cache and attention's output.
         scheduler: of ``pabench list schedulers``; None for ``swap`` where the allocator swaps, else ``fcfs``.
         judged: compare each layer of each step with the oracle.
+        alive: told the number of the step, after each layer of it.
 
     Raises:
-        InvalidCase: a number out of range, or a prompt that the pool cannot hold.
-        Unsupported: backend or allocator cannot do it.
+        InvalidCase: a number out of range.
+        Unsupported: backend or allocator cannot do it, or the allocator never finds room for a prompt.
         UnknownName: no such allocator, scheduler or storage type.
     """
     problem = model.sizes.problem(page_size=page_size, dtype=dtype)
@@ -212,8 +215,17 @@ def generate(
         max_seqs=seqs,
         longest_tokens=job.longest,
     )
-    memory = PagedMemory(make_allocator(allocator, device, shape), device, problem, model.sizes.num_layers)
-    attention = PagedAttention(backend=backend, device=device, memory=memory, problem=problem, judged=judged)
+    memory = PagedMemory(
+        load_allocator(allocator).make(device, shape), device, problem, model.sizes.num_layers
+    )
+    attention = PagedAttention(
+        backend=backend,
+        device=device,
+        memory=memory,
+        problem=problem,
+        judged=judged,
+        alive=lambda: alive(driver.number),
+    )
     answers: list[list[list[int]]] = [[[] for _ in range(job.samples)] for _ in job.prompts]
     found = Generation(answers=answers, preemption=chosen.preemption)
     found.judgement = attention.judgement
@@ -238,7 +250,7 @@ def generate(
         found.steps.append(_record(driver, executor.ran, went, perf_counter_ns() - began))
     if driver.log.skipped:
         request, reason = min(driver.log.skipped.items())
-        raise InvalidCase(f"prompt {request}", f"{len(job.tokens[request])} tokens", reason)
+        raise Unsupported(f"{allocator}: prompt {request} of {len(job.tokens[request])} tokens {reason}")
     found.hits = int(sum(driver.log.hit))
     return found
 

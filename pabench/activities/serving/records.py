@@ -74,13 +74,12 @@ class RequestLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A run that has ended, or was interrupted.
+    """A run that has ended.
 
     Attributes:
         steps, samples: columns of ``STEP_COLUMNS`` and ``SAMPLE_COLUMNS``.
         log: of the requests.
         gaps_s: time between two tokens of requests that were preempted in between, float64.
-        interrupted: whether the user stopped it.
         host_s: seconds of the host's clock.
         allocator_ns: nanoseconds of the host's clock within the allocator, by operation.
         steps_done: steps.
@@ -91,7 +90,6 @@ class Served:
     samples: Mapping[str, Array]
     log: RequestLog
     gaps_s: Array
-    interrupted: bool
     host_s: float
     allocator_ns: Mapping[str, int]
     steps_done: int

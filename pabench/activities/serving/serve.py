@@ -1,4 +1,4 @@
-"""Runs the driver to the end, or to the first thing that stops it."""
+"""Runs the driver to the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pabench.activities.serving.schedulers import Scheduler
 from pabench.subjects.allocators.base import PageAllocator
 from pabench.workloads.requests import Requests
 
-PROGRESS_STEPS = 256
+PROGRESS_NS = 200_000_000
+"""Between two words of how far it is: a step may take microseconds, or a second on an emulated device."""
 
 
 def serve(
@@ -36,27 +37,24 @@ def serve(
         executor: how long a step takes.
         limits: of a step.
         after_step: told each step when it is over; what it raises ends the run.
-        progress: told now and then how many requests have ended.
+        progress: told now and then, between two steps, how many requests have ended.
 
     Raises:
         Unsupported: the allocator lacks an operation that scheduler or workload need.
     """
     driver = Driver(requests, allocator, scheduler, executor, limits)
-    began, interrupted = perf_counter_ns(), False
-    try:
-        while driver.step():
-            after_step(driver.number)
-            if driver.number % PROGRESS_STEPS == 0:
-                progress(driver.ended)
-    except KeyboardInterrupt:
-        interrupted = True
+    began = said = perf_counter_ns()
+    while driver.step():
+        after_step(driver.number)
+        if (now := perf_counter_ns()) - said > PROGRESS_NS:
+            said = now
+            progress(driver.ended)
     progress(driver.ended)
     return Served(
         steps=driver.steps.columns(),
         samples=driver.samples.columns(),
         log=driver.log,
         gaps_s=np.array(driver.gaps),
-        interrupted=interrupted,
         host_s=(perf_counter_ns() - began) / 1e9,
         allocator_ns=dict(driver.seats.ns),
         steps_done=driver.number,

@@ -12,6 +12,7 @@ from typing import Any
 from pabench.errors import InvalidCase
 from pabench.problem.checks import one_of, whole_number
 from pabench.problem.identity import content_id
+from pabench.run.record import Record, Status, Subject
 
 SIZED = ("requests", "pages")
 SCENARIOS = ("requests", "pages", "churn", "oversubscription", "fill")
@@ -49,18 +50,43 @@ class StressCell:
             whole_number(field, getattr(self, field), low=low, high=high)
 
     @property
-    def label(self) -> str:
+    def check(self) -> str:
         """The scenario, with its size in brackets where it has one."""
         return f"{self.scenario}[{self.size}]" if self.size else self.scenario
 
     @property
+    def label(self) -> str:
+        """Allocator, scenario and size."""
+        return f"{self.allocator} {self.check}"
+
+    @property
     def id(self) -> str:
-        """Allocator, label and a hash of the rest."""
+        """Allocator, scenario, size and a hash of the rest."""
         return f"{self.allocator}-{self.scenario}-{self.size}-{content_id(asdict(self))}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values: the arguments of this class."""
         return asdict(self)
+
+    def blank(self, device: str) -> Record:
+        """See ``Item``."""
+        return Record(
+            kind="stress",
+            id=self.id,
+            label=self.label,
+            subject=Subject(kind="allocator", name=self.allocator),
+            device=device,
+            status=Status.INTERRUPTED,
+            details={
+                "check": self.check,
+                "scenario": self.scenario,
+                "size": self.size,
+                "num_pages": self.size or self.num_pages,
+                "page_size": self.page_size,
+                "rounds": self.rounds,
+                "seed": self.seed,
+            },
+        )
 
 
 def stress_cells(

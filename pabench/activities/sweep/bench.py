@@ -1,32 +1,167 @@
-"""Where cells run: in this process, or (``isolated.py``) in worker processes."""
+"""The worker's side of a sweep: a judge that owns a process per backend, and runs one cell after another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
-from pabench.activities.sweep.cell import Cell
-from pabench.activities.sweep.line import CellResult
-from pabench.device.facts import DeviceFacts
+from pabench.activities.sweep.cell import Cell, cell_from_dict
+from pabench.activities.sweep.line import answer, blank_line, failing_case
+from pabench.activities.sweep.run_cell import preflight, run_cell
+from pabench.activities.sweep.times import TASKS, Speed, Tasks
+from pabench.checks.remote.errors import SubjectEnded
+from pabench.checks.remote.nursery import shared_nursery
+from pabench.checks.remote.subject import RemoteSubject
+from pabench.controls.hold import open_believed
+from pabench.device.base import Device
+from pabench.device.registry import DeviceRequest
+from pabench.errors import DeviceFault, PabenchError, Unsupported
+from pabench.problem.case import Case
+from pabench.run.plug import Answer, BenchBase, Env
+from pabench.run.record import Status
+from pabench.subjects.backends.base import Backend
+from pabench.subjects.process.tasks import run_task
+from pabench.subjects.reference import BACKEND
+from pabench.subjects.registry import load_backend
+from pabench.timing.gpus import gpu_by_name
 
 
-class Bench(Protocol):
-    """Runs cells."""
+class SweepBench(BenchBase):
+    """Implements ``Bench``.
 
-    def open(self) -> DeviceFacts:
-        """Open the device and load the backends; raises ``PabenchError`` where this machine cannot."""
+    Args:
+        setup: ``device`` (a ``DeviceRequest``), ``backends`` (names), ``gpu`` (of the modelled figures),
+            ``optional``: whether a backend that cannot be loaded makes unsupported cells and no refusal,
+            ``deadline_s`` (None: the backends in this very process), and ``known``: what ``open`` of another
+            worker has returned.
+        env: told each case before it runs.
+    """
 
-    def preflight(self, cells: Iterable[Cell]) -> None:
-        """Let a backend plan the smallest problem of the first of its cells that it supports.
+    def __init__(self, setup: Mapping[str, Any], env: Env) -> None:
+        self._request, self._env = DeviceRequest(**setup["device"]), env
+        self._names, self._optional = tuple(setup["backends"]), bool(setup["optional"])
+        self._deadline_s, self._known = setup["deadline_s"], setup["known"]
+        self._gpu = gpu_by_name(setup["gpu"])
+        self._device: Device | None = None
+        self._here: dict[str, Backend] = {}
+        self._apart: dict[str, RemoteSubject] = {}
+        self._absent: dict[str, str] = {}
+        self._stack = contextlib.ExitStack()
+        self._announced: Case | None = None
 
-        A missing compiler shows before any file.
+    def open(self) -> Mapping[str, Any]:
+        """Load the backends, each where it is to run."""
+        if self._known is not None:
+            self._absent = dict(self._known["absent"])
+            return dict(self._known)
+        if self._deadline_s is None or self._request.checked:
+            self._env.loading(f"device {self._request.name!r}")
+            self._device = open_believed(self._request)
+        for name in self._names:
+            self._env.loading(f"backend {name!r}")
+            try:
+                self._load(name)
+            except PabenchError as error:
+                if not self._optional:
+                    raise
+                self._absent[name] = str(error)
+        device, description = self._device_facts()
+        return {"device": device, "description": description, "absent": dict(self._absent)}
 
-        Raises:
-            EnvironmentRefused: this machine cannot run the cells' backend.
+    def ask(self, what: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Plan the smallest problem of a cell (``preflight``), or measure the ceilings (``hardware``).
+
+        A compiler that is missing shows before any file is written.
         """
+        if "preflight" in what:
+            cell = cell_from_dict(what["preflight"])
+            if cell.backend in self._absent:
+                return {"tried": False}
+            try:
+                return {"tried": preflight(cell, self._backend(cell.backend)[0])}
+            except SubjectEnded:
+                return {"tried": True}  # told in the cell that ends it too
+        present = [name for name in self._names if name not in self._absent]
+        if not present:
+            return {"hardware": None}
+        try:
+            return {"hardware": self._backend(present[0])[1](f"{TASKS}:ceilings", {})}
+        except SubjectEnded as ended:
+            raise DeviceFault(f"the ceilings of this GPU cannot be measured: {ended.ending.text}") from None
 
-    def hardware(self) -> dict[str, Any] | None:
-        """Measure what the device reaches at best; None where nothing is measured."""
+    def run(self, item: Mapping[str, Any]) -> Answer:
+        """Run one cell; the end of its backend's process is its verdict."""
+        cell, began = cell_from_dict(item), time.monotonic()
+        self._announced = None
+        try:
+            found = self._answer(cell)
+        except SubjectEnded as ended:
+            status = Status.HUNG if ended.ending.hung else Status.CRASHED
+            found = answer(blank_line(cell), status, ended.ending.text, self._announced)
+        if found.record.status == Status.CRASHED and found.failing is None and self._announced is not None:
+            found = replace(found, failing=failing_case(self._announced))
+        if cell.device == "cuda" and found.record.status != Status.PASSED:
+            self._renew(cell.backend)
+        return replace(found, record=replace(found.record, duration_s=round(time.monotonic() - began, 3)))
 
-    def run(self, cell: Cell) -> CellResult:
-        """Check, time and model one cell; raises ``EnvironmentRefused`` where the machine has given out."""
+    def close(self) -> None:
+        """End the backends' processes."""
+        self._stack.close()
+        self._apart.clear()
+
+    def _answer(self, cell: Cell) -> Answer:
+        if cell.backend in self._absent:
+            return answer(blank_line(cell), Status.UNSUPPORTED, self._absent[cell.backend])
+        backend, task = self._backend(cell.backend)
+        speed = Speed(task=task, checked=self._request.checked, gpu=self._gpu.name)
+        return run_cell(cell, backend, speed, self._gpu, announce=partial(self._announce, cell.backend))
+
+    def _announce(self, name: str, case: Case) -> None:
+        self._announced = case
+        self._env.case(failing_case(case))
+        if name in self._apart:
+            self._apart[name].begin_case()
+
+    def _backend(self, name: str) -> tuple[Backend, Tasks]:
+        """A backend, and who runs functions of ours beside it."""
+        if name not in self._here and name not in self._apart:
+            self._load(name)
+        if name in self._here:
+            backend = self._here[name]
+            return backend, partial(run_task, subject=backend, device=self._device)
+        return self._apart[name].backend, self._apart[name].task
+
+    def _load(self, name: str) -> None:
+        if self._deadline_s is None:
+            if self._device is None:
+                self._device = open_believed(self._request)
+            self._here[name] = load_backend(name, self._device)
+            return
+        nursery = shared_nursery(place=self._names.index(name))
+        made = RemoteSubject(nursery, self._request, BACKEND, name, deadline_s=self._deadline_s)
+        made = self._stack.enter_context(made)
+        if made.facts.lacking is not None:
+            raise Unsupported(made.facts.lacking)
+        self._apart[name] = made
+
+    def _renew(self, name: str) -> None:
+        """Start a process again whose CUDA context is lost: no later call in it would work."""
+        if name not in self._apart:
+            return
+        try:
+            self._apart[name].device.synchronize()
+        except DeviceFault:
+            self._apart[name].restart()
+        except SubjectEnded:
+            pass  # the next call starts it
+
+    def _device_facts(self) -> tuple[str, str]:
+        for subject in self._apart.values():
+            return subject.facts.device_name, subject.facts.device_description
+        if self._device is None:
+            self._device = open_believed(self._request)
+        return self._device.name, self._device.description

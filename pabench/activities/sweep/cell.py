@@ -11,6 +11,8 @@ from pabench.problem.case import Case
 from pabench.problem.identity import content_id
 from pabench.problem.memory import MemoryFigures, memory_figures
 from pabench.problem.problem import Problem
+from pabench.run.figures import record_of_flat
+from pabench.run.record import Record
 
 CELL_SCHEMA = 3
 """Goes up when the way a cell is checked, run or modelled changes, so that old results are not taken over."""
@@ -117,6 +119,12 @@ class Cell:
             "csr_table_bytes": figures.csr_table_bytes,
             "kv_bytes": figures.slots * self.problem.token_bytes,
         }
+
+    def blank(self, device: str) -> Record:
+        """See ``Item``: what is counted is known before anything runs."""
+        from pabench.activities.sweep.line import blank_line
+
+        return record_of_flat(blank_line(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the cell as plain JSON values; ``cell_from_dict`` reads them back."""

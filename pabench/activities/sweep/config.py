@@ -11,6 +11,8 @@ from pabench.errors import UnknownName, Unsupported, UsageError
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.problem import MAX_HEAD_DIM
 from pabench.subjects.backends.adapters.table import ADAPTERS
+from pabench.subjects.reference import BACKEND
+from pabench.subjects.registry import resolve_all
 
 LAYOUTS = {
     "NHD": ("NHD", False),
@@ -218,10 +220,11 @@ def _commas(option: str, value: Any) -> tuple[str, ...]:
 
 
 def _backends(option: str, value: Any, known: Sequence[str]) -> tuple[str, ...]:
-    """Known names, and places of code (``file.py:attribute``), which are looked at when they are loaded."""
-    items = _commas(option, value)
-    places = [item.strip() for item in items if ":" in item]
-    return parse_names(option, "backend", items, [*known, *places])
+    """Known names, and places of code (``file.py:attribute``, ``kernel.cu``), which must be there."""
+    items = [item.strip() for item in _commas(option, value)]
+    places = [item for item in items if item not in known and (":" in item or item.endswith((".py", ".cu")))]
+    resolve_all(BACKEND, dict.fromkeys(places))
+    return parse_names(option, BACKEND, items, [*known, *places])
 
 
 def _heads(option: str, value: Any) -> tuple[tuple[int, int], ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pabench.errors import UnknownName, UsageError
+from pabench.tables import read_toml
+from pabench.text import shown
 
 FLAGS = ("checked",)
 """Options whose value is true or false."""
@@ -21,16 +22,8 @@ def read_config_file(path: Path, known: Iterable[str]) -> dict[str, Any]:
         UnknownName: a key that is no option; the nearest is offered.
     """
     keys = list(known)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read configuration {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError:
-        raise UsageError(f"configuration {path}: not UTF-8 text") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"configuration {path}: not TOML: {error}") from None
     found: dict[str, Any] = {}
-    for written, value in data.items():
+    for written, value in read_toml(path, what="configuration").items():
         key = written.replace("_", "-")
         if key not in keys:
             raise UnknownName(f"key in {path}", written, keys)
@@ -42,7 +35,7 @@ def read_config_file(path: Path, known: Iterable[str]) -> dict[str, Any]:
         flag = key in FLAGS and isinstance(value, bool)
         if not flag and any(isinstance(item, bool) or not isinstance(item, str | int) for item in items):
             raise UsageError(
-                f"configuration {path}: {written} = {value!r} must be a text, a whole number or a list"
+                f"configuration {path}: {written} = {shown(value)} must be a text, a whole number or a list"
             )
         found[key] = value
     return found

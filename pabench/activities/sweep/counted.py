@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from operator import add
 from typing import Any
 
 from pabench.activities.sweep.cell import Cell
-from pabench.activities.sweep.measure import TOKEN_HEAD_BUDGET, run_lengths
+from pabench.activities.sweep.measure import part_case, token_heads
 from pabench.device.checked import CheckedDevice
 from pabench.device.counters import Counters
 from pabench.judge.traffic import Traffic, decode_traffic
-from pabench.problem.case import Case
 from pabench.problem.tensors import build_tensors
 from pabench.subjects.backends.base import Backend
 from pabench.timing.gpus import Gpu
@@ -37,33 +35,23 @@ TRAFFIC_FIGURES = (
 TRAFFIC_TIMES = ("counted_modelled_ns", "counted_bound", "closed_form_modelled_ns")
 
 
-def counted(
-    cell: Cell,
-    backend: Backend,
-    device: CheckedDevice,
-    gpu: Gpu,
-    *,
-    announce: Callable[[Case], None] = lambda case: None,
-) -> dict[str, Any]:
-    """Return figures of one run over the part of the batch that ``measure`` would time.
+def counted(cell: Cell, backend: Backend, device: CheckedDevice, gpu: Gpu) -> dict[str, Any]:
+    """Return figures of one run over ``part_case``, which ``measure`` would time.
 
     Besides ``run_token_heads`` the dictionary has ``TRAFFIC_FIGURES`` and ``TRAFFIC_TIMES``, the latter for
     counted traffic and for the closed form of the same part.  A backend that launches no
-    kernel on the device has the closed forms only.  ``announce`` is told the case that runs.
+    kernel on the device has the closed forms only.
 
     Raises:
         KernelFindings: the kernel did what it must not.  Whatever else the backend raises passes through.
     """
-    heads = cell.problem.num_qo_heads
-    lengths = run_lengths(cell.batch.kv_lens, heads, TOKEN_HEAD_BUDGET[cell.device])
-    case = cell.case(lengths)
-    announce(case)
+    case = part_case(cell)
     device.counters.clear()
     backend.run(backend.plan(build_tensors(case)))
-    floor = decode_traffic(cell.problem, lengths)
+    floor = decode_traffic(cell.problem, case.batch.kv_lens)
     figures: dict[str, Any] = dict.fromkeys((*TRAFFIC_FIGURES, *TRAFFIC_TIMES))
     figures |= {
-        "run_token_heads": sum(lengths) * heads,
+        "run_token_heads": token_heads(case),
         "closed_form_kv_bytes": floor.kv_bytes,
         "closed_form_modelled_ns": modelled_time(
             closed_form_work(floor.total_bytes, floor.flops, dtype=cell.problem.dtype), gpu

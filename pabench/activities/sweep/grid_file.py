@@ -8,7 +8,6 @@ and ``core-full`` are names of that file's grids; ``FILE`` or ``FILE:small`` rea
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -23,6 +22,7 @@ from pabench.problem.checks import finite_number, one_of, whole_number
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.problem import Problem
 from pabench.resources import resource_dir
+from pabench.tables import read_toml
 
 SIZES = ("small", "medium", "full")
 NAMES = {"core-small": "small", "core": "medium", "core-full": "full"}
@@ -77,10 +77,7 @@ def read_grid(name: str) -> GridFile:
                 if path.suffix != ".toml"
                 else UsageError(f"--grid {name}: no such file")
             )
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"grid {path}: {error}") from None
+    data = read_toml(path, what="grid")
     try:
         return _grid(data, size)
     except UnknownName:
@@ -92,11 +89,11 @@ def read_grid(name: str) -> GridFile:
 
 def _grid(data: Mapping[str, Any], size: str) -> GridFile:
     _keys("table of the grid", data, ("expect", "model", "points"))
-    models = data["model"]
-    for model in models.values():
-        _keys("key of a model", model, MODEL_KEYS)
+    models = _table("model", data["model"])
+    for name, model in models.items():
+        _keys("key of a model", _table(f"model.{name}", model), MODEL_KEYS)
     points: dict[GridPoint, None] = {}
-    for table in data["points"]:
+    for table in _tables("points", data["points"]):
         _keys("key of points", table, POINT_KEYS)
         if SIZES.index(one_of("grid", table["grid"], SIZES)) > SIZES.index(size):
             continue
@@ -114,7 +111,7 @@ def _points(models: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[Gri
             raise InvalidCase(key, table[key], "must be a list that is not empty")
     axes = (table[key] for key in ("models", "shapes", "lengths", "dtypes", "layouts", "page_sizes"))
     for model, shape, lengths, dtype, layout, page_size in product(*axes):
-        if model not in models:
+        if not isinstance(model, str) or model not in models:
             raise UnknownName("model of a grid", str(model), models)
         found = SHAPE.fullmatch(str(shape))
         if found is None:
@@ -140,9 +137,9 @@ def _points(models: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[Gri
 
 
 def _expectations(table: Mapping[str, Any]) -> Expectations:
-    _keys("key of expect", table, ("memory_reach", "tensor_reach", "fraction"))
+    _keys("key of expect", _table("expect", table), ("memory_reach", "tensor_reach", "fraction"))
     rules = []
-    for rule in table.get("fraction", ()):
+    for rule in _tables("expect.fraction", table.get("fraction", [])):
         _keys("key of expect.fraction", rule, ("backend", "even", "from_mb", "fraction"))
         rules.append(
             ExpectedFraction(
@@ -157,6 +154,18 @@ def _expectations(table: Mapping[str, Any]) -> Expectations:
         tensor_reach=_part("tensor_reach", table["tensor_reach"]),
         fractions=tuple(rules),
     )
+
+
+def _table(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidCase(name, value, "must be a table")
+    return value
+
+
+def _tables(name: str, value: Any) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list):
+        raise InvalidCase(name, value, f"must be tables, each under [[{name}]]")
+    return [_table(name, table) for table in value]
 
 
 def _part(field: str, value: Any) -> float:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from pabench.subjects.backends.registry import OWN
+from pabench.subjects.backends.own import OWN
+from pabench.text import one_line
 
 PIPE_COLUMNS = 200
 PEERS_AMONG_OWN = ("torch-sdpa",)
@@ -36,9 +37,9 @@ def print_grid_table(lines: Sequence[Line], hardware: Mapping[str, Any] | None) 
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=PIPE_COLUMNS)
+        console = Console(highlight=False, emoji=False, width=PIPE_COLUMNS)
     table = Table(box=None, pad_edge=False)
     for title in ("model", "batch x lengths", "page", "backend"):
         table.add_column(title, no_wrap=True)
@@ -54,7 +55,7 @@ def print_grid_table(lines: Sequence[Line], hardware: Mapping[str, Any] | None) 
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("status")
     for line in lines:
-        table.add_row(*map(Text, _row(line, lines)))
+        table.add_row(*(Text(one_line(text)) for text in _row(line, lines)))
     console.print(table)
     if hardware:
         console.print(ceilings_text(hardware), markup=False)

@@ -1,14 +1,15 @@
-"""The journal line of a cell, before anything has run, and after what ran went down with its process."""
+"""The record of a cell, before anything has run and as figures come in."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pabench.activities.sweep.cell import COUNTED_FIGURES, Cell
 from pabench.problem.case import Case
-from pabench.timing.gpus import Gpu
+from pabench.run.figures import record_of_flat
+from pabench.run.plug import Answer, FailingCase
+from pabench.run.record import Status
+from pabench.timing.gpus import gpu_by_name
 
 NO_SPEED: dict[str, Any] = {
     "plan_ns": None,
@@ -20,30 +21,34 @@ NO_SPEED: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellResult:
-    """A finished cell.
-
-    Attributes:
-        line: its journal line.
-        failing: the case that failed or crashed, or None.
-    """
-
-    line: dict[str, Any]
-    failing: Case | None = None
-
-
-def blank_line(cell: Cell, gpu: Gpu) -> dict[str, Any]:
-    """Return the line of ``cell`` with its counted figures and no other."""
-    line: dict[str, Any] = {"kind": "cell", "id": cell.id, "status": "ok", "reason": None, **cell.axes()}
-    line |= cell.counted() | {"check": None, **NO_SPEED, "modelled_gpu": gpu.name.upper()}
+def blank_line(cell: Cell) -> dict[str, Any]:
+    """Return the flat record of ``cell`` with its counted figures and no other."""
+    line: dict[str, Any] = {
+        "kind": "sweep",
+        "id": cell.id,
+        "label": cell.label,
+        "subject": cell.backend,
+        "subject_kind": "backend",
+        "status": Status.INTERRUPTED,
+        "reason": None,
+        **cell.axes(),
+        **cell.counted(),
+        "check": None,
+        **NO_SPEED,
+        "modelled_gpu": gpu_by_name(cell.gpu).name.upper(),
+    }
     line["provenance"] = dict.fromkeys(COUNTED_FIGURES, "counted")
     return line
 
 
-def crashed_cell(line: Mapping[str, Any], reason: str, case: Case | None = None) -> CellResult:
-    """Return the result of a cell whose backend ended its process, in the middle of ``case`` if in one."""
-    check = None
-    if case is not None:
-        check = {"passed": False, "max_ratio": None, "text": reason, "case_id": case.id, "tokens": 0}
-    return CellResult(line={**line, "status": "crashed", "reason": reason, "check": check}, failing=case)
+def answer(
+    line: dict[str, Any], status: Status, reason: str | None = None, failing: Case | None = None
+) -> Answer:
+    """Return what a bench gives back for a cell; ``failing`` is the case to save."""
+    record = record_of_flat({**line, "status": status, "reason": reason})
+    return Answer(record=record, failing=None if failing is None else failing_case(failing))
+
+
+def failing_case(case: Case) -> FailingCase:
+    """Return a case as it is saved: one of the ``decode`` check, which judges the same."""
+    return FailingCase(check="decode", kind="attention", case=case.to_dict(), id=case.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,18 +56,24 @@ def run_lengths(kv_lens: Sequence[int], num_qo_heads: int, budget: int) -> tuple
     return tuple(kept)
 
 
-def measure(
-    cell: Cell, backend: Backend, device: Device, *, announce: Callable[[Case], None] = lambda case: None
-) -> HostTimes:
-    """Time ``plan`` and ``run``; one warm-up of both goes before, so that no compiler is timed.
+def part_case(cell: Cell) -> Case:
+    """Return the part of the cell that a device without events runs."""
+    return cell.case(
+        run_lengths(cell.batch.kv_lens, cell.problem.num_qo_heads, TOKEN_HEAD_BUDGET[cell.device])
+    )
 
-    ``announce`` is told the case that is timed.
+
+def token_heads(case: Case) -> int:
+    """Return KV tokens x query heads that a run of ``case`` works on."""
+    return sum(case.batch.kv_lens) * case.problem.num_qo_heads
+
+
+def measure(cell: Cell, backend: Backend, device: Device) -> HostTimes:
+    """Time ``plan`` and ``run`` of ``part_case``; one warm-up goes before, so that no compiler is timed.
+
     Whatever the backend raises passes through.
     """
-    heads = cell.problem.num_qo_heads
-    lengths = run_lengths(cell.batch.kv_lens, heads, TOKEN_HEAD_BUDGET[cell.device])
-    case = cell.case(lengths)
-    announce(case)
+    case = part_case(cell)
     tensors = build_tensors(case)
     plans, runs = [], []
     for sample in range(SAMPLES[cell.device] + 1):
@@ -81,4 +87,4 @@ def measure(
         if sample:
             plans.append(planned - start)
             runs.append(finished - planned)
-    return HostTimes(plan_ns=tuple(plans), run_ns=tuple(runs), token_heads=sum(lengths) * heads)
+    return HostTimes(plan_ns=tuple(plans), run_ns=tuple(runs), token_heads=token_heads(case))

@@ -49,11 +49,16 @@ class Stopwatch:
         self._kept: Tensors | None = None
 
     def tensors(self, case: Case) -> Tensors:
-        """Return ``bulk_tensors(case)``, kept for the next backend until another case is asked for."""
+        """Return ``bulk_tensors(case)``, kept for the next set of pages until ``trim``."""
         if self._kept is None or self._kept.case != case:
             self._kept = None  # before the next gigabytes
             self._kept = bulk_tensors(case)
         return self._kept
+
+    def trim(self) -> None:
+        """Give back the memory of a cell, here and on the device."""
+        self._kept = None
+        self.timer.trim()
 
     def resident_tensors(self, case: Case) -> Tensors:
         """Return ``bulk_tensors(case)`` with a cache of its own in the device's memory."""

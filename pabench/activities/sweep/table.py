@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pabench.text import one_line
+
 MAX_ROWS = 40
 """Rows on the screen; the report and the journal have all."""
 PIPE_COLUMNS = 150
@@ -25,9 +27,9 @@ def print_table(lines: Sequence[Line]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=PIPE_COLUMNS)
+        console = Console(highlight=False, emoji=False, width=PIPE_COLUMNS)
     axes = [*_ALWAYS]
     for name in _IF_VARIED:
         if len({line[name] for line in lines}) > 1:
@@ -71,4 +73,4 @@ def _status(line: Line) -> str:
 def _plain(text: str) -> Any:
     from rich.text import Text
 
-    return Text(text)
+    return Text(one_line(text))

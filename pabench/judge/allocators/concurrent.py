@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
-
-import numpy as np
 
 from pabench.judge.allocators.operations import Operation
-from pabench.kernels import page_pool
+from pabench.kernels.pool_launches import PoolLaunches
 from pabench.problem.dtypes import Array
 
 VIOLATIONS = ("taken while somebody held it", "given by nobody", "holding words of two owners")
@@ -26,11 +23,11 @@ class PoolTrial:
     """A pool, and who holds which page.
 
     Attributes:
-        pool: on trial; all of its pages free at first.
+        pool: on trial, in whichever process it lies; all of its pages free at first.
         held: pages in somebody's hands, oldest first.
     """
 
-    pool: page_pool.PoolState
+    pool: PoolLaunches
     held: list[int] = field(default_factory=list)
 
     def perform(self, operation: Operation) -> str | None:
@@ -45,9 +42,7 @@ class PoolTrial:
     def _launch(self, counts: Sequence[int], frees: int) -> str | None:
         gone, self.held = self.held[:frees], self.held[frees:]
         before = self.pool.num_pages - len(gone) - len(self.held)
-        stamps = page_pool.new_stamps(self.pool, np.array([*gone, *self.held], np.int64))
-        out, served = page_pool.batch(self.pool, stamps, np.array(counts, np.int64), np.array(gone, np.int64))
-        pages, done = self._host(out), self._host(served)
+        pages, done, violations, free = self.pool.launch(counts, gone, self.held)
         granted = []
         for request, (count, row, says) in enumerate(
             zip(counts, pages.tolist(), done.tolist(), strict=False)
@@ -59,39 +54,32 @@ class PoolTrial:
         self.held += granted
         return (
             unlawful(counts, done.tolist(), before)
-            or self._stamped(stamps)
+            or _stamped(violations)
             or _twice(granted)
-            or self._quiescent()
+            or self._quiescent(free)
         )
 
     def _churn(self, threads: int, rounds: int, most: int) -> str | None:
-        stamps = page_pool.new_stamps(self.pool, np.array(self.held, np.int64))
-        # two blocks, so that two cores take part where there are as many
-        served = page_pool.churn(
-            self.pool, stamps, blocks=2, threads=32 * -(-threads // 64), rounds=rounds, most=most
-        )
-        if len(self.held) + most <= self.pool.num_pages and not self._host(served).any():
+        served, violations, free = self.pool.churn(self.held, threads=threads, rounds=rounds, most=most)
+        if len(self.held) + most <= self.pool.num_pages and not served.any():
             return f"nobody was served in {rounds} rounds of up to {most} pages"
-        return self._stamped(stamps) or self._quiescent()
+        return _stamped(violations) or self._quiescent(free)
 
-    def _stamped(self, stamps: page_pool.Stamps) -> str | None:
-        for count, what in zip(self._host(stamps.violations).tolist(), VIOLATIONS, strict=True):
-            if count:
-                return f"a page was found {count} times {what}"
-        return None
-
-    def _quiescent(self) -> str | None:
+    def _quiescent(self, free: Sequence[int]) -> str | None:
         """Whether the free pages are those that nobody holds."""
-        free, wanted = page_pool.free_list(self.pool), set(range(self.pool.num_pages)) - set(self.held)
+        wanted = set(range(self.pool.num_pages)) - set(self.held)
         if sorted(free) != sorted(wanted):
             return (
                 f"{len(free)} entries in the free list, {len(set(free) & wanted)} of {len(wanted)} free pages"
             )
         return None
 
-    def _host(self, array: Any) -> Array:
-        self.pool.device.synchronize()
-        return self.pool.device.to_host(array)
+
+def _stamped(violations: Array) -> str | None:
+    for count, what in zip(violations.tolist(), VIOLATIONS, strict=True):
+        if count:
+            return f"a page was found {count} times {what}"
+    return None
 
 
 def unlawful(counts: Sequence[int], served: Sequence[int], free: int) -> str | None:

@@ -18,6 +18,7 @@ from pabench.judge.allocators.contents import Contents, Reader, stream_token
 from pabench.judge.allocators.invariants import violation
 from pabench.judge.allocators.model import ModelAllocator
 from pabench.judge.allocators.operations import Operation
+from pabench.judge.allocators.refusals import unrefused
 from pabench.problem.dtypes import Array
 from pabench.problem.layout import pages_needed
 from pabench.subjects.allocators.base import PageAllocator
@@ -67,6 +68,8 @@ class Trial:
             return self._drain()
         self.steps += 1
         subject = self.subject
+        if wrong := unrefused(subject, operation):
+            return wrong
         table, before = subject.block_table(), subject.fingerprint()
         got = _outcome(lambda: self._call(subject, name, given, self.hit))
         if self._may_fragment(name, got):

@@ -19,7 +19,7 @@ from pabench.errors import InvalidCase, Unsupported
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.problem.layout import pages_needed
-from pabench.subjects.allocators.capabilities import Capabilities
+from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
 from pabench.subjects.allocators.results import Granted, Hit, MemorySplit, Prompt
 
 
@@ -64,7 +64,12 @@ class PoolShape:
 class PageAllocator(ABC):
     """Hands out pages to growing sequences.
 
-    A subclass sets ``name`` and ``capabilities`` and overrides the operations it offers.
+    A subclass overrides the operations it offers.  Where it sets no ``capabilities``, they are those
+    operations and no promise about page ids; where it sets no ``name``, the name is that of the class.
+
+    Attributes:
+        on_device: it is made as ``cls(device, shape)``, else as ``cls(shape)``.
+        kernel_entries: entry points of its kernels that ``launch`` takes.
 
     Raises:
         Unsupported: ``shape`` asks for a watermark or for swapping and the allocator has none.
@@ -72,6 +77,19 @@ class PageAllocator(ABC):
 
     name: ClassVar[str]
     capabilities: Capabilities
+    on_device: ClassVar[bool] = False
+    kernel_entries: ClassVar[frozenset[str]] = frozenset()
+    _derived: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        if "name" not in vars(cls) and cls._derived:
+            cls.name = cls.__name__
+        if "capabilities" in vars(cls):
+            cls._derived = False
+        elif cls._derived:
+            offered = frozenset(name for name in OPERATIONS if offers(cls, name))
+            cls.capabilities = Capabilities(operations=offered, order="set", determinism="counts")
 
     def __init__(self, shape: PoolShape) -> None:
         self.shape = shape
@@ -287,6 +305,18 @@ class PageAllocator(ABC):
         """
         raise self.no("reset")
 
+    def launch(self, entry: str, columns: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Launch a kernel on a request as it is, unchecked by the host, as a graph of launches does.
+
+        Args:
+            entry: one of ``kernel_entries``.
+            columns: of the request, as the kernel takes them; all whole numbers of int32.
+
+        Returns:
+            Its status or results, as whole numbers and lists of them.
+        """
+        raise self.no(entry)
+
     def no(self, operation: str) -> Unsupported:
         """Return the error for an operation that is not offered."""
         return Unsupported(f"{self.name} offers no {operation}")
@@ -294,6 +324,30 @@ class PageAllocator(ABC):
     def check_index(self, sequence: int, field: str = "sequence") -> int:
         """Return a sequence index as a plain integer; raises ``InvalidCase`` when out of range."""
         return whole_number(field, sequence, low=0, high=self.shape.max_seqs - 1)
+
+    def check_start(self, sequence: int, tokens: int, final_tokens: int | None = None) -> tuple[int, int]:
+        """Return sequence and tokens of an ``alloc`` as plain integers; raises ``InvalidCase`` as it says."""
+        sequence = self.check_index(sequence)
+        if self.length(sequence) is not None or self.swapped(sequence) is not None:
+            raise InvalidCase("sequence", sequence, "must not be there already")
+        tokens = whole_number(f"tokens of sequence {sequence}", tokens, low=0)
+        if final_tokens is not None:
+            whole_number("final_tokens", final_tokens, low=tokens)
+        self.check_length(sequence, tokens)
+        return sequence, tokens
+
+    def check_leaving(self, sequences: Sequence[int]) -> list[int]:
+        """Return the sequences of a ``free`` as plain integers; raises ``InvalidCase`` as it says."""
+        lengths, named = self.lengths(), [self.check_index(sequence) for sequence in sequences]
+        for sequence in named:
+            if lengths[sequence] < 0 and self.swapped(sequence) is None:
+                raise InvalidCase("sequence", sequence, "must be live")
+        seen: set[int] = set()
+        for sequence in named:
+            if sequence in seen:
+                raise InvalidCase("sequence", sequence, "must be freed once")
+            seen.add(sequence)
+        return named
 
     def check_batch(
         self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array, lengths: Array
@@ -324,3 +378,8 @@ class PageAllocator(ABC):
         if tokens > self.shape.max_tokens:
             rule = f"must be at most {self.shape.max_tokens} tokens"
             raise InvalidCase(f"length of sequence {sequence}", tokens, rule)
+
+
+def offers(made: type[PageAllocator], operation: str) -> bool:
+    """Whether a class overrides an operation of the protocol."""
+    return getattr(made, operation) is not getattr(PageAllocator, operation)

@@ -10,13 +10,14 @@ import numpy as np
 
 from pabench.device.base import Device
 from pabench.errors import InvalidCase
-from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 
 
 class DeviceTables(PageAllocator):
     """Base of allocators on a device; a subclass sets ``_lengths`` (int32) and ``_table`` (int32)."""
+
+    on_device = True
 
     _lengths: Any
     _table: Any
@@ -50,27 +51,6 @@ class DeviceTables(PageAllocator):
         if lengths[sequence] >= 0:
             raise InvalidCase(field, sequence, "must not be there already")
         return sequence
-
-    def _start(self, named: int, tokens: int, final_tokens: int | None) -> tuple[int, int]:
-        """Return the sequence and tokens of an ``alloc``; raises ``InvalidCase``."""
-        sequence = self._new(named, self.lengths())
-        tokens = whole_number(f"tokens of sequence {sequence}", tokens, low=0)
-        if final_tokens is not None:
-            whole_number("final_tokens", final_tokens, low=tokens)
-        self.check_length(sequence, tokens)
-        return sequence, tokens
-
-    def _leaving(self, sequences: Sequence[int]) -> list[int]:
-        """Return the indices that ``free`` names; raises ``InvalidCase`` for one not live or named twice."""
-        lengths, named = self.lengths(), [self.check_index(sequence) for sequence in sequences]
-        for sequence in named:
-            self._live(sequence, lengths)
-        seen: set[int] = set()
-        for sequence in named:
-            if sequence in seen:
-                raise InvalidCase("sequence", sequence, "must be freed once")
-            seen.add(sequence)
-        return named
 
     def _request(self, *columns: Sequence[int]) -> list[Any]:
         """Return columns of a request as device arrays, int32 ``(max_seqs,)``, unused entries -1."""

@@ -10,12 +10,12 @@ import numpy as np
 from pabench.device.base import Device
 from pabench.errors import DeviceFault, InvalidCase, OutOfPages
 from pabench.kernels import page_pool
+from pabench.kernels.pool_launches import PoolLaunches
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.capabilities import Capabilities
 from pabench.subjects.allocators.device_tables import DeviceTables
-from pabench.subjects.allocators.pool_refusals import hold_refusals, vain_growth, vain_release
-from pabench.subjects.allocators.results import Granted, no_copies
+from pabench.subjects.allocators.results import Granted
 
 OPERATIONS = frozenset({"alloc", "append", "append_batch", "free", "reset"})
 
@@ -24,6 +24,7 @@ class PoolAllocator(DeviceTables):
     """Runs ``page_alloc_pool.cu``; any page goes to whoever comes first."""
 
     kind: ClassVar[str]
+    kernel_entries = frozenset({page_pool.EXTEND, page_pool.FREE})
 
     def __init__(self, device: Device, shape: PoolShape) -> None:
         super().__init__(device, shape)
@@ -44,33 +45,22 @@ class PoolAllocator(DeviceTables):
 
     def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
         """See ``PageAllocator``; pages are taken when needed, so ``final_tokens`` changes nothing."""
-        try:
-            sequence, tokens = self._start(sequence, tokens, final_tokens)
-        except InvalidCase:
-            self._ask_in_vain([sequence], [tokens])
-            raise
+        sequence, tokens = self.check_start(sequence, tokens, final_tokens)
         return self._grow_one(sequence, 0, tokens)
 
     def append(self, sequence: int, tokens: int) -> Granted:
         """See ``PageAllocator``."""
         lengths = self.lengths()
-        ((sequence, tokens),) = self._checked([sequence], [tokens], lengths).items()
+        ((sequence, tokens),) = self.check_batch([sequence], [tokens], lengths).items()
         return self._grow_one(sequence, int(lengths[sequence]), tokens)
 
     def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
         """See ``PageAllocator``."""
-        return self._grow(self._checked(sequences, tokens, self.lengths()))
+        return self._grow(self.check_batch(sequences, tokens, self.lengths()))
 
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``; pages go back in any order."""
-        try:
-            named = self._leaving(sequences)
-        except InvalidCase:
-            vain = vain_release(sequences, self.lengths(), self.shape)
-            hold_refusals(
-                page_pool.FREE, vain, lambda entries, _: self._release(entries), self.fingerprint, self.shape
-            )
-            raise
+        named = self.check_leaving(sequences)
         _served(page_pool.FREE, self._release(named)[: len(named)])
 
     def reset(self) -> None:
@@ -80,27 +70,25 @@ class PoolAllocator(DeviceTables):
             raise InvalidCase("sequences", live, "must all be freed before a reset")
         self._pool = page_pool.new_pool(self._device, self.kind, self.shape.num_pages)
 
+    def launches(self) -> PoolLaunches:
+        """Return launches on another pool of the same kind and size, all of its pages free."""
+        return PoolLaunches(page_pool.new_pool(self._device, self.kind, self.shape.num_pages))
+
     def start_empty(self, count: int) -> None:
         """See ``DeviceTables``."""
         self._grow(dict.fromkeys(range(count), 0))
 
+    def launch(self, entry: str, columns: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """See ``PageAllocator``."""
+        if entry == page_pool.EXTEND:
+            results, _, _ = self._extend(*columns)
+        elif entry == page_pool.FREE:
+            results = self._release(*columns)
+        else:
+            raise self.no(entry)
+        return {"results": results.tolist()}
+
     # --- parts ----------------------------------------------------------------------------------------
-
-    def _checked(self, sequences: Any, tokens: Any, lengths: Array) -> dict[int, int]:
-        """Return the requests of ``append_batch``; raises ``InvalidCase`` for what host and kernel refuse."""
-        try:
-            return self.check_batch(sequences, tokens, lengths)
-        except InvalidCase:
-            self._ask_in_vain(sequences, tokens)
-            raise
-
-    def _ask_in_vain(self, sequences: Any, tokens: Any) -> None:
-        def launch(entries: list[int], counts: list[int]) -> Array:
-            starts = np.zeros(self.shape.max_seqs, np.int64)
-            return self._extend(entries, counts, starts, self._device.empty((1,), np.dtype(np.int64)))
-
-        vain = vain_growth(sequences, tokens, self.lengths(), self.shape)
-        hold_refusals(page_pool.EXTEND, vain, launch, self.fingerprint, self.shape)
 
     def _grow_one(self, sequence: int, old: int, tokens: int) -> Granted:
         granted = self._grow({sequence: tokens})
@@ -111,31 +99,33 @@ class PoolAllocator(DeviceTables):
 
     def _grow(self, requests: dict[int, int]) -> Granted:
         """One launch; the kernel starts a sequence that is not live."""
-        counts = np.array([*requests.values()], np.int64)
-        # an entry too large for the whole pool is refused on the device too, but needs no room for its slots
-        room = self.shape.page_size * (self.shape.num_pages + 1)
-        starts = np.zeros(self.shape.max_seqs, np.int64)
-        starts[1 : counts.size] = np.cumsum(np.minimum(counts, room))[:-1]
-        device, total = self._device, int(np.minimum(counts, room).sum())
-        slots: Any = device.empty((max(1, total),), np.dtype(np.int64))
-        results = self._extend(list(requests), counts.tolist(), starts, slots)
-        refused = _served(page_pool.EXTEND, results[: counts.size])
-        kept = np.repeat(~refused, np.minimum(counts, room))
+        results, slots, taken = self._extend(list(requests), list(requests.values()))
+        refused = _served(page_pool.EXTEND, results[: len(requests)])
+        kept = np.repeat(~refused, taken)
         return Granted(
-            new_slots=device.to_host(slots)[:total][kept],
-            copies=no_copies(),
+            new_slots=self._device.to_host(slots)[: int(taken.sum())][kept],
             refused=np.flatnonzero(refused),
         )
 
-    def _extend(self, sequences: list[int], counts: list[int], starts: Array, slots: Any) -> Array:
-        """Launch ``page_pool_extend`` and return what became of its entries."""
-        columns = *self._request(sequences, counts), self._device.to_device(starts)
+    def _extend(self, sequences: Sequence[int], tokens: Sequence[int]) -> tuple[Array, Any, Array]:
+        """Launch ``page_pool_extend``.
+
+        Returns:
+            What became of its entries; the slots, on the device; how many of them each entry has.
+        """
+        # an entry too large for the whole pool is refused on the device too, but needs no room for its slots
+        room = self.shape.page_size * (self.shape.num_pages + 1)
+        taken = np.clip(np.array(tokens, np.int64), 0, room)
+        starts = np.zeros(self.shape.max_seqs, np.int64)
+        starts[1 : taken.size] = np.cumsum(taken)[:-1]
+        slots: Any = self._device.empty((max(1, int(taken.sum())),), np.dtype(np.int64))
+        columns = *self._request(sequences, tokens), self._device.to_device(starts)
         tables = self._lengths, self._table
         page_pool.extend(self._pool, tables, columns, slots, self._results, self.shape.page_size)
         self._device.synchronize()
-        return self._device.to_host(self._results)
+        return self._device.to_host(self._results), slots, taken
 
-    def _release(self, sequences: list[int]) -> Array:
+    def _release(self, sequences: Sequence[int]) -> Array:
         """Launch ``page_pool_free`` and return what became of its entries."""
         (request,) = self._request(sequences)
         tables = self._lengths, self._table

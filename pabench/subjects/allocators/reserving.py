@@ -14,13 +14,12 @@ from typing import ClassVar
 import numpy as np
 
 from pabench.errors import InvalidCase, OutOfPages
-from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.problem.layout import pages_needed
 from pabench.subjects.allocators.arenas import Arena, Buddies, FirstFit
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 from pabench.subjects.allocators.capabilities import Capabilities
-from pabench.subjects.allocators.results import NULL_PAGE, Granted, MemorySplit, no_copies, no_positions
+from pabench.subjects.allocators.results import NULL_PAGE, Granted, MemorySplit, no_positions
 
 
 @dataclass(slots=True)
@@ -108,12 +107,8 @@ class ReservingAllocator(PageAllocator):
 
     def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
         """See ``PageAllocator``."""
-        sequence = self.check_index(sequence)
-        if sequence in self._runs:
-            raise InvalidCase("sequence", sequence, "must not be there already")
-        tokens = whole_number(f"tokens of sequence {sequence}", tokens, low=0)
-        final = tokens if final_tokens is None else whole_number("final_tokens", final_tokens, low=tokens)
-        self.check_length(sequence, tokens)
+        sequence, tokens = self.check_start(sequence, tokens, final_tokens)
+        final = tokens if final_tokens is None else int(final_tokens)
         claimed = min(self.claim(tokens, final), self.shape.max_tokens)
         needed = pages_needed(claimed, self.shape.page_size)
         found = self._arena.take(needed) if needed else (0, 0)
@@ -137,13 +132,7 @@ class ReservingAllocator(PageAllocator):
 
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``."""
-        indices = [self.check_index(sequence) for sequence in sequences]
-        for position, sequence in enumerate(indices):
-            if sequence in indices[:position]:
-                raise InvalidCase("sequence", sequence, "must be freed once")
-            if sequence not in self._runs:
-                raise InvalidCase("sequence", sequence, "must be live to be freed")
-        for sequence in indices:
+        for sequence in self.check_leaving(sequences):
             run = self._runs.pop(sequence)
             if run.size:
                 self._arena.give(run.start, run.size)
@@ -161,7 +150,7 @@ class ReservingAllocator(PageAllocator):
             first = run.start * self.shape.page_size + run.tokens
             slots.append(np.arange(first, first + count))
             run.tokens += count
-        return Granted(new_slots=np.concatenate(slots), copies=no_copies(), refused=no_positions())
+        return Granted(new_slots=np.concatenate(slots))
 
 
 class ContiguousAllocator(ReservingAllocator):

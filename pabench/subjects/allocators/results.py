@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -39,8 +39,8 @@ class Granted:
     """
 
     new_slots: Array | Callable[[], Array]
-    copies: Array
-    refused: Array
+    copies: Array = field(default_factory=no_copies)
+    refused: Array = field(default_factory=no_positions)
 
     @property
     def slots(self) -> Array:
@@ -64,9 +64,9 @@ class Prompt:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", lengths_tuple("tokens", self.tokens, low=-INT32_MAX))
-        for field in ("adapter", "salt"):
-            if not isinstance(getattr(self, field), str):
-                raise InvalidCase(field, getattr(self, field), "must be text")
+        for name in ("adapter", "salt"):
+            if not isinstance(getattr(self, name), str):
+                raise InvalidCase(name, getattr(self, name), "must be text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

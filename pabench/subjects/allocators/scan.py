@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.capabilities import Capabilities
 from pabench.subjects.allocators.device_tables import DeviceTables
 from pabench.subjects.allocators.results import Granted
-from pabench.subjects.allocators.scan_refusals import NOTHING, VainRequests
 
+NOTHING = {"pages": 0, "needed": 0, "served": 0, "tokens": 0, "copies": 0}
+"""Of the status of a release that was refused."""
 OPERATIONS = ("alloc", "append", "append_batch", "fork", "truncate", "free", "free_window", "reset")
 
 
@@ -31,6 +32,7 @@ class ScanAllocator(DeviceTables):
 
     name = "scan"
     capabilities = Capabilities(operations=frozenset(OPERATIONS), progress="blocking")
+    kernel_entries = frozenset({alloc_scan.EXTEND, alloc_scan.DROP, alloc_scan.FORK})
 
     def __init__(
         self, device: Device, shape: PoolShape, *, batch_mode: str = "all", blocks: int | None = None
@@ -47,9 +49,6 @@ class ScanAllocator(DeviceTables):
             blocks=_blocks(shape.num_pages) if blocks is None else blocks,
         )
         self._lengths, self._table = self._state.lengths, self._state.block_table
-        self._vain = VainRequests(
-            self._state, shape, columns=self._request, hold=self._believe, fingerprint=self.fingerprint
-        )
 
     # --- state ----------------------------------------------------------------------------------------
 
@@ -73,31 +72,23 @@ class ScanAllocator(DeviceTables):
 
     def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
         """See ``PageAllocator``; pages are taken when needed, so ``final_tokens`` changes nothing."""
-        try:
-            sequence, tokens = self._start(sequence, tokens, final_tokens)
-        except InvalidCase:
-            self._vain.grow([sequence], [tokens], self.lengths())
-            raise
+        sequence, tokens = self.check_start(sequence, tokens, final_tokens)
         return self._grow({sequence: tokens}, prefix=False)
 
     def append(self, sequence: int, tokens: int) -> Granted:
         """See ``PageAllocator``."""
-        return self._grow(self._checked([sequence], [tokens]), prefix=False)
+        return self._grow(self.check_batch([sequence], [tokens], self.lengths()), prefix=False)
 
     def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
         """See ``PageAllocator``."""
-        requests = self._checked(sequences, tokens)
+        requests = self.check_batch(sequences, tokens, self.lengths())
         return self._grow(requests, prefix=self.capabilities.batch_mode == "prefix")
 
     def fork(self, parent: int, child: int) -> None:
         """See ``PageAllocator``."""
         lengths = self.lengths()
-        try:
-            parent = self._live(parent, lengths, "parent")
-            child = self._new(child, lengths, "child")
-        except InvalidCase:
-            self._vain.fork(parent, child, lengths)
-            raise
+        parent = self._live(parent, lengths, "parent")
+        child = self._new(child, lengths, "child")
         alloc_scan.fork(self._state, *self._request([parent], [child]))
         self._expect_ok("page_alloc_fork")
 
@@ -108,11 +99,7 @@ class ScanAllocator(DeviceTables):
 
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``."""
-        try:
-            named = self._leaving(sequences)
-        except InvalidCase:
-            self._vain.drop(sequences, alloc_scan.END, self.lengths())
-            raise
+        named = self.check_leaving(sequences)
         entries, values = self._request(named, [0] * len(named))
         alloc_scan.drop(self._state, entries, values, alloc_scan.END)
         self._expect_ok("page_alloc_drop")
@@ -136,6 +123,21 @@ class ScanAllocator(DeviceTables):
         """See ``DeviceTables``."""
         self._grow(dict.fromkeys(range(count), 0), prefix=False)
 
+    def launch(self, entry: str, columns: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """See ``PageAllocator``; a drop has its kind as a third column, a single number."""
+        state = self._state
+        if entry == alloc_scan.EXTEND:
+            sequences, tokens = self._request(*columns)
+            alloc_scan.extend(state, sequences, tokens, self._slots(columns[1]))
+        elif entry == alloc_scan.DROP:
+            sequences, values = self._request(*columns[:2])
+            alloc_scan.drop(state, sequences, values, columns[2][0])
+        elif entry == alloc_scan.FORK:
+            alloc_scan.fork(state, *self._request(*columns))
+        else:
+            raise self.no(entry)
+        return asdict(alloc_scan.read_status(state))
+
     # --- parts ----------------------------------------------------------------------------------------
 
     def _expect_ok(self, entry: str) -> None:
@@ -157,11 +159,7 @@ class ScanAllocator(DeviceTables):
 
     def _cut(self, sequence: int, value: int, what: int, field: str, rule: str) -> None:
         """Let pages of one sequence go; the kernel knows which values it can take."""
-        try:
-            sequence = self._live(sequence, self.lengths())
-        except InvalidCase:
-            self._vain.drop([sequence], what, self.lengths())
-            raise
+        sequence = self._live(sequence, self.lengths())
         entries, values = self._request([sequence], [min(value, INT32_MAX)])
         alloc_scan.drop(self._state, entries, values, what)
         done = alloc_scan.read_status(self._state)
@@ -170,20 +168,9 @@ class ScanAllocator(DeviceTables):
             raise InvalidCase(field, value, rule)
         self._expect_ok("page_alloc_drop")
 
-    def _checked(self, sequences: Any, tokens: Any) -> dict[int, int]:
-        """Return the requests of ``append_batch``; raises ``InvalidCase`` for what host and kernel refuse."""
-        try:
-            return self.check_batch(sequences, tokens, self.lengths())
-        except InvalidCase:
-            self._vain.grow(sequences, tokens, self.lengths())
-            raise
-
     def _grow(self, requests: dict[int, int], *, prefix: bool) -> Granted:
         """One launch; the kernel starts a sequence that is not live."""
-        wanted = sum(requests.values())
-        # no more tokens can be served than free pages and last pages hold
-        room = (self.shape.num_pages + len(requests)) * self.shape.page_size
-        slots: Any = self._device.empty((max(1, min(wanted, room)),), np.dtype(np.int64))
+        slots = self._slots(list(requests.values()))
         entries, counts = self._request(list(requests), list(requests.values()))
         before = self.free_pages
         alloc_scan.extend(self._state, entries, counts, slots, prefix=prefix)
@@ -200,6 +187,13 @@ class ScanAllocator(DeviceTables):
             copies=self._device.to_host(self._state.copies)[: done.copies],
             refused=np.arange(served, len(requests), dtype=np.int64),
         )
+
+    def _slots(self, tokens: Sequence[int]) -> Any:
+        """Room on the device for the slots of a growth."""
+        # no more tokens can be served than free pages and last pages hold
+        room = (self.shape.num_pages + len(tokens)) * self.shape.page_size
+        wanted = sum(max(0, count) for count in tokens)
+        return self._device.empty((max(1, min(wanted, room)),), np.dtype(np.int64))
 
 
 def _blocks(num_pages: int) -> int:

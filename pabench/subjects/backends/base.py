@@ -112,7 +112,8 @@ class AttentionOutput:
 class Backend(Protocol):
     """Something that computes attention over a paged cache.
 
-    Two attributes are optional.  ``captures`` is true when ``run`` queues all its work on CuPy's current
+    Three attributes are optional.  ``attend_at_once(tensors)`` plans, runs and fetches: a backend in another
+    process then answers in one trip.  ``captures`` is true when ``run`` queues all its work on CuPy's current
     stream and never waits: a sweep on a GPU then times it as a CUDA graph.  ``takes_resident`` is true when
     ``plan`` takes a cache that is an array of the device already, as ``Device.to_device`` does: gigabytes
     then need not be copied.
@@ -226,9 +227,13 @@ BackendFactory = Callable[[Device], Backend]
 
 def attend(backend: Backend, tensors: Tensors) -> AttentionOutput:
     """Plan, run and fetch in one call; raises ``TypeError`` when that gives no ``AttentionOutput``."""
-    plan = backend.plan(tensors)
-    backend.run(plan)
-    output = backend.fetch(plan)
+    at_once = getattr(backend, "attend_at_once", None)
+    if at_once is not None:
+        output = at_once(tensors)
+    else:
+        plan = backend.plan(tensors)
+        backend.run(plan)
+        output = backend.fetch(plan)
     if not isinstance(output, AttentionOutput):
         raise TypeError(f"fetch returned {type(output).__name__}, must return AttentionOutput")
     return output

@@ -74,7 +74,7 @@ class CudaSourceBackend:
     """Decode with the kernel ``paged_decode`` of a ``.cu`` file.
 
     Raises:
-        UsageError: no such file, or a ``// pabench:`` line that cannot be read.
+        UsageError: the file cannot be read, or a ``// pabench:`` line that cannot be read.
         InvalidCase: a declared value breaks a rule.
     """
 

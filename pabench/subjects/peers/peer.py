@@ -22,6 +22,8 @@ PEERS_VARIABLE = "PABENCH_PEERS"
 """Environment variable: a folder that packages were installed to with ``pip install --no-deps --target``."""
 
 
+TORCH_INSTALL = "pip install 'pabench[torch]'"
+
 DEFAULT_FOLDER = Path(".peers")
 """Where ``make test-peers`` installs, in the working directory."""
 
@@ -43,7 +45,7 @@ class Peer:
         version: the one that the adapter is written and tested against; older ones are refused.
         modules: what the adapter uses.
         distribution: name under which it is installed, where that is another one.
-        installed: it is imported as any other package, with nothing replaced.
+        installed: it comes with the extra of its name and is imported as any other package.
         stays: imported whole and kept in the table of modules: it imports more of itself later.
         bare: see ``stand_ins``.
         replaced: makes the stand-ins, given the folder of the package.
@@ -70,7 +72,7 @@ class Peer:
     def install(self) -> str:
         """The command that installs the package to where it is looked for."""
         if self.installed:
-            return f"pip install {self.title}=={self.version}"
+            return f"pip install 'pabench[{self.title}]' '{self.title}>={self.version}'"
         folder = shlex.quote(os.environ.get(PEERS_VARIABLE) or str(DEFAULT_FOLDER))
         return f"pip install --no-deps --target {folder} {self.title}=={self.version}"
 
@@ -118,7 +120,13 @@ def _load(peer: Peer, found: Found) -> dict[str, ModuleType]:
         # whatever a strange version raises on its way, it is that version which cannot be used
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         what = f"{peer.title} {found.version} in {str(found.folder)!r}"
-        raise Unsupported(f"{what} cannot be imported: {said}; {peer.install}") from None
+        install = TORCH_INSTALL if lacks_torch(error) else peer.install
+        raise Unsupported(f"{what} cannot be imported: {said}; {install}") from None
+
+
+def lacks_torch(error: BaseException) -> bool:
+    """Whether an import failed because torch, which most adapters need beside their package, is absent."""
+    return isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "torch"
 
 
 def release(version: str) -> tuple[int, ...]:

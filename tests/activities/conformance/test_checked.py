@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pabench.cli.main import run
+from pabench.device.headers import EMULATOR
 from pabench.resources import resource_dir
 from pabench.run.read import read_run
 
@@ -87,14 +88,16 @@ def test_conformance_checked_is_no_affair_of_a_gpu(capsys: pytest.CaptureFixture
 
 
 def test_conformance_checked_is_refused_where_the_checker_is_blind(
-    tmp_path: Path, kernels: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = kernels / "emulation" / "checked" / "memory.h"
+    shutil.copytree(EMULATOR, tmp_path / "emulator")
+    monkeypatch.setenv("PABENCH_EMULATOR", str(tmp_path / "emulator"))
+    path = tmp_path / "emulator" / "checked" / "memory.h"
     text = path.read_text(encoding="utf-8")
     before = "missing += touch.written[i] == 0;"
     assert text.count(before) == 1
     path.write_text(text.replace(before, "missing += 0;"), encoding="utf-8")
     folder = tmp_path / "run"
-    assert run([*QUICK, "-k", "normal", "--kernels", str(kernels), "--artifacts", str(folder)]) == 7
+    assert run([*QUICK, "-k", "normal", "--artifacts", str(folder)]) == 7
     assert "the checked device is not to be believed here: init control" in capsys.readouterr().err
     assert not folder.exists()

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from pabench.activities.conformance.examiner import PROFILES, CheckFailed, Examiner, Notebook
 from pabench.checks import ledger
-from pabench.checks.case_files import SavedCase, save_case
+from pabench.checks.case_files import SavedCase
+from pabench.checks.record import CheckRecord
 from pabench.cli.main import run
 from pabench.errors import EXIT_FAILURE, EXIT_NOTHING_RAN, EXIT_OK
 from pabench.problem import Batch, Case, Problem
 from pabench.run.read import read_run
 from pabench.subjects.backends.adapters.table import ADAPTERS
-from pabench.subjects.backends.registry import load_backend
-from tests.support.kill_support import prefill
-from tests.support.peer_backends import adapter, install
+from pabench.subjects.registry import load_backend
+from tests.support.kill_support import ask
+from tests.support.peer_backends import Broken, adapter, install
 from tests.support.probe import DEVICE
+from tests.support.saved_cases import save_case
 
-BASE = ["conformance", "--profile", "quick", "--device", "emulated", "-k", "normal or wide", "--in-process"]
+BASE = ["conformance", "--profile", "quick", "--device", "emulated", "--in-process"]
+BASE += ["-k", "decode[normal], wide-heads"]
 RAGGED = Case(
     problem=Problem(num_qo_heads=1, num_kv_heads=1, head_dim=16, page_size=1, dtype="float32"),
     batch=Batch(kv_lens=(1,), q_lens=(2,)),
@@ -55,18 +57,20 @@ def adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "madeup": adapter("Madeup"),
         "cured": adapter("Cured"),
         "broken": adapter("Broken"),
-        "absent": adapter("Madeup", package="madedown"),
-        "old": adapter("Madeup", version="1.3"),
-        "gpu": adapter("Madeup", gpu=True),
+        "absent": adapter("Absent", package="madedown"),
+        "old": adapter("Old", version="1.3"),
+        "gpu": adapter("Gpu", gpu=True),
     }.items():
         monkeypatch.setitem(ADAPTERS, name, made)
 
 
+BROKEN_LINE = inspect.getsourcelines(Broken.__init__)[1] + 1
 REASONS = {
     "absent": "madedown is not installed: pip install --no-deps --target {peers} madedown==1.2",
     "old": "madeup 1.2.1 in '{peers}': must be 1.3 or newer; "
     "pip install --no-deps --target {peers} madeup==1.3",
-    "broken": "backend 'broken' cannot be loaded: OSError: the vendor's library is missing; "
+    "broken": "backend 'broken' cannot be loaded: OSError: the vendor's library is missing "
+    f"(peer_backends.py:{BROKEN_LINE} in __init__); "
     "pip install --no-deps --target {peers} madeup==1.2",
     "gpu": "gpu needs a GPU: its kernels have no interpreter; add --device cuda",
 }
@@ -118,7 +122,7 @@ def test_conformance_of_absent_packages_alone_judges_nothing(tmp_path: Path) -> 
     assert {line["status"] for line in read_run(tmp_path / "run").lines} == {"unsupported"}
 
 
-def examine(folder: Path, *, subject: str = "madeup", **change: Any) -> Notebook:
+def examine(folder: Path, *, subject: str = "madeup", **change: Any) -> CheckRecord:
     """Judge a subject with one entry in the ledger, whose case is in ``folder``."""
     case = folder / "a-case"
     case.mkdir()
@@ -131,28 +135,16 @@ def examine(folder: Path, *, subject: str = "madeup", **change: Any) -> Notebook
         for e in ledger.read_ledger(folder / "backends.toml", "backend")
         if e.holds_for(subject, "1.2", "eager")
     ]
-    examiner = Examiner(
-        subject=subject,
-        device=DEVICE,
-        effort=replace(PROFILES["quick"], shrink=False),
-        seed=0,
-        backend=load_backend(subject, DEVICE),
-        known=tuple(known),
-    )
-    try:
-        prefill.test_prefill_rows_that_see_nothing(examiner)
-    except CheckFailed:
-        assert examiner.notebook.outcome is not None
-    return examiner.notebook
+    return ask("empty[prefill]", load_backend(subject, DEVICE), DEVICE, name=subject, known=tuple(known))
 
 
 def test_ledger_names_what_is_known_of_a_backend(tmp_path: Path) -> None:
-    notebook = examine(tmp_path)
-    assert notebook.outcome is None
-    (seen,) = notebook.deviations.values()
+    record = examine(tmp_path)
+    assert record.outcome is None
+    (seen,) = record.deviations.values()
     assert (seen["name"], seen["kind"], seen["case"]) == ("no-keys", "defect", "a-case")
     assert "sees no key: its output must be 0, got [nan" in seen["text"]
-    assert 1 < seen["cases"] < notebook.cases
+    assert 1 < seen["cases"] < record.cases
 
 
 STALE = "known deviation 'no-keys' does not happen any more: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def test_plugin_passes_the_right_kernel_of_the_example(repository: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (
         "pabench: my_kernels.py:decode",
-        "pabench::test_decode_matches_oracle[my_kernels.py:decode-needle] PASSED",
+        "pabench::my_kernels.py:decode::decode[needle] PASSED",
         "badges deterministic",
         "report: pabench report run",
     ):
@@ -69,7 +70,7 @@ def test_plugin_passes_the_right_kernel_of_the_example(repository: Path) -> None
     found = read_run(repository / "run")
     assert (found.record["status"], found.record["exit_code"]) == ("finished", 0)
     (suite,) = ElementTree.parse(repository / "junit.xml").getroot()
-    ours = [case.get("name", "") for case in suite if case.get("classname") == "pabench"]
+    ours = [case.get("name", "") for case in suite if case.get("classname", "").startswith("pabench.")]
     assert len(ours) == len(found.lines) >= 3
 
 
@@ -96,7 +97,7 @@ def test_plugin_fails_the_wrong_kernel_and_outlives_one_that_crashes(repository:
 def test_plugin_leaves_sessions_alone_that_do_not_ask(repository: Path) -> None:
     named = pytest_in(repository, "--pabench-backend", "my_kernels.py:decode", "-k", "says_what")
     assert named.returncode == 0, named.stdout + named.stderr
-    assert "1 passed, 1 deselected" in named.stdout
+    assert re.search(r"\b1 passed, 8\d deselected", named.stdout)
     assert not (repository / "runs").exists()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import pabench.activities.conformance
-from pabench.checks.case_files import AnyCase, SavedCase, save_case
+from pabench.checks.case_files import AnyCase, SavedCase
 from pabench.checks.failures import case_bytes, load_case
 from pabench.cli.main import run
 from pabench.judge.allocators.history import HistoryCase
@@ -20,7 +20,9 @@ from pabench.problem import Batch, Case, Problem
 from pabench.problem.append import AppendCase
 from pabench.problem.merge import MergeCase
 from pabench.subjects.allocators.base import PoolShape
-from pabench.subjects.backends import registry
+from pabench.subjects.backends import own
+from pabench.subjects.peers.named import NamedSubject
+from tests.support.saved_cases import save_case
 
 # what is refused is refused in a worker too, which would only take longer
 REPLAY = ["replay", "--in-process"]
@@ -111,7 +113,9 @@ def test_replay_on_a_subject_that_cannot_is_nothing_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("OnlyPrefill", "Good"):
-        monkeypatch.setitem(registry.OWN, name, f"tests.support.stub_backends:{name}")
+        monkeypatch.setitem(
+            own.OWN, name, NamedSubject(about=name, place=f"tests.support.stub_backends:{name}")
+        )
     saved(folder)
     assert run([*REPLAY, str(folder), "--backend", "OnlyPrefill"]) == 5
     assert capsys.readouterr().err == "pabench: OnlyPrefill: no decode\n"
@@ -263,6 +267,27 @@ def test_replay_runs_no_code_that_the_file_names(
     assert not (tmp_path / "sprung").exists()
     assert run([*REPLAY, str(folder), "--backend", f"{trap}:decode"]) in (1, 5)
     assert (tmp_path / "sprung").exists()
+
+
+def test_replay_prints_the_traceback_of_what_the_subject_raised(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(folder)
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "def decode(q, k, v, table, lens, scale):\n    raise KeyError('\\x1b[2J')\n", encoding="utf-8"
+    )
+    assert run([*REPLAY, str(folder), "--backend", f"{mine}:decode"]) == 1
+    said, head, *frames = capsys.readouterr().out.splitlines()
+    assert said.startswith("FAILED")
+    assert head == "Traceback (most recent call last):"
+    assert any("mine.py" in frame and "line 2, in decode" in frame for frame in frames)
+    mine.write_text(
+        "def decode(q, k, v, table, lens, scale):\n    raise ValueError('\\x1b[2J')\n", encoding="utf-8"
+    )
+    assert run(["replay", str(folder), "--backend", f"{mine}:decode"]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == "ValueError: \\u001b[2J"
 
 
 def refused(folder: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.checks.case_files import REPRO_FILE, AnyCase, SavedCase, save_case
+from pabench.checks.case_files import REPRO_FILE, AnyCase, SavedCase
 from pabench.judge.reference import truth
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.append import AppendCase
 from pabench.problem.merge import MergeCase
 from pabench.problem.profile import ComputeProfile
 from pabench.selftest.calibration import KINDS, random_case
+from tests.support.saved_cases import save_case
 
 KERNELS = Path(__file__).resolve().parents[3] / "docs" / "examples" / "kernel_repository" / "my_kernels.py"
 PLAIN = Case(

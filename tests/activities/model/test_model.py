@@ -13,17 +13,18 @@ import pytest
 from pabench.activities.model.check import AnswerCheck, DenseLogits, check_answers
 from pabench.activities.model.choose import choose
 from pabench.activities.model.job import Job, job_for
-from pabench.activities.model.line import Setting, model_line, state_of
 from pabench.activities.model.memory import PagedMemory
+from pabench.activities.model.record import Setting, model_record, state_of
 from pabench.activities.model.runner import Generation, generate
 from pabench.device.emulated import EmulatedDevice
 from pabench.errors import InvalidCase, UnknownName, Unsupported
 from pabench.problem.dtypes import Array
-from pabench.run.schema import validate_line
+from pabench.run.record import Status
+from pabench.run.schema import read_line
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.results import Prompt
 from pabench.subjects.allocators.scan import ScanAllocator
-from pabench.subjects.backends.registry import load_backend
+from pabench.subjects.registry import load_backend
 from tests.support.late_values import late_values
 from tests.support.tiny_model import TinyModel
 
@@ -75,7 +76,7 @@ def test_model_tokens_are_those_of_dense_attention(
     answers = checked(job, found, dtype)
     assert [(a.prompt, a.answer) for a in answers] == [(p, s) for p in range(3) for s in range(2)]
     assert all(answer.parted is None and len(answer.tokens) == 9 for answer in answers)
-    assert state_of(found, answers) == ("ok", None)
+    assert state_of(found, answers) == (Status.PASSED, None)
     # all that the pages can do has been done
     why = {copied.why for step in found.steps for copied in step.copied}
     assert sum(step.preempted for step in found.steps) == 1
@@ -93,15 +94,20 @@ def test_model_pages_change_nothing() -> None:
     assert one[0][0] != one[0][1], "the second answer is drawn"
 
 
-def test_model_line_is_a_line_of_the_journal() -> None:
+def test_model_record_is_a_line_of_the_journal() -> None:
     job = job_for(model(), PROMPTS[:2], max_new_tokens=3, preempt_step=0)
     found = run(job)
     setting = Setting(
         model="tiny", backend="b", allocator="scan", device="emulated", page_size=8, dtype="float16"
     )
-    line = model_line(setting, job, found, checked(job, found))
-    validate_line(line, "line")
-    assert line["outputs"] == 2 * (sum(len(text) for text in PROMPTS[:2]) - found.hits + 2 * 2 * 2)
+    record = model_record(setting, job, found, checked(job, found))
+    assert read_line(record.to_line(), "line") == record
+    rows = 2 * (sum(len(text) for text in PROMPTS[:2]) - found.hits + 2 * 2 * 2)
+    outputs = record.figures["outputs"]
+    assert (outputs.value, outputs.unit, str(outputs.provenance)) == (rows, "rows", "counted")
+    assert str(record.figures["step_ns"].provenance) == "host"
+    # what a crash leaves of it can be read too
+    assert read_line(setting.blank("emulated").to_line(), "line").id == record.id
 
 
 def test_model_names_layer_and_position_of_a_fault(tmp_path: Path) -> None:
@@ -115,7 +121,7 @@ def test_model_names_layer_and_position_of_a_fault(tmp_path: Path) -> None:
     # the first step of decode that reads a second tile; the prompt went through the other kernel
     assert wrong.said.startswith("layer 0, position 64 of prompt 0 answer ")
     status, reason = state_of(found, ())
-    assert (status, reason) == ("failed", wrong.said)
+    assert (status, reason) == (Status.FAILED, wrong.said)
     # it ended there
     assert len(found.steps) == 5
 
@@ -171,7 +177,7 @@ def test_model_tells_a_near_tie_from_a_difference() -> None:
     answers = list(checked(job, found))
     token = answers[0].tokens[1]
     turned = replace(token, dense=token.token + 1)
-    for noise, state in ((token.margin * 0.49, "failed"), (token.margin * 0.51, "inconclusive")):
+    for noise, state in ((token.margin * 0.49, Status.FAILED), (token.margin * 0.51, Status.INCONCLUSIVE)):
         tokens = (answers[0].tokens[0], replace(turned, noise=noise), answers[0].tokens[2])
         status, reason = state_of(found, [replace(answers[0], tokens=tokens), *answers[1:]])
         assert status == state

@@ -25,11 +25,11 @@ from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import build_tensors, sequences_of
 from pabench.workloads.captured import (
     VARIABLE,
+    capture_bytes,
     capture_in_use,
     inputs_in_use,
     read_capture,
     sample_file,
-    write_capture,
 )
 from tests.support.tiny_model import TinyModel
 
@@ -57,7 +57,7 @@ def case_of(found: Capture, **more: Any) -> Case:
 @pytest.fixture
 def in_use(tmp_path: Path) -> Any:
     path = tmp_path / "tiny.npz"
-    write_capture(path, tiny())
+    path.write_bytes(capture_bytes(tiny()))
     with inputs_in_use(path):
         yield path
 
@@ -79,10 +79,10 @@ def test_capture_is_what_attention_was_given() -> None:
 
 def test_capture_comes_back_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    write_capture(path, tiny())
+    path.write_bytes(capture_bytes(tiny()))
     first = path.read_bytes()
     assert read_capture(path).id == tiny().id
-    write_capture(path, read_capture(path))
+    path.write_bytes(capture_bytes(read_capture(path)))
     assert path.read_bytes() == first
     assert list(tmp_path.iterdir()) == [path]
 
@@ -131,7 +131,7 @@ def test_inputs_in_use_end_with_the_block(in_use: Path) -> None:
 
 def broken(path: Path, kind: str) -> Path:
     """A file that is no capture."""
-    write_capture(path, tiny())
+    path.write_bytes(capture_bytes(tiny()))
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     about = json.loads(str(arrays["about"]))
@@ -185,8 +185,8 @@ def test_inputs_refuse_what_is_no_capture(kind: str, tmp_path: Path) -> None:
 
 def test_inputs_refuse_a_bomb_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pabench.workloads.captured.MAX_BYTES", 1000)
-    write_capture(tmp_path / "large.npz", tiny())
-    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    (tmp_path / "large.npz").write_bytes(capture_bytes(tiny()))
+    monkeypatch.setattr("zipfile.ZipFile.open", lambda *_, **__: pytest.fail("it was unpacked"))
     with pytest.raises(UsageError, match="must be at most 1,000"):
         read_capture(tmp_path / "large.npz")
 
@@ -224,6 +224,6 @@ def test_sweep_checks_cells_with_captured_activations(in_use: Path, tmp_path: Pa
     assert run([*words, "--head-dim", "16", "--out", str(tmp_path / "out")]) == 0
     (line,) = map(json.loads, (tmp_path / "out" / "journal.jsonl").read_text().splitlines())
     # four families of 50 tokens twice, one over high pages, and the captured one, cut to its longest
-    assert line["check"]["tokens"] == 5 * 100 + 2 * 31
+    assert line["details"]["check"]["tokens"] == 5 * 100 + 2 * 31
     assert run([*words, "--head-dim", "32", "--out", str(tmp_path / "none")]) == 4
     assert not (tmp_path / "none").exists()

@@ -180,15 +180,15 @@ def test_driver_with_nothing_to_serve_ends() -> None:
     assert served.steps["clock_s"].size == 0
 
 
-def test_driver_interrupt_keeps_what_was_done() -> None:
-    def stop(step: int) -> None:
-        if step == 3:
-            raise KeyboardInterrupt
-
-    served = serve(asked((4, 9)), pool(), SCHEDULERS["fcfs"], NullExecutor(), Limits(), after_step=stop)
-    assert served.interrupted
-    assert served.steps_done == 3
-    assert served.steps["decode_tokens"].tolist() == [0, 1, 1]
+def test_driver_tells_between_steps_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    allocator, limits = pool(), Limits()
+    serve(asked((4, 9)), allocator, SCHEDULERS["fcfs"], NullExecutor(), limits, progress=told.append)
+    assert told == [1], "quick ones tell once, at the end"
+    told.clear()
+    monkeypatch.setattr("pabench.activities.serving.serve.PROGRESS_NS", -1)
+    serve(asked((4, 9)), pool(), SCHEDULERS["fcfs"], NullExecutor(), limits, progress=told.append)
+    assert told == [*[0] * 8, 1, 1]
 
 
 def test_driver_refuses_what_the_allocator_lacks() -> None:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +11,13 @@ import numpy as np
 import pytest
 
 from pabench.cli.main import run
+from pabench.resources import resource_dir
 from pabench.run.read import read_run
 from pabench.subjects.allocators.host import HostAllocator
-from pabench.subjects.allocators.registry import ALLOCATORS
+from pabench.subjects.allocators.table import ALLOCATORS
 
 ROOT = Path(__file__).resolve().parents[3]
+KERNELS = resource_dir("kernels_cuda")
 RAW = ROOT / ".." / "shared" / "traces"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
     f"2023-11-16 18:00:{at:02d}.0,{90 + at},{5 + at % 7}\n" for at in range(40)
@@ -30,7 +27,11 @@ LENGTHS = ("--lengths", "uniform:low=1,high=60", "--outputs", "fixed:len=9")
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
-    return list(read_run(out).lines)
+    """Flat records, and their figures once more in an object of their own."""
+    return [
+        {**record.flat(), "figures": {name: figure.value for name, figure in record.figures.items()}}
+        for record in read_run(out).records
+    ]
 
 
 def trace(tmp_path: Path, text: str = AZURE) -> str:
@@ -62,8 +63,9 @@ def test_serving_command_compares_allocators_and_page_sizes(
     assert "What does a server make of it?" in page
     assert "PASS" in page
     record = read_run(out).record
-    assert record["command"].startswith("pabench serving --allocator host --allocator buddy ")
     assert record["kind"] == "serving"
+    assert (record["status"], record["exit_code"]) == ("finished", 0)
+    assert record["config"]["num_requests"] == 30
 
 
 def test_serving_command_with_a_model_has_latencies(
@@ -123,7 +125,7 @@ def test_serving_command_unsupported_is_said_and_others_run(
     out = tmp_path / "run"
     options = ("--allocator", "buddy", "--allocator", "host", "--prefixes", "fork:n=2", "--out", str(out))
     assert run(["serving", *LENGTHS, *SMALL, *options]) == 0
-    assert [line["status"] for line in lines(out)] == ["unsupported", "ok"]
+    assert [line["status"] for line in lines(out)] == ["unsupported", "passed"]
     assert "buddy offers no fork" in capsys.readouterr().out
     alone = ("--allocator", "buddy", "--prefixes", "fork:n=2", "--out", str(tmp_path / "none"))
     assert run(["serving", *LENGTHS, *SMALL, *alone]) == 5
@@ -136,11 +138,17 @@ def test_serving_command_counts_what_never_fits(tmp_path: Path, capsys: pytest.C
     (line,) = lines(out)
     assert line["figures"]["served"] == 40
     assert line["figures"]["skipped"] == 3
-    assert line["skipped"] == {"never fits the pool": 1, "has no prompt or asks for no output": 2}
+    assert line["skip_reasons"] == {"never fits the pool": 1, "has no prompt or asks for no output": 2}
     shown = capsys.readouterr().out
     assert "1 requests skipped: never fits the pool" in shown
     out = tmp_path / "none"
     assert run(["serving", "--trace", trace(tmp_path, text), "--pool-slots", "50", "--out", str(out)]) == 5
+    (line,) = lines(out)
+    assert line["status"] == "unsupported"
+    said = "no request could be served: never fits the pool (41), has no prompt or asks for no output (2)"
+    assert line["reason"] == said
+    assert said in capsys.readouterr().out
+    assert "NOTHING RAN" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_serving_command_oracle_mode_saves_a_history_that_replays(
@@ -154,10 +162,12 @@ def test_serving_command_oracle_mode_saves_a_history_that_replays(
         self._ring.take(int(long))
 
     monkeypatch.setattr(HostAllocator, "free", leaky)
-    out = tmp_path / "run"
-    assert run(["serving", *LENGTHS, *SMALL, "--check-steps", "5", "--out", str(out)]) == 1
+    out = tmp_path / "a run"
+    assert run(["serving", *LENGTHS, *SMALL, "--check-steps", "5", "--in-process", "--out", str(out)]) == 1
     (line,) = lines(out)
     assert line["status"] == "failed"
+    # a shell reads the folder as one word
+    assert line["failure"]["replay"] == f"pabench replay '{out / line['failure']['path']}'"
     assert "invariant 1" in line["reason"]
     assert "pabench replay" in capsys.readouterr().out
     folder = out / line["failure"]["path"]
@@ -169,31 +179,6 @@ def test_serving_command_oracle_mode_saves_a_history_that_replays(
     monkeypatch.setattr(HostAllocator, "free", right)
     assert run(["replay", str(folder), "--in-process"]) == 0
     assert "FAIL" in (out / "report.html").read_text(encoding="utf-8")
-
-
-def test_serving_command_interrupt_leaves_a_readable_journal(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    command = ["serving", "--lengths", "fixed:len=500", "--outputs", "fixed:len=400", "--requests", "200000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pabench", *command, "--out", str(out)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 300
-    while not (out / "journal.jsonl").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(1.5)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 2, errors
-    assert "interrupted" in errors
-    assert "Traceback" not in errors
-    stored = read_run(out)
-    assert stored.record["status"] == "interrupted"
-    assert [line["status"] for line in stored.lines] in ([], ["interrupted"])
 
 
 @pytest.mark.parametrize(
@@ -209,6 +194,14 @@ def test_serving_command_interrupt_leaves_a_readable_journal(tmp_path: Path) -> 
         (("--prefixes", "some"), "unknown prefixes 'some'"),
         (("--lengths", "list:"), "item 1 is ''"),
         (("--trace", "none.csv"), "cannot be read"),
+        (("--device", "nonsense"), "unknown device 'nonsense'"),
+        (("--kernels", "/nowhere"), "must be a folder like kernels_cuda"),
+        (("--kernels", str(KERNELS)), "no kernel runs here"),
+        (("--checked",), "--checked: pabench serving has no use for it"),
+        (("--inputs", "a.npz"), "--inputs: pabench serving has no use for it"),
+        (("--budget", "x"), "--budget 'x': must be a time such as 540s, 9m or 1.5h"),
+        (("--seed", "-1"), "--seed '-1': must be a whole number"),
+        (("--prefixes", "fork:n=4", "--max-seqs", "3"), "answers of a prompt = 4: must be at most"),
         (("--watermark", "2"), "watermark = 2.0: must be at most 0.9"),
         (("--watermark", "nan"), "watermark = nan: must be finite"),
         (("--pool-gib", "1"), "not both"),
@@ -271,3 +264,36 @@ def test_serving_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(rows) >= 5
     if what == "schedulers":
         assert {row["allocator"] for row in rows} <= set(ALLOCATORS)
+
+
+@pytest.mark.parametrize("executor", ["null", "model"])
+@pytest.mark.parametrize("name", ["h100", "cuda:0", "", "EMULATED"])
+def test_serving_command_refuses_a_device_that_is_none(
+    name: str, executor: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["serving", *LENGTHS, *SMALL, "--executor", executor, "--device", name]
+    assert run([*words, "--out", str(tmp_path / "run")]) == 4
+    assert f"unknown device {name!r}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--lengths", "--outputs", "--arrivals", "--prefixes"])
+def test_serving_command_refuses_an_empty_spec(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["serving", *SMALL, option, "", "--out", str(tmp_path / "run")]) == 4
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("allocator", "said"), [("host", "nothing here runs a kernel"), ("scan", "emulated CUDA device")]
+)
+def test_serving_command_records_the_device_in_use(allocator: str, said: str, tmp_path: Path) -> None:
+    words = ["serving", *LENGTHS, *SMALL, "--allocator", allocator]
+    words += ["--device", "emulated"] if allocator == "scan" else []
+    assert run([*words, "--requests", "3", "--out", str(tmp_path / "run")]) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert record["provenance"]["device"]["name"] == "emulated"
+    assert said in record["provenance"]["device"]["description"]

@@ -9,29 +9,41 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from pabench.activities.stress.bench import run_cell as run_record
 from pabench.activities.stress.cell import SCENARIOS, SIZED, StressCell, stress_cells
-from pabench.activities.stress.runner import StressRunner
+from pabench.activities.stress.plug import Stress
 from pabench.activities.stress.sound import scattered, spread
-from pabench.activities.stress.work import run_cell
 from pabench.cli.main import run
+from pabench.device.base import Device
 from pabench.device.registry import DeviceRequest
 from pabench.errors import InvalidCase, OutOfPages
 from pabench.problem.dtypes import Array
 from pabench.report.render import render_report
 from pabench.report.stress import figures_of
 from pabench.run.directory import RunDirectory
+from pabench.run.engine import Engine
 from pabench.run.read import read_run
-from pabench.subjects.allocators import registry
 from pabench.subjects.allocators.base import PoolShape
+from pabench.subjects.allocators.entry import AllocatorEntry
 from pabench.subjects.allocators.host import HostAllocator
-from pabench.subjects.allocators.registry import ALLOCATORS, AllocatorEntry
 from pabench.subjects.allocators.results import Granted
+from pabench.subjects.allocators.table import ALLOCATORS
+from pabench.subjects.registry import load_allocator
 from tests.support.allocator_support import shape_of
 from tests.support.probe import DEVICE
-from tests.support.stress_work import ENTRY
 
-OURS = [name for name, entry in ALLOCATORS.items() if entry.peer is None]
+OURS = [name for name, entry in ALLOCATORS.items() if not entry.peers]
 SMALL: dict[str, Any] = {"num_pages": 64, "page_size": 4, "rounds": 4, "seed": 3}
+
+
+class Misbehaving(Stress):
+    """Its allocators misbehave: ``stack`` hangs, ``ticket`` ends its process."""
+
+    bench = "tests.support.stress_work:misbehaving"
+
+
+def run_cell(asked: StressCell, device: Device) -> dict[str, Any]:
+    return run_record(asked, device).flat()
 
 
 def cell(allocator: str, scenario: str, **changed: Any) -> StressCell:
@@ -64,7 +76,7 @@ def test_stress_cells_out_of_range_are_refused(field: str, value: int) -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_stress_of_ours_is_sound(name: str, scenario: str) -> None:
     line = run_cell(cell(name, scenario), DEVICE)
-    assert line["status"] == "ok", line["reason"]
+    assert line["status"] == "passed", line["reason"]
     times = [key for key in line if key.endswith("_ns")]
     assert all(line["provenance"][key] == "host" for key in times)
     assert bool(times) == (scenario != "fill")
@@ -148,10 +160,9 @@ class Generous(HostAllocator):
 def test_stress_finds_broken_allocators(
     made: type[HostAllocator], scenario: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = AllocatorEntry(
-        about="broken", capabilities=made.capabilities, make=lambda device, shape: made(shape)
+    monkeypatch.setattr(
+        "pabench.activities.stress.bench.load_allocator", lambda name: AllocatorEntry.of(made)
     )
-    monkeypatch.setitem(registry.ALLOCATORS, "broken", entry)
     line = run_cell(cell("broken", scenario), DEVICE)
     assert line["status"] == "failed"
     assert words in line["reason"]
@@ -159,26 +170,22 @@ def test_stress_finds_broken_allocators(
 
 def test_stress_timeouts_and_crashes_are_results(tmp_path: Path) -> None:
     cells = list(stress_cells(["stack", "ticket", "host"], scenarios=["pages"], max_requests=64))
-    shown: list[str] = []
-    with StressRunner(DeviceRequest(name="emulated"), deadline_s=3.0, entry=ENTRY) as runner:
-        facts = runner.open()
-        run_path = tmp_path / "run"
+    plug = Misbehaving(cells, device=DeviceRequest(name="emulated"), deadline_s=3.0, config={})
+    run_path = tmp_path / "run"
+    with Engine(plug, deadline_s=3.0) as engine:
+        facts = engine.prepare()
         with RunDirectory.create(run_path, kind="stress", command="pabench stress", config={}) as directory:
-            code = runner.run(
-                cells, directory, lambda line: shown.append(f"{line['check']} {line['status']}")
-            )
-            directory.finish(status="finished", exit_code=code)
-    assert facts.name == "emulated"
-    assert code == 1
+            finished = engine.run(plug.items(facts), directory)
+    assert facts.device == "emulated"
+    assert (finished.exit_code, finished.interrupted, len(finished.records)) == (1, False, 12)
     lines = read_run(run_path).lines
     stack, ticket, host = lines[:4], lines[4:8], lines[8:]
-    assert [line["status"] for line in stack] == ["ok", "ok", "timeout", "timeout"]
+    assert [line["status"] for line in stack] == ["passed", "passed", "hung", "hung"]
     assert stack[2]["reason"] == "took longer than 3 s"
     assert stack[3]["reason"] == "not tried: pages[16] took longer than 3 s"
     assert {line["status"] for line in ticket} == {"crashed"}
     assert ticket[0]["reason"] == "exited with status 3"
-    assert {line["status"] for line in host} == {"ok"}
-    assert len(shown) == 12
+    assert {line["status"] for line in host} == {"passed"}
     page = render_report([run_path], tmp_path / "report.html").read_text()
     assert "How do the allocators hold out?" in page
     assert "not tried: pages[16] took longer than 3 s" in page
@@ -193,8 +200,10 @@ def test_stress_command_from_options_to_report(tmp_path: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert "oracle-length  churn" in printed
     assert f"report: {out / 'report.html'}" in printed
-    lines = json.loads(file.read_text())["lines"]
-    assert lines == list(read_run(out).lines)
+    told = json.loads(file.read_text())
+    lines = list(read_run(out).lines)
+    assert told["records"] == [record.to_line() for record in read_run(out).records]
+    assert (told["exit_code"], told["totals"]["passed"]) == (0, len(lines))
     assert [line["check"] for line in lines[:9]] == [
         *("requests[1]", "requests[4]", "requests[16]", "pages[1]", "pages[4]", "pages[16]"),
         *("churn", "oversubscription", "fill"),
@@ -209,8 +218,8 @@ def test_stress_command_from_options_to_report(tmp_path: Path, capsys: pytest.Ca
     [
         (["--allocator", "hosst"], "unknown allocator 'hosst'; did you mean 'host'?"),
         (["--scenario", "chrn"], "unknown scenario 'chrn'; did you mean 'churn'?"),
-        (["--pages", "3"], "num_pages = 3: must be at least 16"),
-        (["--max-requests", "0"], "max_requests = 0: must be from 1 to 1048576"),
+        (["--pages", "3"], "--pages 3: must be at least 16"),
+        (["--max-requests", "0"], "--max-requests 0: must be from 1 to 1048576"),
         (["--deadline", "-1"], "--deadline -1: must be more than 0"),
         (["--device", "abacus"], "unknown device 'abacus'"),
         (["--json", "."], "--json '.': must be a file in an existing folder"),
@@ -234,7 +243,7 @@ def test_stress_figures_of_a_hostile_line_are_harmless() -> None:
 
 def test_stress_starts_many_sequences_in_one_launch() -> None:
     for name in ("scan", "ticket", "stack"):
-        allocator: Any = ALLOCATORS[name].make(
+        allocator: Any = load_allocator(name).make(
             DEVICE, PoolShape(num_pages=4, page_size=2, max_seqs=9, max_pages_per_seq=2)
         )
         allocator.start_empty(7)

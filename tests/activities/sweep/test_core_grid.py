@@ -17,7 +17,7 @@ from pabench.activities.sweep.grid_file import NAMES, GridFile, read_grid
 from pabench.activities.sweep.grid_table import best_peer, ceilings_text, print_grid_table
 from pabench.errors import UnknownName, UsageError
 from pabench.judge.traffic import decode_traffic
-from pabench.subjects.backends.registry import OWN
+from pabench.subjects.backends.own import OWN
 from pabench.timing.gpus import GPUS
 from tests.support.standin_support import EXPECT
 
@@ -154,7 +154,7 @@ def test_grid_takes_the_place_of_the_axes() -> None:
     beside = resolve_config({"grid": "core", "device": "cuda"}, backends=["a", "torch-flex", "vllm-triton"])
     here = [name for name in ("torch-flex", "vllm-triton") if name not in absent_adapters()]
     assert beside.backends == ("a", *here)
-    assert "torch-flex" in here  # torch comes with pabench
+    assert "torch-flex" in here  # torch comes with the extra dev
     assert resolve_config({"grid": "core"}, backends=["a", "vllm-triton"]).backends == ("a",)
     named = resolve_config({"grid": "core", "backend": "b"}, backends=["a", "b"])
     assert named.backends == ("b",)

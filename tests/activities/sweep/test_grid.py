@@ -205,12 +205,12 @@ def test_config_file_errors_name_file_and_key(tmp_path: Path, text: str, words: 
 
 
 def test_config_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot read configuration"):
+    with pytest.raises(UsageError, match=r"configuration .* cannot be read"):
         read_config_file(tmp_path / "none.toml", KEYS)
-    with pytest.raises(UsageError, match="cannot read configuration"):
+    with pytest.raises(UsageError, match=r"configuration .* cannot be read"):
         read_config_file(tmp_path, KEYS)
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="not UTF-8"):
+    with pytest.raises(UsageError, match="is not UTF-8"):
         read_config_file(tmp_path / "bytes.toml", KEYS)
     (tmp_path / "a.toml").write_text("lengts = 'zipf'")
     with pytest.raises(UnknownName):

@@ -27,7 +27,7 @@ ENDINGS = {
     "Aborts": r"aborted \(SIGABRT\) in run \(isolation_backends\.py:\d+\)",
     "Exits": r"exited with status 0",
     "Forks": r"forked: a copy of the process came back from the backend",
-    "Interrupts": r"KeyboardInterrupt",
+    "Interrupts": r"KeyboardInterrupt \(isolation_backends\.py:\d+ in run\)",
     "DiesInPlan": r"killed by SIGSEGV .*",
 }
 
@@ -48,7 +48,7 @@ def test_isolation_sweep_goes_on_after_every_end(tmp_path: Path, capfd: pytest.C
     assert list(found) == ["Segfaults", *ENDINGS, "Babbles", "Good"]
     assert all(len(pair) == 2 for pair in found.values())
     # 20 tokens are fine, 50 are not
-    assert [line["status"] for line in found["Segfaults"]] == ["ok", "crashed"]
+    assert [line["status"] for line in found["Segfaults"]] == ["passed", "crashed"]
     assert found["Segfaults"][1]["reason"].startswith("killed by SIGSEGV (segmentation fault) in string_at")
     for name, words in ENDINGS.items():
         for line in found[name]:
@@ -56,18 +56,18 @@ def test_isolation_sweep_goes_on_after_every_end(tmp_path: Path, capfd: pytest.C
             assert re.fullmatch(words, line["reason"]), line["reason"]
             assert (line["run_ns"], line["modelled_ns"]) == (None, None)
             assert line["num_pages"] > 0
-            case = json.loads((out / line["check"]["path"] / "case.json").read_text())["case"]
+            case = json.loads((out / line["failure"]["path"] / "case.json").read_text())["case"]
             assert case["problem"]["page_size"] == 16
     for name in ("Babbles", "Good"):
-        assert [line["status"] for line in found[name]] == ["ok", "ok"]
+        assert [line["status"] for line in found[name]] == ["passed", "passed"]
     printed = capfd.readouterr()
     assert "garbage" not in printed.out + printed.err
     assert "11 crashed" in printed.out
     assert "segmentation fault" in (out / "report.html").read_text()
     # what crashed is replayed as such
     line = found["Segfaults"][1]
-    assert line["check"]["replay"].endswith(f"--backend {PLACE}Segfaults")
-    assert run(line["check"]["replay"].split()[1:]) == 1
+    assert line["failure"]["replay"].endswith(f"--backend {PLACE}Segfaults")
+    assert run(line["failure"]["replay"].split()[1:]) == 1
 
 
 def test_isolation_sweep_hang_is_a_crashed_cell(tmp_path: Path) -> None:
@@ -75,8 +75,40 @@ def test_isolation_sweep_hang_is_a_crashed_cell(tmp_path: Path) -> None:
     loops = ["sweep", "--page-sizes", "8", *SHAPE, *words, "--backend", f"{PLACE}Loops,{PLACE}Good"]
     assert run([*loops, "--out", str(tmp_path / "out")]) == 1
     hung, good = read_run(tmp_path / "out").lines
-    assert (hung["status"], good["status"]) == ("crashed", "ok")
+    assert (hung["status"], good["status"]) == ("hung", "passed")
     assert re.fullmatch(r"hung: no progress for 2 s in run \(isolation_backends\.py:\d+\)", hung["reason"])
+
+
+def test_isolation_sweep_judge_is_out_of_reach(tmp_path: Path) -> None:
+    assert sweep(tmp_path / "out", ["BribesTheJudge", "Good"]) == 1
+    lines = read_run(tmp_path / "out").lines
+    assert [line["status"] for line in lines] == ["failed", "failed", "passed", "passed"]
+    assert all(line["run_ns"] is None and not line["check"]["passed"] for line in lines[:2])
+
+
+def test_isolation_sweep_what_is_timed_has_its_own_verdict(tmp_path: Path) -> None:
+    names = ["DiesWhenTimed", "TellsNoTimes", "Good"]
+    assert sweep(tmp_path / "out", names, "--lengths", "fixed:len=9") == 1
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for line in read_run(tmp_path / "out").lines:
+        found[line["backend"].removeprefix(PLACE)].append(line)
+    died, lied, good = found.values()
+    assert {line["status"] for line in good} == {"passed"}
+    for line in died:
+        assert line["status"] == "crashed"
+        assert line["reason"].startswith("aborted (SIGABRT) in run (isolation_backends.py:")
+        case = json.loads((tmp_path / "out" / line["failure"]["path"] / "case.json").read_text())["case"]
+        assert case["poison"] != "nan"
+    assert {(line["status"], line["reason"]) for line in lied} == {
+        ("crashed", "run_ns of a timed run is no list of times")
+    }
+
+
+def test_isolation_sweep_hang_of_what_is_timed_is_a_hung_cell(tmp_path: Path) -> None:
+    words = ["--deadline", "2"]
+    assert sweep(tmp_path / "out", ["HangsWhenTimed", "Good"], *words) == 1
+    lines = read_run(tmp_path / "out").lines
+    assert [line["status"] for line in lines] == ["hung", "hung", "passed", "passed"]
 
 
 @pytest.mark.parametrize("words", [[], ["--dry-run"]], ids=["run", "dry run"])
@@ -109,10 +141,11 @@ def test_isolation_sweep_stopped_in_a_hang_is_interrupted(tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 2, error
-    assert "go on with: pabench sweep --resume --out out" in error
+    assert "--resume --out out" in error.partition("go on with: pabench sweep ")[2]
     assert "Traceback" not in error
-    (line,) = read_run(tmp_path / "out").lines
-    assert (line["batch"], line["status"]) == (1, "ok")
+    line, cut = read_run(tmp_path / "out").lines
+    assert (cut["status"], cut["reason"]) == ("interrupted", "interrupted after 1 cases")
+    assert (line["batch"], line["status"]) == (1, "passed")
 
 
 def test_isolation_sweep_cells_survive_json() -> None:

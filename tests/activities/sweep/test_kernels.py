@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from pabench.cli.main import run
 from pabench.resources import resource_dir
+from pabench.run.directory import read_run
 
 EDITS = {
     "last key left out": (
@@ -49,10 +49,10 @@ def test_sweep_kernels_with_a_fault_fail_and_name_the_place(
     assert text.count(before) == 1
     source.write_text(text.replace(before, after))
     assert sweep("--kernels", "kernels", "--in-process") == 1
-    line = json.loads(Path("out/journal.jsonl").read_text())
+    line = read_run(Path("out")).lines[0]
     assert (line["status"], line["run_ns"], line["modelled_ns"]) == ("failed", None, None)
     assert re.search(r"sequence \d+, query head \d+", line["reason"])
-    replay = line["check"]["replay"].split()[1:]
+    replay = line["failure"]["replay"].split()[1:]
     assert replay[-2:] == ["--kernels", "kernels"]
     assert run([*replay, "--in-process"]) == 1
     assert run([*replay[:-2], "--in-process"]) == 0  # the shipped kernels are right

@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.activities.sweep.prepare import kernels_digest
+from pabench.activities.sweep.plug import kernels_digest
 from pabench.cli.main import run
 from pabench.errors import DeviceFault, EnvironmentRefused
 from pabench.problem.tensors import Tensors
-from pabench.subjects.backends import registry
+from pabench.run.directory import read_run
+from pabench.subjects.backends import own
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.torch_sdpa import SdpaPlan, TorchSdpaBackend
+from pabench.subjects.peers.named import NamedSubject
 
 # in this process, where the registry has the stand-ins; test_isolation_sweep.py has the other way
 SWEEP = ("sweep", "--in-process")
@@ -123,7 +125,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module = types.ModuleType("stand_in_backends")
     for kind in BACKENDS:
         setattr(module, kind.__name__, kind)
-        monkeypatch.setitem(registry.OWN, kind.__name__.lower(), f"stand_in_backends:{kind.__name__}")
+        stand_in = NamedSubject(about="stand-in", place=f"stand_in_backends:{kind.__name__}")
+        monkeypatch.setitem(own.OWN, kind.__name__.lower(), stand_in)
     monkeypatch.setitem(sys.modules, "stand_in_backends", module)
     monkeypatch.setattr("pabench.device.registry.open_device", lambda name, **options: Host())
     monkeypatch.setattr("pabench.report.render.render_report", stub_report)
@@ -136,7 +139,7 @@ def sweep(*words: str, backend: str = "counting", page_sizes: str = "8,16") -> i
 
 
 def journal(folder: str = "out") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(folder, "journal.jsonl").read_text().splitlines()]
+    return list(read_run(Path(folder)).lines)
 
 
 def record(folder: str = "out") -> dict[str, Any]:
@@ -160,18 +163,18 @@ def test_sweep_writes_run_journal_and_report(capsys: pytest.CaptureFixture[str])
     assert record()["status"] == "finished"
     assert record()["exit_code"] == 0
     assert record()["config"]["page-sizes"] == [8, 16]
-    assert record()["command"].startswith("pabench sweep --page-sizes 8,16")
+    assert record()["command"].startswith("pabench sweep --in-process --page-sizes 8,16")
     assert Path("out/report.html").read_text() == "report of 1 runs"
     screen = capsys.readouterr()
     assert "report: out/report.html" in screen.out
-    assert "8 cells: 8 ok" in screen.out
+    assert "8 cells: 8 passed" in screen.out
     assert "[8/8]" in screen.err
 
 
 def test_sweep_line_holds_every_figure_with_its_provenance() -> None:
     assert sweep() == 0
     for line in journal():
-        assert line["status"] == "ok"
+        assert line["status"] == "passed"
         assert line["check"]["passed"]
         assert 0 < line["check"]["max_ratio"] <= 1
         assert len(line["plan_ns"]) == len(line["run_ns"]) == 5
@@ -180,7 +183,7 @@ def test_sweep_line_holds_every_figure_with_its_provenance() -> None:
         assert line["modelled_tokens_per_s"] == pytest.approx(line["batch"] / line["modelled_ns"] * 1e9)
         assert line["modelled_gpu"] == "H200"
         figures = {key for key, value in line.items() if isinstance(value, int | float | list)}
-        axes = {"page_size", "batch", "seed", "head_dim", "interleaved"}
+        axes = {"page_size", "batch", "seed", "head_dim", "interleaved", "duration_s"}
         assert (figures - axes) | {"modelled_bound"} == set(line["provenance"])
         assert line["modelled_bound"] == "launch"
         assert line["provenance"]["run_ns"] == "host"
@@ -224,30 +227,31 @@ def test_sweep_wrong_backend_fails_without_a_figure_of_speed(capsys: pytest.Capt
             assert figure not in line["provenance"]
         assert not line["check"]["passed"]
         assert "query head 1, dim 3" in line["reason"]
-        saved = json.loads(Path("out/failures", line["check"]["case_id"], "case.json").read_text())
+        saved = json.loads(Path("out", line["failure"]["path"], "case.json").read_text())
         assert saved["case"]["problem"]["page_size"] == line["page_size"]
-        assert line["check"]["replay"] == f"pabench replay out/{line['check']['path']}"
+        assert line["failure"]["replay"] == f"pabench replay out/{line['failure']['path']}"
     assert record()["exit_code"] == 1
     assert "8 failed" in capsys.readouterr().out
 
 
 def test_sweep_crash_is_one_cell_not_the_run() -> None:
     assert sweep(backend="crashing") == 1
-    assert [line["status"] for line in journal()] == ["ok", "crashed"] * 4
+    assert [line["status"] for line in journal()] == ["passed", "crashed"] * 4
     assert journal()[1]["reason"].startswith("DeviceFault: block 3")
     assert journal()[1]["run_ns"] is None
 
 
 def test_sweep_survives_any_exception_of_a_backend() -> None:
     assert sweep(backend="raising") == 1
-    assert {line["reason"] for line in journal()} == {"ZeroDivisionError: division by zero"}
+    place = f"test_sweep_command.py:{Raising.run.__code__.co_firstlineno + 1} in run"
+    assert {line["reason"] for line in journal()} == {f"ZeroDivisionError: division by zero ({place})"}
 
 
 def test_sweep_unsupported_alone_is_nothing_ran_and_beside_others_is_fine() -> None:
     assert sweep(backend="incapable") == 5
     assert {(line["status"], line["reason"]) for line in journal()} == {("unsupported", "no dtype float16")}
     assert sweep("--backend", "counting", "--out", "both", backend="incapable") == 0
-    assert {line["status"] for line in journal("both")} == {"unsupported", "ok"}
+    assert {line["status"] for line in journal("both")} == {"unsupported", "passed"}
 
 
 def test_sweep_machine_that_cannot_run_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,7 +266,7 @@ def test_sweep_interrupt_keeps_the_journal_and_prints_how_to_go_on(
     assert sweep(backend="stopping") == 2
     assert len(journal()) == 2
     assert (record()["status"], record()["exit_code"]) == ("interrupted", 2)
-    assert "go on with: pabench sweep --resume --out out" in capsys.readouterr().err
+    assert "--resume --out out" in capsys.readouterr().err.partition("go on with: pabench sweep ")[2]
     monkeypatch.setattr(Stopping, "run", TorchSdpaBackend.run)
     before = Path("out/journal.jsonl").read_text()
     assert run([*SWEEP, "--resume", "--out", "out"]) == 0
@@ -409,7 +413,8 @@ def test_sweep_folder_that_cannot_be_written_is_refused(capsys: pytest.CaptureFi
 SLOW = """
     import sys, time, types
     from pathlib import Path
-    from pabench.subjects.backends import registry
+    from pabench.subjects.backends import own
+    from pabench.subjects.peers.named import NamedSubject
     from pabench.subjects.backends.torch_sdpa import TorchSdpaBackend
     from pabench.cli.main import main
     import pabench.device.registry, pabench.report.render
@@ -431,7 +436,7 @@ SLOW = """
     module = types.ModuleType("slow_backends")
     module.Slow = Slow
     sys.modules["slow_backends"] = module
-    registry.OWN["slow"] = "slow_backends:Slow"
+    own.OWN["slow"] = NamedSubject(about="slow", place="slow_backends:Slow")
     pabench.device.registry.open_device = lambda name, **options: Host()
     pabench.report.render.render_report = lambda runs, out: out
     main()
@@ -473,4 +478,4 @@ def test_sweep_stopped_in_the_middle_loses_no_cell_and_repeats_none(number: sign
     assert resumed.returncode == 0, error
     assert Path("out/journal.jsonl").read_bytes().startswith(finished)
     assert len({line["id"] for line in journal()}) == len(journal()) == 8
-    assert {line["status"] for line in journal()} == {"ok"}
+    assert {line["status"] for line in journal()} == {"passed"}

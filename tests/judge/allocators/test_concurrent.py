@@ -13,6 +13,7 @@ from pabench.device.emulated import EmulatedDevice
 from pabench.errors import DeviceFault
 from pabench.judge.allocators.concurrent import PoolTrial, unlawful
 from pabench.kernels import page_pool
+from pabench.kernels.pool_launches import PoolLaunches
 
 KINDS = sorted(page_pool.KINDS)
 SEEDS = range(8)
@@ -78,7 +79,8 @@ def test_allocators_concurrent_ticket_blocks_as_declared(point: int) -> None:
 def test_allocators_concurrent_every_power_of_two(kind: str) -> None:
     """One page a thread, four times as many threads as pages, and the pool drained and refilled each time."""
     for exponent in range(12):
-        trial = PoolTrial(page_pool.new_pool(EmulatedDevice(seed=exponent), kind, max(1, 2**exponent // 4)))
+        pages = max(1, 2**exponent // 4)
+        trial = PoolTrial(PoolLaunches(page_pool.new_pool(EmulatedDevice(seed=exponent), kind, pages)))
         assert trial.perform(("launch", {"counts": [1] * 2**exponent, "frees": 0})) is None
-        assert len(trial.held) == max(1, 2**exponent // 4)
+        assert len(trial.held) == pages
         assert trial.perform(("drain", {})) is None

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.checks.allocator_checks import about_allocator_check, check_history
+from pabench.checks.allocator_checks import check_history
+from pabench.checks.registry import ALLOCATOR_CHECKS
 from pabench.device.emulated import EmulatedDevice
 from pabench.errors import InvalidCase, OutOfPages
 from pabench.judge.allocators.contents import Contents, stream_token
@@ -315,12 +316,12 @@ def test_allocators_invariants_compare_two_runs_where_ids_repeat() -> None:
 
 
 def test_allocators_invariants_say_what_is_not_judged() -> None:
-    about = about_allocator_check("allocator-invariants", ScanAllocator.capabilities)
+    check = ALLOCATOR_CHECKS["allocator-invariants"]
+    about = check.about_of(ScanAllocator.capabilities)
     assert about.endswith(
         "Not offered and not judged: 6 of 14, commit, lookup, adopt, evict, swap_out, swap_in."
     )
-    plain = about_allocator_check("allocator-invariants")
-    assert about_allocator_check("allocator-invariants", HostAllocator.capabilities) == plain
+    assert check.about_of(HostAllocator.capabilities) == check.about
 
 
 class SharesTooMuch(Shuffles):

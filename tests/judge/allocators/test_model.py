@@ -18,10 +18,11 @@ from pabench.kernels import alloc_scan
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 from pabench.subjects.allocators.capabilities import BATCH_MODES, OPERATIONS, Capabilities
 from pabench.subjects.allocators.host import HostAllocator
-from pabench.subjects.allocators.registry import ALLOCATORS, make_allocator
 from pabench.subjects.allocators.results import Hit, MemorySplit, Prompt
 from pabench.subjects.allocators.scan import ScanAllocator
-from tests.support.allocator_support import outcome, random_call, shape_of, state
+from pabench.subjects.allocators.table import ALLOCATORS
+from pabench.subjects.registry import load_allocator
+from tests.support.allocator_support import make_allocator, outcome, random_call, shape_of, state
 from tests.support.probe import DEVICE
 
 EVERY = {*OPERATIONS, "decode", "forge"}
@@ -386,11 +387,11 @@ def test_allocators_memory_split_adds_up(whole: PageAllocator) -> None:
 @pytest.mark.parametrize("name", ALLOCATORS)
 def test_allocators_offer_what_they_declare(name: str) -> None:
     try:
-        ALLOCATORS[name].load()
+        load_allocator(name)
     except Unsupported as lacking:
         pytest.skip(str(lacking))
     allocator: Any = make_allocator(name, DEVICE, shape_of(8, 4, 4, 4))
-    assert allocator.capabilities == ALLOCATORS[name].capabilities
+    assert allocator.capabilities == load_allocator(name).capabilities
     for operation in OPERATIONS:
         overridden = getattr(type(allocator), operation) is not getattr(PageAllocator, operation)
         assert overridden == (operation in allocator.capabilities.operations), operation

@@ -7,21 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from pabench.activities.conformance.examiner import PROFILES, Examiner
-from pabench.checks.case_files import SavedCase, save_case
+from pabench.checks.case_files import SavedCase
+from pabench.checks.effort import EFFORTS
 from pabench.checks.failures import load_case, rerun
 from pabench.device.emulated import EmulatedDevice
 from pabench.errors import InvalidCase
 from pabench.judge.allocators.history import HistoryCase, history_from_dict
 from pabench.resources import resource_dir
 from pabench.selftest.mutants import load_mutants, overlay
-from pabench.subjects.allocators.registry import ALLOCATORS
+from pabench.subjects.allocators.table import ALLOCATORS
+from pabench.subjects.registry import load_allocator
 from tests.support.allocator_support import shape_of
-from tests.support.kill_support import run_check
+from tests.support.kill_support import ask
 from tests.support.probe import DEVICE
+from tests.support.saved_cases import save_case
 
-OURS = [name for name, entry in ALLOCATORS.items() if entry.peer is None]
-DEFAULT = PROFILES["default"]
+OURS = [name for name, entry in ALLOCATORS.items() if not entry.peers]
+DEFAULT = EFFORTS["default"]
 SHAPE = shape_of(4, 2, 3, 2)
 MUTANTS = {
     mutant.id: mutant
@@ -35,11 +37,10 @@ def test_allocators_effort_of_a_default_history_is_40_operations(name: str) -> N
     assert DEFAULT.machine_runs >= 200
     assert DEFAULT.machine_steps >= 40
     effort = replace(DEFAULT, machine_runs=12, shrink=False)
-    examiner = Examiner(subject=name, device=DEVICE, effort=effort, seed=0, allocator=ALLOCATORS[name])
-    notebook = run_check("allocator-invariants", examiner)
-    assert notebook.outcome is None
-    assert notebook.cases >= 12
-    assert notebook.operations >= 40 * notebook.cases
+    record = ask("allocator-invariants", load_allocator(name), DEVICE, effort=effort, name=name)
+    assert record.outcome is None
+    assert record.cases >= 12
+    assert record.operations >= 40 * record.cases
 
 
 def test_allocators_effort_schedule_is_saved_and_replayed(tmp_path: Path) -> None:
@@ -49,11 +50,8 @@ def test_allocators_effort_schedule_is_saved_and_replayed(tmp_path: Path) -> Non
     def device() -> EmulatedDevice:
         return EmulatedDevice(kernels=kernels, poll_seconds=1, workers=1)
 
-    effort = replace(PROFILES["quick"], shrink=False)
-    entry = ALLOCATORS["stack"]
-    examiner = Examiner(subject="stack", device=device(), effort=effort, seed=0, allocator=entry)
-    notebook = run_check("allocator-concurrent", examiner)
-    case, outcome = notebook.failing, notebook.outcome
+    record = ask("allocator-concurrent", load_allocator("stack"), device(), name="stack")
+    case, outcome = record.failing, record.outcome
     assert isinstance(case, HistoryCase)
     assert outcome is not None
     saved = SavedCase(check="allocator-concurrent", subject="stack", device="emulated", case=case)

@@ -9,10 +9,10 @@ import pytest
 
 from pabench.errors import OutOfPages
 from pabench.subjects.allocators.arenas import Buddies, FirstFit
-from pabench.subjects.allocators.registry import ALLOCATORS, make_allocator
 from pabench.subjects.allocators.results import MemorySplit
+from pabench.subjects.registry import load_allocator
 from tests.selftest.test_kill_allocators import examine
-from tests.support.allocator_support import shape_of
+from tests.support.allocator_support import make_allocator, shape_of
 from tests.support.probe import DEVICE
 
 NAMES = ["contiguous", "buddy", "oracle-length", "buddy-max", "buddy-oracle"]
@@ -20,8 +20,9 @@ NAMES = ["contiguous", "buddy", "oracle-length", "buddy-max", "buddy-oracle"]
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("check", ["allocator-invariants", "allocator-decode"])
+@pytest.mark.slow
 def test_reserving_allocators_pass_the_suite(name: str, check: str) -> None:
-    notebook = examine(check, ALLOCATORS[name])
+    notebook = examine(check, load_allocator(name))
     assert notebook.outcome is None
     assert notebook.cases >= 10
 

@@ -10,7 +10,7 @@ from pabench.errors import CompileError, InvalidCase, LaunchError, PabenchError,
 from pabench.judge.verdict import Verdict, judge
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.subjects.backends.base import attend
-from pabench.subjects.backends.registry import is_place, load_backend
+from pabench.subjects.registry import is_place, load_backend
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "one_warp.cu"
 
@@ -82,14 +82,15 @@ def test_cuda_source_declares_what_it_takes(device: EmulatedDevice, source: Path
 
 
 def test_cuda_source_that_is_no_file(device: EmulatedDevice, tmp_path: Path) -> None:
-    assert is_place("anything.cu")
-    with pytest.raises(UsageError, match="No such file"):
+    assert is_place("backend", "anything.cu")
+    with pytest.raises(UsageError, match="no such file"):
         load_backend(str(tmp_path / "none.cu"), device)
     (tmp_path / "folder.cu").mkdir()
     with pytest.raises(UsageError, match="directory"):
         load_backend(str(tmp_path / "folder.cu"), device)
 
 
+@pytest.mark.slow
 def test_cuda_source_runs_in_the_suite_and_replays(
     source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

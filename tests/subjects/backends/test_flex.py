@@ -86,5 +86,7 @@ def test_flex_refuses_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -
 def test_flex_of_an_old_torch_is_unsupported_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     old = replace(table.TORCH, version="99.0")
     monkeypatch.setattr("pabench.subjects.backends.adapters.torch_flex.TORCH", old)
-    with pytest.raises(Unsupported, match=r"must be 99.0 or newer; pip install torch==99.0"):
+    with pytest.raises(
+        Unsupported, match=r"must be 99.0 or newer; pip install 'pabench\[torch\]' 'torch>=99.0'"
+    ):
         TorchFlexBackend(Host())  # type: ignore[arg-type]

@@ -30,8 +30,8 @@ from pabench.subjects.backends.adapters.flashinfer import (
 from pabench.subjects.backends.adapters.gpu_pages import GpuBackend, PagedInputs
 from pabench.subjects.backends.adapters.table import ADAPTERS
 from pabench.subjects.backends.adapters.xformers import XformersBackend
-from pabench.subjects.backends.registry import load_backend
 from pabench.subjects.peers.peer import Peer
+from pabench.subjects.registry import load_backend
 from tests.support import cuda_library_stand_ins as stand_ins
 from tests.support.probe import DEVICE
 

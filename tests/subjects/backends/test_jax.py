@@ -10,7 +10,7 @@ import pytest
 
 from pabench.errors import EnvironmentRefused, Unsupported
 from pabench.subjects.backends.adapters import jax_pallas, table
-from pabench.subjects.backends.registry import load_backend
+from pabench.subjects.registry import load_backend
 from tests.support.adapter_support import Gpu, Host, adapter, make_case, narrower, verdict_of
 
 UNSCALED: dict[str, Any] = {"head_dim": 16}

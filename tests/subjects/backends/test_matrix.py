@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pabench.subjects.backends.adapters.table import ADAPTERS
-from pabench.subjects.backends.matrix import COLUMNS, NOT_OFFERED, matrix_line, matrix_rows
+from pabench.subjects.matrix import COLUMNS, NOT_OFFERED, matrix_line, matrix_rows
 from tests.support.probe import DEVICE
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "backends.md"

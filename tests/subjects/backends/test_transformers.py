@@ -12,7 +12,7 @@ from pabench.errors import Unsupported
 from pabench.problem import build_tensors
 from pabench.problem.dtypes import DTYPES
 from pabench.subjects.backends.adapters import table, transformers_paged
-from pabench.subjects.backends.registry import load_backend
+from pabench.subjects.registry import load_backend
 from tests.support.adapter_support import Host, adapter, make_case, narrower, verdict_of
 
 NAMES = ("transformers-paged", "transformers-paged-eager")

@@ -26,8 +26,8 @@ from pabench.subjects.backends.adapters import triton_host as hosts
 from pabench.subjects.backends.adapters.table import ADAPTERS
 from pabench.subjects.backends.adapters.triton_peers import SGLANG, SGLANG_PAGES, TRITON, UNIFIED, VLLM
 from pabench.subjects.backends.base import Backend, attend
-from pabench.subjects.backends.registry import load_backend
 from pabench.subjects.peers.peer import PEERS_VARIABLE, Peer
+from pabench.subjects.registry import load_backend
 from tests.support.probe import DEVICE
 
 NAMES = [name for name, adapter in ADAPTERS.items() if TRITON in adapter.peers]

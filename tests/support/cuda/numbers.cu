@@ -15,6 +15,20 @@ extern "C" __global__ void narrow(const float* in, pab::u16* half, pab::u16* bf1
   bf16[i] = pab::float_to_bf16(in[i]);
 }
 
+// NaN made out of numbers, or of what is given: out (5 * n), half (n), bf16 (n)
+extern "C" __global__ void not_numbers(const float* in, float* out, pab::u16* half, pab::u16* bf16, pab::u32 n) {
+  const pab::u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  const float nan = in[i] / in[i];
+  half[i] = pab::float_to_half(nan);
+  bf16[i] = pab::float_to_bf16(nan);
+  out[5 * i] = pab::stored_float(nan);
+  out[5 * i + 1] = pab::ex2(nan);
+  out[5 * i + 2] = pab::lg2(nan);
+  out[5 * i + 3] = pab::rcp(nan);
+  out[5 * i + 4] = pab::fast_tanh(nan);
+}
+
 extern "C" __global__ void functions(const float* in, float* ex2, float* lg2, float* rcp, pab::u32 n) {
   const pab::u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;

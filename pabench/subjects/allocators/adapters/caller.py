@@ -20,7 +20,7 @@ from pabench.problem.checks import INT32_MAX, whole_number
 from pabench.problem.dtypes import Array
 from pabench.problem.layout import pages_needed
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
-from pabench.subjects.allocators.results import NULL_PAGE, Granted, no_copies, no_positions
+from pabench.subjects.allocators.results import NULL_PAGE, Granted
 
 REFUSALS = (AssertionError, ValueError, LookupError, RuntimeError, TypeError, AttributeError)
 """What packages raise when they refuse, or break over what they were asked."""
@@ -115,10 +115,6 @@ class CallerAllocator(PageAllocator):
         pages = np.asarray(row, np.int64)[positions // self.shape.page_size] if len(positions) else positions
         return pages * self.shape.page_size + positions % self.shape.page_size
 
-    def granted(self, slots: Array) -> Granted:
-        """Return a grant without copies."""
-        return Granted(new_slots=slots, copies=no_copies(), refused=no_positions())
-
     def _grow(self, sequence: int, row: list[int], length: int, tokens: int) -> Granted:
         size, end = self.shape.page_size, length + tokens
         self.check_length(sequence, end)
@@ -129,7 +125,7 @@ class CallerAllocator(PageAllocator):
         taken = self._taken(sequence, pages, end) if pages else []
         if tokens >= 0:
             self._rows[sequence], self._lengths[sequence] = [*row, *taken], end
-        return self.granted(self.slots_of([*row, *taken], length, end))
+        return Granted(new_slots=self.slots_of([*row, *taken], length, end))
 
     def _taken(self, sequence: int, pages: int, length: int) -> list[int]:
         available = self.free_pages

@@ -88,7 +88,7 @@ class SglangPaged(CuttingAllocator):
         size, available = self.shape.page_size, self.free_pages
         growing = {sequence: count for sequence, count in requests.items() if count}
         if not growing:
-            return self.granted(np.empty(0, np.int64))
+            return Granted(new_slots=np.empty(0, np.int64))
         got = self.asked(lambda: self._extend(growing), "the batch")
         if got is None:
             ends = {s: int(self._lengths[s]) for s in growing}
@@ -100,7 +100,7 @@ class SglangPaged(CuttingAllocator):
         for sequence, count in growing.items():
             self._note(sequence, got[at : at + count])
             at += count
-        return self.granted(got)
+        return Granted(new_slots=got)
 
     def take(self, sequence: int, pages: int, length: int) -> list[int] | None:
         """See ``CallerAllocator``."""

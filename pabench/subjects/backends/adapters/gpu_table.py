@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pabench.subjects.backends.adapters.adapter import Adapter
+from pabench.subjects.peers.named import NamedSubject
 from pabench.subjects.peers.peer import Peer
 
 FLASHINFER = Peer(
@@ -39,50 +39,50 @@ XFORMERS = Peer(
     stays=True,
 )
 
-GPU_ADAPTERS: dict[str, Adapter] = {
-    "flashinfer": Adapter(
+GPU_ADAPTERS: dict[str, NamedSubject] = {
+    "flashinfer": NamedSubject(
         about="FlashInfer's paged prefill wrapper for every batch, its append and its merge",
         place="pabench.subjects.backends.adapters.flashinfer:FlashInferBackend",
         peers=(FLASHINFER,),
         needs_gpu=True,
     ),
-    "flashinfer-decode": Adapter(
+    "flashinfer-decode": NamedSubject(
         about="FlashInfer's paged decode wrapper, on CUDA cores",
         place="pabench.subjects.backends.adapters.flashinfer:FlashInferDecodeBackend",
         peers=(FLASHINFER,),
         needs_gpu=True,
     ),
-    "flashinfer-batch": Adapter(
+    "flashinfer-batch": NamedSubject(
         about="FlashInfer's BatchAttention: decode and prefill in one launch",
         place="pabench.subjects.backends.adapters.flashinfer:FlashInferBatchBackend",
         peers=(FLASHINFER,),
         needs_gpu=True,
     ),
-    "flashinfer-xqa": Adapter(
+    "flashinfer-xqa": NamedSubject(
         about="XQA decode by way of FlashInfer",
         place="pabench.subjects.backends.adapters.flashinfer:FlashInferXqaBackend",
         peers=(FLASHINFER,),
         needs_gpu=True,
     ),
-    "flash-attn": Adapter(
+    "flash-attn": NamedSubject(
         about="FlashAttention 2 over a block table",
         place="pabench.subjects.backends.adapters.flash_attn:FlashAttnBackend",
         peers=(FLASH_ATTN,),
         needs_gpu=True,
     ),
-    "vllm-cuda": Adapter(
+    "vllm-cuda": NamedSubject(
         about="vLLM's compiled kernels: its FlashAttention 2, append and merge of two states",
         place="pabench.subjects.backends.adapters.flash_attn:VllmCudaBackend",
         peers=(VLLM_CUDA,),
         needs_gpu=True,
     ),
-    "cudnn-frontend": Adapter(
+    "cudnn-frontend": NamedSubject(
         about="cuDNN's attention over page tables",
         place="pabench.subjects.backends.adapters.cudnn_frontend:CudnnFrontendBackend",
         peers=(CUDNN,),
         needs_gpu=True,
     ),
-    "xformers": Adapter(
+    "xformers": NamedSubject(
         about="xFormers' memory-efficient attention with a paged bias, split keys",
         place="pabench.subjects.backends.adapters.xformers:XformersBackend",
         peers=(XFORMERS,),

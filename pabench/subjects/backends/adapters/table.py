@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pabench.subjects.backends.adapters.adapter import Adapter
 from pabench.subjects.backends.adapters.gpu_table import GPU_ADAPTERS
 from pabench.subjects.backends.adapters.triton_peers import SGLANG, TRITON, VLLM
+from pabench.subjects.peers.named import NamedSubject
 from pabench.subjects.peers.peer import Peer
 
 TORCH = Peer(
@@ -18,7 +18,7 @@ TORCH = Peer(
     modules=("torch.nn.attention.flex_attention", "torch.nn.attention.experimental._paged_attention"),
     installed=True,
 )
-"""Part of what pabench depends on anyway, so it is imported as it is."""
+"""The extra ``torch``; imported as it is."""
 
 JAX = (
     Peer(package="ml_dtypes", version="0.6.0", modules=("ml_dtypes",), stays=True),
@@ -69,58 +69,58 @@ TRANSFORMERS = Peer(
     replaced=_replaced_in_transformers,
 )
 
-ADAPTERS: dict[str, Adapter] = {
-    "jax-pallas": Adapter(
+ADAPTERS: dict[str, NamedSubject] = {
+    "jax-pallas": NamedSubject(
         about="JAX's Pallas kernel for decode over pages",
         place="pabench.subjects.backends.adapters.jax_pallas:JaxPallasBackend",
         peers=(JAX[-1], *JAX[:-1]),
     ),
-    "torch-flex": Adapter(
+    "torch-flex": NamedSubject(
         about="FlexAttention with the block mask of torch's experimental PagedAttention",
         place="pabench.subjects.backends.adapters.torch_flex:TorchFlexBackend",
         peers=(TORCH,),
     ),
-    "triton": Adapter(
+    "triton": NamedSubject(
         about="a small paged attention of ours in Triton, every feature",
         place="pabench.subjects.backends.adapters.triton_baseline:TritonBaselineBackend",
         peers=(TRITON,),
     ),
-    "vllm-triton": Adapter(
+    "vllm-triton": NamedSubject(
         about="vLLM's unified attention in Triton, one pass; writing the cache, merging states",
         place="pabench.subjects.backends.adapters.vllm_triton:VllmTritonBackend",
         peers=(VLLM, TRITON),
     ),
-    "vllm-triton-split": Adapter(
+    "vllm-triton-split": NamedSubject(
         about="vLLM's unified attention in Triton, keys in 16 segments",
         place="pabench.subjects.backends.adapters.vllm_triton:VllmTritonSplitBackend",
         peers=(VLLM, TRITON),
     ),
-    "vllm-triton-chunked": Adapter(
+    "vllm-triton-chunked": NamedSubject(
         about="vLLM's prefix prefill and paged decode in Triton",
         place="pabench.subjects.backends.adapters.vllm_triton_paged:VllmTritonChunkedBackend",
         peers=(VLLM, TRITON),
     ),
-    "vllm-triton-decode": Adapter(
+    "vllm-triton-decode": NamedSubject(
         about="vLLM's split-KV decode in Triton",
         place="pabench.subjects.backends.adapters.vllm_triton_paged:VllmTritonDecodeBackend",
         peers=(VLLM, TRITON),
     ),
-    "sglang-triton": Adapter(
+    "sglang-triton": NamedSubject(
         about="SGLang's decode attention in Triton; merging states",
         place="pabench.subjects.backends.adapters.sglang_triton:SglangTritonDecodeBackend",
         peers=(SGLANG, TRITON),
     ),
-    "sglang-triton-extend": Adapter(
+    "sglang-triton-extend": NamedSubject(
         about="SGLang's extend attention in Triton: new tokens over a cached prefix",
         place="pabench.subjects.backends.adapters.sglang_triton:SglangTritonExtendBackend",
         peers=(SGLANG, TRITON),
     ),
-    "transformers-paged": Adapter(
+    "transformers-paged": NamedSubject(
         about="sdpa_paged of transformers' continuous batching, over its own cache",
         place="pabench.subjects.backends.adapters.transformers_paged:TransformersPagedBackend",
         peers=(TRANSFORMERS,),
     ),
-    "transformers-paged-eager": Adapter(
+    "transformers-paged-eager": NamedSubject(
         about="eager_paged of transformers' continuous batching, over its own cache",
         place="pabench.subjects.backends.adapters.transformers_paged:TransformersPagedEagerBackend",
         peers=(TRANSFORMERS,),

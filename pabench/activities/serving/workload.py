@@ -1,0 +1,88 @@
+"""The requests of a serving run: read from a trace, or drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from pabench.activities.serving.config import ServingConfig
+from pabench.errors import UsageError
+from pabench.workloads.arrivals import with_arrivals
+from pabench.workloads.families import length_families, resolve_lengths
+from pabench.workloads.prefixes import with_prefixes
+from pabench.workloads.requests import Requests, draw_requests, requests_of_trace
+
+DEFAULT_REQUESTS = 1000
+DEFAULT_LENGTHS, DEFAULT_OUTPUTS = "azure-conv", "fixed:len=128"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Requests, and how they were asked for.
+
+    Attributes:
+        requests: in order of arrival.
+        text: for people, and for the identity of a server.
+    """
+
+    requests: Requests
+    text: str
+
+    @property
+    def id(self) -> str:
+        """First 16 hex digits of the SHA-256 of lengths, arrivals and common beginnings."""
+        requests, digest = self.requests, hashlib.sha256(str(self.requests.forks).encode())
+        columns = [requests.prompt_tokens, requests.output_tokens, requests.arrival_s]
+        if (shared := requests.segments) is not None:
+            columns += [shared.ids, shared.tokens, shared.indptr, shared.output_ids]
+        for column in columns:
+            digest.update(np.ascontiguousarray(column).data)
+        return digest.hexdigest()[:16]
+
+    def longest(self, config: ServingConfig) -> int:
+        """Return the tokens of the longest sequence that there may be."""
+        if config.max_tokens is not None:
+            return config.max_tokens
+        final = self.requests.prompt_tokens + np.maximum(self.requests.output_tokens, 1) - 1
+        return max(1, min(int(final.max()), config.pool_slots))
+
+
+def make_workload(config: ServingConfig) -> Workload:
+    """Read or draw the requests of a run.
+
+    Raises:
+        UsageError: a spec or a file that is wrong.
+    """
+    requests, timed = _requests(config)
+    default = "trace" if timed and config.executor == "model" else "at-once"
+    arrivals, texts = _given(config.arrivals, default), [requests.name]
+    requests = with_arrivals(requests, arrivals, seed=config.seed, timed=timed)
+    if config.prefixes is not None:
+        requests = with_prefixes(requests, config.prefixes, seed=config.seed)
+        texts.append(config.prefixes)
+    texts += [arrivals, f"{requests.num_requests} requests", f"seed {config.seed}"]
+    return Workload(requests=requests, text=", ".join(texts))
+
+
+def _requests(config: ServingConfig) -> tuple[Requests, bool]:
+    """Requests before arrivals and prefixes, and whether they come with times."""
+    if config.trace is not None:
+        from pabench.workloads.traces import read_trace
+
+        for name in ("lengths", "outputs"):
+            if getattr(config, name) is not None:
+                raise UsageError(f"--trace has its own lengths: leave --{name} out")
+        trace = read_trace(config.trace)
+        return requests_of_trace(trace, count=config.count), trace.timed
+    prompts, outputs = _given(config.lengths, DEFAULT_LENGTHS), config.outputs
+    if f"{prompts}-output" in length_families():
+        prompts, outputs = f"{prompts}-prompt", _given(outputs, f"{prompts}-output")
+    drawn = resolve_lengths(prompts), resolve_lengths(_given(outputs, DEFAULT_OUTPUTS))
+    return draw_requests(*drawn, count=config.count or DEFAULT_REQUESTS, seed=config.seed), False
+
+
+def _given(text: str | None, default: str) -> str:
+    """An empty text is a spec that means nothing, not the default."""
+    return default if text is None else text

@@ -1,0 +1,132 @@
+"""The speed of a cell: taken in the backend's process, read and judged in this one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Protocol
+
+import numpy as np
+
+from pabench.activities.sweep.bulk import bulk_tensors, judge_sample, tile_nothing
+from pabench.activities.sweep.cell import Cell
+from pabench.activities.sweep.counted import TRAFFIC_FIGURES, TRAFFIC_TIMES
+from pabench.activities.sweep.measure import part_case, token_heads
+from pabench.judge.traffic import decode_traffic
+from pabench.problem.case import Case
+from pabench.subjects.backends.base import AttentionOutput, Backend
+
+HOST_FIGURES = ("plan_ns", "run_ns")
+DEVICE_WORDS = {"plan_ns": "host", "run_ns": "measured", "achieved_gbps": "measured", "dram_bytes": "counted"}
+TASKS = "pabench.activities.sweep.tasks"
+
+Figures = tuple[dict[str, Any], dict[str, str]]
+"""Figures by name, and the word of provenance of each."""
+
+
+class Tasks(Protocol):
+    """Where the backend is: calls a function of ``tasks`` beside it."""
+
+    def __call__(self, place: str, arguments: Mapping[str, Any]) -> Any:
+        """Return what it returns; see ``run_task``."""
+
+
+class WrongOutput(Exception):
+    """The output of the timed run is wrong."""
+
+
+class NoFigures(Exception):
+    """The backend's process returned what none of our functions returns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """How a cell's speed is found.
+
+    Attributes:
+        task: asks the process of the backend.
+        checked: its device counts, and takes no time that means anything.
+        gpu: of the modelled times.
+    """
+
+    task: Tasks
+    checked: bool
+    gpu: str
+
+    def of(self, cell: Cell, backend: Backend, announce: Callable[[Case], None]) -> Figures:
+        """Return figures of ``cell``; ``announce`` is told the case before it runs.
+
+        Raises:
+            WrongOutput: what was timed is wrong, though the quick check was passed.
+            NoFigures: nothing that makes sense came back.  Whatever the backend raises passes through.
+        """
+        if not self.checked and cell.device == "cuda":
+            return self._events(cell, backend, announce)
+        case = part_case(cell)
+        announce(case)
+        asked = {"cell": cell.to_dict(), "gpu": self.gpu}
+        if not self.checked:
+            said = self.task(f"{TASKS}:host_times", asked)
+            figures = {name: _times(said, name) for name in HOST_FIGURES}
+            words = dict.fromkeys(HOST_FIGURES, "host")
+        else:
+            said = self.task(f"{TASKS}:traffic", asked)
+            figures = {name: _figure(said, name) for name in (*TRAFFIC_FIGURES, *TRAFFIC_TIMES)}
+            words = dict.fromkeys(TRAFFIC_FIGURES, "counted") | dict.fromkeys(TRAFFIC_TIMES, "modelled")
+        return {**figures, "run_token_heads": token_heads(case)}, words
+
+    def _events(self, cell: Cell, backend: Backend, announce: Callable[[Case], None]) -> Figures:
+        case = cell.case(cell.batch.kv_lens)
+        announce(case)
+        found = self.task(f"{TASKS}:event_times", {"cell": cell.to_dict()})
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise NoFigures(f"a timed run returned {type(found).__name__}")
+        said, output = found
+        figures: dict[str, Any] = {name: _times(said, name) for name in HOST_FIGURES}
+        timing = said.get("timing")
+        if not isinstance(timing, dict):
+            raise NoFigures("a timed run does not say how it was timed")
+        figures["timing"] = {**timing, "sample_max_ratio": _judged(case, output, backend)}
+        num_bytes = decode_traffic(cell.problem, cell.batch.kv_lens).total_bytes
+        figures |= {
+            "run_token_heads": token_heads(case),
+            "dram_bytes": num_bytes,
+            "achieved_gbps": num_bytes / max(1.0, median(figures["run_ns"])),
+        }
+        return figures, dict(DEVICE_WORDS)
+
+
+def _judged(case: Case, output: Any, backend: Backend) -> float:
+    """Judge what was timed; return the worst err/T."""
+    # queries and pages follow from the case: the cache itself need not be here
+    tensors = bulk_tensors(case, tile_nothing)
+    if not isinstance(output, AttentionOutput):
+        raise WrongOutput(f"the timed run returned {type(output).__name__}, must return AttentionOutput")
+    if np.shape(output.out) != tensors.q.shape:
+        raise WrongOutput(f"out of the timed run has shape {np.shape(output.out)}, must be {tensors.q.shape}")
+    verdict = judge_sample(tensors, output, backend)
+    if not verdict.passed:
+        raise WrongOutput(verdict.text)
+    return verdict.max_ratio
+
+
+def _times(said: Any, name: str) -> list[float]:
+    found = said.get(name) if isinstance(said, dict) else None
+    if not isinstance(found, list) or not found or not all(map(_is_time, found)):
+        raise NoFigures(f"{name} of a timed run is no list of times")
+    return found
+
+
+def _figure(said: Any, name: str) -> Any:
+    if not isinstance(said, dict) or name not in said:
+        raise NoFigures(f"a counted run does not say {name}")
+    found: Any = said[name]
+    if found is not None and not isinstance(found, str) and not _is_time(found):
+        raise NoFigures(f"{name} of a counted run is no number")
+    return found
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0

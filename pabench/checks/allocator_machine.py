@@ -1,0 +1,381 @@
+"""The state machine over all operations of a page allocator, refusals among them.
+
+Hypothesis draws its steps; ``search.py`` runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from pabench.checks.allocator_checks import check_repeats, judge_operation
+from pabench.checks.asking import Asking
+from pabench.checks.outcome import Outcome
+from pabench.checks.table_decode import judge_tables
+from pabench.judge.allocators.history import HistoryCase
+from pabench.judge.allocators.operations import Operation
+from pabench.judge.allocators.trial import Trial
+from pabench.subjects.allocators.base import PoolShape
+from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
+
+STREAMS = (0, 1, 2, 3, 6)
+SPACES = (("", ""), ("", ""), ("x", ""), ("", "x"))  # adapter and salt
+# operations that a run may do without: what is left goes deeper (swarm testing)
+GROUPS = ("fork", "truncate", "free_window", "cache", "evict", "swap", "reset", "bad", "final")
+
+
+def small_pools(can: Capabilities) -> st.SearchStrategy[PoolShape]:
+    """Pools so small that running out, sharing and recycling are frequent."""
+    return st.builds(
+        PoolShape,
+        num_pages=st.integers(4, 16) | st.integers(1, 24),
+        page_size=st.sampled_from([4, 3, 2, 1, 8]),
+        max_seqs=st.sampled_from([5, 3, 40]),
+        max_pages_per_seq=st.sampled_from([4, 8, 6, 3, 2, 1]),
+        swap_pages=st.integers(0, 10) if "swap_out" in can.operations else st.just(0),
+        reserve_pages=st.sampled_from([0, 0, 1, 2]) if can.watermark else st.just(0),
+        hash_bits=st.sampled_from([64, 1]) if "lookup" in can.operations else st.just(64),
+    )
+
+
+class HistoryOver(Exception):
+    """A known deviation ended the history."""
+
+
+class AllocatorMachine(RuleBasedStateMachine):
+    """Moves over the operations that the subject offers; ``asking`` is set by a subclass.
+
+    A step draws one number, from which the move and its arguments follow.  So a step costs one draw, the
+    weights of the moves are ours, and Hypothesis makes a failing history smaller by leaving steps out.
+    """
+
+    asking: Asking
+    decodes = False
+
+    @initialize(data=st.data(), without=st.sets(st.sampled_from(GROUPS), max_size=5))
+    def start(self, data: st.DataObject, without: set[str]) -> None:
+        """Draw a pool and what this run does without."""
+        self.can = self.asking.can
+        self.shape = data.draw(small_pools(self.can))
+        self.without = without
+        self.history: list[Operation] = []
+        self.asking.announce(self._case())
+        self.trial = Trial(self.asking.new_allocator(self.shape))
+        self.offered: list[tuple[int, str, str]] = []  # stream, adapter and salt of what was committed
+        self.rng = random.Random(0)
+
+    @rule(number=st.integers(0, 2**32 - 1))
+    def act(self, number: int) -> None:
+        """Make one move, of those that are possible now."""
+        if not hasattr(self, "trial"):
+            return
+        # small numbers are frequent: the place in the history makes something else of each
+        self.rng = random.Random(1_000_003 * number + len(self.history))
+        live, dead, away, can = bool(self._live), bool(self._dead), bool(self._away), self._on
+        cache = can("cache") and can("adopt") and bool(self.offered)
+        moves = [
+            (2 if live else 8, dead, self._alloc),
+            (2, live, self._append),
+            (2, live and can("append_batch"), self._append_batch),
+            (2, live and can("append_batch"), self._decode_step),
+            (1, can("append_batch"), self._fill_to_the_brim),
+            (3, live and dead and can("fork"), self._fork),
+            (2, live and can("truncate"), self._truncate),
+            (1, live and can("free_window"), self._free_window),
+            (1 if self.trial.subject.free_pages else 4, live or away, self._free),
+            (4, live and can("cache") and can("commit"), self._commit),
+            (6, dead and cache, self._start_from_cache),
+            (3, cache, self._adopt_late_or_forged),
+            (1, can("evict") and self.trial.subject.evictable_pages > 0, self._evict),
+            (2, live and can("swap") and can("swap_out"), self._swap_out),
+            (2, away, self._swap_in),
+            (1, bool(self.history) and can("reset"), self._reset),
+            (2, can("bad"), self._free_what_may_not_be),
+            (1, live and can("bad") and can("append_batch"), self._append_what_may_not_be),
+            (2, can("bad"), self._ask_what_may_not_be),
+        ]
+        weights = [weight if possible else 0 for weight, possible, _ in moves]
+        if any(weights):
+            with contextlib.suppress(HistoryOver):
+                self.rng.choices([move for _, _, move in moves], weights)[0]()
+
+    # --- starting -------------------------------------------------------------------------------------------
+
+    def _alloc(self) -> None:
+        sequence, tokens, (adapter, salt) = self._one(self._dead[:6]), self._count(), self._one(SPACES)
+        final = tokens + self._count() if self._on("final") and self._maybe() else None
+        stream = self._one(STREAMS)
+        self._new(sequence, tokens, final_tokens=final, stream=stream, adapter=adapter, salt=salt)
+
+    def _fork(self) -> None:
+        """Fork, and mostly grow one of the two, both at once, or everything; also when no page is left."""
+        parent, child = self._one(self._live), self._one(self._dead[:6])
+        self._step("fork", parent=parent, child=child, stream=self._one(STREAMS))
+        then = self._one(["", "one", "one", "both", "all", "all"])
+        if self._maybe(0.3) and self._dead:
+            others = [sequence for sequence in self._live if sequence not in (parent, child)] or [parent]
+            self._step("fork", parent=self._one(others), child=self._dead[0], stream=self._one(STREAMS))
+            then = "all"
+        if self._maybe(0.3):
+            self._take_all()
+        if then == "one":
+            self._step("append", sequence=self._one([parent, child]), tokens=self._one([1, self._count()]))
+        elif then and self._on("append_batch"):
+            chosen = [child, parent] if then == "both" else self._live
+            self._step("append_batch", sequences=chosen, tokens=[self._one([1, 1, 2])] * len(chosen))
+
+    def _take_all(self) -> None:
+        """Leave no page that a newcomer could have."""
+        for sequence in self._dead:
+            subject, shape = self.trial.subject, self.shape
+            left = subject.free_pages + subject.evictable_pages - shape.reserve_pages
+            if left > 0:
+                self._new(sequence, min(left * shape.page_size, shape.max_tokens))
+
+    def _start_from_cache(self) -> None:
+        """Look for what a sequence has committed, or for the like in another name space."""
+        sequence = self._one(self._dead[:6])
+        self._look()
+        self._step("adopt", sequence=sequence, pages=[])
+        if self._maybe() and sequence in self._live:
+            self._step("append", sequence=sequence, tokens=self._count())
+
+    def _adopt_late_or_forged(self) -> None:
+        """The cache may have changed since the last lookup, and the ids may be anybody's."""
+        if self._maybe():
+            self._look()
+        held = [page for sequence in self._live for page in self.trial.subject.pages(sequence)]
+        forged = self._one([*self.trial.hit.pages, *held[:6], self.rng.randint(-1, self.shape.num_pages)])
+        pages = [forged] if self._maybe() else []
+        self._step("adopt", sequence=self._one([*self._dead[:1], 0]), pages=pages)
+
+    # --- growing and shrinking ------------------------------------------------------------------------------
+
+    def _append(self) -> None:
+        self._step("append", sequence=self._one(self._live), tokens=self._count())
+
+    def _append_batch(self) -> None:
+        chosen = self.rng.sample(self._live, self.rng.randint(1, min(6, len(self._live))))
+        self._step("append_batch", sequences=chosen, tokens=[self._count() for _ in chosen])
+
+    def _decode_step(self) -> None:
+        self._step("append_batch", sequences=self._live, tokens=[1] * len(self._live))
+
+    def _fill_to_the_brim(self) -> None:
+        """Ask for all pages there are, one fewer or one more, with as many sequences as that takes."""
+        shape, subject = self.shape, self.trial.subject
+        left = subject.free_pages + subject.evictable_pages - self.rng.randint(-1, 1)
+        first = self.rng.randrange(shape.max_seqs)
+        sequences, tokens = [], []
+        for turn in range(shape.max_seqs):
+            sequence = (first + turn) % shape.max_seqs
+            if left <= 0 or sequence in self.trial.contents.swapped:
+                continue
+            if sequence not in self.trial.contents.live:
+                self._new(sequence, 0)
+            if sequence not in self.trial.contents.live:
+                continue  # who reserves may have no room for it
+            held = len(self.trial.contents.live[sequence].serials)
+            # from a page's end on, so that tokens asked for and pages needed agree
+            slack = -held % shape.page_size
+            take = min((shape.max_tokens - held - slack) // shape.page_size, left)
+            if take > 0:
+                sequences.append(sequence)
+                tokens.append(slack + take * shape.page_size)
+                left -= take
+        self._step("append_batch", sequences=sequences, tokens=tokens)
+
+    def _truncate(self) -> None:
+        """Cut, and often grow from there."""
+        sequence = self._one(self._live)
+        self._step("truncate", sequence=sequence, length=self._part(sequence))
+        then = self._one(["", "append", "append", "append_batch", "decode"])
+        if then == "append":
+            self._step("append", sequence=sequence, tokens=self._count())
+        elif then and self._on("append_batch"):
+            self._step(
+                "append_batch", sequences=[sequence], tokens=[1 if then == "decode" else self._count()]
+            )
+
+    def _free_window(self) -> None:
+        sequence = self._one(self._live)
+        self._step("free_window", sequence=sequence, keep_from=self._part(sequence))
+
+    def _free(self) -> None:
+        there = [*self._live, *self._away]
+        self._step("free", sequences=self.rng.sample(there, self.rng.randint(1, min(2, len(there)))))
+
+    # --- cache and store ------------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        """Commit all or a part, and often end the sequence, so that its pages are evictable."""
+        sequence = self._one(self._live)
+        reader = self.trial.contents.live[sequence]
+        held = len(reader.serials)
+        if self._on("bad") and self._maybe(0.1):  # more than it has
+            self._step("commit", sequence=sequence, tokens=held + self.rng.randint(1, self.shape.page_size))
+        count = self._part(sequence) if self._maybe(0.2) else held
+        self._step("commit", sequence=sequence, tokens=count)
+        if count >= self.shape.page_size:
+            self.offered.append((reader.stream, reader.adapter, reader.salt))
+        then = self._one(["", "free", "rewind", "rewind"])
+        if then == "free":
+            self._step("free", sequences=[sequence])
+        elif then and self._on("truncate") and self._on("append"):
+            # as a speculative decoder does: the cut may lie within a page that is cached by now
+            self._step("truncate", sequence=sequence, length=self.rng.randint(count // 2, count))
+            more = self._one([1, self._count()])
+            if self._maybe(0.4) and self._on("append_batch"):
+                self._step("append_batch", sequences=[sequence], tokens=[more])
+            else:
+                self._step("append", sequence=sequence, tokens=more)
+
+    def _look(self) -> None:
+        stream, adapter, salt = self._one(self.offered[-3:])
+        if self._maybe(0.4):
+            adapter, salt = self._one([(salt, adapter), ("", "x"), ("", ""), ("x", "")])
+        if self._maybe(0.25):
+            stream = self._one(STREAMS)
+        tokens = self.rng.randint(1, 4) * self.shape.page_size + self.rng.randint(0, 1)
+        self._step("lookup", tokens=tokens, stream=stream, adapter=adapter, salt=salt)
+
+    def _evict(self) -> None:
+        self._step("evict", pages=self.rng.randint(-1, 4))
+
+    def _swap_out(self) -> None:
+        self._step("swap_out", sequence=self._one(self._live))
+
+    def _swap_in(self) -> None:
+        self._step("swap_in", sequence=self._one(self._away))
+
+    def _reset(self) -> None:
+        if self._maybe() and (self._live or self._away):
+            self._step("free", sequences=[*self._live, *self._away])
+        self._step("reset")
+
+    # --- what may not be ------------------------------------------------------------------------------------
+
+    def _free_what_may_not_be(self) -> None:
+        """Also one sequence twice in one call."""
+        chosen = [self._one([*self._live, *self._dead[:1], *self._dead[:1], -1, self.shape.max_seqs])]
+        if self._live and self._maybe():
+            chosen.append(self._one(self._live))
+        self._step("free", sequences=[*chosen, chosen[-1]] if self._maybe() else chosen)
+
+    def _append_what_may_not_be(self) -> None:
+        """A sequence twice, one that is not there, or a count below 0."""
+        chosen = [self._one([*self._live, *self._dead[:1], -1]) for _ in range(2)]
+        counts = [self.rng.randint(-1, 2) for _ in range(3)]
+        if self._maybe():
+            self._step("append_batch", sequences=[chosen[0], *chosen], tokens=counts)
+        else:
+            self._step("append", sequence=self._one(self._live), tokens=counts[0] - 2)
+
+    def _ask_what_may_not_be(self) -> None:
+        some = [*self._live, *self._away, *self._dead[:1], -1, self.shape.max_seqs]
+        sequence, count = self._one(some), self.rng.randint(-3, 3 * self.shape.page_size)
+        if self._away and self._maybe():
+            self._new(self._one(self._away), max(count, 0))
+        given: dict[str, dict[str, Any]] = {
+            "append": {"sequence": sequence, "tokens": count},
+            "fork": {"parent": sequence, "child": self._one(some), "stream": 0},
+            "truncate": {"sequence": sequence, "length": count},
+            "free_window": {"sequence": sequence, "keep_from": count},
+            "commit": {"sequence": sequence, "tokens": count},
+            "swap_out": {"sequence": sequence},
+            "swap_in": {"sequence": sequence},
+        }
+        name = self._one(["alloc", "alloc", *(name for name in given if name in self.can.operations)])
+        if name == "alloc":
+            self._new(sequence, count, final_tokens=self.rng.randint(-1, 40) if self._maybe() else None)
+        else:
+            self._step(name, **given[name])
+
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    @property
+    def _live(self) -> list[int]:
+        return sorted(self.trial.contents.live)
+
+    @property
+    def _away(self) -> list[int]:
+        return sorted(self.trial.contents.swapped)
+
+    @property
+    def _dead(self) -> list[int]:
+        there = {*self.trial.contents.live, *self.trial.contents.swapped}
+        return [sequence for sequence in range(self.shape.max_seqs) if sequence not in there]
+
+    def _one(self, among: Sequence[Any]) -> Any:
+        return self.rng.choice(among)
+
+    def _maybe(self, chance: float = 0.5) -> bool:
+        return self.rng.random() < chance
+
+    def _count(self) -> int:
+        """Tokens to add: mostly about a page or two."""
+        size = self.shape.page_size
+        some = self.rng.randint(1, 2 * size + 1)
+        count: int = self.rng.choice([0, 1, size - 1, size, size + 1, 2 * size, some, some])
+        return count
+
+    def _part(self, sequence: int) -> int:
+        """A number of a sequence's tokens."""
+        return self.rng.randint(0, len(self.trial.contents.live[sequence].serials))
+
+    def _on(self, name: str) -> bool:
+        """Whether an operation is offered, and it or its group not left out of this run."""
+        return name not in self.without and (name in self.can.operations or name not in OPERATIONS)
+
+    def _new(self, sequence: int, tokens: int, **given: Any) -> None:
+        words = {"final_tokens": None, "stream": 0, "adapter": "", "salt": ""}
+        self._step("alloc", sequence=sequence, tokens=tokens, **(words | given))
+
+    def _step(self, name: str, **given: Any) -> None:
+        outcome = self._judge(name, given)
+        if not outcome.passed:
+            self._close(outcome)
+            raise HistoryOver
+
+    def teardown(self) -> None:
+        """Judge what the history left behind."""
+        if not hasattr(self, "trial"):
+            return
+        if self.decodes:
+            run = partial(judge_tables, self.trial, self.asking.device)
+            self._close(self.asking.witness.judge(self._case(), run))
+            return
+        outcome = self._judge("drain", {})
+        if outcome.passed:
+            outcome = check_repeats(self._case(), self.trial.subject, self.asking.new_allocator)
+        self._close(outcome)
+
+    def _judge(self, name: str, given: dict[str, Any]) -> Outcome:
+        self.history.append((name, given))
+        self.asking.announce(self._case())
+        try:
+            return judge_operation(self.trial, self.history)
+        except BaseException:
+            # its process has ended, or the run is to end: there is nothing to drain, and no second word on it
+            del self.trial
+            raise
+
+    def _case(self) -> HistoryCase:
+        return HistoryCase(shape=self.shape, operations=tuple(self.history))
+
+    def _close(self, outcome: Outcome) -> None:
+        if not outcome.passed:
+            del self.trial  # a broken history is not drained
+        self.asking.note(self._case(), outcome)
+
+
+class DecodingMachine(AllocatorMachine):
+    """At its end a decode kernel reads the cache through the tables."""
+
+    decodes = True

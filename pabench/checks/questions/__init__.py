@@ -1,0 +1,1 @@
+"""The suite's questions by topic; ``suite.py`` puts them together."""

@@ -1,0 +1,97 @@
+"""Writing new tokens into the cache, copying its pages, and gathering them into dense rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from pabench.checks.append_checks import check_append, check_append_e4m3, check_append_paged
+from pabench.checks.copy_checks import check_copy
+from pabench.checks.gather_checks import check_gather
+from pabench.checks.question import Check, Question
+from pabench.checks.reject_checks import check_append_reject
+from pabench.problem.case import Case
+from pabench.strategies import APPEND_SCALES, append_cases, cases, high_append_cases
+from pabench.strategies.drawn import Range
+
+APPEND = Check(id="append", operation="append", run=check_append, kind="append")
+E4M3 = Check(id="append-e4m3", operation="append-e4m3", run=check_append_e4m3, kind="append")
+PAGED = Check(id="append-paged", operation="append-paged", run=check_append_paged, kind="append")
+REJECT = Check(id="append-reject", operation="append", run=check_append_reject, kind="append")
+COPY = Check(id="copy-pages", operation="copy-pages", run=check_copy, kind="append")
+GATHER = Check(id="gather", operation="gather", run=check_gather)
+
+HIGH = "Pages around 65,536, where an id cut to 16 bits names another page."
+SCALES = (*APPEND_SCALES, 1.8263888359069824, 1.7786458730697632)
+"""With the last two, 9 times the scale is next to a tie of bfloat16 or float16, and on it in float32."""
+
+
+def _maybe_e4m3(quantised: bool) -> tuple[bool, ...]:
+    return (False, True) if quantised else (False,)
+
+
+def _paged(declared: Range) -> Any:
+    e4m3 = _maybe_e4m3(declared.offers("append-e4m3"))
+    return append_cases(**declared.choices, paged=True, e4m3=e4m3)
+
+
+def _gathered(declared: Range) -> Any:
+    features = [name for name in declared.features if name == "fp8-kv"]
+    drawn = cases(families=["normal", "needle", "saturating"], features=features, **declared.choices)
+    return st.builds(_scaled, drawn, st.sampled_from(SCALES))
+
+
+def _scaled(case: Case, scale: float) -> Case:
+    """Another scale of the keys, which may be long, so that products round."""
+    problem = case.problem
+    return case if problem.kv_dtype is None else replace(case, problem=replace(problem, k_scale=(scale,)))
+
+
+APPENDS = (
+    Question(
+        check=APPEND,
+        clauses=("A1", "A2", "C7"),
+        draw=lambda declared: append_cases(**declared.choices),
+        share=2.0,
+    ),
+    Question(
+        check=E4M3,
+        clauses=("A2", "A4"),
+        draw=lambda declared: append_cases(**declared.choices, e4m3=[True]),
+    ),
+    Question(check=PAGED, clauses=("A2", "A5"), draw=_paged),
+    Question(
+        check=APPEND,
+        clauses=("A1", "A2"),
+        draw=lambda declared: high_append_cases(**declared.layouts, paged=False),
+        label="high-page-ids",
+        about=HIGH,
+        share=0.15,
+    ),
+    Question(
+        check=PAGED,
+        clauses=("A2", "A5"),
+        draw=lambda declared: high_append_cases(**declared.layouts, paged=True),
+        label="high-page-ids",
+        about=HIGH,
+        share=0.15,
+    ),
+)
+APPEND_REJECT = Question(
+    check=REJECT,
+    clauses=("A3", "C1"),
+    draw=lambda declared: append_cases(**declared.choices),
+    share=0.25,
+)
+COPIES = (
+    Question(
+        check=COPY,
+        clauses=("K1", "K2"),
+        draw=lambda declared: append_cases(
+            **declared.choices, e4m3=_maybe_e4m3("fp8-kv" in declared.features)
+        ),
+    ),
+)
+GATHERS = (Question(check=GATHER, clauses=("G1", "G2", "C7"), draw=_gathered),)

@@ -1,0 +1,125 @@
+"""Attention of several query rows a sequence: prompts, chunks of them, speculative tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from pabench.checks import attention_checks as attention
+from pabench.checks.question import Check, Question
+from pabench.checks.questions.decode import EMPTY, POISON, REPEAT
+from pabench.problem.problem import FEATURES
+from pabench.strategies import cases, high_page_cases, long_prefill_batches, prefill_batches
+from pabench.strategies.drawn import Range
+
+PREFILL = Check(id="prefill", operation="prefill", run=attention.check_decode)
+
+KINDS = {
+    "causal": (
+        ("S1", "Q1", "Q4"),
+        "Ragged query lengths; a causal row sees keys up to its place, aligned at the bottom right.",
+    ),
+    "non-causal": (("Q2",), "Without a causal mask every row sees all keys, or those from its window on."),
+    "window": (("F2",), "Each row has a window of its own."),
+    "fp8-kv": (("F5",), "A cache of e4m3 with scales, for several rows a sequence."),
+    "features": (
+        ("F1", "F2", "F3", "F4", "F5"),
+        "Soft cap, bias, sinks and quantised caches for several rows a sequence.",
+    ),
+}
+"""Label to clauses, and what is asked."""
+
+
+def prefill_choices(declared: Range, **changed: Any) -> dict[str, Any]:
+    """Return arguments of ``cases`` for what a backend declares, with several query rows."""
+    given = {"batch": prefill_batches, "head_dims": declared.head_dims([16, 128])}
+    return declared.attention | given | changed
+
+
+def _of_kind(kind: str) -> Any:
+    needs = kind if kind in FEATURES else None
+
+    def draw(declared: Range) -> Any:
+        features = declared.features if kind == "features" else ()
+        choices = prefill_choices(declared, features=features)
+        if kind == "window":  # whole tiles of a kernel lie within a window, and before it
+            choices["batch"] = lambda page_size: prefill_batches(page_size) | long_prefill_batches(page_size)
+        families = ["normal", "needle", "spotlight", "marker", "window-edge", "ascending"]
+        # a feature in each case, where features are asked for: of one that is there now and then faults live
+        asked = [[name] for name in features if name != "non-causal"] or [[needs] if needs else []]
+        return st.sampled_from(asked).flatmap(
+            lambda required: cases(families=families, required=required, **choices)
+        )
+
+    return draw
+
+
+def _long(declared: Range) -> Any:
+    families = ["normal", "needle", "spotlight", "marker", "ascending"]
+    return cases(families=families, **prefill_choices(declared, batch=long_prefill_batches))
+
+
+def _rows_that_see_nothing(declared: Range) -> Any:
+    return cases(poisons=["nan", "zero"], **prefill_choices(declared)).filter(
+        lambda case: any(q > kv for q, kv in zip(case.batch.query_lens, case.batch.kv_lens, strict=True))
+    )
+
+
+PREFILLS = (
+    *(
+        Question(
+            check=PREFILL,
+            clauses=clauses,
+            draw=_of_kind(kind),
+            label=kind,
+            about=about,
+            needs=kind if kind in FEATURES else None,
+        )
+        for kind, (clauses, about) in KINDS.items()
+    ),
+    Question(
+        check=PREFILL,
+        clauses=("Q1", "Q4"),
+        draw=_long,
+        label="long",
+        about="Up to 140 query rows over up to 500 keys: many tiles of rows and of keys.",
+        share=0.5,
+    ),
+    Question(
+        check=POISON,
+        clauses=("Q4", "F2"),
+        draw=lambda declared: cases(families=["normal", "needle"], **prefill_choices(declared)),
+        label="prefill",
+        about="With several rows a sequence too, slots that no row may read change no bit.",
+        operation="prefill",
+        share=0.5,
+    ),
+    Question(
+        check=EMPTY,
+        clauses=("Q3", "F4"),
+        draw=_rows_that_see_nothing,
+        label="prefill",
+        about="More query rows than keys: rows before the first key give output 0 and LSE -inf, or their "
+        "sink.",
+        operation="prefill",
+        share=0.5,
+    ),
+    Question(
+        check=REPEAT,
+        clauses=("Q4",),
+        draw=lambda declared: cases(families=["normal", "ascending"], **prefill_choices(declared)),
+        label="prefill",
+        about="With several rows a sequence too, every run gives the same bits.",
+        operation="prefill",
+        share=0.5,
+    ),
+    Question(
+        check=PREFILL,
+        clauses=("Q4",),
+        draw=lambda declared: high_page_cases(**declared.far, batch=prefill_batches),
+        label="high-page-ids",
+        about="With several rows a sequence too, page ids around and above 65,536 are taken whole.",
+        share=0.15,
+    ),
+)

@@ -1,0 +1,65 @@
+"""What happens while one question is asked of one subject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pabench.checks.case_files import AnyCase
+from pabench.checks.ledger import Deviation
+from pabench.checks.outcome import Outcome
+from pabench.judge.allocators.history import HistoryCase
+
+
+@dataclass(slots=True)
+class CheckRecord:
+    """What was judged, and how it went.
+
+    Attributes:
+        check: id of the question.
+        about: what it asks.
+        cases: judged.
+        operations: of all histories that were judged.
+        max_ratio: largest err/T over the cases that passed.
+        failing: the last failing case; Hypothesis runs the smallest one last.
+        outcome: its verdict.
+        deviations: known ones that were seen, by name.
+        lacks: badge to the first thing that speaks against it.
+        declined: why a case was not judged.
+    """
+
+    check: str = ""
+    about: str = ""
+    cases: int = 0
+    operations: int = 0
+    max_ratio: float | None = None
+    failing: AnyCase | None = None
+    outcome: Outcome | None = None
+    deviations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lacks: dict[str, str] = field(default_factory=dict)
+    declined: str | None = None
+
+    def count(self, case: AnyCase) -> None:
+        """Count a judged case and, of a history, its operations."""
+        self.cases += 1
+        self.operations += len(case.operations) if isinstance(case, HistoryCase) else 0
+
+    @property
+    def worst(self) -> float | None:
+        """Largest err/T over the cases that passed, or that of the failure."""
+        return self.outcome.max_ratio if self.outcome is not None else self.max_ratio
+
+    def meet(self, deviation: Deviation, outcome: Outcome) -> None:
+        """Remember that a case showed a known deviation."""
+        words = {name: getattr(deviation, name) for name in ("name", "kind", "reason", "case")}
+        self.deviations.setdefault(deviation.name, {**words, "text": outcome.text, "cases": 0})["cases"] += 1
+
+    def judge(self, case: AnyCase, outcome: Outcome) -> None:
+        """Count a judged case; remember it when it failed."""
+        self.count(case)
+        for badge, why in outcome.lacks:
+            self.lacks.setdefault(badge, why)
+        if not outcome.passed:
+            self.failing, self.outcome = case, outcome
+        elif outcome.max_ratio is not None:
+            self.max_ratio = max(self.max_ratio or 0.0, outcome.max_ratio)

@@ -1,0 +1,1 @@
+"""Subjects in processes of their own, as checks see them: proxies with the same protocols."""

@@ -1,0 +1,206 @@
+"""An allocator in another process: an operation is one trip, and brings the state after it along."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from pabench.checks.remote.answers import error_of
+from pabench.checks.remote.backend import GONE
+from pabench.checks.remote.errors import SubjectEnded
+from pabench.checks.remote.facts import Caller, allocator_capabilities
+from pabench.kernels.pool_launches import Churned, Launched
+from pabench.problem.dtypes import Array
+from pabench.subjects.allocators.base import PageAllocator, PoolShape
+from pabench.subjects.allocators.results import Granted, Hit, MemorySplit, Prompt
+from pabench.subjects.process.allocator_calls import STATE
+
+
+class RemoteAllocator(PageAllocator):
+    """Answers from the state that came with the last operation.
+
+    Args:
+        subject: whose process it is.
+        shape: of the pool.
+
+    Attributes:
+        launches: makes a pool of the kind that the allocator runs on; None where it runs on none.
+
+    Raises:
+        Unsupported: it lacks what the shape asks for.
+    """
+
+    def __init__(self, subject: Caller, shape: PoolShape) -> None:
+        # what the shape asks for and the allocator lacks is refused over there
+        self.shape = shape
+        self._subject = subject
+        self._number = subject.number()
+        about, self._state = subject.call("make", self._number, shape)
+        self._life = subject.lives
+        self.name = str(about["name"])  # type: ignore[misc]
+        self.capabilities = allocator_capabilities(about["capabilities"])
+        self.launches = self._new_pool if about["pool"] else None
+        weakref.finalize(self, subject.later, "drop", self._number)
+
+    # --- state ----------------------------------------------------------------------------------------
+
+    def lengths(self) -> Array:
+        """See ``PageAllocator``."""
+        found: Array = self._read("lengths")
+        return found
+
+    def block_table(self) -> Array:
+        """See ``PageAllocator``."""
+        found: Array = self._read("block_table")
+        return found
+
+    @property
+    def free_pages(self) -> int:
+        """See ``PageAllocator``."""
+        found: int = self._read("free_pages")
+        return found
+
+    @property
+    def evictable_pages(self) -> int:
+        """See ``PageAllocator``."""
+        found: int = self._read("evictable_pages")
+        return found
+
+    @property
+    def free_swap_pages(self) -> int:
+        """See ``PageAllocator``."""
+        found: int = self._read("free_swap_pages")
+        return found
+
+    def refcounts(self) -> Array | None:
+        """See ``PageAllocator``."""
+        found: Array | None = self._read("refcounts")
+        return found
+
+    def swapped(self, sequence: int) -> int | None:
+        """See ``PageAllocator``."""
+        found: int | None = self._read("swapped")[sequence]
+        return found
+
+    def fingerprint(self) -> bytes:
+        """See ``PageAllocator``."""
+        return str(self._read("fingerprint")).encode()
+
+    def memory_split(self) -> MemorySplit:
+        """See ``PageAllocator``."""
+        found: MemorySplit = self._read("memory_split")
+        return found
+
+    # --- operations -----------------------------------------------------------------------------------
+
+    def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
+        """See ``PageAllocator``."""
+        found: Granted = self._do("alloc", sequence, tokens, final_tokens=final_tokens)
+        return found
+
+    def append(self, sequence: int, tokens: int) -> Granted:
+        """See ``PageAllocator``."""
+        found: Granted = self._do("append", sequence, tokens)
+        return found
+
+    def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
+        """See ``PageAllocator``."""
+        found: Granted = self._do("append_batch", sequences, tokens)
+        return found
+
+    def fork(self, parent: int, child: int) -> None:
+        """See ``PageAllocator``."""
+        self._do("fork", parent, child)
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """See ``PageAllocator``."""
+        self._do("truncate", sequence, length)
+
+    def free(self, sequences: Sequence[int]) -> None:
+        """See ``PageAllocator``."""
+        self._do("free", sequences)
+
+    def free_window(self, sequence: int, keep_from: int) -> None:
+        """See ``PageAllocator``."""
+        self._do("free_window", sequence, keep_from)
+
+    def commit(self, sequence: int, prompt: Prompt) -> None:
+        """See ``PageAllocator``."""
+        self._do("commit", sequence, prompt)
+
+    def lookup(self, prompt: Prompt) -> Hit:
+        """See ``PageAllocator``."""
+        found: Hit = self._do("lookup", prompt)
+        return found
+
+    def adopt(self, sequence: int, hit: Hit) -> None:
+        """See ``PageAllocator``."""
+        self._do("adopt", sequence, hit)
+
+    def evict(self, pages: int) -> tuple[int, ...]:
+        """See ``PageAllocator``."""
+        found: tuple[int, ...] = self._do("evict", pages)
+        return found
+
+    def swap_out(self, sequence: int) -> Array:
+        """See ``PageAllocator``."""
+        found: Array = self._do("swap_out", sequence)
+        return found
+
+    def swap_in(self, sequence: int) -> Array:
+        """See ``PageAllocator``."""
+        found: Array = self._do("swap_in", sequence)
+        return found
+
+    def reset(self) -> None:
+        """See ``PageAllocator``."""
+        self._do("reset")
+
+    # --- parts ----------------------------------------------------------------------------------------
+
+    def _do(self, name: str, *given: Any, **named: Any) -> Any:
+        self._must_live()
+        result, self._state = self._subject.call("operate", self._number, name, given, named)
+        return _value(result)
+
+    def _read(self, name: str) -> Any:
+        return _value(self._state[list(STATE).index(name)])
+
+    def _new_pool(self) -> RemotePool:
+        self._must_live()
+        return RemotePool(self._subject, self._number)
+
+    def _must_live(self) -> None:
+        if self._life != self._subject.lives:
+            raise SubjectEnded(GONE)
+
+
+class RemotePool:
+    """Launches on a pool in the subject's process; see ``PoolLaunches``."""
+
+    def __init__(self, subject: Caller, allocator: int) -> None:
+        self._subject = subject
+        self._number = subject.number()
+        self.num_pages = int(subject.call("make_pool", self._number, allocator))
+        self._life = subject.lives
+
+    def launch(self, counts: Sequence[int], gone: Sequence[int], kept: Sequence[int]) -> Launched:
+        """See ``PoolLaunches``."""
+        return Launched(*self._call("pool_launch", list(counts), list(gone), list(kept)))
+
+    def churn(self, held: Sequence[int], *, threads: int, rounds: int, most: int) -> Churned:
+        """See ``PoolLaunches``."""
+        return Churned(*self._call("pool_churn", list(held), threads, rounds, most))
+
+    def _call(self, name: str, *given: Any) -> Any:
+        if self._life != self._subject.lives:
+            raise SubjectEnded(GONE)
+        return self._subject.call(name, self._number, *given)
+
+
+def _value(told: Any) -> Any:
+    """What was read over there, or raise what was raised."""
+    if isinstance(told, dict):
+        raise error_of(told["raised"])
+    return told[0]

@@ -1,0 +1,46 @@
+"""What came of a question: one result a check and subject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pabench.run.record import Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """One check of one subject.
+
+    Attributes:
+        check: id of the check, with the family in brackets where there is one.
+        subject: name of the backend or allocator.
+        subject_kind: ``backend`` or ``allocator``.
+        cases: generated problems that were judged.
+        operations: of all histories that were judged; 0 where the cases are no histories.
+        max_ratio: largest err/T over all judged cases, that of the failure when there is one; None when no
+            number was compared.
+        status: what became of it; ``known-failure`` is a check that found known deviations and nothing else.
+        reason: why it is not passed.
+        deviations: known ones that were seen, each with ``name, kind, reason, text, case, cases``; see
+            ``ledger.py``.
+        findings: of a checked device, as plain data; see ``device/findings.py``.
+        traceback: of a subject that raised, as Python prints it.
+        lacks: badge to the first thing that speaks against it, of a check that passed; see ``standing.py``.
+    """
+
+    check: str
+    about: str
+    subject: str
+    subject_kind: str
+    device: str
+    status: Status
+    cases: int
+    max_ratio: float | None
+    reason: str | None
+    duration_s: float
+    findings: tuple[dict[str, Any], ...] = ()
+    deviations: tuple[dict[str, Any], ...] = ()
+    operations: int = 0
+    lacks: dict[str, str] = field(default_factory=dict)
+    traceback: str | None = None

@@ -1,0 +1,77 @@
+"""The allocators by name: ours, and those of other projects.  No package of another project is imported."""
+
+from __future__ import annotations
+
+from pabench.subjects.allocators.adapters import sglang, torch_paged, transformers, vllm
+from pabench.subjects.peers.named import NamedSubject
+
+_ROOM = "pabench.subjects.allocators"
+
+ALLOCATORS: dict[str, NamedSubject] = {
+    "scan": NamedSubject(
+        about="on the device: tables, counts and free ring in its memory, one launch a step, the model's ids",
+        place=f"{_ROOM}.scan:ScanAllocator",
+    ),
+    "ticket": NamedSubject(
+        about="on the device: a ring with tickets, each thread a request, one atomic operation a warp",
+        place=f"{_ROOM}.pool:TicketAllocator",
+    ),
+    "stack": NamedSubject(
+        about="on the device: a lock-free stack, each thread a request, tagged against pages that come back",
+        place=f"{_ROOM}.pool:StackAllocator",
+    ),
+    "host": NamedSubject(
+        about="on the host: the whole specification on numpy arrays, a decode step in one call",
+        place=f"{_ROOM}.host:HostAllocator",
+    ),
+    # the reference model belongs to the judge; by name it can be asked to serve as a subject too
+    "model": NamedSubject(
+        about="the specification in plain Python: a queue of free pages, oldest first",
+        place="pabench.judge.allocators.model:ModelAllocator",
+    ),
+    "contiguous": NamedSubject(
+        about="before paging: room for the longest length, in one piece",
+        place=f"{_ROOM}.reserving:ContiguousAllocator",
+    ),
+    "buddy": NamedSubject(
+        about="before paging: a power of two of tokens to come, in a power of two of pages",
+        place=f"{_ROOM}.reserving:BuddyAllocator",
+    ),
+    "oracle-length": NamedSubject(
+        about="before paging: room for the final length, which it is told, in one piece",
+        place=f"{_ROOM}.reserving:OracleLengthAllocator",
+    ),
+    "buddy-max": NamedSubject(
+        about="before paging: room for the longest length, in a power of two of pages",
+        place=f"{_ROOM}.reserving:BuddyMaxAllocator",
+    ),
+    "buddy-oracle": NamedSubject(
+        about="before paging: room for the final length, which it is told, in a power of two of pages",
+        place=f"{_ROOM}.reserving:BuddyOracleAllocator",
+    ),
+    "vllm-block-pool": NamedSubject(
+        about="vLLM's BlockPool, without prefix caching",
+        place=f"{_ROOM}.adapters.vllm:VllmBlockPool",
+        peers=(vllm.PEER,),
+    ),
+    "vllm-kv-cache-manager": NamedSubject(
+        about="vLLM's KVCacheManager: one group of full attention, without prefix caching",
+        place=f"{_ROOM}.adapters.vllm:VllmKvCacheManager",
+        peers=(vllm.PEER,),
+    ),
+    "sglang-paged": NamedSubject(
+        about="SGLang's PagedTokenToKVPoolAllocator on the host",
+        place=f"{_ROOM}.adapters.sglang:SglangPaged",
+        peers=(sglang.PEER,),
+    ),
+    "transformers-block-manager": NamedSubject(
+        about="transformers' BlockManager of continuous batching",
+        place=f"{_ROOM}.adapters.transformers:TransformersBlockManager",
+        peers=(transformers.PEER,),
+    ),
+    "torch-paged": NamedSubject(
+        about="torch's experimental PagedAttention: its page table",
+        place=f"{_ROOM}.adapters.torch_paged:TorchPaged",
+        peers=(torch_paged.PEER,),
+    ),
+}

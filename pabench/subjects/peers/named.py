@@ -1,0 +1,55 @@
+"""What is known of a subject that has a name, before any of its code is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pabench.errors import Unsupported
+from pabench.subjects.peers.peer import Peer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedSubject:
+    """A backend or allocator that can be asked for by name.
+
+    Attributes:
+        about: one line for lists.
+        place: ``module:attribute`` of its class.
+        peers: the packages of other projects that it runs, the one it is named after first; none for our own.
+        needs_gpu: its kernels have no interpreter; without a GPU every case is unsupported.
+    """
+
+    about: str
+    place: str
+    peers: tuple[Peer, ...] = ()
+    needs_gpu: bool = False
+
+    def check(self, name: str, device: str) -> None:
+        """Look whether it can be had on a device, without importing anything.
+
+        Raises:
+            Unsupported: it needs a GPU, or one of its packages is absent or too old.
+        """
+        if self.needs_gpu and device != "cuda":
+            raise Unsupported(f"{name} needs a GPU: its kernels have no interpreter; add --device cuda")
+        for peer in self.peers:
+            peer.find()
+
+    @property
+    def package(self) -> str | None:
+        """Name of the package that it is an adapter of, None for our own."""
+        return self.peers[0].title if self.peers else None
+
+    @property
+    def install(self) -> str:
+        """The commands that install what it runs."""
+        return " && ".join(dict.fromkeys(peer.install for peer in self.peers))
+
+    def load(self) -> None:
+        """Import what it runs; raises ``Unsupported`` where a package is absent, too old or broken."""
+        for peer in self.peers:
+            peer.load()
+
+    def version(self) -> str | None:
+        """Return the version of the package that is run, None for our own; raises ``Unsupported``."""
+        return self.peers[0].find().version if self.peers else None

@@ -1,0 +1,1 @@
+"""A subject in a process of its own, which answers calls; nothing of the judge is in it."""

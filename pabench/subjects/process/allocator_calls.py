@@ -1,0 +1,92 @@
+"""Calls of an allocator: each returns its result and the state after it, both in one trip."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from pabench.device.base import Device
+from pabench.kernels.pool_launches import PoolLaunches
+from pabench.subjects.allocators.base import PageAllocator, PoolShape
+from pabench.subjects.allocators.capabilities import OPERATIONS
+from pabench.subjects.allocators.entry import AllocatorEntry
+from pabench.subjects.allocators.pool import PoolAllocator
+from pabench.subjects.process.answers import Plain
+from pabench.subjects.process.facts import declared
+from pabench.subjects.process.raised import told
+
+STATE: dict[str, Callable[[PageAllocator], Any]] = {
+    "lengths": lambda made: made.lengths(),
+    "block_table": lambda made: made.block_table(),
+    "free_pages": lambda made: made.free_pages,
+    "evictable_pages": lambda made: made.evictable_pages,
+    "free_swap_pages": lambda made: made.free_swap_pages,
+    "refcounts": lambda made: made.refcounts(),
+    "swapped": lambda made: [made.swapped(sequence) for sequence in range(made.shape.max_seqs)],
+    # only ever compared with another one
+    "fingerprint": lambda made: hashlib.sha256(made.fingerprint()).hexdigest(),
+    "memory_split": lambda made: made.memory_split(),
+}
+"""What can be read of an allocator at any time."""
+
+
+class AllocatorCalls:
+    """Answers for one kind of allocator; made ones are numbers that the judge gives out."""
+
+    def __init__(self, entry: AllocatorEntry, device: Device) -> None:
+        self._entry = entry
+        self._device = device
+        self._made: dict[int, PageAllocator] = {}
+        self._pools: dict[int, PoolLaunches] = {}
+
+    @property
+    def calls(self) -> dict[str, Callable[..., Any]]:
+        """The calls by name."""
+        made = (self.make, self.operate, self.drop, self.make_pool, self.pool_launch, self.pool_churn)
+        return {call.__name__: call for call in made}
+
+    def make(self, number: int, shape: PoolShape) -> Any:
+        """Make an empty allocator; return what it is, and its state."""
+        made = self._made[number] = self._entry.make(self._device, shape)
+        pool = isinstance(made, PoolAllocator)
+        about = Plain(name=str(made.name), capabilities=declared(made.capabilities), pool=pool)
+        return [about, self._state(made)]
+
+    def operate(self, number: int, name: str, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Do an operation; return what it returned or raised, and the state after it."""
+        if name not in OPERATIONS:
+            raise ValueError(f"no operation {name!r}")
+        made = self._made[number]
+        return [_tried(lambda: getattr(made, name)(*given, **named)), self._state(made)]
+
+    def drop(self, number: int) -> None:
+        """Forget an allocator."""
+        self._made.pop(number, None)
+
+    def make_pool(self, number: int, of: int) -> int:
+        """Make an empty pool of the kind that an allocator runs on; return its pages."""
+        made = self._made[of]
+        if not isinstance(made, PoolAllocator):
+            raise TypeError(f"{made.name} runs on no pool")
+        pool = self._pools[number] = made.launches()
+        return pool.num_pages
+
+    def pool_launch(self, number: int, counts: list[int], gone: list[int], kept: list[int]) -> Any:
+        """See ``PoolLaunches.launch``."""
+        return list(self._pools[number].launch(counts, gone, kept))
+
+    def pool_churn(self, number: int, held: list[int], threads: int, rounds: int, most: int) -> Any:
+        """See ``PoolLaunches.churn``."""
+        return list(self._pools[number].churn(held, threads=threads, rounds=rounds, most=most))
+
+    def _state(self, made: PageAllocator) -> list[Any]:
+        return [_tried(lambda read=read: read(made)) for read in STATE.values()]  # type: ignore[misc]
+
+
+def _tried(read: Callable[[], Any]) -> Any:
+    """What ``read`` gives in a list of one, or what it raises."""
+    try:
+        return [read()]
+    except Exception as error:
+        return Plain({"raised": told(error)})
