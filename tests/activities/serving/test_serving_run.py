@@ -162,7 +162,7 @@ def test_serving_dry_run_names_servers_and_writes_nothing(
     assert run(["serving", *SMALL, *words]) == 0
     said = capsys.readouterr().out
     assert "host under fcfs, page size 8" in said
-    assert "2 items on device" in said
+    assert "2 servers on device" in said
     assert not (tmp_path / "run").exists()
 
 
