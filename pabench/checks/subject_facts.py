@@ -7,11 +7,12 @@ from typing import Any
 
 from pabench.checks.ledger import Deviation, known_deviations
 from pabench.device.base import Device
-from pabench.errors import Unsupported
 from pabench.subjects.allocators.entry import AllocatorEntry
 from pabench.subjects.backends.base import Backend
-from pabench.subjects.reference import BACKEND
-from pabench.subjects.registry import known, load_allocator, load_backend
+from pabench.subjects.process.facts import load
+
+RECORDED = ("package", "version", "mode", "lacking")
+"""Fields that a run writes down of a subject."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,36 +42,14 @@ class SubjectFacts:
         return asdict(self)
 
 
-def backend_facts(name: str, backend: Backend) -> SubjectFacts:
-    """Return what is known of a backend that is loaded."""
-    mode = getattr(backend, "mode", None)
-    mode = None if mode is None else str(mode)
-    subject = known(BACKEND).get(name)
-    if subject is None or not subject.peers:
-        return SubjectFacts(name=name, kind=BACKEND, mode=mode)
-    return SubjectFacts(
-        name=name, kind=BACKEND, package=subject.package, version=subject.version(), mode=mode
-    )
-
-
 def load_subject(kind: str, name: str, device: Device) -> SubjectFacts:
-    """Load a backend or an allocator, and return what is known of it.
+    """Load a backend or an allocator in this process, and return what is known of it.
 
     Raises:
         PabenchError: a name or code that is no subject; what a package lacks is in the facts instead.
     """
-    subject = known(kind).get(name)
-    package = subject.package if subject else None
-    try:
-        if kind == BACKEND:
-            return backend_facts(name, load_backend(name, device))
-        load_allocator(name)
-        version = subject.version() if subject else None
-        return SubjectFacts(name=name, kind=kind, package=package, version=version)
-    except Unsupported as lacking:
-        if kind == BACKEND and subject is not None and not subject.peers:
-            raise
-        return SubjectFacts(name=name, kind=kind, package=package, lacking=str(lacking))
+    _, told = load(kind, name, device)
+    return SubjectFacts(name=name, kind=kind, **{field: told[field] for field in RECORDED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,14 +78,10 @@ def load_judged(kind: str, name: str, device: Device) -> Judged:
     Raises:
         PabenchError: a name or code that is no subject; what a package lacks is in ``lacking`` instead.
     """
-    try:
-        if kind == "backend":
-            backend = load_backend(name, device)
-            facts = backend_facts(name, backend)
-            deviations = known_deviations(kind, name, facts.version, facts.mode)
-            return Judged(name=name, kind=kind, backend=backend, known=deviations)
-        entry, subject = load_allocator(name), known(kind).get(name)
-        version = subject.version() if subject else None
-        return Judged(name=name, kind=kind, allocator=entry, known=known_deviations(kind, name, version))
-    except Unsupported as lacking:
-        return Judged(name=name, kind=kind, lacking=str(lacking))
+    subject, told = load(kind, name, device)
+    if subject is None:
+        return Judged(name=name, kind=kind, lacking=told["lacking"])
+    deviations = known_deviations(kind, name, told["version"], told["mode"])
+    if isinstance(subject, AllocatorEntry):
+        return Judged(name=name, kind=kind, allocator=subject, known=deviations)
+    return Judged(name=name, kind=kind, backend=subject, known=deviations)
