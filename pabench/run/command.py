@@ -7,6 +7,7 @@ interrupt.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import sys
@@ -21,11 +22,11 @@ from pabench.console import say
 from pabench.cores import usable_cores
 from pabench.errors import EXIT_OK, UsageError
 from pabench.run.directory import RunDirectory, check_new
-from pabench.run.engine import Engine
+from pabench.run.engine import Engine, cut_short
 from pabench.run.options import Options, command_arguments, default_out
 from pabench.run.plug import Activity, Facts, Item
 from pabench.run.record import Record, Status
-from pabench.run.signals import stop_signals
+from pabench.run.signals import no_stop, stop_signals
 from pabench.text import one_line
 
 SHOWN_ITEMS = 400
@@ -98,11 +99,20 @@ def run_activity(
         words.warm_up(engine)
         if not resumed:
             check_new(path)
-        with _open(activity, path, facts, resumed=resumed) as directory:
-            say(f"pabench {activity.kind}: {words.who or count} on {facts.description}", err=True)
-            words.opened(engine, directory, facts)
-            ends_at = None if options.budget_s is None else began + options.budget_s
-            finished = engine.run(items, directory, ends_at=ends_at)
+        run: RunDirectory | None = None
+        with contextlib.ExitStack() as stack:
+            try:
+                # a signal waits until the folder is a run; from then on it closes the run
+                with no_stop():
+                    run = stack.enter_context(_open(activity, path, facts, resumed=resumed))
+                say(f"pabench {activity.kind}: {words.who or count} on {facts.description}", err=True)
+                words.opened(engine, run, facts)
+                ends_at = None if options.budget_s is None else began + options.budget_s
+                finished = engine.run(items, run, ends_at=ends_at)
+            except KeyboardInterrupt:
+                if run is None or run.run["status"] != "running":
+                    raise
+                finished = cut_short(run)
     ran = [record for record in finished.records if record.status != Status.INTERRUPTED]
     again = resume_line(path)
     if finished.interrupted:

@@ -288,6 +288,13 @@ class _Work:
         return place
 
 
+def cut_short(directory: RunDirectory) -> Finished:
+    """Close a run that was stopped before its first item, or a second time while it was being closed."""
+    code = exit_code((), interrupted=True)
+    directory.finish(status="interrupted", exit_code=code)
+    return Finished(records=directory.records, interrupted=True, not_run=0, exit_code=code)
+
+
 def write(activity: Activity, directory: RunDirectory, item: Item, answer: Answer) -> Record:
     """Save the failing case of an answer, where there is one, append its records, and return the item's."""
     record, failing = activity.finish(item, answer.record), answer.failing

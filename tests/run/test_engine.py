@@ -20,6 +20,7 @@ import pytest
 import pabench
 from pabench.errors import EnvironmentRefused, PabenchError, UsageError
 from pabench.progress import PlainProgress
+from pabench.run import directory as directories
 from pabench.run.bench_worker import make_bench
 from pabench.run.command import run_activity
 from pabench.run.directory import RunDirectory
@@ -104,6 +105,30 @@ def test_example_passes_and_finds_nothing_to_do(tmp_path: Path) -> None:
     assert nothing.returncode == 5, nothing.stderr
     assert "0 items: nothing ran" in nothing.stdout
     assert (tmp_path / "nothing" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("place", ["_locked", "validate_run"])
+def test_example_stopped_while_the_folder_is_made_is_closed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    before = getattr(directories, place)
+    sent: list[signal.Signals] = []
+
+    def stopped(*given: Any) -> Any:
+        made = before(*given)
+        if not sent:
+            sent.append(signal.SIGTERM)
+            os.kill(os.getpid(), sent[0])
+        return made
+
+    monkeypatch.setattr(directories, place, stopped)
+    out = tmp_path / "run"
+    given = {"resume": False, "overwrite": False, "in_process": False, "dry_run": False, "out": str(out)}
+    assert run_activity(TOY.Toy(["noon"]), options_of("toy", given)) == 2
+    run = read_run(out)
+    assert (run.record["status"], run.record["exit_code"]) == ("interrupted", 2)
+    assert not run.records
+    assert (out / "report.html").is_file()
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
