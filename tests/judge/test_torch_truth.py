@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pabench.judge.gather import gather_tokens, to_float64
 from pabench.judge.merge import merge_truth
 from pabench.judge.reference import Truth, truth
 from pabench.problem import Case, ComputeProfile, build_tensors
-from pabench.problem.dtypes import dtype_by_name
+from pabench.problem.dtypes import Array, dtype_by_name
 from pabench.problem.merge import MergeCase, build_merge
 from pabench.problem.problem import FEATURES
+from pabench.problem.tensors import Tensors
 from pabench.strategies.attention import cases
 from pabench.strategies.cache import merge_cases
 from pabench.strategies.lengths import prefill_batches, speculative_batches
@@ -29,21 +31,59 @@ PROFILES = st.builds(
     tanh_error=st.sampled_from([0.0, 2.0**-11]),
 )
 HOPELESS = 1e20
+FLOAT64 = 2.0**-50
+"""Some roundings of float64."""
 
 
-def assert_same(found: Truth, other: Found) -> None:
+def assert_same(found: Truth, other: Found, *, logit: float, value: float) -> None:
+    """Assert that both agree as far as float64 lets them: the bounds are of far coarser arithmetic.
+
+    Args:
+        found: numpy's.
+        other: torch's.
+        logit: the largest sum of magnitudes of a logit: its float64 rounding is the weights', relative.
+        value: the largest magnitude of a value: a distance from the output, where they are close, keeps no
+            more than its float64 rounding.
+    """
     out, lse, out_bound, lse_bound = other
     np.testing.assert_array_equal(np.isneginf(found.lse), np.isneginf(lse))
+    relative, output = FLOAT64 * logit, FLOAT64 * value * (1 + logit)
+    # the bound of the LSE holds the sum of the drifts that the distances are weighted with
+    absolute = np.broadcast_to(output * (1 + lse_bound[..., None]), out_bound.shape)
     # both are float64, so they agree far below the bound of a float32 kernel
     seen = ~np.isneginf(lse)
-    assert (np.abs(found.out - out) <= 1e-6 * out_bound).all()
-    assert (np.abs(found.lse[seen] - lse[seen]) <= 1e-6 * lse_bound[seen]).all()
-    for mine, theirs in ((found.out_bound, out_bound), (found.lse_bound, lse_bound)):
+    assert (np.abs(found.out - out) <= 1e-6 * out_bound + output).all()
+    assert (np.abs(found.lse[seen] - lse[seen]) <= 1e-6 * lse_bound[seen] + FLOAT64 * (1 + logit)).all()
+    for mine, theirs, noise in (
+        (found.out_bound, out_bound, absolute),
+        (found.lse_bound, lse_bound, np.zeros_like(lse_bound)),
+    ):
         # a hopeless bound is the exponential of a huge number: that number agrees
         useful = theirs < HOPELESS
         np.testing.assert_array_equal(mine < HOPELESS, useful)
-        np.testing.assert_allclose(mine[useful], theirs[useful], rtol=1e-9)
-        np.testing.assert_allclose(np.log(mine[~useful]), np.log(theirs[~useful]), rtol=1e-9)
+        allowed = (1e-9 + relative) * theirs + noise
+        assert (np.abs(mine - theirs)[useful] <= allowed[useful]).all()
+        mine, theirs, noise = np.log(mine[~useful]), np.log(theirs[~useful]), noise[~useful] / theirs[~useful]
+        assert (np.abs(mine - theirs) <= (1e-9 + relative) * theirs + noise).all()
+
+
+def sizes(tensors: Tensors) -> dict[str, float]:
+    """Return the arguments of ``assert_same`` for the keys and values that are stored."""
+    problem = tensors.case.problem
+    largest = {"k": 0.0, "v": 0.0}
+    for sequence, length in enumerate(tensors.kv_lens.tolist()):
+        for name in largest:
+            stored = gather_tokens(tensors, sequence, name, 0, length)
+            largest[name] = max(largest[name], _largest(stored))
+    q = np.abs(to_float64(tensors.q, problem.storage)).sum(-1)
+    slope = max((abs(one) for one in problem.alibi_slopes or (0.0,)), default=0.0)
+    bias = slope * max(tensors.kv_lens.tolist(), default=0)
+    return {"logit": abs(problem.scale) * _largest(q) * largest["k"] + bias, "value": largest["v"]}
+
+
+def _largest(numbers: Array) -> float:
+    """The largest magnitude that is finite."""
+    return float(np.max(np.abs(numbers), initial=0.0, where=np.isfinite(numbers)))
 
 
 @pytest.mark.parametrize("feature", [None, *FEATURES])
@@ -61,7 +101,7 @@ def test_torch_truth_is_the_judges_property(feature: str | None, data: st.DataOb
         )
     )
     tensors, profile = build_tensors(case), data.draw(PROFILES)
-    assert_same(truth(tensors, profile), torch_truth(tensors, profile))
+    assert_same(truth(tensors, profile), torch_truth(tensors, profile), **sizes(tensors))
 
 
 @settings(max_examples=100, deadline=None)
@@ -69,4 +109,6 @@ def test_torch_truth_is_the_judges_property(feature: str | None, data: st.DataOb
 def test_torch_truth_of_merging_is_the_judges_property(case: MergeCase) -> None:
     outs, lses = build_merge(case)
     dtype = dtype_by_name(case.dtype)
-    assert_same(merge_truth(outs, lses, dtype), torch_merge_truth(outs, lses, dtype))
+    found = merge_truth(outs, lses, dtype)
+    largest = {"logit": _largest(lses), "value": _largest(to_float64(outs, dtype))}
+    assert_same(found, torch_merge_truth(outs, lses, dtype), **largest)
