@@ -52,6 +52,8 @@ COMMANDS = {
     "stress": "Press page allocators: sizes, full pools, fragmentation over time.",
     "memory": "Waste, gain, capacity and the best page size for a model and lengths.",
     "report": "Render the report of one or more runs.",
+    "compare": "Compare two runs: what became better or worse.",
+    "export": "Write a run as CSV, Parquet, JSON, JUnit, Markdown or Bencher metrics.",
     "kernels": "Compile every kernel instance without a GPU: registers, spills, occupancy.",
     "gpu": "Check and measure our kernels on this machine's NVIDIA GPU.",
     "replay": "Run a saved failing case again.",

@@ -34,7 +34,7 @@ ROWS: list[tuple[str, ...]] = [
     ("activities",),
     ("activities.conformance", "activities.sweep", "activities.serving", "activities.stress"),
     ("activities.model", "selftest"),
-    ("report",),
+    ("report", "comparison"),
     ("run.command",),
     ("cli",),
     ("__main__",),
@@ -54,6 +54,7 @@ NEVER: dict[str, set[str]] = {
     "strategies": {"subjects.backends", "subjects.allocators", "kernels", "device", "judge"},
     "checks": {"timing"},
     "activities.conformance": {"timing"},
+    "comparison": {"activities", "selftest", "subjects", "strategies", "judge", "device", "timing"},
     "activities.model": {
         "activities.conformance",
         "activities.sweep",
@@ -64,7 +65,7 @@ NEVER: dict[str, set[str]] = {
 }
 
 # what the package itself offers by name, imported when it is asked for
-DOORS = {("__init__", "analysis")}
+DOORS = {("__init__", "analysis"), ("__init__", "comparison")}
 
 # libraries a room is limited to, beside the standard library
 ONLY: dict[str, set[str]] = {
@@ -82,7 +83,8 @@ ONLY: dict[str, set[str]] = {
     "workloads": {"numpy"},
     "judge": {"numpy"},
     "run": {"numpy", "click"},
-    "analysis": {"numpy", "pandas"},
+    "analysis": {"numpy", "pandas", "scipy"},
+    "comparison": {"pandas", "jinja2"},
 }
 
 # no files, processes or network where only the question is stated

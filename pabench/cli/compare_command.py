@@ -1,0 +1,92 @@
+"""``pabench compare``: what became better or worse between two runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pabench.console import say
+from pabench.run.files import atomic_write_text, check_output, pretty
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command(name="compare")
+@click.argument("base", metavar="BASE", type=FILE)
+@click.argument("new", metavar="NEW", type=FILE)
+@click.option("--only", metavar="CLASSES", help="Of verdicts,counted,timed.  [default: all]")
+@click.option(
+    "--threshold",
+    metavar="PERCENT",
+    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    default=2.0,
+    help="Times that differ by less are the same.  [default: 2]",
+)
+@click.option(
+    "--accept", type=FILE, metavar="FILE", help="Regressions to let pass, with reason and last day."
+)
+@click.option("--all", "everything", is_flag=True, help="Print every line that differs, not the first 40.")
+@click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write all lines as JSON.")
+@click.option(
+    "--markdown", "markdown_file", type=FILE, metavar="FILE", help="Write a comment for a pull request."
+)
+@click.option("--html", type=FILE, metavar="FILE", help="Write one page.")
+@click.option("--junit", type=FILE, metavar="FILE", help="Write JUnit XML.")
+def command(
+    base: Path,
+    new: Path,
+    only: str | None,
+    threshold: float,
+    accept: Path | None,
+    everything: bool,
+    json_file: Path | None,
+    markdown_file: Path | None,
+    html: Path | None,
+    junit: Path | None,
+) -> int:
+    """Compare run NEW with run BASE, item by item.
+
+    Verdicts and counted figures (bytes, sectors, pages) compare exactly, on any machine.  Times compare
+    within their noise, on one machine.  Exit code 1 when something is worse, 6 when something could not be
+    told and nothing is worse.
+
+    \b
+    Examples:
+      pabench compare runs/main runs/branch
+      pabench compare runs/main runs/branch --only verdicts,counted --markdown comment.md
+    """
+    from pabench.comparison.accept import read_accepted
+    from pabench.comparison.compare import compare_runs
+    from pabench.comparison.delta import CLASSES
+    from pabench.comparison.words import markdown, text_lines
+    from pabench.run.read import read_run
+
+    outputs = {"--json": json_file, "--markdown": markdown_file, "--html": html, "--junit": junit}
+    for option, path in outputs.items():
+        if path is not None:
+            check_output(option, path)
+    found = compare_runs(
+        read_run(base),
+        read_run(new),
+        parts=CLASSES if only is None else [part.strip() for part in only.split(",")],
+        threshold=threshold / 100,
+        accepted=() if accept is None else read_accepted(accept),
+    )
+    for line in text_lines(found, limit=None if everything else 40):
+        say(line)
+    if json_file is not None:
+        atomic_write_text(json_file, pretty(found.to_json()))
+    if markdown_file is not None:
+        atomic_write_text(markdown_file, markdown(found))
+    if html is not None or junit is not None:
+        from pabench.comparison.page import page_of, records_of
+        from pabench.run.junit import junit_text
+
+        if html is not None:
+            atomic_write_text(html, page_of(found))
+        if junit is not None:
+            atomic_write_text(
+                junit, junit_text("compare", records_of(found), {"base": found.base, "new": found.new})
+            )
+    return found.exit_code

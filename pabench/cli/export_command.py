@@ -1,0 +1,48 @@
+"""``pabench export``: a run in the form that another tool reads."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from pabench.console import say
+from pabench.errors import UnknownName, UsageError
+from pabench.run.files import atomic_write_bytes, check_output
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command(name="export")
+@click.argument("runs", nargs=-1, metavar="RUN...", type=FILE)
+@click.option(
+    "--to", "form", metavar="FORMAT", help="csv, parquet, json, junit, md or bmf (Bencher).  [default: csv]"
+)
+@click.option("--out", type=FILE, metavar="FILE", help="File to write.  [default: standard output]")
+def command(runs: tuple[Path, ...], form: str | None, out: Path | None) -> None:
+    """Write the records of one or more runs in another form.
+
+    \b
+    Examples:
+      pabench export runs/sweep --to csv --out sweep.csv
+      pabench export runs/sweep --to bmf
+    """
+    from pabench.comparison.export import FORMATS
+    from pabench.run.read import read_runs
+
+    form = "csv" if form is None else form
+    if form not in FORMATS:
+        raise UnknownName("format", form, FORMATS)
+    if not runs:
+        raise UsageError("no run given: name at least one run directory", hint="pabench export RUN...")
+    if out is None and form == "parquet":
+        raise UsageError("--to parquet: is no text: needs --out FILE")
+    if out is not None:
+        check_output("--out", out)
+    data = FORMATS[form](read_runs(runs))
+    if out is None:
+        sys.stdout.write(data.decode())
+    else:
+        atomic_write_bytes(out, data)
+        say(str(out))

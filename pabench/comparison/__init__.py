@@ -1,0 +1,1 @@
+"""Two runs side by side: what became better, worse, or cannot be told."""

@@ -1,0 +1,73 @@
+"""False alarms and power of whole sweeps, simulated: nothing is timed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pabench.comparison.delta import Change
+from pabench.comparison.pairs import Pair
+from pabench.comparison.timed import timed_deltas
+from pabench.run.figures import figures_of
+from pabench.run.record import Record, Status, Subject
+
+CELLS, SAMPLES, NOISE = 300, 20, 0.01
+
+
+def record(name: str, samples: object) -> Record:
+    return Record(
+        kind="sweep",
+        id=name,
+        label=name,
+        subject=Subject(kind="backend", name="k"),
+        device="cuda",
+        status=Status.PASSED,
+        figures=figures_of({"run_ns": samples}, {"run_ns": "measured"}),
+    )
+
+
+def sweep(rng: np.random.Generator, *, slower: int = 0, replicates: int = 1) -> list[Pair]:
+    """Pairs of ``CELLS`` cells with log-normal noise; the first ``slower`` of the new run take 5 % longer.
+
+    With replicates, each process is off by as much as its samples are.
+    """
+    pairs = []
+    for cell in range(CELLS):
+        sides = []
+        for shift in (0.0, math.log(1.05) if cell < slower else 0.0):
+            logs = shift + NOISE * rng.standard_normal((replicates, SAMPLES))
+            if replicates > 1:
+                logs += NOISE * rng.standard_normal((replicates, 1))
+            times = 1e5 * np.exp(logs)
+            sides.append(times.tolist() if replicates > 1 else times[0].tolist())
+        pairs.append(Pair(base=record(str(cell), sides[0]), new=record(str(cell), sides[1])))
+    return pairs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicates", [1, 5])
+def test_sweep_of_nothing_new_is_called_slower_in_five_of_a_hundred_at_most(replicates: int) -> None:
+    rng, alarms = np.random.default_rng(11), 0
+    sweeps = 200 if replicates == 1 else 20
+    for _ in range(sweeps):
+        changes = [delta.change for delta in timed_deltas(sweep(rng, replicates=replicates), threshold=1e-9)]
+        alarms += Change.SLOWER in changes
+    assert alarms <= 0.05 * sweeps
+
+
+def test_five_percent_slower_is_found_and_nothing_else() -> None:
+    rng, found, false = np.random.default_rng(13), 0, 0
+    for _ in range(10):
+        deltas = timed_deltas(sweep(rng, slower=10))
+        found += sum(delta.change == Change.SLOWER for delta in deltas[:10])
+        false += sum(delta.change == Change.SLOWER for delta in deltas[10:])
+    assert found >= 0.95 * 100
+    assert false == 0
+
+
+def test_five_percent_slower_is_found_over_replicates() -> None:
+    deltas = timed_deltas(sweep(np.random.default_rng(17), slower=60, replicates=8))
+    assert sum(delta.change == Change.SLOWER for delta in deltas[:60]) >= 57
+    assert not any(delta.change == Change.SLOWER for delta in deltas[60:])
