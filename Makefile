@@ -15,6 +15,8 @@ WORKERS ?= auto
 SEEDS ?= 20
 SECONDS ?= 3600
 RUNS ?= runs/ci-$(shell date -u +%Y%m%d-%H%M%S)
+# hundreds of interpreters start in a run of the tests: none should compile all of pabench anew
+unexport PYTHONDONTWRITEBYTECODE
 # one value for the whole of make, whatever the clock does
 RUNS := $(RUNS)
 

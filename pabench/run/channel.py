@@ -75,6 +75,10 @@ class Channel:
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         if descriptors:
             line = line[socket.send_fds(self._end, [line], list(descriptors)) :]
+        if sum(map(len, parts)) <= CHUNK_BYTES:
+            # at once: who listens is woken once
+            self._end.sendall(b"".join((line, *parts)))
+            return
         for data in (line, *parts):
             self._end.sendall(data)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib
 import os
 import resource
@@ -35,6 +36,9 @@ BURIAL_SECONDS = 3.0
 """How long descendants are hunted; one that forks faster than it is killed must not stop everything."""
 BROKEN = 70
 """Exit status of a worker whose own code, not the code it was to run, raised."""
+
+GARBAGE = 10_000
+"""Objects between two collections, as their tracers are slow and a worker's cycles few."""
 
 Work = Callable[[Channel], None]
 
@@ -124,6 +128,9 @@ def _become_worker(parent: int, *, output: int) -> None:
         # a subject that eats all memory must take no other process along
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     faulthandler.enable(file=2)
+    # what was imported before stays: looking through it again and again takes a part of all time
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
 
 
 def _run(work: Work, channel: Channel) -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -168,25 +167,24 @@ def folder_of(option: str, text: object) -> Path:
     return Path(text)
 
 
-def deadline_of(text: str) -> float:
-    """Return the value of ``--deadline`` in seconds; raises ``UsageError``."""
+def deadline_of(text: str, option: str = "--deadline") -> float:
+    """Return the seconds that a deadline gives; raises ``UsageError``."""
     from pabench.run.workers import MAX_DEADLINE_S
 
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise UsageError(f"--deadline {text!r}: must be a number of seconds") from None
-    if not math.isfinite(seconds) or not 0 < seconds <= MAX_DEADLINE_S:
-        raise UsageError(f"--deadline {text}: must be more than 0 and at most {MAX_DEADLINE_S:g} seconds")
-    return seconds
+    return parse_seconds(option, text, most=MAX_DEADLINE_S)
 
 
-def parse_seconds(option: str, text: str) -> float:
-    """Return a time such as ``540``, ``540s``, ``9m`` or ``1.5h`` in seconds; raises ``UsageError``."""
+def parse_seconds(option: str, text: str, *, most: float = 365 * 86_400.0) -> float:
+    """Return a time such as ``540``, ``0.5``, ``540s``, ``9m`` or ``1.5h`` in seconds.
+
+    Raises:
+        UsageError: it is written otherwise, or is 0 or more than ``most``.
+    """
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(s|m|h|)", text.strip(), re.ASCII)
     seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
-    if not 0 < seconds <= 365 * 86_400:
-        raise UsageError(f"{option} {text!r}: must be a time such as 540s, 9m or 1.5h")
+    if not 0 < seconds <= most:
+        rule = f"a time such as 540s, 9m or 1.5h, more than 0 and at most {most / 3600:g}h"
+        raise UsageError(f"{option} {text!r}: must be {rule}")
     return seconds
 
 

@@ -27,6 +27,8 @@ OUTPUT_BYTES = 2**14
 """The end of a worker's output that is kept."""
 DUMP_SECONDS = 5.0
 """How long a hanging worker has for its fault dump, and one that says no more for its end."""
+SOON_SECONDS = 0.02
+"""Answers that take longer have the time noted that the worker waits for a core."""
 SEND_SECONDS = 60.0
 """How long a message waits for a worker that does not take it."""
 # the script's own folder stays out of the path, and the path is the parent's
@@ -106,7 +108,9 @@ class Worker:
             WorkerEnded: it died, hangs, or writes what is no message; it is dead by then.
             PabenchError: its own code failed, which is a fault of pabench.
         """
-        end, starved_s = time.monotonic() + deadline_s, self._starved_s()
+        begun, starved_s = time.monotonic(), 0.0
+        end = begun + deadline_s
+        soon: float | None = begun + min(deadline_s, SOON_SECONDS)
         while True:
             try:
                 message = self._channel.next()
@@ -122,11 +126,14 @@ class Worker:
                 raise WorkerEnded(self._ending())
             dead = self._ended is not None
             # looked at even when time is up: the supervisor itself may have been the one that slept
-            if self._wait(max(0.0, end - time.monotonic())):
+            if self._wait(max(0.0, (soon or end) - time.monotonic())):
                 self._gone = not self._channel.fill()
             elif dead:
                 # and all that it said has been heard; a copy of it may still hold the channel open
                 self._gone = True
+            elif soon is not None:
+                # most answers are there before it matters how long the worker waits for a core
+                starved_s, soon = self._starved_s(), None
             elif (more_s := self._starved_s() - starved_s) > 0.0:
                 # a busy machine is not a hanging worker
                 end, starved_s = end + more_s, starved_s + more_s

@@ -335,9 +335,9 @@ GIVEN: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"deadline": "soon"}, "--deadline 'soon': must be a number of seconds"),
-        ({"deadline": "0"}, "--deadline 0: must be more than 0"),
-        ({"deadline": "nan"}, "--deadline nan: must be more than 0"),
+        ({"deadline": "soon"}, "--deadline 'soon': must be a time such as 540s"),
+        ({"deadline": "0"}, "--deadline '0': must be a time such as"),
+        ({"deadline": "nan"}, "--deadline 'nan': must be a time such as"),
         ({"budget": "9 weeks"}, "--budget '9 weeks': must be a time such as 540s, 9m or 1.5h"),
         ({"jobs": "0"}, "--jobs '0': must be a whole number from 1 to 256"),
         ({"jobs": "٣"}, "--jobs '٣': must be a whole number"),

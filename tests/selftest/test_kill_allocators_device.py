@@ -15,7 +15,6 @@ import pytest
 from pabench.checks.effort import EFFORTS
 from pabench.checks.record import CheckRecord
 from pabench.device.checked import CheckedDevice
-from pabench.device.emulated import EmulatedDevice
 from pabench.device.findings import Finding
 from pabench.errors import DeviceFault, InvalidCase, OutOfPages, Unsupported
 from pabench.kernels import page_pool
@@ -25,7 +24,7 @@ from pabench.subjects.allocators.scan import ScanAllocator
 from pabench.subjects.registry import load_allocator
 from tests.support.allocator_support import random_call, shape_of
 from tests.support.apart import CRASHED, apart
-from tests.support.kill_support import ask
+from tests.support.kill_support import ask, device_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "mutants"
 MUTANTS = load_mutants(FOLDER / "allocators_device.toml")
@@ -48,7 +47,7 @@ def examine(
     runs: int = QUICK_RUNS,
     workers: int | None = None,
 ) -> CheckRecord:
-    device = EmulatedDevice(kernels=kernels, poll_seconds=1, workers=workers)
+    device = device_of(kernels, poll_seconds=1, workers=workers)
     effort = replace(EFFORTS["quick"], machine_runs=runs, shrink=False)
     return ask(check, load_allocator(subject), device, effort=effort, seed=seed, name=subject)
 

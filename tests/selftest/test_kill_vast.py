@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pabench.device.emulated import EmulatedDevice
 from pabench.errors import Unsupported
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.placement import VAST
@@ -18,7 +17,7 @@ from pabench.problem.vast import WRAPS, reserved_zeros, wrap_pages
 from pabench.selftest.mutants import Mutant, load_mutants
 from pabench.subjects.backends.base import Capabilities
 from pabench.subjects.registry import load_allocator
-from tests.support.kill_support import ask, examine, place_of, plant
+from tests.support.kill_support import ask, device_of, examine, place_of, plant
 
 PLANTED = load_mutants(Path(__file__).resolve().parents[1] / "mutants" / "wide.toml")
 MUTANTS = [mutant for mutant in PLANTED if mutant.killed_by.startswith("decode")]
@@ -44,7 +43,7 @@ def test_kill_vast_kills(mutant: Mutant, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mutant", CROWDED, ids=lambda mutant: mutant.id)
 def test_kill_vast_kills_what_a_crowd_shows(mutant: Mutant, tmp_path: Path) -> None:
-    device = EmulatedDevice(kernels=plant(mutant, tmp_path))
+    device = device_of(plant(mutant, tmp_path))
     outcome = ask(mutant.killed_by, load_allocator("scan"), device, profile="default").outcome
     assert outcome is not None
     assert re.search(r"^operation \d+ \(free\): ", outcome.text), outcome.text

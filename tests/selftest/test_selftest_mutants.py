@@ -200,7 +200,8 @@ LIVING = Mutant(
     file="subjects/allocators/host_state.py",
     before="return -(-tokens // self._page_size)",
     after="return (tokens + self._page_size - 1) // self._page_size",
-    **{**FIELDS, "killed_by": "allocator-invariants"},
+    # a question of four histories, for it is asked with the effort of both profiles
+    **{**FIELDS, "killed_by": "allocator-invariants[long-rows]"},
 )
 CRASHING = Mutant(
     id="crashes",

@@ -18,6 +18,7 @@ from pabench.device.base import Device
 from pabench.device.emulated import EmulatedDevice
 from pabench.problem.merge import SPREADS
 from pabench.resources import resource_dir
+from pabench.selftest.killing import CHEAP
 from pabench.selftest.mutants import Mutant, overlay
 from pabench.subjects.allocators.entry import AllocatorEntry
 from pabench.subjects.backends.base import Backend
@@ -57,6 +58,12 @@ def plant(mutant: Mutant, folder: Path) -> Path:
 def place_of(check: str) -> str:
     """Return the pattern of a place in a verdict of ``check``; a crash has none."""
     return f"{PLACES.get(check, PLACES['attention'])}|^{CRASHED}: "
+
+
+def device_of(kernels: Path, **options: Any) -> EmulatedDevice:
+    """Return a device with ``kernels``; those with a fault in them are compiled in a hurry, for one run."""
+    flags = () if kernels == resource_dir("kernels_cuda") else CHEAP
+    return EmulatedDevice(kernels=kernels, flags=flags, **options)
 
 
 def narrow_backend(
@@ -120,7 +127,7 @@ def examine(
     **narrow: Any,
 ) -> CheckRecord:
     """Ask one question of one of our subjects, made of ``kernels``, and return what happened."""
-    device = EmulatedDevice(kernels=kernels)
+    device = device_of(kernels)
     row = question_by_id(check) if isinstance(check, str) else check
     subject: Backend | AllocatorEntry = load_allocator("scan")
     if row.subject_kind == "backend":

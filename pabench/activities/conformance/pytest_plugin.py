@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pabench.errors import PabenchError, UnknownName, Unsupported, UsageError
+from pabench.errors import PabenchError, UnknownName, Unsupported
 from pabench.run.record import BROKEN, Record, Status
 
 if TYPE_CHECKING:
@@ -54,11 +54,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--pabench-profile", default="quick", metavar="NAME", help="glance, quick, default or deep."
     )
-    group.addoption("--pabench-seed", default=0, type=int, metavar="N", help="Of the generated cases.")
+    group.addoption("--pabench-seed", default="0", metavar="N", help="Of the generated cases.")
     group.addoption(
         "--pabench-deadline",
-        default=60.0,
-        type=float,
+        default="60",
         metavar="SECONDS",
         help="For one case; longer is a hang.",
     )
@@ -257,16 +256,15 @@ class HostedSuite:
         from pabench.activities.conformance.request import ConformanceRequest
         from pabench.device.registry import DeviceRequest
         from pabench.run.engine import Engine
+        from pabench.run.options import deadline_of, whole
 
         option = self.config.option
-        deadline_s = float(option.pabench_deadline)
-        if not 0 < deadline_s < float("inf"):
-            raise UsageError(f"--pabench-deadline {deadline_s:g}: must be more than 0 and finite")
+        deadline_s = deadline_of(option.pabench_deadline, "--pabench-deadline")
         request = ConformanceRequest(
             backends=tuple(dict.fromkeys(option.pabench_backend)),
             allocators=tuple(dict.fromkeys(option.pabench_allocator)),
             profile=option.pabench_profile,
-            seed=option.pabench_seed,
+            seed=whole("--pabench-seed", option.pabench_seed, low=0, high=2**63 - 1),
         )
         device = DeviceRequest(name=option.pabench_device)
         self._plug = Conformance(request, device=device, deadline_s=deadline_s)

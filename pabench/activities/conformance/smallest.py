@@ -10,7 +10,7 @@ from pabench.checks.smaller import smaller_cases
 from pabench.run.ending import Ending
 
 MAX_CANDIDATES = 200
-SEARCH_SECONDS = 20.0
+SEARCH_SECONDS = 60.0
 """How long a smaller case that crashes is looked for."""
 SEARCH_DEADLINES = 1.0
 """How long one that hangs is looked for, in deadlines."""

@@ -13,7 +13,6 @@ from pabench.run.plug import ActivityBase, Facts
 from pabench.run.record import Record
 
 COLUMNS_DIR = "columns"
-GIB = 2**30
 
 
 class Serving(ActivityBase):
@@ -49,7 +48,7 @@ class Serving(ActivityBase):
         return {
             **self._config.to_dict(),
             **facts.more["requests"],
-            "pool_gib": self._config.pool_slots * self._config.token_bytes / GIB,
+            "pool_gib": self._config.pool_slots * self._config.token_bytes / 2**30,
             "device": facts.device,
             "kernels": self._device.kernels,
         }

@@ -6,6 +6,7 @@ import os
 import site
 import sysconfig
 import traceback
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,10 +27,9 @@ def told(error: BaseException) -> dict[str, Any]:
     found: dict[str, Any] = {
         "type": type(error).__name__[:100],
         "classes": [kind.__name__ for kind in type(error).__mro__],
-        "place": place_of(error.__traceback__),
-        "trace": _trace(error),
     }
     if isinstance(error, PabenchError):
+        # an answer as others are, such as that no pages are left: where it was raised is asked by nobody
         hint = getattr(error, "hint", None)
         found |= {"ours": True, "text": message, "hint": None if hint is None else str(hint)}
         if isinstance(error, OutOfPages):
@@ -41,7 +41,7 @@ def told(error: BaseException) -> dict[str, Any]:
         return found
     short = " ".join(message.split())
     found["text"] = short if len(short) <= MAX_MESSAGE else f"{short[:MAX_MESSAGE]}..."
-    return found
+    return found | {"place": place_of(error.__traceback__), "trace": _trace(error)}
 
 
 def place_of(trace: TracebackType | None) -> str:
@@ -56,6 +56,7 @@ def place_of(trace: TracebackType | None) -> str:
     return "".join(f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in last)
 
 
+@cache
 def _libraries() -> tuple[str, ...]:
     standard = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     return tuple(path for path in (*standard, *site.getsitepackages()) if path)

@@ -12,7 +12,7 @@ import pytest
 from pabench.cli.main import run
 from pabench.run.read import read_run
 
-BASE = ["conformance", "--profile", "quick", "--device", "emulated", "--deadline", "4"]
+BASE = ["conformance", "--profile", "quick", "--device", "emulated", "--deadline", "2"]
 PLACE = "tests.support.bad_backends:"
 
 READ_ONLY = r"ValueError: assignment destination is read-only \(\w+_backends\.py:\d+ in fetch\)"
@@ -45,7 +45,7 @@ VERDICTS = {
     "Exits": ("crashed", r"exited with status 0"),
     "Segfaults": ("crashed", r"killed by SIGSEGV .*"),
     "Forks": ("crashed", r"(not on every run: )?forked: a copy of the process came back from the backend"),
-    "Loops": ("hung", r"hung: no progress for 4 s in run .*"),
+    "Loops": ("hung", r"hung: no progress for 2 s in run .*"),
 }
 """On ``decode[normal]``: status and reason."""
 FINE = ("Good", "Babbles")

@@ -20,7 +20,7 @@ def test_jobs_change_no_result(tmp_path: Path, capfd: pytest.CaptureFixture[str]
             "--allocator",
             "host",
             "-k",
-            "append*, gather, *empty*, guard",
+            "append*, gather, *empty*, allocator-decode",
         ]
         arguments = ["conformance", "--profile", "quick", "--device", "emulated", *options]
         artifacts = ["--artifacts", str(tmp_path / f"run-{jobs}"), "--json", str(file)]

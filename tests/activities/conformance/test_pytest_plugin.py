@@ -106,7 +106,14 @@ def test_plugin_leaves_sessions_alone_that_do_not_ask(repository: Path) -> None:
     [
         (["--pabench-backend", "rawkernle"], "unknown backend 'rawkernle'; did you mean 'rawkernel'?"),
         (["--pabench-backend", "rawkernel", "--pabench-profile", "quik"], "did you mean 'quick'?"),
-        (["--pabench-backend", "rawkernel", "--pabench-deadline", "0"], "--pabench-deadline 0: must be more"),
+        (
+            ["--pabench-backend", "rawkernel", "--pabench-deadline", "0"],
+            "--pabench-deadline '0': must be a time",
+        ),
+        (
+            ["--pabench-backend", "rawkernel", "--pabench-seed", "1_0"],
+            "--pabench-seed '1_0': must be a whole",
+        ),
     ],
 )
 def test_plugin_refuses_in_one_line(options: list[str], words: str, repository: Path) -> None:

@@ -220,7 +220,7 @@ def test_stress_command_from_options_to_report(tmp_path: Path, capsys: pytest.Ca
         (["--scenario", "chrn"], "unknown scenario 'chrn'; did you mean 'churn'?"),
         (["--pages", "3"], "--pages 3: must be at least 16"),
         (["--max-requests", "0"], "--max-requests 0: must be from 1 to 1048576"),
-        (["--deadline", "-1"], "--deadline -1: must be more than 0"),
+        (["--deadline", "-1"], "--deadline '-1': must be a time such as"),
         (["--device", "abacus"], "unknown device 'abacus'"),
         (["--json", "."], "--json '.': must be a file in an existing folder"),
     ],
