@@ -99,6 +99,7 @@ class Search:
             features=tuple(scope.of_features(sorted(can.features))),
             operations=can.operations,
             supported=self._supports,
+            takes=lambda case: can.why_not(case) is None,
         )
 
     def announce(self, case: AnyCase) -> None:
