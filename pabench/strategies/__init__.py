@@ -48,6 +48,7 @@ from pabench.strategies.shapes import (
     feature_fields,
     head_counts,
     large_groups,
+    many_kv_heads,
     problems,
 )
 
@@ -81,6 +82,7 @@ __all__ = [
     "large_groups",
     "long_batches",
     "long_prefill_batches",
+    "many_kv_heads",
     "many_row_batches",
     "merge_cases",
     "prefill_batches",

@@ -9,6 +9,7 @@ from typing import Any
 
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
+from pabench.problem.placement import VAST
 from pabench.problem.problem import Problem
 from pabench.strategies.shapes import (
     ALL_HEAD_DIMS,
@@ -124,7 +125,17 @@ class Range:
     def _probed_dims(self) -> tuple[int, ...]:
         return tuple(dim for dim in PROBED_HEAD_DIMS if dim <= self.max_head_dim) or (self.max_head_dim,)
 
-    def _takes(self, heads: tuple[int, int], head_dim: int, page_size: int) -> bool:
+    @property
+    def takes_vast_pools(self) -> bool:
+        """Whether the backend can be given a pool larger than memory here."""
+        return self.device == "emulated" and any(
+            self._takes(heads, 16, page, placement=VAST)
+            for heads, page in product(PROBED_HEADS, PROBED_PAGE_SIZES)
+        )
+
+    def _takes(
+        self, heads: tuple[int, int], head_dim: int, page_size: int, *, placement: str = "shuffled"
+    ) -> bool:
         q_len = 1 if self.offers("decode") else 16
         return any(
             self.takes(
@@ -138,6 +149,7 @@ class Range:
                     ),
                     batch=Batch(kv_lens=(17,), q_lens=(q_len,)),
                     kv_layout=layout,
+                    placement=placement,
                 )
             )
             for dtype, layout in product(self.dtypes, self.kv_layouts)

@@ -50,6 +50,14 @@ def head_counts(max_qo_heads: int = 16) -> st.SearchStrategy[tuple[int, int]]:
 
 
 @cache
+def many_kv_heads() -> st.SearchStrategy[tuple[int, int]]:
+    """``(num_qo_heads, num_kv_heads)`` with more KV heads than ``head_counts`` has: 5 to 32."""
+    return st.sampled_from(
+        [(5, 5), (8, 8), (10, 5), (12, 12), (16, 8), (32, 8), (33, 11), (32, 32), (40, 10)]
+    )
+
+
+@cache
 def large_groups(groups: tuple[int, ...] = LARGE_GROUPS) -> st.SearchStrategy[tuple[int, int]]:
     """``(num_qo_heads, num_kv_heads)`` of groups beyond 8, one to four KV heads.
 
@@ -80,9 +88,8 @@ def problems(
     heads: st.SearchStrategy[tuple[int, int]] | None = None,
 ) -> st.SearchStrategy[Problem]:
     """Problems with the default scale or one far from it; ``heads`` are ``head_counts()`` unless given."""
-    return _problems(
-        tuple(dtypes), tuple(sorted(head_dims)), tuple(sorted(page_sizes)), heads or head_counts()
-    )
+    pairs = head_counts() if heads is None else heads
+    return _problems(tuple(dtypes), tuple(sorted(head_dims)), tuple(sorted(page_sizes)), pairs)
 
 
 @cache  # asked for once a case: Hypothesis validates each new strategy anew

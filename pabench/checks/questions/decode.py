@@ -20,9 +20,11 @@ from pabench.strategies import (
     cases,
     crowded_batches,
     far_batches,
+    head_counts,
     high_page_cases,
     large_groups,
     long_batches,
+    many_kv_heads,
     prefix_batches,
     speculative_batches,
     vast_page_cases,
@@ -74,7 +76,7 @@ def _long(declared: Range) -> Any:
 
 SHAPE_FAMILIES = ("marker", "normal", "needle")
 """Families that show a token or a dimension out of place, whatever the shape."""
-LONG_WINDOWS = tuple(sorted(size + d for size in (512, 1024, 2048, 4096) for d in (-1, 0, 1)))
+LONG_WINDOWS = (256, 384, *sorted(size + d for size in (512, 1024, 2048, 4096) for d in (-1, 0, 1)))
 FAR_WINDOWS = (1, 33, *LONG_WINDOWS, 32768, 65536)
 
 
@@ -124,6 +126,7 @@ def _long_windows(declared: Range) -> Any:
     )
 
 
+MANY_KV_HEADS = head_counts() | many_kv_heads()
 FEW_HEADS = st.sampled_from([(1, 1), (2, 1), (2, 2), (4, 2), (3, 3)])
 """``(num_qo_heads, num_kv_heads)`` where there are many rows or keys."""
 
@@ -211,9 +214,11 @@ ORACLE = (
     Question(
         check=DECODE,
         clauses=("S6",),
-        draw=lambda declared: shapes(declared, head_dims=_OTHER_DIMS(declared), max_len=100),
+        draw=lambda declared: shapes(
+            declared, head_dims=_OTHER_DIMS(declared), heads=MANY_KV_HEADS, max_len=100
+        ),
         label="head-dims",
-        about="head_dim 64, 72, 96 and 112: models have them, and 72 is no multiple of 16.",
+        about="head_dim 64, 72, 96 and 112, 72 being no multiple of 16, and up to 32 KV heads.",
         share=0.5,
         unasked=unless(_OTHER_DIMS, "no head_dim of 64, 72, 96 or 112"),
     ),
@@ -271,7 +276,7 @@ ORACLE = (
         clauses=("F2", "F4"),
         draw=_long_windows,
         label="long-windows",
-        about="Windows of 511 to 4,097 keys, sinks beside them: splits that end before the window begins.",
+        about="Windows of 256 to 4,097 keys, sinks beside them: splits that end before the window begins.",
         share=0.3,
         needs="window",
     ),

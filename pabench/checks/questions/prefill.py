@@ -13,6 +13,7 @@ from pabench.checks.questions.decode import (
     EMPTY,
     FAR_WINDOWS,
     FEW_HEADS,
+    MANY_KV_HEADS,
     NO_LARGE_GROUPS,
     NO_LARGE_PAGES,
     POISON,
@@ -88,7 +89,7 @@ def _large_pages(declared: Range) -> Any:
     # head dimensions of all kinds here: each row of the suite that draws them compiles kernels of its own
     sizes = {"page_sizes": large_pages(declared), "head_dims": declared.head_dims(ALL_HEAD_DIMS)}
     batch = partial(prefill_batches, max_seqs=2, max_len=600)
-    return shapes(declared, **prefill_choices(declared, batch=batch, **sizes))
+    return shapes(declared, **prefill_choices(declared, batch=batch, **sizes), heads=MANY_KV_HEADS)
 
 
 def _many_rows(declared: Range) -> Any:
