@@ -8,6 +8,7 @@ from typing import Any
 from pabench.checks.case_files import AnyCase
 from pabench.checks.ledger import Deviation
 from pabench.checks.outcome import Outcome
+from pabench.checks.space import Space
 from pabench.judge.allocators.history import HistoryCase
 
 
@@ -26,6 +27,8 @@ class CheckRecord:
         deviations: known ones that were seen, by name.
         lacks: badge to the first thing that speaks against it.
         declined: why a case was not judged.
+        space: what was drawn and judged.
+        refused: axis of the drawn space to the classes that the subject does not take.
     """
 
     check: str = ""
@@ -38,10 +41,13 @@ class CheckRecord:
     deviations: dict[str, dict[str, Any]] = field(default_factory=dict)
     lacks: dict[str, str] = field(default_factory=dict)
     declined: str | None = None
+    space: Space = field(default_factory=Space)
+    refused: dict[str, list[str]] = field(default_factory=dict)
 
     def count(self, case: AnyCase) -> None:
-        """Count a judged case and, of a history, its operations."""
+        """Count a judged case, where it lies and, of a history, its operations."""
         self.cases += 1
+        self.space.add(case)
         self.operations += len(case.operations) if isinstance(case, HistoryCase) else 0
 
     @property

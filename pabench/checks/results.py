@@ -25,6 +25,8 @@ class CheckResult:
         deviations: known ones that were seen, each with ``name, kind, reason, text, case, cases``; see
             ``ledger.py``.
         findings: of a checked device, as plain data; see ``device/findings.py``.
+        space: what was drawn and judged, see ``Space.to_json``.
+        refused: axis of the drawn space to the classes that the subject does not take.
         traceback: of a subject that raised, as Python prints it.
         lacks: badge to the first thing that speaks against it, of a check that passed; see ``standing.py``.
     """
@@ -43,4 +45,6 @@ class CheckResult:
     deviations: tuple[dict[str, Any], ...] = ()
     operations: int = 0
     lacks: dict[str, str] = field(default_factory=dict)
+    space: dict[str, Any] = field(default_factory=dict)
+    refused: dict[str, list[str]] = field(default_factory=dict)
     traceback: str | None = None

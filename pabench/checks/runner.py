@@ -105,6 +105,8 @@ class CheckRunner:
             deviations=tuple(record.deviations.values()),
             operations=record.operations,
             lacks=record.lacks,
+            space=record.space.to_json(),
+            refused=record.refused,
             traceback=None if verdict is None else verdict.traceback,
         )
         return Answer(result, None if verdict is None else record.failing)

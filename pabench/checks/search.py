@@ -21,6 +21,7 @@ from pabench.checks.process import raise_if_interrupted
 from pabench.checks.question import AllocatorQuestion, AllocatorRange, AnyQuestion, Question
 from pabench.checks.record import CheckRecord
 from pabench.checks.scope import EVERYTHING, Scope
+from pabench.checks.space import refused
 from pabench.checks.subject_facts import Judged
 from pabench.checks.witness import Witness
 from pabench.device.base import Device
@@ -34,11 +35,21 @@ from pabench.strategies.drawn import Range
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 from pabench.subjects.allocators.capabilities import Capabilities as AllocatorCapabilities
 from pabench.subjects.allocators.entry import AllocatorEntry
-from pabench.subjects.backends.base import Backend
+from pabench.subjects.backends.base import Backend, Capabilities
 
 
 class CheckFailed(AssertionError):
     """A check found its property broken; the message is the verdict."""
+
+
+_told: list[tuple[Capabilities, Scope, dict[str, list[str]]]] = []
+
+
+def _refused(can: Capabilities, scope: Scope, declared: Range) -> dict[str, list[str]]:
+    """What a backend does not take, found once for all questions: its rule may be a process away."""
+    if not _told or _told[0][0] is not can or _told[0][1] != scope:
+        _told[:] = [(can, scope, refused(declared))]
+    return _told[0][2]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,6 +110,7 @@ class Search:
             features=tuple(scope.of_features(sorted(can.features))),
             operations=can.operations,
             supported=self._supports,
+            takes=lambda case: can.why_not(case) is None,
         )
 
     def announce(self, case: AnyCase) -> None:
@@ -120,6 +132,7 @@ class Search:
 
     def _ask_backend(self, question: Question) -> None:
         declared, backend = self.declared(), self._backend
+        self.record.refused = _refused(backend.capabilities, self.scope, declared)
         if (why := question.why_unasked(declared)) is not None:
             raise Unsupported(why)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabench.report.deviations import DeviationRow, build_deviations
+from pabench.report.drawn import DrawnSpace, build_drawn
 from pabench.report.facts import RunFacts, build_facts
 from pabench.report.heat import HeatMap, build_heat_maps
 from pabench.report.language import ModelRunView, build_language
@@ -32,6 +33,8 @@ from pabench.report.verdict import Verdict, build_verdict
 from pabench.run.read import Run
 
 DATA_SCHEMA = 1
+LEFT_OUT = ("kind", "space", "refused")
+"""Fields that the page's data has no room for, or that the table around them says."""
 DATA_SAMPLES = 50
 """Samples of one cell that the page carries along; the journal has them all."""
 
@@ -45,6 +48,7 @@ class ReportModel:
     runs: tuple[RunFacts, ...]
     matrices: tuple[Matrix, ...]
     standing: tuple[StandingRow, ...]
+    drawn: tuple[DrawnSpace, ...]
     cell_checks: tuple[CellChecks, ...]
     failures: tuple[Failure, ...]
     deviations: tuple[DeviationRow, ...]
@@ -73,6 +77,7 @@ def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportMo
         runs=build_facts(source),
         matrices=build_matrices(source),
         standing=build_standing(source),
+        drawn=build_drawn(source),
         cell_checks=build_cell_checks(source),
         failures=build_failures(source),
         deviations=build_deviations(source),
@@ -106,7 +111,7 @@ def _data(source: Source) -> dict[str, Any]:
     tables = {}
     kinds = ("cells", "checks", "servers", "stress", "models", "others")
     for name, lines in ((kind, getattr(source, kind)) for kind in kinds):
-        columns = list(dict.fromkeys(key for line in lines for key in line.data if key != "kind"))
+        columns = list(dict.fromkeys(key for line in lines for key in line.data if key not in LEFT_OUT))
         rows = [[line.run, *(_few(line.data.get(key)) for key in columns)] for line in lines]
         tables[name] = {"columns": ["run", *columns], "rows": rows}
     runs = [{"name": run.name, **run.record} for run in source.runs]

@@ -91,6 +91,7 @@ CHECK_OPTIONAL: dict[str, Rule] = {
     "findings": LIST,
     "deviations": LIST,
     "lacks": EXACT,
+    **dict.fromkeys(("space", "refused"), OBJECT),
 }
 CHECK_FAILURE: dict[str, Rule] = dict.fromkeys(("case_id", "text", "path", "replay"), TEXT)
 

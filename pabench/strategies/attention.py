@@ -18,7 +18,7 @@ from pabench.problem.placement import PLACEMENTS, TABLE_TAILS, VAST
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import Problem
 from pabench.strategies.lengths import batches, forks
-from pabench.strategies.shapes import HEAD_DIMS, among, feature_fields, problems, whole
+from pabench.strategies.shapes import HEAD_DIMS, PAGE_SIZES, among, feature_fields, problems, whole
 
 HIGH_POOL_BYTES = 2**26
 """Pools with page ids above 65,536 are kept below this, so that they can be poisoned whole."""
@@ -37,6 +37,9 @@ def cases(
     interleaved: Sequence[bool] = (False, True),
     dtypes: Sequence[str] = tuple(DTYPES),
     head_dims: Sequence[int] = HEAD_DIMS,
+    page_sizes: Sequence[int] = PAGE_SIZES,
+    heads: st.SearchStrategy[tuple[int, int]] | None = None,
+    windows: Sequence[int] = (),
     max_seqs: int = 5,
     max_len: int = 200,
     min_len: int = 0,
@@ -58,6 +61,9 @@ def cases(
         interleaved: whether K and V may be strided views of one pool.
         dtypes: storage types.
         head_dims: head dimensions.
+        page_sizes: tokens of a page.
+        heads: strategy of ``(num_qo_heads, num_kv_heads)``, such as ``large_groups()``.
+        windows: which windows there may be, where the usual ones are too short.
         max_seqs: largest batch.
         max_len: longest sequence, in tokens.
         min_len: shortest sequence, in tokens.
@@ -68,9 +74,9 @@ def cases(
         sharing: whether sequences may begin with pages of an earlier one, see ``forks``.
         supported: cases for which this is false are not drawn.
     """
-    problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
+    problem = draw(problems(dtypes=dtypes, head_dims=head_dims, page_sizes=page_sizes, heads=heads))
     if features or required:
-        problem = replace(problem, **draw(feature_fields(problem, features, required)))
+        problem = replace(problem, **draw(feature_fields(problem, features, required, windows)))
     if batch is None:
         drawn = draw(batches(problem.page_size, max_seqs=max_seqs, max_len=max_len, min_len=min_len))
     else:

@@ -84,6 +84,51 @@ def long_prefill_batches(
     return Batch(kv_lens=tuple(kv for kv, _ in chosen), q_lens=tuple(rows for _, rows in chosen))
 
 
+@cache
+def batches_of_pages(page_size: int, *, max_seqs: int = 3) -> st.SearchStrategy[Batch]:
+    """Ragged decode batches of up to two pages and a little, whatever the size of a page."""
+    return batches(page_size, max_seqs=max_seqs, max_len=max(200, 2 * page_size + TILE_TOKENS))
+
+
+@st.composite
+def crowded_batches(draw: st.DrawFn, page_size: int) -> Batch:
+    """33 to 300 sequences, most of which have keys, and more than 32 of them in any case."""
+    count = draw(_any_or(33, 300, (33, 63, 64, 65, 128, 129, 256, 257)))
+    # few lengths that come round again: each one drawn would be more than Hypothesis allows a case
+    lengths = kv_lengths(page_size, max_len=70, min_len=1)
+    few = draw(st.lists(lengths, min_size=1, max_size=7))
+    empty = draw(st.sets(st.integers(0, count - 1), max_size=min(3, count - 33)))
+    return Batch(kv_lens=tuple(0 if at in empty else few[at % len(few)] for at in range(count)))
+
+
+LONGEST = 70_000
+FAR_EDGES = tuple(sorted(2**power + d for power in (12, 13, 15, 16) for d in (-1, 0, 1)))
+
+
+@st.composite
+def far_batches(draw: st.DrawFn, page_size: int) -> Batch:
+    """One sequence of 3,001 to 70,000 keys, half of them beyond 15 bits, beside at most one short one."""
+    far = tuple(n for n in FAR_EDGES if n >= 2**15 - 1)
+    longest = draw(st.one_of(_any_or(3001, LONGEST, FAR_EDGES), _any_or(2**15, LONGEST, far)))
+    others = draw(_few_lengths(page_size))[:1]
+    return Batch(kv_lens=tuple(draw(st.permutations([longest, *others]))))
+
+
+MOST_ROWS = 1100
+
+
+@st.composite
+def many_row_batches(draw: st.DrawFn, page_size: int) -> Batch:
+    """A prompt or chunk of 257 to 1,100 query rows, over as many keys, some more, or few."""
+    queries = draw(_any_or(257, MOST_ROWS, (257, 511, 512, 513, 1023, 1024, 1025, MOST_ROWS)))
+    kv_len = draw(st.one_of(st.just(queries), whole(queries, queries + 100), whole(1, 100)))
+    pairs = [(kv_len, queries)]
+    if draw(st.booleans()):
+        pairs.append((draw(kv_lengths(page_size, max_len=100)), draw(st.integers(0, 8))))
+    chosen = draw(st.permutations(pairs))
+    return Batch(kv_lens=tuple(kv for kv, _ in chosen), q_lens=tuple(rows for _, rows in chosen))
+
+
 def ending_full(drawn: st.SearchStrategy[Batch], page_size: int) -> st.SearchStrategy[Batch]:
     """Batches of ``drawn`` whose last sequence is made the longest, and to fill its last page.
 

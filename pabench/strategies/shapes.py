@@ -13,8 +13,19 @@ from pabench.problem.problem import Problem
 
 HEAD_DIMS = (16, 80, 128)
 """A small one, one that is no power of two, and the usual one; each is one more compiled kernel."""
+OTHER_HEAD_DIMS = (64, 72, 96, 112)
+"""Other ones of published models; 72 is no multiple of 16."""
+WIDE_HEAD_DIMS = (192, 256, 512, 576)
+"""Beyond 128, for which kernels often have code of their own."""
+ALL_HEAD_DIMS = tuple(sorted({*HEAD_DIMS, *OTHER_HEAD_DIMS, *WIDE_HEAD_DIMS}))
 GROUP_SIZES = (1, 2, 3, 4, 5, 7, 8)
+LARGE_GROUPS = (9, 12, 16, 17, 20, 24, 29, 32, 40, 48, 64, 71, 96, 128)
+"""Query heads for each KV head beyond 8: multiples of 16, between them, and primes."""
+MOST_LARGE_HEADS = 144
+"""Query heads of a problem with a large group, so that one case costs as much as another."""
 PAGE_SIZES = (1, 2, 3, 5, 8, 16, 32, 64)
+LARGE_PAGE_SIZES = (96, 128, 192, 256, 512)
+ALL_PAGE_SIZES = (*PAGE_SIZES, *LARGE_PAGE_SIZES)
 TILE_TOKENS = 32
 EITHER = st.booleans()
 
@@ -38,19 +49,55 @@ def head_counts(max_qo_heads: int = 16) -> st.SearchStrategy[tuple[int, int]]:
     return st.sampled_from(sorted(pairs))
 
 
+@cache
+def many_kv_heads() -> st.SearchStrategy[tuple[int, int]]:
+    """``(num_qo_heads, num_kv_heads)`` with more KV heads than ``head_counts`` has: 5 to 32."""
+    return st.sampled_from(
+        [(5, 5), (8, 8), (10, 5), (12, 12), (16, 8), (32, 8), (33, 11), (32, 32), (40, 10)]
+    )
+
+
+@cache
+def large_groups(groups: tuple[int, ...] = LARGE_GROUPS) -> st.SearchStrategy[tuple[int, int]]:
+    """``(num_qo_heads, num_kv_heads)`` of groups beyond 8, one to four KV heads.
+
+    Half of the draws are groups above 16 that are no multiple of 16, with two KV heads or more: a tile of 16
+    query heads then spans two KV heads.
+    """
+    pairs = sorted(
+        (group * kv, kv)
+        for kv in (1, 2, 3, 4)
+        for group in groups
+        if kv == 1 or group * kv <= MOST_LARGE_HEADS
+    )
+    across = [pair for pair in pairs if spans_kv_heads(*pair)]
+    return st.one_of(st.sampled_from(pairs), st.sampled_from(across or pairs))
+
+
+def spans_kv_heads(num_qo_heads: int, num_kv_heads: int) -> bool:
+    """Whether a group above 16 is no multiple of 16, and another KV head's group follows it."""
+    group = num_qo_heads // num_kv_heads
+    return num_kv_heads > 1 and group > 16 and group % 16 > 0
+
+
 def problems(
     *,
     dtypes: Sequence[str] = tuple(DTYPES),
     head_dims: Sequence[int] = HEAD_DIMS,
     page_sizes: Sequence[int] = PAGE_SIZES,
+    heads: st.SearchStrategy[tuple[int, int]] | None = None,
 ) -> st.SearchStrategy[Problem]:
-    """Problems with the default scale or one far from it."""
-    return _problems(tuple(dtypes), tuple(sorted(head_dims)), tuple(sorted(page_sizes)))
+    """Problems with the default scale or one far from it; ``heads`` are ``head_counts()`` unless given."""
+    pairs = head_counts() if heads is None else heads
+    return _problems(tuple(dtypes), tuple(sorted(head_dims)), tuple(sorted(page_sizes)), pairs)
 
 
 @cache  # asked for once a case: Hypothesis validates each new strategy anew
 def _problems(
-    dtypes: tuple[str, ...], head_dims: tuple[int, ...], page_sizes: tuple[int, ...]
+    dtypes: tuple[str, ...],
+    head_dims: tuple[int, ...],
+    page_sizes: tuple[int, ...],
+    head_pairs: st.SearchStrategy[tuple[int, int]],
 ) -> st.SearchStrategy[Problem]:
     return st.builds(
         lambda heads, head_dim, page_size, dtype, sm_scale: Problem(
@@ -61,7 +108,7 @@ def _problems(
             dtype=dtype,
             sm_scale=sm_scale,
         ),
-        head_counts(),
+        head_pairs,
         st.sampled_from(head_dims),
         st.sampled_from(page_sizes),
         st.sampled_from(dtypes),
@@ -71,13 +118,17 @@ def _problems(
 
 @st.composite
 def feature_fields(
-    draw: st.DrawFn, problem: Problem, features: Collection[str] = (), required: Collection[str] = ()
+    draw: st.DrawFn,
+    problem: Problem,
+    features: Collection[str] = (),
+    required: Collection[str] = (),
+    windows: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Fields of ``Problem`` for at most three of ``features`` and all of ``required``.
 
     Half of the draws have none but the required ones.  Windows end at and beside page and tile edges, hold
-    one key, or more than there are; sinks and slopes are drawn for each query head, far beyond the logits and
-    of no weight among them.
+    one key, or more than there are, unless ``windows`` says which there may be; sinks and slopes are drawn
+    for each query head, far beyond the logits and of no weight among them.
     """
     asked = set(required)
     others = sorted(set(features) - asked)
@@ -87,7 +138,7 @@ def feature_fields(
     heads, page_size = problem.num_qo_heads, problem.page_size
     of_feature: dict[str, Callable[[], dict[str, st.SearchStrategy[Any]]]] = {
         "soft-cap": lambda: {"soft_cap": among(30.0, 50.0, 15.0, 1.0, 5000.0)},
-        "window": lambda: {"window": _windows(page_size)},
+        "window": lambda: {"window": among(*windows) if windows else _windows(page_size)},
         "alibi": lambda: {
             "alibi_slopes": _per_head(heads, tuple(2.0 ** -(8 * (h + 1) / heads) for h in range(heads)), 2.0)
         },
@@ -118,8 +169,15 @@ def _value_scales(num_kv_heads: int) -> st.SearchStrategy[list[float]]:
     return st.lists(scales, min_size=num_kv_heads, max_size=num_kv_heads) | scales.map(lambda scale: [scale])
 
 
+MOST_DRAWN_HEADS = 16
+"""Beyond so many heads their numbers come round again: Hypothesis bounds how much one case may draw."""
+
+
 @cache
 def _per_head(heads: int, usual: tuple[float, ...], reach: float) -> st.SearchStrategy[list[float]]:
     """One number a head: some of the usual ones, 0, or any up to ``reach`` either way."""
-    number = st.one_of(st.sampled_from([*usual, 0.0]), st.floats(-reach, reach, width=16))
-    return st.lists(number, min_size=heads, max_size=heads)
+    number = st.one_of(st.sampled_from([*usual[:MOST_DRAWN_HEADS], 0.0]), st.floats(-reach, reach, width=16))
+    # 13 shares no factor with a group or a tile of heads, so that a mistaken head shows
+    count = heads if heads <= MOST_DRAWN_HEADS else 13
+    drawn = st.lists(number, min_size=count, max_size=count)
+    return drawn if count == heads else drawn.map(lambda few: [few[at % count] for at in range(heads)])

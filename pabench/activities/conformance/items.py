@@ -79,6 +79,8 @@ def record_of_result(item: CheckItem, result: CheckResult) -> Record:
         "findings": list(result.findings),
         "deviations": list(result.deviations),
         "lacks": dict(result.lacks),
+        "space": dict(result.space),
+        "refused": dict(result.refused),
         "traceback": result.traceback,
     }
     return Record(

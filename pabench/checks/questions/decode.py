@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+
+from hypothesis import strategies as st
 
 from pabench.checks import attention_checks as attention
 from pabench.checks.question import Check, Question
 from pabench.problem.families import FAMILIES
 from pabench.strategies import (
+    LARGE_PAGE_SIZES,
+    OTHER_HEAD_DIMS,
+    WIDE_HEAD_DIMS,
+    batches_of_pages,
     captured_cases,
     cases,
+    crowded_batches,
+    far_batches,
+    head_counts,
     high_page_cases,
+    large_groups,
     long_batches,
+    many_kv_heads,
     prefix_batches,
     speculative_batches,
     vast_page_cases,
@@ -63,17 +74,61 @@ def _long(declared: Range) -> Any:
     return cases(families=families, batch=long_batches, **choices)
 
 
-def _wide_heads(declared: Range) -> Any:
-    choices = declared.attention | {"head_dims": _wide(declared)}
-    return cases(families=["marker", "normal", "needle"], max_len=100, **choices)
+SHAPE_FAMILIES = ("marker", "normal", "needle")
+"""Families that show a token or a dimension out of place, whatever the shape."""
+LONG_WINDOWS = (256, 384, *sorted(size + d for size in (512, 1024, 2048, 4096) for d in (-1, 0, 1)))
+FAR_WINDOWS = (1, 33, *LONG_WINDOWS, 32768, 65536)
 
 
-def _wide(declared: Range) -> list[int]:
-    return [size for size in (192, 256) if size <= declared.max_head_dim]
+def shapes(declared: Range, **changed: Any) -> Any:
+    """Return cases whose tokens show where they come from, for what a backend declares, but ``changed``."""
+    return cases(**{"families": SHAPE_FAMILIES, **declared.attention, **changed})
 
 
-def _no_wide_heads(declared: Range) -> str | None:
-    return None if _wide(declared) else f"{declared.subject} offers no head_dim above 128"
+def other_sizes(sizes: Sequence[int]) -> Callable[[Range], tuple[int, ...]]:
+    """Return what gives those of ``sizes``, head dimensions, that a backend takes."""
+    return lambda declared: declared.those_of(sizes, declared.takes_head_dim)
+
+
+def large_pages(declared: Range) -> tuple[int, ...]:
+    """Return the large page sizes that a backend takes."""
+    return declared.those_of(LARGE_PAGE_SIZES, declared.takes_page_size)
+
+
+def unless(offered: Callable[[Range], Any], words: str) -> Callable[[Range], str | None]:
+    """Return an ``unasked``: why nothing is drawn for a backend of which ``offered`` gives nothing."""
+    return lambda declared: None if offered(declared) else f"{declared.subject} offers {words}"
+
+
+_OTHER_DIMS, _WIDE_DIMS = other_sizes(OTHER_HEAD_DIMS), other_sizes(WIDE_HEAD_DIMS)
+NO_LARGE_GROUPS = unless(Range.groups, "no more than 8 query heads for a KV head")
+NO_LARGE_PAGES = unless(large_pages, "no pages above 64 tokens")
+
+
+def _crowded(declared: Range) -> Any:
+    return shapes(declared, batch=crowded_batches, head_dims=declared.head_dims([16]), heads=FEW_HEADS)
+
+
+def _far(declared: Range) -> Any:
+    sizes = {"head_dims": declared.head_dims([16]), "heads": FEW_HEADS, "windows": FAR_WINDOWS}
+    return shapes(declared, batch=far_batches, placements=["identity", "shuffled", "reversed"], **sizes)
+
+
+def _long_windows(declared: Range) -> Any:
+    """A window alone, or with a sink: a split that ends before the window has no key to go with it."""
+    asked = [["window"], *([["window", "sinks"]] if "sinks" in declared.features else [])]
+    sizes = {"head_dims": declared.head_dims([16]), "windows": LONG_WINDOWS}
+    batch = partial(long_batches, max_len=5000)
+    return st.sampled_from(asked).flatmap(
+        lambda required: shapes(
+            declared, families=FEATURE_FAMILIES, batch=batch, heads=FEW_HEADS, required=required, **sizes
+        )
+    )
+
+
+MANY_KV_HEADS = head_counts() | many_kv_heads()
+FEW_HEADS = st.sampled_from([(1, 1), (2, 1), (2, 2), (4, 2), (3, 3)])
+"""``(num_qo_heads, num_kv_heads)`` where there are many rows or keys."""
 
 
 def _not_captured(declared: Range) -> str | None:
@@ -107,6 +162,13 @@ def _empty(declared: Range) -> Any:
 _SPECULATIVE = drawing(
     *("marker", "normal", "needle", "ascending", "all-negative"), batch=speculative_batches
 )
+
+
+def _speculative_groups(declared: Range) -> Any:
+    batch = partial(speculative_batches, max_seqs=2, max_len=80)
+    sizes = {"head_dims": declared.head_dims([16, 128]), "heads": large_groups(declared.groups())}
+    return shapes(declared, batch=batch, **sizes)
+
 
 ORACLE = (
     *(
@@ -151,12 +213,72 @@ ORACLE = (
     ),
     Question(
         check=DECODE,
-        clauses=ANY,
-        draw=_wide_heads,
-        label="wide-heads",
-        about="head_dim 192 and 256, for which kernels often have code of their own.",
+        clauses=("S6",),
+        draw=lambda declared: shapes(
+            declared, head_dims=_OTHER_DIMS(declared), heads=MANY_KV_HEADS, max_len=100
+        ),
+        label="head-dims",
+        about="head_dim 64, 72, 96 and 112, 72 being no multiple of 16, and up to 32 KV heads.",
         share=0.5,
-        unasked=_no_wide_heads,
+        unasked=unless(_OTHER_DIMS, "no head_dim of 64, 72, 96 or 112"),
+    ),
+    Question(
+        check=DECODE,
+        clauses=("S6",),
+        draw=lambda declared: shapes(declared, head_dims=_WIDE_DIMS(declared), max_len=100),
+        label="wide-heads",
+        about="head_dim 192, 256, 512 and 576, for which kernels often have code of their own.",
+        share=0.5,
+        unasked=unless(_WIDE_DIMS, "no head_dim above 128"),
+    ),
+    Question(
+        check=DECODE,
+        clauses=("S4", "S6"),
+        draw=lambda declared: shapes(
+            declared,
+            heads=large_groups(declared.groups()),
+            head_dims=declared.head_dims([16, 128]),
+            max_seqs=3,
+            max_len=100,
+        ),
+        label="groups",
+        about="9 to 128 query heads for a KV head, most of them no multiple of a tile of 16.",
+        share=0.5,
+        unasked=NO_LARGE_GROUPS,
+    ),
+    Question(
+        check=DECODE,
+        clauses=("S3", "S6"),
+        draw=lambda declared: shapes(declared, page_sizes=large_pages(declared), batch=batches_of_pages),
+        label="large-pages",
+        about="Pages of 96 to 512 tokens: tiles within a page, tiles that cross its end.",
+        share=0.5,
+        unasked=NO_LARGE_PAGES,
+    ),
+    Question(
+        check=DECODE,
+        clauses=("S6",),
+        draw=_crowded,
+        label="crowd",
+        about="33 to 300 sequences in a batch, all but a few with keys.",
+        share=0.2,
+    ),
+    Question(
+        check=DECODE,
+        clauses=("S6",),
+        draw=_far,
+        label="far",
+        about="3,001 to 70,000 keys, half of them beyond 32,767, where a position of 16 bits wraps.",
+        share=0.2,
+    ),
+    Question(
+        check=DECODE,
+        clauses=("F2", "F4"),
+        draw=_long_windows,
+        label="long-windows",
+        about="Windows of 256 to 4,097 keys, sinks beside them: splits that end before the window begins.",
+        share=0.3,
+        needs="window",
     ),
     Question(
         check=DECODE,
@@ -177,6 +299,15 @@ ORACLE = (
         unasked=_no_vast_pools,
     ),
     Question(check=SPECULATIVE, clauses=("D10",), draw=_SPECULATIVE),
+    Question(
+        check=SPECULATIVE,
+        clauses=("D10", "S6"),
+        draw=_speculative_groups,
+        label="groups",
+        about="Up to 8 query tokens of 9 to 128 heads for a KV head: a tile of rows holds several tokens.",
+        share=0.25,
+        unasked=NO_LARGE_GROUPS,
+    ),
 )
 UNSEEN = (
     Question(

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
 
 from pabench.checks import attention_checks as attention
 from pabench.checks.question import Check, Question
-from pabench.checks.questions.decode import EMPTY, POISON, REPEAT
+from pabench.checks.questions.decode import (
+    EMPTY,
+    FAR_WINDOWS,
+    FEW_HEADS,
+    MANY_KV_HEADS,
+    NO_LARGE_GROUPS,
+    NO_LARGE_PAGES,
+    POISON,
+    REPEAT,
+    large_pages,
+    shapes,
+)
 from pabench.problem.problem import FEATURES
-from pabench.strategies import cases, high_page_cases, long_prefill_batches, prefill_batches
+from pabench.strategies import (
+    ALL_HEAD_DIMS,
+    cases,
+    high_page_cases,
+    large_groups,
+    long_prefill_batches,
+    many_row_batches,
+    prefill_batches,
+)
 from pabench.strategies.drawn import Range
 
 PREFILL = Check(id="prefill", operation="prefill", run=attention.check_decode)
@@ -60,6 +80,23 @@ def _long(declared: Range) -> Any:
     return cases(families=families, **prefill_choices(declared, batch=long_prefill_batches))
 
 
+def _large_groups(declared: Range) -> Any:
+    batch = partial(prefill_batches, max_seqs=2, max_len=60, max_rows=20)
+    return shapes(declared, **prefill_choices(declared, batch=batch), heads=large_groups(declared.groups()))
+
+
+def _large_pages(declared: Range) -> Any:
+    # head dimensions of all kinds here: each row of the suite that draws them compiles kernels of its own
+    sizes = {"page_sizes": large_pages(declared), "head_dims": declared.head_dims(ALL_HEAD_DIMS)}
+    batch = partial(prefill_batches, max_seqs=2, max_len=600)
+    return shapes(declared, **prefill_choices(declared, batch=batch, **sizes), heads=MANY_KV_HEADS)
+
+
+def _many_rows(declared: Range) -> Any:
+    sizes = {"head_dims": declared.head_dims([16]), "windows": FAR_WINDOWS, "heads": FEW_HEADS}
+    return shapes(declared, **prefill_choices(declared, batch=many_row_batches, **sizes))
+
+
 def _rows_that_see_nothing(declared: Range) -> Any:
     return cases(poisons=["nan", "zero"], **prefill_choices(declared)).filter(
         lambda case: any(q > kv for q, kv in zip(case.batch.query_lens, case.batch.kv_lens, strict=True))
@@ -85,6 +122,32 @@ PREFILLS = (
         label="long",
         about="Up to 140 query rows over up to 500 keys: many tiles of rows and of keys.",
         share=0.5,
+    ),
+    Question(
+        check=PREFILL,
+        clauses=("Q1", "S6"),
+        draw=_many_rows,
+        label="many-rows",
+        about="Chunks of 257 to 1,100 query rows, over as many keys, some more, or few.",
+        share=0.1,
+    ),
+    Question(
+        check=PREFILL,
+        clauses=("Q1", "S4", "S6"),
+        draw=_large_groups,
+        label="groups",
+        about="With several rows a sequence too, 9 to 128 query heads for a KV head.",
+        share=0.25,
+        unasked=NO_LARGE_GROUPS,
+    ),
+    Question(
+        check=PREFILL,
+        clauses=("Q1", "S6"),
+        draw=_large_pages,
+        label="large-pages",
+        about="With several rows a sequence too, pages of 96 to 512 tokens and any head_dim to 576.",
+        share=0.35,
+        unasked=NO_LARGE_PAGES,
     ),
     Question(
         check=POISON,

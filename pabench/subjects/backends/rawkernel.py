@@ -48,7 +48,7 @@ class RawKernelBackend:
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated"}),
         operations=frozenset({"decode", "speculative", "prefill", "append", "replay", *OPTIONAL}),
-        max_head_dim=256,
+        max_head_dim=1024,
         features=frozenset(FEATURES),
     )
     profile = ComputeProfile(
