@@ -8,6 +8,7 @@ from typing import Any
 
 from pabench.checks import attention_checks as attention
 from pabench.checks.question import Check, Question
+from pabench.device.base import device_kind
 from pabench.problem.families import FAMILIES
 from pabench.strategies import (
     captured_cases,
@@ -85,7 +86,7 @@ def _not_captured(declared: Range) -> str | None:
 
 
 def _no_vast_pools(declared: Range) -> str | None:
-    if declared.device == "emulated":
+    if device_kind(declared.device) != "cuda":
         return None
     return "a pool larger than memory can be reserved on the emulated device alone"
 
