@@ -62,8 +62,9 @@ def command(as_json: bool, peers: bool, strict: bool) -> None:
 
 def examine() -> dict[str, Any]:
     """Return the facts as JSON values; what is missing carries a ``problem`` that says why."""
-    compiler, gpu, versions = _compiler(), _gpu(), package_versions(PACKAGES)
-    devices = [name for name, found in (("cuda", gpu), ("emulated", compiler)) if "problem" not in found]
+    compiler, gpu, nvrtc, versions = _compiler(), _gpu(), _nvrtc(), package_versions(PACKAGES)
+    needs = {"cuda": (gpu,), "emulated": (compiler,), "ptx:sm_80": (compiler, nvrtc)}
+    devices = [name for name, found in needs.items() if not any("problem" in one for one in found)]
     return {
         "pabench": {"version": __version__, "path": str(Path(__file__).resolve().parents[1])},
         "python": {"version": platform.python_version(), "executable": sys.executable},
@@ -71,7 +72,7 @@ def examine() -> dict[str, Any]:
         "devices": devices,
         "compiler": compiler,
         "gpu": gpu,
-        "nvrtc": _nvrtc(),
+        "nvrtc": nvrtc,
         "resources": _resources(),
         "backends": _backends(),
         "cache": _cache(),

@@ -107,6 +107,7 @@ def _questions() -> Rows:
 def _devices() -> Rows:
     from pabench.device.compiler import find_compiler
     from pabench.device.cuda import why_no_cuda
+    from pabench.device.nvrtc import INSTALL, nvrtc_installed
     from pabench.errors import EnvironmentRefused
 
     try:
@@ -117,6 +118,12 @@ def _devices() -> Rows:
     return [
         {"name": "cuda", "usable": no_cuda is None, "about": no_cuda or "CuPy and NVRTC on a GPU"},
         {"name": "emulated", "usable": refusal is None, "about": refusal or f"on the host, by {compiler}"},
+        {
+            "name": "ptx:sm_80",
+            "usable": refusal is None and nvrtc_installed(),
+            "about": refusal
+            or ("compiled by NVRTC, on the host" if nvrtc_installed() else f"no NVRTC: {INSTALL}"),
+        },
     ]
 
 

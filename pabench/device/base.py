@@ -1,8 +1,8 @@
 """The protocol of a device: memory, compile, launch, synchronise.
 
-Two implementations: ``cuda`` (CuPy) and ``emulated`` (the same sources as C++ on the host).  Arrays of a
-device are numpy arrays or arrays of a library with numpy's slicing and ``dtype``; nothing here knows what
-attention is.
+Implementations: ``cuda`` (CuPy), ``emulated`` (the same sources as C++ on the host), ``ptx:...`` (what a
+compiler for GPUs makes of any source, on the host).  Arrays of a device are numpy arrays or arrays of a
+library with numpy's slicing and ``dtype``; nothing here knows what attention is.
 """
 
 from __future__ import annotations
@@ -65,6 +65,11 @@ class DeviceLimits:
     shared_bytes_per_sm: int
 
 
+def device_kind(name: str) -> str:
+    """Return what kind of device a name is one of: ``cuda``, ``emulated`` or ``ptx``."""
+    return name.split(":")[0]
+
+
 class Module(Protocol):
     """A compiled kernel file."""
 
@@ -86,7 +91,7 @@ class Device(Protocol):
     """A place where kernels run.
 
     Attributes:
-        name: ``cuda`` or ``emulated``.
+        name: ``cuda``, ``emulated`` or such as ``ptx:sm_80``; see ``device_kind``.
         description: hardware or compiler, in words.
         kernels: the folder of kernels and headers in use.
         rooms: where ``to_device``, ``empty`` and ``zeros`` put memory, or None for wherever they like; arrays

@@ -82,7 +82,7 @@ class EmulatedModule:
             raise LaunchError(f"{launch.entry}: grid of {blocks} blocks: must be at most {MAX_BLOCKS} here")
         check_scalars(launch)
         signature = [("p" if kind == "c" else kind, size) for kind, size in self._signature(launch.entry)]
-        check_signature(launch, signature)
+        self._check(launch, signature)
         held = [self._argument(launch, position, arg) for position, arg in enumerate(launch.args)]
         pointers = (ctypes.c_void_p * max(1, len(held)))(*(ctypes.addressof(value) for value in held))
         message = ctypes.create_string_buffer(1024)
@@ -91,7 +91,7 @@ class EmulatedModule:
             args=ctypes.cast(pointers, ctypes.c_void_p),
             grid=launch.grid,
             block=launch.block,
-            shared_bytes=launch.shared_bytes,
+            shared_bytes=self._shared_bytes(launch),
             workers=self._device.workers,
             poll_seconds=self._device.poll_seconds,
             message_bytes=len(message),
@@ -99,6 +99,14 @@ class EmulatedModule:
             message=ctypes.cast(message, ctypes.c_void_p),
         )
         self._device._start(self._runtime, asked, launch, self._source, message, self._constant(launch.entry))
+
+    def _check(self, launch: Launch, signature: Sequence[tuple[str, int]]) -> None:
+        """Raise ``LaunchError`` unless the arguments fit the kernel's parameters."""
+        check_signature(launch, signature)
+
+    def _shared_bytes(self, launch: Launch) -> int:
+        """Shared memory of a block, of whatever kind."""
+        return launch.shared_bytes
 
     def _constant(self, entry: str) -> tuple[bool, ...]:
         """For each parameter, whether it is a pointer to const."""
@@ -143,6 +151,7 @@ class EmulatedDevice:
     """
 
     name = "emulated"
+    module_type = EmulatedModule
     limits = LIMITS
     rooms: Rooms | None = None
 
@@ -242,7 +251,7 @@ class EmulatedDevice:
                 # a search for the smallest failing case asks again and again
                 self._broken[key] = error
                 raise
-            self._modules[key] = EmulatedModule(library, runtime, source, self)
+            self._modules[key] = self.module_type(library, runtime, source, self)
         return self._modules[key]
 
     def _start(

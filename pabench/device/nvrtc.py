@@ -76,7 +76,7 @@ def compile_cubin(source: KernelSource, architecture: str) -> Cubin:
         EnvironmentRefused: CuPy or NVRTC is not installed.
         CompileError: with the first error of the log.
     """
-    nvrtc = _load_nvrtc()
+    nvrtc = load_nvrtc()
     options = _cubin_options(source, architecture)
     text = _kernel_text(source)
     try:
@@ -123,6 +123,11 @@ def compile_log(source: KernelSource, architecture: str) -> str:
     return cached_text(f"ptxas-{key}.log", lambda: compile_cubin(source, architecture).log)
 
 
+def nvrtc_installed() -> bool:
+    """Whether CuPy is there, through which NVRTC is reached; loads nothing."""
+    return importlib.util.find_spec("cupy") is not None
+
+
 @functools.cache
 def nvrtc_version() -> str:
     """Return the version of NVRTC with its build, such as ``13.0.88``.
@@ -134,7 +139,7 @@ def nvrtc_version() -> str:
         EnvironmentRefused: NVRTC is missing, or does not even compile that.
     """
     major, minor = _ask("getVersion")
-    nvrtc = _load_nvrtc()
+    nvrtc = load_nvrtc()
     program = nvrtc.createProgram("", "empty.cu", [], [])
     try:
         nvrtc.compileProgram(program, [])
@@ -160,7 +165,7 @@ def check_architecture(architecture: str) -> None:
 
 
 def _ask(question: str) -> Any:
-    nvrtc = _load_nvrtc()
+    nvrtc = load_nvrtc()
     try:
         return getattr(nvrtc, question)()
     except (OSError, RuntimeError) as error:
@@ -168,7 +173,12 @@ def _ask(question: str) -> Any:
         raise EnvironmentRefused(f"NVRTC cannot be loaded: {error}", hint=INSTALL) from error
 
 
-def _load_nvrtc() -> Any:
+def load_nvrtc() -> Any:
+    """Return CuPy's binding of NVRTC.
+
+    Raises:
+        EnvironmentRefused: there is none.
+    """
     if importlib.util.find_spec("cupy") is None:
         raise EnvironmentRefused("NVRTC is reached through CuPy, which is missing", hint=INSTALL)
     settle_cupy()

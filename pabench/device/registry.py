@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pabench.device.base import Device
+from pabench.device.ptx.architectures import is_ptx, read_name
 from pabench.errors import EnvironmentRefused, UnknownName, UsageError
 
-DEVICES = ("cuda", "emulated")
+DEVICES = ("cuda", "emulated", "ptx:sm_80")
+"""Names that messages list; of the last kind there are more, see ``ptx.architectures``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,9 @@ def check_device(name: str, *, kernels: Path | None = None, checked: bool = Fals
         UnknownName: no such device.
         UsageError: ``kernels`` is not a kernel folder, or ``checked`` is asked of a GPU.
     """
-    if name not in (*DEVICES, "auto"):
+    if is_ptx(name):
+        read_name(name)
+    elif name not in (*DEVICES, "auto"):
         raise UnknownName("device", name, (*DEVICES, "auto"))
     if kernels is not None:
         check_kernels(kernels)
@@ -98,8 +102,9 @@ def open_device(
     """Return a device.
 
     Args:
-        name: ``cuda``, ``emulated``, or ``auto`` for cuda where there is one and emulated elsewhere.
-        seed: schedule of the emulated device.
+        name: ``cuda``, ``emulated``, ``ptx:ARCHITECTURE``, or ``auto`` for cuda where there is one and
+            emulated elsewhere.
+        seed: schedule of a device on the host.
         kernels: a folder to use in place of the project's ``kernels_cuda``.
         checked: look at every access; with ``auto`` this chooses the emulated device.
         count: let a checked device count traffic as well.
@@ -114,6 +119,18 @@ def open_device(
     """
     check_device(name, kernels=kernels, checked=checked)
     limits: dict[str, Any] = {} if poll_seconds is None else {"poll_seconds": poll_seconds}
+    if is_ptx(name):
+        from pabench.device.ptx.device import CheckedPtxDevice, PtxDevice
+
+        asked = read_name(name)
+        ptx: PtxDevice | CheckedPtxDevice = (
+            CheckedPtxDevice(asked, seed=seed, kernels=kernels, count=count, **limits)
+            if checked
+            else PtxDevice(asked, seed=seed, kernels=kernels, flags=flags, **limits)
+        )
+        if must_run or checked:
+            require_kernels(ptx, name)
+        return ptx
     if checked:
         from pabench.device.checked import CheckedDevice
 

@@ -12,7 +12,7 @@ from pabench.device.findings import Place
 
 TOOLS = ("addr2line", "llvm-addr2line")
 DEADLINE_S = 60
-EMULATOR = re.compile(r"/emulator/(checked/)?\w+\.(h|cpp)$")
+EMULATOR = re.compile(r"/emulator/(checked/|ptx/)?\w+\.(h|cpp)$")
 HEADERS = re.compile(r"/pab/[^/]*$")
 
 # what has been looked up: a module's name is a hash of its content, so that it never changes

@@ -82,7 +82,7 @@ def activity_options(
             "--device",
             metavar="NAME",
             hidden=hidden("device"),
-            help="auto, cuda or emulated.  [default: auto]",
+            help="auto, cuda, emulated, ptx:sm_80.  [default: auto]",
         ),
         click.option(
             "--kernels", type=file, metavar="DIR", hidden=hidden("kernels"), help="Folder of kernels to use."
@@ -92,7 +92,7 @@ def activity_options(
             is_flag=True,
             default=None,
             hidden=hidden("checked"),
-            help="Check every memory access (emulated device).",
+            help="Check every memory access (not on a GPU).",
         ),
         click.option(
             "--inputs",

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabench.activities.sweep.cell import Cell
-from pabench.device.base import Device
+from pabench.device.base import Device, device_kind
 from pabench.problem.case import Case
 from pabench.problem.tensors import build_tensors
 from pabench.subjects.backends.base import Backend
 
-TOKEN_HEAD_BUDGET = {"cuda": 2**23, "emulated": 2**16}
+TOKEN_HEAD_BUDGET = {"cuda": 2**23, "emulated": 2**16, "ptx": 2**16}
 """KV tokens x query heads that one run may cost.  The emulated device takes about a microsecond for each, so
 that a run stays under a tenth of a second; on a GPU the bound only keeps the host's memory in check."""
-SAMPLES = {"cuda": 20, "emulated": 5}
+SAMPLES = {"cuda": 20, "emulated": 5, "ptx": 5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,9 @@ def run_lengths(kv_lens: Sequence[int], num_qo_heads: int, budget: int) -> tuple
 def part_case(cell: Cell) -> Case:
     """Return the part of the cell that a device without events runs."""
     return cell.case(
-        run_lengths(cell.batch.kv_lens, cell.problem.num_qo_heads, TOKEN_HEAD_BUDGET[cell.device])
+        run_lengths(
+            cell.batch.kv_lens, cell.problem.num_qo_heads, TOKEN_HEAD_BUDGET[device_kind(cell.device)]
+        )
     )
 
 
@@ -76,7 +78,7 @@ def measure(cell: Cell, backend: Backend, device: Device) -> HostTimes:
     case = part_case(cell)
     tensors = build_tensors(case)
     plans, runs = [], []
-    for sample in range(SAMPLES[cell.device] + 1):
+    for sample in range(SAMPLES[device_kind(cell.device)] + 1):
         start = time.perf_counter_ns()
         plan = backend.plan(tensors)
         device.synchronize()

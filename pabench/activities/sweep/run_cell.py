@@ -11,6 +11,7 @@ from pabench.activities.sweep.line import answer, blank_line
 from pabench.activities.sweep.model import MODELLED_FIGURES, modelled
 from pabench.activities.sweep.times import NoFigures, Speed, WrongOutput
 from pabench.checks.outcome import words_of
+from pabench.device.base import device_kind
 from pabench.device.checked import KernelFindings
 from pabench.errors import EnvironmentRefused, Unsupported
 from pabench.problem.case import Case
@@ -24,7 +25,7 @@ from pabench.timing.gpus import Gpu
 def why_unsupported(cell: Cell, backend: Backend) -> str | None:
     """Return why ``backend`` declares that it cannot do ``cell``, or None."""
     devices = backend.capabilities.devices
-    if devices and cell.device not in devices:
+    if devices and device_kind(cell.device) not in devices:
         return f"no device {cell.device}"
     return backend.capabilities.why_not(cell.case(cell.batch.kv_lens))
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pabench.checks import attention_checks as attention
 from pabench.checks.question import Check, Question
+from pabench.device.base import device_kind
 from pabench.problem.families import FAMILIES
 from pabench.strategies import (
     LARGE_PAGE_SIZES,
@@ -140,7 +141,7 @@ def _not_captured(declared: Range) -> str | None:
 
 
 def _no_vast_pools(declared: Range) -> str | None:
-    if declared.device == "emulated":
+    if device_kind(declared.device) != "cuda":
         return None
     return "a pool larger than memory can be reserved on the emulated device alone"
 

@@ -38,6 +38,7 @@ void prepare_block(Worker& w, u64 number) {
   poison(block.shared, launch.shared_bytes);
   std::memset(w.barrier_arrived, 0, sizeof w.barrier_arrived);
   std::memset(w.barrier_expected, 0, sizeof w.barrier_expected);
+  std::memset(w.barrier_notes, 0, sizeof w.barrier_notes);
   w.live = w.threads;
   const u32 warp_count = (w.threads + kWarpSize - 1) / kWarpSize;
   w.warps.resize(warp_count);

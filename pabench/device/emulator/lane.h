@@ -43,6 +43,7 @@ struct PendingCopy {
   void* target;
   const void* source;  // null: fill with zeros
   u32 group;
+  unsigned short bytes, given;  // what is written; of it what comes from `source`, the rest are zeros
 #ifdef PAB_EMU_CHECKED
   const void* pc;  // where it was issued
 #endif
@@ -105,6 +106,10 @@ u64 collective(u32 mask, Op op, u64 value, u32 source);
 constexpr u32 kAllThreads = 0;
 void barrier(u32 id, u32 expected, bool wait);
 
+// For a barrier that counts: what this thread brings to it, before it arrives; how many brought true, after it.
+void barrier_note(u32 id, bool truth);
+u32 barrier_noted(u32 id);
+
 // Lets other lanes of the block run.
 void yield();
 
@@ -115,8 +120,9 @@ void chance();
 // they found before, another block has a turn.  Ends the launch when what is polled for does not come.
 void poll(u64 found);
 
-// Asynchronous copies of 16 bytes.
+// Asynchronous copies of 16 bytes; of 4, 8 or 16 bytes of which the first `given` are there and the rest zeros.
 void copy_async(void* target, const void* source, bool valid);
+void copy_async_part(void* target, const void* source, u32 bytes, u32 given);
 void copy_commit();
 void copy_wait(u32 newest_groups_left);
 

@@ -73,6 +73,12 @@ void barrier(u32 id, u32 expected, bool wait) {
   if (wait && !(me->warp->runnable & bit)) suspend(me);
 }
 
+void barrier_note(u32 id, bool truth) {
+  if (id >= kBarriers) fault("barrier %u: there are %u barriers", id, kBarriers);
+  worker->barrier_notes[id] += truth;
+}
+u32 barrier_noted(u32 id) { return worker->barrier_noted[id]; }
+
 void yield() {
   Lane* me = current;
   Worker& w = *worker;
@@ -113,23 +119,36 @@ void poll(u64 found) {
   yield();
 }
 
-void copy_async(void* target, const void* source, bool valid) {
+namespace {
+
+void queue_copy(void* target, const void* source, u32 bytes, u32 given, const void* pc) {
   Lane* me = current;
-  me->pc = __builtin_return_address(0);
+  me->pc = pc;
   PendingCopy copy{};
   copy.target = target;
-  copy.source = valid ? source : nullptr;
+  copy.source = given ? source : nullptr;
   copy.group = me->copy_group;
+  copy.bytes = static_cast<unsigned short>(bytes);
+  copy.given = static_cast<unsigned short>(given);
 #ifdef PAB_EMU_CHECKED
-  copy.pc = me->pc;
+  copy.pc = pc;
 #endif
   observe::copy_issue(*me, copy);
-  if (reinterpret_cast<std::uintptr_t>(target) % 16 || (valid && reinterpret_cast<std::uintptr_t>(source) % 16)) {
-    fault("cp.async: address not aligned to 16 bytes");
-  }
+  const std::uintptr_t to = reinterpret_cast<std::uintptr_t>(target), from = reinterpret_cast<std::uintptr_t>(copy.source);
+  if ((to | from) % bytes) fault("cp.async: address not aligned to %u bytes", bytes);
   if (me->copy_count == kCopyQueue) fault("cp.async: more than %u copies of one thread in flight", kCopyQueue);
-  poison(static_cast<unsigned char*>(target), 16);  // whoever reads before the wait reads NaN
+  poison(static_cast<unsigned char*>(target), bytes);  // whoever reads before the wait reads NaN
   me->copies[me->copy_count++] = copy;
+}
+
+}  // namespace
+
+void copy_async(void* target, const void* source, bool valid) {
+  queue_copy(target, source, 16, valid ? 16 : 0, __builtin_return_address(0));
+}
+void copy_async_part(void* target, const void* source, u32 bytes, u32 given) {
+  if (given > bytes) fault("cp.async: %u bytes given of %u to copy", given, bytes);
+  queue_copy(target, source, bytes, given, __builtin_return_address(0));
 }
 
 void copy_commit() {
@@ -148,10 +167,11 @@ void copy_wait(u32 newest_groups_left) {
       continue;
     }
     observe::copy_land(*me, copy);
-    if (copy.source) {
+    if (copy.given == 16) {
       std::memcpy(copy.target, copy.source, 16);
     } else {
-      std::memset(copy.target, 0, 16);
+      std::memset(copy.target, 0, copy.bytes);
+      if (copy.source) std::memcpy(copy.target, copy.source, copy.given);
     }
   }
   me->copy_count = kept;

@@ -198,6 +198,8 @@ void release_barrier(u32 id) {
   Worker& w = *worker;
   observe::barrier_release(w, id);
   w.barrier_arrived[id] = 0;
+  w.barrier_noted[id] = w.barrier_notes[id];
+  w.barrier_notes[id] = 0;
   got_on(w);
   for (Warp& warp : w.warps) {
     warp.runnable |= warp.waiting[id];

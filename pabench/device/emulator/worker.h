@@ -141,6 +141,7 @@ struct Worker {
   std::vector<u32> warp_order;
   u32 barrier_arrived[kBarriers] = {};
   u32 barrier_expected[kBarriers] = {};
+  u32 barrier_notes[kBarriers] = {}, barrier_noted[kBarriers] = {};  // of the meeting under way, of the last one
   u32 live = 0, threads = 0, running_warp = 0;
   u32 idle_polls = 0;          // polls in a row that found nothing new
   bool got_on = false;         // anything but such polls since the block was last resumed

@@ -94,7 +94,7 @@ class CudaSourceBackend:
         self.capabilities = Capabilities(
             vast_pools=True,
             dtypes=frozenset(said.dtypes),
-            devices=frozenset({"cuda", "emulated"}),
+            devices=frozenset({"cuda", "emulated", "ptx"}),
             operations=frozenset({"decode", "replay"}),
             max_head_dim=said.max_head_dim,
         )

@@ -46,7 +46,7 @@ class RawKernelBackend:
     capabilities = Capabilities(
         vast_pools=True,
         dtypes=frozenset(DTYPES),
-        devices=frozenset({"cuda", "emulated"}),
+        devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset({"decode", "speculative", "prefill", "append", "replay", *OPTIONAL}),
         max_head_dim=1024,
         features=frozenset(FEATURES),

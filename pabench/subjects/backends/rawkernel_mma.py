@@ -45,7 +45,7 @@ class RawKernelMmaBackend:
     capabilities = Capabilities(
         vast_pools=True,
         dtypes=frozenset(DTYPES),
-        devices=frozenset({"cuda", "emulated"}),
+        devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset({"decode", "speculative", "prefill", "append", "replay"}),
         max_head_dim=MAX_HEAD_DIM,
         features=frozenset(FEATURES),

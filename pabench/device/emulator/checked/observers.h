@@ -167,8 +167,8 @@ inline void fence(Lane& lane, bool device) {
 
 // Issue of an asynchronous copy: its accesses happen some time before its wait ends.
 inline bool copy_issue(Lane& lane, const PendingCopy& copy) {
-  if (copy.source) access(reinterpret_cast<u64>(copy.source), 16, Access::kAsyncRead, copy.pc);
-  access(reinterpret_cast<u64>(copy.target), 16, Access::kAsyncWrite, copy.pc);
+  if (copy.source) access(reinterpret_cast<u64>(copy.source), copy.given, Access::kAsyncRead, copy.pc);
+  access(reinterpret_cast<u64>(copy.target), copy.bytes, Access::kAsyncWrite, copy.pc);
   static_cast<void>(lane);
   return true;
 }
@@ -177,8 +177,8 @@ inline void copy_land(Lane& lane, const PendingCopy& copy) {
   if (lane.watch == kCount) return;
   Trace& t = trace_of(lane);
   Checked& checked = *t.block->checked;
-  Touch from{&lane, reinterpret_cast<u64>(copy.source), 16, Access::kAsyncRead, copy.pc};
-  Touch to{&lane, reinterpret_cast<u64>(copy.target), 16, Access::kAsyncWrite, copy.pc};
+  Touch from{&lane, reinterpret_cast<u64>(copy.source), copy.given, Access::kAsyncRead, copy.pc};
+  Touch to{&lane, reinterpret_cast<u64>(copy.target), copy.bytes, Access::kAsyncWrite, copy.pc};
   if (copy.source && checked.wants(kCheckRace) && locate(checked, *t.block, from)) {
     const Cells cells = cells_of(*t.block, from);
     if (cells.reads) land_races(t, from, Access::kLandedRead, cells);

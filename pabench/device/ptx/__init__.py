@@ -1,0 +1,1 @@
+"""PTX on the host: parse it, translate it to C++ over the emulated device's runtime, run it."""
