@@ -83,6 +83,7 @@ def shortest_history(
     new: Callable[[PoolShape], PageAllocator],
     *,
     rounds: int,
+    wrong: Callable[[PageAllocator], str | None] = violation,
 ) -> HistoryCase | None:
     """Return a history, as short as can be found, after which an invariant does not hold.
 
@@ -94,6 +95,7 @@ def shortest_history(
         operations: after which an invariant is broken.
         new: makes an empty allocator.
         rounds: at most so many histories are run.
+        wrong: says what is wrong after a history; ``leftovers_after_ending`` for pages that never come back.
 
     Returns:
         None when the history does not break anything a second time.
@@ -102,7 +104,7 @@ def shortest_history(
 
     def broken(tried: Sequence[Operation]) -> bool:
         left[0] -= 1
-        return _breaks(shape, tried, new)
+        return _breaks(shape, tried, new, wrong)
 
     if not broken(operations):
         return None
@@ -128,7 +130,10 @@ def shortest_history(
 
 
 def _breaks(
-    shape: PoolShape, operations: Sequence[Operation], new: Callable[[PoolShape], PageAllocator]
+    shape: PoolShape,
+    operations: Sequence[Operation],
+    new: Callable[[PoolShape], PageAllocator],
+    wrong: Callable[[PageAllocator], str | None],
 ) -> bool:
     allocator = new(shape)
     for operation in operations:
@@ -139,7 +144,7 @@ def _breaks(
         except Exception:
             # a history that makes the allocator fall over breaks it too
             return True
-    return violation(allocator) is not None
+    return wrong(allocator) is not None
 
 
 def _lives(operations: Sequence[Operation]) -> list[tuple[int, ...]]:
