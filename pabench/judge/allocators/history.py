@@ -10,15 +10,15 @@ import numpy as np
 
 from pabench.errors import InvalidCase, OutOfPages
 from pabench.judge.allocators.invariants import violation
-from pabench.judge.allocators.operations import Operation, operation_from_json
+from pabench.judge.allocators.operations import ADDED, Operation, arguments, operation_from_json
 from pabench.problem.checks import whole_number
 from pabench.problem.identity import content_id
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 
-HISTORY_SCHEMA = 3
+HISTORY_SCHEMA = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class HistoryCase:
     """A pool and the operations done to it.
 
@@ -37,6 +37,9 @@ class HistoryCase:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
         return content_id(self.to_dict())
 
+    def __repr__(self) -> str:
+        return f"HistoryCase({self.id}, {len(self.operations)} operations)"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain JSON values."""
         operations = [[name, given] for name, given in self.operations]
@@ -45,9 +48,13 @@ class HistoryCase:
 
 
 def history_from_dict(data: Any) -> HistoryCase:
-    """Read ``HistoryCase.to_dict`` back, and schema 2, which had no schedule; raises ``InvalidCase``."""
-    if not isinstance(data, dict) or data.get("schema") not in (2, HISTORY_SCHEMA):
-        raise InvalidCase("history", data, f"must be a JSON object of schema {HISTORY_SCHEMA}, or 2")
+    """Read ``HistoryCase.to_dict`` back; raises ``InvalidCase``.
+
+    Schema 3 had streams of tokens 0 and 1 alone, which are still the first, and changed no stream halfway;
+    schema 2 had no schedule either.
+    """
+    if not isinstance(data, dict) or data.get("schema") not in (2, 3, HISTORY_SCHEMA):
+        raise InvalidCase("history", data, f"must be a JSON object of schema {HISTORY_SCHEMA}, 3 or 2")
     if data["schema"] == 2 and "schedule" not in data:
         data = {**data, "schedule": 0}
     if data.keys() != {"schema", "shape", "operations", "schedule"}:
@@ -57,7 +64,8 @@ def history_from_dict(data: Any) -> HistoryCase:
         raise InvalidCase("history.shape", shape, f"must have the fields {', '.join(sorted(names))}")
     if not isinstance(data["operations"], list):
         raise InvalidCase("history.operations", data["operations"], "must be a list")
-    operations = tuple(operation_from_json(entry) for entry in data["operations"])
+    added = ADDED if data["schema"] < 4 else None
+    operations = tuple(operation_from_json(entry, added=added) for entry in data["operations"])
     schedule = whole_number("history.schedule", data["schedule"], low=0, high=2**64 - 1)
     return HistoryCase(shape=PoolShape(**shape), operations=operations, schedule=schedule)
 
@@ -68,13 +76,9 @@ def perform(allocator: PageAllocator, operation: Operation) -> Any:
     Only operations without a prompt can be done; raises what the allocator raises.
     """
     name, given = operation
-    if name == "alloc":
-        return allocator.alloc(given["sequence"], given["tokens"], final_tokens=given["final_tokens"])
     if name == "append_batch":
         return allocator.append_batch(np.asarray(given["sequences"], np.int64), given["tokens"])
-    if name == "fork":
-        return allocator.fork(given["parent"], given["child"])
-    return getattr(allocator, name)(**given)
+    return getattr(allocator, name)(**arguments(operation))
 
 
 def shortest_history(
