@@ -77,7 +77,7 @@ def check_concurrent(case: HistoryCase, new: Maker, device: Device) -> Outcome:
 
 def _replayed(case: HistoryCase, new: Maker) -> tuple[Trial, Outcome]:
     allocator = new(case.shape)
-    wanted = {name for name, _ in case.operations} - {"drain"}
+    wanted = {name for name, _ in case.operations} - {"drain", "rounds"}
     if missing := sorted(wanted - allocator.capabilities.operations):
         raise Unsupported(f"{allocator.name} offers no {', '.join(missing)}")
     trial = Trial(allocator)

@@ -7,67 +7,46 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from pabench.checks.allocator_checks import check_repeats, judge_operation
-from pabench.checks.asking import Asking
-from pabench.checks.outcome import Outcome
+from pabench.checks.allocator_cache_moves import CacheMoves
+from pabench.checks.allocator_checks import check_repeats
+from pabench.checks.allocator_draws import PAGES, SMALL_PAGES, small_pools, spaces, streams
+from pabench.checks.allocator_steps import HistoryOver
 from pabench.checks.table_decode import judge_tables
-from pabench.judge.allocators.history import HistoryCase
-from pabench.judge.allocators.operations import Operation
 from pabench.judge.allocators.trial import Trial
-from pabench.subjects.allocators.base import PoolShape
-from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
 
-STREAMS = (0, 1, 2, 3, 6)
-SPACES = (("", ""), ("", ""), ("x", ""), ("", "x"))  # adapter and salt
 # operations that a run may do without: what is left goes deeper (swarm testing)
 GROUPS = ("fork", "truncate", "free_window", "cache", "evict", "swap", "reset", "bad", "final")
 
 
-def small_pools(can: Capabilities) -> st.SearchStrategy[PoolShape]:
-    """Pools so small that running out, sharing and recycling are frequent."""
-    return st.builds(
-        PoolShape,
-        num_pages=st.integers(4, 16) | st.integers(1, 24),
-        page_size=st.sampled_from([4, 3, 2, 1, 8]),
-        max_seqs=st.sampled_from([5, 3, 40]),
-        max_pages_per_seq=st.sampled_from([4, 8, 6, 3, 2, 1]),
-        swap_pages=st.integers(0, 10) if "swap_out" in can.operations else st.just(0),
-        reserve_pages=st.sampled_from([0, 0, 1, 2]) if can.watermark else st.just(0),
-        hash_bits=st.sampled_from([64, 1]) if "lookup" in can.operations else st.just(64),
-    )
-
-
-class HistoryOver(Exception):
-    """A known deviation ended the history."""
-
-
-class AllocatorMachine(RuleBasedStateMachine):
+class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
     """Moves over the operations that the subject offers; ``asking`` is set by a subclass.
 
     A step draws one number, from which the move and its arguments follow.  So a step costs one draw, the
     weights of the moves are ours, and Hypothesis makes a failing history smaller by leaving steps out.
     """
 
-    asking: Asking
     decodes = False
 
-    @initialize(data=st.data(), without=st.sets(st.sampled_from(GROUPS), max_size=5))
-    def start(self, data: st.DataObject, without: set[str]) -> None:
-        """Draw a pool and what this run does without."""
+    @initialize(
+        data=st.data(),
+        without=st.sets(st.sampled_from(GROUPS), max_size=5),
+        words=st.integers(0, 2**16),
+    )
+    def start(self, data: st.DataObject, without: set[str], words: int) -> None:
+        """Draw a pool, what this run does without, and the words of its prompts."""
         self.can = self.asking.can
-        self.shape = data.draw(small_pools(self.can))
+        self.shape = data.draw(small_pools(self.can, SMALL_PAGES if self.decodes else PAGES))
         self.without = without
-        self.history: list[Operation] = []
+        self.streams, self.spaces = streams(random.Random(words)), spaces(random.Random(words))
+        self.history, self.offered = [], []
         self.asking.announce(self._case())
         self.trial = Trial(self.asking.new_allocator(self.shape))
-        self.offered: list[tuple[int, str, str]] = []  # stream, adapter and salt of what was committed
         self.rng = random.Random(0)
 
     @rule(number=st.integers(0, 2**32 - 1))
@@ -108,19 +87,19 @@ class AllocatorMachine(RuleBasedStateMachine):
     # --- starting -------------------------------------------------------------------------------------------
 
     def _alloc(self) -> None:
-        sequence, tokens, (adapter, salt) = self._one(self._dead[:6]), self._count(), self._one(SPACES)
+        sequence, tokens, (adapter, salt) = self._one(self._dead[:6]), self._count(), self._one(self.spaces)
         final = tokens + self._count() if self._on("final") and self._maybe() else None
-        stream = self._one(STREAMS)
+        stream = self._one(self.streams)
         self._new(sequence, tokens, final_tokens=final, stream=stream, adapter=adapter, salt=salt)
 
     def _fork(self) -> None:
         """Fork, and mostly grow one of the two, both at once, or everything; also when no page is left."""
         parent, child = self._one(self._live), self._one(self._dead[:6])
-        self._step("fork", parent=parent, child=child, stream=self._one(STREAMS))
+        self._step("fork", parent=parent, child=child, stream=self._one(self.streams))
         then = self._one(["", "one", "one", "both", "all", "all"])
         if self._maybe(0.3) and self._dead:
             others = [sequence for sequence in self._live if sequence not in (parent, child)] or [parent]
-            self._step("fork", parent=self._one(others), child=self._dead[0], stream=self._one(STREAMS))
+            self._step("fork", parent=self._one(others), child=self._dead[0], stream=self._one(self.streams))
             then = "all"
         if self._maybe(0.3):
             self._take_all()
@@ -137,23 +116,6 @@ class AllocatorMachine(RuleBasedStateMachine):
             left = subject.free_pages + subject.evictable_pages - shape.reserve_pages
             if left > 0:
                 self._new(sequence, min(left * shape.page_size, shape.max_tokens))
-
-    def _start_from_cache(self) -> None:
-        """Look for what a sequence has committed, or for the like in another name space."""
-        sequence = self._one(self._dead[:6])
-        self._look()
-        self._step("adopt", sequence=sequence, pages=[])
-        if self._maybe() and sequence in self._live:
-            self._step("append", sequence=sequence, tokens=self._count())
-
-    def _adopt_late_or_forged(self) -> None:
-        """The cache may have changed since the last lookup, and the ids may be anybody's."""
-        if self._maybe():
-            self._look()
-        held = [page for sequence in self._live for page in self.trial.subject.pages(sequence)]
-        forged = self._one([*self.trial.hit.pages, *held[:6], self.rng.randint(-1, self.shape.num_pages)])
-        pages = [forged] if self._maybe() else []
-        self._step("adopt", sequence=self._one([*self._dead[:1], 0]), pages=pages)
 
     # --- growing and shrinking ------------------------------------------------------------------------------
 
@@ -194,7 +156,7 @@ class AllocatorMachine(RuleBasedStateMachine):
     def _truncate(self) -> None:
         """Cut, and often grow from there."""
         sequence = self._one(self._live)
-        self._step("truncate", sequence=sequence, length=self._part(sequence))
+        self._cut(sequence, self._part(sequence))
         then = self._one(["", "append", "append", "append_batch", "decode"])
         if then == "append":
             self._step("append", sequence=sequence, tokens=self._count())
@@ -211,42 +173,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         there = [*self._live, *self._away]
         self._step("free", sequences=self.rng.sample(there, self.rng.randint(1, min(2, len(there)))))
 
-    # --- cache and store ------------------------------------------------------------------------------------
-
-    def _commit(self) -> None:
-        """Commit all or a part, and often end the sequence, so that its pages are evictable."""
-        sequence = self._one(self._live)
-        reader = self.trial.contents.live[sequence]
-        held = len(reader.serials)
-        if self._on("bad") and self._maybe(0.1):  # more than it has
-            self._step("commit", sequence=sequence, tokens=held + self.rng.randint(1, self.shape.page_size))
-        count = self._part(sequence) if self._maybe(0.2) else held
-        self._step("commit", sequence=sequence, tokens=count)
-        if count >= self.shape.page_size:
-            self.offered.append((reader.stream, reader.adapter, reader.salt))
-        then = self._one(["", "free", "rewind", "rewind"])
-        if then == "free":
-            self._step("free", sequences=[sequence])
-        elif then and self._on("truncate") and self._on("append"):
-            # as a speculative decoder does: the cut may lie within a page that is cached by now
-            self._step("truncate", sequence=sequence, length=self.rng.randint(count // 2, count))
-            more = self._one([1, self._count()])
-            if self._maybe(0.4) and self._on("append_batch"):
-                self._step("append_batch", sequences=[sequence], tokens=[more])
-            else:
-                self._step("append", sequence=sequence, tokens=more)
-
-    def _look(self) -> None:
-        stream, adapter, salt = self._one(self.offered[-3:])
-        if self._maybe(0.4):
-            adapter, salt = self._one([(salt, adapter), ("", "x"), ("", ""), ("x", "")])
-        if self._maybe(0.25):
-            stream = self._one(STREAMS)
-        tokens = self.rng.randint(1, 4) * self.shape.page_size + self.rng.randint(0, 1)
-        self._step("lookup", tokens=tokens, stream=stream, adapter=adapter, salt=salt)
-
-    def _evict(self) -> None:
-        self._step("evict", pages=self.rng.randint(-1, 4))
+    # --- moving away ----------------------------------------------------------------------------------------
 
     def _swap_out(self) -> None:
         self._step("swap_out", sequence=self._one(self._live))
@@ -285,7 +212,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         given: dict[str, dict[str, Any]] = {
             "append": {"sequence": sequence, "tokens": count},
             "fork": {"parent": sequence, "child": self._one(some), "stream": 0},
-            "truncate": {"sequence": sequence, "length": count},
+            "truncate": {"sequence": sequence, "length": count, "stream": None},
             "free_window": {"sequence": sequence, "keep_from": count},
             "commit": {"sequence": sequence, "tokens": count},
             "swap_out": {"sequence": sequence},
@@ -297,51 +224,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         else:
             self._step(name, **given[name])
 
-    # --- parts ----------------------------------------------------------------------------------------------
-
-    @property
-    def _live(self) -> list[int]:
-        return sorted(self.trial.contents.live)
-
-    @property
-    def _away(self) -> list[int]:
-        return sorted(self.trial.contents.swapped)
-
-    @property
-    def _dead(self) -> list[int]:
-        there = {*self.trial.contents.live, *self.trial.contents.swapped}
-        return [sequence for sequence in range(self.shape.max_seqs) if sequence not in there]
-
-    def _one(self, among: Sequence[Any]) -> Any:
-        return self.rng.choice(among)
-
-    def _maybe(self, chance: float = 0.5) -> bool:
-        return self.rng.random() < chance
-
-    def _count(self) -> int:
-        """Tokens to add: mostly about a page or two."""
-        size = self.shape.page_size
-        some = self.rng.randint(1, 2 * size + 1)
-        count: int = self.rng.choice([0, 1, size - 1, size, size + 1, 2 * size, some, some])
-        return count
-
-    def _part(self, sequence: int) -> int:
-        """A number of a sequence's tokens."""
-        return self.rng.randint(0, len(self.trial.contents.live[sequence].serials))
-
-    def _on(self, name: str) -> bool:
-        """Whether an operation is offered, and it or its group not left out of this run."""
-        return name not in self.without and (name in self.can.operations or name not in OPERATIONS)
-
-    def _new(self, sequence: int, tokens: int, **given: Any) -> None:
-        words = {"final_tokens": None, "stream": 0, "adapter": "", "salt": ""}
-        self._step("alloc", sequence=sequence, tokens=tokens, **(words | given))
-
-    def _step(self, name: str, **given: Any) -> None:
-        outcome = self._judge(name, given)
-        if not outcome.passed:
-            self._close(outcome)
-            raise HistoryOver
+    # --- the end --------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         """Judge what the history left behind."""
@@ -355,24 +238,6 @@ class AllocatorMachine(RuleBasedStateMachine):
         if outcome.passed:
             outcome = check_repeats(self._case(), self.trial.subject, self.asking.new_allocator)
         self._close(outcome)
-
-    def _judge(self, name: str, given: dict[str, Any]) -> Outcome:
-        self.history.append((name, given))
-        self.asking.announce(self._case())
-        try:
-            return judge_operation(self.trial, self.history)
-        except BaseException:
-            # its process has ended, or the run is to end: there is nothing to drain, and no second word on it
-            del self.trial
-            raise
-
-    def _case(self) -> HistoryCase:
-        return HistoryCase(shape=self.shape, operations=tuple(self.history))
-
-    def _close(self, outcome: Outcome) -> None:
-        if not outcome.passed:
-            del self.trial  # a broken history is not drained
-        self.asking.note(self._case(), outcome)
 
 
 class DecodingMachine(AllocatorMachine):

@@ -150,7 +150,7 @@ class AllocatorQuestion:
     Attributes:
         check, clauses, label, about: as in ``Question``.
         machine: a state machine, see ``allocator_machine.py``.
-        draw: strategy of whole histories; each is judged on a drawn schedule.
+        draw: strategy of whole histories of what is declared; each is judged on a drawn schedule.
         share: part of the profile's histories to draw.
         runs: how many to draw instead, whatever the profile.
         unasked: as in ``Question``.
@@ -159,7 +159,7 @@ class AllocatorQuestion:
     check: AllocatorCheck
     clauses: tuple[str, ...]
     machine: type[RuleBasedStateMachine] | None = None
-    draw: Callable[[], SearchStrategy[HistoryCase]] | None = None
+    draw: Callable[[AllocatorRange], SearchStrategy[HistoryCase]] | None = None
     label: str | None = None
     about: str | None = None
     share: float = 1.0

@@ -163,7 +163,7 @@ class Search:
                 case = replace(drawn[0], schedule=drawn[1])
                 self._judge(case, partial(run, case))
 
-            self._draw(st.tuples(question.draw(), st.integers(0, 2**16)), judge, runs)
+            self._draw(st.tuples(question.draw(declared), st.integers(0, 2**16)), judge, runs)
 
     def _draw(self, cases: SearchStrategy[Any], judge: Callable[[Any], None], examples: int) -> None:
         @self._settings(examples)

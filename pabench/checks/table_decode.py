@@ -8,6 +8,7 @@ import numpy as np
 
 from pabench.checks.outcome import PASSED, Outcome, failed
 from pabench.device.base import Device
+from pabench.judge.allocators.contents import NOTHING
 from pabench.judge.allocators.trial import Trial
 from pabench.judge.verdict import judge
 from pabench.problem.batch import Batch
@@ -53,19 +54,19 @@ def decode_through_tables(trial: Trial, device: Device) -> Decoded:
         return Decoded(None, None, 0)
     page_size = trial.subject.shape.page_size
     written = contents.slots()
-    num_pages = trial.subject.shape.num_pages + len(trial.subject.capabilities.reserved_pages)
     problem = Problem(
         num_qo_heads=HEADS, num_kv_heads=HEADS, head_dim=HEAD_DIM, page_size=page_size, dtype="float32"
     )
     case = Case(problem=problem, batch=Batch(kv_lens=tuple(len(serials) for serials in whole.values())))
     rows = table[list(whole)]
-    seen = _tensors(case, written, num_pages, np.ascontiguousarray(rows))
+    seen = _tensors(case, written, np.ascontiguousarray(rows))
     # the same tokens, sequence behind sequence
-    width, apart = rows.shape[1], dict[int, int]()
+    width = rows.shape[1]
+    apart = np.full((len(whole), width * page_size), NOTHING, np.int64)
     for at, serials in enumerate(whole.values()):
-        apart |= {at * width * page_size + position: serial for position, serial in enumerate(serials)}
+        apart[at, : serials.size] = serials
     own = np.arange(len(whole) * width, dtype=np.int32).reshape(len(whole), width)
-    meant = _tensors(case, apart, len(whole) * width, own)
+    meant = _tensors(case, apart.reshape(-1), own)
     # where the device is in the subject's process, so is our kernel; what it promises is known here
     elsewhere = getattr(device, "own_backend", None)
     backend: Backend = RawKernelBackend(device) if elsewhere is None else elsewhere()
@@ -86,17 +87,19 @@ def judge_tables(trial: Trial, device: Device) -> Outcome:
     return Outcome(passed=True, text=PASSED.text, max_ratio=decoded.max_ratio)
 
 
-def _tensors(case: Case, serials: dict[int, int], num_pages: int, table: Array) -> Tensors:
+def _tensors(case: Case, serials: Array, table: Array) -> Tensors:
     """Queries from the sequence's place, keys and values from the serial number of each slot's token."""
     problem = case.problem
+    num_pages = serials.size // problem.page_size
     shape = pool_shape(problem, num_pages, kv_layout=case.kv_layout, interleaved=case.interleaved)
     pool = KvPool(
         storage=np.full(shape, np.nan, np.float32), kv_layout=case.kv_layout, interleaved=case.interleaved
     )
-    for slot, serial in serials.items():
-        place = divmod(slot, problem.page_size)
-        drawn = np.random.default_rng(serial).normal(size=(2, HEADS, HEAD_DIM)).astype(np.float32)
-        pool.k[place], pool.v[place] = drawn
+    written = np.flatnonzero(serials != NOTHING)
+    # a serial has the same numbers however many there are
+    drawn = np.random.default_rng(0).normal(size=(int(serials.max(initial=0)) + 1, 2, HEADS, HEAD_DIM))
+    pages, offsets = np.divmod(written, problem.page_size)
+    pool.k[pages, offsets], pool.v[pages, offsets] = drawn[serials[written]].swapaxes(0, 1).astype(np.float32)
     queries = np.random.default_rng(0).normal(size=(case.batch.num_seqs, HEADS, HEAD_DIM))
     return Tensors(
         case=case,

@@ -59,6 +59,7 @@ class Mutant:
         bugs: what is known of real bugs of this kind; names or links, may be empty.
         trigger: the input without which the fault changes nothing.
         killed_by: id of the check that must fail, with the family in brackets where it has one.
+        also: more texts of ``file`` and what takes their place, where one place is not the whole fault.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Mutant:
     bugs: tuple[str, ...]
     trigger: str
     killed_by: str
+    also: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -75,6 +77,9 @@ class Mutant:
             if field.name == "bugs":
                 if not isinstance(value, tuple) or not all(isinstance(bug, str) for bug in value):
                     raise InvalidCase("bugs", value, "must be a list of text")
+            elif field.name == "also":
+                if not isinstance(value, tuple) or not all(map(_is_pair, value)):
+                    raise InvalidCase("also", value, "must be a list of pairs of text")
             elif not isinstance(value, str) or not (value.strip() or field.name == "after"):
                 raise InvalidCase(field.name, value, "must be text that is not empty")
         if not NAME.fullmatch(self.id):
@@ -84,6 +89,10 @@ class Mutant:
             raise InvalidCase("file", self.file, "must be a path inside the folder of the sources")
         if self.before == self.after:
             raise InvalidCase("after", self.after, "must differ from before")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 
 def load_mutants(path: Path) -> tuple[Mutant, ...]:
@@ -108,9 +117,12 @@ def load_mutants(path: Path) -> tuple[Mutant, ...]:
 
 def _mutant(entry: Any) -> Mutant:
     names = {field.name for field in fields(Mutant)}
-    check_fields(entry, names, names)
-    bugs = entry["bugs"]
-    mutant = Mutant(**{**entry, "bugs": tuple(bugs) if isinstance(bugs, list) else bugs})
+    check_fields(entry, names - {"also"}, names)
+    bugs, also = entry["bugs"], entry.get("also", [])
+    given = {"bugs": tuple(bugs) if isinstance(bugs, list) else bugs}
+    pairs = isinstance(also, list) and all(isinstance(pair, list) for pair in also)
+    given["also"] = tuple(tuple(pair) for pair in also) if pairs else also
+    mutant = Mutant(**{**entry, **given})
     return replace(mutant, file=present_file(mutant.file))
 
 
@@ -133,11 +145,13 @@ def mutated(mutant: Mutant, folder: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"mutant {mutant.id!r}: {path} cannot be read: {error}") from None
-    count = text.count(mutant.before)
-    if count != 1:
-        rule = f"before must stand in {mutant.file} exactly once, found {count} times"
-        raise UsageError(f"mutant {mutant.id!r}: {rule}")
-    return text.replace(mutant.before, mutant.after)
+    for before, after in ((mutant.before, mutant.after), *mutant.also):
+        count = text.count(before)
+        if count != 1:
+            rule = f"before must stand in {mutant.file} exactly once, found {count} times"
+            raise UsageError(f"mutant {mutant.id!r}: {rule}")
+        text = text.replace(before, after)
+    return text
 
 
 def overlay(mutant: Mutant, kernels: Path, target: Path) -> Path:

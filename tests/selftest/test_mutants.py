@@ -174,11 +174,22 @@ def test_mutants_overlay_refuses_a_missing_file_and_a_used_target(kernels: Path,
         overlay(Mutant(**{**GOOD, "bugs": ()}), kernels, tmp_path)
 
 
+def test_mutants_with_a_second_place_change_both(kernels: Path, tmp_path: Path) -> None:
+    mutant = Mutant(**{**GOOD, "bugs": (), "also": (("x > n", "x >= n"),)})
+    folder = tmp_path / "two"
+    folder.mkdir()
+    (folder / GOOD["file"]).write_text(GOOD["before"] + "; x > n;", encoding="utf-8")
+    assert mutated(mutant, folder) == GOOD["after"] + "; x >= n;"
+    (folder / GOOD["file"]).write_text(GOOD["before"], encoding="utf-8")
+    with pytest.raises(UsageError, match="exactly once, found 0 times"):
+        mutated(mutant, folder)
+
+
 def test_mutants_file_is_read_in_order(tmp_path: Path) -> None:
     path = tmp_path / "m.toml"
     path.write_text(as_toml(GOOD, {**GOOD, "id": "two", "after": ""}), encoding="utf-8")
     first, second = load_mutants(path)
-    assert asdict(first) == {**GOOD, "bugs": ("B050",)}
+    assert asdict(first) == {**GOOD, "bugs": ("B050",), "also": ()}
     assert (second.id, second.after) == ("two", "")
 
 
@@ -194,7 +205,8 @@ def test_mutants_file_is_read_in_order(tmp_path: Path) -> None:
         ({"after": 3}, "after = 3: must be text"),
         ({"bugs": "B050"}, "bugs = 'B050': must be a list of text"),
         ({"bugs": [1]}, r"bugs = \(1,\): must be a list of text"),
-        ({"extra": 1}, "extra = 1: is unknown; the fields are after, before"),
+        ({"extra": 1}, "extra = 1: is unknown; the fields are after, also, before"),
+        ({"also": [["a"]]}, r"also = \(\('a',\),\): must be a list of pairs of text"),
         ({"trigger": None}, "trigger = None: is missing"),
     ],
 )

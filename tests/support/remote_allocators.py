@@ -29,7 +29,7 @@ class LosesPages(HostAllocator):
 
 
 class ReturnsLiveTable(HostAllocator):
-    """Right; its table is its own state, which changes under whoever keeps it."""
+    """Its table is its own state, which changes under whoever keeps it."""
 
     def block_table(self) -> Array:
         return self._table

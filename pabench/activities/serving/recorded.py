@@ -99,7 +99,7 @@ class JudgedAllocator(RecordedAllocator):
 
     def __init__(self, subject: PageAllocator) -> None:
         super().__init__(subject)
-        self.trial = Trial(subject)
+        self.trial = Trial(subject, keeps=False)
 
     def do(self, name: str, given: dict[str, Any]) -> Any:
         """Do an operation in the trial.

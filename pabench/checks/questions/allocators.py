@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from hypothesis import strategies as st
 
 from pabench.checks.allocator_checks import check_concurrent, check_history, check_table_decode
+from pabench.checks.allocator_histories import crowd, large_pool, long_rows, rounds, thousand
 from pabench.checks.allocator_machine import AllocatorMachine, DecodingMachine
 from pabench.checks.question import AllocatorCheck, AllocatorQuestion, AllocatorRange
 from pabench.judge.allocators.history import HistoryCase
 from pabench.judge.allocators.operations import Operation
 from pabench.subjects.allocators.base import PoolShape
+from pabench.subjects.allocators.capabilities import Capabilities
+
+Histories = st.SearchStrategy[HistoryCase]
 
 
 def _launches(num_pages: int) -> st.SearchStrategy[Operation]:
@@ -59,37 +64,15 @@ def concurrent_histories(draw: st.DrawFn) -> HistoryCase:
     return HistoryCase(shape=shape, operations=(*steps, ("drain", {})))
 
 
-MOST_THREADS = 1024  # of a block: what serves sequences by one goes round again
+def _drawn(build: Callable[[int, Capabilities], HistoryCase]) -> Callable[[AllocatorRange], Histories]:
+    """Histories that follow from a seed."""
+    return lambda declared: st.integers(0, 2**16).map(lambda seed: build(seed, declared.can))
 
 
-def _crowd(seed: int) -> HistoryCase:
-    """More sequences in one call than a block has threads, and more pages than two blocks have."""
-    count = MOST_THREADS + 36
-    everybody = list(range(count))
-    alloc = {"final_tokens": None, "stream": 0, "adapter": "", "salt": ""}
-    steps: list[Operation] = [("alloc", {"sequence": s, "tokens": 1 + s % 2, **alloc}) for s in everybody]
-    random.Random(seed).shuffle(everybody)
-    steps.append(("append_batch", {"sequences": everybody, "tokens": [1] * count}))
-    steps.append(("free", {"sequences": everybody}))
-    shape = PoolShape(num_pages=3 * count, page_size=1, max_seqs=count, max_pages_per_seq=3)
-    return HistoryCase(shape=shape, operations=tuple(steps))
-
-
-def _long_rows(seed: int) -> HistoryCase:
-    """Few sequences of so many pages that a call has more of them than small blocks have threads."""
-    rng = random.Random(seed)
-    count, page_size = 5, rng.choice([1, 3])
-    lengths = [page_size * rng.randint(70, 100) + rng.randrange(page_size) for _ in range(count)]
-    alloc = {"final_tokens": None, "stream": 0, "adapter": "", "salt": ""}
-    first = [rng.randint(1, length - 1) for length in lengths]
-    steps: list[Operation] = [
-        ("alloc", {"sequence": sequence, "tokens": tokens, **alloc}) for sequence, tokens in enumerate(first)
-    ]
-    rest = [length - tokens for length, tokens in zip(lengths, first, strict=True)]
-    steps.append(("append_batch", {"sequences": list(range(count)), "tokens": rest}))
-    steps.append(("free", {"sequences": rng.sample(range(count), count)}))
-    shape = PoolShape(num_pages=count * 101, page_size=page_size, max_seqs=count, max_pages_per_seq=101)
-    return HistoryCase(shape=shape, operations=tuple(steps))
+def _rounds(declared: AllocatorRange) -> Histories:
+    """2,500 sequences of the quick profile, 10,000 from the default one on."""
+    frees = 25 * min(declared.runs, MANY_RUNS)
+    return st.integers(0, 2**16).map(lambda seed: rounds(seed, declared.can, frees))
 
 
 def _no_batches(declared: AllocatorRange) -> str | None:
@@ -97,20 +80,22 @@ def _no_batches(declared: AllocatorRange) -> str | None:
     return None if offered else f"{declared.subject} offers no append_batch"
 
 
-def _no_crowd(declared: AllocatorRange) -> str | None:
-    if (why := _no_batches(declared)) is not None:
-        return why
+def _with_time(declared: AllocatorRange) -> str | None:
     return (
-        None if declared.runs >= CROWD_RUNS else "takes seconds a history: asked from the default profile on"
+        None if declared.runs >= MANY_RUNS else "takes seconds a history: asked from the default profile on"
     )
+
+
+def _batches_with_time(declared: AllocatorRange) -> str | None:
+    return _no_batches(declared) or _with_time(declared)
 
 
 INVARIANTS = AllocatorCheck(id="allocator-invariants", run=check_history)
 DECODE = AllocatorCheck(id="allocator-decode", run=check_table_decode)
 CONCURRENT = AllocatorCheck(id="allocator-concurrent", run=check_concurrent)
 
-CROWD_RUNS = 400
-"""Histories of a profile that has the time for a crowd."""
+MANY_RUNS = 400
+"""Histories of a profile that has the time for what takes seconds."""
 
 ALLOCATORS = (
     AllocatorQuestion(
@@ -122,7 +107,7 @@ ALLOCATORS = (
     AllocatorQuestion(
         check=INVARIANTS,
         clauses=("P1", "P2"),
-        draw=lambda: st.integers(0, 2**16).map(_long_rows),
+        draw=_drawn(long_rows),
         label="long-rows",
         about="A call for more pages than blocks have threads serves each of them.",
         runs=4,
@@ -130,12 +115,38 @@ ALLOCATORS = (
     ),
     AllocatorQuestion(
         check=INVARIANTS,
+        clauses=("P1", "P2", "P4"),
+        draw=_drawn(thousand),
+        label="thousand",
+        about="A step of up to 1,000 sequences, on pages of 16 to 128 tokens, serves each of them.",
+        runs=1,
+        unasked=_no_batches,
+    ),
+    AllocatorQuestion(
+        check=INVARIANTS,
         clauses=("P1", "P2"),
-        draw=lambda: st.integers(0, 2**16).map(_crowd),
+        draw=_drawn(crowd),
         label="crowd",
         about="A call for more sequences than a block has threads serves each of them.",
         runs=1,
-        unasked=_no_crowd,
+        unasked=_batches_with_time,
     ),
-    AllocatorQuestion(check=CONCURRENT, clauses=("P14",), draw=concurrent_histories),
+    AllocatorQuestion(
+        check=INVARIANTS,
+        clauses=("P1", "P2", "P4"),
+        draw=_drawn(large_pool),
+        label="large-pool",
+        about="A pool of more pages than 16 bits name grants each of them once.",
+        runs=1,
+        unasked=_with_time,
+    ),
+    AllocatorQuestion(
+        check=INVARIANTS,
+        clauses=("P7", "P15"),
+        draw=_rounds,
+        label="rounds",
+        about="After thousands of sequences have ended no page is lost and no memory kept.",
+        runs=1,
+    ),
+    AllocatorQuestion(check=CONCURRENT, clauses=("P14",), draw=lambda declared: concurrent_histories()),
 )

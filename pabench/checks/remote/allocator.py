@@ -13,7 +13,9 @@ from pabench.checks.remote.facts import Caller, allocator_capabilities
 from pabench.kernels.pool_launches import Churned, Launched
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
+from pabench.subjects.allocators.kept import Digests
 from pabench.subjects.allocators.results import Granted, Hit, MemorySplit, Prompt
+from pabench.subjects.allocators.rounds import Call, Rounds
 from pabench.subjects.process.allocator_calls import STATE
 
 
@@ -26,6 +28,7 @@ class RemoteAllocator(PageAllocator):
 
     Attributes:
         launches: makes a pool of the kind that the allocator runs on; None where it runs on none.
+        kernel_entries: as of the allocator.
 
     Raises:
         Unsupported: it lacks what the shape asks for.
@@ -41,6 +44,8 @@ class RemoteAllocator(PageAllocator):
         self.name = str(about["name"])  # type: ignore[misc]
         self.capabilities = allocator_capabilities(about["capabilities"])
         self.launches = self._new_pool if about["pool"] else None
+        entries = frozenset(str(entry) for entry in about["kernel_entries"])
+        self.kernel_entries = entries  # type: ignore[misc]
         weakref.finalize(self, subject.later, "drop", self._number)
 
     # --- state ----------------------------------------------------------------------------------------
@@ -157,11 +162,33 @@ class RemoteAllocator(PageAllocator):
         """See ``PageAllocator``."""
         self._do("reset")
 
+    def launch(self, entry: str, columns: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """See ``PageAllocator``."""
+        found: dict[str, Any] = self._ask("launch", entry, tuple(tuple(column) for column in columns))
+        return found
+
+    # --- asked again ----------------------------------------------------------------------------------
+
+    def handed_out(self) -> list[Digests]:
+        """Return what all that was handed out says now; see ``KeptResults``, which is kept over there."""
+        self._must_live()
+        told = self._subject.call("handed_out", self._number)["digests"]
+        return [{str(part): str(said) for part, said in one.items()} for one in told]
+
+    def run_rounds(self, calls: Sequence[Call], times: int) -> Rounds:
+        """See ``rounds.run_rounds``, which runs over there."""
+        refused, memory = self._ask("rounds", list(calls), times)
+        return Rounds([int(count) for count in refused], [int(count) for count in memory])
+
     # --- parts ----------------------------------------------------------------------------------------
 
     def _do(self, name: str, *given: Any, **named: Any) -> Any:
+        return self._ask("operate", name, given, named)
+
+    def _ask(self, call: str, *given: Any) -> Any:
+        """Call what answers with a result and the state after it."""
         self._must_live()
-        result, self._state = self._subject.call("operate", self._number, name, given, named)
+        result, self._state = self._subject.call(call, self._number, *given)
         return _value(result)
 
     def _read(self, name: str) -> Any:

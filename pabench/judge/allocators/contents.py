@@ -1,7 +1,8 @@
 """A shadow of the cache: which token was written to which slot, and what every sequence must read back.
 
 Every write has a serial number of its own, so that two owners of a slot show.  A serial also has a meaning,
-the tokens from the start of its sequence on, so that a prefix cache can be held to it.
+the tokens from the start of its sequence on, so that a prefix cache can be held to it.  Meanings are numbers:
+that of a prefix and a token is found in a table, and equal only where all before is.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from pabench.judge.allocators.streams import Turns, cut, tokens_of, turns_of
+from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.results import NULL_PAGE, Prompt
 
-RUN = 4
-"""Tokens after which streams may part; smaller and larger than the page sizes of the suite."""
-
-
-def stream_token(stream: int, position: int) -> int:
-    """Return token ``position`` of a stream, 0 or 1: streams share a beginning as their low bits agree."""
-    return (stream >> (position // RUN)) & 1
+NOTHING = -1
+"""Stands where no token was written."""
 
 
 @dataclass(slots=True)
@@ -25,20 +25,23 @@ class Reader:
     """A sequence that is live or swapped out.
 
     Attributes:
-        serials: what it must read, position by position.
-        tokens: the token ids they stand for.
-        stream: where its next tokens come from.
+        turns: the streams that its tokens come from.
+        tokens: the token ids that it must read, position by position.
+        meanings: of them, from the start on.
+        serials: of the writes that put them there, int64.
     """
 
-    serials: list[int]
-    tokens: list[int]
-    stream: int
-    adapter: str
-    salt: str
+    turns: Turns
+    adapter: str = ""
+    salt: str = ""
+    tokens: list[int] = field(default_factory=list)
+    meanings: list[int] = field(default_factory=list)
+    serials: Array = field(default_factory=lambda: np.empty(0, np.int64))
 
-    def prompt(self, count: int) -> Prompt:
+    def prompt(self, count: int, page_size: int) -> Prompt:
         """Return its first ``count`` tokens, continued from its stream where it is shorter."""
-        more = [stream_token(self.stream, at) for at in range(len(self.tokens), count)]
+        held = len(self.tokens)
+        more = tokens_of(self.turns, held, max(0, count - held), page_size)
         return Prompt(tokens=tuple(self.tokens[: max(count, 0)] + more), adapter=self.adapter, salt=self.salt)
 
 
@@ -48,25 +51,50 @@ class Contents:
 
     Attributes:
         page_size: tokens of a page.
+        num_pages: page ids there are, those never granted included.
+        swap_pages: of the store.
         live: sequence to what it reads.
         swapped: the same for sequences in the swap store.
     """
 
     page_size: int
+    num_pages: int
+    swap_pages: int = 0
     live: dict[int, Reader] = field(default_factory=dict)
     swapped: dict[int, Reader] = field(default_factory=dict)
-    _slots: dict[int, int] = field(default_factory=dict)
-    _store: dict[int, int] = field(default_factory=dict)
-    _meaning: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
+    _slots: Array = field(init=False)
+    _store: Array = field(init=False)
+    _meaning: list[int] = field(default_factory=list)
+    _known: dict[tuple[int, int], int] = field(default_factory=dict)
+    _spaces: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def write(self, sequence: int, slots: Sequence[int]) -> None:
-        """Write the next tokens of a live sequence to ``slots``."""
+    def __post_init__(self) -> None:
+        self._slots = np.full(self.num_pages * self.page_size, NOTHING, np.int64)
+        self._store = np.full(self.swap_pages * self.page_size, NOTHING, np.int64)
+
+    def start(self, sequence: int, stream: int, adapter: str, salt: str) -> None:
+        """Start a reader without tokens."""
+        self.live[sequence] = Reader(turns_of(stream, ()), adapter, salt)
+
+    def write(self, sequence: int, slots: Sequence[int] | Array) -> None:
+        """Write the next tokens of a live sequence to ``slots``; what lies outside of the pool is lost."""
+        reader, places = self.live[sequence], np.asarray(slots, np.int64)
+        tokens = tokens_of(reader.turns, len(reader.tokens), places.size, self.page_size)
+        reader.meanings += self._mean(reader, tokens)
+        reader.tokens += tokens
+        first = len(self._meaning)
+        serials = np.arange(first, first + places.size)
+        self._meaning += reader.meanings[len(reader.meanings) - len(tokens) :]
+        reader.serials = np.concatenate((reader.serials, serials))
+        there = (places >= 0) & (places < self._slots.size)
+        self._slots[places[there]] = serials[there]
+
+    def truncate(self, sequence: int, length: int, stream: int | None) -> None:
+        """Cut a live sequence; its next tokens come from ``stream`` where that is given."""
         reader = self.live[sequence]
-        for slot in slots:
-            reader.tokens.append(stream_token(reader.stream, len(reader.tokens)))
-            reader.serials.append(len(self._meaning))
-            self._slots[slot] = len(self._meaning)
-            self._meaning.append((reader.adapter, reader.salt, tuple(reader.tokens)))
+        reader.turns = cut(reader.turns, length, stream)
+        reader.serials = reader.serials[:length]
+        del reader.tokens[length:], reader.meanings[length:]
 
     def copy(self, copies: Iterable[Sequence[int]]) -> None:
         """Copy slots from page to page."""
@@ -85,38 +113,75 @@ class Contents:
     def fork(self, parent: int, child: int, stream: int) -> None:
         """Let ``child`` read what ``parent`` does, and go on with a stream of its own."""
         of = self.live[parent]
-        self.live[child] = Reader(list(of.serials), list(of.tokens), stream, of.adapter, of.salt)
+        turns = cut(of.turns, len(of.tokens), stream)
+        known = list(of.tokens), list(of.meanings), of.serials
+        self.live[child] = Reader(turns, of.adapter, of.salt, *known)
 
-    def adopt(self, sequence: int, prompt: Prompt, stream: int, pages: Sequence[int]) -> str | None:
+    def adopt(self, sequence: int, prompt: Prompt, turns: Turns, pages: Sequence[int]) -> str | None:
         """Start a reader of cached pages; return what they hold that is not the prompt, or None."""
-        reader = Reader([], list(prompt.tokens[: len(pages) * self.page_size]), stream, "", "")
-        reader.adapter, reader.salt = prompt.adapter, prompt.salt
-        for position in range(len(reader.tokens)):
-            slot = pages[position // self.page_size] * self.page_size + position % self.page_size
-            serial = self._slots.get(slot, -1)
-            wanted = (prompt.adapter, prompt.salt, prompt.tokens[: position + 1])
-            if serial < 0 or self._meaning[serial] != wanted:
-                return f"slot {slot} does not hold token {position} of the prompt"
-            reader.serials.append(serial)
+        size = self.page_size
+        count = min(len(pages) * size, len(prompt.tokens))
+        reader = Reader(cut(turns, count), prompt.adapter, prompt.salt)
+        reader.tokens = list(prompt.tokens[:count])
+        reader.meanings = self._mean(reader, reader.tokens, fresh=True)
+        places = np.repeat(np.asarray(pages, np.int64) * size, size)[:count] + np.arange(count) % size
+        reader.serials = self._at(self._slots, places)
+        for slot, serial, meaning in zip(
+            places.tolist(), reader.serials.tolist(), reader.meanings, strict=True
+        ):
+            if serial == NOTHING or self._meaning[serial] != meaning:
+                return f"slot {slot} does not hold token {reader.meanings.index(meaning)} of the prompt"
         self.live[sequence] = reader
         return None
 
-    def misread(self, sequence: int, row: Sequence[int]) -> str | None:
-        """Return the first token of a live sequence that its table row does not lead to, or None."""
-        for position, serial in enumerate(self.live[sequence].serials):
-            page = row[position // self.page_size]
-            slot = page * self.page_size + position % self.page_size
-            if page != NULL_PAGE and self._slots.get(slot) != serial:
-                return f"token {position} of sequence {sequence} is not in slot {slot}"
-        return None
+    def misread(self, table: Array) -> str | None:
+        """Return the first token of a live sequence that its row of the table does not lead to, or None."""
+        there = [(sequence, reader) for sequence, reader in self.live.items() if reader.serials.size]
+        if not there:
+            return None
+        counts = np.array([reader.serials.size for _, reader in there])
+        ends = np.cumsum(counts)
+        position = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+        row = np.repeat(np.array([sequence for sequence, _ in there]), counts)
+        pages = table[row, position // self.page_size].astype(np.int64)
+        slots = pages * self.page_size + position % self.page_size
+        wanted = np.concatenate([reader.serials for _, reader in there])
+        wrong = np.flatnonzero((self._at(self._slots, slots) != wanted) & (pages != NULL_PAGE))
+        if not wrong.size:
+            return None
+        at = wrong[0]
+        return f"token {position[at]} of sequence {row[at]} is not in slot {slots[at]}"
 
-    def slots(self) -> dict[int, int]:
-        """Return slot to the serial number of the token that stands there, for every slot written."""
-        return dict(self._slots)
+    def slots(self) -> Array:
+        """Return the serial number of the token in each slot, int64 ``(slots,)``, -1 where there is none."""
+        return self._slots.copy()
 
-    def _move(self, source: dict[int, int], target: dict[int, int], moves: Iterable[Sequence[int]]) -> None:
-        size, taken = self.page_size, {}
+    def _mean(self, reader: Reader, tokens: Sequence[int], *, fresh: bool = False) -> list[int]:
+        """The meanings of more tokens behind those of a reader, or behind none."""
+        known, before = self._known, -1 - self._space(reader)
+        if reader.meanings and not fresh:
+            before = reader.meanings[-1]
+        found = []
+        for token in tokens:
+            before = known.setdefault((before, token), len(known))
+            found.append(before)
+        return found
+
+    def _space(self, reader: Reader) -> int:
+        return self._spaces.setdefault((reader.adapter, reader.salt), len(self._spaces))
+
+    def _move(self, source: Array, target: Array, moves: Iterable[Sequence[int]]) -> None:
+        size, taken = self.page_size, []
         for a, b, count in moves:
-            for offset in range(count):
-                taken[int(b) * size + offset] = source.get(int(a) * size + offset, -1)
-        target |= taken
+            offsets = np.arange(min(int(count), size))
+            taken.append((int(b) * size + offsets, self._at(source, int(a) * size + offsets)))
+        for places, serials in taken:
+            there = (places >= 0) & (places < target.size)
+            target[places[there]] = serials[there]
+
+    @staticmethod
+    def _at(slots: Array, places: Array) -> Array:
+        """What stands in ``places``, nothing where there is no such slot."""
+        there = (places >= 0) & (places < slots.size)
+        found: Array = np.where(there, slots[np.where(there, places, 0)] if slots.size else NOTHING, NOTHING)
+        return found

@@ -10,15 +10,15 @@ import numpy as np
 
 from pabench.errors import InvalidCase, OutOfPages
 from pabench.judge.allocators.invariants import violation
-from pabench.judge.allocators.operations import Operation, operation_from_json
+from pabench.judge.allocators.operations import ADDED, Operation, arguments, operation_from_json
 from pabench.problem.checks import whole_number
 from pabench.problem.identity import content_id
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 
-HISTORY_SCHEMA = 3
+HISTORY_SCHEMA = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class HistoryCase:
     """A pool and the operations done to it.
 
@@ -37,6 +37,9 @@ class HistoryCase:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
         return content_id(self.to_dict())
 
+    def __repr__(self) -> str:
+        return f"HistoryCase({self.id}, {len(self.operations)} operations)"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain JSON values."""
         operations = [[name, given] for name, given in self.operations]
@@ -45,9 +48,13 @@ class HistoryCase:
 
 
 def history_from_dict(data: Any) -> HistoryCase:
-    """Read ``HistoryCase.to_dict`` back, and schema 2, which had no schedule; raises ``InvalidCase``."""
-    if not isinstance(data, dict) or data.get("schema") not in (2, HISTORY_SCHEMA):
-        raise InvalidCase("history", data, f"must be a JSON object of schema {HISTORY_SCHEMA}, or 2")
+    """Read ``HistoryCase.to_dict`` back; raises ``InvalidCase``.
+
+    Schema 3 had streams of tokens 0 and 1 alone, which are still the first, and changed no stream halfway;
+    schema 2 had no schedule either.
+    """
+    if not isinstance(data, dict) or data.get("schema") not in (2, 3, HISTORY_SCHEMA):
+        raise InvalidCase("history", data, f"must be a JSON object of schema {HISTORY_SCHEMA}, 3 or 2")
     if data["schema"] == 2 and "schedule" not in data:
         data = {**data, "schedule": 0}
     if data.keys() != {"schema", "shape", "operations", "schedule"}:
@@ -57,7 +64,8 @@ def history_from_dict(data: Any) -> HistoryCase:
         raise InvalidCase("history.shape", shape, f"must have the fields {', '.join(sorted(names))}")
     if not isinstance(data["operations"], list):
         raise InvalidCase("history.operations", data["operations"], "must be a list")
-    operations = tuple(operation_from_json(entry) for entry in data["operations"])
+    added = ADDED if data["schema"] < 4 else None
+    operations = tuple(operation_from_json(entry, added=added) for entry in data["operations"])
     schedule = whole_number("history.schedule", data["schedule"], low=0, high=2**64 - 1)
     return HistoryCase(shape=PoolShape(**shape), operations=operations, schedule=schedule)
 
@@ -68,13 +76,9 @@ def perform(allocator: PageAllocator, operation: Operation) -> Any:
     Only operations without a prompt can be done; raises what the allocator raises.
     """
     name, given = operation
-    if name == "alloc":
-        return allocator.alloc(given["sequence"], given["tokens"], final_tokens=given["final_tokens"])
     if name == "append_batch":
         return allocator.append_batch(np.asarray(given["sequences"], np.int64), given["tokens"])
-    if name == "fork":
-        return allocator.fork(given["parent"], given["child"])
-    return getattr(allocator, name)(**given)
+    return getattr(allocator, name)(**arguments(operation))
 
 
 def shortest_history(
@@ -83,6 +87,7 @@ def shortest_history(
     new: Callable[[PoolShape], PageAllocator],
     *,
     rounds: int,
+    wrong: Callable[[PageAllocator], str | None] = violation,
 ) -> HistoryCase | None:
     """Return a history, as short as can be found, after which an invariant does not hold.
 
@@ -94,6 +99,7 @@ def shortest_history(
         operations: after which an invariant is broken.
         new: makes an empty allocator.
         rounds: at most so many histories are run.
+        wrong: says what is wrong after a history; ``leftovers_after_ending`` for pages that never come back.
 
     Returns:
         None when the history does not break anything a second time.
@@ -102,7 +108,7 @@ def shortest_history(
 
     def broken(tried: Sequence[Operation]) -> bool:
         left[0] -= 1
-        return _breaks(shape, tried, new)
+        return _breaks(shape, tried, new, wrong)
 
     if not broken(operations):
         return None
@@ -128,7 +134,10 @@ def shortest_history(
 
 
 def _breaks(
-    shape: PoolShape, operations: Sequence[Operation], new: Callable[[PoolShape], PageAllocator]
+    shape: PoolShape,
+    operations: Sequence[Operation],
+    new: Callable[[PoolShape], PageAllocator],
+    wrong: Callable[[PageAllocator], str | None],
 ) -> bool:
     allocator = new(shape)
     for operation in operations:
@@ -139,7 +148,7 @@ def _breaks(
         except Exception:
             # a history that makes the allocator fall over breaks it too
             return True
-    return violation(allocator) is not None
+    return wrong(allocator) is not None
 
 
 def _lives(operations: Sequence[Operation]) -> list[tuple[int, ...]]:

@@ -6,9 +6,11 @@ Numbers follow the specification: 1 conservation, 2 ownership, 3 table length, 1
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from pabench.problem.layout import pages_needed
+from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator
 from pabench.subjects.allocators.results import NULL_PAGE
 
@@ -25,45 +27,82 @@ def violation(allocator: PageAllocator) -> str | None:
             return f"{name} has dtype {got.dtype}, must have {np.dtype(want)}"
     if lengths.shape != (shape.max_seqs,) or table.shape != (shape.max_seqs, shape.max_pages_per_seq):
         return f"state of shapes {lengths.shape} and {table.shape} does not fit {shape}"
-    counted: dict[int, int] = {}
+    wrong = np.flatnonzero((lengths < -1) | (lengths > shape.max_tokens))
+    if wrong.size:
+        return f"sequence {wrong[0]} has length {lengths[wrong[0]]}, must be at most {shape.max_tokens}"
+    held = _held(lengths, table, shape.page_size, windows="free_window" in can.operations)
+    if isinstance(held, str):
+        return held
     top = shape.num_pages + len(can.reserved_pages)
-    shares = bool({"fork", "adopt"} & can.operations)
-    for sequence, (length, row) in enumerate(zip(lengths.tolist(), table.tolist(), strict=True)):
-        if not -1 <= length <= shape.max_tokens:
-            return f"sequence {sequence} has length {length}, must be at most {shape.max_tokens}"
-        need = pages_needed(max(length, 0), shape.page_size)
-        given_up = 0
-        while given_up < need and row[given_up] == NULL_PAGE and "free_window" in can.operations:
-            given_up += 1
-        pages, rest = row[given_up:need], row[need:]
-        if NULL_PAGE in pages:
-            has = f"sequence {sequence} of {max(length, 0)} tokens has no page {pages.index(NULL_PAGE)}"
-            return f"invariant 3: {has}, needs {need}"
-        if rest.count(NULL_PAGE) != len(rest):
-            return f"invariant 3: the table of sequence {sequence} goes on behind its {need} pages: {row}"
-        for page in pages:
-            if not 0 <= page < top or page in can.reserved_pages:
-                return f"invariant 2: sequence {sequence} holds page {page}, which is not to be granted"
-            counted[page] = counted.get(page, 0) + 1
-            if counted[page] > 1 and not shares:
-                return f"invariant 2: page {page} of sequence {sequence} has another holder"
-        if len(set(pages)) != len(pages):
-            return f"invariant 3: sequence {sequence} holds a page twice: {pages}"
+    if found := _not_to_be_held(table, held, can, top):
+        return found
+    counted = np.bincount(table[held], minlength=top)
     refcounts = allocator.refcounts()
     if refcounts is not None:
-        for page in range(top):
-            if refcounts[page] != counted.get(page, 0):
-                said = f"page {page} is said to be held {refcounts[page]} times"
-                return f"invariant 10: {said}, stands in {counted.get(page, 0)} table entries"
-    free, evictable = allocator.free_pages, allocator.evictable_pages
-    lost = shape.num_pages - len(counted) - free - evictable
+        unlike = np.flatnonzero(np.asarray(refcounts)[:top] != counted)
+        if unlike.size:
+            page = unlike[0]
+            said = f"page {page} is said to be held {refcounts[page]} times"
+            return f"invariant 10: {said}, stands in {counted[page]} table entries"
+    in_use, free, evictable = np.count_nonzero(counted), allocator.free_pages, allocator.evictable_pages
+    lost = shape.num_pages - in_use - free - evictable
     # whoever reserves holds more pages than stand in tables
     if lost < 0 or free < 0 or evictable < 0 or (lost and can.refusal != "fragmenting"):
-        parts = f"{len(counted)} held, {free} free and {evictable} evictable pages"
+        parts = f"{in_use} held, {free} free and {evictable} evictable pages"
         return f"invariant 1: {parts}, must add up to {shape.num_pages}"
     split = allocator.memory_split()
     sums = split.tokens + split.reserved + split.internal + split.external
     slots = shape.num_pages * shape.page_size
     if sums != slots or min(split.tokens, split.reserved, split.internal, split.external) < 0:
         return f"invariant 15: {split} must add up to {slots} slots"
+    return None
+
+
+def _held(lengths: Array, table: Array, page_size: int, *, windows: bool) -> Array | str:
+    """Which entries of the table hold a page, bool, or why the rows do not fit the lengths."""
+    need = -(-np.maximum(lengths, 0) // page_size)
+    columns = np.arange(table.shape[1])
+    inside, null = columns < need[:, None], table == NULL_PAGE
+    behind = np.argwhere(~inside & ~null)
+    if behind.size:
+        sequence = behind[0, 0]
+        goes_on = f"the table of sequence {sequence} goes on behind its {need[sequence]} pages"
+        return f"invariant 3: {goes_on}: {table[sequence].tolist()}"
+    # a window gives up pages from the start on
+    given_up = np.logical_and.accumulate(null, axis=1) if windows else np.zeros_like(null)
+    missing = np.argwhere(inside & null & ~given_up)
+    if missing.size:
+        sequence, column = missing[0].tolist()
+        has = f"sequence {sequence} of {max(int(lengths[sequence]), 0)} tokens has no page {column}"
+        return f"invariant 3: {has}, needs {need[sequence]}"
+    held: Array = inside & ~null
+    return held
+
+
+def _not_to_be_held(table: Array, held: Array, can: Any, top: int) -> str | None:
+    """A page that nobody may hold, or this sequence not once more."""
+    barred = np.zeros(top + 1, bool)
+    barred[list(can.reserved_pages)] = True
+    outside = held & ((table < 0) | (table >= top))
+    wrong = np.argwhere(outside | (held & barred[np.where(outside, top, table)]))
+    if wrong.size:
+        sequence, column = wrong[0].tolist()
+        page = table[sequence, column]
+        return f"invariant 2: sequence {sequence} holds page {page}, which is not to be granted"
+    rows, columns = np.nonzero(held)
+    pages = table[rows, columns].astype(np.int64)
+    entries = rows * top + pages
+    first = np.zeros(entries.size, bool)
+    first[np.unique(entries, return_index=True)[1]] = True
+    if not first.all():
+        sequence = rows[np.argmin(first)]
+        return (
+            f"invariant 3: sequence {sequence} holds a page twice: {table[sequence][held[sequence]].tolist()}"
+        )
+    if not {"fork", "adopt"} & can.operations:
+        first[:] = False
+        first[np.unique(pages, return_index=True)[1]] = True
+        if not first.all():
+            at = np.argmin(first)
+            return f"invariant 2: page {pages[at]} of sequence {rows[at]} has another holder"
     return None

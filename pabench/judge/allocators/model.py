@@ -79,7 +79,8 @@ class ModelAllocator(PageAllocator):
 
     def refcounts(self) -> Array:
         """See ``PageAllocator``."""
-        return np.array([self.refcount(page) for page in range(self.shape.num_pages)], np.int32)
+        held = [page for table in self._tables.values() for page in table if page != NULL_PAGE]
+        return np.bincount(np.array(held, np.int64), minlength=self.shape.num_pages).astype(np.int32)
 
     def swapped(self, sequence: int) -> int | None:
         """See ``PageAllocator``."""
@@ -324,7 +325,8 @@ class ModelAllocator(PageAllocator):
 
     def _give_back(self, pages: Sequence[int]) -> None:
         """Pages that stand in no table any more: cached ones become evictable, the last first."""
-        gone = [page for page in pages if page != NULL_PAGE and self.refcount(page) == 0]
+        held = {page for table in self._tables.values() for page in table}
+        gone = [page for page in pages if page != NULL_PAGE and page not in held]
         cached = set(self._cache.values())
         self._free.extend(page for page in gone if page not in cached)
         self._evictable.extend(page for page in reversed(gone) if page in cached)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pabench.errors import InvalidCase
@@ -16,22 +17,30 @@ FIELDS: dict[str, dict[str, str]] = {
     "append": {"sequence": "number", "tokens": "number"},
     "append_batch": {"sequences": "numbers", "tokens": "numbers"},
     "fork": {"parent": "number", "child": "number", "stream": "number"},
-    "truncate": {"sequence": "number", "length": "number"},
+    # what comes after is of another stream where one is named
+    "truncate": {"sequence": "number", "length": "number", "stream": "number or null"},
     "free": {"sequences": "numbers"},
     "free_window": {"sequence": "number", "keep_from": "number"},
     # the first tokens of the sequence
     "commit": {"sequence": "number", "tokens": "number"},
-    # the hit is kept for adopt
-    "lookup": {"tokens": "number", **PROMPT},
+    # the hit is kept for adopt; turns: position, stream, position, stream, .. where others go on
+    "lookup": {"tokens": "number", "turns": "numbers", **PROMPT},
     # pages: ids put behind those of the hit
     "adopt": {"sequence": "number", "pages": "numbers"},
     "evict": {"pages": "number"},
     "swap_out": {"sequence": "number"},
     "swap_in": {"sequence": "number"},
     "reset": {},
+    # do the last operations again and again, looking at nothing; the pool is empty before and after
+    "rounds": {"last": "number", "times": "number"},
     # free everything and take the whole pool once more
     "drain": {},
 }
+
+ADDED: dict[str, dict[str, Any]] = {"truncate": {"stream": None}, "lookup": {"turns": []}}
+"""Fields that histories before schema 4 do not have, and what they mean by that."""
+READERS_ONLY = frozenset({"stream", "turns", "adapter", "salt"})
+"""Fields that say what tokens are written, of which the allocator is told nothing but in a prompt."""
 
 CONCURRENT_FIELDS: dict[str, dict[str, str]] = {
     # one launch: a request a count, while as many of the pages held longest come back
@@ -42,10 +51,19 @@ CONCURRENT_FIELDS: dict[str, dict[str, str]] = {
 """Operations of many threads on a bare pool."""
 
 
-def operation_from_json(entry: Any) -> Operation:
+def arguments(operation: Operation) -> dict[str, Any]:
+    """Return what an allocator is told of an operation that has no prompt."""
+    return {field: value for field, value in operation[1].items() if field not in READERS_ONLY}
+
+
+def operation_from_json(entry: Any, *, added: Mapping[str, dict[str, Any]] | None = None) -> Operation:
     """Read ``[name, {field: value}]``.
 
     Numbers may be any whole numbers, since refusing them is what is tested.
+
+    Args:
+        entry: plain JSON values.
+        added: fields that may be missing, by operation, and what they are then.
 
     Raises:
         InvalidCase: names what is unknown, missing or wrong.
@@ -56,6 +74,8 @@ def operation_from_json(entry: Any) -> Operation:
     known = FIELDS | CONCURRENT_FIELDS
     if name not in known:
         raise InvalidCase("operation", name, f"must be one of {', '.join(known)}")
+    if added and isinstance(given, dict):
+        given = added.get(name, {}) | given
     if not isinstance(given, dict) or given.keys() != known[name].keys():
         raise InvalidCase(f"fields of {name}", given, f"must be {', '.join(known[name]) or 'none'}")
     return name, {field: _value(f"{name}.{field}", kind, given[field]) for field, kind in known[name].items()}

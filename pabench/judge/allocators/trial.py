@@ -7,26 +7,35 @@ those of ``invariants.py``.  A violation is returned as words, never raised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pabench.errors import InvalidCase, OutOfPages
-from pabench.judge.allocators.contents import Contents, Reader, stream_token
+from pabench.errors import InvalidCase, OutOfPages, Unsupported
+from pabench.judge.allocators.contents import Contents, Reader
+from pabench.judge.allocators.grants import moved_page, renamed_page, rows_of, slots_of
 from pabench.judge.allocators.invariants import violation
+from pabench.judge.allocators.memory import HandedOut, grown_memory
 from pabench.judge.allocators.model import ModelAllocator
-from pabench.judge.allocators.operations import Operation
+from pabench.judge.allocators.operations import READERS_ONLY, Operation, arguments
 from pabench.judge.allocators.refusals import unrefused
+from pabench.judge.allocators.streams import Turns, tokens_of, turns_of
 from pabench.problem.dtypes import Array
-from pabench.problem.layout import pages_needed
 from pabench.subjects.allocators.base import PageAllocator
-from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt
+from pabench.subjects.allocators.results import Granted, Hit, Prompt
+from pabench.subjects.allocators.rounds import Call, Rounds, run_rounds
 
 REFUSALS = (OutOfPages, InvalidCase)
 GROWING = ("alloc", "append", "append_batch")
 MOVING = ("swap_out", "swap_in")
+CROWD = 64
+"""Sequences that make a crowd."""
+MOST_CALLS = 1024
+"""Operations that rounds can go back."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,20 +53,28 @@ class Trial:
         subject: the allocator on trial.
         contents: what every sequence must read.
         hit: what the last lookup gave, for ``adopt``; it may be out of date.
+        turns: the streams of the prompt that was looked up.
         steps: operations so far.
+        keeps: whether all that is handed out is kept, and asked again by ``drain``.
     """
 
     subject: PageAllocator
     contents: Contents = field(init=False)
     hit: Hit = field(default_factory=lambda: Hit(prompt=Prompt(tokens=()), pages=()))
-    stream: int = 0
+    turns: Turns = ((0, 0),)
     steps: int = 0
+    keeps: bool = True
     _model: ModelAllocator = field(init=False)
     _model_hit: Hit = field(init=False)
+    _calls: deque[tuple[Call, Call]] = field(default_factory=lambda: deque(maxlen=MOST_CALLS))
+    _handed: HandedOut = field(init=False)
 
     def __post_init__(self) -> None:
-        self.contents = Contents(self.subject.shape.page_size)
-        mode = self.subject.capabilities.batch_mode
+        shape, can = self.subject.shape, self.subject.capabilities
+        pages = shape.num_pages + len(can.reserved_pages)
+        self.contents = Contents(shape.page_size, pages, shape.swap_pages)
+        self._handed = HandedOut(self.subject)
+        mode = can.batch_mode
         self._model = ModelAllocator(self.subject.shape, batch_mode="prefix" if mode == "prefix" else "all")
         self._model_hit = self.hit
 
@@ -65,19 +82,26 @@ class Trial:
         """Do an operation on the subject and the model; return a violation in words, or None."""
         name, given = operation
         if name == "drain":
-            return self._drain()
+            return self._handed.changed() or self._drain() or self._handed.changed()
+        if name == "rounds":
+            return self._rounds(given["last"], given["times"])
         self.steps += 1
         subject = self.subject
         if wrong := unrefused(subject, operation):
             return wrong
-        table, before = subject.block_table(), subject.fingerprint()
-        got = _outcome(lambda: self._call(subject, name, given, self.hit))
+        table, before = subject.block_table().copy(), subject.fingerprint()
+        call = self._call(name, given, self.hit)
+        ours = self._call(name, self._in_order(given), self._model_hit)
+        self._calls.append((call, ours))
+        got = _outcome(lambda: _made(subject, call))
+        if self.keeps:
+            self._handed.keep(operation, None if isinstance(got, Refused) else got)
         if self._may_fragment(name, got):
             expected: Any = got
         elif subject.capabilities.batch_mode == "any" and name == "append_batch":
             expected = self._any(given, got)
         else:
-            expected = _outcome(lambda: self._call(self._model, name, self._in_order(given), self._model_hit))
+            expected = _outcome(lambda: _made(self._model, ours))
         if isinstance(expected, str):
             return expected
         if isinstance(expected, Refused) or isinstance(got, Refused):
@@ -94,27 +118,26 @@ class Trial:
         if name == "lookup" and before != subject.fingerprint():
             return f"{_words(operation)} changed the state, must only look"
         found = self._effect(name, given, got, expected, table)
-        return found or self._check()
+        # a look at everything costs as much as there is: of a crowd that comes one by one every 16th will do
+        glance = name == "alloc" and subject.shape.max_seqs > CROWD and self.steps % 16
+        return found or (None if glance else self._check())
 
     # --- calls ----------------------------------------------------------------------------------------------
 
-    def _call(self, allocator: PageAllocator, name: str, given: dict[str, Any], hit: Hit) -> Any:
+    def _call(self, name: str, given: dict[str, Any], hit: Hit) -> Call:
+        """What an allocator is called with."""
         if name == "alloc":
-            final = given["final_tokens"]
-            return allocator.alloc(given["sequence"], given["tokens"], final_tokens=final)
+            return name, (given["sequence"], given["tokens"]), {"final_tokens": given["final_tokens"]}
         if name == "append_batch":
-            return allocator.append_batch(*_spelled(given["sequences"], given["tokens"]))
-        if name == "fork":
-            return allocator.fork(given["parent"], given["child"])
+            return name, _spelled(given["sequences"], given["tokens"]), {}
         if name == "lookup":
-            return allocator.lookup(self._prompt(given))
+            return name, (self._prompt(given),), {}
         if name == "commit":
-            return allocator.commit(given["sequence"], self._committed(given))
+            return name, (given["sequence"], self._committed(given)), {}
         if name == "adopt":
-            return allocator.adopt(
-                given["sequence"], Hit(prompt=hit.prompt, pages=hit.pages + tuple(given["pages"]))
-            )
-        return getattr(allocator, name)(**given)
+            found = Hit(prompt=hit.prompt, pages=hit.pages + tuple(given["pages"]))
+            return name, (given["sequence"], found), {}
+        return name, (), arguments((name, given))
 
     def _in_order(self, given: dict[str, Any]) -> dict[str, Any]:
         """A batch as the model has to be given it to serve it in the subject's order."""
@@ -132,7 +155,7 @@ class Trial:
 
     def _any(self, given: dict[str, Any], got: Any) -> Any:
         """What the model makes of a batch of which the subject may serve any legal subset."""
-        whole = _outcome(lambda: self._call(self._model, "append_batch", given, self.hit))
+        whole = _outcome(lambda: _made(self._model, self._call("append_batch", given, self.hit)))
         if isinstance(got, Refused) or not (
             isinstance(whole, Refused) and isinstance(whole.error, OutOfPages)
         ):
@@ -152,12 +175,13 @@ class Trial:
         return Granted(new_slots=done.slots, copies=done.copies, refused=got.refused)
 
     def _prompt(self, given: dict[str, Any]) -> Prompt:
-        tokens = tuple(stream_token(given["stream"], at) for at in range(max(0, given["tokens"])))
+        turns, count = turns_of(given["stream"], given["turns"]), max(0, given["tokens"])
+        tokens = tuple(tokens_of(turns, 0, count, self.subject.shape.page_size))
         return Prompt(tokens=tokens, adapter=given["adapter"], salt=given["salt"])
 
     def _committed(self, given: dict[str, Any]) -> Prompt:
-        reader = self.contents.live.get(given["sequence"], Reader([], [], 0, "", ""))
-        return reader.prompt(given["tokens"])
+        reader = self.contents.live.get(given["sequence"], Reader(((0, 0),)))
+        return reader.prompt(given["tokens"], self.subject.shape.page_size)
 
     # --- what a success changes -----------------------------------------------------------------------------
 
@@ -168,23 +192,23 @@ class Trial:
         if name == "fork":
             contents.fork(given["parent"], given["child"], given["stream"])
         elif name == "truncate":
-            reader = contents.live[given["sequence"]]
-            del reader.serials[given["length"] :], reader.tokens[given["length"] :]
+            contents.truncate(given["sequence"], given["length"], given["stream"])
         elif name == "free":
             for sequence in given["sequences"]:
                 (contents.live if sequence in contents.live else contents.swapped).pop(sequence)
         elif name == "lookup":
-            self.hit, self._model_hit, self.stream = got, expected, given["stream"]
+            self.hit, self._model_hit = got, expected
+            self.turns = turns_of(given["stream"], given["turns"])
             if len(got.pages) != len(expected.pages):
                 return f"{name} {given} found {len(got.pages)} pages, must find {len(expected.pages)}"
         elif name == "adopt":
             pages = self.hit.pages + tuple(given["pages"])
-            if wrong := contents.adopt(given["sequence"], self.hit.prompt, self.stream, pages):
+            if wrong := contents.adopt(given["sequence"], self.hit.prompt, self.turns, pages):
                 return f"invariant 7: {wrong} that was looked up"
         elif name == "evict" and len(got) != len(expected):
             return f"{name} {given} freed {len(got)} pages, must free {len(expected)}"
         elif name in MOVING:
-            getattr(contents, name)(given["sequence"], _rows(got))
+            getattr(contents, name)(given["sequence"], rows_of(got))
         return None
 
     def _grown(
@@ -199,18 +223,20 @@ class Trial:
             must = sorted(self._refused(given, expected))
             return f"{name} {given} refused the requests {sorted(refused)}, must refuse {must}"
         served = [(s, n) for at, (s, n) in enumerate(zip(asked, counts, strict=True)) if at not in refused]
-        slots = _slots(got.slots)
+        slots = slots_of(got.slots)
         wanted = sum(count for _, count in served)
         if slots is None or len(slots) != wanted:
             has = type(got.slots).__name__ if slots is None else f"{len(slots)} slots"
             return f"{name} {given} returned {has}, must return a vector of {wanted} slots"
-        copies = {(int(source), int(target)) for source, target, _ in _rows(got.copies)}
-        if moved := self._moved(table, served, copies):
+        copies = {(int(source), int(target)) for source, target, _ in rows_of(got.copies)}
+        lengths = {sequence: self._length(sequence) for sequence, _ in served}
+        if moved := moved_page(
+            table, self.subject.block_table(), lengths, copies, self.subject.shape.page_size
+        ):
             return f"invariant 5: {name} {given} changed {moved}"
-        self.contents.copy(_rows(got.copies))
+        self.contents.copy(rows_of(got.copies))
         if name == "alloc":
-            words = {key: given[key] for key in ("stream", "adapter", "salt")}
-            self.contents.live[given["sequence"]] = Reader([], [], **words)
+            self.contents.start(given["sequence"], given["stream"], given["adapter"], given["salt"])
         at = 0
         for sequence, count in served:
             self.contents.write(sequence, slots[at : at + count])
@@ -225,41 +251,32 @@ class Trial:
         order = sorted(range(len(given["sequences"])), key=lambda at: given["sequences"][at])
         return {order[at] for at in refused}
 
-    def _moved(
-        self, table: Array, served: Sequence[tuple[int, int]], copies: set[tuple[int, int]]
-    ) -> str | None:
-        """The first entry of an older table that an append changed without a copy of a shared last page."""
-        page_size, now = self.subject.shape.page_size, self.subject.block_table()
-        for sequence, _ in served:
-            reader = self.contents.live.get(sequence)
-            length = len(reader.tokens) if reader else 0
-            for column in range(pages_needed(length, page_size)):
-                old, new = int(table[sequence, column]), int(now[sequence, column])
-                last = column == length // page_size
-                if old != new and not (last and (old, new) in copies):
-                    return f"page {column} of sequence {sequence} from {old} to {new}"
-        return None
+    def _length(self, sequence: int) -> int:
+        reader = self.contents.live.get(sequence)
+        return len(reader.tokens) if reader else 0
 
     # --- what holds afterwards ------------------------------------------------------------------------------
 
     def _check(self) -> str | None:
         subject, model, contents = self.subject, self._model, self.contents
-        lengths, table = subject.lengths().tolist(), subject.block_table()
-        for sequence in range(subject.shape.max_seqs):
-            reader = contents.live.get(sequence)
-            wanted = len(reader.serials) if reader else -1
-            if lengths[sequence] != wanted:
-                has = None if lengths[sequence] < 0 else lengths[sequence]
-                must = None if wanted < 0 else wanted
-                return f"sequence {sequence} has length {has}, must have {must}"
-            if subject.swapped(sequence) != model.swapped(sequence):
-                said, must = subject.swapped(sequence), model.swapped(sequence)
-                return f"sequence {sequence} has {said} tokens swapped out, must have {must}"
+        lengths, table = subject.lengths(), subject.block_table()
+        wanted = np.full(subject.shape.max_seqs, -1, np.int64)
+        for sequence, reader in contents.live.items():
+            wanted[sequence] = len(reader.tokens)
+        unlike = np.flatnonzero(lengths != wanted) if lengths.shape == wanted.shape else np.empty(0, int)
+        if unlike.size:
+            sequence = int(unlike[0])
+            has, must = (None if of[sequence] < 0 else of[sequence] for of in (lengths, wanted))
+            return f"sequence {sequence} has length {has}, must have {must}"
+        if "swap_out" in subject.capabilities.operations:
+            for sequence in range(subject.shape.max_seqs):
+                if subject.swapped(sequence) != model.swapped(sequence):
+                    said, must = subject.swapped(sequence), model.swapped(sequence)
+                    return f"sequence {sequence} has {said} tokens swapped out, must have {must}"
         if found := violation(subject):
             return found
-        for sequence in contents.live:
-            if found := contents.misread(sequence, table[sequence].tolist()):
-                return f"invariant 7: {found}"
+        if found := contents.misread(table):
+            return f"invariant 7: {found}"
         return self._unlike_model(table)
 
     def _unlike_model(self, table: Array) -> str | None:
@@ -271,7 +288,7 @@ class Trial:
                 sequence, column = np.argwhere(table != wanted)[0].tolist()
                 says = f"page {column} of sequence {sequence} is {table[sequence, column]}"
                 return f"invariant 11: {says}, must be {wanted[sequence, column]}"
-        elif clash := _renamed(wanted, table):
+        elif clash := renamed_page(wanted, table):
             return f"invariant 2: {clash}"
         if subject.capabilities.refusal == "fragmenting":
             return None
@@ -279,6 +296,24 @@ class Trial:
             if getattr(subject, name) != getattr(model, name):
                 return f"invariant 15: {name} is {getattr(subject, name)}, must be {getattr(model, name)}"
         return None
+
+    def _rounds(self, last: int, times: int) -> str | None:
+        """Do the last operations again and again, by the subject alone and by the model alone."""
+        subject, known = self.subject, list(self._calls)
+        if not 0 < last <= len(known) or times < 1:
+            raise Unsupported(f"rounds of the last {last} operations, {times} times: there are {len(known)}")
+        calls, ours = ([pair[side] for pair in known[-last:]] for side in (0, 1))
+        if {"adopt", "swap_in"} & {call[0] for call in calls}:
+            raise Unsupported("rounds adopt nothing and swap nothing in")
+        if self.contents.live or self.contents.swapped or subject.free_pages != subject.shape.num_pages:
+            raise Unsupported("rounds begin with an empty pool")
+        run: Callable[..., Rounds] = getattr(subject, "run_rounds", None) or partial(run_rounds, subject)
+        done, expected = run(calls, times), run_rounds(self._model, ours, times, watched=False)
+        for number, (got, wanted) in enumerate(zip(done.refused, expected.refused, strict=True)):
+            # who reserves refuses more
+            if got != wanted and subject.capabilities.refusal != "fragmenting":
+                return f"invariant 9: round {number} of {last} operations refused {got}, must refuse {wanted}"
+        return self._check() or grown_memory(done, last * times)
 
     def _drain(self) -> str | None:
         """Free everything and take the whole pool once: what is lost or held twice shows here."""
@@ -310,6 +345,11 @@ def _spelled(sequences: list[int], tokens: list[int]) -> tuple[Any, Any]:
     return np.array(sequences, np.int64), tokens[0] if one else tokens
 
 
+def _made(allocator: PageAllocator, call: Call) -> Any:
+    name, given, named = call
+    return getattr(allocator, name)(*given, **named)
+
+
 def _outcome(operation: Callable[[], Any]) -> Any:
     try:
         return operation()
@@ -325,35 +365,11 @@ def _sensible(error: OutOfPages) -> bool:
     return error.needed > error.available >= 0
 
 
-def _slots(got: object) -> list[int] | None:
-    """Slots as a list, or None when they are no vector of whole numbers."""
-    array = np.asarray(got)
-    whole = array.dtype.kind in "iu" or array.size == 0
-    return array.tolist() if array.ndim == 1 and whole else None
-
-
-def _rows(moves: object) -> list[list[int]]:
-    """A list of copies, int32 ``(n, 3)``, as lists."""
-    rows: list[list[int]] = np.asarray(moves).reshape(-1, 3).tolist()
-    return rows
-
-
-def _renamed(model: Array, subject: Array) -> str | None:
-    """Where two tables are not the same but for the names of the pages."""
-    there: dict[int, int] = {NULL_PAGE: NULL_PAGE}
-    back: dict[int, int] = {NULL_PAGE: NULL_PAGE}
-    for sequence, column in np.argwhere((model != NULL_PAGE) | (subject != NULL_PAGE)).tolist():
-        a, b = int(model[sequence, column]), int(subject[sequence, column])
-        if there.setdefault(a, b) != b or back.setdefault(b, a) != a:
-            return f"page {column} of sequence {sequence}, {b}, must be shared with others than it is"
-    return None
-
-
 def _name(outcome: object) -> str:
     return type(outcome.error).__name__ if isinstance(outcome, Refused) else "success"
 
 
 def _words(operation: Operation) -> str:
     name, given = operation
-    shown = {field: value for field, value in given.items() if field not in ("stream", "adapter", "salt")}
+    shown = {field: value for field, value in given.items() if field not in READERS_ONLY}
     return f"{name} {shown}"

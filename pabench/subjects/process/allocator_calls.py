@@ -11,7 +11,9 @@ from pabench.kernels.pool_launches import PoolLaunches
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 from pabench.subjects.allocators.capabilities import OPERATIONS
 from pabench.subjects.allocators.entry import AllocatorEntry
+from pabench.subjects.allocators.kept import KeptResults
 from pabench.subjects.allocators.pool import PoolAllocator
+from pabench.subjects.allocators.rounds import Call, run_rounds
 from pabench.subjects.process.answers import Plain
 from pabench.subjects.process.facts import declared
 from pabench.subjects.process.raised import told
@@ -38,31 +40,58 @@ class AllocatorCalls:
         self._entry = entry
         self._device = device
         self._made: dict[int, PageAllocator] = {}
+        self._kept: dict[int, KeptResults] = {}
         self._pools: dict[int, PoolLaunches] = {}
 
     @property
     def calls(self) -> dict[str, Callable[..., Any]]:
         """The calls by name."""
-        made = (self.make, self.operate, self.drop, self.make_pool, self.pool_launch, self.pool_churn)
-        return {call.__name__: call for call in made}
+        made = (self.make, self.operate, self.handed_out, self.rounds, self.launch, self.drop)
+        pools = (self.make_pool, self.pool_launch, self.pool_churn)
+        return {call.__name__: call for call in (*made, *pools)}
 
     def make(self, number: int, shape: PoolShape) -> Any:
         """Make an empty allocator; return what it is, and its state."""
         made = self._made[number] = self._entry.make(self._device, shape)
-        pool = isinstance(made, PoolAllocator)
-        about = Plain(name=str(made.name), capabilities=declared(made.capabilities), pool=pool)
-        return [about, self._state(made)]
+        self._kept[number] = KeptResults()
+        about = Plain(
+            name=str(made.name),
+            capabilities=declared(made.capabilities),
+            pool=isinstance(made, PoolAllocator),
+            kernel_entries=sorted(made.kernel_entries),
+        )
+        return [about, self._state(made)[0]]
 
     def operate(self, number: int, name: str, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Do an operation; return what it returned or raised, and the state after it."""
         if name not in OPERATIONS:
             raise ValueError(f"no operation {name!r}")
         made = self._made[number]
-        return [_tried(lambda: getattr(made, name)(*given, **named)), self._state(made)]
+        result = _tried(lambda: getattr(made, name)(*given, **named))
+        state, table = self._state(made)
+        self._kept[number].keep(result[0] if isinstance(result, list) else None, table)
+        return [result, state]
+
+    def handed_out(self, number: int) -> Plain:
+        """Return what all that was handed out says now, see ``KeptResults.again``."""
+        return Plain(digests=self._kept[number].again())
+
+    def rounds(self, number: int, calls: list[Call], times: int) -> Any:
+        """See ``run_rounds``; return its results and the state after it."""
+        made = self._made[number]
+        done = _tried(lambda: list(run_rounds(made, calls, times)))
+        return [done, self._state(made)[0]]
+
+    def launch(self, number: int, entry: str, columns: tuple[tuple[int, ...], ...]) -> Any:
+        """Launch a kernel on a request that nobody has checked; return its answer and the state after it."""
+        made = self._made[number]
+        said = _tried(lambda: Plain(made.launch(entry, columns)))
+        return [said, self._state(made)[0]]
 
     def drop(self, number: int) -> None:
         """Forget an allocator."""
         self._made.pop(number, None)
+        self._kept.pop(number, None)
 
     def make_pool(self, number: int, of: int) -> int:
         """Make an empty pool of the kind that an allocator runs on; return its pages."""
@@ -80,8 +109,11 @@ class AllocatorCalls:
         """See ``PoolLaunches.churn``."""
         return list(self._pools[number].churn(held, threads=threads, rounds=rounds, most=most))
 
-    def _state(self, made: PageAllocator) -> list[Any]:
-        return [_tried(lambda read=read: read(made)) for read in STATE.values()]  # type: ignore[misc]
+    def _state(self, made: PageAllocator) -> tuple[list[Any], Any]:
+        """All that can be read, and the table once more as it is."""
+        state = {name: _tried(lambda read=read: read(made)) for name, read in STATE.items()}  # type: ignore[misc]
+        table = state["block_table"]
+        return list(state.values()), table[0] if isinstance(table, list) else None
 
 
 def _tried(read: Callable[[], Any]) -> Any:

@@ -163,7 +163,7 @@ def test_replay_of_a_history_on_an_allocator_that_offers_less(
         ("attention", {"case": None}, "must be a JSON object"),
         ("attention", {"case": {}}, "schema = None"),
         ("append", {"case": {}}, "must be a JSON object of schema 1"),
-        ("history", {"case": [1]}, "must be a JSON object of schema 3, or 2"),
+        ("history", {"case": [1]}, "must be a JSON object of schema 4, 3 or 2"),
     ],
 )
 def test_replay_refuses_a_hostile_record(

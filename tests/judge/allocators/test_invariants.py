@@ -12,10 +12,11 @@ from pabench.checks.allocator_checks import check_history
 from pabench.checks.registry import ALLOCATOR_CHECKS
 from pabench.device.emulated import EmulatedDevice
 from pabench.errors import InvalidCase, OutOfPages
-from pabench.judge.allocators.contents import Contents, stream_token
+from pabench.judge.allocators.contents import Contents
 from pabench.judge.allocators.history import HistoryCase
 from pabench.judge.allocators.model import ModelAllocator
 from pabench.judge.allocators.operations import FIELDS, Operation, operation_from_json
+from pabench.judge.allocators.streams import tokens_of
 from pabench.judge.allocators.trial import Trial
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
@@ -398,11 +399,15 @@ LONG: list[Operation] = [
     *(alloc(0, 10), ("commit", {"sequence": 0, "tokens": 10})),
     ("fork", {"parent": 0, "child": 1, "stream": 0}),
     batch(s0=1, s1=2),
-    ("lookup", {"tokens": 9, "stream": 5, "adapter": "", "salt": ""}),
+    ("lookup", {"tokens": 9, "turns": [], "stream": 5, "adapter": "", "salt": ""}),
     ("adopt", {"sequence": 2, "pages": []}),
     *(("swap_out", {"sequence": 1}), append(2, 3), free(0), ("swap_in", {"sequence": 1})),
-    *(("free_window", {"sequence": 1, "keep_from": 5}), ("truncate", {"sequence": 2, "length": 6})),
-    *(append(2, 1), free(1, 2), ("evict", {"pages": 3}), ("reset", {}), ("drain", {})),
+    *(
+        ("free_window", {"sequence": 1, "keep_from": 5}),
+        ("truncate", {"sequence": 2, "length": 6, "stream": 3}),
+    ),
+    *(append(2, 1), free(1, 2), ("evict", {"pages": 3}), ("reset", {})),
+    *(alloc(3, 9), append(3, 4), free(3), ("rounds", {"last": 3, "times": 5}), ("drain", {})),
 ]
 
 
@@ -475,12 +480,12 @@ def test_allocators_invariants_name_faults_of_sharing(fault: type[ModelAllocator
 
 
 def test_allocators_contents_know_what_a_hit_must_hold() -> None:
-    contents = Contents(2)
-    prompt = Prompt(tokens=tuple(stream_token(0, at) for at in range(4)))
-    assert contents.adopt(0, prompt, 0, (3,)) == "slot 6 does not hold token 0 of the prompt"
+    contents = Contents(2, 5)
+    prompt = Prompt(tokens=tuple(tokens_of(((0, 0),), 0, 4, 2)))
+    assert contents.adopt(0, prompt, ((0, 0),), (3,)) == "slot 6 does not hold token 0 of the prompt"
 
 
-LOOKUP = {"tokens": 1, "stream": 0, "adapter": "", "salt": ""}
+LOOKUP = {"tokens": 1, "turns": [], "stream": 0, "adapter": "", "salt": ""}
 
 
 @pytest.mark.parametrize(
@@ -493,11 +498,11 @@ LOOKUP = {"tokens": 1, "stream": 0, "adapter": "", "salt": ""}
         (["free", {"sequences": ["a"]}], "free.sequences = 'a': must be a whole number"),
         (["evict", {"pages": 1.5}], "evict.pages = 1.5: must be a whole number"),
         (
-            ["lookup", {"tokens": 1, "stream": 0, "adapter": 3, "salt": ""}],
+            ["lookup", {"tokens": 1, "turns": [], "stream": 0, "adapter": 3, "salt": ""}],
             "lookup.adapter = 3: must be text",
         ),
         (
-            ["lookup", {"tokens": 1, "stream": -1, "adapter": "", "salt": ""}],
+            ["lookup", {"tokens": 1, "turns": [], "stream": -1, "adapter": "", "salt": ""}],
             "lookup.stream = -1: must be at",
         ),
         (["evict"], r"operation = \['evict'\]: must be a name and its fields"),

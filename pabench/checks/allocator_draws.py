@@ -1,0 +1,63 @@
+"""What histories of allocators are made of: pools, and the names that prompts are kept apart by."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import strategies as st
+
+from pabench.judge.allocators.streams import NEAR, PLACES, stream_of
+from pabench.subjects.allocators.base import PoolShape
+from pabench.subjects.allocators.capabilities import Capabilities
+
+SMALL_PAGES = [4, 3, 2, 1, 8]
+"""Pages so small that a few tokens fill them."""
+PAGES = [*SMALL_PAGES, 4, 1, 16, 32, 64, 128, 256, 24]
+"""Those that are served are among them."""
+
+Space = tuple[str, str]
+"""Adapter and salt of a prompt."""
+
+
+def small_pools(can: Capabilities, page_sizes: list[int] = PAGES) -> st.SearchStrategy[PoolShape]:
+    """Pools so small that running out, sharing and recycling are frequent."""
+    return st.builds(
+        PoolShape,
+        num_pages=st.integers(4, 16) | st.integers(1, 24),
+        page_size=st.sampled_from(page_sizes),
+        max_seqs=st.sampled_from([5, 3, 40]),
+        max_pages_per_seq=st.sampled_from([4, 8, 6, 3, 2, 1]),
+        swap_pages=st.integers(0, 10) if "swap_out" in can.operations else st.just(0),
+        reserve_pages=st.sampled_from([0, 0, 1, 2]) if can.watermark else st.just(0),
+        hash_bits=st.sampled_from([64, 1]) if "lookup" in can.operations else st.just(64),
+    )
+
+
+def streams(rng: random.Random) -> list[int]:
+    """Draw streams that part from the first in one run each, in ways that are near, or in several."""
+    place = rng.randrange(PLACES)
+    near = [rng.randint(1, NEAR) for _ in range(4)]
+    digits = [(), (near[0],), (near[1],), (0, near[2]), (near[0], near[2]), (0, 0, near[3])]
+    return [stream_of(chosen, place) for chosen in digits]
+
+
+def spaces(rng: random.Random) -> list[Space]:
+    """Draw adapters and salts, alone and together, in pairs that differ in one place or in where one ends."""
+    adapter, salt = (
+        rng.choice(["lora-7", "weights-01", "a/b", "é"]),
+        rng.choice(["user-1", "xy", "b-007", "7"]),
+    )
+    other, another = _near(rng, adapter), _near(rng, salt)
+    both, neither = (adapter, salt), ("", "")
+    joined = [(both, (adapter, another)), (both, (other, salt)), (both, (salt, adapter))]
+    joined += [(both, (adapter + salt, "")), (both, (adapter + salt[:1], salt[1:]))]
+    alone = [(both, (adapter, "")), ((adapter, ""), (other, "")), (("", salt), ("", another))]
+    alone += [((adapter, ""), ("", adapter)), (neither, (adapter, "")), (neither, ("", salt))]
+    # no more: what is shared by nobody shows nothing
+    return [*rng.choice(joined), *rng.choice(alone)]
+
+
+def _near(rng: random.Random, name: str) -> str:
+    """A name that is nearly the same."""
+    last = chr(ord(name[-1]) ^ 1)
+    return rng.choice([f"{name}1", f"{name} ", f"{name}{name}", name.swapcase() + "'", name[:-1] + last])

@@ -1,0 +1,67 @@
+"""What a grant says, and what it may change in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pabench.problem.dtypes import Array
+from pabench.problem.layout import pages_needed
+from pabench.subjects.allocators.results import NULL_PAGE
+
+
+def slots_of(got: object) -> list[int] | None:
+    """Return slots as a list, or None when they are no vector of whole numbers."""
+    array = np.asarray(got)
+    whole = array.dtype.kind in "iu" or array.size == 0
+    return array.tolist() if array.ndim == 1 and whole else None
+
+
+def rows_of(moves: object) -> list[list[int]]:
+    """Return a list of copies, int32 ``(n, 3)``, as lists."""
+    rows: list[list[int]] = np.asarray(moves).reshape(-1, 3).tolist()
+    return rows
+
+
+def moved_page(
+    before: Array, now: Array, lengths: Mapping[int, int], copies: set[tuple[int, int]], page_size: int
+) -> str | None:
+    """Return the first entry that growing changed without a copy of a shared last page, or None.
+
+    Args:
+        before, now: tables before and after it.
+        lengths: tokens that those that grew had before.
+        copies: source and target of the grant's copies.
+        page_size: tokens of a page.
+    """
+    for sequence, length in lengths.items():
+        held = pages_needed(length, page_size)
+        for column in np.flatnonzero(before[sequence, :held] != now[sequence, :held]).tolist():
+            old, new = int(before[sequence, column]), int(now[sequence, column])
+            last = column == length // page_size
+            if not (last and (old, new) in copies):
+                return f"page {column} of sequence {sequence} from {old} to {new}"
+    return None
+
+
+def renamed_page(model: Array, subject: Array) -> str | None:
+    """Return where two tables are not the same but for the names of the pages, or None."""
+    there: dict[int, int] = {NULL_PAGE: NULL_PAGE}
+    back: dict[int, int] = {NULL_PAGE: NULL_PAGE}
+    if _one_to_one(model, subject):
+        return None
+    for sequence, column in np.argwhere((model != NULL_PAGE) | (subject != NULL_PAGE)).tolist():
+        a, b = int(model[sequence, column]), int(subject[sequence, column])
+        if there.setdefault(a, b) != b or back.setdefault(b, a) != a:
+            return f"page {column} of sequence {sequence}, {b}, must be shared with others than it is"
+    return None
+
+
+def _one_to_one(model: Array, subject: Array) -> bool:
+    """Whether each name in the one table stands for one name in the other."""
+    a, b = model.reshape(-1).astype(np.int64), subject.reshape(-1).astype(np.int64)
+    if not np.array_equal(a == NULL_PAGE, b == NULL_PAGE):
+        return False
+    pairs = np.unique(a * 2**32 + b).size
+    return pairs == np.unique(a).size == np.unique(b).size
