@@ -221,6 +221,8 @@ class Driver:
     def _admit(self, chunks: list[tuple[int, int]]) -> int:
         """Start requests from the queue, adding their prompts to ``chunks``; return how many."""
         scheduler, forks = self.scheduler, self.requests.forks
+        if not self.queue or len(self.seats.spare) < forks or self.queue[0] == self._blocked:
+            return 0
         if scheduler.static and (self.running or self._done):
             return 0
         budget = self.limits.token_budget - self._decoding().size - sum(new for new, _ in chunks)
@@ -259,7 +261,8 @@ class Driver:
 
     def _start(self, request: int, seat: Seat, chunk: int) -> int:
         final = self._prompt[request] + self._output[request] - 1
-        return self.seats.start(seat, chunk, final=final, prompt=self._words(request, seat.target))
+        seat.words = self._words(request, seat.target)
+        return self.seats.start(seat, chunk, final=final, prompt=seat.words)
 
     def _words(self, request: int, tokens: int) -> Prompt | None:
         """The first tokens of a request's prompt and output, where the prefix cache is asked."""
@@ -283,9 +286,9 @@ class Driver:
                 log.first_token_s[request] = now
             elif request in self._last_token:
                 self.gaps.append(now - self._last_token.pop(request))
-            if self.limits.prefix_cache:
-                words = self._words(request, seat.target)
-                self.seats.allocator.commit(seat.slots[0], words or Prompt(tokens=()))
+            if seat.words is not None:
+                self.seats.allocator.commit(seat.slots[0], seat.words)
+                seat.words = None
             left = self._output[request] - log.generated[request]
             if not left:
                 finished.append(request)
@@ -327,10 +330,8 @@ class Driver:
         self.log.generated[request] = self._output[request]
         self.log.finish_s[request] = self.clock
         self._ended(request)
-        if self.limits.prefix_cache:
-            tokens = self._prompt[request] + self._output[request] - 1
-            words = self._words(request, tokens)
-            self.seats.allocator.commit(seat.slots[0], words or Prompt(tokens=()))
+        if (words := self._words(request, self._prompt[request] + self._output[request] - 1)) is not None:
+            self.seats.allocator.commit(seat.slots[0], words)
         self._done.append(seat)
 
     def _release(self) -> None:
