@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pabench.cli.model_options import GIB, chosen_model, item_bytes, pool_bytes_of
+from pabench.cli.trace_options import TURNS
 from pabench.console import say
 from pabench.errors import UsageError
 
@@ -27,6 +28,7 @@ PAGE_SIZES = "1,8,16,32,64,128,256"
 @click.option("--dtype", default="bfloat16", metavar="NAME", show_default=True, help="Of cache and weights.")
 @click.option("--lengths", metavar="SPEC", help="A length family, table or list.  Default: azure-conv.")
 @click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Lengths of a request trace.")
+@TURNS
 @click.option("--requests", type=click.IntRange(1, 10**7), default=20_000, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--page-sizes", default=PAGE_SIZES, metavar="LIST", show_default=True)
@@ -47,6 +49,7 @@ def command(
     dtype: str,
     lengths: str | None,
     trace: Path | None,
+    turns: str | None,
     requests: int,
     seed: int,
     page_sizes: str,
@@ -90,9 +93,12 @@ def command(
         spec = "azure-conv" if lengths is None else lengths
         sources[spec] = _drawn(spec, requests, seed)
     if trace is not None:
+        from pabench.workloads.meaning import LENGTHS
         from pabench.workloads.traces import read_trace
 
-        sources[f"trace {trace.name}"] = read_trace(trace).total_tokens
+        sources[f"trace {trace.name}"] = read_trace(trace, replace(LENGTHS, turns=turns)).total_tokens
+    elif turns is not None:
+        raise UsageError(f"--turns {turns}: is for --trace alone")
     token_bytes = model.token_bytes(itemsize)
     say(
         f"{model.title}, {dtype}: {token_bytes:,} bytes of cache a token; "

@@ -13,6 +13,7 @@ import click
 
 from pabench.cli.model_options import chosen_model, item_bytes, pool_bytes_of
 from pabench.cli.text_table import text_table
+from pabench.cli.trace_options import trace_options
 from pabench.console import say
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
 from pabench.run.options import Options, activity_options, default_out, options_of, poll_seconds, whole
@@ -40,6 +41,7 @@ Examples:
 
 @click.command(name="serving", epilog=EPILOG)
 @click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Requests of a trace file.")
+@trace_options
 @click.option("--lengths", metavar="SPEC", help="Prompt lengths, or a table that has both.  [azure-conv]")
 @click.option("--outputs", metavar="SPEC", help="Output lengths.  [of the table, or fixed:len=128]")
 @click.option("--requests", type=click.IntRange(1, 10**8), metavar="N", help="How many.  [1000, or all]")
@@ -215,6 +217,7 @@ def _config(given: Mapping[str, Any], options: Options) -> ServingConfig:
         **{name: given[name] for name in ("max_tokens", "token_budget", "sample_steps", "prefix_cache")},
         **{name: given[name] for name in ("watermark", "check_steps", "kernel_steps")},
         trace=None if given["trace"] is None else str(given["trace"]),
+        **{name: given[name] for name in ("block_tokens", "time_unit", "turns")},
         count=given["requests"] or (small.get("count") if given["trace"] is None else None),
         seed=options.seed,
         scheduler=scheduler.name,

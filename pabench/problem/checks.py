@@ -64,6 +64,9 @@ def lengths_tuple(field: str, values: Iterable[Any], *, low: int = 0) -> tuple[i
         items = list(values)
     except TypeError:
         raise InvalidCase(field, values, "must be a list of token counts") from None
+    # long lists of plain numbers, as a prompt's tokens, at once
+    if set(map(type, items)) == {int} and min(items) >= low and max(items) <= INT32_MAX:
+        return tuple(items)
     return tuple(whole_number(f"{field}[{i}]", item, low=low) for i, item in enumerate(items))
 
 

@@ -65,6 +65,8 @@ TIMES: dict[str, Gaps] = {
 def with_arrivals(requests: Requests, spec: str, *, seed: int, timed: bool) -> Requests:
     """Return ``requests`` with the times of arrival that a spec says, seeded.
 
+    Turns wait for the turn before whatever the spec; its times are the earliest.
+
     Args:
         requests: those of a trace carry its times.
         spec: ``name:key=value,...``, names of ``ARRIVALS``.
@@ -78,7 +80,10 @@ def with_arrivals(requests: Requests, spec: str, *, seed: int, timed: bool) -> R
     if name == "trace":
         if not timed:
             raise InvalidCase("arrivals", spec, f"must be another: {requests.name} has no times")
-        return replace(requests, arrival_s=requests.arrival_s * values["scale"])
+        scale, turns = values["scale"], requests.turns
+        if turns is not None:
+            turns = replace(turns, delay_s=turns.delay_s * scale)
+        return replace(requests, arrival_s=requests.arrival_s * scale, turns=turns)
     whole_number("seed", seed, low=0, high=2**64 - 1)
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xA221]))
     return replace(requests, arrival_s=np.asarray(TIMES[name](values, requests.num_requests, rng)))

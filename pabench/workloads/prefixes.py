@@ -8,8 +8,9 @@ import numpy as np
 
 from pabench.errors import InvalidCase
 from pabench.problem.dtypes import Array
-from pabench.workloads.requests import Requests, Segments
+from pabench.workloads.requests import Requests
 from pabench.workloads.specs import Kind, parse_spec
+from pabench.workloads.structure import Segments
 
 PREFIXES: dict[str, Kind] = {
     "none": Kind(about="nothing in common", defaults={}, least={}),

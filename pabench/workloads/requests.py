@@ -10,28 +10,11 @@ from pabench.errors import InvalidCase
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.problem.lengths import MAX_LENGTH, LengthSpec
+from pabench.workloads.structure import Segments, Turns
 from pabench.workloads.traces import Trace
 
 OUTPUT_SEED = 2**63
 """Set in the seed of the outputs, so that two columns drawn from one spec are independent."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Segments:
-    """Beginnings of prompts as runs of tokens; equal ids at the same place are the same tokens.
-
-    Attributes:
-        ids: int64, all requests one behind the other.
-        tokens: int64, how long each run is.
-        indptr: int64 ``(num_requests + 1,)``.
-        output_ids: int64 ``(num_requests,)``, the id under which a later prompt holds the output; -1 for
-            none.
-    """
-
-    ids: Array
-    tokens: Array
-    indptr: Array
-    output_ids: Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,8 +24,9 @@ class Requests:
     Attributes:
         name: for people.
         prompt_tokens, output_tokens: int64 ``(n,)``.
-        arrival_s: float64 ``(n,)``, never decreases, from 0 on.
+        arrival_s: float64 ``(n,)``, never decreases, from 0 on; of a turn that waits, the earliest.
         segments: which prompts begin alike; None when none do.
+        turns: which requests wait for the end of others; None when none does.
         forks: sequences that go on from each prompt (parallel sampling); 1 for one answer.
     """
 
@@ -51,6 +35,7 @@ class Requests:
     output_tokens: Array
     arrival_s: Array = field(default_factory=lambda: np.empty(0))
     segments: Segments | None = None
+    turns: Turns | None = None
     forks: int = 1
 
     def __post_init__(self) -> None:
@@ -76,23 +61,13 @@ class Requests:
 def requests_of_trace(trace: Trace, *, count: int | None = None) -> Requests:
     """Return the first ``count`` requests of a trace, with its times and its common beginnings."""
     size = trace.num_requests if count is None else min(count, trace.num_requests)
-    prompt, segments = trace.prompt_tokens[:size], None
-    if trace.blocks is not None:
-        indptr = trace.blocks.indptr[: size + 1]
-        place = np.arange(indptr[-1]) - np.repeat(indptr[:-1], np.diff(indptr))
-        left = np.repeat(prompt, np.diff(indptr)) - place * trace.blocks.block_tokens
-        segments = Segments(
-            ids=trace.blocks.ids[: indptr[-1]],
-            tokens=np.minimum(left, trace.blocks.block_tokens),
-            indptr=indptr,
-            output_ids=np.full(size, -1, np.int64),
-        )
     return Requests(
         name=trace.name,
-        prompt_tokens=prompt,
+        prompt_tokens=trace.prompt_tokens[:size],
         output_tokens=trace.output_tokens[:size],
         arrival_s=trace.arrival_s[:size],
-        segments=segments,
+        segments=None if trace.segments is None else trace.segments.first(size),
+        turns=None if trace.turns is None else trace.turns.first(size),
     )
 
 

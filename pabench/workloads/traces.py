@@ -1,46 +1,29 @@
-"""Request traces read from a file of the user; the format is told by the content.
+"""Request traces read from a file of the user; the format is told by the content (``formats.py``).
 
-CSV under a header, columns in any order: Azure 2023 and 2024, BurstGPT, Vidur's length tables (which have no
-times).  One JSON object a line: Mooncake, and Qwen-Bailian, whose ``hash_ids`` say which prompts begin alike.
-A JSON list: ShareGPT.  ``trace_rows.py`` lists the columns.  Files are streamed; an error names file, row and
-column, where the row is the number of the line in the file, the header included.
+Files are streamed, plain or compressed; an error names file, row and column, where the row is the number of
+the line in the file, the header included.  What a file does not say of itself, the unit of its times or the
+tokens of a block, is taken from its format only where nothing in the file speaks against it.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from pabench.errors import InvalidCase, UsageError
 from pabench.problem.dtypes import Array
 from pabench.problem.lengths import LengthFamily, LengthRequest, LengthSpec
-from pabench.workloads.row_fields import Row, RowError
-from pabench.workloads.sharegpt import sharegpt_rows
-from pabench.workloads.trace_rows import TraceFormat, reader_for
-
-MAX_LINE_CHARS = 2**20
-"""A longer line is no request; the bound keeps a file without line ends out of memory."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Blocks:
-    """Which prompts begin alike: request ``i`` begins with the blocks ``ids[indptr[i] : indptr[i + 1]]``.
-
-    Attributes:
-        ids: int64; an id stands for its block and all before it.
-        indptr: int64 ``(num_requests + 1,)``.
-        block_tokens: tokens of a block; the last of a prompt may have fewer.
-    """
-
-    ids: Array
-    indptr: Array
-    block_tokens: int
+from pabench.workloads.columns import Columns, joined
+from pabench.workloads.csv_source import CsvRows
+from pabench.workloads.fields import TraceError
+from pabench.workloads.formats import TraceFormat, csv_format, json_format, unknown
+from pabench.workloads.json_source import MAX_LINE_CHARS, batches_of_items, batches_of_lines, parsed_line
+from pabench.workloads.meaning import FileSays, Meaning, TraceOptions, meaning_of
+from pabench.workloads.opened import damage, open_text
+from pabench.workloads.structure import Segments, Turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,9 +34,12 @@ class Trace:
         name: the file's name without its suffix.
         prompt_tokens: int64 ``(num_requests,)``.
         output_tokens: int64 ``(num_requests,)``.
-        arrival_s: float64 ``(num_requests,)``, seconds since the first request; never decreases.
+        arrival_s: float64 ``(num_requests,)``, seconds since the first request; never decreases.  Of a turn
+            that waits for another, the earliest there may be.
         timed: whether the file has times; without, all arrive at 0.
-        blocks: what the file says about common beginnings, or None.
+        segments: what the file says about common beginnings, or None.
+        turns: which requests wait for others, or None.
+        notes: how the file was read where its look allows for more than one way, in words.
     """
 
     name: str
@@ -61,7 +47,9 @@ class Trace:
     output_tokens: Array
     arrival_s: Array
     timed: bool = True
-    blocks: Blocks | None = None
+    segments: Segments | None = None
+    turns: Turns | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         size = self.prompt_tokens.size
@@ -103,80 +91,103 @@ class _TraceSampler:
         return np.asarray(request.rng.choice(self.total, request.batch, replace=again))
 
 
-def read_trace(path: str | Path) -> Trace:
+def read_trace(path: str | Path, options: TraceOptions | None = None) -> Trace:
     """Read a request trace; requests are sorted by arrival.
 
+    Args:
+        path: of the file.
+        options: what the file does not say of itself.
+
     Raises:
-        UsageError: the file cannot be read, has neither format, holds no request, or has a bad row; the
-            message names the file, the row and the column.
+        UsageError: the file cannot be read, has no known format, holds no request, has a bad row, or means
+            what the options do not say; the message names the file, the row and the column, or the option.
+        EnvironmentRefused: it is compressed in a way that needs a package.
     """
     path = Path(path)
-    prompt, output, stamps, blocks, ends = array("q"), array("q"), array("d"), array("q"), array("q", [0])
     try:
         if path.exists() and not path.is_file():
             raise UsageError(f"trace {path}: is not a file")
-        with path.open(encoding="utf-8-sig", newline=None) as file:
-            form, rows = _rows(file)
-            for row in rows:
-                prompt.append(row.prompt_tokens)
-                output.append(row.output_tokens)
-                stamps.append(row.stamp_s)
-                if form is not None and form.block_tokens:
-                    # ids behind the end of the prompt stand for nothing
-                    blocks.extend(row.blocks[: -(-row.prompt_tokens // form.block_tokens)])
-                    ends.append(len(blocks))
-    except RowError as error:
+        form, found, says = _columns(path)
+        if found is None:
+            raise UsageError(f"trace {path}: holds no request (it is empty, or has nothing but a header)")
+        meaning = meaning_of(found, form, says, TraceOptions() if options is None else options)
+    except TraceError as error:
         raise UsageError(f"trace {path}, {error}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"trace {path}: is not text (byte {error.object[error.start]:#04x})") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"trace {path}: cannot be read: {reason}") from None
-    if not stamps:
-        raise UsageError(f"trace {path}: holds no request (it is empty, or a header and nothing else)")
-    arrival = np.asarray(stamps)
-    order = np.argsort(arrival, kind="stable")
-    held = None
-    if form is not None and form.block_tokens:
-        held = _blocks_in_order(np.asarray(blocks), np.asarray(ends), order, form.block_tokens)
+    except Exception as error:
+        if not damage(error):
+            raise
+        raise UsageError(f"trace {path}: cannot be unpacked, it is damaged or cut off: {error}") from None
+    return _trace(path, meaning)
+
+
+def _trace(path: Path, meaning: Meaning) -> Trace:
+    order = np.argsort(meaning.arrival_s, kind="stable")
+    arrival = meaning.arrival_s[order]
     return Trace(
         name=path.name.partition(".")[0] or path.name,
-        prompt_tokens=np.asarray(prompt)[order],
-        output_tokens=np.asarray(output)[order],
-        arrival_s=arrival[order] - arrival[order[0]],
-        timed=form is not None and form.stamp != "",
-        blocks=held,
+        prompt_tokens=meaning.prompt[order],
+        output_tokens=meaning.output[order],
+        arrival_s=arrival - arrival[0],
+        timed=meaning.timed,
+        segments=None if meaning.segments is None else meaning.segments.ordered(order),
+        turns=None if meaning.turns is None else meaning.turns.ordered(order),
+        notes=meaning.notes,
     )
 
 
-def _blocks_in_order(ids: Array, ends: Array, order: Array, block_tokens: int) -> Blocks:
-    counts = np.diff(ends)[order]
-    indptr = np.concatenate(([0], np.cumsum(counts)))
-    taken = np.repeat(ends[:-1][order] - indptr[:-1], counts) + np.arange(indptr[-1])
-    return Blocks(ids=ids[taken], indptr=indptr, block_tokens=block_tokens)
+def _columns(path: Path) -> tuple[TraceFormat, Columns | None, FileSays]:
+    """The format of a file, its rows (None where it has none), and what it says of itself."""
+    form, by_line = _sniff(path)
+    if form is None:
+        return TraceFormat(name="", fields=()), None, FileSays()
+    with open_text(path) as file:
+        if form.csv is not None:
+            rows = CsvRows(form.csv)
+            found = joined(rows.read(file))
+            return form, found, FileSays(moments=bool(rows.moments))
+        reader = form.reader()
+        batches = batches_of_lines(file) if by_line else batches_of_items(file)
+        found = joined(reader.read(batch) for batch in batches)
+        return form, found, FileSays(block_tokens=getattr(reader, "block_tokens", 0))
 
 
-def _rows(file: IO[str]) -> tuple[TraceFormat | None, Iterator[Row]]:
-    """The format (None for ShareGPT's list) and the requests of an open file."""
-    while (opening := file.read(1)).isspace():
-        pass
-    if opening == "[":
-        return None, sharegpt_rows(file)
-    file.seek(0)
-    for number, line in _lines(file):
-        form, reader, is_header = reader_for(line, number)
-        lines = _lines(file, number + 1) if is_header else chain([(number, line)], _lines(file, number + 1))
-        return form, (reader.read(text, at) for at, text in lines)
-    return None, iter(())
+def _sniff(path: Path) -> tuple[TraceFormat | None, bool]:
+    """The format of a file, None where it is empty, and whether each line of it is an object."""
+    with open_text(path) as file:
+        number, line = 1, ""
+        while not (line := file.readline(MAX_LINE_CHARS)).strip():
+            if not line:
+                return None, False
+            number += len(line) < MAX_LINE_CHARS
+    whole, line = line.endswith("\n") or len(line) < MAX_LINE_CHARS, line.strip()
+    if "\0" in line:
+        raise TraceError(f"row {number}: holds a NUL byte, so the file is not text")
+    if line[0] not in "{[":
+        if not whole:
+            raise TraceError(f"row {number}: is longer than {MAX_LINE_CHARS} characters")
+        if (form := csv_format(line)) is None:
+            raise unknown(f"row {number}", line)
+        return form, False
+    if line[0] == "{" and whole:
+        try:
+            first = parsed_line(line, number)
+        except TraceError:
+            pass
+        else:
+            form = _known(first, f"row {number}", line)
+            return form, not form.long
+    with open_text(path) as file:
+        for batch in batches_of_items(file):
+            return _known(batch.values[0], "item 1", str(batch.values[0])), False
+    return None, False
 
 
-def _lines(file: IO[str], number: int = 1) -> Iterator[tuple[int, str]]:
-    """The lines that hold something, each with its number."""
-    while line := file.readline(MAX_LINE_CHARS):
-        if len(line) == MAX_LINE_CHARS:
-            raise RowError(f"row {number}: is longer than {MAX_LINE_CHARS} characters")
-        if "\0" in line:
-            raise RowError(f"row {number}: holds a NUL byte, so the file is not text")
-        if line.strip():
-            yield number, line.strip()
-        number += 1
+def _known(first: dict[str, object], where: str, opening: str) -> TraceFormat:
+    if (form := json_format(first)) is None:
+        raise unknown(where, opening)
+    return form

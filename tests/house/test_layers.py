@@ -80,7 +80,7 @@ ONLY: dict[str, set[str]] = {
     "tracebacks": set(),
     "subjects.peers": set(),
     "problem": {"numpy"},
-    "workloads": {"numpy"},
+    "workloads": {"numpy", "zstandard"},
     "judge": {"numpy"},
     "run": {"numpy", "click"},
     "analysis": {"numpy", "pandas", "scipy"},

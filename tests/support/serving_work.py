@@ -33,6 +33,25 @@ class Hanging(HostAllocator):
         time.sleep(3600)
 
 
+class Losing(HostAllocator):
+    """Loses a page at every third free, and is right otherwise."""
+
+    frees = 0
+
+    def free(self, sequences: Sequence[int]) -> None:
+        super().free(sequences)
+        self.frees += 1
+        self._ring.take(int(self.frees % 3 == 0))
+
+
+class Keeping(HostAllocator):
+    """Keeps a prefix page for good that no lookup finds any more."""
+
+    @property
+    def evictable_pages(self) -> int:
+        return max(super().evictable_pages - 1, 0)
+
+
 BROKEN = {
     name: NamedSubject(about="broken", place=f"tests.support.serving_work:{made.__name__}")
     for name, made in (("raises", Raising), ("crashes", Crashing), ("hangs", Hanging))

@@ -53,7 +53,10 @@ def test_traces_azure_2024_stamps_columns_in_another_order(tmp_path: Path) -> No
 
 
 def test_traces_mooncake_sorted_by_arrival(tmp_path: Path) -> None:
-    rows = [_mooncake(), _mooncake(timestamp=1500, input_length=7), _mooncake(timestamp=3000, input_length=8)]
+    rows = [
+        _mooncake(),
+        *(_mooncake(timestamp=at, input_length=size, hash_ids=[2]) for at, size in ((1500, 7), (3000, 8))),
+    ]
     trace = read_trace(_write(tmp_path, "\n".join(rows) + "\n\n"))
     assert trace.prompt_tokens.tolist() == [7, 600, 8]
     assert trace.arrival_s.tolist() == [0.0, 1.5, 1.5]
@@ -70,15 +73,17 @@ def test_traces_mooncake_sorted_by_arrival(tmp_path: Path) -> None:
         (f"{HEADER}\n{FIRST}\n2023-11-16 18:17:04,many,8", "row 3, column 'ContextTokens': 'many'"),
         (f"{HEADER}\n2023-11-16 18:17:04,5,NaN", "row 2, column 'GeneratedTokens': 'NaN'"),
         (f"{HEADER}\n2023-11-16 18:17:04,-5,8", "row 2, column 'ContextTokens': '-5'"),
-        (f"{HEADER}\n2023-11-16 18:17:04,5.0,8", "row 2, column 'ContextTokens': '5.0'"),
+        (f"{HEADER}\n2023-11-16 18:17:04,5.5,8", "row 2, column 'ContextTokens': '5.5'"),
         (f"{HEADER}\n2023-11-16 18:17:04,,8", "row 2, column 'ContextTokens': ''"),
         (f"{HEADER}\n2023-11-16 18:17:04,{'9' * 5000},8", "row 2, column 'ContextTokens'"),
         (f"{HEADER}\n2023-11-16 18:17:04,16777216,1", "row 2: has 16777216 + 1 tokens"),
         (f"{HEADER}\nyesterday,5,8", "row 2, column 'TIMESTAMP': 'yesterday'"),
         (f"{HEADER}\n{FIRST}".replace("ContextTokens,", ""), "has no column 'ContextTokens'"),
         (f"{HEADER},TIMESTAMP\n{FIRST}", "more than once the column 'TIMESTAMP'"),
-        ("a,b,c\n1,2,3", "row 1: starts neither"),
+        ("a,b,c\n1,2,3", "row 1 begins no known format: 'a,b,c'"),
         (_mooncake() + "\n" + _mooncake()[:40], "row 2: is not whole JSON"),
+        ('{"a": 1}', "row 1 begins no known format"),
+        ('[{"a": 1}]', "item 1 begins no known format"),
         (_mooncake() + "\n[1]", "row 2: must be a JSON object"),
         (_mooncake(input_length=None), "row 1: has no column 'input_length'"),
         (_mooncake(hash_ids=7), "row 1, column 'hash_ids'"),
@@ -88,9 +93,12 @@ def test_traces_mooncake_sorted_by_arrival(tmp_path: Path) -> None:
         (_mooncake(output_length=True), "row 1, column 'output_length': True"),
         (_mooncake(timestamp=float("inf")), "row 1, column 'timestamp': inf"),
         (_mooncake(timestamp=10**400), "row 1, column 'timestamp'"),
-        (_mooncake(input_length=2**60), "tokens, more than"),
-        ('{"a": ' + "[" * 100_000, "row 1: is not whole JSON"),
-        ("{" + " " * 2_000_000, "row 1: is longer than"),
+        (_mooncake(input_length=2**60), "must be at most 16777216 tokens"),
+        (_mooncake(input_length=2**24), "row 1: has 16777216 + 5 tokens, more than"),
+        ('{"a": ' + "[" * 100_000, "item 1: is not whole JSON"),
+        ("{" + " " * 2_000_000, "item 1: is not whole JSON"),
+        ("a" * 2_000_000, "row 1: is longer than"),
+        (f"{HEADER}\n" + "1" * 3_000_000, "row 2: is longer than"),
         (b"\x7fELF\x02\x01\x00\x00", "NUL byte"),
         (b"\x89PNG\r\n\xff\xfe", "is not text"),
     ],
@@ -103,7 +111,8 @@ def test_traces_reject_bad_content(tmp_path: Path, content: str | bytes, where: 
     assert str(path) in message
     assert where in message
     assert "\n" not in message
-    assert len(message) < 300 + len(str(path))
+    # one that lists what is known is the longest
+    assert len(message) < 900 + len(str(path))
 
 
 def test_traces_reject_what_is_no_file(tmp_path: Path) -> None:

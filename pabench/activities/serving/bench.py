@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from pabench.activities.serving.clock import clock_of, page_model
 from pabench.activities.serving.columns import write_columns
 from pabench.activities.serving.config import config_from_dict
+from pabench.activities.serving.ending import not_returned, stock_of
 from pabench.activities.serving.executors import Executor
 from pabench.activities.serving.metrics import figures, latency_columns, provenance_of
 from pabench.activities.serving.oracle_mode import Watch, failing_history
@@ -97,7 +99,10 @@ class ServingBench(BenchBase):
         except Exception as error:
             # whatever it raises is its own; what it leaves of this process, nobody knows
             record = replace(blank, status=Status.CRASHED, reason=error_text(error))
-            return Answer(record=record, failing=self._history(server, subject), lost=True)
+            written = isinstance(subject, RecordedAllocator)
+            return Answer(
+                record=record, failing=self._history(server, subject) if written else None, lost=True
+            )
         write_columns(self._columns, server.id, self._workload.requests, served)
         return Answer(record=self._record(blank, served, more, provenance))
 
@@ -126,7 +131,7 @@ class ServingBench(BenchBase):
             from pabench.activities.serving.kernel import KernelExecutor
 
             executor = kernel = KernelExecutor(subject, self._device, executor, every=config.kernel_steps)
-        watch = Watch(subject, config.check_steps)
+        watch, before = Watch(subject, config.check_steps), stock_of(subject)
         served = serve(
             requests,
             subject,
@@ -136,6 +141,8 @@ class ServingBench(BenchBase):
             after_step=watch,
             progress=lambda done: self._env.note(f"{done:,} of {requests.num_requests:,}"),
         )
+        if found := not_returned(subject, before):
+            raise Violation(found)
         more: dict[str, Any] = {"checked_steps": watch.checks} if watch.checks else {}
         if kernel is not None:
             more["kernel"] = kernel.told
@@ -169,10 +176,23 @@ class ServingBench(BenchBase):
             },
         )
 
+    def _again(self, server: Server) -> RecordedAllocator:
+        """Serve once more and write down what is done."""
+        self._env.note("it failed; serving again to write down what is done")
+        recorded = RecordedAllocator(self._make(server, self._shape(server)))
+        with suppress(Violation):
+            self._serve(server, recorded)
+        return recorded
+
     def _history(self, server: Server, subject: PageAllocator | None) -> FailingCase | None:
-        """The shortest history found that breaks the allocator; None where nothing was written down."""
-        if not isinstance(subject, RecordedAllocator):
+        """The shortest history found that breaks the allocator; None where no history can hold what was done.
+
+        What is at fault only at the end has not been written down, so that it is served again.
+        """
+        if subject is None or self._config.prefix_cache:
             return None
+        if not isinstance(subject, RecordedAllocator):
+            subject = self._again(server)
 
         def new(shape: PoolShape) -> PageAllocator:
             self._env.note("it failed; looking for the shortest history")

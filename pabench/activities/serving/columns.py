@@ -23,7 +23,7 @@ def write_columns(folder: Path, name: str, requests: Requests, served: Served) -
     columns |= {f"sample_{key}": value for key, value in served.samples.items()}
     columns |= {f"request_{key}": value for key, value in served.log.columns().items()}
     columns |= {
-        "request_arrival_s": requests.arrival_s,
+        "request_arrival_s": served.arrival_s,
         "request_prompt_tokens": requests.prompt_tokens,
         "request_output_tokens": requests.output_tokens,
     }

@@ -24,6 +24,7 @@ class ServingConfig:
 
     Attributes:
         trace: file of requests; None to draw them.
+        block_tokens, time_unit, turns: what the file does not say of itself; None for what its format has.
         lengths, outputs: specs of prompt and output lengths; None for the defaults.
         count: requests; None for all of the trace, or the default.
         arrivals, prefixes: specs; None for the default.
@@ -56,6 +57,9 @@ class ServingConfig:
     model: str
     token_bytes: int
     trace: str | None = None
+    block_tokens: int | None = None
+    time_unit: str | None = None
+    turns: str | None = None
     lengths: str | None = None
     outputs: str | None = None
     count: int | None = None

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pabench.activities.serving.arrivals import Arrivals
 from pabench.activities.serving.executors import Executor, StepWork
 from pabench.activities.serving.records import SAMPLE_COLUMNS, STEP_COLUMNS, RequestLog, Table
 from pabench.activities.serving.schedulers import Scheduler
@@ -27,11 +28,8 @@ from pabench.subjects.allocators.base import PageAllocator
 from pabench.subjects.allocators.results import Prompt
 from pabench.workloads.requests import Requests, prompt_tokens_of
 
-NOTHING, NEVER_FITS, EMPTY = (
-    np.empty(0, np.int64),
-    "never fits the pool",
-    "has no prompt or asks for no output",
-)
+NOTHING = np.empty(0, np.int64)
+NEVER_FITS, EMPTY = "never fits the pool", "has no prompt or asks for no output"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +77,7 @@ class Driver:
         self.away: dict[int, Seat] = {}
         self.gaps: list[float] = []
         self._prompt, self._output = requests.prompt_tokens.tolist(), requests.output_tokens.tolist()
-        self._arrival = requests.arrival_s.tolist()
-        self._next = 0
+        self.arrivals = Arrivals(requests)
         self._prefilling: dict[int, Seat] = {}
         self._fresh: list[Seat] = []  # whose further answers are still to fork
         self._done: list[Seat] = []  # finished, its pages not given back
@@ -140,17 +137,15 @@ class Driver:
         return True
 
     def _arrivals(self) -> bool:
-        """Queue what has arrived; with nobody here, go to the next arrival.  False when all is done."""
-        count, arrival = len(self._arrival), self._arrival
+        """Queue what has come; with nobody here, go to the next arrival.  False when all is done."""
         while True:
-            while self._next < count and arrival[self._next] <= self.clock:
-                self._enqueue(self._next)
-                self._next += 1
+            for request in self.arrivals.come(self.clock):
+                self._enqueue(request)
             if self.queue or self.running or self.swapped:
                 return True
-            if self._next == count:
+            if (at := self.arrivals.next_s()) is None:
                 return False
-            self.clock = arrival[self._next]
+            self.clock = at
 
     def _enqueue(self, request: int) -> None:
         if not self._prompt[request] or not self._output[request]:
@@ -168,7 +163,11 @@ class Driver:
 
     def _skip(self, request: int, reason: str) -> None:
         self.log.skipped[request] = reason
+        self._ended(request)
+
+    def _ended(self, request: int) -> None:
         self.ended += 1
+        self.arrivals.ended(request, self.clock)
 
     def _decoding(self) -> Array:
         if self._stale:
@@ -222,6 +221,8 @@ class Driver:
     def _admit(self, chunks: list[tuple[int, int]]) -> int:
         """Start requests from the queue, adding their prompts to ``chunks``; return how many."""
         scheduler, forks = self.scheduler, self.requests.forks
+        if not self.queue or len(self.seats.spare) < forks or self.queue[0] == self._blocked:
+            return 0
         if scheduler.static and (self.running or self._done):
             return 0
         budget = self.limits.token_budget - self._decoding().size - sum(new for new, _ in chunks)
@@ -260,7 +261,8 @@ class Driver:
 
     def _start(self, request: int, seat: Seat, chunk: int) -> int:
         final = self._prompt[request] + self._output[request] - 1
-        return self.seats.start(seat, chunk, final=final, prompt=self._words(request, seat.target))
+        seat.words = self._words(request, seat.target)
+        return self.seats.start(seat, chunk, final=final, prompt=seat.words)
 
     def _words(self, request: int, tokens: int) -> Prompt | None:
         """The first tokens of a request's prompt and output, where the prefix cache is asked."""
@@ -284,9 +286,9 @@ class Driver:
                 log.first_token_s[request] = now
             elif request in self._last_token:
                 self.gaps.append(now - self._last_token.pop(request))
-            if self.limits.prefix_cache:
-                words = self._words(request, seat.target)
-                self.seats.allocator.commit(seat.slots[0], words or Prompt(tokens=()))
+            if seat.words is not None:
+                self.seats.allocator.commit(seat.slots[0], seat.words)
+                seat.words = None
             left = self._output[request] - log.generated[request]
             if not left:
                 finished.append(request)
@@ -327,11 +329,9 @@ class Driver:
         self._part(seat)
         self.log.generated[request] = self._output[request]
         self.log.finish_s[request] = self.clock
-        self.ended += 1
-        if self.limits.prefix_cache:
-            tokens = self._prompt[request] + self._output[request] - 1
-            words = self._words(request, tokens)
-            self.seats.allocator.commit(seat.slots[0], words or Prompt(tokens=()))
+        self._ended(request)
+        if (words := self._words(request, self._prompt[request] + self._output[request] - 1)) is not None:
+            self.seats.allocator.commit(seat.slots[0], words)
         self._done.append(seat)
 
     def _release(self) -> None:

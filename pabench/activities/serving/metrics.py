@@ -36,7 +36,7 @@ def latency_columns(requests: Requests, served: Served) -> dict[str, Array]:
     """Return ``ttft_s``, ``tpot_s`` (NaN for one token), ``e2e_s`` and ``output`` of the requests served."""
     log = served.log.columns()
     done = np.flatnonzero(~np.isnan(log["finish_s"]))
-    output, arrival = requests.output_tokens[done], requests.arrival_s[done]
+    output, arrival = requests.output_tokens[done], served.arrival_s[done]
     first, finish = log["first_token_s"][done], log["finish_s"][done]
     gaps = np.maximum(output - 1, 1)
     return {

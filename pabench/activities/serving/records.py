@@ -79,6 +79,7 @@ class Served:
     Attributes:
         steps, samples: columns of ``STEP_COLUMNS`` and ``SAMPLE_COLUMNS``.
         log: of the requests.
+        arrival_s: when each request came, float64.
         gaps_s: time between two tokens of requests that were preempted in between, float64.
         host_s: seconds of the host's clock.
         allocator_ns: nanoseconds of the host's clock within the allocator, by operation.
@@ -89,6 +90,7 @@ class Served:
     steps: Mapping[str, Array]
     samples: Mapping[str, Array]
     log: RequestLog
+    arrival_s: Array
     gaps_s: Array
     host_s: float
     allocator_ns: Mapping[str, int]

@@ -25,6 +25,7 @@ class Seat:
         target: tokens that have to be computed before it decodes.
         done: of those, how many are.
         end: step that makes its last token; 0 while it does not decode.
+        words: what is computed before it decodes, kept until it is offered to the prefix cache.
     """
 
     slots: list[int]
@@ -32,6 +33,7 @@ class Seat:
     live: int = 1
     done: int = 0
     end: int = 0
+    words: Prompt | None = None
 
 
 @dataclass(slots=True)

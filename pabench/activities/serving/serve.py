@@ -54,6 +54,7 @@ def serve(
         steps=driver.steps.columns(),
         samples=driver.samples.columns(),
         log=driver.log,
+        arrival_s=np.array(driver.arrivals.at_s),
         gaps_s=np.array(driver.gaps),
         host_s=(perf_counter_ns() - began) / 1e9,
         allocator_ns=dict(driver.seats.ns),

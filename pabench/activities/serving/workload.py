@@ -16,6 +16,8 @@ from pabench.workloads.requests import Requests, draw_requests, requests_of_trac
 
 DEFAULT_REQUESTS = 1000
 DEFAULT_LENGTHS, DEFAULT_OUTPUTS = "azure-conv", "fixed:len=128"
+TOLD = ("block_tokens", "time_unit", "turns")
+"""Fields of a configuration that say of a trace what it does not say itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,8 @@ class Workload:
         columns = [requests.prompt_tokens, requests.output_tokens, requests.arrival_s]
         if (shared := requests.segments) is not None:
             columns += [shared.ids, shared.tokens, shared.indptr, shared.output_ids]
+        if requests.turns is not None:
+            columns += [requests.turns.after, requests.turns.delay_s]
         for column in columns:
             digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()[:16]
@@ -55,9 +59,9 @@ def make_workload(config: ServingConfig) -> Workload:
     Raises:
         UsageError: a spec or a file that is wrong.
     """
-    requests, timed = _requests(config)
+    requests, timed, notes = _requests(config)
     default = "trace" if timed and config.executor == "model" else "at-once"
-    arrivals, texts = _given(config.arrivals, default), [requests.name]
+    arrivals, texts = _given(config.arrivals, default), [requests.name, *notes]
     requests = with_arrivals(requests, arrivals, seed=config.seed, timed=timed)
     if config.prefixes is not None:
         requests = with_prefixes(requests, config.prefixes, seed=config.seed)
@@ -66,21 +70,30 @@ def make_workload(config: ServingConfig) -> Workload:
     return Workload(requests=requests, text=", ".join(texts))
 
 
-def _requests(config: ServingConfig) -> tuple[Requests, bool]:
-    """Requests before arrivals and prefixes, and whether they come with times."""
+def _requests(config: ServingConfig) -> tuple[Requests, bool, tuple[str, ...]]:
+    """Requests before arrivals and prefixes, whether they come with times, and how a trace was read."""
     if config.trace is not None:
+        from pabench.workloads.meaning import TraceOptions
         from pabench.workloads.traces import read_trace
 
         for name in ("lengths", "outputs"):
             if getattr(config, name) is not None:
                 raise UsageError(f"--trace has its own lengths: leave --{name} out")
-        trace = read_trace(config.trace)
-        return requests_of_trace(trace, count=config.count), trace.timed
+        trace = read_trace(config.trace, TraceOptions(**{name: getattr(config, name) for name in TOLD}))
+        requests, notes = requests_of_trace(trace, count=config.count), trace.notes
+        if requests.turns is not None:
+            waiting = int((requests.turns.after >= 0).sum())
+            notes += (f"closed loop ({waiting:,} of {requests.num_requests:,} wait for another)",)
+        return requests, trace.timed, notes
+    for name in TOLD:
+        if getattr(config, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} {getattr(config, name)}: is for --trace alone")
     prompts, outputs = _given(config.lengths, DEFAULT_LENGTHS), config.outputs
     if f"{prompts}-output" in length_families():
         prompts, outputs = f"{prompts}-prompt", _given(outputs, f"{prompts}-output")
     drawn = resolve_lengths(prompts), resolve_lengths(_given(outputs, DEFAULT_OUTPUTS))
-    return draw_requests(*drawn, count=config.count or DEFAULT_REQUESTS, seed=config.seed), False
+    return draw_requests(*drawn, count=config.count or DEFAULT_REQUESTS, seed=config.seed), False, ()
 
 
 def _given(text: str | None, default: str) -> str:

@@ -27,6 +27,7 @@ from pabench.subjects.registry import is_place
 from pabench.timing.gpus import gpu_by_name
 from pabench.workloads.captured import asked_capture
 from pabench.workloads.families import resolve_lengths
+from pabench.workloads.meaning import LENGTHS
 from pabench.workloads.traces import read_trace
 
 JUDGE_SLACK_S = 120.0
@@ -180,7 +181,7 @@ def _check_inputs(cells: Sequence[Cell]) -> None:
 def length_specs(config: SweepConfig) -> tuple[LengthSpec, ...]:
     """Return the parsed length specs, those of the traces last."""
     specs = [resolve_lengths(text) for text in config.lengths]
-    specs += [read_trace(Path(trace)).length_spec() for trace in config.traces]
+    specs += [read_trace(Path(trace), LENGTHS).length_spec() for trace in config.traces]
     if not specs:
         raise UsageError("--lengths: the list is empty, must name at least one length spec")
     return tuple(specs)

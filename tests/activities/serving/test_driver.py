@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pabench.activities.serving.driver import NEVER_FITS, Limits
 from pabench.activities.serving.executors import NullExecutor
+from pabench.activities.serving.metrics import latency_columns
 from pabench.activities.serving.recorded import JudgedAllocator
 from pabench.activities.serving.schedulers import SCHEDULERS
 from pabench.activities.serving.serve import serve
@@ -16,6 +17,7 @@ from pabench.errors import InvalidCase, Unsupported
 from pabench.judge.allocators.invariants import violation
 from pabench.workloads.prefixes import with_prefixes
 from pabench.workloads.requests import Requests
+from pabench.workloads.structure import Turns
 from tests.support.serving_support import asked, pool, run
 
 
@@ -33,6 +35,26 @@ def test_driver_times_of_two_requests() -> None:
     # 5, then 6 and 4, then 7, 3 and 4 tokens in pages of 4
     assert served.steps["used_pages"].tolist() == [2, 3, 2, 1, 1]
     assert served.steps["running"].tolist() == [1, 2, 1, 1, 1]
+
+
+def test_driver_turns_wait_for_the_turn_before() -> None:
+    turns = Turns(after=np.array([-1, 0, 0, 1]), delay_s=np.array([0, 1.5, 0, 0]))
+    requests = asked((5, 3), (4, 1), (3, 2), (2, 1), arrival_s=(0, 0, 5, 6), turns=turns)
+    served = run(requests, pool())
+    # the first ends at 3, so that the second comes at 4.5, in the step that begins then; the third no
+    # earlier than its own time, and the fourth neither
+    assert served.arrival_s.tolist() == [0, 4.5, 5, 6]
+    assert served.log.scheduled_s == [0, 4.5, 5.5, 6.5]
+    assert served.log.finish_s == [3, 5.5, 7.5, 7.5]
+    ttft = latency_columns(requests, served)["ttft_s"]
+    assert ttft.tolist() == [1, 1, 1.5, 1.5]
+
+
+def test_driver_turns_come_after_one_that_is_skipped() -> None:
+    turns = Turns(after=np.array([-1, 0, 1]), delay_s=np.array([0, 2, 2]))
+    served = run(asked((900, 3), (0, 1), (4, 1), arrival_s=(1, 1, 1), turns=turns), pool())
+    assert sorted(served.log.skipped) == [0, 1]
+    assert served.log.finish_s[2] == 6
 
 
 def test_driver_final_length_is_prompt_and_output_less_one() -> None:

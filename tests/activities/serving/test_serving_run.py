@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -33,6 +34,37 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, entry in BROKEN.items():
         monkeypatch.setitem(ALLOCATORS, name, entry)
     monkeypatch.setattr(plug, "Serving", BrokenServing)
+
+
+WORK = ROOT / "tests" / "support" / "serving_work.py"
+
+
+def test_serving_that_does_not_get_all_pages_back_fails_with_its_history(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, losing = tmp_path / "run", f"{WORK}:Losing"
+    assert run(["serving", *SMALL, "--allocator", losing, "--in-process", "--out", str(out)]) == 1
+    record = read_run(out).records[0]
+    assert str(record.status) == "failed"
+    assert (record.reason or "").startswith("invariant 1: all requests have ended, and 6")
+    assert record.failure is not None
+    capsys.readouterr()
+    # three frees are the least that break it
+    folder = next((out / "failures").iterdir())
+    history = json.loads((folder / "case.json").read_text())["case"]
+    assert sum(name == "free" for name, _ in history["operations"]) == 3
+    assert run(["replay", str(folder), "--backend", losing, "--in-process"]) == 1
+    assert "invariant 1" in capsys.readouterr().out
+
+
+def test_serving_asks_for_cached_pages_too(tmp_path: Path) -> None:
+    out, keeping = tmp_path / "run", f"{WORK}:Keeping"
+    words = ["--allocator", keeping, "--prefix-cache", "--in-process", "--out", str(out)]
+    assert run(["serving", *SMALL, *words]) == 1
+    record = read_run(out).records[0]
+    assert "63 of 64 pages are to be had (1 lost)" in (record.reason or "")
+    # a history holds no prompts
+    assert record.failure is None
 
 
 @pytest.mark.usefixtures("broken")
