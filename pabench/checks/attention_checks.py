@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from pabench.judge.gather import to_float64
 from pabench.judge.reference import Truth, truth
 from pabench.judge.verdict import Verdict, judge
 from pabench.problem.case import POISONS, Case
+from pabench.problem.checks import INT32_MAX
 from pabench.problem.dtypes import Array
 from pabench.problem.placement import TABLE_TAILS
 from pabench.problem.prefix import private_copies
@@ -52,20 +54,34 @@ def check_speculative(case: Case, backend: Backend, device: Device) -> Outcome:
 def check_poison(case: Case, backend: Backend, device: Device) -> Outcome:
     """What stands in slots that no query may read changes no bit of the output."""
     variants = {f"{poison} in dead slots": replace(case, poison=poison) for poison in POISONS}
-    return _all_alike(case, variants, backend)
+    return _all_alike(case, _built(variants, backend), backend)
 
 
 def check_table_tail(case: Case, backend: Backend, device: Device) -> Outcome:
-    """Unused block-table entries, and spare columns, change no bit of the output."""
+    """Unused block-table entries change no bit of the output, however many columns of them there are."""
     variants = {f"{tail} in unused table entries": replace(case, tail=tail) for tail in TABLE_TAILS}
-    return _all_alike(case, variants, backend)
+    columns = MORE_COLUMNS[case.seed % len(MORE_COLUMNS)]
+    wide = (f"{columns} more columns", _widened(build_tensors(case), columns))
+    return _all_alike(case, [*_built(variants, backend), wide], backend)
+
+
+MORE_COLUMNS = (64, 1, 4096)
+"""A table has room for the longest sequence that a server allows, not for the longest that there is."""
+
+
+def _widened(tensors: Tensors, columns: int) -> Tensors:
+    """The same with so many columns more in the block table, of entries that are no pages."""
+    table = tensors.layout.block_table
+    more = np.full((table.shape[0], columns), -1, table.dtype)
+    more[:, ::2] = INT32_MAX
+    return replace(tensors, layout=replace(tensors.layout, block_table=np.hstack([table, more])))
 
 
 def check_placement(case: Case, backend: Backend, device: Device) -> Outcome:
     """Where the pages lie in the pool changes no bit of the output."""
     placements = ["identity", "shuffled", "reversed", *(["high"] if case.placement == "high" else [])]
     variants = {f"{placement} pages": replace(case, placement=placement) for placement in placements}
-    return _all_alike(case, variants, backend)
+    return _all_alike(case, _built(variants, backend), backend)
 
 
 def check_shared_prefix(case: Case, backend: Backend, device: Device) -> Outcome:
@@ -97,7 +113,7 @@ def check_views(case: Case, backend: Backend, device: Device) -> Outcome:
         "K and V in two arrays": replace(case, interleaved=False),
         "K and V interleaved in one pool": replace(case, interleaved=True),
     }
-    return _all_alike(case, variants, backend)
+    return _all_alike(case, _built(variants, backend), backend)
 
 
 def check_empty(case: Case, backend: Backend, device: Device) -> Outcome:
@@ -154,19 +170,22 @@ def check_repeat(case: Case, backend: Backend, device: Device) -> Outcome:
     return judged
 
 
-def _all_alike(case: Case, variants: dict[str, Case], backend: Backend) -> Outcome:
+def _built(variants: dict[str, Case], backend: Backend) -> Iterator[tuple[str, Tensors]]:
+    """Yield what is special about a spelling, and its tensors, of those that the backend takes."""
+    for words, variant in variants.items():
+        if not backend.capabilities.why_not(variant):
+            yield words, build_tensors(variant)
+
+
+def _all_alike(case: Case, variants: Iterable[tuple[str, Tensors]], backend: Backend) -> Outcome:
     """Judge spellings of one computation: each right, and all with the bits of the first.
 
-    ``variants`` maps what is special about a spelling to the case; all hold the same tokens, so that the
-    truth is computed once.
+    All ``variants`` hold the same tokens, so that the truth is computed once.
     """
     reference: Truth | None = None
     first: tuple[str, AttentionOutput] | None = None
     worst = 0.0
-    for words, variant in variants.items():
-        if backend.capabilities.why_not(variant):
-            continue
-        tensors = build_tensors(variant)
+    for words, tensors in variants:
         reference = reference or truth(tensors, backend.profile)
         output = attend(backend, tensors)
         outcome = judge_output(tensors, output, backend, reference=reference)
@@ -194,7 +213,9 @@ def _verdict(
 
 
 def _outcome(verdict: Verdict) -> Outcome:
-    return Outcome(passed=verdict.passed, text=verdict.text, max_ratio=verdict.max_ratio)
+    return Outcome(
+        passed=verdict.passed, text=verdict.text, max_ratio=verdict.max_ratio, causes=verdict.causes
+    )
 
 
 def judge_output(

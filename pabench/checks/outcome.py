@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pabench.checks.remote.errors import SubjectEnded, SubjectRaised
 from pabench.device.checked import KernelFindings
+from pabench.judge.hypotheses import one_of_them
+from pabench.judge.suspect import Cause
 from pabench.tracebacks import MAX_TEXT, described, formatted
 
 
@@ -21,6 +23,7 @@ class Outcome:
         crashed: the subject raised instead of giving an answer to judge.
         findings: what a checked device found, as plain data; see ``device/findings.py``.
         lacks: (badge, what speaks against it) pairs: not wrong, and yet no badge.
+        causes: the explanations in ``text`` that fit, of a judged output.
         traceback: of a subject that raised, as Python prints it; see ``tracebacks.formatted``.
     """
 
@@ -30,7 +33,21 @@ class Outcome:
     crashed: bool = False
     findings: tuple[dict[str, Any], ...] = ()
     lacks: tuple[tuple[str, str], ...] = ()
+    causes: tuple[Cause, ...] = ()
     traceback: str | None = None
+
+
+def narrowed(outcome: Outcome, before: tuple[Cause, ...]) -> Outcome:
+    """Return ``outcome`` with the explanations alone that fit an earlier case too.
+
+    A small case fits many.  Where none fits both, all of its own are said, for the two may be two faults.
+    """
+    names = {cause.name for cause in before}
+    both = tuple(cause for cause in outcome.causes if cause.name in names)
+    if not both or both == outcome.causes:
+        return outcome
+    text = outcome.text.replace(one_of_them(outcome.causes), one_of_them(both))
+    return replace(outcome, text=text, causes=both)
 
 
 PASSED = Outcome(passed=True, text="as it should be")

@@ -89,6 +89,7 @@ class Question:
         needs: feature without which a backend is not asked.
         operation: what the backend must offer, where these cases ask for more than the check does.
         unasked: why nothing is drawn for such a backend; None where something is.
+        shrinks: whether a failing case is made smaller; not where none is small and each step costs a second.
     """
 
     check: Check
@@ -100,6 +101,7 @@ class Question:
     needs: str | None = None
     operation: str | None = None
     unasked: Callable[[Range], str | None] = lambda declared: None
+    shrinks: bool = True
 
     @property
     def id(self) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 from pabench.checks.case_files import AnyCase
 from pabench.checks.ledger import Deviation
-from pabench.checks.outcome import Outcome
+from pabench.checks.outcome import Outcome, narrowed
 from pabench.checks.space import Space
 from pabench.judge.allocators.history import HistoryCase
+from pabench.judge.suspect import Cause
 
 
 @dataclass(slots=True)
@@ -24,6 +25,7 @@ class CheckRecord:
         max_ratio: largest err/T over the cases that passed.
         failing: the last failing case; Hypothesis runs the smallest one last.
         outcome: its verdict.
+        fitting: explanations that fit all failing cases so far, from the first one on.
         deviations: known ones that were seen, by name.
         lacks: badge to the first thing that speaks against it.
         declined: why a case was not judged.
@@ -38,6 +40,7 @@ class CheckRecord:
     max_ratio: float | None = None
     failing: AnyCase | None = None
     outcome: Outcome | None = None
+    fitting: tuple[Cause, ...] = ()
     deviations: dict[str, dict[str, Any]] = field(default_factory=dict)
     lacks: dict[str, str] = field(default_factory=dict)
     declined: str | None = None
@@ -66,6 +69,11 @@ class CheckRecord:
         for badge, why in outcome.lacks:
             self.lacks.setdefault(badge, why)
         if not outcome.passed:
-            self.failing, self.outcome = case, outcome
+            # what fits the first failing case, as it was drawn, and all on the way to the smallest one
+            names = {cause.name for cause in outcome.causes}
+            self.fitting = tuple(cause for cause in self.fitting if cause.name in names) or (
+                self.fitting or outcome.causes
+            )
+            self.failing, self.outcome = case, narrowed(outcome, self.fitting)
         elif outcome.max_ratio is not None:
             self.max_ratio = max(self.max_ratio or 0.0, outcome.max_ratio)

@@ -141,7 +141,11 @@ class Search:
 
         self._see_again(run)
         examples = max(1, round(self.effort.examples * question.share))
-        self._draw(question.draw(declared), lambda case: self._judge(case, partial(run, case)), examples)
+
+        def judge(case: Any) -> None:
+            self._judge(case, partial(run, case))
+
+        self._draw(question.draw(declared), judge, examples, shrink=question.shrinks)
 
     def _ask_allocator(self, question: AllocatorQuestion) -> None:
         most = self.effort.machine_runs
@@ -165,8 +169,15 @@ class Search:
 
             self._draw(st.tuples(question.draw(declared), st.integers(0, 2**16)), judge, runs)
 
-    def _draw(self, cases: SearchStrategy[Any], judge: Callable[[Any], None], examples: int) -> None:
-        @self._settings(examples)
+    def _draw(
+        self,
+        cases: SearchStrategy[Any],
+        judge: Callable[[Any], None],
+        examples: int,
+        *,
+        shrink: bool = True,
+    ) -> None:
+        @self._settings(examples, shrink=shrink)
         @seed(self.seed)
         @given(cases)
         def judged(case: Any) -> None:
@@ -232,7 +243,7 @@ class Search:
         self.record.declined = self.record.declined or why
         return why is None
 
-    def _settings(self, examples: int) -> settings:
+    def _settings(self, examples: int, *, shrink: bool = True) -> settings:
         return settings(
             max_examples=examples,
             deadline=None,
@@ -240,7 +251,7 @@ class Search:
             report_multiple_bugs=False,
             print_blob=False,
             verbosity=Verbosity.quiet,
-            phases=(Phase.generate, Phase.shrink) if self.effort.shrink else (Phase.generate,),
+            phases=(Phase.generate, Phase.shrink) if shrink and self.effort.shrink else (Phase.generate,),
             suppress_health_check=list(HealthCheck),
         )
 

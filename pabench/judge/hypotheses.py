@@ -1,91 +1,115 @@
-"""Explanations of a wrong output: recompute the row as a faulty kernel would, and see which one fits.
+"""Explanations of a wrong output: recompute the row as a faulty kernel would, and see which ones fit.
 
 An explanation is only offered when every number of the row (and its LSE, when that is wrong too) lies within
-rounding of what the fault would give.  They are tried from the plain to the involved; the first that fits is
-named.
+rounding of what the fault would give.  All that fit are named: a small case fits many, and a search narrows
+them down by the case that it met first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from pabench.judge.head_faults import head_faults
+from pabench.judge.mask_faults import mask_faults, range_faults
+from pabench.judge.place_faults import place_faults
 from pabench.judge.semantic_faults import semantic_faults
-from pabench.judge.suspect import Fault, Suspect
-from pabench.problem.dtypes import Array
-from pabench.problem.placement import HIGH_PAGE_BASE
+from pabench.judge.suspect import Cause, Fault, Suspect
 
-MAX_SEARCHED = 2**22
-"""Numbers in the candidate pages, and in the table of (logical page, physical page, dim), at most."""
-MAX_LOGICAL_PAGES = 128
-"""Logical pages of one row, the weightiest, for which another physical page is tried."""
 TILES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-def explain(suspect: Suspect) -> str | None:
-    """Return the first explanation that fits, or None when none does."""
+MAX_TRIED = 2**26
+"""Numbers of keys that are looked at for one row once something fits; twice as many before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a row is wrong.
+
+    Attributes:
+        text: in words; None where nothing fits.
+        causes: all explanations that fit, from the plain to the involved; ``text`` names each.
+    """
+
+    text: str | None
+    causes: tuple[Cause, ...] = ()
+
+
+def explain(suspect: Suspect) -> Explanation:
+    """Return all explanations that fit: which of them it is, one case cannot tell."""
     if not suspect.output_wrong:
-        return _explain_lse(suspect)
+        if (known := _explain_lse(suspect)) is not None:
+            return Explanation(text=known)
+        causes = _those_that_fit(suspect, suspect.fits_lse)[0]
+        text = f"{LSE_ALONE} {one_of_them(causes)}" if causes else None
+        return Explanation(text=text, causes=causes)
     zero = not suspect.got_out.any()
     if zero and suspect.got_lse == -math.inf:
-        return "the output is 0 in all dims and the lse -inf, as for a row that sees no key"
-    out_only = None
+        return Explanation(text="the output is 0 in all dims and the lse -inf, as for a row that sees no key")
+    out_alone = partial(suspect.fits, with_lse=False)
+    for causes, what in zip(
+        _those_that_fit(suspect, suspect.fits, out_alone), (OUTPUT, OUTPUT_ALONE), strict=True
+    ):
+        if causes:
+            return Explanation(text=f"{what} {one_of_them(causes)}", causes=causes)
+    return Explanation(text="the output is 0 in all dims" if zero else None)
+
+
+def explain_unseen(suspect: Suspect) -> Explanation:
+    """Return what fits a row that sees no key and whose output is not 0: keys that it may not see."""
+    causes = _those_that_fit(suspect, suspect.fits, faults=range_faults)[0]
+    return Explanation(text=f"{OUTPUT} {one_of_them(causes)}" if causes else None, causes=causes)
+
+
+def _those_that_fit(
+    suspect: Suspect,
+    *fits: Callable[[Fault], bool],
+    faults: Callable[[Suspect], Iterator[Fault]] | None = None,
+) -> tuple[tuple[Cause, ...], ...]:
+    """For each of ``fits`` the causes of the faults that fit so, and no way before."""
+    found: list[dict[str, Cause]] = [{} for _ in fits]
+    tried = 0
     with np.errstate(all="ignore"):
-        for fault in _all_faults(suspect):
-            if suspect.fits(fault):
-                return f"the output matches {fault.words}"
-            if out_only is None and suspect.fits(fault, with_lse=False):
-                out_only = f"the output, but not the lse, matches {fault.words}"
-    return out_only or ("the output is 0 in all dims" if zero else None)
+        for fault in (faults or _all_faults)(suspect):
+            tried += suspect.keys.size
+            for fit, fitting in zip(fits, found, strict=True):
+                if fit(fault):
+                    fitting.setdefault(fault.name, fault.cause)
+                    break
+            if tried > (MAX_TRIED if found[0] else 2 * MAX_TRIED):
+                break
+    return tuple(tuple(fitting.values()) for fitting in found)
+
+
+LSE_ALONE = "the lse, and an output that is right with it, match"
+OUTPUT, OUTPUT_ALONE = "the output matches", "the output, but not the lse, matches"
+MOST_NAMED = 4
+
+
+def one_of_them(causes: Sequence[Cause]) -> str:
+    """Return causes in words: the only one, or one of several that cannot be told apart."""
+    words = list(dict.fromkeys(cause.words for cause in causes))
+    if len(words) == 1:
+        return words[0]
+    more = f", or {len(words) - MOST_NAMED} others" if len(words) > MOST_NAMED else ""
+    return f"one of: {', or '.join(words[:MOST_NAMED])}{more}"
 
 
 def _all_faults(suspect: Suspect) -> Iterator[Fault]:
-    yield from _key_ranges(suspect)
+    yield from mask_faults(suspect)
     yield from semantic_faults(suspect)
-    yield from _kv_heads(suspect)
+    yield from head_faults(suspect)
     if suspect.tensors.case.problem.sinks is None:
         yield from _rescaling(suspect)
         yield from _normalisation(suspect)
     yield from _other_rows(suspect)
-    yield from _page_tables(suspect)
-    yield from _single_pages(suspect)
-
-
-def _key_ranges(suspect: Suspect) -> Iterator[Fault]:
-    """Keys missing or too many at either end."""
-    start, seen, page_size = suspect.start, suspect.seen, suspect.page_size
-    full, floor = -(-seen // page_size) * page_size, seen // page_size * page_size
-    first_row, count = suspect.query_index + 1, seen - start
-    ranges = [
-        (start, seen - 1, f"its last key missing (bound {seen - 1} in place of {seen})"),
-        (start, seen + 1, f"one key too many ({count + 1} in place of {count})"),
-        (start + 1, seen, "its first key missing"),
-        (start, floor, f"its last page missing ({floor - start} keys in place of {count})"),
-        (start, full, f"all slots of the last page taken as keys ({full - start} in place of {count})"),
-        (start, suspect.kv_len, f"no causal mask ({suspect.kv_len - start} keys in place of {count})"),
-        (start, first_row, f"a causal mask aligned at the top left ({first_row} keys in place of {seen})"),
-        (start - 1, seen, f"one key before its window ({count + 1} in place of {count})"),
-        (0, seen, f"no window ({seen} keys in place of {count})"),
-    ]
-    room = len(suspect.pages) * page_size
-    for begin, stop, words in ranges:
-        if 0 <= begin < stop <= room and (begin, stop) != (start, seen):
-            rows = suspect.rows(suspect.pages, begin, stop, suspect.kv_head)
-            yield suspect.weighted(words, *rows, start=begin)
-
-
-def _kv_heads(suspect: Suspect) -> Iterator[Fault]:
-    """Another KV head read; head modulo number of heads is the usual slip."""
-    problem = suspect.tensors.case.problem
-    modulo = suspect.head % problem.num_kv_heads
-    others = [head for head in range(problem.num_kv_heads) if head != suspect.kv_head]
-    for other in sorted(others, key=lambda head: head != modulo):
-        words = f"KV head {other} read in place of {suspect.kv_head}"
-        if other == modulo:
-            words += f" (query head mod num_kv_heads, {suspect.head} mod {problem.num_kv_heads})"
-        yield suspect.weighted(words, *suspect.rows(suspect.pages, suspect.start, suspect.seen, other))
+    yield from _stale_accumulators(suspect)
+    yield from place_faults(suspect)
 
 
 def _rescaling(suspect: Suspect) -> Iterator[Fault]:
@@ -111,6 +135,7 @@ def _rescaling(suspect: Suspect) -> Iterator[Fault]:
                 suspect.values,
                 factor=factor,
                 lse_shift=lse_shift,
+                name=f"{words} not rescaled in tiles of {tile}",
             )
 
 
@@ -139,97 +164,48 @@ def _other_rows(suspect: Suspect) -> Iterator[Fault]:
             sequence = int(np.searchsorted(suspect.tensors.qo_indptr, row, side="right")) - 1
             yield Fault(
                 words=f"the right output of sequence {sequence}, query row {row}, query head {head}",
+                name="the right output of another row or head",
                 out=reference.out[row, head],
                 slack=2.0 * reference.out_bound[row, head],
                 lse=float(reference.lse[row, head]),
             )
 
 
-def _page_tables(suspect: Suspect) -> Iterator[Fault]:
-    """Every page of the row looked up wrongly."""
-    pages, limit = suspect.pages, suspect.tensors.pool.num_pages
-    tables = [
-        ("page ids cut to 16 bits", [page % HIGH_PAGE_BASE for page in pages]),
-        ("the block table ignored (physical page = logical page)", list(range(len(pages)))),
-        ("page ids one too high", [page + 1 for page in pages]),
-        ("page ids one too low", [page - 1 for page in pages]),
-        ("pages in reverse order", pages[::-1]),
-    ]
-    for other, kv_len in enumerate(suspect.tensors.kv_lens.tolist()[:64]):
-        if other != suspect.sequence:
-            row = suspect.tensors.layout.pages(other, kv_len).tolist()
-            tables.append((f"the block table row of sequence {other}", row[: len(pages)]))
-    for words, table in tables:
-        if len(table) == len(pages) and table != pages and all(0 <= page < limit for page in table):
-            yield suspect.weighted(words, *suspect.rows(table, suspect.start, suspect.seen, suspect.kv_head))
-
-
-def _single_pages(suspect: Suspect) -> Iterator[Fault]:
-    """One logical page read from the wrong physical page: try each against each live page.
-
-    Not tried where a key's place or a sink counts too.
-    """
-    problem = suspect.tensors.case.problem
-    if suspect.start or problem.alibi_slopes is not None or problem.sinks is not None:
-        return
-    used = -(-suspect.seen // suspect.page_size)
-    size = suspect.page_size
-    most = max(1, MAX_SEARCHED // (max(used, size) * suspect.query.size))
-    candidates = _candidate_pages(suspect)[:most]
-    keys, values = suspect.rows(candidates, 0, len(candidates) * size, suspect.kv_head)
-    keys, values = keys.reshape(-1, size, keys.shape[1]), values.reshape(-1, size, values.shape[1])
-    foreign = suspect.logits(keys)
-    own = suspect.logits(suspect.keys)
-    finite = np.isfinite(foreign) & np.isfinite(values).all(axis=2)
-    top = max(float(own.max()), float(foreign[finite].max(initial=-math.inf)))
-    mine = np.exp(own - top)
-    page = np.arange(suspect.seen) // size
-    sums = np.bincount(page, mine, minlength=used)
-    accs = np.add.reduceat(mine[:, None] * suspect.values, np.arange(0, suspect.seen, size))
-    # what the other pages give, summed rather than subtracted: the page in question may have all the weight
-    rest_sum, rest_acc = _all_but_one(sums), _all_but_one(accs)
-    tried: list[tuple[float, int, int]] = []
-    for logical in np.sort(np.argsort(-sums)[:MAX_LOGICAL_PAGES]).tolist():
-        fill = min(size, suspect.seen - logical * size)
-        weights = np.exp(foreign[:, :fill] - top)
-        total = rest_sum[logical] + weights.sum(axis=1)
-        acc = rest_acc[logical] + np.einsum("cs,csd->cd", weights, values[:, :fill])
-        distance = np.abs(acc / total[:, None] - suspect.got_out).max(axis=1)
-        distance[~finite[:, :fill].all(axis=1)] = math.inf
-        distance[[i for i, page in enumerate(candidates) if page == suspect.pages[logical]]] = math.inf
-        nearest = int(distance.argmin())
-        if distance[nearest] < math.inf:
-            tried.append((float(distance[nearest]), logical, candidates[nearest]))
-    for _, logical, wrong in sorted(tried)[:4]:
-        right = suspect.pages[logical]
-        table = [*suspect.pages[:logical], wrong, *suspect.pages[logical + 1 :]]
-        words = f"logical page {logical} read from physical page {wrong}, expected {right}"
-        if right % HIGH_PAGE_BASE == wrong:
-            words += f" ({right} cut to 16 bits is {wrong})"
-        yield suspect.weighted(words, *suspect.rows(table, suspect.start, suspect.seen, suspect.kv_head))
-
-
-def _all_but_one(parts: Array) -> Array:
-    """Return for each row of ``parts`` the sum of all others, without subtraction."""
-    none = np.zeros((1, *parts.shape[1:]))
-    before = np.concatenate([none, np.cumsum(parts[:-1], axis=0)])
-    after = np.concatenate([np.cumsum(parts[:0:-1], axis=0)[::-1], none])
-    total: Array = before + after
-    return total
-
-
-def _candidate_pages(suspect: Suspect) -> list[int]:
-    """Pages that a faulty lookup may reach: own ones and aliases first, then neighbours, then all live."""
-    tensors, limit = suspect.tensors, suspect.tensors.pool.num_pages
-    live = [
-        page
-        for sequence, kv_len in enumerate(tensors.kv_lens.tolist())
-        for page in tensors.layout.pages(sequence, kv_len).tolist()
-    ]
-    near = [page + step for page in suspect.pages for step in (-1, 1)]
-    table = tensors.layout.block_table[suspect.sequence].tolist()
-    wanted = [*suspect.pages, *(page % HIGH_PAGE_BASE for page in suspect.pages), 0, *near, *table, *live]
-    return [page for page in dict.fromkeys(wanted) if 0 <= page < limit]
+def _stale_accumulators(suspect: Suspect) -> Iterator[Fault]:
+    """What the row before, or the head before, left in the accumulator and the sum."""
+    right = suspect.reference
+    logits = suspect.logits(suspect.keys)
+    _, lse, top = suspect.softmax(logits)
+    before = [(suspect.row - 1, suspect.head, "row"), (suspect.row, suspect.head - 1, "head")]
+    for row, head, what in before:
+        if row < 0 or head < 0 or not math.isfinite(right.lse[row, head]):
+            continue
+        own = suspect.weighted(
+            f"what the query {what} before left in the accumulator", suspect.keys, suspect.values
+        )
+        left_lse = float(right.lse[row, head])
+        other = suspect.of_row(row, head)
+        if other is None:
+            continue
+        # its sums are relative to its own maximum, which is kept, or to one that starts anew
+        left_top = other.softmax(other.logits(other.keys))[2]
+        for shift, words in ((0.0, "with its maximum"), (top - left_top, "without its maximum")):
+            both = np.logaddexp(lse, left_lse + shift)
+            mine, left = math.exp(lse - both), math.exp(left_lse + shift - both)
+            yield Fault(
+                words=f"{own.words} and the sum, {words}, counted too",
+                name=f"{own.name}, {words}",
+                out=mine * own.out + left * right.out[row, head],
+                slack=mine * own.slack + left * right.out_bound[row, head],
+                lse=float(both),
+            )
+            yield Fault(
+                words=f"{own.words} alone, {words}, counted too",
+                name=f"{own.name} alone, {words}",
+                out=own.out + left / mine * right.out[row, head],
+                slack=own.slack + left / mine * right.out_bound[row, head],
+                lse=lse,
+            )
 
 
 def _explain_lse(suspect: Suspect) -> str | None:

@@ -11,6 +11,7 @@ import numpy as np
 from pabench.judge.gather import to_float64
 from pabench.judge.locate import describe
 from pabench.judge.reference import Truth, truth
+from pabench.judge.suspect import Cause
 from pabench.problem.dtypes import FLOAT32, Array, DType
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
@@ -33,6 +34,7 @@ class Verdict:
         expected: the truth.
         bound: largest error allowed there.
         checked: numbers compared.
+        causes: the explanations in ``text`` that fit.
     """
 
     passed: bool
@@ -47,6 +49,7 @@ class Verdict:
     expected: float | None = None
     bound: float | None = None
     checked: int = 0
+    causes: tuple[Cause, ...] = ()
 
 
 def judge(
@@ -105,7 +108,7 @@ def judge(
         if got_lse is None or failed_out
         else (got_lse, expected.lse, expected.lse_bound)
     )
-    text = describe(
+    text, causes = describe(
         tensors,
         expected,
         got_out,
@@ -116,6 +119,7 @@ def judge(
         head=head,
         dim=dim,
         ratio=float(worst[place]),
+        wrong=np.asarray((ratios > 1.0).any(axis=2) if failed_out else lse_ratios > 1.0),
     )
     failed = f"{failed_out} of {ratios.size} outputs and {failed_lse} of {lse_ratios.size} lse wrong"
     return Verdict(
@@ -131,6 +135,7 @@ def judge(
         expected=float(right[place]),
         bound=float(bound[place]),
         checked=checked,
+        causes=causes,
     )
 
 

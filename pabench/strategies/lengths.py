@@ -84,10 +84,13 @@ def long_prefill_batches(
     return Batch(kv_lens=tuple(kv for kv, _ in chosen), q_lens=tuple(rows for _, rows in chosen))
 
 
-@cache
-def batches_of_pages(page_size: int, *, max_seqs: int = 3) -> st.SearchStrategy[Batch]:
-    """Ragged decode batches of up to two pages and a little, whatever the size of a page."""
-    return batches(page_size, max_seqs=max_seqs, max_len=max(200, 2 * page_size + TILE_TOKENS))
+@st.composite
+def batches_of_pages(draw: st.DrawFn, page_size: int) -> Batch:
+    """One sequence of most of a page to two and a little, beside two short ones at most."""
+    edges = tuple(page_size * k + d for k in (1, 2) for d in (-1, 0, 1, 17))
+    longest = draw(_any_or(page_size - page_size // 8, 2 * page_size + TILE_TOKENS, edges))
+    others = draw(_few_lengths(page_size))
+    return Batch(kv_lens=tuple(draw(st.permutations([longest, *others]))))
 
 
 @st.composite

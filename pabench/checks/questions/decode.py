@@ -253,7 +253,7 @@ ORACLE = (
         draw=lambda declared: shapes(declared, page_sizes=large_pages(declared), batch=batches_of_pages),
         label="large-pages",
         about="Pages of 96 to 512 tokens: tiles within a page, tiles that cross its end.",
-        share=0.5,
+        share=0.75,
         unasked=NO_LARGE_PAGES,
     ),
     Question(
@@ -271,6 +271,7 @@ ORACLE = (
         label="far",
         about="3,001 to 70,000 keys, half of them beyond 32,767, where a position of 16 bits wraps.",
         share=0.2,
+        shrinks=False,
     ),
     Question(
         check=DECODE,
