@@ -2,14 +2,67 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import pandas as pd
 
+    from pabench.trial.result import CheckResult
+
 __version__ = "0.1.0"
+
+
+def check(
+    function: Callable[..., Any],
+    *,
+    profile: str = "quick",
+    only: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | Path | None = None,
+    deadline_s: float = 120.0,
+    **declared: Any,
+) -> CheckResult:
+    """Judge a decode function of this program against the dense float64 oracle, with generated cases.
+
+    ``function(q, k_cache, v_cache, block_table, kv_lens, sm_scale)`` returns ``out`` or ``(out, lse)``;
+    docs/backends.md has the shapes.  It is called in a copy of this process: a crash or a hang is a verdict.
+    The copy is also the judge's; to have the judge apart from a kernel that you do not trust, put the kernel
+    in a file and use ``pabench conformance --backend FILE.py:NAME``.
+
+    Args:
+        function: over numpy arrays; over torch tensors when its first parameter is annotated so, when it is
+            a torch operator, or with ``arrays="torch"``.  A class with ``plan`` and ``run`` is a backend.
+        profile: ``quick``, ``default`` or ``deep``.
+        only: ids of checks, as ``pabench conformance -k`` takes them.
+        seed: of all draws.
+        device: see ``pabench list devices``; numpy functions need none.
+        out: folder for the run; a temporary one that stays when it is None.
+        deadline_s: for one check.
+        declared: ``dtypes`` (storage types), ``lse`` (False without one), ``arithmetic`` (a
+            ``ComputeProfile``), ``arrays``.
+
+    Returns:
+        True when right; ``causes`` says what is wrong, ``to_frame()`` has a row a check.
+
+    Raises:
+        UsageError: no callable, or a declaration or option that is refused.
+    """
+    from pabench.trial.check import check as check_callable
+
+    return check_callable(
+        function,
+        profile=profile,
+        only=only,
+        seed=seed,
+        device=device,
+        out=out,
+        deadline_s=deadline_s,
+        **declared,
+    )
 
 
 def read(*runs: str | Path) -> pd.DataFrame:

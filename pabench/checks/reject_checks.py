@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -57,7 +58,8 @@ def _judge(name: str, corruption: Corruption, way: Break, good: Tensors, backend
         outcome = failed(f"{name}: must be refused, was accepted")
         if corruption.defined:
             judged = judge_output(good, output, backend)
-            outcome = PASSED if judged.passed else failed(f"{name}: refused or right, was {judged.text}")
+            wrong = failed(f"{name}: refused or right, was {judged.text}")
+            outcome = PASSED if judged.passed else replace(wrong, causes=judged.causes)
     changed = [field for field, stood in untouched(good).items() if stood != before[field]]
     if outcome.passed and changed:
         return failed(f"{name}: refused, and changed {', '.join(changed)}")

@@ -27,6 +27,7 @@ class CheckResult:
         findings: of a checked device, as plain data; see ``device/findings.py``.
         space: what was drawn and judged, see ``Space.to_json``.
         refused: axis of the drawn space to the classes that the subject does not take.
+        causes: the explanations that fit the failure: name to words; see ``faults.py``.
         traceback: of a subject that raised, as Python prints it.
         lacks: badge to the first thing that speaks against it, of a check that passed; see ``standing.py``.
     """
@@ -47,4 +48,5 @@ class CheckResult:
     lacks: dict[str, str] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
     refused: dict[str, list[str]] = field(default_factory=dict)
+    causes: dict[str, str] = field(default_factory=dict)
     traceback: str | None = None

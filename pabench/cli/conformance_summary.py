@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pabench.checks.faults import faults_of
 from pabench.checks.standing import Standing, standing_lines, standings
 from pabench.cli.text_table import text_table
-from pabench.run.record import BROKEN, JUDGED, Record, Status
+from pabench.run.record import JUDGED, Record, Status
 from pabench.text import one_line
 
 SHOWN_FINDINGS = 5
 """Findings of a failed check that are printed; the report and ``--json`` have all."""
+SHOWN_CHECKS = 6
 WORDS = {
     Status.PASSED: "pass",
     Status.KNOWN_FAILURE: "known",
@@ -55,13 +57,7 @@ def summary_lines(
     if len(names) > 1:
         yield from _matrix(records, names)
     yield from _known(records)
-    for record in records:
-        if record.status in BROKEN:
-            yield f"{str(record.status).upper()} {record.label}: {one_line(record.reason or '')}"
-            for finding in record.details["findings"][1:SHOWN_FINDINGS]:
-                yield f"  also: {one_line(finding['said'])}"
-            if record.failure is not None:
-                yield f"  again: {record.failure.replay}"
+    yield from _broken(records)
     yield from _unsupported(records)
     for record in records:
         cases, operations = _number(record, "cases"), _number(record, "operations")
@@ -123,6 +119,26 @@ def _matrix(records: Sequence[Record], names: Sequence[str]) -> Iterator[str]:
         yield from (text_table(rows).splitlines())
         meant = [f"{word} {status}" for status, word in WORDS.items() if word in found.values()]
         yield f"({', '.join(meant)})"
+
+
+def _broken(records: Sequence[Record]) -> Iterator[str]:
+    """What is wrong: one verdict a fault, its cause first, however many checks it fails."""
+    by_id = {record.id: record for record in records}
+    for fault in faults_of([record.flat() for record in records]):
+        record = by_id[str(fault.first["id"])]
+        status = str(record.status).upper()
+        if len(fault.checks) == 1:
+            yield f"{status} {record.label}: {one_line(record.reason or '')}"
+        else:
+            yield f"{status} {fault.words}: {len(fault.checks)} checks of {fault.subject}"
+            if fault.place:
+                yield f"  first: {fault.checks[0]}: {fault.place}"
+            more = len(fault.checks) - SHOWN_CHECKS
+            yield f"  in: {', '.join(fault.checks[:SHOWN_CHECKS])}{f' and {more} more' if more > 0 else ''}"
+        for finding in record.details["findings"][1:SHOWN_FINDINGS]:
+            yield f"  also: {one_line(finding['said'])}"
+        if record.failure is not None:
+            yield f"  again: {record.failure.replay}"
 
 
 def _known(records: Sequence[Record]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from pabench.judge.head_faults import head_faults
-from pabench.judge.mask_faults import mask_faults, range_faults
+from pabench.judge.mask_faults import mask_faults, no_key_causes, range_faults
 from pabench.judge.place_faults import place_faults
 from pabench.judge.semantic_faults import semantic_faults
 from pabench.judge.suspect import Cause, Fault, Suspect
@@ -43,14 +43,18 @@ class Explanation:
 def explain(suspect: Suspect) -> Explanation:
     """Return all explanations that fit: which of them it is, one case cannot tell."""
     if not suspect.output_wrong:
-        if (known := _explain_lse(suspect)) is not None:
-            return Explanation(text=known)
         causes = _those_that_fit(suspect, suspect.fits_lse)[0]
+        if (known := _explain_lse(suspect)) is not None:
+            # a few keys fit much: what the rest of a run speaks for can be told by name
+            also = (Cause(name=known, words=f"the lse alone matches {known}"), *causes)
+            return Explanation(text=f"the lse matches {known}", causes=also)
         text = f"{LSE_ALONE} {one_of_them(causes)}" if causes else None
         return Explanation(text=text, causes=causes)
     zero = not suspect.got_out.any()
     if zero and suspect.got_lse == -math.inf:
-        return Explanation(text="the output is 0 in all dims and the lse -inf, as for a row that sees no key")
+        causes = no_key_causes(suspect)
+        why = f": {one_of_them(causes)}" if causes else ""
+        return Explanation(text=f"{NO_KEY}{why}", causes=causes)
     out_alone = partial(suspect.fits, with_lse=False)
     for causes, what in zip(
         _those_that_fit(suspect, suspect.fits, out_alone), (OUTPUT, OUTPUT_ALONE), strict=True
@@ -86,6 +90,7 @@ def _those_that_fit(
     return tuple(tuple(fitting.values()) for fitting in found)
 
 
+NO_KEY = "the output is 0 in all dims and the lse -inf, as for a row that sees no key"
 LSE_ALONE = "the lse, and an output that is right with it, match"
 OUTPUT, OUTPUT_ALONE = "the output matches", "the output, but not the lse, matches"
 MOST_NAMED = 4
@@ -228,5 +233,5 @@ def _explain_lse(suspect: Suspect) -> str | None:
     slack = float(suspect.reference.lse_bound[suspect.row, suspect.head])
     for value, words in known:
         if abs(got - value) <= slack + 4e-7 * (abs(value) + abs(top)):
-            return f"the lse matches {words}"
+            return words
     return None

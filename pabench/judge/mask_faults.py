@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pabench.judge.suspect import Fault, Suspect
+from pabench.judge.suspect import Cause, Fault, Suspect, name_of
 from pabench.problem.dtypes import Array
 from pabench.problem.visibility import visible_range
 
@@ -36,10 +36,26 @@ def _over(suspect: Suspect, begin: int, stop: int, words: str, name: str | None 
 
 def range_faults(suspect: Suspect) -> Iterator[Fault]:
     """Keys missing or too many at either end."""
+    for begin, stop, words in _ranges(suspect):
+        yield from _over(suspect, begin, stop, words)
+
+
+def no_key_causes(suspect: Suspect) -> tuple[Cause, ...]:
+    """Return the ranges that leave the row no key at all: 0, and an LSE of -inf, fit each of them."""
+    room = len(suspect.pages) * suspect.page_size
+    return tuple(
+        Cause(name=name_of(words), words=words)
+        for begin, stop, words in _ranges(suspect)
+        if 0 <= begin <= room and stop <= begin
+    )
+
+
+def _ranges(suspect: Suspect) -> list[tuple[int, int, str]]:
+    """First key, one past the last, and what is wrong with them."""
     start, seen, page_size = suspect.start, suspect.seen, suspect.page_size
     full, floor = -(-seen // page_size) * page_size, seen // page_size * page_size
     first_row, count = suspect.query_index + 1, seen - start
-    ranges = [
+    return [
         (start, seen - 1, f"its last key missing (bound {seen - 1} in place of {seen})"),
         (start, seen + 1, f"one key too many ({count + 1} in place of {count})"),
         (start + 1, seen, "its first key missing"),
@@ -50,8 +66,6 @@ def range_faults(suspect: Suspect) -> Iterator[Fault]:
         (start - 1, seen, f"one key before its window ({count + 1} in place of {count})"),
         (0, seen, f"no window ({seen} keys in place of {count})"),
     ]
-    for begin, stop, words in ranges:
-        yield from _over(suspect, begin, stop, words)
 
 
 def _tiled_windows(suspect: Suspect) -> Iterator[Fault]:

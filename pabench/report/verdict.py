@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pabench.checks.faults import faults_of
 from pabench.errors import EXIT_FAILURE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EXIT_OK
 from pabench.report.source import KINDS, Line, Source
 from pabench.report.words import join, plural
 
+MOST_CAUSES = 5
 TONES = {"PASS": "passed", "FAIL": "failed", "INCOMPLETE": "warned", "NOTHING RAN": "neutral"}
 ORDER = (
     "passed",
@@ -43,6 +45,7 @@ class Verdict:
         exit_code: in words, as several runs may have several.
         sentence: what happened.
         counts: zero counts left out, but for those of what passed.
+        causes: what is wrong with subjects that were judged, what fails most checks first.
     """
 
     word: str
@@ -50,6 +53,7 @@ class Verdict:
     exit_code: str
     sentence: str
     counts: tuple[Count, ...]
+    causes: tuple[str, ...]
 
 
 def build_verdict(source: Source) -> Verdict:
@@ -79,7 +83,15 @@ def build_verdict(source: Source) -> Verdict:
         exit_code=_exit_words(codes),
         sentence=_sentence(word, source, states, len(broken)),
         counts=_counts(source),
+        causes=_causes(source),
     )
+
+
+def _causes(source: Source) -> tuple[str, ...]:
+    found = faults_of([{**line.data, "status": line.state} for line in source.checks])
+    told = [f"{fault.subject}: {fault.words}: {plural(len(fault.checks), 'check')}" for fault in found]
+    more = len(told) - MOST_CAUSES
+    return (*told[:MOST_CAUSES], *([f"and {more} more"] if more > 0 else []))
 
 
 def _kinds(source: Source) -> tuple[tuple[Sequence[Line], str], ...]:

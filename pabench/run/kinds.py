@@ -92,6 +92,7 @@ CHECK_OPTIONAL: dict[str, Rule] = {
     "deviations": LIST,
     "lacks": EXACT,
     **dict.fromkeys(("space", "refused"), OBJECT),
+    "causes": EXACT,
 }
 CHECK_FAILURE: dict[str, Rule] = dict.fromkeys(("case_id", "text", "path", "replay"), TEXT)
 

@@ -37,6 +37,7 @@ ROWS: list[tuple[str, ...]] = [
     ("report", "comparison"),
     ("run.command",),
     ("cli",),
+    ("trial",),
     ("__main__",),
 ]
 
@@ -65,7 +66,7 @@ NEVER: dict[str, set[str]] = {
 }
 
 # what the package itself offers by name, imported when it is asked for
-DOORS = {("__init__", "analysis"), ("__init__", "comparison")}
+DOORS = {("__init__", "analysis"), ("__init__", "comparison"), ("__init__", "trial")}
 
 # libraries a room is limited to, beside the standard library
 ONLY: dict[str, set[str]] = {

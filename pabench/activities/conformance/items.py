@@ -81,6 +81,7 @@ def record_of_result(item: CheckItem, result: CheckResult) -> Record:
         "lacks": dict(result.lacks),
         "space": dict(result.space),
         "refused": dict(result.refused),
+        "causes": dict(result.causes),
         "traceback": result.traceback,
     }
     return Record(

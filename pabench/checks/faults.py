@@ -1,0 +1,99 @@
+"""One fault, one verdict: the failing checks of a run, grouped by what explains them.
+
+A small case fits many explanations, and one fault fails many checks.  The explanation that fits most of a
+subject's failing checks is taken for all of these, then the next for what is left.  Checks that nothing
+explains are grouped by what was said of them, without its numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pabench.judge.suspect import name_of
+from pabench.text import one_line
+
+BROKEN = ("failed", "crashed", "hung")
+PLACE = re.compile(r"sequence \d+, ")
+"""Where a judged output is wrong; what stands before it is the variation that a check made."""
+COUNTS = re.compile(r" \(\d+ of \d+ outputs.*\)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFault:
+    """One thing that is wrong with a subject.
+
+    Attributes:
+        subject: who is wrong.
+        words: what is wrong, in a few words.
+        checks: ids of the checks that show it.
+        place: where, with numbers, of the first of them; empty where the words say it all.
+        first: the line of the first of them.
+    """
+
+    subject: str
+    words: str
+    checks: tuple[str, ...]
+    place: str
+    first: Mapping[str, Any]
+
+
+def faults_of(lines: Sequence[Mapping[str, Any]]) -> tuple[FoundFault, ...]:
+    """Return what is wrong, what fails most checks first.
+
+    Args:
+        lines: flat records of a conformance run; those that are not broken are left out.
+    """
+    left = [line for line in lines if line["status"] in BROKEN]
+    found: list[FoundFault] = []
+    while left:
+        votes = Counter((line["subject"], name) for line in left for name in line.get("causes") or {})
+        if not votes:
+            break
+        most = max(votes.values())
+        # of several that fit as many, the one that the first line names first
+        subject, name = next(
+            (line["subject"], name)
+            for line in left
+            for name in line.get("causes") or {}
+            if votes[line["subject"], name] == most
+        )
+        mine = [line for line in left if line["subject"] == subject and name in (line.get("causes") or {})]
+        left = [line for line in left if line not in mine]
+        found.append(_fault(mine, str(mine[0]["causes"][name])))
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for line in left:
+        words = _said(line)
+        groups.setdefault((line["subject"], line["status"], name_of(words)), []).append(line)
+    found += [_fault(mine, _said(mine[0])) for mine in groups.values()]
+    return tuple(sorted(found, key=lambda one: -len(one.checks)))
+
+
+def _fault(lines: Sequence[Mapping[str, Any]], words: str) -> FoundFault:
+    # of a case with more than one wrong number the place says more
+    return FoundFault(
+        subject=str(lines[0]["subject"]),
+        words=words,
+        checks=tuple(str(line["check"]) for line in lines),
+        place=_place(lines[0]),
+        first=lines[0],
+    )
+
+
+def _said(line: Mapping[str, Any]) -> str:
+    """What a verdict ends with, the explanation or the fault itself, without the variation of the check."""
+    text = COUNTS.sub("", one_line(line.get("reason") or str(line["status"])))
+    if (place := PLACE.search(text)) is not None:
+        parts = text[place.start() :].split("; ")
+        return parts[-1] if len(parts) > 1 else parts[0]
+    head, colon, rest = text.partition(": ")
+    return rest if colon and head.startswith(("with ", "plan ")) else text
+
+
+def _place(line: Mapping[str, Any]) -> str:
+    text = one_line(line.get("reason") or "")
+    place = PLACE.search(text)
+    return "" if place is None else text[place.start() :].split("; ")[0]

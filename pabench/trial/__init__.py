@@ -1,0 +1,1 @@
+"""``pabench.check``: a callable of this program judged, for scripts, notebooks and tests."""
