@@ -23,7 +23,7 @@ def check_append(case: AppendCase, backend: Backend, device: Device) -> Outcome:
         raise Unsupported("append takes tokens stored as the cache is; append-e4m3 takes this case")
     pool, keys, values, slot_mapping = build_append(case)
     given = {"keys": keys, "values": values, "slot_mapping": slot_mapping}
-    return _judged(
+    return judged_append(
         case,
         pool,
         given,
@@ -39,7 +39,9 @@ def check_append_e4m3(case: AppendCase, backend: Backend, device: Device) -> Out
     pool, keys, values, slot_mapping = build_append(case)
     write = offered(backend, "append-e4m3")
     given = {"keys": keys, "values": values, "slot_mapping": slot_mapping}
-    return _judged(case, pool, given, device, lambda: write(pool, case.problem, keys, values, slot_mapping))
+    return judged_append(
+        case, pool, given, device, lambda: write(pool, case.problem, keys, values, slot_mapping)
+    )
 
 
 def check_append_paged(case: AppendCase, backend: Backend, device: Device) -> Outcome:
@@ -48,19 +50,25 @@ def check_append_paged(case: AppendCase, backend: Backend, device: Device) -> Ou
         raise Unsupported("append-paged takes a block table; append takes this case")
     pool, keys, values, _ = build_append(case)
     write = offered(backend, "append-paged")
+    where = paged_where(case)
+    given = {"keys": keys, "values": values, **where}
+    return judged_append(case, pool, given, device, lambda: write(pool, case.problem, keys, values, **where))
+
+
+def paged_where(case: AppendCase) -> dict[str, Array]:
+    """Return block table, lengths and first tokens of a case with a block table."""
     batch = case.batch
-    where = {
+    return {
         "block_table": case.layout.block_table,
         "kv_lens": np.asarray(batch.kv_lens, dtype=np.int32),
         "qo_indptr": batch.qo_indptr,
     }
-    given = {"keys": keys, "values": values, **where}
-    return _judged(case, pool, given, device, lambda: write(pool, case.problem, keys, values, **where))
 
 
-def _judged(
+def judged_append(
     case: AppendCase, pool: KvPool, given: dict[str, Array], device: Device, write: Callable[[], Array]
 ) -> Outcome:
+    """Judge what ``write`` returns, the storage of ``pool`` with the tokens of ``case`` in it."""
     before = pool.storage.tobytes()
     after, stray = watched(device, given, write)
     if pool.storage.tobytes() != before:

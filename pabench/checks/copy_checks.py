@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,11 @@ def check_copy(case: AppendCase, backend: Backend, device: Device) -> Outcome:
 
     Pages and slots follow from the seed of ``case``, whose own tokens are not used.
     """
-    copy = offered(backend, "copy-pages")
+    return judged_copy(case, offered(backend, "copy-pages"))
+
+
+def judged_copy(case: AppendCase, copy: Callable[..., Any]) -> Outcome:
+    """Judge the copies that ``copy`` makes, called as ``CacheBackend.copy_pages``."""
     pool = build_append(case)[0]
     rng = np.random.default_rng(case.seed)
     layers = int(rng.integers(1, MAX_LAYERS + 1))

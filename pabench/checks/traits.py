@@ -11,6 +11,7 @@ from pabench.problem.case import Case
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.merge import MergeCase
 from pabench.problem.problem import FEATURES
+from pabench.strategies.shapes import spans_kv_heads
 
 
 def rows_without_keys(case: AnyCase) -> bool:
@@ -46,6 +47,11 @@ def own_heads(case: AnyCase) -> bool:
     return isinstance(case, Case) and case.problem.group_size == 1
 
 
+def heads_across_kv_heads(case: AnyCase) -> bool:
+    """A group above 16 that is no multiple of 16, with another KV head after it: a tile of 16 spans two."""
+    return isinstance(case, Case) and spans_kv_heads(case.problem.num_qo_heads, case.problem.num_kv_heads)
+
+
 def poisoned(case: AnyCase) -> bool:
     """Slots that no query may read hold NaN or infinity."""
     return isinstance(case, Case) and case.poison in ("nan", "inf")
@@ -68,6 +74,7 @@ TRAITS: dict[str, Callable[[AnyCase], bool]] = {
     "no-query-rows": no_query_rows,
     "negative-slopes": negative_slopes,
     "own-heads": own_heads,
+    "heads-across-kv-heads": heads_across_kv_heads,
     "poisoned": poisoned,
     **{feature: partial(_has, feature) for feature in FEATURES},
     **{dtype: partial(_stored_as, dtype) for dtype in DTYPES},

@@ -23,7 +23,7 @@ from pabench.judge.suspect import Cause, Fault, Suspect
 TILES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-MAX_TRIED = 2**26
+MAX_TRIED = 2**25
 """Numbers of keys that are looked at for one row once something fits; twice as many before."""
 
 

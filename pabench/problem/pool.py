@@ -63,3 +63,17 @@ def pool_shape(problem: Problem, num_pages: int, *, kv_layout: str, interleaved:
     tokens_heads = (problem.page_size, problem.num_kv_heads)
     page = (*(tokens_heads if kv_layout == "NHD" else tokens_heads[::-1]), problem.head_dim)
     return (num_pages, 2, *page) if interleaved else (2, num_pages, *page)
+
+
+def pages_of(storage: Any, pages: Any) -> Any:
+    """Return some pages of ``KvPool.storage``, in that order, as a storage of their own; of a list, of each.
+
+    What is no array of five axes is returned as it is, for whoever looks at it to refuse.
+    """
+    if isinstance(storage, list):
+        return [pages_of(one, pages) for one in storage]
+    if getattr(storage, "ndim", None) != 5:
+        return storage
+    # K and V apart, or side by side; a pool of one page or two is never asked for some of them
+    apart = storage.shape[0] == 2 and storage.shape[1] != 2
+    return storage[:, pages] if apart else storage[pages]

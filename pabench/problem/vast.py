@@ -8,6 +8,7 @@ those offsets wrap.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 from collections.abc import Callable, Iterator
 
@@ -74,3 +75,33 @@ def reserved_zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic], *, lead:
         text = f"a pool of {size / 2**30:.0f} GiB cannot be reserved on this machine: {error}"
         raise Unsupported(text) from None
     return np.frombuffer(memory, dtype=dtype, count=count, offset=lead * dtype.itemsize).reshape(shape)
+
+
+MAX_TOUCHED_BYTES = 2**31
+"""Of a pool larger than memory as much may be in use where a copy of it is made."""
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def sparse_copy(array: Array) -> Array:
+    """Return a copy of a contiguous array larger than memory, in which only what is in use takes room.
+
+    Raises:
+        Unsupported: this system does not say what is in use, or that is too much.
+    """
+    begin = array.ctypes.data
+    first = begin // mmap.PAGESIZE * mmap.PAGESIZE
+    count = -(-(begin + array.nbytes - first) // mmap.PAGESIZE)
+    resident = np.zeros(count, np.uint8)
+    place = ctypes.c_void_p(resident.ctypes.data)
+    if _libc.mincore(ctypes.c_void_p(first), ctypes.c_size_t(count * mmap.PAGESIZE), place):
+        raise Unsupported("this system does not say which pages of memory are in use")
+    # a run of pages in use begins and ends where this changes
+    steps = np.flatnonzero(np.diff(np.concatenate([[0], resident & 1, [0]]).astype(np.int8)))
+    if int(np.subtract(steps[1::2], steps[::2]).sum()) * mmap.PAGESIZE > MAX_TOUCHED_BYTES:
+        raise Unsupported(f"more than {MAX_TOUCHED_BYTES / 2**30:.0f} GiB of a pool are in use")
+    copy = reserved_zeros(array.shape, array.dtype)
+    for low, high in steps.reshape(-1, 2).tolist():
+        start = max(first + low * mmap.PAGESIZE, begin)
+        stop = min(first + high * mmap.PAGESIZE, begin + array.nbytes)
+        ctypes.memmove(copy.ctypes.data + start - begin, start, stop - start)
+    return copy

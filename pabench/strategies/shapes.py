@@ -24,7 +24,7 @@ LARGE_GROUPS = (9, 12, 16, 17, 20, 24, 29, 32, 40, 48, 64, 71, 96, 128)
 MOST_LARGE_HEADS = 144
 """Query heads of a problem with a large group, so that one case costs as much as another."""
 PAGE_SIZES = (1, 2, 3, 5, 8, 16, 32, 64)
-LARGE_PAGE_SIZES = (96, 128, 192, 256, 512)
+LARGE_PAGE_SIZES = (96, 100, 128, 256, 300, 512)
 ALL_PAGE_SIZES = (*PAGE_SIZES, *LARGE_PAGE_SIZES)
 TILE_TOKENS = 32
 EITHER = st.booleans()

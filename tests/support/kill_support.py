@@ -36,10 +36,12 @@ TENSOR_CORE = {"rawkernel-mma": RawKernelMmaBackend, "rawkernel-cascade": RawKer
 PLACES = {
     "attention": r"sequence \d+(, query head \d+(, dim \d+)?| is empty|, query row \d+, sees no key)",
     **dict.fromkeys(
-        ("append", "append-e4m3", "append-paged"),
+        ("append", "append-e4m3", "append-paged", "append-vast", "append-paged-vast"),
         r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
     ),
     "copy-pages": r"layer \d+: (key|value) in page \d+, offset \d+, KV head \d+, dim \d+",
+    "copy-pages-vast": r"layer \d+: (key|value) in page \d+, offset \d+, KV head \d+, dim \d+",
+    "gather[vast-pools]": r"(key|value) of sequence \d+, token \d+ \(page \d+\)",
     "gather": r"(key|value) of sequence \d+, token \d+ \(page \d+\), KV head \d+, dim \d+",
     **dict.fromkeys(
         (*(f"merge[{spread}]" for spread in SPREADS), "merge-empty"),
@@ -142,6 +144,7 @@ WILD = {
     "mma-table-entry-after-the-last",
     "prefill-table-entry-after-the-last",
     "row-of-the-sequence-before",
+    "simple-sequence-of-32",
     "table-entry-after-the-last",
 }
 """Planted faults that take what lies beside an array for a page id, or touch a guard page: each runs in a

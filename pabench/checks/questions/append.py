@@ -11,16 +11,22 @@ from pabench.checks.append_checks import check_append, check_append_e4m3, check_
 from pabench.checks.copy_checks import check_copy
 from pabench.checks.gather_checks import check_gather
 from pabench.checks.question import Check, Question
+from pabench.checks.questions.decode import no_vast_pools
 from pabench.checks.reject_checks import check_append_reject
+from pabench.checks.vast_checks import check_append_paged_vast, check_append_vast, check_copy_vast
 from pabench.problem.case import Case
-from pabench.strategies import APPEND_SCALES, append_cases, cases, high_append_cases
+from pabench.strategies import APPEND_SCALES, append_cases, cases, high_append_cases, vast_page_cases
 from pabench.strategies.drawn import Range
+from pabench.subjects.backends.base import VAST_WRITES
 
 APPEND = Check(id="append", operation="append", run=check_append, kind="append")
 E4M3 = Check(id="append-e4m3", operation="append-e4m3", run=check_append_e4m3, kind="append")
 PAGED = Check(id="append-paged", operation="append-paged", run=check_append_paged, kind="append")
 REJECT = Check(id="append-reject", operation="append", run=check_append_reject, kind="append")
 COPY = Check(id="copy-pages", operation="copy-pages", run=check_copy, kind="append")
+VAST_APPEND = Check(id="append-vast", operation=VAST_WRITES, run=check_append_vast, kind="append")
+VAST_PAGED = Check(id="append-paged-vast", operation=VAST_WRITES, run=check_append_paged_vast, kind="append")
+VAST_COPY = Check(id="copy-pages-vast", operation=VAST_WRITES, run=check_copy_vast, kind="append")
 GATHER = Check(id="gather", operation="gather", run=check_gather)
 
 HIGH = "Pages around 65,536, where an id cut to 16 bits names another page."
@@ -35,6 +41,11 @@ def _maybe_e4m3(quantised: bool) -> tuple[bool, ...]:
 def _paged(declared: Range) -> Any:
     e4m3 = _maybe_e4m3(declared.offers("append-e4m3"))
     return append_cases(**declared.choices, paged=True, e4m3=e4m3)
+
+
+def few_sizes(declared: Range) -> dict[str, Any]:
+    """Arguments of ``append_cases`` for pools that are large by the number of their pages alone."""
+    return {**declared.layouts, "head_dims": declared.head_dims([16])}
 
 
 def _gathered(declared: Range) -> Any:
@@ -78,6 +89,22 @@ APPENDS = (
         about=HIGH,
         share=0.15,
     ),
+    Question(
+        check=VAST_APPEND,
+        clauses=("A1", "S5"),
+        draw=lambda declared: append_cases(
+            **few_sizes(declared), e4m3=_maybe_e4m3(declared.offers("append-e4m3"))
+        ),
+        share=0.25,
+        unasked=no_vast_pools,
+    ),
+    Question(
+        check=VAST_PAGED,
+        clauses=("A5", "S5"),
+        draw=lambda declared: append_cases(**few_sizes(declared), paged=True),
+        share=0.25,
+        unasked=no_vast_pools,
+    ),
 )
 APPEND_REJECT = Question(
     check=REJECT,
@@ -93,5 +120,23 @@ COPIES = (
             **declared.choices, e4m3=_maybe_e4m3("fp8-kv" in declared.features)
         ),
     ),
+    Question(
+        check=VAST_COPY,
+        clauses=("K1", "S5"),
+        draw=lambda declared: append_cases(**few_sizes(declared)),
+        share=0.25,
+        unasked=no_vast_pools,
+    ),
 )
-GATHERS = (Question(check=GATHER, clauses=("G1", "G2", "C7"), draw=_gathered),)
+GATHERS = (
+    Question(check=GATHER, clauses=("G1", "G2", "C7"), draw=_gathered),
+    Question(
+        check=GATHER,
+        clauses=("G1", "S5"),
+        draw=lambda declared: vast_page_cases(**declared.far),
+        label="vast-pools",
+        about="Tokens come out of pages beyond 2 and 4 GiB, where an offset of 32 bits wraps.",
+        share=0.25,
+        unasked=no_vast_pools,
+    ),
+)

@@ -140,7 +140,8 @@ def _not_captured(declared: Range) -> str | None:
     return f"{declared.subject} offers no head_dim {head_dim}, which was captured"
 
 
-def _no_vast_pools(declared: Range) -> str | None:
+def no_vast_pools(declared: Range) -> str | None:
+    """Return why no pool larger than memory can be given to a backend here, or None."""
     if device_kind(declared.device) != "cuda":
         return None
     return "a pool larger than memory can be reserved on the emulated device alone"
@@ -298,7 +299,7 @@ ORACLE = (
         about="Pages beyond 2 and 4 GiB, and beyond 2^31 and 2^32 elements, where an offset of 32 bits "
         "wraps.",
         share=0.5,
-        unasked=_no_vast_pools,
+        unasked=no_vast_pools,
     ),
     Question(check=SPECULATIVE, clauses=("D10",), draw=_SPECULATIVE),
     Question(

@@ -19,6 +19,7 @@ from pabench.checks.questions.decode import (
     POISON,
     REPEAT,
     large_pages,
+    no_vast_pools,
     shapes,
 )
 from pabench.problem.problem import FEATURES
@@ -30,6 +31,7 @@ from pabench.strategies import (
     long_prefill_batches,
     many_row_batches,
     prefill_batches,
+    vast_page_cases,
 )
 from pabench.strategies.drawn import Range
 
@@ -184,5 +186,14 @@ PREFILLS = (
         label="high-page-ids",
         about="With several rows a sequence too, page ids around and above 65,536 are taken whole.",
         share=0.15,
+    ),
+    Question(
+        check=PREFILL,
+        clauses=("S5",),
+        draw=lambda declared: vast_page_cases(**declared.far, batch=prefill_batches),
+        label="vast-pools",
+        about="With several rows a sequence too, pages beyond 2 and 4 GiB, where an offset of 32 bits wraps.",
+        share=0.25,
+        unasked=no_vast_pools,
     ),
 )

@@ -114,6 +114,10 @@ class RemoteBackend:
         """See ``CacheBackend``."""
         return self._method("merge_states", outs, lses, dtype)
 
+    def written(self, pages: Array, name: str, *given: Any, **named: Any) -> Any:
+        """Call what writes into a cache larger than memory, and return these pages of what it returns."""
+        return self._subject.call("pages", self._which, pages, name, given, named)
+
     def _method(self, name: str, *given: Any, **named: Any) -> Any:
         return self._subject.call("method", self._which, name, given, named)
 

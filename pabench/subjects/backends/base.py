@@ -28,6 +28,9 @@ OPTIONAL = {
     "merge": "merge_states",
 }
 """Operation to the method that a backend must have when it declares it; see ``CacheBackend``."""
+VAST_WRITES = "vast-writes"
+"""Operation of a backend whose appends and copies of pages take caches larger than memory: what they return
+is then a copy of which only what is in use takes room, see ``sparse_copy``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +42,8 @@ class Capabilities:
         devices: device names it runs on; empty for a backend that does not launch through a pabench device.
         operations: subset of ``decode``, ``speculative`` (up to 8 query tokens a sequence), ``prefill`` (any
             number), ``append``, ``replay`` (a plan stays right when its arrays on the device change in place,
-            lengths up to those planned included, so that a captured graph can be replayed), and those of
-            ``OPTIONAL``.
+            lengths up to those planned included, so that a captured graph can be replayed), ``VAST_WRITES``,
+            and those of ``OPTIONAL``.
         kv_layouts: subset of ``NHD``, ``HND``.
         interleaved: whether it takes strided views of K and V in one pool.
         lse: whether it returns the log-sum-exp.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from pabench.problem.pool import KvPool
 from pabench.problem.problem import FEATURES, Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
-from pabench.subjects.backends.base import OPTIONAL, AttentionOutput, Capabilities
+from pabench.problem.vast import sparse_copy
+from pabench.subjects.backends.base import OPTIONAL, VAST_WRITES, AttentionOutput, Capabilities
 from pabench.subjects.backends.validate import (
     check_append,
     check_append_paged,
@@ -27,6 +29,15 @@ from pabench.subjects.backends.validate import (
     check_pages,
     check_states,
 )
+
+VAST_BYTES = 2**31
+"""Caches above this size are copied as far as they are in use."""
+
+
+def copied(storage: Array) -> Array:
+    """Return a copy of a cache on the host."""
+    return sparse_copy(storage) if storage.nbytes > VAST_BYTES else storage.copy()
+
 
 TANH_ERROR = 2.0**-20
 """Of ``tanh_from_exp`` in ``pab/features.cuh``."""
@@ -47,7 +58,9 @@ class RawKernelBackend:
         vast_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated", "ptx"}),
-        operations=frozenset({"decode", "speculative", "prefill", "append", "replay", *OPTIONAL}),
+        operations=frozenset(
+            {"decode", "speculative", "prefill", "append", "replay", VAST_WRITES, *OPTIONAL}
+        ),
         max_head_dim=1024,
         features=frozenset(FEATURES),
     )
@@ -115,7 +128,7 @@ class RawKernelBackend:
         where = {"block_table": block_table, "kv_lens": kv_lens, "qo_indptr": qo_indptr}
         check_append_paged(pool, problem, keys, values, **where)
         device = self._device
-        target = pool.with_storage(device.to_device(pool.storage.copy()))
+        target = pool.with_storage(device.to_device(copied(pool.storage)))
         append_to_sequences(
             device,
             problem.storage,
@@ -127,17 +140,17 @@ class RawKernelBackend:
             **{name: device.to_device(array) for name, array in where.items()},
         )
         device.synchronize()
-        return device.to_host(target.storage)
+        return self._result(target.storage)
 
     def copy_pages(self, pools: Sequence[KvPool], copies: Array, *, count: int) -> list[Array]:
         """Copy pages in copies of the caches; see ``CacheBackend.copy_pages``."""
         check_copies(pools, copies, count)
         device = self._device
-        targets = [pool.with_storage(device.to_device(pool.storage.copy())) for pool in pools]
+        targets = [pool.with_storage(device.to_device(copied(pool.storage))) for pool in pools]
         listed, number = device.to_device(copies), device.to_device(np.array([count], np.int64))
         copy_pages(device, targets, listed, number)
         device.synchronize()
-        return [device.to_host(target.storage) for target in targets]
+        return [self._result(target.storage) for target in targets]
 
     def gather(
         self, pool: KvPool, problem: Problem, *, block_table: Array, kv_lens: Array, raw: bool
@@ -198,7 +211,7 @@ class RawKernelBackend:
         scales: Array | None = None,
     ) -> Array:
         device = self._device
-        target = pool.with_storage(device.to_device(pool.storage.copy()))
+        target = pool.with_storage(device.to_device(copied(pool.storage)))
         append_tokens(
             device,
             dtype_by_name(dtype),
@@ -210,4 +223,8 @@ class RawKernelBackend:
             scales=None if scales is None else device.to_device(scales),
         )
         device.synchronize()
-        return device.to_host(target.storage)
+        return self._result(target.storage)
+
+    def _result(self, storage: Any) -> Array:
+        """Return a cache that was written, on the host; one larger than memory lies there."""
+        return storage if storage.nbytes > VAST_BYTES else self._device.to_host(storage)

@@ -9,6 +9,8 @@ from typing import Any
 from pabench.device.base import Device
 from pabench.errors import EnvironmentRefused, Unsupported
 from pabench.problem.case import Case
+from pabench.problem.dtypes import Array
+from pabench.problem.pool import pages_of
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import OPTIONAL, Backend
 from pabench.subjects.backends.graph import graph_of
@@ -48,7 +50,7 @@ class BackendCalls:
     def calls(self) -> dict[str, Callable[..., Any]]:
         """The calls by name."""
         own = (self.attend, self.plan, self.run, self.fetch, self.again, self.release, self.method)
-        return {call.__name__: call for call in (*own, self.why_not, self.capture, self.replay)}
+        return {call.__name__: call for call in (*own, self.pages, self.why_not, self.capture, self.replay)}
 
     def attend(self, which: str, tensors: Tensors) -> Any:
         """Plan, run and fetch."""
@@ -86,6 +88,12 @@ class BackendCalls:
         if name not in METHODS:
             raise ValueError(f"no method {name!r}")
         return getattr(self._backend(which), name)(*given, **named)
+
+    def pages(
+        self, which: str, pages: Array, name: str, given: tuple[Any, ...], named: dict[str, Any]
+    ) -> Any:
+        """Call what writes into a cache larger than memory; return these pages of what it returns."""
+        return pages_of(self.method(which, name, given, named), pages)
 
     def why_not(self, case: Case) -> str | None:
         """Return what the backend's declaration says of a case."""
