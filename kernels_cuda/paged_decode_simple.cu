@@ -7,14 +7,16 @@
 //                         16 bytes (value row and weight)
 //   paged_decode_merge    grid  ceil(num_query_rows * num_qo_heads / PAB_WARPS), block as above, no shared memory
 //
-// Layout   q, out (num_query_rows, num_qo_heads, head_dim); lse (num_query_rows, num_qo_heads) float, natural log;
-//          k, v any layout with contiguous head_dim, given by three element strides (page, token, head);
+// Layout   q (num_query_rows, num_qo_heads, head_dim), out likewise with head_dim_v; lse (num_query_rows,
+//          num_qo_heads) float, natural log; k, v any layout with contiguous head_dim, each given by its own three
+//          element strides (page, token, head).  A latent cache is v = k: values are the beginnings of the keys;
 //          block_table (num_seqs, max_pages), kv_lens (num_seqs); partial_* (row, split) with row = query * Hq + head.
-// Compile  PAB_HEAD_DIM any; PAB_DTYPE see pab/storage.cuh; PAB_VEC elements of one load (divides head_dim);
-//          PAB_WARPS warps of a block; PAB_FEATURES and PAB_E4M3 0 or 1, see pab/features.cuh and pab/storage.cuh.
-// Floor    each live K and V element once: 2 * sum(kv_lens) * num_kv_heads * head_dim * itemsize bytes.  This
-//          kernel reads them once per query head (the group's heads are separate warps), so a group of G asks
-//          L2 for G times the floor: it is the specification, not the fast one.
+// Compile  PAB_HEAD_DIM, PAB_HEAD_DIM_V any; PAB_DTYPE see pab/storage.cuh; PAB_VEC elements of one load (divides
+//          both); PAB_WARPS warps of a block; PAB_FEATURES and PAB_E4M3 0 or 1, see pab/features.cuh and
+//          pab/storage.cuh.
+// Floor    each live K and V element once: sum(kv_lens) * num_kv_heads * (head_dim + head_dim_v) * itemsize bytes;
+//          of a latent cache its keys alone.  This kernel reads them once per query head (the group's heads are
+//          separate warps), so a group of G asks L2 for G times the floor: it is the specification, not the fast one.
 //
 // A warp takes 32 tokens at a time.  For the scores a lane owns a token and walks its key row; for the output a
 // lane owns elements of the head and walks the 32 value rows, so that both passes need no reduction but the
@@ -25,20 +27,21 @@
 namespace pab {
 
 constexpr int kHeadDim = PAB_HEAD_DIM;
+constexpr int kValueDim = PAB_HEAD_DIM_V;
 constexpr int kVec = PAB_VEC;
 constexpr int kWarps = PAB_WARPS;
 constexpr int kTile = 32;
 constexpr int kQueryVec = kVec < 4 ? kVec : 4;  // floats of one read of the query
-static_assert(kHeadDim % kVec == 0, "a load must not cross the end of a row");
+static_assert(kHeadDim % kVec == 0 && kValueDim % kVec == 0, "a load must not cross the end of a row");
 
 // Elements of one value load: as wide as allowed while every lane has work.
 PAB_FN constexpr int value_vec() {
   int vec = kVec;
-  while (vec > 1 && kHeadDim / vec < 32) vec /= 2;
+  while (vec > 1 && kValueDim / vec < 32) vec /= 2;
   return vec;
 }
 constexpr int kValueVec = value_vec();
-constexpr int kValuePacks = kHeadDim / kValueVec;
+constexpr int kValuePacks = kValueDim / kValueVec;
 constexpr int kPacksPerLane = (kValuePacks + 31) / 32;
 
 constexpr float kLn2 = 0.693147180559945309f;
@@ -101,6 +104,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     const pab::i32* kv_lens, pab::Stored* out, float* lse, float* partial_out, float* partial_max,
     float* partial_sum, pab::i32 num_rows, pab::i32 num_qo_heads, pab::i32 group_size, pab::i32 page_size,
     pab::i32 max_pages, pab::i32 num_splits, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
+    pab::i64 value_page_stride, pab::i64 value_token_stride, pab::i64 value_head_stride,
     float scale_log2 PAB_ROW_PARAMETERS PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
@@ -139,7 +143,9 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     const int token = static_cast<int>(tile) + static_cast<int>(lane);
     const bool live = token < end;
     const i64 page = pages[(live ? token : end - 1) / page_size];
-    const i64 slot = page * page_stride + (token % page_size) * token_stride + kv_head * head_stride;
+    const int offset = token % page_size;
+    const i64 slot = page * page_stride + offset * token_stride + kv_head * head_stride;
+    const i64 value_row = page * value_page_stride + offset * value_token_stride + kv_head * value_head_stride;
     const float product = live ? score(memory.query, k + slot, key_scale_log2) : 0.0f;
     const float logit = live ? shaped_logit(features, slope, product, token - keys.position) : minus_infinity();
 
@@ -149,7 +155,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     const float weight = live ? ex2(logit - base) : 0.0f;
     running_max = new_max;
     running_sum = running_sum * rescale + weight;
-    store_wide(&memory.tokens[lane], Token{slot, weight, 0});
+    store_wide(&memory.tokens[lane], Token{value_row, weight, 0});
     warp_sync(kFullMask);
 
     PAB_REGION("output");
@@ -157,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
 #pragma unroll
     for (int p = 0; p < kPacksPerLane; ++p) {
       const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
-      if (element >= kHeadDim) break;
+      if (element >= kValueDim) break;
       float tile_sum[kValueVec] = {};
 #pragma unroll 8
       for (int t = 0; t < kTile; ++t) {
@@ -183,8 +189,8 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     }
     for (int p = 0; p < kPacksPerLane; ++p) {
       const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
-      for (int i = 0; i < kValueVec && element < kHeadDim; ++i) {
-        partial_out[item * kHeadDim + element + i] = acc[p][i];
+      for (int i = 0; i < kValueVec && element < kValueDim; ++i) {
+        partial_out[item * kValueDim + element + i] = acc[p][i];
       }
     }
     return;
@@ -194,10 +200,10 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   if (lane == 0) lse[row] = (running_max + lg2(running_sum)) * kLn2;
   for (int p = 0; p < kPacksPerLane; ++p) {
     const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
-    if (element >= kHeadDim) break;
+    if (element >= kValueDim) break;
     Pack<Stored, kValueVec> result;
     for (int i = 0; i < kValueVec; ++i) result.at[i] = from_float(acc[p][i] * inverse);
-    store_pack(out + row * kHeadDim + element, result);
+    store_pack(out + row * kValueDim + element, result);
   }
 }
 
@@ -223,13 +229,13 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
   const float scale = value_scale(features, static_cast<int>(row % num_qo_heads));
   const float inverse = keys.first == keys.end ? 0.0f : scale / sum;
   if (lane == 0) lse[row] = (max + lg2(sum)) * kLn2;
-  for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) {
+  for (int d = static_cast<int>(lane); d < kValueDim; d += 32) {
     float total = 0.0f;
     for (int s = 0; s < num_splits; ++s) {
       if (partial_sum[first + s] != 0.0f) {
-        total += partial_out[(first + s) * kHeadDim + d] * ex2(partial_max[first + s] - max);
+        total += partial_out[(first + s) * kValueDim + d] * ex2(partial_max[first + s] - max);
       }
     }
-    out[row * kHeadDim + d] = from_float(total * inverse);
+    out[row * kValueDim + d] = from_float(total * inverse);
   }
 }

@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from pabench.judge.cache_faults import cache_faults
 from pabench.judge.head_faults import head_faults
 from pabench.judge.mask_faults import mask_faults, range_faults
 from pabench.judge.place_faults import place_faults
@@ -103,6 +104,7 @@ def one_of_them(causes: Sequence[Cause]) -> str:
 def _all_faults(suspect: Suspect) -> Iterator[Fault]:
     yield from mask_faults(suspect)
     yield from semantic_faults(suspect)
+    yield from cache_faults(suspect)
     yield from head_faults(suspect)
     if suspect.tensors.case.problem.sinks is None:
         yield from _rescaling(suspect)

@@ -11,16 +11,17 @@ import math
 import numpy as np
 
 from pabench.judge.gather import to_float64
+from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
 from pabench.problem.tensors import Tensors
 
 
 def naive_attention(tensors: Tensors) -> tuple[Array, Array]:
-    """Return ``out (rows, num_qo_heads, head_dim)`` and natural-log ``lse (rows, num_qo_heads)``, float64."""
+    """Return ``out (rows, num_qo_heads, head_dim_v)`` and natural-log ``lse (rows, num_qo_heads)``."""
     problem = tensors.case.problem
     group = problem.num_qo_heads // problem.num_kv_heads
     queries = to_float64(tensors.q, problem.storage)
-    out = np.zeros(queries.shape)
+    out = np.zeros((*queries.shape[:2], problem.value_dim))
     lse = np.full(queries.shape[:2], -math.inf)
     for sequence in range(len(tensors.kv_lens)):
         first, last = int(tensors.qo_indptr[sequence]), int(tensors.qo_indptr[sequence + 1])
@@ -48,7 +49,7 @@ def naive_attention(tensors: Tensors) -> tuple[Array, Array]:
                 weights = [math.exp(s - top) for s in logits]
                 total = math.fsum(weights + [math.exp(s - top) for s in extra])
                 lse[row, head] = top + math.log(total)
-                for dim in range(problem.head_dim):
+                for dim in range(problem.value_dim):
                     terms = (w * value[dim] for w, (_, value) in zip(weights, slots, strict=True))
                     out[row, head, dim] = math.fsum(terms) / total
     return out, lse
@@ -56,14 +57,26 @@ def naive_attention(tensors: Tensors) -> tuple[Array, Array]:
 
 def _slot(tensors: Tensors, sequence: int, token: int, kv_head: int) -> tuple[list[float], list[float]]:
     """Key and value of one token and KV head."""
-    problem, pool = tensors.case.problem, tensors.pool
+    problem, numbers = tensors.case.problem, tensors.pool.storage.reshape(-1)
     logical, offset = divmod(token, problem.page_size)
     page = int(tensors.layout.block_table[sequence, logical])
-    inner = (offset, kv_head) if pool.kv_layout == "NHD" else (kv_head, offset)
-    found = []
+    scales, found = (problem.k_scale, problem.k_scale if problem.latent else problem.v_scale), []
     for which in (0, 1):
-        lead = (page, which) if pool.interleaved else (which, page)
-        scales = (problem.k_scale, problem.v_scale)[which] or (1.0,)
-        scale = scales[kv_head % len(scales)]
-        found.append((to_float64(pool.storage[(*lead, *inner)], problem.kv_storage) * scale).tolist())
+        start, size = _element(tensors.case, page, offset, kv_head, which, tensors.layout.num_pages)
+        scale = scales[which] or (1.0,)
+        stored = to_float64(numbers[start : start + size], problem.kv_storage)
+        found.append((stored * scale[kv_head % len(scale)]).tolist())
     return found[0], found[1]
+
+
+def _element(case: Case, page: int, offset: int, kv_head: int, which: int, num_pages: int) -> tuple[int, int]:
+    """Return where a key (``which`` 0) or value begins in the allocation, and how long it is."""
+    problem, heads, size = case.problem, case.problem.num_kv_heads, case.problem.page_size
+    dims = (problem.head_dim, problem.value_dim)
+    pages = [size * heads * dims[i] + case.page_gaps[i] for i in (0, 1)]
+    place = offset * heads + kv_head if case.kv_layout == "NHD" else kv_head * size + offset
+    if problem.latent:
+        return page * pages[0] + place * dims[0], dims[which]
+    if case.interleaved:
+        return page * sum(pages) + which * pages[0] + place * dims[which], dims[which]
+    return which * num_pages * pages[0] + page * pages[which] + place * dims[which], dims[which]

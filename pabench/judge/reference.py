@@ -44,7 +44,7 @@ class Truth:
     """What a right kernel computes, and how far it may be off.
 
     Attributes:
-        out: ``(rows, num_qo_heads, head_dim)`` float64.
+        out: ``(rows, num_qo_heads, head_dim_v)`` float64.
         lse: ``(rows, num_qo_heads)`` float64, natural log, sinks included; -inf for a row that sees no key
             and has no sink.
         out_bound: like ``out``, the largest absolute error; 0 for a row that sees no key.
@@ -97,7 +97,7 @@ class _Block:
 
     Attributes:
         keys: ``(Hk, D, C)``.
-        values: ``(Hk, C, D)``.
+        values: ``(Hk, C, Dv)``.
         raw: scaled dot products, ``(Hk, R, C)``.
         bias: ``(Hk, R, C)``, or None without ALiBi.
         logits: ``(Hk, R, C)``.
@@ -133,7 +133,7 @@ def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
     rounding = rounding_of(profile, problem.storage, problem.kv_storage)
     group, head_dim, kv_heads = problem.group_size, problem.head_dim, problem.num_kv_heads
     rows = tensors.q.shape[0]
-    out = np.zeros((rows, problem.num_qo_heads, head_dim))
+    out = np.zeros((rows, problem.num_qo_heads, problem.value_dim))
     out_bound = np.zeros_like(out)
     lse = np.full((rows, problem.num_qo_heads), -math.inf)
     lse_bounds = np.zeros_like(lse)
@@ -235,14 +235,14 @@ def _blocks(rows: _Rows, tensors: Tensors, sequence: int) -> _Blocks:
 
 
 def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Array, Array, Array, Array]:
-    """Return out ``(Hk, R, D)``, lse ``(Hk, R)`` and their bounds, of the same shapes."""
+    """Return out ``(Hk, R, Dv)``, lse ``(Hk, R)`` and their bounds, of the same shapes."""
     problem, (kv_heads, count, head_dim) = rows.problem, rows.q.shape
     # a sink is a key that stands before all others and whose value is 0
     maximum: Array = np.full((kv_heads, count, 1), -math.inf)
     total = np.zeros_like(maximum)
     if rows.sinks is not None:
         maximum, total = rows.sinks, np.ones_like(maximum)
-    acc = np.zeros_like(rows.q)
+    acc = np.zeros((kv_heads, count, problem.value_dim))
     for block in blocks():
         logits = _masked(block.logits, block.hidden)
         higher = np.maximum(maximum, logits.max(2, keepdims=True))

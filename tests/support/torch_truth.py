@@ -74,7 +74,7 @@ def torch_truth(tensors: Tensors, profile: ComputeProfile) -> Found:
     problem = tensors.case.problem
     c = constants(profile, problem.storage, problem.kv_storage)
     queries = torch.from_numpy(decode(tensors.q, problem.storage))
-    out = torch.zeros_like(queries)
+    out = torch.zeros((*queries.shape[:2], problem.value_dim), dtype=torch.float64)
     lse = torch.full(queries.shape[:2], -math.inf, dtype=torch.float64)
     if problem.sinks is not None:
         lse[:] = torch.tensor(problem.sinks, dtype=torch.float64)

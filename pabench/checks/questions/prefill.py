@@ -21,7 +21,7 @@ from pabench.checks.questions.decode import (
     large_pages,
     shapes,
 )
-from pabench.problem.problem import FEATURES
+from pabench.problem.features import ALL_FEATURES
 from pabench.strategies import (
     ALL_HEAD_DIMS,
     cases,
@@ -43,6 +43,7 @@ KINDS = {
     "non-causal": (("Q2",), "Without a causal mask every row sees all keys, or those from its window on."),
     "window": (("F2",), "Each row has a window of its own."),
     "fp8-kv": (("F5",), "A cache of e4m3 with scales, for several rows a sequence."),
+    "latent-cache": (("S8",), "A latent cache, for several rows a sequence."),
     "features": (
         ("F1", "F2", "F3", "F4", "F5"),
         "Soft cap, bias, sinks and quantised caches for several rows a sequence.",
@@ -58,7 +59,7 @@ def prefill_choices(declared: Range, **changed: Any) -> dict[str, Any]:
 
 
 def _of_kind(kind: str) -> Any:
-    needs = kind if kind in FEATURES else None
+    needs = kind if kind in ALL_FEATURES else None
 
     def draw(declared: Range) -> Any:
         features = declared.features if kind == "features" else ()
@@ -111,7 +112,7 @@ PREFILLS = (
             draw=_of_kind(kind),
             label=kind,
             about=about,
-            needs=kind if kind in FEATURES else None,
+            needs=kind if kind in ALL_FEATURES else None,
         )
         for kind, (clauses, about) in KINDS.items()
     ),

@@ -25,6 +25,7 @@ def _drawing(relation: Relation) -> Callable[[Range], Any]:
             families=FAMILIES,
             placements=PLACEMENTS,
             batch=BATCHES[relation.batches],
+            required=[relation.needs] if relation.needs else [],
             **declared.attention | long | {"features": features},
         )
 
@@ -36,6 +37,8 @@ RELATED = tuple(
         check=Check(id=name, operation=relation.operation, run=relation),
         clauses=relation.clauses,
         draw=_drawing(relation),
+        needs=relation.needs,
+        against=relation.without,
         # a badge is a promise: look longer
         share=0.15 if relation.badge is None else 0.35,
     )

@@ -14,8 +14,9 @@ from pabench.kernels.merge_states import plan_merge
 from pabench.kernels.page_copy import copy_pages
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import DTYPES, E4M3, Array, dtype_by_name
+from pabench.problem.features import ALL_FEATURES
 from pabench.problem.pool import KvPool
-from pabench.problem.problem import FEATURES, Problem
+from pabench.problem.problem import Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import OPTIONAL, AttentionOutput, Capabilities
@@ -49,7 +50,7 @@ class RawKernelBackend:
         devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset({"decode", "speculative", "prefill", "append", "replay", *OPTIONAL}),
         max_head_dim=1024,
-        features=frozenset(FEATURES),
+        features=frozenset(ALL_FEATURES),
     )
     profile = ComputeProfile(
         p_dtype="float32", partial_dtype="float32", accumulation="blocked", tanh_error=TANH_ERROR
