@@ -9,7 +9,7 @@ from pabench.checks.case_files import AnyCase
 from pabench.judge.allocators.history import HistoryCase
 from pabench.problem.case import Case
 from pabench.problem.dtypes import DTYPES
-from pabench.problem.features import ALL_FEATURES
+from pabench.problem.features import all_features
 from pabench.problem.merge import MergeCase
 
 
@@ -69,7 +69,7 @@ TRAITS: dict[str, Callable[[AnyCase], bool]] = {
     "negative-slopes": negative_slopes,
     "own-heads": own_heads,
     "poisoned": poisoned,
-    **{feature: partial(_has, feature) for feature in ALL_FEATURES},
+    **{feature: partial(_has, feature) for feature in all_features()},
     **{dtype: partial(_stored_as, dtype) for dtype in DTYPES},
 }
 """Name to predicate."""

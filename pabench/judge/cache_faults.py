@@ -43,7 +43,7 @@ def _only(keys: Array, kept: slice) -> Array:
 def _pages_as_slots(suspect: Suspect) -> Iterator[Fault]:
     """Entry t of the table taken as the slot of token t, as for pages of one token."""
     problem, view = suspect.tensors.case.problem, suspect.tensors.pool.k
-    if problem.page_size == 1:
+    if problem.page_size == 1 or suspect.keys_seen is not None:
         return
     row = suspect.tensors.layout.block_table[suspect.sequence].astype(np.int64)
     slots = row[np.minimum(np.arange(suspect.start, suspect.seen), row.size - 1)]

@@ -13,6 +13,7 @@ import numpy as np
 from pabench.judge.gather import to_float64
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
+from pabench.problem.masks import MASKS, Rows
 from pabench.problem.tensors import Tensors
 
 
@@ -28,13 +29,11 @@ def naive_attention(tensors: Tensors) -> tuple[Array, Array]:
         kv_len = int(tensors.kv_lens[sequence])
         for row in range(first, last):
             position = kv_len - (last - row)
-            end = position + 1 if problem.causal else kv_len
-            start = 0 if problem.window is None else max(0, position + 1 - problem.window)
+            seen = [token for token in range(kv_len) if _sees(tensors.case, sequence, position, token)]
             for head in range(problem.num_qo_heads):
-                tokens = range(start, end)
-                slots = [_slot(tensors, sequence, token, head // group) for token in tokens]
+                slots = [_slot(tensors, sequence, token, head // group) for token in seen]
                 logits = []
-                for token, (key, _) in zip(tokens, slots, strict=True):
+                for token, (key, _) in zip(seen, slots, strict=True):
                     pairs = zip(queries[row, head].tolist(), key, strict=True)
                     logit = problem.scale * math.fsum(x * y for x, y in pairs)
                     if problem.soft_cap is not None:
@@ -53,6 +52,25 @@ def naive_attention(tensors: Tensors) -> tuple[Array, Array]:
                     terms = (w * value[dim] for w, (_, value) in zip(weights, slots, strict=True))
                     out[row, head, dim] = math.fsum(terms) / total
     return out, lse
+
+
+def _sees(case: Case, sequence: int, position: int, token: int) -> bool:
+    """Whether the row at ``position`` sees ``token``: what may show more goes before the window."""
+    problem, batch = case.problem, case.batch
+    rows = Rows(
+        sequence=sequence,
+        q_len=batch.query_lens[sequence],
+        kv_len=batch.kv_lens[sequence],
+        page_size=problem.page_size,
+    )
+    seen = token <= position or not problem.causal
+    for widens in (True, False):
+        for name, value in case.masks:
+            if MASKS[name].widens == widens:
+                seen = bool(MASKS[name].admits(seen, position, token, rows, value))
+        if widens and problem.window is not None:
+            seen = seen and token > position - problem.window
+    return seen
 
 
 def _slot(tensors: Tensors, sequence: int, token: int, kv_head: int) -> tuple[list[float], list[float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from pabench.kernels.instance import (
     shaped_instances,
     vector_width,
 )
+from pabench.kernels.mask_bits import MaskBits
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
@@ -65,7 +66,7 @@ def instances() -> Iterator[KernelInstance]:
             KernelEntry(name=MERGE, threads=THREADS),
         )
         for words, more in VARIANTS.items():
-            more = {"PAB_HEAD_DIM_V": head_dim, **more}
+            more = {"PAB_HEAD_DIM_V": head_dim, "PAB_MASK": 0, **more}
             yield KernelInstance(file=FILE, label=label + words, defines=defines | more, entries=entries)
 
 
@@ -79,6 +80,7 @@ def plan_decode(
     kv_lens: Any,
     num_splits: int,
     qo_indptr: Any | None = None,
+    mask: MaskBits | None = None,
 ) -> DecodePlan:
     """Return the launches for one call.
 
@@ -91,18 +93,22 @@ def plan_decode(
         kv_lens: ``(num_seqs,) int32`` on the device.
         num_splits: warps that share the keys of one query row and head, at least 1.
         qo_indptr: ``(num_seqs + 1,) int32`` on the device; None when each sequence has one query token.
+        mask: the keys of each row; None when causal flag and window of ``problem`` say it.
     """
     num_seqs, max_pages = block_table.shape
     num_tokens, heads, head_dim = q.shape
     rows = num_tokens * heads
+    if mask is not None:
+        problem = replace(problem, causal=False, window=None)
     variant = variant_of(problem)
-    if variant == PLAIN and qo_indptr is not None:
+    if variant == PLAIN and (qo_indptr is not None or mask is not None):
         variant = FEATURED
     more: tuple[Any, ...] = ()
     if variant != PLAIN:
         if qo_indptr is None:
             qo_indptr = device.to_device(np.arange(num_seqs + 1, dtype=np.int32))
         more = (qo_indptr, np.int32(num_seqs), np.int32(problem.causal), *feature_arguments(device, problem))
+        more += () if mask is None else mask.arguments
     # one width for all, so that a load of keys meets as many numbers of the query
     apart = math.gcd(head_dim, problem.value_dim, *pool.strides("k"), *pool.strides("v"))
     width = min(
@@ -113,6 +119,7 @@ def plan_decode(
         FILE,
         **shape_defines(head_dim, problem.storage, width),
         PAB_HEAD_DIM_V=problem.value_dim,
+        PAB_MASK=int(mask is not None),
         **VARIANTS[variant],
     )
     single = np.dtype(np.float32)

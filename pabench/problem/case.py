@@ -12,12 +12,13 @@ from pabench.problem.checks import lengths_tuple, one_of, whole_number
 from pabench.problem.families import FAMILIES
 from pabench.problem.forks import Fork, checked_forks
 from pabench.problem.identity import content_id
+from pabench.problem.masks import Given, plain, read_masks
 from pabench.problem.placement import PLACEMENT_NOTES, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS, NO_GAPS
 from pabench.problem.problem import OPTIONAL_FIELDS, Problem
 
 CASE_SCHEMA = 1
-RARE = frozenset({"shared_prefix", "inputs", "page_gaps"})
+RARE = frozenset({"shared_prefix", "inputs", "page_gaps", "masks"})
 """Fields that JSON leaves out where a case makes no use of them."""
 POISONS = ("zero", "nan", "inf", "huge")
 
@@ -39,6 +40,7 @@ class Case:
         inputs: of the family ``captured`` the id of the capture that queries, keys and values are drawn from;
             None of any other.
         page_gaps: unused elements behind each page of K, and of V, as in a pool of several layers.
+        masks: name and value of each mask beyond the causal flag and the window, see ``masks``.
     """
 
     problem: Problem
@@ -54,6 +56,7 @@ class Case:
     shared_prefix: tuple[Fork, ...] = ()
     inputs: str | None = None
     page_gaps: tuple[int, int] = NO_GAPS
+    masks: Given = ()
 
     def __post_init__(self) -> None:
         one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
@@ -72,6 +75,7 @@ class Case:
         object.__setattr__(self, "seed", whole_number("seed", self.seed, low=0, high=2**64 - 1))
         forks = checked_forks(self.shared_prefix, self.batch.kv_lens, self.problem.page_size)
         object.__setattr__(self, "shared_prefix", forks)
+        object.__setattr__(self, "masks", read_masks(self.masks, self.problem, self.batch))
         self._check_pool()
 
     def _check_pool(self) -> None:
@@ -93,7 +97,8 @@ class Case:
     @property
     def features(self) -> frozenset[str]:
         """What a backend must have for this case; ``non-causal`` shows with several query rows only."""
-        asked = self.problem.features | ({"page-gaps"} if any(self.page_gaps) else set())
+        gaps = {"page-gaps"} if any(self.page_gaps) else set()
+        asked = self.problem.features | gaps | {name for name, _ in self.masks}
         return asked - {"non-causal"} if self.batch.is_decode else asked
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,6 +126,8 @@ class Case:
             found["inputs"] = self.inputs
         if any(self.page_gaps):
             found["page_gaps"] = list(self.page_gaps)
+        if self.masks:
+            found["masks"] = {name: plain(value) for name, value in self.masks}
         return found
 
 

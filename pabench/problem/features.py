@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pabench.problem.masks import MASKS
 from pabench.problem.problem import CACHE_FEATURES, FEATURES
 
-ALL_FEATURES = (*FEATURES, *CACHE_FEATURES)
+
+def all_features() -> tuple[str, ...]:
+    """Return them; masks come last, in the order of their table."""
+    return (*FEATURES, *CACHE_FEATURES, *MASKS)

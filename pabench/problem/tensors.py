@@ -20,7 +20,7 @@ from pabench.problem.placement import HIGH_PAGE_BASE, VAST, place_pages
 from pabench.problem.pool import KvPool, pool_parts, pool_shape
 from pabench.problem.problem import Problem
 from pabench.problem.vast import WRAPS, reserved_zeros, wrap_pages
-from pabench.problem.visibility import first_visible_key, visible_range
+from pabench.problem.visibility import unseen_tokens, visible_range
 
 FAMILY_LARGEST, FAMILY_SMALLEST = 65504.0, 2.0**-14
 SIGNS = np.array([-1.0, 1.0])
@@ -104,20 +104,19 @@ def lay_out(case: Case, sequences: Sequence[SequenceRows]) -> Tensors:
     )
     pool = _poisoned_pool(case, layout)
     places = [layout.pages(sequence, kv_len) for sequence, kv_len in enumerate(batch.kv_lens)]
-    firsts = [
-        first_visible_key(problem, *lengths) for lengths in zip(batch.query_lens, batch.kv_lens, strict=True)
-    ]
-    for pages, first, rows in zip(places, firsts, sequences, strict=True):
+    unseen = [np.flatnonzero(unseen_tokens(case, sequence)) for sequence in range(batch.num_seqs)]
+    for pages, dead, rows in zip(places, unseen, sequences, strict=True):
         write_tokens(pool, pages, rows.keys, rows.values)
-        # tokens that slid out of every row's window stay as they are, unless something worse is asked for
-        if first and case.poison != "zero":
+        # tokens that no row sees stay as they are, unless something worse is asked for
+        if dead.size and case.poison != "zero":
             poison = poison_value(case.poison, problem.kv_storage)
-            dead = [np.full_like(numbers[:first], poison) for numbers in (rows.keys, rows.values)]
-            write_tokens(pool, pages, *dead)
+            worse = [np.full_like(numbers[dead], poison) for numbers in (rows.keys, rows.values)]
+            write_tokens(pool, pages, *worse, tokens=dead)
     if case.shared_prefix:
-        # what one sequence does not see any more another may
-        for pages, first, rows in zip(places, firsts, sequences, strict=True):
-            write_tokens(pool, pages, rows.keys[first:], rows.values[first:], start=first)
+        # what one sequence does not see another may
+        for pages, dead, rows in zip(places, unseen, sequences, strict=True):
+            kept = np.delete(np.arange(len(rows.keys)), dead)
+            write_tokens(pool, pages, rows.keys[kept], rows.values[kept], tokens=kept)
     return Tensors(
         case=case,
         q=np.concatenate([rows.queries for rows in sequences]),
@@ -149,9 +148,11 @@ def _generator(case: Case, *, stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(case.seed, spawn_key=(stream,)))
 
 
-def write_tokens(pool: KvPool, pages: Array, keys: Array, values: Array, *, start: int = 0) -> None:
-    """Write ``keys`` and ``values (n, num_kv_heads, head_dim)`` to slots ``start``.. of ``pages``."""
-    tokens = np.arange(start, start + keys.shape[0])
+def write_tokens(
+    pool: KvPool, pages: Array, keys: Array, values: Array, *, tokens: Array | None = None
+) -> None:
+    """Write ``keys`` and ``values (n, num_kv_heads, head_dim)`` to ``tokens`` of ``pages``, or to 0..n-1."""
+    tokens = np.arange(keys.shape[0]) if tokens is None else tokens
     page_size = pool.k.shape[1 if pool.kv_layout == "NHD" else 2]
     page, offset = pages[tokens // page_size], tokens % page_size
     latent = pool.parts is not None and pool.parts.latent

@@ -14,11 +14,13 @@ from pabench.problem.captured import CAPTURED, Capture
 from pabench.problem.case import POISONS, Case
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.families import FAMILIES
+from pabench.problem.masks import MASKS
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS, VAST
 from pabench.problem.pool import KV_LAYOUTS, NO_GAPS
 from pabench.problem.problem import MAX_HEAD_DIM, Problem
 from pabench.strategies.caches import CACHE_PROBLEMS, page_gaps
 from pabench.strategies.lengths import batches, forks
+from pabench.strategies.masks import mask_values, with_fields
 from pabench.strategies.shapes import HEAD_DIMS, PAGE_SIZES, among, feature_fields, problems, whole
 
 HIGH_POOL_BYTES = 2**26
@@ -87,6 +89,8 @@ def cases(
         problem = draw(CACHE_PROBLEMS[feature](problem, max_head_dim))
     if features or asked:
         problem = replace(problem, **draw(feature_fields(problem, features, asked, windows)))
+    masked = sorted(asked & MASKS.keys())
+    problem = with_fields(problem, masked)
     if batch is None:
         drawn = draw(batches(problem.page_size, max_seqs=max_seqs, max_len=max_len, min_len=min_len))
     else:
@@ -105,6 +109,7 @@ def cases(
         tail=draw(among(*tails)),
         spare_pages=draw(whole(0, 4)),
         seed=draw(whole(0, 2**16)),
+        masks=tuple((name, draw(mask_values(MASKS[name], problem, drawn))) for name in masked),
         shared_prefix=draw(forks(drawn.kv_lens, problem.page_size)) if sharing else (),
     )
     if not supported(case):

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pabench.problem.dtypes import DTYPES, E4M3
-from pabench.problem.problem import CACHE_FEATURES, Problem
+from pabench.problem.problem import FEATURES, Problem
 
 HEAD_DIMS = (16, 80, 128)
 """A small one, one that is no power of two, and the usual one; each is one more compiled kernel."""
@@ -130,9 +130,9 @@ def feature_fields(
     one key, or more than there are, unless ``windows`` says which there may be; sinks and slopes are drawn
     for each query head, far beyond the logits and of no weight among them.
     """
-    # how a cache lies is drawn with the problem itself
-    asked = set(required) - set(CACHE_FEATURES)
-    others = sorted(set(features) - asked - set(CACHE_FEATURES))
+    # how a cache lies is drawn with the problem itself, and masks with the batch
+    asked = set(required) & set(FEATURES)
+    others = sorted(set(features) & set(FEATURES) - asked)
     mixed = draw(EITHER) if others else False
     if mixed:
         asked |= draw(_features(tuple(others)))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from pabench.errors import InvalidCase
 from pabench.problem import Batch, Case, Problem, build_tensors, case_from_dict
-from pabench.problem.features import ALL_FEATURES
+from pabench.problem.features import all_features
 from pabench.problem.prefix import private_copies
 from pabench.problem.problem import CACHE_FEATURES
 from pabench.problem.tensors import sequences_of
@@ -88,7 +88,7 @@ def test_caches_leave_old_cases_their_ids_and_have_one_spelling() -> None:
 )
 def test_caches_are_read_back_from_json_property(drawn: Case) -> None:
     assert case_from_dict(json.loads(json.dumps(drawn.to_dict()))) == drawn
-    assert drawn.features <= set(ALL_FEATURES)
+    assert drawn.features <= set(all_features())
 
 
 def test_caches_features_are_those_asked_for() -> None:

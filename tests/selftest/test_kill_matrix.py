@@ -20,7 +20,7 @@ from pabench.checks.suite import BY_ID as QUESTIONS
 from pabench.cli.main import run
 from pabench.judge import verdict
 from pabench.judge.reference import Truth, truth
-from pabench.problem.features import ALL_FEATURES
+from pabench.problem.features import all_features
 from pabench.resources import resource_dir
 from pabench.selftest.mutants import Mutant, load_mutants
 from pabench.strategies import cases
@@ -54,7 +54,7 @@ def test_kill_matrix_names_questions_of_the_suite() -> None:
 
 
 def features_of(mutant: Mutant) -> tuple[str, ...]:
-    named = tuple(name for name in ALL_FEATURES if f"[{name}]" in mutant.killed_by)
+    named = tuple(name for name in all_features() if f"[{name}]" in mutant.killed_by)
     return FEATURES_OF.get(mutant.id, named)
 
 

@@ -14,7 +14,7 @@ from pabench.checks.questions.append import APPEND_REJECT
 from pabench.checks.reject_checks import check_reject
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
-from pabench.problem.features import ALL_FEATURES
+from pabench.problem.features import all_features
 from pabench.problem.problem import Problem
 from pabench.strategies import batches, cases, ending_full, prefill_batches
 from pabench.strategies.drawn import Range
@@ -91,6 +91,6 @@ CONTRACT = (
         clauses=("C2",),
         draw=_crowded,
         share=0.02,
-        against=frozenset(ALL_FEATURES),
+        against=frozenset(all_features()),
     ),
 )

@@ -12,7 +12,7 @@ from pabench.checks import attention_checks as attention
 from pabench.checks.question import Check, Question
 from pabench.device.base import device_kind
 from pabench.problem.families import FAMILIES
-from pabench.problem.features import ALL_FEATURES
+from pabench.problem.features import all_features
 from pabench.strategies import (
     LARGE_PAGE_SIZES,
     OTHER_HEAD_DIMS,
@@ -207,7 +207,7 @@ ORACLE = (
         label="captured",
         about="Queries, keys and values that a model made: outliers and sinks that random data lacks.",
         share=0.5,
-        against=frozenset(ALL_FEATURES),
+        against=frozenset(all_features()),
         unasked=_not_captured,
     ),
     Question(

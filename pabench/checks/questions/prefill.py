@@ -21,7 +21,7 @@ from pabench.checks.questions.decode import (
     large_pages,
     shapes,
 )
-from pabench.problem.features import ALL_FEATURES
+from pabench.problem.features import all_features
 from pabench.strategies import (
     ALL_HEAD_DIMS,
     cases,
@@ -59,7 +59,7 @@ def prefill_choices(declared: Range, **changed: Any) -> dict[str, Any]:
 
 
 def _of_kind(kind: str) -> Any:
-    needs = kind if kind in ALL_FEATURES else None
+    needs = kind if kind in all_features() else None
 
     def draw(declared: Range) -> Any:
         features = declared.features if kind == "features" else ()
@@ -112,7 +112,7 @@ PREFILLS = (
             draw=_of_kind(kind),
             label=kind,
             about=about,
-            needs=kind if kind in ALL_FEATURES else None,
+            needs=kind if kind in all_features() else None,
         )
         for kind, (clauses, about) in KINDS.items()
     ),

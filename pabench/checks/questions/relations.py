@@ -7,6 +7,7 @@ from typing import Any
 
 from pabench.checks.question import Check, Question
 from pabench.checks.relation_checks import RELATIONS, Relation
+from pabench.problem.masks import MASKS
 from pabench.strategies import batches, cases, long_batches, prefill_batches
 from pabench.strategies.drawn import Range
 
@@ -38,7 +39,7 @@ RELATED = tuple(
         clauses=relation.clauses,
         draw=_drawing(relation),
         needs=relation.needs,
-        against=relation.without,
+        against=relation.without.union(MASKS),
         # a badge is a promise: look longer
         share=0.15 if relation.badge is None else 0.35,
     )

@@ -14,7 +14,7 @@ from pabench.device.base import Device
 from pabench.errors import InvalidCase, UnknownName, Unsupported
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
-from pabench.problem.features import ALL_FEATURES
+from pabench.problem.features import all_features
 from pabench.problem.placement import VAST
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
@@ -46,7 +46,7 @@ class Capabilities:
         interleaved: whether it takes strided views of K and V in one pool.
         lse: whether it returns the log-sum-exp.
         max_head_dim: largest head dimension.
-        features: subset of ``pabench.problem.features.ALL_FEATURES``: what it can beyond plain attention.
+        features: subset of ``pabench.problem.features.all_features()``: what it can beyond plain attention.
         requires: features that every case must have; empty for a backend that computes plain attention too.
         vast_pools: whether it reads the cache where it lies, and only what it needs of it, so that it can be
             given one larger than memory; one that converts or copies the cache must not say so.
@@ -72,8 +72,8 @@ class Capabilities:
 
     def __post_init__(self) -> None:
         for name in self.features:
-            if name not in ALL_FEATURES:
-                raise UnknownName("feature", str(name), ALL_FEATURES)
+            if name not in all_features():
+                raise UnknownName("feature", str(name), all_features())
         for name in self.requires - self.features:
             raise InvalidCase("requires", name, "must be among the features that the backend declares")
 
@@ -95,7 +95,7 @@ class Capabilities:
             return f"head_dim {problem.head_dim} is above {self.max_head_dim}"
         if case.placement == VAST and not self.vast_pools:
             return "no pools larger than memory"
-        missing = [name for name in ALL_FEATURES if name in case.features - self.features]
+        missing = [name for name in all_features() if name in case.features - self.features]
         if missing:
             return f"no {', no '.join(missing)}"
         if lacking := sorted(self.requires - case.features):
