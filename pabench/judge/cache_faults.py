@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -19,10 +17,6 @@ def cache_faults(suspect: Suspect) -> Iterator[Fault]:
     if not problem.latent:
         return
     count, rest = problem.value_dim, problem.head_dim - problem.value_dim
-    usual = 1.0 / math.sqrt(problem.head_dim)
-    if not math.isclose(usual, problem.scale):
-        words = f"a softmax scale of 1/sqrt({problem.head_dim}) in place of {problem.scale:.6g}"
-        yield suspect.weighted(words, keys, suspect.values, problem=replace(problem, sm_scale=usual))
     values_only = _only(keys, slice(0, count))
     if rest:
         words = f"logits of the first {count} numbers of a key alone, without the {rest} behind its value"

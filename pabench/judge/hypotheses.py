@@ -51,7 +51,7 @@ def explain(suspect: Suspect) -> Explanation:
         text = f"{LSE_ALONE} {one_of_them(causes)}" if causes else None
         return Explanation(text=text, causes=causes)
     zero = not suspect.got_out.any()
-    if zero and suspect.got_lse == -math.inf:
+    if zero and suspect.got_lse == -math.inf and suspect.keys_seen is None:
         return Explanation(text="the output is 0 in all dims and the lse -inf, as for a row that sees no key")
     out_alone = partial(suspect.fits, with_lse=False)
     for causes, what in zip(

@@ -131,30 +131,30 @@ FAULTS = {
     "scale": (
         "np.float32(sm_scale)",
         "np.float32(q.shape[-1] ** -0.5)",
-        "matches a softmax scale of 1/sqrt(72) in place of 0.3",
+        "the default softmax scale in place of its own",
     ),
     "values": (
         "keys[:, :head_dim_v] / total",
         "keys[:, -head_dim_v:] / total",
-        "matches values from the last 64 numbers of a key in place of the first",
+        "values from the last 64 numbers of a key in place of the first",
     ),
     "no rope": (
         "q[i].astype(np.float32) @ keys.T",
         "q[i, :, :head_dim_v].astype(np.float32) @ keys[:, :head_dim_v].T",
-        "matches logits of the first 64 numbers of a key alone, without the 8 behind its value",
+        "logits of the first 64 numbers of a key alone, without the 8 behind its value",
     ),
     "rope alone": (
         "q[i].astype(np.float32) @ keys.T",
         "q[i, :, head_dim_v:].astype(np.float32) @ keys[:, head_dim_v:].T",
-        "matches logits of the last 8 numbers of a key alone, without its value",
+        "logits of the last 8 numbers of a key alone, without its value",
     ),
     "pages as slots": (
         "cache[pages].reshape(-1, cache.shape[-1])[:n]",
         "np.nan_to_num(cache).reshape(-1, cache.shape[-1])"
         "[block_table[i, np.minimum(np.arange(n), block_table.shape[1] - 1)] % (len(cache) * page_size)]",
-        "matches entries of the block table taken as slots, as for pages of one token",
+        "entries of the block table taken as slots, as for pages of one token",
     ),
-    "base 2": ("np.log(total)", "np.log2(total)", "matches a natural maximum plus a base-2 log"),
+    "base 2": ("np.log(total)", "np.log2(total)", "a natural maximum plus a base-2 log"),
 }
 
 

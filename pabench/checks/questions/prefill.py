@@ -22,6 +22,7 @@ from pabench.checks.questions.decode import (
     shapes,
 )
 from pabench.problem.features import all_features
+from pabench.problem.problem import FEATURES
 from pabench.strategies import (
     ALL_HEAD_DIMS,
     cases,
@@ -62,7 +63,8 @@ def _of_kind(kind: str) -> Any:
     needs = kind if kind in all_features() else None
 
     def draw(declared: Range) -> Any:
-        features = declared.features if kind == "features" else ()
+        # caches and masks have questions of their own
+        features = [name for name in declared.features if name in FEATURES] if kind == "features" else ()
         choices = prefill_choices(declared, features=features)
         if kind == "window":  # whole tiles of a kernel lie within a window, and before it
             choices["batch"] = lambda page_size: prefill_batches(page_size) | long_prefill_batches(page_size)
