@@ -7,14 +7,17 @@
 //                         16 bytes (value row and weight)
 //   paged_decode_merge    grid  ceil(num_query_rows * num_qo_heads / PAB_WARPS), block as above, no shared memory
 //
-// Layout   q, out (num_query_rows, num_qo_heads, head_dim); lse (num_query_rows, num_qo_heads) float, natural log;
-//          k, v any layout with contiguous head_dim, given by three element strides (page, token, head);
+// Layout   q (num_query_rows, num_qo_heads, head_dim), out likewise with head_dim_v; lse (num_query_rows,
+//          num_qo_heads) float, natural log; k, v any layout with contiguous head_dim, each given by its own three
+//          element strides (page, token, head).  A latent cache is v = k: values are the beginnings of the keys;
 //          block_table (num_seqs, max_pages), kv_lens (num_seqs); partial_* (row, split) with row = query * Hq + head.
-// Compile  PAB_HEAD_DIM any; PAB_DTYPE see pab/storage.cuh; PAB_VEC elements of one load (divides head_dim);
-//          PAB_WARPS warps of a block; PAB_FEATURES and PAB_E4M3 0 or 1, see pab/features.cuh and pab/storage.cuh.
-// Floor    each live K and V element once: 2 * sum(kv_lens) * num_kv_heads * head_dim * itemsize bytes.  This
-//          kernel reads them once per query head (the group's heads are separate warps), so a group of G asks
-//          L2 for G times the floor: it is the specification, not the fast one.
+// Compile  PAB_HEAD_DIM, PAB_HEAD_DIM_V any; PAB_DTYPE see pab/storage.cuh; PAB_VEC elements of one load (divides
+//          both); PAB_WARPS warps of a block; PAB_FEATURES and PAB_E4M3 0 or 1, see pab/features.cuh and
+//          pab/storage.cuh; PAB_MASK 1 (with PAB_FEATURES): the keys of a query row are the set bits of its
+//          mask_words words of mask, row_keys of them, and causal and window are 0.
+// Floor    each live K and V element once: sum(kv_lens) * num_kv_heads * (head_dim + head_dim_v) * itemsize bytes;
+//          of a latent cache its keys alone.  This kernel reads them once per query head (the group's heads are
+//          separate warps), so a group of G asks L2 for G times the floor: it is the specification, not the fast one.
 //
 // A warp takes 32 tokens at a time.  For the scores a lane owns a token and walks its key row; for the output a
 // lane owns elements of the head and walks the 32 value rows, so that both passes need no reduction but the
@@ -25,21 +28,42 @@
 namespace pab {
 
 constexpr int kHeadDim = PAB_HEAD_DIM;
+constexpr int kValueDim = PAB_HEAD_DIM_V;
 constexpr int kVec = PAB_VEC;
 constexpr int kWarps = PAB_WARPS;
 constexpr int kTile = 32;
 constexpr int kQueryVec = kVec < 4 ? kVec : 4;  // floats of one read of the query
-static_assert(kHeadDim % kVec == 0, "a load must not cross the end of a row");
+static_assert(kHeadDim % kVec == 0 && kValueDim % kVec == 0, "a load must not cross the end of a row");
 
 // Elements of one value load: as wide as allowed while every lane has work.
 PAB_FN constexpr int value_vec() {
   int vec = kVec;
-  while (vec > 1 && kHeadDim / vec < 32) vec /= 2;
+  while (vec > 1 && kValueDim / vec < 32) vec /= 2;
   return vec;
 }
 constexpr int kValueVec = value_vec();
-constexpr int kValuePacks = kHeadDim / kValueVec;
+constexpr int kValuePacks = kValueDim / kValueVec;
 constexpr int kPacksPerLane = (kValuePacks + 31) / 32;
+
+#if PAB_MASK
+#define PAB_MASK_PARAMETERS , const pab::u32 *mask, pab::i32 mask_words, const pab::i32 *row_keys
+#define PAB_GIVEN_MASK(query) \
+  pab::MaskRow { mask + (query) * mask_words, row_keys[query] }
+// Keys that a query row sees, a bit each, and how many.
+struct MaskRow {
+  const u32* words;
+  int count;
+};
+PAB_FN bool sees(const MaskRow& row, int token) { return (row.words[token / 32] >> (token % 32) & 1) != 0; }
+PAB_FN bool sees_nothing(const MaskRow& row, const RowKeys&) { return row.count == 0; }
+#else
+#define PAB_MASK_PARAMETERS
+#define PAB_GIVEN_MASK(query) \
+  pab::MaskRow {}
+struct MaskRow {};
+PAB_FN bool sees(const MaskRow&, int) { return true; }
+PAB_FN bool sees_nothing(const MaskRow&, const RowKeys& keys) { return keys.first == keys.end; }
+#endif
 
 constexpr float kLn2 = 0.693147180559945309f;
 
@@ -47,7 +71,7 @@ constexpr float kLn2 = 0.693147180559945309f;
 struct alignas(16) Token {
   i64 row;  // of its value, in elements
   float weight;
-  u32 unused;
+  u32 live;
 };
 struct alignas(16) WarpMemory {
   float query[kHeadDim];
@@ -101,7 +125,8 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     const pab::i32* kv_lens, pab::Stored* out, float* lse, float* partial_out, float* partial_max,
     float* partial_sum, pab::i32 num_rows, pab::i32 num_qo_heads, pab::i32 group_size, pab::i32 page_size,
     pab::i32 max_pages, pab::i32 num_splits, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
-    float scale_log2 PAB_ROW_PARAMETERS PAB_FEATURE_PARAMETERS) {
+    pab::i64 value_page_stride, pab::i64 value_token_stride, pab::i64 value_head_stride,
+    float scale_log2 PAB_ROW_PARAMETERS PAB_FEATURE_PARAMETERS PAB_MASK_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   const u32 warp = threadIdx.x / kWarpSize, lane = lane_id();
@@ -111,6 +136,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   const int split = static_cast<int>(item % num_splits);
   const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
   const RowKeys keys = keys_of_row(features, PAB_GIVEN_ROWS, row / num_qo_heads, kv_lens);
+  const MaskRow mask_row = PAB_GIVEN_MASK(row / num_qo_heads);
   const int head = static_cast<int>(row % num_qo_heads);
   const int kv_head = head / group_size;
   WarpMemory& memory = reinterpret_cast<WarpMemory*>(shared)[warp];
@@ -137,9 +163,11 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     // a lane past the end looks at the last page's row but never at its contents
     PAB_REGION("score");
     const int token = static_cast<int>(tile) + static_cast<int>(lane);
-    const bool live = token < end;
+    const bool live = token < end && sees(mask_row, token);
     const i64 page = pages[(live ? token : end - 1) / page_size];
-    const i64 slot = page * page_stride + (token % page_size) * token_stride + kv_head * head_stride;
+    const int offset = token % page_size;
+    const i64 slot = page * page_stride + offset * token_stride + kv_head * head_stride;
+    const i64 value_row = page * value_page_stride + offset * value_token_stride + kv_head * value_head_stride;
     const float product = live ? score(memory.query, k + slot, key_scale_log2) : 0.0f;
     const float logit = live ? shaped_logit(features, slope, product, token - keys.position) : minus_infinity();
 
@@ -149,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     const float weight = live ? ex2(logit - base) : 0.0f;
     running_max = new_max;
     running_sum = running_sum * rescale + weight;
-    store_wide(&memory.tokens[lane], Token{slot, weight, 0});
+    store_wide(&memory.tokens[lane], Token{value_row, weight, live ? 1u : 0u});
     warp_sync(kFullMask);
 
     PAB_REGION("output");
@@ -157,14 +185,14 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
 #pragma unroll
     for (int p = 0; p < kPacksPerLane; ++p) {
       const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
-      if (element >= kHeadDim) break;
+      if (element >= kValueDim) break;
       float tile_sum[kValueVec] = {};
 #pragma unroll 8
       for (int t = 0; t < kTile; ++t) {
         // a weight of zero does not silence a NaN: dead rows are not read
         const Token token = load_wide(&memory.tokens[t]);
         const Pack<Cached, kValueVec> value =
-            t < count ? load_pack<kValueVec>(v + token.row + element) : Pack<Cached, kValueVec>{};
+            t < count && token.live ? load_pack<kValueVec>(v + token.row + element) : Pack<Cached, kValueVec>{};
 #pragma unroll
         for (int i = 0; i < kValueVec; ++i) tile_sum[i] = fmadd(token.weight, to_float(value.at[i]), tile_sum[i]);
       }
@@ -183,21 +211,21 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     }
     for (int p = 0; p < kPacksPerLane; ++p) {
       const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
-      for (int i = 0; i < kValueVec && element < kHeadDim; ++i) {
-        partial_out[item * kHeadDim + element + i] = acc[p][i];
+      for (int i = 0; i < kValueVec && element < kValueDim; ++i) {
+        partial_out[item * kValueDim + element + i] = acc[p][i];
       }
     }
     return;
   }
   // no key: output 0, LSE -inf; a NaN among the logits, or nothing but -inf, comes out as NaN
-  const float inverse = seen == 0 ? 0.0f : value_scale(features, head) / running_sum;
+  const float inverse = sees_nothing(mask_row, keys) ? 0.0f : value_scale(features, head) / running_sum;
   if (lane == 0) lse[row] = (running_max + lg2(running_sum)) * kLn2;
   for (int p = 0; p < kPacksPerLane; ++p) {
     const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
-    if (element >= kHeadDim) break;
+    if (element >= kValueDim) break;
     Pack<Stored, kValueVec> result;
     for (int i = 0; i < kValueVec; ++i) result.at[i] = from_float(acc[p][i] * inverse);
-    store_pack(out + row * kHeadDim + element, result);
+    store_pack(out + row * kValueDim + element, result);
   }
 }
 
@@ -206,7 +234,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
     const float* partial_out, const float* partial_max, const float* partial_sum, const pab::i32* kv_lens,
     pab::Stored* out, float* lse, pab::i32 num_rows, pab::i32 num_qo_heads,
-    pab::i32 num_splits PAB_ROW_PARAMETERS PAB_FEATURE_PARAMETERS) {
+    pab::i32 num_splits PAB_ROW_PARAMETERS PAB_FEATURE_PARAMETERS PAB_MASK_PARAMETERS) {
   using namespace pab;
   const u32 warp = threadIdx.x / kWarpSize, lane = lane_id();
   const i64 row = static_cast<i64>(blockIdx.x) * kWarps + warp;
@@ -221,15 +249,16 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
   const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
   const RowKeys keys = keys_of_row(features, PAB_GIVEN_ROWS, row / num_qo_heads, kv_lens);
   const float scale = value_scale(features, static_cast<int>(row % num_qo_heads));
-  const float inverse = keys.first == keys.end ? 0.0f : scale / sum;
+  const bool nothing = sees_nothing(PAB_GIVEN_MASK(row / num_qo_heads), keys);
+  const float inverse = nothing ? 0.0f : scale / sum;
   if (lane == 0) lse[row] = (max + lg2(sum)) * kLn2;
-  for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) {
+  for (int d = static_cast<int>(lane); d < kValueDim; d += 32) {
     float total = 0.0f;
     for (int s = 0; s < num_splits; ++s) {
       if (partial_sum[first + s] != 0.0f) {
-        total += partial_out[(first + s) * kHeadDim + d] * ex2(partial_max[first + s] - max);
+        total += partial_out[(first + s) * kValueDim + d] * ex2(partial_max[first + s] - max);
       }
     }
-    out[row * kHeadDim + d] = from_float(total * inverse);
+    out[row * kValueDim + d] = from_float(total * inverse);
   }
 }

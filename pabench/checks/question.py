@@ -87,6 +87,7 @@ class Question:
         about: what this use asks, where the check's own sentence says too little.
         share: part of the profile's cases to draw.
         needs: feature without which a backend is not asked.
+        against: features for which it does not hold; a backend that offers nothing without them is not asked.
         operation: what the backend must offer, where these cases ask for more than the check does.
         unasked: why nothing is drawn for such a backend; None where something is.
         shrinks: whether a failing case is made smaller; not where none is small and each step costs a second.
@@ -99,6 +100,7 @@ class Question:
     about: str | None = None
     share: float = 1.0
     needs: str | None = None
+    against: frozenset[str] = frozenset()
     operation: str | None = None
     unasked: Callable[[Range], str | None] = lambda declared: None
     shrinks: bool = True
@@ -125,6 +127,8 @@ class Question:
         operation = self.operation or self.check.operation
         if not declared.offers(operation):
             return f"{declared.subject} offers no {operation}"
+        if against := sorted(self.against.intersection(declared.always)):
+            return f"{declared.subject} offers {', '.join(against)} alone, for which this does not hold"
         if self.needs is not None and self.needs not in declared.features:
             return f"{declared.subject} offers no {self.needs}"
         return None

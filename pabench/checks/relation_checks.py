@@ -23,6 +23,8 @@ from pabench.problem.tensors import build_tensors
 from pabench.subjects.backends.base import AttentionOutput, Backend, attend
 
 BATCH_INVARIANT, FIXED_SPLIT = "batch-invariant", "fixed-split"
+LATENT = frozenset({"latent-cache"})
+"""K and V of one KV head cannot be changed apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,7 @@ class Relation:
         operation: what the backend must offer.
         batches: which to draw: ``short``, ``long`` or ``prompts``.
         without: features under which the relation does not hold.
+        needs: feature without which there is none.
     """
 
     build: Build
@@ -48,6 +51,7 @@ class Relation:
     operation: str = "decode"
     batches: str = "short"
     without: frozenset[str] = frozenset()
+    needs: str | None = None
 
     @property
     def about(self) -> str:
@@ -129,9 +133,12 @@ def carried_output(first: AttentionOutput, variant: Variant, got: AttentionOutpu
 RELATIONS: dict[str, Relation] = {
     "batch": Relation(build=relations.batch, clauses=("X1",), badge=BATCH_INVARIANT, batches="long"),
     "page-size": Relation(build=relations.page_size, clauses=("S5",)),
-    "value-scale": Relation(build=relations.value_scale, clauses=("X3",), exact=True),
-    "value-columns": Relation(build=relations.value_columns, clauses=("X4",)),
-    "head-dims": Relation(build=relations.head_dims, clauses=("X4",)),
+    "value-scale": Relation(build=relations.value_scale, clauses=("X3",), exact=True, without=LATENT),
+    "value-columns": Relation(build=relations.value_columns, clauses=("X4",), without=LATENT),
+    "head-dims": Relation(build=relations.head_dims, clauses=("X4",), without=LATENT),
+    "parted-latents": Relation(
+        build=relations.parted_latents, clauses=("S8",), needs="latent-cache", batches="short"
+    ),
     "token-order": Relation(
         build=relations.token_order, clauses=("X5",), without=frozenset({"window", "alibi"})
     ),
@@ -143,9 +150,9 @@ RELATIONS: dict[str, Relation] = {
         clauses=("X5",),
         badge=FIXED_SPLIT,
         batches="long",
-        without=frozenset({"window", "alibi", "soft-cap", "fp8-kv"}),
+        without=frozenset({"window", "alibi", "soft-cap", "fp8-kv"}) | LATENT,
     ),
-    "copied-heads": Relation(build=relations.copied_heads, clauses=("S4",)),
+    "copied-heads": Relation(build=relations.copied_heads, clauses=("S4",), without=LATENT),
     "shared-pages": Relation(build=relations.shared_pages, clauses=("X2",), exact=True, merges=True),
     "neutral-features": Relation(
         build=relations.neutral_features,

@@ -36,7 +36,7 @@ class Variant:
         words: what is special about it.
         tensors: the problem.
         rows: ``(rows,)`` int64, for each of its query rows that of the first problem, or ``NEW``.
-        columns: ``(head_dim,)`` int64, likewise for the elements of an output vector; None when they stay.
+        columns: ``(head_dim_v,)`` int64, likewise for the elements of an output vector; None when they stay.
         factor: of the output.
         lse_shift: added to the log-sum-exp, a number or one for each query head.
     """
@@ -101,7 +101,7 @@ def value_scale(given: Tensors) -> Related:
 
 def value_columns(given: Tensors) -> Related:
     """Reordering the elements of the value vectors reorders those of the output, and nothing else."""
-    order = _generator(given).permutation(given.case.problem.head_dim)
+    order = _generator(given).permutation(given.case.problem.value_dim)
     moved = _each(given, lambda s: replace(s, values=s.values[:, :, order]))
     return Related(first=given, variants=[replace(moved, words="value columns reordered", columns=order)])
 
@@ -144,7 +144,8 @@ def weightless_keys(given: Tensors) -> Related:
         query = decode(rows.queries[0, :: problem.group_size], problem.storage)
         far = LOW_LOGIT / (problem.scale * np.abs(query).sum(axis=1, keepdims=True))
         keys = np.repeat(encode(far * np.sign(query), problem.kv_storage)[None], count, axis=0)
-        values = encode(rng.normal(0.0, 1.0, keys.shape), problem.kv_storage)
+        shape = (*keys.shape[:2], problem.value_dim)
+        values = encode(rng.normal(0.0, 1.0, shape), problem.kv_storage)
         return SequenceRows(
             queries=rows.queries,
             keys=np.concatenate([rows.keys, keys]),
@@ -174,6 +175,17 @@ def copied_heads(given: Tensors) -> Related:
         first=given,
         variants=[Variant(words="a KV head a query head", tensors=tensors, rows=_all_rows(given))],
     )
+
+
+def parted_latents(given: Tensors) -> Related:
+    """A latent cache gives what a cache of its keys, and of their beginnings as values, gives."""
+    problem = given.case.problem
+    parted = Variant(
+        words="keys and values in pages of their own",
+        tensors=laid(given, sequences_of(given), latent=False, v_scale=problem.k_scale),
+        rows=_all_rows(given),
+    )
+    return Related(first=given, variants=[parted])
 
 
 def shared_pages(given: Tensors) -> Related:
@@ -217,7 +229,7 @@ def folded_scales(given: Tensors) -> Related:
     variants = [
         Variant(words="twice the queries, half the sm_scale", tensors=laid(given, louder, **half), rows=rows)
     ]
-    if problem.kv_dtype is not None:
+    if problem.kv_dtype is not None and not problem.latent:
         scales = {f"{kind}_scale": problem.kv_scales(kind) for kind in "kv"}
         doubled = {name: tuple(2.0 * scale for scale in values) for name, values in scales.items()}
         keys_up = laid(given, sequences, **half, k_scale=doubled["k_scale"])

@@ -108,6 +108,7 @@ class Search:
             interleaved=(False, True) if can.interleaved else (False,),
             max_head_dim=most,
             features=tuple(scope.of_features(sorted(can.features))),
+            always=tuple(sorted(can.requires)),
             operations=can.operations,
             supported=self._supports,
             takes=lambda case: can.why_not(case) is None,

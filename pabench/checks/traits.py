@@ -9,8 +9,8 @@ from pabench.checks.case_files import AnyCase
 from pabench.judge.allocators.history import HistoryCase
 from pabench.problem.case import Case
 from pabench.problem.dtypes import DTYPES
+from pabench.problem.features import all_features
 from pabench.problem.merge import MergeCase
-from pabench.problem.problem import FEATURES
 from pabench.strategies.shapes import spans_kv_heads
 
 
@@ -76,7 +76,7 @@ TRAITS: dict[str, Callable[[AnyCase], bool]] = {
     "own-heads": own_heads,
     "heads-across-kv-heads": heads_across_kv_heads,
     "poisoned": poisoned,
-    **{feature: partial(_has, feature) for feature in FEATURES},
+    **{feature: partial(_has, feature) for feature in all_features()},
     **{dtype: partial(_stored_as, dtype) for dtype in DTYPES},
 }
 """Name to predicate."""

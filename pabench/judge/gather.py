@@ -57,7 +57,8 @@ def gather_tokens(
         head: one KV head, or all of them.
 
     Returns:
-        float64 ``(stop - start, num_kv_heads, head_dim)``, or ``(stop - start, head_dim)`` with ``head``.
+        float64 ``(stop - start, num_kv_heads, head_dim)``, or ``(stop - start, head_dim)`` with ``head``; of
+        values ``head_dim_v``.
 
     Raises:
         InvalidCase: the table is too narrow or names a page outside the pool.
@@ -94,7 +95,7 @@ def gather_pages(
         at += count
     numbers = to_float64(stored, problem.kv_storage)
     if problem.kv_dtype is not None:
-        scales = problem.k_scale if kind == "k" else problem.v_scale
+        scales = problem.k_scale if kind == "k" or problem.latent else problem.v_scale
         by_head = np.broadcast_to(np.asarray(scales or (1.0,)), problem.num_kv_heads)
         numbers *= (by_head if head is None else by_head[head : head + 1])[:, None]
     return numbers if head is None else numbers[:, 0]

@@ -14,10 +14,12 @@ from functools import partial
 
 import numpy as np
 
+from pabench.judge.cache_faults import cache_faults
 from pabench.judge.head_faults import head_faults
 from pabench.judge.mask_faults import mask_faults, no_key_causes, range_faults
 from pabench.judge.place_faults import place_faults
 from pabench.judge.semantic_faults import semantic_faults
+from pabench.judge.set_faults import set_faults
 from pabench.judge.suspect import Cause, Fault, Suspect
 
 TILES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -51,7 +53,7 @@ def explain(suspect: Suspect) -> Explanation:
         text = f"{LSE_ALONE} {one_of_them(causes)}" if causes else None
         return Explanation(text=text, causes=causes)
     zero = not suspect.got_out.any()
-    if zero and suspect.got_lse == -math.inf:
+    if zero and suspect.got_lse == -math.inf and suspect.keys_seen is None:
         causes = no_key_causes(suspect)
         why = f": {one_of_them(causes)}" if causes else ""
         return Explanation(text=f"{NO_KEY}{why}", causes=causes)
@@ -66,7 +68,8 @@ def explain(suspect: Suspect) -> Explanation:
 
 def explain_unseen(suspect: Suspect) -> Explanation:
     """Return what fits a row that sees no key and whose output is not 0: keys that it may not see."""
-    causes = _those_that_fit(suspect, suspect.fits, faults=range_faults)[0]
+    faults = range_faults if suspect.keys_seen is None else set_faults
+    causes = _those_that_fit(suspect, suspect.fits, faults=faults)[0]
     return Explanation(text=f"{OUTPUT} {one_of_them(causes)}" if causes else None, causes=causes)
 
 
@@ -106,8 +109,12 @@ def one_of_them(causes: Sequence[Cause]) -> str:
 
 
 def _all_faults(suspect: Suspect) -> Iterator[Fault]:
+    if suspect.keys_seen is not None:
+        yield from set_faults(suspect)
+        return
     yield from mask_faults(suspect)
     yield from semantic_faults(suspect)
+    yield from cache_faults(suspect)
     yield from head_faults(suspect)
     if suspect.tensors.case.problem.sinks is None:
         yield from _rescaling(suspect)

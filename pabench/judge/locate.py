@@ -7,12 +7,13 @@ import numpy as np
 from pabench.judge.bound import rounding_of
 from pabench.judge.hypotheses import MOST_NAMED, Explanation, explain, explain_unseen
 from pabench.judge.reference import Truth
+from pabench.judge.set_faults import read_poison
 from pabench.judge.suspect import Cause, Suspect
 from pabench.problem.dtypes import Array
 from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
-from pabench.problem.visibility import visible_range
+from pabench.problem.visibility import seen_keys, visible_range
 
 NEVER_WRITTEN = "every byte of the output is 0xFF, as in fresh memory: it was never written"
 EXP_OVERFLOW = 88.0
@@ -55,6 +56,10 @@ def describe(
     first, last = int(tensors.qo_indptr[sequence]), int(tensors.qo_indptr[sequence + 1])
     kv_len = int(tensors.kv_lens[sequence])
     start, seen = (int(end[row - first]) for end in visible_range(problem, last - first, kv_len))
+    keys_seen = seen_keys(tensors.case, sequence)[row - first] if tensors.case.masks else None
+    if keys_seen is not None:
+        some = np.flatnonzero(keys_seen)
+        start, seen = (int(some[0]), int(some[-1]) + 1) if some.size else (0, 0)
     place = f"sequence {sequence}, query head {head}"
     place += ", lse" if dim is None else f", dim {dim}"
     if last - first != 1:
@@ -81,22 +86,26 @@ def describe(
         got_lse=None if lse is None else float(lse[row, head]),
         output_wrong=dim is not None,
         wrong=wrong,
+        keys_seen=keys_seen,
     )
     if start == seen:
         nothing = "-inf" if problem.sinks is None else "its sink"
         parts.append(f"the row sees no key (kv_len {kv_len}), so its output is 0 and its lse {nothing}")
         if dim is not None and untouched(out[row, head]):
             parts.append(NEVER_WRITTEN)
+        elif (why_nan := read_poison(suspect)) is not None:
+            parts.append(why_nan)
         elif dim is not None and kv_len and small and np.isfinite(out[row, head]).all():
             why = explain_unseen(suspect)
             return "; ".join([*parts, *([why.text] if why.text else [])]), why.causes
         elif problem.sinks is not None and lse is not None:
             parts += _mistaken_sink(problem.sinks, head, float(lse[row, head]))
         return "; ".join(parts), ()
-    parts.append(f"the row sees {seen - start} keys" + (f", from key {start}" if start else ""))
+    count = seen - start if keys_seen is None else int(keys_seen.sum())
+    parts.append(f"the row sees {count} keys" + (f", from key {start}" if start else ""))
     if not small:
         return "; ".join(parts), ()
-    no_number = _not_a_number(suspect, out)
+    no_number = read_poison(suspect) or _not_a_number(suspect, out)
     why = Explanation(text=no_number) if no_number else explain(suspect)
     found = (_dominating_key(suspect), why.text)
     return "; ".join([*parts, *(part for part in found if part)]), why.causes
@@ -115,7 +124,7 @@ def _mistaken_sink(sinks: tuple[float, ...], head: int, got: float) -> list[str]
 def _dominating_key(suspect: Suspect) -> str | None:
     """Name logical and physical page of the key that has more than half of the weight."""
     weights = suspect.weights()
-    token = suspect.start + int(weights.argmax())
+    token = int(suspect.places[weights.argmax()])
     if not weights.max() > 0.5:
         return None
     logical, offset = divmod(token, suspect.page_size)

@@ -11,29 +11,29 @@ import math
 import numpy as np
 
 from pabench.judge.gather import to_float64
+from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
+from pabench.problem.masks import MASKS, Rows
 from pabench.problem.tensors import Tensors
 
 
 def naive_attention(tensors: Tensors) -> tuple[Array, Array]:
-    """Return ``out (rows, num_qo_heads, head_dim)`` and natural-log ``lse (rows, num_qo_heads)``, float64."""
+    """Return ``out (rows, num_qo_heads, head_dim_v)`` and natural-log ``lse (rows, num_qo_heads)``."""
     problem = tensors.case.problem
     group = problem.num_qo_heads // problem.num_kv_heads
     queries = to_float64(tensors.q, problem.storage)
-    out = np.zeros(queries.shape)
+    out = np.zeros((*queries.shape[:2], problem.value_dim))
     lse = np.full(queries.shape[:2], -math.inf)
     for sequence in range(len(tensors.kv_lens)):
         first, last = int(tensors.qo_indptr[sequence]), int(tensors.qo_indptr[sequence + 1])
         kv_len = int(tensors.kv_lens[sequence])
         for row in range(first, last):
             position = kv_len - (last - row)
-            end = position + 1 if problem.causal else kv_len
-            start = 0 if problem.window is None else max(0, position + 1 - problem.window)
+            seen = [token for token in range(kv_len) if _sees(tensors.case, sequence, position, token)]
             for head in range(problem.num_qo_heads):
-                tokens = range(start, end)
-                slots = [_slot(tensors, sequence, token, head // group) for token in tokens]
+                slots = [_slot(tensors, sequence, token, head // group) for token in seen]
                 logits = []
-                for token, (key, _) in zip(tokens, slots, strict=True):
+                for token, (key, _) in zip(seen, slots, strict=True):
                     pairs = zip(queries[row, head].tolist(), key, strict=True)
                     logit = problem.scale * math.fsum(x * y for x, y in pairs)
                     if problem.soft_cap is not None:
@@ -48,22 +48,53 @@ def naive_attention(tensors: Tensors) -> tuple[Array, Array]:
                 weights = [math.exp(s - top) for s in logits]
                 total = math.fsum(weights + [math.exp(s - top) for s in extra])
                 lse[row, head] = top + math.log(total)
-                for dim in range(problem.head_dim):
+                for dim in range(problem.value_dim):
                     terms = (w * value[dim] for w, (_, value) in zip(weights, slots, strict=True))
                     out[row, head, dim] = math.fsum(terms) / total
     return out, lse
 
 
+def _sees(case: Case, sequence: int, position: int, token: int) -> bool:
+    """Whether the row at ``position`` sees ``token``: what may show more goes before the window."""
+    problem, batch = case.problem, case.batch
+    rows = Rows(
+        sequence=sequence,
+        q_len=batch.query_lens[sequence],
+        kv_len=batch.kv_lens[sequence],
+        page_size=problem.page_size,
+    )
+    seen = token <= position or not problem.causal
+    for widens in (True, False):
+        for name, value in case.masks:
+            if MASKS[name].widens == widens:
+                seen = bool(MASKS[name].admits(seen, position, token, rows, value))
+        if widens and problem.window is not None:
+            seen = seen and token > position - problem.window
+    return seen
+
+
 def _slot(tensors: Tensors, sequence: int, token: int, kv_head: int) -> tuple[list[float], list[float]]:
     """Key and value of one token and KV head."""
-    problem, pool = tensors.case.problem, tensors.pool
+    problem, numbers = tensors.case.problem, tensors.pool.storage.reshape(-1)
     logical, offset = divmod(token, problem.page_size)
     page = int(tensors.layout.block_table[sequence, logical])
-    inner = (offset, kv_head) if pool.kv_layout == "NHD" else (kv_head, offset)
-    found = []
+    scales, found = (problem.k_scale, problem.k_scale if problem.latent else problem.v_scale), []
     for which in (0, 1):
-        lead = (page, which) if pool.interleaved else (which, page)
-        scales = (problem.k_scale, problem.v_scale)[which] or (1.0,)
-        scale = scales[kv_head % len(scales)]
-        found.append((to_float64(pool.storage[(*lead, *inner)], problem.kv_storage) * scale).tolist())
+        start, size = _element(tensors.case, page, offset, kv_head, which, tensors.layout.num_pages)
+        scale = scales[which] or (1.0,)
+        stored = to_float64(numbers[start : start + size], problem.kv_storage)
+        found.append((stored * scale[kv_head % len(scale)]).tolist())
     return found[0], found[1]
+
+
+def _element(case: Case, page: int, offset: int, kv_head: int, which: int, num_pages: int) -> tuple[int, int]:
+    """Return where a key (``which`` 0) or value begins in the allocation, and how long it is."""
+    problem, heads, size = case.problem, case.problem.num_kv_heads, case.problem.page_size
+    dims = (problem.head_dim, problem.value_dim)
+    pages = [size * heads * dims[i] + case.page_gaps[i] for i in (0, 1)]
+    place = offset * heads + kv_head if case.kv_layout == "NHD" else kv_head * size + offset
+    if problem.latent:
+        return page * pages[0] + place * dims[0], dims[which]
+    if case.interleaved:
+        return page * sum(pages) + which * pages[0] + place * dims[which], dims[which]
+    return which * num_pages * pages[0] + page * pages[which] + place * dims[which], dims[which]

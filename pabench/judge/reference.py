@@ -8,7 +8,7 @@ for a whole long sequence but its output rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -31,7 +31,7 @@ from pabench.problem.dtypes import Array
 from pabench.problem.problem import Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
-from pabench.problem.visibility import visible_range
+from pabench.problem.visibility import seen_keys, visible_range
 
 BLOCK_ELEMENTS = 2**22
 """Elements of the largest float64 temporary: 32 MiB."""
@@ -44,7 +44,7 @@ class Truth:
     """What a right kernel computes, and how far it may be off.
 
     Attributes:
-        out: ``(rows, num_qo_heads, head_dim)`` float64.
+        out: ``(rows, num_qo_heads, head_dim_v)`` float64.
         lse: ``(rows, num_qo_heads)`` float64, natural log, sinks included; -inf for a row that sees no key
             and has no sink.
         out_bound: like ``out``, the largest absolute error; 0 for a row that sees no key.
@@ -63,7 +63,8 @@ class _Rows:
 
     Attributes:
         q: ``(Hk, R, D)``.
-        first, last: keys that each row sees, ``(R,)``.
+        first, last: keys that each row sees, ``(R,)``; with ``seen`` those between are not all seen.
+        seen: ``(R, kv_len)``, None where the range says all.
         position: place of each row among the keys, ``(R,)``.
         slopes: ``(Hk, R, 1)``, or None without ALiBi.
         sinks: ``(Hk, R, 1)``, or None.
@@ -73,6 +74,7 @@ class _Rows:
     q: Array
     first: Array
     last: Array
+    seen: Array | None
     position: Array
     slopes: Array | None
     sinks: Array | None
@@ -85,6 +87,8 @@ class _Rows:
 
     def hidden(self, start: int, stop: int) -> Array | None:
         """Return which of the keys ``start..stop-1`` are masked, ``(R, C)``; None when none is."""
+        if self.seen is not None:
+            return ~self.seen[:, start:stop]
         if int(self.first.max()) <= start and int(self.last.min()) >= stop:
             return None
         keys = np.arange(start, stop)
@@ -97,7 +101,7 @@ class _Block:
 
     Attributes:
         keys: ``(Hk, D, C)``.
-        values: ``(Hk, C, D)``.
+        values: ``(Hk, C, Dv)``.
         raw: scaled dot products, ``(Hk, R, C)``.
         bias: ``(Hk, R, C)``, or None without ALiBi.
         logits: ``(Hk, R, C)``.
@@ -133,7 +137,7 @@ def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
     rounding = rounding_of(profile, problem.storage, problem.kv_storage)
     group, head_dim, kv_heads = problem.group_size, problem.head_dim, problem.num_kv_heads
     rows = tensors.q.shape[0]
-    out = np.zeros((rows, problem.num_qo_heads, head_dim))
+    out = np.zeros((rows, problem.num_qo_heads, problem.value_dim))
     out_bound = np.zeros_like(out)
     lse = np.full((rows, problem.num_qo_heads), -math.inf)
     lse_bounds = np.zeros_like(lse)
@@ -143,7 +147,7 @@ def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
         lse_bounds[:] = _bound_of_lone_sinks(lse, rounding)
     queries = to_float64(tensors.q, problem.storage)
 
-    def fill(sequence: int, begin: int, end: int) -> None:
+    def fill(sequence: int, begin: int, end: int, seen: Array | None) -> None:
         """Compute rows ``begin..end-1`` of ``sequence``, all of which see a key."""
         count, top = end - begin, indptr[sequence]
         q = queries[top + begin : top + end].reshape(count, kv_heads, group, head_dim).transpose(1, 0, 2, 3)
@@ -153,6 +157,7 @@ def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
             q=q.reshape(kv_heads, count * group, head_dim),
             first=np.repeat(firsts, group),
             last=np.repeat(lasts, group),
+            seen=None if seen is None else np.repeat(seen[begin:end], group, axis=0),
             position=np.repeat(kv_len - q_len + np.arange(begin, end), group),
             slopes=_by_head(problem, problem.alibi_slopes, count),
             sinks=_by_head(problem, problem.sinks, count),
@@ -161,7 +166,7 @@ def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
         if count > 1 and not np.isfinite(found[0]).all():
             # a NaN that one row sees must not reach the others, for which it is masked: 0 * NaN is NaN
             for i in range(begin, end):
-                fill(sequence, i, i + 1)
+                fill(sequence, i, i + 1, seen)
             return
         for target, value in zip((out, lse, out_bound, lse_bounds), found, strict=True):
             back = value.reshape(kv_heads, count, group, *value.shape[2:]).swapaxes(0, 1)
@@ -171,12 +176,29 @@ def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
     for sequence, kv_len in enumerate(tensors.kv_lens.tolist()):
         q_len = indptr[sequence + 1] - indptr[sequence]
         first, last = visible_range(problem, q_len, kv_len)
+        seen = seen_keys(tensors.case, sequence) if tensors.case.masks else None
+        if seen is not None:
+            first, last = _ends(seen)
         block = min(kv_len, _block_tokens(problem))
         step = max(1, BLOCK_ELEMENTS // max(1, problem.num_qo_heads * block))
-        # rows that see nothing come first and keep the values they were made with
-        for begin in range(int((first == last).sum()), q_len, step):
-            fill(sequence, begin, min(begin + step, q_len))
+        for begin, end in _runs(first < last):
+            for start in range(begin, end, step):
+                fill(sequence, start, min(start + step, end), seen)
     return Truth(out=out, lse=lse, out_bound=out_bound, lse_bound=lse_bounds)
+
+
+def _ends(seen: Array) -> tuple[Array, Array]:
+    """Return the first key that each row sees and one past the last, alike for a row that sees none."""
+    keys = seen.shape[1]
+    first = np.where(seen.any(1), seen.argmax(1), 0) if keys else np.zeros(len(seen), np.int64)
+    last = np.where(seen.any(1), keys - seen[:, ::-1].argmax(1), 0) if keys else first
+    return first, last
+
+
+def _runs(some: Array) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of each run of rows that see a key; the others keep what they were made with."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], some, [False]]).astype(np.int8)))
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
 def _by_head(problem: Problem, numbers: tuple[float, ...] | None, count: int) -> Array | None:
@@ -222,6 +244,10 @@ def _blocks(rows: _Rows, tensors: Tensors, sequence: int) -> _Blocks:
         stop = min(end, start + size)
         keys = gather_tokens(tensors, sequence, "k", start, stop).transpose(1, 2, 0)
         values = gather_tokens(tensors, sequence, "v", start, stop).swapaxes(0, 1)
+        if rows.seen is not None:
+            # what no row sees may hold anything, and 0 * NaN is NaN
+            nobody = ~rows.seen[:, start:stop].any(0)
+            keys[:, :, nobody], values[:, nobody] = 0.0, 0.0
         raw, bias = rows.q @ keys, rows.bias(start, stop)
         raw *= problem.scale
         logits = final_logits(problem, raw, bias)
@@ -235,14 +261,14 @@ def _blocks(rows: _Rows, tensors: Tensors, sequence: int) -> _Blocks:
 
 
 def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Array, Array, Array, Array]:
-    """Return out ``(Hk, R, D)``, lse ``(Hk, R)`` and their bounds, of the same shapes."""
+    """Return out ``(Hk, R, Dv)``, lse ``(Hk, R)`` and their bounds, of the same shapes."""
     problem, (kv_heads, count, head_dim) = rows.problem, rows.q.shape
     # a sink is a key that stands before all others and whose value is 0
     maximum: Array = np.full((kv_heads, count, 1), -math.inf)
     total = np.zeros_like(maximum)
     if rows.sinks is not None:
         maximum, total = rows.sinks, np.ones_like(maximum)
-    acc = np.zeros_like(rows.q)
+    acc = np.zeros((kv_heads, count, problem.value_dim))
     for block in blocks():
         logits = _masked(block.logits, block.hidden)
         higher = np.maximum(maximum, logits.max(2, keepdims=True))
@@ -257,7 +283,8 @@ def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Array, Ar
     lse = maximum + np.log(total)
 
     magnitude, abs_scale = np.abs(rows.q), abs(problem.scale)
-    size = (rows.last - rows.first)[:, None].astype(np.float64)
+    count_seen = rows.last - rows.first if rows.seen is None else rows.seen.sum(1)
+    size = count_seen[:, None].astype(np.float64)
     underflow = magnitude.sum(2, keepdims=True) * abs_scale
     logit_sum, a, v_sum = np.zeros_like(out), np.zeros_like(out), np.zeros_like(out)
     weight_sum = np.zeros_like(lse)

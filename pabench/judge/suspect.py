@@ -67,6 +67,7 @@ class Suspect:
         output_wrong: False when only the LSE is wrong.
         wrong: which rows and heads are wrong, ``(rows, num_qo_heads)``: what is right speaks against some
             explanations.
+        keys_seen: ``(kv_len,)``, which keys the row sees; None when it sees all from ``start`` to ``seen``.
     """
 
     tensors: Tensors
@@ -88,6 +89,7 @@ class Suspect:
     query: Array = field(init=False)
     keys: Array = field(init=False)
     values: Array = field(init=False)
+    keys_seen: Array | None = None
 
     def __post_init__(self) -> None:
         problem = self.tensors.case.problem
@@ -96,6 +98,9 @@ class Suspect:
         self.pages = self.tensors.layout.pages(self.sequence, self.kv_len).tolist()
         self.query = to_float64(self.tensors.q[self.row, self.head], problem.storage)
         self.keys, self.values = self.rows(self.pages, self.start, self.seen, self.kv_head)
+        if self.keys_seen is not None:
+            kept = self.keys_seen[self.start : self.seen]
+            self.keys, self.values = self.keys[kept], self.values[kept]
 
     def of_row(self, row: int, head: int) -> Suspect | None:
         """Return the same of another row and head of the batch; None where that row sees no key."""
@@ -108,6 +113,12 @@ class Suspect:
         if start >= seen:
             return None
         return replace(self, row=row, sequence=sequence, head=head, start=start, seen=seen, query_index=index)
+
+    @property
+    def places(self) -> Array:
+        """The keys that the row sees, int64."""
+        every = np.arange(self.start, self.seen)
+        return every if self.keys_seen is None else every[self.keys_seen[self.start : self.seen]]
 
     @property
     def q_len(self) -> int:
@@ -173,7 +184,9 @@ class Suspect:
     ) -> Array | None:
         if problem.alibi_slopes is None:
             return None
-        if at is None:
+        if at is None and start is None and self.keys_seen is not None:
+            at = self.places
+        elif at is None:
             first = self.start if start is None else start
             at = np.arange(first, first + len(keys))
         return problem.alibi_slopes[self.head] * (at - self.position)

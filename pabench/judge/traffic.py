@@ -1,8 +1,9 @@
 """Bytes that a decode step must move and operations it must do: the floor, not what a kernel does.
 
-Closed forms per layer, with ``H_q``, ``H_kv`` heads, head dimension d, s bytes a number and L keys: attention
-reads ``2 H_kv d s L`` bytes of cache and does ``4 H_q d L`` operations (2 for each product and sum of q.k,
-2 of p.v).  Tokens that several sequences share through their block tables are read once.
+Closed forms per layer, with ``H_q``, ``H_kv`` heads, keys of d and values of d_v numbers, s bytes a number
+and L keys: attention reads ``H_kv (d + d_v) s L`` bytes of cache (``H_kv d s L`` where values lie in the
+keys) and does ``2 H_q (d + d_v) L`` operations (2 for each product and sum of q.k, 2 of p.v).  Tokens that
+several sequences share through their block tables are read once.
 """
 
 from __future__ import annotations
@@ -79,13 +80,13 @@ def decode_traffic(problem: Problem, kv_lens: Sequence[int], *, layout: PageLayo
     if layout is not None:
         tokens, pages = _distinct(problem.page_size, lengths, firsts, layout)
     vectors = batch.num_seqs * problem.num_qo_heads
-    vector_bytes = vectors * problem.head_dim * problem.storage.itemsize
+    number_bytes = vectors * problem.storage.itemsize
     return Traffic(
         kv_bytes=tokens * problem.token_bytes,
         kv_page_bytes=pages * problem.page_size * problem.token_bytes,
         table_bytes=TABLE_ENTRY_BYTES * entries + LENGTH_BYTES * batch.num_seqs,
-        q_bytes=vector_bytes,
-        out_bytes=vector_bytes,
+        q_bytes=number_bytes * problem.head_dim,
+        out_bytes=number_bytes * problem.value_dim,
         lse_bytes=LSE_BYTES * vectors,
         flops=attention_flops(problem, batch),
         tokens=tokens,
@@ -94,12 +95,12 @@ def decode_traffic(problem: Problem, kv_lens: Sequence[int], *, layout: PageLayo
 
 
 def attention_flops(problem: Problem, batch: Batch) -> int:
-    """Return ``4 H_q d`` times the number of (query row, visible key) pairs, for decode and prefill."""
+    """Return ``2 H_q (d + d_v)`` times the number of (query row, visible key) pairs."""
     pairs = 0
     for q_len, kv_len in zip(batch.query_lens, batch.kv_lens, strict=True):
         first, last = visible_range(problem, q_len, kv_len)
         pairs += int((last - first).sum())
-    return 4 * problem.num_qo_heads * problem.head_dim * pairs
+    return 2 * problem.num_qo_heads * (problem.head_dim + problem.value_dim) * pairs
 
 
 def _distinct(

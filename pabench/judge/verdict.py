@@ -68,7 +68,7 @@ def judge(
 
     Args:
         tensors: what was asked.
-        out: ``(rows, num_qo_heads, head_dim)``, storage dtype; anything else is a failing verdict.
+        out: ``(rows, num_qo_heads, head_dim_v)``, storage dtype; anything else is a failing verdict.
         lse: ``(rows, num_qo_heads)`` float32, natural log, or None with ``allow_missing_lse``.
         profile: what the kernel declares about its arithmetic.
         reference: ``truth(tensors, profile)`` when the caller has it already.
@@ -76,7 +76,7 @@ def judge(
     """
     storage = tensors.case.problem.storage
     rows = (tensors.q.shape[0], tensors.case.problem.num_qo_heads)
-    wrong = _misfit("out", out, (*rows, tensors.case.problem.head_dim), storage.storage)
+    wrong = _misfit("out", out, (*rows, tensors.case.problem.value_dim), storage.storage)
     if lse is not None:
         wrong = wrong or _misfit("lse", lse, rows, FLOAT32.storage)
     elif not allow_missing_lse:

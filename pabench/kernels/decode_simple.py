@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from pabench.kernels.instance import (
     shaped_instances,
     vector_width,
 )
+from pabench.kernels.mask_bits import MaskBits
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
@@ -64,6 +66,7 @@ def instances() -> Iterator[KernelInstance]:
             KernelEntry(name=MERGE, threads=THREADS),
         )
         for words, more in VARIANTS.items():
+            more = {"PAB_HEAD_DIM_V": head_dim, "PAB_MASK": 0, **more}
             yield KernelInstance(file=FILE, label=label + words, defines=defines | more, entries=entries)
 
 
@@ -77,6 +80,7 @@ def plan_decode(
     kv_lens: Any,
     num_splits: int,
     qo_indptr: Any | None = None,
+    mask: MaskBits | None = None,
 ) -> DecodePlan:
     """Return the launches for one call.
 
@@ -89,36 +93,42 @@ def plan_decode(
         kv_lens: ``(num_seqs,) int32`` on the device.
         num_splits: warps that share the keys of one query row and head, at least 1.
         qo_indptr: ``(num_seqs + 1,) int32`` on the device; None when each sequence has one query token.
+        mask: the keys of each row; None when causal flag and window of ``problem`` say it.
     """
     num_seqs, max_pages = block_table.shape
     num_tokens, heads, head_dim = q.shape
     rows = num_tokens * heads
+    if mask is not None:
+        problem = replace(problem, causal=False, window=None)
     variant = variant_of(problem)
-    if variant == PLAIN and qo_indptr is not None:
+    if variant == PLAIN and (qo_indptr is not None or mask is not None):
         variant = FEATURED
     more: tuple[Any, ...] = ()
     if variant != PLAIN:
         if qo_indptr is None:
             qo_indptr = device.to_device(np.arange(num_seqs + 1, dtype=np.int32))
         more = (qo_indptr, np.int32(num_seqs), np.int32(problem.causal), *feature_arguments(device, problem))
-    # one width for both, so that a load of keys meets as many numbers of the query
+        more += () if mask is None else mask.arguments
+    # one width for all, so that a load of keys meets as many numbers of the query
+    apart = math.gcd(head_dim, problem.value_dim, *pool.strides("k"), *pool.strides("v"))
     width = min(
-        vector_width(head_dim, problem.storage, q), vector_width(head_dim, problem.kv_storage, pool.k, pool.v)
+        vector_width(head_dim, problem.storage, q), vector_width(apart, problem.kv_storage, pool.k, pool.v)
     )
     source = kernel_source(
         device,
         FILE,
         **shape_defines(head_dim, problem.storage, width),
+        PAB_HEAD_DIM_V=problem.value_dim,
+        PAB_MASK=int(mask is not None),
         **VARIANTS[variant],
     )
     single = np.dtype(np.float32)
-    out = device.empty((num_tokens, heads, head_dim), problem.storage.storage)
+    out = device.empty((num_tokens, heads, problem.value_dim), problem.storage.storage)
     lse = device.empty((num_tokens, heads), single)
     parts = rows * num_splits if num_splits > 1 else 1
-    partial_out = device.empty((parts, head_dim), single)
+    partial_out = device.empty((parts, problem.value_dim), single)
     partial_max = device.empty((parts,), single)
     partial_sum = device.empty((parts,), single)
-    page, token, head = pool.element_strides
     decode = Launch(
         entry=DECODE,
         grid=(-(-rows * num_splits // WARPS), 1, 1),
@@ -128,7 +138,7 @@ def plan_decode(
             *(q, pool.k, pool.v, block_table, kv_lens, out, lse, partial_out, partial_max, partial_sum),
             *(np.int32(rows), np.int32(heads), np.int32(problem.group_size), np.int32(problem.page_size)),
             *(np.int32(max_pages), np.int32(num_splits)),
-            *(np.int64(page), np.int64(token), np.int64(head)),
+            *(np.int64(stride) for kind in "kv" for stride in pool.strides(kind)),
             np.float32(problem.scale * LOG2_E),
             *more,
         ),

@@ -97,10 +97,9 @@ class Capture:
 
     def fits(self, problem: Problem) -> bool:
         """Whether a problem has the heads of the capture."""
-        return (problem.num_qo_heads, problem.num_kv_heads, problem.head_dim) == (
-            *self.q.shape[2:3],
-            *self.k.shape[2:],
-        )
+        heads = (problem.num_qo_heads, problem.num_kv_heads, problem.head_dim)
+        alike = problem.value_dim == problem.head_dim and not problem.latent
+        return alike and heads == (*self.q.shape[2:3], *self.k.shape[2:])
 
     def draw(self, kv_len: int, q_len: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
         """Return float64 queries, keys and values of the first ``kv_len`` tokens of some sequence and layer.

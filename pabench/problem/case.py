@@ -8,16 +8,17 @@ from typing import Any
 from pabench.errors import InvalidCase, UnknownName
 from pabench.problem.batch import Batch
 from pabench.problem.captured import CAPTURED
-from pabench.problem.checks import one_of, whole_number
+from pabench.problem.checks import lengths_tuple, one_of, whole_number
 from pabench.problem.families import FAMILIES
 from pabench.problem.forks import Fork, checked_forks
 from pabench.problem.identity import content_id
+from pabench.problem.masks import Given, plain, read_masks
 from pabench.problem.placement import PLACEMENT_NOTES, TABLE_TAILS
-from pabench.problem.pool import KV_LAYOUTS
+from pabench.problem.pool import KV_LAYOUTS, NO_GAPS
 from pabench.problem.problem import OPTIONAL_FIELDS, Problem
 
 CASE_SCHEMA = 1
-RARE = frozenset({"shared_prefix", "inputs"})
+RARE = frozenset({"shared_prefix", "inputs", "page_gaps", "masks"})
 """Fields that JSON leaves out where a case makes no use of them."""
 POISONS = ("zero", "nan", "inf", "huge")
 
@@ -38,6 +39,8 @@ class Case:
             of an earlier one, and hold its tokens.
         inputs: of the family ``captured`` the id of the capture that queries, keys and values are drawn from;
             None of any other.
+        page_gaps: unused elements behind each page of K, and of V, as in a pool of several layers.
+        masks: name and value of each mask beyond the causal flag and the window, see ``masks``.
     """
 
     problem: Problem
@@ -52,6 +55,8 @@ class Case:
     seed: int = 0
     shared_prefix: tuple[Fork, ...] = ()
     inputs: str | None = None
+    page_gaps: tuple[int, int] = NO_GAPS
+    masks: Given = ()
 
     def __post_init__(self) -> None:
         one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
@@ -70,6 +75,19 @@ class Case:
         object.__setattr__(self, "seed", whole_number("seed", self.seed, low=0, high=2**64 - 1))
         forks = checked_forks(self.shared_prefix, self.batch.kv_lens, self.problem.page_size)
         object.__setattr__(self, "shared_prefix", forks)
+        object.__setattr__(self, "masks", read_masks(self.masks, self.problem, self.batch))
+        self._check_pool()
+
+    def _check_pool(self) -> None:
+        """Raise unless the cache can lie as it is asked to."""
+        gaps = lengths_tuple("page_gaps", self.page_gaps)
+        if len(gaps) != 2:
+            raise InvalidCase("page_gaps", gaps, "must have 2 entries, for K and for V")
+        object.__setattr__(self, "page_gaps", gaps)
+        if self.problem.latent and self.interleaved:
+            raise InvalidCase("interleaved", True, "must be false with a latent cache")
+        if self.problem.latent and gaps[1]:
+            raise InvalidCase("page_gaps[1]", gaps[1], "must be 0 with a latent cache")
 
     @property
     def id(self) -> str:
@@ -79,13 +97,14 @@ class Case:
     @property
     def features(self) -> frozenset[str]:
         """What a backend must have for this case; ``non-causal`` shows with several query rows only."""
-        asked = self.problem.features
+        gaps = {"page-gaps"} if any(self.page_gaps) else set()
+        asked = self.problem.features | gaps | {name for name, _ in self.masks}
         return asked - {"non-causal"} if self.batch.is_decode else asked
 
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain JSON values; ``case_from_dict`` reads them back.
 
-        A case that shares nothing, or draws from no capture, has no field for it and keeps its id.
+        A case that makes no use of a rare field does not have it, and keeps its id.
         """
         found: dict[str, Any] = {
             "schema": CASE_SCHEMA,
@@ -105,6 +124,10 @@ class Case:
             found["shared_prefix"] = [list(fork) for fork in self.shared_prefix]
         if self.inputs is not None:
             found["inputs"] = self.inputs
+        if any(self.page_gaps):
+            found["page_gaps"] = list(self.page_gaps)
+        if self.masks:
+            found["masks"] = {name: plain(value) for name, value in self.masks}
         return found
 
 

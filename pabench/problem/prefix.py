@@ -124,9 +124,8 @@ def private_copies(tensors: Tensors) -> Tensors:
     for sequence, own in enumerate(pages):
         table[sequence, : own.size] = np.arange(start, start + own.size)
         start += own.size
-    axis = 0 if tensors.pool.interleaved else 1
     return replace(
         tensors,
-        pool=tensors.pool.with_storage(np.take(tensors.pool.storage, old, axis)),
+        pool=tensors.pool.with_pages(old),
         layout=PageLayout(page_size=layout.page_size, num_pages=int(old.size), block_table=table),
     )

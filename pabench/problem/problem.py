@@ -18,6 +18,9 @@ MAX_SCALE = 2**20
 FEATURES = ("soft-cap", "window", "alibi", "sinks", "fp8-kv", "non-causal")
 """What a problem may ask for beyond plain attention; a backend declares those it has."""
 
+CACHE_FEATURES = ("head-dim-v", "latent-cache", "page-gaps")
+"""How a cache may lie beyond K and V alike, page behind page; a backend declares those it takes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -26,7 +29,7 @@ class Problem:
     Attributes:
         num_qo_heads: query (and output) heads; a multiple of ``num_kv_heads``.
         num_kv_heads: heads of the KV cache; query head ``h`` reads KV head ``h // group_size``.
-        head_dim: elements of one head's vector.
+        head_dim: elements of one head's query and key.
         page_size: tokens of one page.
         dtype: storage type of queries, cache and output.
         causal: a query row sees the keys up to its own position, aligned at the bottom right.
@@ -39,6 +42,10 @@ class Problem:
         kv_dtype: ``e4m3`` when the cache is stored so, ``None`` when it is stored as ``dtype``.
         k_scale: with ``e4m3``, what a stored key is multiplied by: one number, or one per KV head.
         v_scale: likewise for values.
+        head_dim_v: elements of one head's value and output; ``None`` when they are ``head_dim``.
+        latent: the cache holds one vector a token, the key of a single KV head, whose first ``head_dim_v``
+            numbers are the value (multi-head latent attention, absorbed; DeepSeek-AI, "DeepSeek-V2", 2024,
+            section 2.1).  ``sm_scale`` must be given, since it does not follow from the length of such a key.
     """
 
     num_qo_heads: int
@@ -55,6 +62,8 @@ class Problem:
     kv_dtype: str | None = None
     k_scale: tuple[float, ...] | None = None
     v_scale: tuple[float, ...] | None = None
+    head_dim_v: int | None = None
+    latent: bool = False
 
     def __post_init__(self) -> None:
         for field, high in (("num_qo_heads", 2**16), ("num_kv_heads", 2**16), ("head_dim", MAX_HEAD_DIM)):
@@ -72,7 +81,31 @@ class Problem:
                 rule = f"must be 0, or in size between 1/{MAX_SCALE} and {MAX_SCALE}"
                 raise InvalidCase("sm_scale", self.sm_scale, rule)
             object.__setattr__(self, "sm_scale", scale)
+        self._check_values()
         self._check_semantics()
+
+    def _check_values(self) -> None:
+        """Raise unless the values have a length, and a latent cache can hold them."""
+        if not isinstance(self.latent, bool):
+            raise InvalidCase("latent", self.latent, "must be true or false")
+        if self.head_dim_v is not None:
+            size = whole_number("head_dim_v", self.head_dim_v, low=1, high=MAX_HEAD_DIM)
+            # one spelling of each problem, so that it has one id
+            object.__setattr__(self, "head_dim_v", None if size == self.head_dim else size)
+        if not self.latent:
+            return
+        if self.value_dim > self.head_dim:
+            rule = f"must be at most head_dim = {self.head_dim}: values of a latent cache lie in its keys"
+            raise InvalidCase("head_dim_v", self.head_dim_v, rule)
+        if self.num_kv_heads != 1:
+            rule = "must be 1 with a latent cache: it holds one vector a token"
+            raise InvalidCase("num_kv_heads", self.num_kv_heads, rule)
+        if self.sm_scale is None:
+            rule = "must be given with a latent cache: it is that of the heads before absorption"
+            raise InvalidCase("sm_scale", self.sm_scale, rule)
+        if self.v_scale is not None:
+            rule = "must be None with a latent cache: its values are keys, and have k_scale"
+            raise InvalidCase("v_scale", self.v_scale, rule)
 
     def _check_semantics(self) -> None:
         if self.soft_cap is not None:
@@ -106,6 +139,11 @@ class Problem:
         return 1.0 / math.sqrt(self.head_dim) if self.sm_scale is None else self.sm_scale
 
     @property
+    def value_dim(self) -> int:
+        """Elements of one head's value and output, resolved."""
+        return self.head_dim if self.head_dim_v is None else self.head_dim_v
+
+    @property
     def storage(self) -> DType:
         """The storage type of queries and output, resolved."""
         return dtype_by_name(self.dtype)
@@ -117,12 +155,12 @@ class Problem:
 
     def kv_scales(self, kind: str) -> tuple[float, ...]:
         """Return what stored keys (``kind="k"``) or values (``"v"``) of each KV head are multiplied by."""
-        scales = (self.k_scale if kind == "k" else self.v_scale) or (1.0,)
+        scales = (self.k_scale if kind == "k" or self.latent else self.v_scale) or (1.0,)
         return scales if len(scales) == self.num_kv_heads else scales * self.num_kv_heads
 
     @property
     def features(self) -> frozenset[str]:
-        """Those of ``FEATURES`` that the problem asks for."""
+        """Those of ``FEATURES`` and ``CACHE_FEATURES`` that the problem asks for."""
         asked = {
             "soft-cap": self.soft_cap is not None,
             "window": self.window is not None,
@@ -130,13 +168,16 @@ class Problem:
             "sinks": self.sinks is not None,
             "fp8-kv": self.kv_dtype is not None,
             "non-causal": not self.causal,
+            "head-dim-v": self.head_dim_v is not None and not self.latent,
+            "latent-cache": self.latent,
         }
         return frozenset(name for name, present in asked.items() if present)
 
     @property
     def token_bytes(self) -> int:
         """Bytes that one token takes in the cache of one layer: K and V of every KV head."""
-        return 2 * self.num_kv_heads * self.head_dim * self.kv_storage.itemsize
+        numbers = self.head_dim + (0 if self.latent else self.value_dim)
+        return self.num_kv_heads * numbers * self.kv_storage.itemsize
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values.
@@ -146,12 +187,12 @@ class Problem:
         found = {
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
         }
-        return {
-            name: value for name, value in found.items() if value is not None or name not in OPTIONAL_FIELDS
-        }
+        return {name: value for name, value in found.items() if value or name not in OPTIONAL_FIELDS}
 
 
 OPTIONAL_FIELDS = frozenset(
-    field.name for field in fields(Problem) if field.default is None and field.name != "sm_scale"
+    field.name
+    for field in fields(Problem)
+    if (field.default is None or field.default is False) and field.name != "sm_scale"
 )
-"""Fields that JSON leaves out when they are ``None``."""
+"""Fields that JSON leaves out when they are ``None`` or false."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,10 @@ from pabench.problem.dtypes import Array, DType, encode
 from pabench.problem.families import FAMILIES, FamilyInput
 from pabench.problem.layout import PageLayout
 from pabench.problem.placement import HIGH_PAGE_BASE, VAST, place_pages
-from pabench.problem.pool import KvPool, pool_shape
+from pabench.problem.pool import KvPool, pool_parts, pool_shape
+from pabench.problem.problem import Problem
 from pabench.problem.vast import WRAPS, reserved_zeros, wrap_pages
-from pabench.problem.visibility import first_visible_key, visible_range
+from pabench.problem.visibility import unseen_tokens, visible_range
 
 FAMILY_LARGEST, FAMILY_SMALLEST = 65504.0, 2.0**-14
 SIGNS = np.array([-1.0, 1.0])
@@ -56,7 +58,7 @@ class SequenceRows:
     Attributes:
         queries: ``(q_len, num_qo_heads, head_dim)``, storage dtype.
         keys: ``(kv_len, num_kv_heads, head_dim)``, storage dtype of the cache.
-        values: like ``keys``.
+        values: like ``keys``, of ``head_dim_v``; with a latent cache the first elements of ``keys``.
     """
 
     queries: Array
@@ -102,19 +104,19 @@ def lay_out(case: Case, sequences: Sequence[SequenceRows]) -> Tensors:
     )
     pool = _poisoned_pool(case, layout)
     places = [layout.pages(sequence, kv_len) for sequence, kv_len in enumerate(batch.kv_lens)]
-    firsts = [
-        first_visible_key(problem, *lengths) for lengths in zip(batch.query_lens, batch.kv_lens, strict=True)
-    ]
-    for pages, first, rows in zip(places, firsts, sequences, strict=True):
+    unseen = [np.flatnonzero(unseen_tokens(case, sequence)) for sequence in range(batch.num_seqs)]
+    for pages, dead, rows in zip(places, unseen, sequences, strict=True):
         write_tokens(pool, pages, rows.keys, rows.values)
-        # tokens that slid out of every row's window stay as they are, unless something worse is asked for
-        if first and case.poison != "zero":
-            dead = np.full_like(rows.keys[:first], poison_value(case.poison, problem.kv_storage))
-            write_tokens(pool, pages, dead, dead)
+        # tokens that no row sees stay as they are, unless something worse is asked for
+        if dead.size and case.poison != "zero":
+            poison = poison_value(case.poison, problem.kv_storage)
+            worse = [np.full_like(numbers[dead], poison) for numbers in (rows.keys, rows.values)]
+            write_tokens(pool, pages, *worse, tokens=dead)
     if case.shared_prefix:
-        # what one sequence does not see any more another may
-        for pages, first, rows in zip(places, firsts, sequences, strict=True):
-            write_tokens(pool, pages, rows.keys[first:], rows.values[first:], start=first)
+        # what one sequence does not see another may
+        for pages, dead, rows in zip(places, unseen, sequences, strict=True):
+            kept = np.delete(np.arange(len(rows.keys)), dead)
+            write_tokens(pool, pages, rows.keys[kept], rows.values[kept], tokens=kept)
     return Tensors(
         case=case,
         q=np.concatenate([rows.queries for rows in sequences]),
@@ -146,12 +148,15 @@ def _generator(case: Case, *, stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(case.seed, spawn_key=(stream,)))
 
 
-def write_tokens(pool: KvPool, pages: Array, keys: Array, values: Array, *, start: int = 0) -> None:
-    """Write ``keys`` and ``values (n, num_kv_heads, head_dim)`` to slots ``start``.. of ``pages``."""
-    tokens = np.arange(start, start + keys.shape[0])
-    page_size = pool.storage.shape[-3 if pool.kv_layout == "NHD" else -2]
+def write_tokens(
+    pool: KvPool, pages: Array, keys: Array, values: Array, *, tokens: Array | None = None
+) -> None:
+    """Write ``keys`` and ``values (n, num_kv_heads, head_dim)`` to ``tokens`` of ``pages``, or to 0..n-1."""
+    tokens = np.arange(keys.shape[0]) if tokens is None else tokens
+    page_size = pool.k.shape[1 if pool.kv_layout == "NHD" else 2]
     page, offset = pages[tokens // page_size], tokens % page_size
-    for view, rows in ((pool.k, keys), (pool.v, values)):
+    latent = pool.parts is not None and pool.parts.latent
+    for view, rows in ((pool.k, keys),) if latent else ((pool.k, keys), (pool.v, values)):
         if pool.kv_layout == "NHD":
             view[page, offset] = rows
         else:
@@ -167,15 +172,25 @@ def poison_value(poison: str, dtype: DType) -> Array:
 
 def _wraps(case: Case) -> tuple[int, ...]:
     problem = case.problem
-    page = pool_shape(problem, 1, kv_layout=case.kv_layout, interleaved=case.interleaved)
-    # K and V of a page share its stride when they lie side by side, else each has its own
-    stride = math.prod(page) // (1 if case.interleaved else 2)
-    return wrap_pages(stride, problem.kv_storage.itemsize)
+    # one page tells the stride of the keys
+    shape = pool_shape(problem, 1, **_form(case))
+    pool = KvPool(
+        storage=np.empty(shape, np.uint8),
+        kv_layout=case.kv_layout,
+        interleaved=case.interleaved,
+        parts=pool_parts(problem, case.page_gaps),
+    )
+    return wrap_pages(pool.element_strides[0], problem.kv_storage.itemsize)
+
+
+def _form(case: Case) -> dict[str, Any]:
+    """What ``pool_shape`` takes of a case."""
+    return {"kv_layout": case.kv_layout, "interleaved": case.interleaved, "gaps": case.page_gaps}
 
 
 def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     problem = case.problem
-    shape = pool_shape(problem, layout.num_pages, kv_layout=case.kv_layout, interleaved=case.interleaved)
+    shape = pool_shape(problem, layout.num_pages, **_form(case))
     value = poison_value(case.poison, problem.kv_storage)
     whole = layout.num_pages * problem.page_size * problem.token_bytes <= FULL_POISON_BYTES
     if whole:
@@ -183,7 +198,12 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     else:
         lead = WRAPS[0] if case.placement == VAST else 0
         storage = reserved_zeros(shape, problem.kv_storage.storage, lead=lead)
-    pool = KvPool(storage=storage, kv_layout=case.kv_layout, interleaved=case.interleaved)
+    pool = KvPool(
+        storage=storage,
+        kv_layout=case.kv_layout,
+        interleaved=case.interleaved,
+        parts=pool_parts(problem, case.page_gaps),
+    )
     if not whole:
         used = [layout.pages(i, n) for i, n in enumerate(case.batch.kv_lens)]
         ids = np.unique(np.concatenate(used)).astype(np.int64)
@@ -202,9 +222,10 @@ def _sequence(
     head_dim, group = problem.head_dim, problem.group_size
     queries = np.empty((q_len, problem.num_qo_heads, head_dim))
     keys = np.empty((kv_len, problem.num_kv_heads, head_dim))
-    values = np.empty_like(keys)
+    values = np.empty((kv_len, problem.num_kv_heads, problem.value_dim))
     # logit = scale * q . k along a direction of +-1, which is reach * (q size) * (k size)
-    reach = abs(problem.scale) * head_dim or 1.0
+    steered = _steered(problem)
+    reach = abs(problem.scale) * (head_dim - steered.start) or 1.0
     directions = np.empty((problem.num_kv_heads, head_dim))
     for head in range(problem.num_kv_heads):
         logits, values[:, head] = _family(case, kv_len, rng, head)
@@ -217,6 +238,9 @@ def _sequence(
         # with a tiny sm_scale the largest logits are out of reach of 16 bits
         logits = logits * min(1.0, reach * MAX_STRETCH**2 / max(largest, 1.0))
         keys[:, head] = (logits / (reach * stretch))[:, None] * direction
+        if problem.latent:
+            scaled = abs(problem.scale) * stretch
+            direction = _put_values_in_keys(keys[:, head], values[:, head], direction, steered, scaled)
         # heads of a group differ in strength, so that no head can stand in for another
         strength = math.copysign(stretch, problem.scale) * (1.0 + 0.125 * (np.arange(group) % 3))
         queries[:, head * group : (head + 1) * group] = strength[:, None] * direction
@@ -230,21 +254,58 @@ def _sequence(
     queries *= noise
     noise = rng.standard_normal(keys.shape)
     noise *= 0.02
+    if problem.latent:
+        # values are what their family says
+        noise[..., : problem.value_dim] = 0.0
     keys += noise
     if case.family == "marker":
         queries[...] = 0.0
     for kind, numbers in (("k", keys), ("v", values)):
         if any(scale != 1.0 for scale in problem.kv_scales(kind)):
             numbers /= np.asarray(problem.kv_scales(kind))[:, None]
+    stored = encode(keys, problem.kv_storage)
     rows = SequenceRows(
         queries=encode(queries, problem.storage),
-        keys=encode(keys, problem.kv_storage),
-        values=encode(values, problem.kv_storage),
+        keys=stored,
+        values=stored[..., : problem.value_dim] if problem.latent else encode(values, problem.kv_storage),
     )
     if start is not None:
         shared = len(start[0].keys)
         rows.keys[:shared], rows.values[:shared] = start[0].keys, start[0].values
     return rows, directions
+
+
+def _steered(problem: Problem) -> slice:
+    """Elements of a key that give it its logit: all, or behind the values that a latent one begins with."""
+    return slice(problem.value_dim if problem.latent and problem.value_dim < problem.head_dim else 0, None)
+
+
+def _put_values_in_keys(keys: Array, values: Array, direction: Array, steered: slice, scaled: float) -> Array:
+    """Let latent ``keys (n, head_dim)`` begin with ``values``, and have the logits that they had; in place.
+
+    Return the direction of the queries, which have a smaller share of it where the values lie, so that no
+    logit hangs on these alone.
+
+    Args:
+        keys: multiples of ``direction``.
+        values: ``(n, head_dim_v)``.
+        direction: ``(head_dim,)``, +-1.
+        steered: elements behind the values; all, where there are none behind.
+        scaled: softmax scale times size of the queries.
+    """
+    count = values.shape[1]
+    if not steered.start:
+        # keys are values: these change along the direction, so that its logit is the wanted one
+        along = values @ direction / count
+        limit = max(1.0, float(np.abs(values).max(initial=0.0)))
+        keys += np.clip(values - along[:, None] * direction, -limit, limit)
+        return direction
+    carried = values @ direction[:count]
+    largest = float(np.abs(carried).max(initial=0.0)) * scaled
+    share = min(0.5, 1.0 / largest) if largest else 0.5
+    keys[:, :count] = values
+    keys[:, count:] -= (share * carried / (keys.shape[1] - count))[:, None] * direction[count:]
+    return np.concatenate([share * direction[:count], direction[count:]])
 
 
 def _captured_sequences(case: Case) -> list[SequenceRows]:
@@ -280,14 +341,14 @@ def _family(case: Case, kv_len: int, rng: np.random.Generator, head: int) -> tup
     Boundaries are page edges, multiples of 32 and the edge of the last row's window.
     """
     if kv_len == 0:
-        return np.empty(0), np.empty((0, case.problem.head_dim))
+        return np.empty(0), np.empty((0, case.problem.value_dim))
     first = int(visible_range(case.problem, 1, kv_len)[0][0])
     edges = {*range(0, kv_len, case.problem.page_size), *range(0, kv_len, 32), first}
     around = tuple(sorted(edges | {edge - 1 for edge in edges if edge}))
     stored, scale = case.problem.kv_storage, case.problem.kv_scales("v")[head]
     at = FamilyInput(
         kv_len=kv_len,
-        head_dim=case.problem.head_dim,
+        head_dim=case.problem.value_dim,
         boundaries=around,
         rng=rng,
         first_visible=first,

@@ -21,7 +21,7 @@ from pabench.checks.scope import EVERYTHING, Scope
 from pabench.checks.suite import questions_for
 from pabench.device.registry import DeviceRequest
 from pabench.errors import PabenchError
-from pabench.problem.problem import FEATURES
+from pabench.problem.features import all_features
 from pabench.resources import resource_dir
 from pabench.run.record import BROKEN, Record
 from pabench.run.shards import WorkerShard
@@ -291,7 +291,7 @@ def stages_of(mutant: Mutant) -> Iterator[Stage]:
     """
     subjects = subjects_of(mutant.file)
     checked = mutant.killed_by in FINDING_CLASSES
-    named_features = tuple(name for name in FEATURES if f"[{name}]" in mutant.killed_by)
+    named_features = tuple(name for name in all_features() if f"[{name}]" in mutant.killed_by)
     few = Scope(dtypes=FEW_DTYPES, max_head_dim=FEW_HEAD_DIM, features=named_features)
     small = Scope(dtypes=FEW_DTYPES, max_head_dim=FEW_HEAD_DIM)
     rounds: tuple[list[Stage], ...] = ([], [], [])

@@ -14,14 +14,19 @@ from pabench.problem.captured import CAPTURED, Capture
 from pabench.problem.case import POISONS, Case
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.families import FAMILIES
+from pabench.problem.masks import MASKS
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS, VAST
-from pabench.problem.pool import KV_LAYOUTS
-from pabench.problem.problem import Problem
+from pabench.problem.pool import KV_LAYOUTS, NO_GAPS
+from pabench.problem.problem import MAX_HEAD_DIM, Problem
+from pabench.strategies.caches import CACHE_PROBLEMS, page_gaps
 from pabench.strategies.lengths import batches, forks
+from pabench.strategies.masks import mask_values, with_fields
 from pabench.strategies.shapes import HEAD_DIMS, PAGE_SIZES, among, feature_fields, problems, whole
 
 HIGH_POOL_BYTES = 2**26
 """Pools with page ids above 65,536 are kept below this, so that they can be poisoned whole."""
+SMALL_DIM = 32
+"""Largest head dimension there where K and V differ."""
 FAR_BATCHES = partial(batches, max_seqs=3, max_len=80, min_len=1)
 
 
@@ -46,6 +51,8 @@ def cases(
     batch: Callable[[int], st.SearchStrategy[Batch]] | None = None,
     features: Collection[str] = (),
     required: Collection[str] = (),
+    always: Collection[str] = (),
+    max_head_dim: int = MAX_HEAD_DIM,
     sharing: bool = False,
     supported: Callable[[Case], bool] = lambda case: True,
 ) -> Case:
@@ -71,12 +78,19 @@ def cases(
             have no say.
         features: what half of the cases may have beyond plain attention, see ``feature_fields``.
         required: what every case has.
+        always: likewise; for callers who say so for all the cases of a backend.
+        max_head_dim: largest head dimension of caches whose K and V differ, see ``caches.py``.
         sharing: whether sequences may begin with pages of an earlier one, see ``forks``.
         supported: cases for which this is false are not drawn.
     """
     problem = draw(problems(dtypes=dtypes, head_dims=head_dims, page_sizes=page_sizes, heads=heads))
-    if features or required:
-        problem = replace(problem, **draw(feature_fields(problem, features, required, windows)))
+    asked = {*required, *always}
+    for feature in sorted(asked & CACHE_PROBLEMS.keys()):
+        problem = draw(CACHE_PROBLEMS[feature](problem, max_head_dim))
+    if features or asked:
+        problem = replace(problem, **draw(feature_fields(problem, features, asked, windows)))
+    masked = sorted(asked & MASKS.keys())
+    problem = with_fields(problem, masked)
     if batch is None:
         drawn = draw(batches(problem.page_size, max_seqs=max_seqs, max_len=max_len, min_len=min_len))
     else:
@@ -87,13 +101,15 @@ def cases(
         problem=problem,
         batch=drawn,
         kv_layout=draw(among(*kv_layouts)),
-        interleaved=draw(among(*interleaved)),
+        interleaved=not problem.latent and draw(among(*interleaved)),
+        page_gaps=draw(page_gaps(problem.latent)) if "page-gaps" in asked else NO_GAPS,
         family=draw(among(*families)),
         poison=draw(among(*poisons)),
         placement=draw(among(*(fits or ["shuffled"]))),
         tail=draw(among(*tails)),
         spare_pages=draw(whole(0, 4)),
         seed=draw(whole(0, 2**16)),
+        masks=tuple((name, draw(mask_values(MASKS[name], problem, drawn))) for name in masked),
         shared_prefix=draw(forks(drawn.kv_lens, problem.page_size)) if sharing else (),
     )
     if not supported(case):
@@ -156,17 +172,19 @@ def high_page_cases(
     /,
     *,
     dtypes: Sequence[str] = tuple(DTYPES),
+    always: Collection[str] = (),
     **choices: Any,
 ) -> Case:
     """Cases whose page ids lie around and above 65,536, over pages of at most 1 KiB.
 
-    ``choices`` are ``kv_layouts``, ``interleaved``, ``batch`` and ``supported`` of ``cases``.
+    ``choices`` are ``kv_layouts``, ``interleaved``, ``batch`` and ``supported`` of ``cases``, and ``always``
+    is, as far as it is about the cache.
     """
     dtype = draw(among(*dtypes))
     page_size = draw(st.sampled_from([1, 2, 3, 4] if dtype != "float32" else [1, 2]))
     group = draw(among(1, 2, 3))
     problem = Problem(num_qo_heads=2 * group, num_kv_heads=2, head_dim=16, page_size=page_size, dtype=dtype)
-    return draw(_far_cases(problem, "high", **choices))
+    return draw(_far_cases(problem, "high", always=always, **choices))
 
 
 @st.composite
@@ -175,6 +193,7 @@ def vast_page_cases(
     /,
     *,
     dtypes: Sequence[str] = tuple(DTYPES),
+    always: Collection[str] = (),
     **choices: Any,
 ) -> Case:
     """Cases whose pages lie where offsets of 31 and 32 bits wrap, in up to 32 GiB of address space.
@@ -189,7 +208,7 @@ def vast_page_cases(
         page_size=draw(among(1, 2, 5, 16)),
         dtype=draw(among(*dtypes)),
     )
-    return draw(_far_cases(problem, VAST, **choices))
+    return draw(_far_cases(problem, VAST, always=always, **choices))
 
 
 @st.composite
@@ -198,16 +217,19 @@ def _far_cases(
     problem: Problem,
     placement: str,
     *,
+    always: Collection[str],
     kv_layouts: Sequence[str] = KV_LAYOUTS,
     interleaved: Sequence[bool] = (False, True),
     batch: Callable[[int], st.SearchStrategy[Batch]] = FAR_BATCHES,
     supported: Callable[[Case], bool] = lambda case: True,
 ) -> Case:
+    for feature in sorted(CACHE_PROBLEMS.keys() & always):
+        problem = draw(CACHE_PROBLEMS[feature](problem, SMALL_DIM))
     case = Case(
         problem=problem,
         batch=draw(batch(problem.page_size)),
         kv_layout=draw(among(*kv_layouts)),
-        interleaved=draw(among(*interleaved)),
+        interleaved=not problem.latent and draw(among(*interleaved)),
         family=draw(among("needle", "normal", "spotlight")),
         poison=draw(among("nan", "zero")),
         placement=placement,

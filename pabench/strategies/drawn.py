@@ -40,6 +40,7 @@ class Range:
         interleaved: whether K and V may be strided views of one pool.
         max_head_dim: largest head dimension.
         features: what it declares beyond plain attention.
+        always: those of them that every case must have.
         operations: what it offers.
         supported: whether it declares that it can run a case.
         takes: the same, asked of cases that nobody is going to judge.
@@ -52,6 +53,7 @@ class Range:
     interleaved: tuple[bool, ...]
     max_head_dim: int
     features: tuple[str, ...]
+    always: tuple[str, ...]
     operations: frozenset[str]
     supported: Callable[[Case], bool]
     takes: Callable[[Case], bool]
@@ -69,7 +71,7 @@ class Range:
     @property
     def far(self) -> dict[str, Any]:
         """Arguments of ``high_page_cases`` and ``vast_page_cases``, which choose their own shapes."""
-        return {**self.layouts, "supported": self.supported}
+        return {**self.layouts, "always": self.always, "supported": self.supported}
 
     @property
     def attention(self) -> dict[str, Any]:
@@ -78,6 +80,8 @@ class Range:
             **self.choices,
             "page_sizes": self.page_sizes(),
             "features": self.features,
+            "always": self.always,
+            "max_head_dim": self.max_head_dim,
             "supported": self.supported,
         }
 

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pabench.problem.dtypes import DTYPES, E4M3
-from pabench.problem.problem import Problem
+from pabench.problem.problem import FEATURES, Problem
 
 HEAD_DIMS = (16, 80, 128)
 """A small one, one that is no power of two, and the usual one; each is one more compiled kernel."""
@@ -130,8 +130,9 @@ def feature_fields(
     one key, or more than there are, unless ``windows`` says which there may be; sinks and slopes are drawn
     for each query head, far beyond the logits and of no weight among them.
     """
-    asked = set(required)
-    others = sorted(set(features) - asked)
+    # how a cache lies is drawn with the problem itself, and masks with the batch
+    asked = set(required) & set(FEATURES)
+    others = sorted(set(features) & set(FEATURES) - asked)
     mixed = draw(EITHER) if others else False
     if mixed:
         asked |= draw(_features(tuple(others)))
@@ -145,7 +146,11 @@ def feature_fields(
         "sinks": lambda: {"sinks": _per_head(heads, (0.0, 2.0, -2.0, 10.0, 40.0, -40.0, 200.0, -1e4), 8.0)},
         "fp8-kv": lambda: {
             "kv_dtype": st.just(E4M3.name),
-            **dict.fromkeys(("k_scale", "v_scale"), _value_scales(problem.num_kv_heads)),
+            # values that lie in the keys have their scale
+            **dict.fromkeys(
+                ("k_scale",) if problem.latent else ("k_scale", "v_scale"),
+                _value_scales(problem.num_kv_heads),
+            ),
         },
         "non-causal": lambda: {"causal": st.just(False)},
     }

@@ -8,8 +8,8 @@ from typing import Any
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 from pabench.problem.dtypes import DTYPES
+from pabench.problem.features import all_features
 from pabench.problem.pool import KV_LAYOUTS
-from pabench.problem.problem import FEATURES
 from pabench.subjects.backends.adapters.table import ADAPTERS
 from pabench.subjects.backends.base import Capabilities
 from pabench.subjects.peers.named import NamedSubject
@@ -134,7 +134,7 @@ def _row(name: str, adapter: NamedSubject, device: Device) -> dict[str, str] | N
         "mode without a GPU": "none" if adapter.needs_gpu else subject.mode,
         "types": ", ".join(dtype for dtype in DTYPES if dtype in can.dtypes),
         "operations": ", ".join(one for one in OPERATIONS if one in can.operations),
-        "features": ", ".join(one for one in FEATURES if one in can.features) or "none",
+        "features": ", ".join(one for one in all_features() if one in can.features) or "none",
         "layouts": ", ".join([*layouts, *(["strided"] if can.interleaved else [])]),
         "LSE": "yes" if can.lse else "no",
         "not offered, and why": NOT_OFFERED[name],

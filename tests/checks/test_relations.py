@@ -38,12 +38,15 @@ EXACT = ComputeProfile()
 def test_relations_hold_of_the_truth_property(name: str, data: st.DataObject) -> None:
     relation = RELATIONS[name]
     features = sorted(set(FEATURES) - relation.without)
+    required = [relation.needs] if relation.needs else []
     drawn = cases(
         families=suite.FAMILIES,
         placements=suite.PLACEMENTS,
         head_dims=[16],
         batch=suite.BATCHES[relation.batches],
         features=features,
+        required=required,
+        max_head_dim=72,
         dtypes=["float16"],
     )
     related = relation.build(build_tensors(data.draw(drawn)))

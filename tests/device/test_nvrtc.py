@@ -48,7 +48,8 @@ def source(file: str, **defines: int) -> KernelSource:
 
 
 def shaped(file: str, head_dim: int, dtype: int, vec: int) -> KernelSource:
-    return source(file, PAB_HEAD_DIM=head_dim, PAB_DTYPE=dtype, PAB_VEC=vec, PAB_WARPS=4)
+    shape = {"PAB_HEAD_DIM": head_dim, "PAB_HEAD_DIM_V": head_dim}
+    return source(file, **shape, PAB_DTYPE=dtype, PAB_VEC=vec, PAB_WARPS=4)
 
 
 FILES = sorted({one.file for one in kernel_instances()})

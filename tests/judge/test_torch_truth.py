@@ -12,6 +12,7 @@ from pabench.judge.merge import merge_truth
 from pabench.judge.reference import Truth, truth
 from pabench.problem import Case, ComputeProfile, build_tensors
 from pabench.problem.dtypes import Array, dtype_by_name
+from pabench.problem.features import all_features
 from pabench.problem.merge import MergeCase, build_merge
 from pabench.problem.problem import FEATURES
 from pabench.problem.tensors import Tensors
@@ -86,7 +87,7 @@ def _largest(numbers: Array) -> float:
     return float(np.max(np.abs(numbers), initial=0.0, where=np.isfinite(numbers)))
 
 
-@pytest.mark.parametrize("feature", [None, *FEATURES])
+@pytest.mark.parametrize("feature", [None, *all_features()])
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_torch_truth_is_the_judges_property(feature: str | None, data: st.DataObject) -> None:
@@ -94,6 +95,7 @@ def test_torch_truth_is_the_judges_property(feature: str | None, data: st.DataOb
         cases(
             placements=("shuffled", "identity", "reversed"),
             head_dims=(8, 40, 64),
+            max_head_dim=72,
             features=FEATURES if feature else (),
             required=(feature,) if feature else (),
             sharing=True,

@@ -20,7 +20,7 @@ from pabench.checks.suite import BY_ID as QUESTIONS
 from pabench.cli.main import run
 from pabench.judge import verdict
 from pabench.judge.reference import Truth, truth
-from pabench.problem.problem import FEATURES
+from pabench.problem.features import all_features
 from pabench.resources import resource_dir
 from pabench.selftest.mutants import Mutant, load_mutants
 from pabench.strategies import cases
@@ -31,7 +31,13 @@ BY_ID = {mutant.id: mutant for mutant in MUTANTS}
 KERNELS = resource_dir("kernels_cuda")
 SEEDS = (0, 1, 2)
 
-WIDE = {"head-dim-tail-dropped-in-output", "append-head-dim-tail-dropped"}
+WIDE = {
+    "head-dim-tail-dropped-in-output",
+    "append-head-dim-tail-dropped",
+    "output-row-of-key-length",
+    "output-ends-with-the-key",
+    "latent-key-without-its-end",
+}
 """Faults that need a head_dim beside 16; it costs a second compiled kernel."""
 
 FEATURES_OF = {
@@ -48,7 +54,7 @@ def test_kill_matrix_names_questions_of_the_suite() -> None:
 
 
 def features_of(mutant: Mutant) -> tuple[str, ...]:
-    named = tuple(name for name in FEATURES if f"[{name}]" in mutant.killed_by)
+    named = tuple(name for name in all_features() if f"[{name}]" in mutant.killed_by)
     return FEATURES_OF.get(mutant.id, named)
 
 

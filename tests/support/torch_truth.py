@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pabench.problem import ComputeProfile, Problem, Tensors
 from pabench.problem.dtypes import FLOAT32, Array, DType, decode, dtype_by_name
+from pabench.problem.masks import MASKS, Rows
 
 # waking a second thread costs more than cases of tests take
 torch.set_num_threads(1)
@@ -74,7 +75,7 @@ def torch_truth(tensors: Tensors, profile: ComputeProfile) -> Found:
     problem = tensors.case.problem
     c = constants(profile, problem.storage, problem.kv_storage)
     queries = torch.from_numpy(decode(tensors.q, problem.storage))
-    out = torch.zeros_like(queries)
+    out = torch.zeros((*queries.shape[:2], problem.value_dim), dtype=torch.float64)
     lse = torch.full(queries.shape[:2], -math.inf, dtype=torch.float64)
     if problem.sinks is not None:
         lse[:] = torch.tensor(problem.sinks, dtype=torch.float64)
@@ -92,8 +93,10 @@ def torch_truth(tensors: Tensors, profile: ComputeProfile) -> Found:
         seen = torch.ones((end - begin, kv_len), dtype=torch.bool)
         if problem.causal:
             seen &= token <= position[:, None]
+        seen = _masked(tensors, i, seen, widens=True)
         if problem.window is not None:
             seen &= token > position[:, None] - problem.window
+        seen = _masked(tensors, i, seen, widens=False)
         if not seen.any():
             continue
         # what no row sees may hold anything, and 0 * NaN is NaN
@@ -110,6 +113,24 @@ def torch_truth(tensors: Tensors, profile: ComputeProfile) -> Found:
             out_bound[begin:end, head][some] = found[2][some] + extra
             lse_bound[begin:end, head][some] = found[3][some]
     return out.numpy(), lse.numpy(), out_bound.numpy(), lse_bound.numpy()
+
+
+def _masked(tensors: Tensors, sequence: int, seen: Tensor, *, widens: bool) -> Tensor:
+    """What masks of one kind make of the keys that rows see, by the spelling for one row and key."""
+    q_len, kv_len = seen.shape
+    size = tensors.case.problem.page_size
+    rows = Rows(sequence=sequence, q_len=q_len, kv_len=kv_len, page_size=size)
+    for name, value in tensors.case.masks:
+        if MASKS[name].widens == widens:
+            found = [
+                [
+                    bool(MASKS[name].admits(bool(seen[i, j]), kv_len - q_len + i, j, rows, value))
+                    for j in range(kv_len)
+                ]
+                for i in range(q_len)
+            ]
+            seen = torch.tensor(found, dtype=torch.bool).reshape(q_len, kv_len)
+    return seen
 
 
 def _rows(tensors: Tensors, sequence: int, kv_len: int, kind: str) -> Tensor:

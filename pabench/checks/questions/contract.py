@@ -14,6 +14,7 @@ from pabench.checks.questions.append import APPEND_REJECT
 from pabench.checks.reject_checks import check_reject
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
+from pabench.problem.features import all_features
 from pabench.problem.problem import Problem
 from pabench.strategies import batches, cases, ending_full, prefill_batches
 from pabench.strategies.drawn import Range
@@ -85,5 +86,11 @@ CONTRACT = (
         draw=lambda declared: _plain(declared, "normal", "needle"),
         share=0.25,
     ),
-    Question(check=LAUNCH_LIMITS, clauses=("C2",), draw=_crowded, share=0.02),
+    Question(
+        check=LAUNCH_LIMITS,
+        clauses=("C2",),
+        draw=_crowded,
+        share=0.02,
+        against=frozenset(all_features()),
+    ),
 )

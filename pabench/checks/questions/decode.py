@@ -12,6 +12,7 @@ from pabench.checks import attention_checks as attention
 from pabench.checks.question import Check, Question
 from pabench.device.base import device_kind
 from pabench.problem.families import FAMILIES
+from pabench.problem.features import all_features
 from pabench.strategies import (
     LARGE_PAGE_SIZES,
     OTHER_HEAD_DIMS,
@@ -57,6 +58,9 @@ FEATURES = {
         "F5",
         "A cache of e4m3 with scales for K and V, per tensor or per KV head, in output and LSE.",
     ),
+    "head-dim-v": ("S7", "Values, and so outputs, are longer or shorter than queries and keys."),
+    "latent-cache": ("S8", "One vector a token is the key, and its beginning the value: latent attention."),
+    "page-gaps": ("S9", "Pages of K and of V lie apart, each with a stride of its own; gaps hold anything."),
 }
 """Feature to its clause, and what is asked of it."""
 FEATURE_FAMILIES = ("normal", "needle", "spotlight", "window-edge", "saturating", "one-hot", "marker")
@@ -204,6 +208,7 @@ ORACLE = (
         label="captured",
         about="Queries, keys and values that a model made: outliers and sinks that random data lacks.",
         share=0.5,
+        against=frozenset(all_features()),
         unasked=_not_captured,
     ),
     Question(
@@ -321,7 +326,12 @@ UNSEEN = (
     Question(check=TABLE_TAIL, clauses=("D5",), draw=drawing("normal", "needle", poisons=["nan"])),
     Question(check=PLACEMENT, clauses=("S3", "D6"), draw=drawing("normal", "needle", "one-hot")),
     Question(check=SHARED_PREFIX, clauses=("D11",), draw=_shared),
-    Question(check=VIEWS, clauses=("S2", "D7"), draw=drawing("normal", "needle", poisons=["nan"])),
+    Question(
+        check=VIEWS,
+        clauses=("S2", "D7"),
+        draw=drawing("normal", "needle", poisons=["nan"]),
+        against=frozenset({"latent-cache"}),
+    ),
     Question(check=EMPTY, clauses=("D3", "Q3", "F4"), draw=_empty),
     Question(check=REPEAT, clauses=("D8", "Q4"), draw=drawing("normal", "ascending")),
     Question(

@@ -22,6 +22,7 @@ from pabench.checks.questions.decode import (
     no_vast_pools,
     shapes,
 )
+from pabench.problem.features import all_features
 from pabench.problem.problem import FEATURES
 from pabench.strategies import (
     ALL_HEAD_DIMS,
@@ -45,6 +46,7 @@ KINDS = {
     "non-causal": (("Q2",), "Without a causal mask every row sees all keys, or those from its window on."),
     "window": (("F2",), "Each row has a window of its own."),
     "fp8-kv": (("F5",), "A cache of e4m3 with scales, for several rows a sequence."),
+    "latent-cache": (("S8",), "A latent cache, for several rows a sequence."),
     "features": (
         ("F1", "F2", "F3", "F4", "F5"),
         "Soft cap, bias, sinks and quantised caches for several rows a sequence.",
@@ -60,10 +62,11 @@ def prefill_choices(declared: Range, **changed: Any) -> dict[str, Any]:
 
 
 def _of_kind(kind: str) -> Any:
-    needs = kind if kind in FEATURES else None
+    needs = kind if kind in all_features() else None
 
     def draw(declared: Range) -> Any:
-        features = declared.features if kind == "features" else ()
+        # caches and masks have questions of their own
+        features = [name for name in declared.features if name in FEATURES] if kind == "features" else ()
         choices = prefill_choices(declared, features=features)
         if kind == "window":  # whole tiles of a kernel lie within a window, and before it
             choices["batch"] = lambda page_size: prefill_batches(page_size) | long_prefill_batches(page_size)
@@ -113,7 +116,7 @@ PREFILLS = (
             draw=_of_kind(kind),
             label=kind,
             about=about,
-            needs=kind if kind in FEATURES else None,
+            needs=kind if kind in all_features() else None,
         )
         for kind, (clauses, about) in KINDS.items()
     ),

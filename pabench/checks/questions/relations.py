@@ -7,6 +7,7 @@ from typing import Any
 
 from pabench.checks.question import Check, Question
 from pabench.checks.relation_checks import RELATIONS, Relation
+from pabench.problem.masks import MASKS
 from pabench.strategies import batches, cases, long_batches, prefill_batches
 from pabench.strategies.drawn import Range
 
@@ -25,6 +26,7 @@ def _drawing(relation: Relation) -> Callable[[Range], Any]:
             families=FAMILIES,
             placements=PLACEMENTS,
             batch=BATCHES[relation.batches],
+            required=[relation.needs] if relation.needs else [],
             **declared.attention | long | {"features": features},
         )
 
@@ -36,6 +38,8 @@ RELATED = tuple(
         check=Check(id=name, operation=relation.operation, run=relation),
         clauses=relation.clauses,
         draw=_drawing(relation),
+        needs=relation.needs,
+        against=relation.without.union(MASKS),
         # a badge is a promise: look longer
         share=0.15 if relation.badge is None else 0.35,
     )

@@ -111,7 +111,7 @@ def allocator_capabilities(told: dict[str, Any]) -> AllocatorCapabilities:
 
 def _backend(subject: Caller, told: dict[str, Any]) -> BackendFacts:
     known = dict(told["capabilities"])
-    for field in ("dtypes", "devices", "operations", "kv_layouts", "features"):
+    for field in ("dtypes", "devices", "operations", "kv_layouts", "features", "requires"):
         known[field] = frozenset(str(one) for one in known[field])
     known["max_head_dim"] = int(known["max_head_dim"])
     for field in ("interleaved", "lse", "vast_pools", "validates", "merges_prefixes"):

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pabench.device.base import Device
-from pabench.errors import UnknownName, Unsupported
+from pabench.errors import InvalidCase, UnknownName, Unsupported
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
+from pabench.problem.features import all_features
 from pabench.problem.placement import VAST
 from pabench.problem.pool import KvPool
-from pabench.problem.problem import FEATURES, Problem
+from pabench.problem.problem import Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 
@@ -48,7 +49,8 @@ class Capabilities:
         interleaved: whether it takes strided views of K and V in one pool.
         lse: whether it returns the log-sum-exp.
         max_head_dim: largest head dimension.
-        features: subset of ``pabench.problem.problem.FEATURES``: what it can beyond plain attention.
+        features: subset of ``pabench.problem.features.all_features()``: what it can beyond plain attention.
+        requires: features that every case must have; empty for a backend that computes plain attention too.
         vast_pools: whether it reads the cache where it lies, and only what it needs of it, so that it can be
             given one larger than memory; one that converts or copies the cache must not say so.
         validates: whether it refuses corrupt problems by itself; False where a caller must see to it.
@@ -65,6 +67,7 @@ class Capabilities:
     lse: bool = True
     max_head_dim: int = 1024
     features: frozenset[str] = frozenset()
+    requires: frozenset[str] = frozenset()
     vast_pools: bool = False
     validates: bool = True
     merges_prefixes: bool = False
@@ -72,8 +75,10 @@ class Capabilities:
 
     def __post_init__(self) -> None:
         for name in self.features:
-            if name not in FEATURES:
-                raise UnknownName("feature", str(name), FEATURES)
+            if name not in all_features():
+                raise UnknownName("feature", str(name), all_features())
+        for name in self.requires - self.features:
+            raise InvalidCase("requires", name, "must be among the features that the backend declares")
 
     def why_not(self, case: Case) -> str | None:
         """Return why ``case`` is unsupported, or None when it is supported."""
@@ -93,9 +98,11 @@ class Capabilities:
             return f"head_dim {problem.head_dim} is above {self.max_head_dim}"
         if case.placement == VAST and not self.vast_pools:
             return "no pools larger than memory"
-        missing = [name for name in FEATURES if name in case.features - self.features]
+        missing = [name for name in all_features() if name in case.features - self.features]
         if missing:
             return f"no {', no '.join(missing)}"
+        if lacking := sorted(self.requires - case.features):
+            return f"nothing without {', '.join(lacking)}"
         return self.rule(case) if self.rule else None
 
 
@@ -104,7 +111,7 @@ class AttentionOutput:
     """Result on the host.
 
     Attributes:
-        out: ``(num_query_tokens, num_qo_heads, head_dim)``, storage dtype of the case.
+        out: ``(num_query_tokens, num_qo_heads, head_dim_v)``, storage dtype of the case.
         lse: ``(num_query_tokens, num_qo_heads)`` float32, natural log, or None when not offered.
     """
 

@@ -13,6 +13,10 @@ type of ``q``; ``lse (num_seqs, num_qo_heads) float32`` is the natural log-sum-e
 
 What is special about the function is said by attributes on it: ``decode.dtypes = ("float32",)``,
 ``decode.profile = ComputeProfile(...)``, ``decode.lse = False``.
+
+With ``decode.latent = True`` it is one for latent caches (MLA) and nothing else: it gets ``(q, cache,
+block_table, kv_lens, sm_scale, head_dim_v)``, where the values are the first ``head_dim_v`` numbers of each
+row of ``cache``, and ``out`` has rows of that length.
 """
 
 from __future__ import annotations
@@ -54,11 +58,15 @@ class FunctionBackend:
         dtypes = getattr(function, "dtypes", NUMPY_DTYPES)
         if isinstance(dtypes, str) or not dtypes:
             raise InvalidCase(f"{name}: dtypes", dtypes, "must be a list of storage types")
+        self._latent = bool(getattr(function, "latent", False))
+        only = frozenset({"latent-cache"}) if self._latent else frozenset()
         self.capabilities = Capabilities(
             dtypes=frozenset(dtype_by_name(dtype).name for dtype in dtypes),
             devices=frozenset({device.name}),
             operations=frozenset({"decode"}),
             kv_layouts=frozenset({"NHD"}),
+            features=only,
+            requires=only,
             lse=bool(getattr(function, "lse", True)),
         )
         self.profile = getattr(function, "profile", ComputeProfile())
@@ -69,17 +77,11 @@ class FunctionBackend:
         """Upload the arrays."""
         check_attention(self.name, self.capabilities, tensors)
         up = self._device.to_device
-        pool = tensors.pool.with_storage(up(tensors.pool.storage))
-        return FunctionCall(
-            arguments=(
-                up(tensors.q),
-                pool.k,
-                pool.v,
-                up(tensors.layout.block_table),
-                up(tensors.kv_lens),
-                tensors.case.problem.scale,
-            )
-        )
+        pool, problem = tensors.pool.with_storage(up(tensors.pool.storage)), tensors.case.problem
+        caches = (pool.k,) if self._latent else (pool.k, pool.v)
+        table, lens = up(tensors.layout.block_table), up(tensors.kv_lens)
+        more = (problem.value_dim,) if self._latent else ()
+        return FunctionCall(arguments=(up(tensors.q), *caches, table, lens, problem.scale, *more))
 
     def run(self, plan: FunctionCall) -> None:
         """Call the function."""

@@ -11,12 +11,14 @@ from pabench.device.base import Device
 from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
 from pabench.kernels.decode_simple import DecodePlan, plan_decode, split_count
 from pabench.kernels.gather import plan_gather
+from pabench.kernels.mask_bits import mask_bits
 from pabench.kernels.merge_states import plan_merge
 from pabench.kernels.page_copy import copy_pages
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import DTYPES, E4M3, Array, dtype_by_name
+from pabench.problem.features import all_features
 from pabench.problem.pool import KvPool
-from pabench.problem.problem import FEATURES, Problem
+from pabench.problem.problem import Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 from pabench.problem.vast import sparse_copy
@@ -62,7 +64,7 @@ class RawKernelBackend:
             {"decode", "speculative", "prefill", "append", "replay", VAST_WRITES, *OPTIONAL}
         ),
         max_head_dim=1024,
-        features=frozenset(FEATURES),
+        features=frozenset(all_features()),
     )
     profile = ComputeProfile(
         p_dtype="float32", partial_dtype="float32", accumulation="blocked", tanh_error=TANH_ERROR
@@ -78,7 +80,8 @@ class RawKernelBackend:
         device, case = self._device, tensors.case
         problem, batch = case.problem, case.batch
         pool = tensors.pool.with_storage(device.to_device(tensors.pool.storage))
-        seen = [n if problem.window is None else min(n, problem.window) for n in batch.kv_lens]
+        whole = problem.window is None or case.masks
+        seen = [n if whole else min(n, problem.window or n) for n in batch.kv_lens]
         splits = split_count(seen, problem.num_qo_heads, num_query_tokens=batch.num_query_tokens)
         return plan_decode(
             device,
@@ -89,6 +92,7 @@ class RawKernelBackend:
             kv_lens=device.to_device(tensors.kv_lens),
             num_splits=self._num_splits or splits,
             qo_indptr=None if batch.is_decode else device.to_device(tensors.qo_indptr),
+            mask=mask_bits(device, case) if case.masks else None,
         )
 
     def run(self, plan: DecodePlan) -> None:

@@ -12,7 +12,7 @@ from pabench.problem.batch import Batch
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array, DType, dtype_by_name
 from pabench.problem.layout import PageLayout
-from pabench.problem.pool import KvPool, pool_shape
+from pabench.problem.pool import KvPool, pool_parts, pool_shape
 from pabench.problem.problem import Problem
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import Capabilities
@@ -40,12 +40,21 @@ def check_attention(name: str, capabilities: Capabilities, tensors: Tensors) -> 
     if (pool.kv_layout, pool.interleaved) != wanted:
         given = (pool.kv_layout, pool.interleaved)
         raise InvalidCase("cache layout", given, f"must be {wanted} as in the case")
+    parts = pool_parts(problem, case.page_gaps)
+    if pool.parts != parts:
+        raise InvalidCase("parts of a page", pool.parts, f"must be {parts} as in the case")
     stored = problem.kv_storage.storage
     if pool.storage.dtype != stored:
         raise InvalidCase("cache", str(pool.storage.dtype), f"must be stored as {stored}")
-    if pool.storage.ndim != 5:
-        raise InvalidCase("cache", pool.storage.shape, "must have 5 axes, see KvPool")
-    cache = pool_shape(problem, pool.num_pages, kv_layout=case.kv_layout, interleaved=case.interleaved)
+
+    def shape(num_pages: int) -> tuple[int, ...]:
+        layout, interleaved = case.kv_layout, case.interleaved
+        return pool_shape(problem, num_pages, kv_layout=layout, interleaved=interleaved, gaps=case.page_gaps)
+
+    axes = len(shape(1))
+    if pool.storage.ndim != axes:
+        raise InvalidCase("cache", pool.storage.shape, f"must have {axes} axes, see KvPool")
+    cache = shape(pool.num_pages)
     if pool.storage.shape != cache:
         raise InvalidCase("cache", pool.storage.shape, f"must have shape {cache}")
     if tensors.kv_lens.dtype != np.int32:

@@ -152,9 +152,9 @@ def test_backends_validate_says_what_it_cannot() -> None:
     )
     with pytest.raises(UnknownName, match="unknown feature 'windows'; did you mean 'window'"):
         Capabilities(dtypes=frozenset(), features=frozenset({"windows"}))
-    wide = replace(PROBLEM, head_dim=257)
-    with pytest.raises(Unsupported, match=r"^rawkernel: head_dim 257 is above 256$"):
-        BACKEND.plan(build_tensors(Case(problem=wide, batch=Batch(kv_lens=(1,)))))
+    wide, short = replace(PROBLEM, head_dim=257), replace(narrow, max_head_dim=256)
+    with pytest.raises(Unsupported, match=r"^mine: head_dim 257 is above 256$"):
+        check_attention("mine", short, build_tensors(Case(problem=wide, batch=Batch(kv_lens=(1,)))))
 
 
 @pytest.mark.parametrize(

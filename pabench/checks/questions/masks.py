@@ -1,0 +1,47 @@
+"""Which keys a row sees: a question for each row of the table of masks, made of the row alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from pabench.checks.attention_checks import check_decode
+from pabench.checks.question import Check, Question
+from pabench.problem.masks import MASKS, Mask
+from pabench.strategies import cases
+from pabench.strategies.drawn import Range
+from pabench.strategies.masks import mask_batches
+
+MASKED = Check(id="masked", operation="decode", run=check_decode)
+FAMILIES = ("needle", "marker", "normal", "spotlight")
+
+
+def mask_question(mask: Mask) -> Question:
+    """Return the question that asks whether a backend has ``mask`` right."""
+
+    def draw(declared: Range) -> Any:
+        rows = declared.offers("speculative") or declared.offers("prefill")
+        # a bias by distance leaves no two keys alike, so that no mistake of a mask could be named
+        features = [name for name in declared.features if name not in {*mask.without, "alibi", "non-causal"}]
+        batch = partial(mask_batches, mask=mask, rows=rows)
+        choices = declared.attention | {"head_dims": declared.head_dims([16]), "features": features}
+        return cases(families=FAMILIES, required=[mask.name], batch=batch, **choices)
+
+    def unasked(declared: Range) -> str | None:
+        if mask.several_rows and not (declared.offers("speculative") or declared.offers("prefill")):
+            return f"{declared.subject} offers no several query rows, with which alone {mask.name} shows"
+        return None
+
+    return Question(
+        check=MASKED,
+        clauses=(mask.clause,),
+        draw=draw,
+        label=mask.name,
+        about=mask.about,
+        needs=mask.name,
+        share=0.5,
+        unasked=unasked,
+    )
+
+
+MASKS_ASKED = tuple(mask_question(mask) for mask in MASKS.values())
