@@ -23,12 +23,13 @@ START = (T * 3 + 1).astype(np.int32)
 
 def bf16(x: Array) -> Array:
     bits = x.astype(np.float32).view(np.uint32)
-    return np.asarray(((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32))
+    kept: Array = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+    return np.frombuffer(kept.tobytes(), np.float32)
 
 
 def e4m3(x: Array) -> Array:
     scale = np.exp2(np.maximum(np.floor(np.log2(np.maximum(x, 1e-9))), -6) - 3)
-    return np.minimum(np.rint(x / scale) * scale, 448)
+    return np.asarray(np.minimum(np.rint(x / scale) * scale, 448))
 
 
 def masks(values: Array) -> Array:
