@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from pabench.controls.model import RIGHT, Control
@@ -33,11 +34,8 @@ def control_device(
     name: str = "emulated", *, kernels: Path | None = None, workers: int | None = None
 ) -> CheckedDevice:
     """Return the checked device ``name`` with all checks on; it ends loops of controls soon."""
-    options = {"kernels": kernels, "workers": workers}
-    limits = {"step_budget": STEP_BUDGET, "poll_seconds": POLL_SECONDS}
-    if is_ptx(name):
-        return CheckedPtxDevice(read_name(name), **options, **limits)
-    return CheckedDevice(**options, **limits)
+    kind = partial(CheckedPtxDevice, read_name(name)) if is_ptx(name) else CheckedDevice
+    return kind(kernels=kernels, workers=workers, step_budget=STEP_BUDGET, poll_seconds=POLL_SECONDS)
 
 
 def controls_hold(device: CheckedDevice) -> list[str]:

@@ -15,6 +15,7 @@ from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.cache import cached_file, content_key
 from pabench.device.checked import CheckedDevice
 from pabench.device.emulated import COMMENT, KERNEL_FLAGS, EmulatedDevice, EmulatedModule
+from pabench.device.findings import Finding
 from pabench.device.headers import header_texts, include_dirs
 from pabench.device.ptx.architectures import SHARED, PtxName, runs
 from pabench.device.ptx.parse import parse
@@ -33,6 +34,7 @@ FLAGS = (
 
 
 PLAIN = PtxName()
+UNSYNCED = "lanes with no warp sync between them"
 
 
 class PtxModule(EmulatedModule):
@@ -140,7 +142,7 @@ class _FromPtx:
                 module = parse(ptx)
                 if not runs(module.target, self._asked.architecture):
                     raise PtxError(f"it is PTX for {module.target}")
-                unit_text = translate(module, foreign=is_foreign)
+                unit_text = translate(module, foreign=is_foreign, lockstep=self._asked.lockstep)
             except PtxError as error:
                 raise CompileError(f"{source.path.name} for {self._asked.architecture}: {error}") from None
             unit = out.with_suffix(".cpp")
@@ -183,3 +185,12 @@ class CheckedPtxDevice(_FromPtx, CheckedDevice):
     def __init__(self, asked: PtxName = PLAIN, **options: Any) -> None:
         super().__init__(**options)
         self._name_it(asked)
+
+    def _read(self, raw: list[dict[str, Any]], launch: Launch, names: dict[int, str]) -> list[Finding]:
+        """See ``CheckedDevice``; two lanes of a warp at two lines may be right on hardware, which is told."""
+        return [
+            replace(one, text=f"{one.text}; right only while the lanes of a warp run in step")
+            if one.other and one.text.endswith(UNSYNCED) and one.at.place != one.other.place
+            else one
+            for one in super()._read(raw, launch, names)
+        ]
