@@ -73,7 +73,7 @@ CONTROL_SEEDS, MUTANT_SEEDS = 20, 3
     "--device",
     default="emulated",
     metavar="NAME",
-    help="emulated; or cuda: compare with compute-sanitizer on a GPU.",
+    help="emulated, ptx:sm_80; or cuda: compare with compute-sanitizer on a GPU.",
     show_default=True,
 )
 @click.option(
@@ -119,7 +119,11 @@ def command(
             hint="--controls, --mutants, --generate or --calibrate",
         )
     if device not in DEVICES:
-        raise UnknownName("device", device, DEVICES)
+        from pabench.device.ptx.architectures import is_ptx, read_name
+
+        if not is_ptx(device):
+            raise UnknownName("device", device, (*DEVICES, "ptx:sm_80"))
+        read_name(device)
     for option, file in (("--json", json_file), ("--out", out)):
         if file is not None:
             check_output(option, file)
@@ -171,7 +175,14 @@ def command(
         if program is None:
             say(_line(verdict, width))
 
-    verdicts = run_controls(chosen, folder, seeds=range(seeds), kernels=kernels, on_verdict=show)
+    verdicts = run_controls(
+        chosen,
+        folder,
+        seeds=range(seeds),
+        kernels=kernels,
+        device_name="emulated" if program else device,
+        on_verdict=show,
+    )
     if program is None:
         rows += verdicts
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from pabench.controls.model import RIGHT, Control
@@ -11,6 +12,8 @@ from pabench.device.base import Device
 from pabench.device.cache import cached_text, content_key
 from pabench.device.checked import CheckedDevice
 from pabench.device.headers import emulator_texts, header_texts, include_dirs
+from pabench.device.ptx.architectures import is_ptx, read_name
+from pabench.device.ptx.device import CheckedPtxDevice
 from pabench.device.registry import DeviceRequest
 from pabench.device.symbols import symbolizer
 from pabench.errors import EnvironmentRefused
@@ -27,9 +30,12 @@ class _DoNotHold(Exception):
     """Keeps a result that must not be remembered out of the cache."""
 
 
-def control_device(*, kernels: Path | None = None, workers: int | None = None) -> CheckedDevice:
-    """Return a checked device with all checks on that ends loops of controls soon."""
-    return CheckedDevice(kernels=kernels, workers=workers, step_budget=STEP_BUDGET, poll_seconds=POLL_SECONDS)
+def control_device(
+    name: str = "emulated", *, kernels: Path | None = None, workers: int | None = None
+) -> CheckedDevice:
+    """Return the checked device ``name`` with all checks on; it ends loops of controls soon."""
+    kind = partial(CheckedPtxDevice, read_name(name)) if is_ptx(name) else CheckedDevice
+    return kind(kernels=kernels, workers=workers, step_budget=STEP_BUDGET, poll_seconds=POLL_SECONDS)
 
 
 def controls_hold(device: CheckedDevice) -> list[str]:
@@ -52,7 +58,7 @@ def controls_hold(device: CheckedDevice) -> list[str]:
     def make() -> str:
         # whoever has no symbolizer is told so by each finding; the findings can be believed all the same
         places = symbolizer() is not None
-        own = control_device(kernels=device.kernels)
+        own = control_device(device.name, kernels=device.kernels)
         verdicts = [judge(c, folder, own, QUICK_SEEDS, places=places) for c in quick]
         misses.extend(in_words(verdict) for verdict in verdicts if verdict.problem)
         if misses:

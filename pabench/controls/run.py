@@ -25,6 +25,7 @@ def run_controls(
     *,
     seeds: Sequence[int],
     kernels: Path | None = None,
+    device_name: str = "emulated",
     on_verdict: Callable[[Verdict], None] = lambda verdict: None,
 ) -> list[Verdict]:
     """Judge the checker by each of ``controls``, whose files lie in ``folder``, under each of ``seeds``.
@@ -34,6 +35,7 @@ def run_controls(
         folder: where their kernel files lie.
         seeds: schedules.
         kernels: a folder to use in place of the project's ``kernels_cuda``.
+        device_name: of the checked device, ``emulated`` or a PTX device.
         on_verdict: called in the calling thread, in the order of ``controls``.
 
     Raises:
@@ -44,7 +46,7 @@ def run_controls(
 
     def device() -> CheckedDevice:
         if not hasattr(mine, "device"):
-            mine.device = control_device(kernels=kernels, workers=LAUNCH_WORKERS)
+            mine.device = control_device(device_name, kernels=kernels, workers=LAUNCH_WORKERS)
         found: CheckedDevice = mine.device
         return found
 

@@ -76,7 +76,9 @@ class FateFile:
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 data = json.loads(line)
-                mutant = Mutant(**{**data["mutant"], "bugs": tuple(data["mutant"]["bugs"])})
+                told = data["mutant"]
+                pairs = {"bugs": tuple(told["bugs"]), "also": tuple(map(tuple, told.get("also", ())))}
+                mutant = Mutant(**{**told, **pairs})
                 mutant = replace(mutant, file=present_file(mutant.file))
                 if data["seeds"] == self._seeds:
                     found[_key(mutant)] = data

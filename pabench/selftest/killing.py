@@ -32,6 +32,11 @@ from pabench.selftest.own_subjects import Subject, subjects_of, units_of
 
 DEADLINE_S = 30.0
 """Silence of a worker that counts as hanging; compiling a kernel is silence too."""
+PTX_DEADLINE_S = 120.0
+"""The same where NVRTC compiles first."""
+EMULATED, PTX = "emulated", "ptx:sm_80"
+ASSEMBLY = "pab/intrinsics_cuda.cuh"
+"""What the emulated device has in C++ of its own: faults in it show where the compiled code runs."""
 POLL_SECONDS = 2
 FINDING_CLASSES = ("memory", "init", "race", "sync")
 """A mutant that is killed by one of these is looked for on the checked device."""
@@ -235,13 +240,14 @@ class Killer:
         if not asked:
             return None, 0
         device = DeviceRequest(
-            name="emulated",
+            name=device_of(mutant.file),
             kernels=None if kernels is None else str(kernels),
             checked=stage.checked,
             poll_seconds=POLL_SECONDS,
             flags=CHEAP,
         )
-        plug = Conformance(_request(stage, asked, seed), device=device, deadline_s=DEADLINE_S, path=path)
+        deadline_s = DEADLINE_S if device.name == EMULATED else PTX_DEADLINE_S
+        plug = Conformance(_request(stage, asked, seed), device=device, deadline_s=deadline_s, path=path)
         try:
             shard, items = self._begin(plug)
         except (PabenchError, WorkerEnded) as refused:
@@ -261,13 +267,19 @@ class Killer:
 
     def _begin(self, plug: Conformance) -> tuple[WorkerShard, Sequence[CheckItem]]:
         """A judge for the stage: the one of the stage before, which need not be started again."""
-        silence_s = plug.silence_s(DEADLINE_S)
+        # for one who asks PTX devices as well
+        silence_s = plug.silence_s(PTX_DEADLINE_S)
         if self._shard is None:
             self._shard = WorkerShard(plug, deadline_s=silence_s)
             facts = self._shard.open()
         else:
             facts = self._shard.renew(plug)
         return self._shard, plug.items(facts)
+
+
+def device_of(file: str) -> str:
+    """Return the name of the device on which a fault in ``file`` can show."""
+    return PTX if file == ASSEMBLY else EMULATED
 
 
 def _request(stage: Stage, questions: tuple[str, ...], seed: int) -> ConformanceRequest:
@@ -289,7 +301,7 @@ def stages_of(mutant: Mutant) -> Iterator[Stage]:
 
     Its ``killed_by`` may name a question, a class of findings, or nothing that is known here.
     """
-    subjects = subjects_of(mutant.file)
+    subjects = sorted(subjects_of(mutant.file), key=lambda one: one.name != mutant.subject)
     checked = mutant.killed_by in FINDING_CLASSES
     named_features = tuple(name for name in all_features() if f"[{name}]" in mutant.killed_by)
     few = Scope(dtypes=FEW_DTYPES, max_head_dim=FEW_HEAD_DIM, features=named_features)

@@ -59,6 +59,7 @@ class Mutant:
         bugs: what is known of real bugs of this kind; names or links, may be empty.
         trigger: the input without which the fault changes nothing.
         killed_by: id of the check that must fail, with the family in brackets where it has one.
+        subject: backend or allocator to ask first; empty for the order of ours.
         also: more texts of ``file`` and what takes their place, where one place is not the whole fault.
     """
 
@@ -69,6 +70,7 @@ class Mutant:
     bugs: tuple[str, ...]
     trigger: str
     killed_by: str
+    subject: str = ""
     also: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -80,7 +82,7 @@ class Mutant:
             elif field.name == "also":
                 if not isinstance(value, tuple) or not all(map(_is_pair, value)):
                     raise InvalidCase("also", value, "must be a list of pairs of text")
-            elif not isinstance(value, str) or not (value.strip() or field.name == "after"):
+            elif not isinstance(value, str) or not (value.strip() or field.name in ("after", "subject")):
                 raise InvalidCase(field.name, value, "must be text that is not empty")
         if not NAME.fullmatch(self.id):
             raise InvalidCase("id", self.id, "must be letters, digits, '.', '_' and '-'")
@@ -117,7 +119,7 @@ def load_mutants(path: Path) -> tuple[Mutant, ...]:
 
 def _mutant(entry: Any) -> Mutant:
     names = {field.name for field in fields(Mutant)}
-    check_fields(entry, names - {"also"}, names)
+    check_fields(entry, names - {"also", "subject"}, names)
     bugs, also = entry["bugs"], entry.get("also", [])
     given = {"bugs": tuple(bugs) if isinstance(bugs, list) else bugs}
     pairs = isinstance(also, list) and all(isinstance(pair, list) for pair in also)

@@ -1,8 +1,8 @@
 """Finds and loads what is judged, backends and allocators alike.
 
 A subject is asked for by a name (our own, an adapter, an entry point of ``GROUPS``) or by its place:
-``file.py:attribute``, ``package.module:attribute`` or, for a backend, a bare ``kernel.cu``.  ``resolve``
-finds it and runs no code of it; ``load_backend`` and ``load_allocator`` import it where they run.
+``file.py:attribute``, ``package.module:attribute`` or, for a backend, a bare ``kernel.cu`` or ``.ptx``.
+``resolve`` finds it and runs no code of it; ``load_backend`` and ``load_allocator`` import it where they run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pabench.tracebacks import described
 
 GROUPS = {BACKEND: "pabench.backends", ALLOCATOR: "pabench.allocators"}
 """Groups of entry points."""
-SOURCE = ".cu"
+SOURCE = (".cu", ".ptx")
 PYTHON = ".py"
 
 

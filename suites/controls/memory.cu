@@ -1,6 +1,7 @@
 // Controls of class memory: accesses where the kernel has no memory, or in a width the address does not fit.
 //
 // Grid, block and shared memory of each kernel stand in controls.toml; they are tiny, no floor is aimed at.
+// A vector that is loaded is used whole: compilers narrow a load of which one word is.
 #include "pab/intrinsics.cuh"
 
 namespace pab {
@@ -31,7 +32,7 @@ extern "C" __global__ void vector_crosses_the_end(const pab::u32* in, pab::u32* 
   const u32 pair = threadIdx.x;
   if (2 * pair < count) {
     const Words2 two = load_wide(reinterpret_cast<const Words2*>(in) + pair);  // FAULT: an odd count has half a pair
-    out[pair] = two.at[0];
+    out[pair] = two.at[0] + two.at[1];
   }
 }
 
@@ -101,7 +102,7 @@ extern "C" __global__ void page_offset_in_64_bits(const pab::u32* cache, pab::u3
 extern "C" __global__ void misaligned_8_bytes(const pab::u32* in, pab::u32* out) {
   using namespace pab;
   const Words2 two = load_wide(reinterpret_cast<const Words2*>(in + 1 + 2 * threadIdx.x));  // FAULT: odd words
-  out[threadIdx.x] = two.at[0];
+  out[threadIdx.x] = two.at[0] + two.at[1];
 }
 
 extern "C" __global__ void aligned_8_bytes(const pab::u32* in, pab::u32* out) {
@@ -114,7 +115,7 @@ extern "C" __global__ void misaligned_16_bytes(const pab::u32* in, pab::u32* out
   using namespace pab;
   const u32* row = in + static_cast<u64>(threadIdx.x) * row_words;
   const Words4 four = load_wide(reinterpret_cast<const Words4*>(row));  // FAULT: rows of 6 words
-  out[threadIdx.x] = four.at[3];
+  out[threadIdx.x] = four.at[0] + four.at[1] + four.at[2] + four.at[3];
 }
 
 extern "C" __global__ void aligned_16_bytes(const pab::u32* in, pab::u32* out, pab::u32 row_words) {

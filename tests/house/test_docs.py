@@ -48,7 +48,10 @@ def own_kernel() -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
 def test_docs_commands_run(page: Path, tmp_path: Path) -> None:
-    if any(line.startswith("pabench kernels") for line in commands(page)) and not nvrtc_installed():
+    if (
+        any(line.startswith("pabench kernels") or "ptx:" in line for line in commands(page))
+        and not nvrtc_installed()
+    ):
         pytest.skip("NVRTC is not installed: pip install pabench[nvrtc]")
     if any(line.startswith("pabench model") for line in commands(page)) and MISSING:
         pytest.skip(f"no {', '.join(MISSING)}: {INSTALL}")

@@ -189,7 +189,7 @@ def test_mutants_file_is_read_in_order(tmp_path: Path) -> None:
     path = tmp_path / "m.toml"
     path.write_text(as_toml(GOOD, {**GOOD, "id": "two", "after": ""}), encoding="utf-8")
     first, second = load_mutants(path)
-    assert asdict(first) == {**GOOD, "bugs": ("B050",), "also": ()}
+    assert asdict(first) == {**GOOD, "bugs": ("B050",), "also": (), "subject": ""}
     assert (second.id, second.after) == ("two", "")
 
 

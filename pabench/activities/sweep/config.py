@@ -222,7 +222,9 @@ def _commas(option: str, value: Any) -> tuple[str, ...]:
 def _backends(option: str, value: Any, known: Sequence[str]) -> tuple[str, ...]:
     """Known names, and places of code (``file.py:attribute``, ``kernel.cu``), which must be there."""
     items = [item.strip() for item in _commas(option, value)]
-    places = [item for item in items if item not in known and (":" in item or item.endswith((".py", ".cu")))]
+    places = [
+        item for item in items if item not in known and (":" in item or item.endswith((".py", ".cu", ".ptx")))
+    ]
     resolve_all(BACKEND, dict.fromkeys(places))
     return parse_names(option, BACKEND, items, [*known, *places])
 

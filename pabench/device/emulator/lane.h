@@ -55,6 +55,7 @@ struct Lane {
   Block* block = nullptr;
   Dim3 thread;
   u32 index = 0;  // lane within the warp
+  u32 step = 0;   // number of the access that it is about to make, where lanes go in step
 
   // Published at a collective, read by the lane that completes it.
   Op op = Op::kSync;
@@ -115,6 +116,10 @@ void yield();
 
 // The same now and then, as the seed has it.
 void chance();
+
+// Comes to access `number` of the kernel's text, and lets the lanes of the warp go first that are further behind: so a
+// warp runs whose lanes have not diverged.
+void in_step(u32 number);
 
 // The same from a loop that polls memory and has `found` this: when all lanes of the block find again and again what
 // they found before, another block has a turn.  Ends the launch when what is polled for does not come.

@@ -96,6 +96,18 @@ void yield() {
   }
 }
 
+void in_step(u32 number) {
+  Lane* me = current;
+  const Warp& warp = *me->warp;
+  me->step = number;
+  Lane* first = me;
+  for (u32 rest = warp.runnable; rest; rest &= rest - 1) {
+    Lane* other = warp.lanes[__builtin_ctz(rest)];
+    if (other->step < first->step) first = other;
+  }
+  if (first != me) resume(&me->context, first);
+}
+
 void chance() {
   if (worker->random() % 4 == 0) yield();
 }

@@ -57,5 +57,12 @@ def read_name(name: str) -> PtxName:
     return PtxName(architecture=architecture, lockstep=lockstep)
 
 
+def runs(target: str, architecture: str) -> bool:
+    """Whether PTX for ``target`` runs on ``architecture``: one as old, or, with a letter, the very same."""
+    if target[-1].isalpha():
+        return target == architecture
+    return _number(target)[0] <= _number(architecture)[0]
+
+
 def _number(architecture: str) -> tuple[int, str]:
     return int(re.sub(r"\D", "", architecture)), architecture

@@ -85,6 +85,7 @@ class Body:
         used: registers that were named.
         carries: whether the carry flag is used.
         entry: whether it is a kernel.
+        lockstep: whether lanes go in the order of the text, access by access.
     """
 
     addresses: dict[str, str]
@@ -99,6 +100,7 @@ class Body:
     used: dict[str, str] = field(default_factory=dict)
     carries: bool = False
     entry: bool = True
+    lockstep: bool = False
     named: int = 0
 
     def line(self, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.cache import cached_file, content_key
 from pabench.device.checked import CheckedDevice
 from pabench.device.emulated import COMMENT, KERNEL_FLAGS, EmulatedDevice, EmulatedModule
+from pabench.device.findings import Finding
 from pabench.device.headers import header_texts, include_dirs
-from pabench.device.ptx.architectures import SHARED, PtxName
+from pabench.device.ptx.architectures import SHARED, PtxName, runs
 from pabench.device.ptx.parse import parse
-from pabench.device.ptx.source import SUFFIX, compile_ptx, compiler_key, is_foreign, read_source
+from pabench.device.ptx.source import SUFFIX, USES_OURS, compile_ptx, compiler_key, is_foreign, read_source
 from pabench.device.ptx.types import PtxError
 from pabench.device.ptx.unit import translate
 from pabench.errors import CompileError, LaunchError
@@ -32,6 +34,7 @@ FLAGS = (
 
 
 PLAIN = PtxName()
+UNSYNCED = "lanes with no warp sync between them"
 
 
 class PtxModule(EmulatedModule):
@@ -89,6 +92,16 @@ def constant_parameters(source: KernelSource, entry: str, count: int) -> tuple[b
     )
 
 
+def named_defines(source: KernelSource, text: str) -> dict[str, str]:
+    """Return the macros that a source names; one with our headers may name all of them."""
+    if source.path.suffix == SUFFIX:
+        return {}
+    if USES_OURS.search(text):
+        return dict(source.defines)
+    beside = b"".join(header_texts(beside=source.path.parent)).decode(errors="replace")
+    return {name: value for name, value in source.defines.items() if re.search(rf"\b{name}\b", text + beside)}
+
+
 class _FromPtx:
     """What makes an emulated device of either kind one that runs PTX."""
 
@@ -116,6 +129,7 @@ class _FromPtx:
             raise CompileError(f"headers of {source.path} cannot be read: {error}") from None
         if source.path.suffix == SUFFIX:
             headers = []
+        source = replace(source, defines=named_defines(source, text))
         defines = [f"{name}={value}" for name, value in sorted(source.defines.items())]
         environment = [*self._environment(), *KERNEL_FLAGS, *FLAGS, *_translator_texts(), compiler_key()]
         key = content_key(
@@ -125,7 +139,10 @@ class _FromPtx:
         def make(out: Path) -> None:
             ptx = compile_ptx(source, self._asked.architecture)
             try:
-                unit_text = translate(parse(ptx), foreign=is_foreign)
+                module = parse(ptx)
+                if not runs(module.target, self._asked.architecture):
+                    raise PtxError(f"it is PTX for {module.target}")
+                unit_text = translate(module, foreign=is_foreign, lockstep=self._asked.lockstep)
             except PtxError as error:
                 raise CompileError(f"{source.path.name} for {self._asked.architecture}: {error}") from None
             unit = out.with_suffix(".cpp")
@@ -168,3 +185,12 @@ class CheckedPtxDevice(_FromPtx, CheckedDevice):
     def __init__(self, asked: PtxName = PLAIN, **options: Any) -> None:
         super().__init__(**options)
         self._name_it(asked)
+
+    def _read(self, raw: list[dict[str, Any]], launch: Launch, names: dict[int, str]) -> list[Finding]:
+        """See ``CheckedDevice``; two lanes of a warp at two lines may be right on hardware, which is told."""
+        return [
+            replace(one, text=f"{one.text}; right only while the lanes of a warp run in step")
+            if one.other and one.text.endswith(UNSYNCED) and one.at.place != one.other.place
+            else one
+            for one in super()._read(raw, launch, names)
+        ]

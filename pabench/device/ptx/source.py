@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -16,6 +17,12 @@ from pabench.errors import CompileError, EnvironmentRefused
 SUFFIX = ".ptx"
 WHEELS = ("cupy-cuda13x", "cupy-cuda12x", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime")
 OURS = re.compile(r"(^|/)pab/[^/]*$")
+USES_OURS = re.compile(r'^\s*#\s*include\s*[<"]pab/', re.MULTILINE)
+TOOLKIT = re.compile(r"(^|/)(cuda[^/]*|nvidia/[^/]+)(/targets/[^/]+)?/include/|/_cccl/|^[\w.]+$")
+"""Headers of a toolkit or its wheel, and those that NVRTC has within itself."""
+HEADERS = Path(__file__).parent / "headers"
+"""What nvcc gives a source and NVRTC does not: a prelude, and standard headers as far as kernels use them."""
+PRELUDE = "pabench_prelude.h"
 
 
 def read_source(path: Path) -> str:
@@ -42,10 +49,13 @@ def compile_ptx(source: KernelSource, architecture: str) -> str:
         return text
     nvrtc = load_nvrtc()
     check_architecture(architecture)
-    virtual = architecture.replace("sm_", "compute_")
-    options = [*nvrtc_options(source, virtual), "-lineinfo"]
+    options = [*nvrtc_options(source, architecture.replace("sm_", "compute_")), "-lineinfo"]
+    headers: dict[bytes, bytes] = {}
+    if not USES_OURS.search(text):
+        headers = standard_headers()
+        options += [f"--pre-include={PRELUDE}", *(f"-I{folder}" for folder in toolkit_includes())]
     try:
-        program = nvrtc.createProgram(text, str(source.path.resolve()), [], [])
+        program = nvrtc.createProgram(text, str(source.path.resolve()), list(headers.values()), list(headers))
     except (OSError, RuntimeError) as error:
         raise EnvironmentRefused(f"NVRTC cannot be loaded: {error}", hint=INSTALL) from error
     try:
@@ -70,6 +80,27 @@ def compiler_key() -> str:
     return "; ".join(found)
 
 
+@functools.cache
+def standard_headers() -> dict[bytes, bytes]:
+    """Return the headers that NVRTC lacks, name to text."""
+    return {path.name.encode(): path.read_bytes() for path in sorted(HEADERS.iterdir())}
+
+
+@functools.cache
+def toolkit_includes() -> tuple[Path, ...]:
+    """Return folders with headers of CUDA: of the wheel ``nvidia-cuda-runtime``, or of ``$CUDA_PATH``."""
+    found = [folder for home in _package_dirs("nvidia") for folder in sorted(home.glob("*/include"))]
+    found += [Path(home) / "include" for home in (os.environ.get("CUDA_PATH"),) if home]
+    # libcudacxx, on which cooperative groups and halves rest, comes with CuPy
+    bundled = [folder for home in _package_dirs("cupy") for folder in home.glob("_core/include/cupy/_cccl/*")]
+    return (*(folder for folder in found if (folder / "cuda_fp16.h").is_file()), *sorted(bundled))
+
+
+def _package_dirs(name: str) -> list[Path]:
+    spec = importlib.util.find_spec(name)
+    return [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+
+
 def is_foreign(file: str) -> bool:
     """Whether a source file is a header of ours or of the toolkit: its lines are not the user's."""
-    return bool(OURS.search(file))
+    return bool(OURS.search(file) or TOOLKIT.search(file))

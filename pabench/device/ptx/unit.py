@@ -33,6 +33,8 @@ LOCAL = 16 * 1024
 REGISTERS = re.compile(r"\.reg\s+(?:\.v([24])\s+)?\.(\w+)\s+(.*)")
 REGISTER = re.compile(r"([%$\w]+?)(?:<(\d+)>)?")
 GLOBAL = re.compile(r"\bg_\d+\b")
+STEPS = ("ld", "st", "atom", "red", "cp", "ldmatrix", "stmatrix", "bra")
+"""Where lanes in step wait for those behind: accesses, and the turns of loops."""
 TOO_MANY_CALLERS = 32
 """Levels of inlining that are looked through for a line of the user's."""
 Foreign = Callable[[str], bool]
@@ -46,24 +48,32 @@ class Unit:
     foreign: Foreign
     addresses: dict[str, str] = field(default_factory=dict)
     variables: dict[str, Variable] = field(default_factory=dict)
+    lockstep: bool = False
     declarations: dict[str, str] = field(default_factory=dict)
     callable: dict[str, str] = field(default_factory=dict)
     static_bytes: int = 0
     dynamic_align: int = 16
 
 
-def translate(module: Module, *, foreign: Foreign = lambda file: False, places: bool = True) -> str:
+def translate(
+    module: Module,
+    *,
+    foreign: Foreign = lambda file: False,
+    places: bool = True,
+    lockstep: bool = False,
+) -> str:
     """Return the C++ of a module.
 
     Args:
         module: from ``parse``.
         foreign: whether a source file is a library's: what was inlined from it stands where it is used.
         places: write the lines of the source, for findings.
+        lockstep: let the lanes of a warp make their accesses in the order of the text.
 
     Raises:
         PtxError: with the line of the PTX and the opcode or name that is not known.
     """
-    unit = Unit(module=module, foreign=foreign)
+    unit = Unit(module=module, foreign=foreign, lockstep=lockstep)
     for variable in module.variables:
         _declare(unit, variable, unit.addresses, unit.variables)
     unit.callable = {one.name: identifier(f"fn.{one.name}") for one in module.functions if not one.entry}
@@ -185,6 +195,7 @@ def _function(unit: Unit, function: Function, places: bool) -> list[str]:
         callable=unit.callable,
         branches=_branches(function.body),
         entry=function.entry,
+        lockstep=unit.lockstep,
     )
     for at, one in enumerate(function.parameters):
         if one.name.startswith("%") and one.count is None:  # a register that the caller fills
@@ -314,6 +325,8 @@ class _Writer:
                 raise PtxError(f"modifier .{name}")
         if i.guard:
             self.body.line(f"if ({self.body.value(i.guard, 'pred')}) {{")
+        if self.body.lockstep and i.mnemonic in STEPS:
+            self.body.line(f"pab_emu::in_step({i.line});")
         handler(self.body, i)
         if i.guard:
             self.body.line("}")

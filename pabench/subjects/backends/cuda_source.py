@@ -1,4 +1,4 @@
-"""A bare ``.cu`` file as a backend: a kernel with the documented entry point, and no Python around it.
+"""A bare ``.cu`` or ``.ptx`` file as a backend: a kernel with the documented entry point and no Python.
 
 ::
 
@@ -11,8 +11,10 @@
 
 One block for each (sequence, query head): ``blockIdx.x`` and ``blockIdx.y``.  Strides are in elements and
 hold for K and V alike; ``lse`` is the natural log-sum-exp.  The file is compiled once for each storage type
-and head dimension, with ``PAB_DTYPE`` (0 float32, 1 float16, 2 bfloat16) and ``PAB_HEAD_DIM`` defined, and
-may include the headers of ``pab/``.  A comment ``// pabench: name=value ...`` says what is special about it.
+and head dimension that it names: with ``STORED`` (float, __half or __nv_bfloat16), ``PAB_DTYPE`` (0 float32,
+1 float16, 2 bfloat16) and ``PAB_HEAD_DIM`` defined.  One with the headers of ``pab/`` runs on the emulated
+device too; ordinary CUDA and ``.ptx`` files run on PTX devices.  A comment ``// pabench: name=value ...``
+says what is special about it.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from pabench.device.base import Device, KernelSource, Launch
-from pabench.errors import InvalidCase, Unsupported, UsageError
+from pabench.device.base import Device, KernelSource, Launch, device_kind
+from pabench.device.ptx.source import USES_OURS
+from pabench.errors import CompileError, InvalidCase, Unsupported, UsageError
 from pabench.kernels.instance import DTYPE_CODES
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import DTYPES, Array, dtype_by_name
@@ -36,6 +39,8 @@ from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.validate import check_attention
 
 ENTRY = "paged_decode"
+STORED = re.compile(r"\bSTORED\b")
+TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 DIRECTIVE = re.compile(r"^\s*//\s*pabench:(.*)$", re.MULTILINE)
 
 
@@ -71,10 +76,11 @@ class SourceCall:
 
 
 class CudaSourceBackend:
-    """Decode with the kernel ``paged_decode`` of a ``.cu`` file.
+    """Decode with the kernel ``paged_decode`` of a ``.cu`` or ``.ptx`` file.
 
     Raises:
-        UsageError: the file cannot be read, or a ``// pabench:`` line that cannot be read.
+        UsageError: the file cannot be read, or a ``// pabench:`` line that cannot be read, or a ``.ptx`` file
+            that does not say its storage types or is given to another device.
         InvalidCase: a declared value breaks a rule.
     """
 
@@ -87,14 +93,27 @@ class CudaSourceBackend:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"backend {str(path)!r}: {error}") from None
         said = _declaration(path, text)
+        compiled = path.suffix == ".ptx"
+        if compiled and device_kind(device.name) != "ptx":
+            raise UsageError(
+                f"backend {str(path)!r}: PTX does not run on device {device.name}",
+                hint="add --device ptx:sm_80",
+            )
+        if compiled and "dtypes=" not in "".join(DIRECTIVE.findall(text)):
+            raise UsageError(
+                f"backend {str(path)!r}: PTX is compiled for one storage type and must say which",
+                hint="add a line such as: // pabench: dtypes=float16",
+            )
         self.name = str(path)
         self._path = path.resolve()
         self._device = device
         self._said = said
+        self._ordinary = not compiled and not USES_OURS.search(text)
+        self._stored = STORED.search(text) is not None
         self.capabilities = Capabilities(
             vast_pools=True,
             dtypes=frozenset(said.dtypes),
-            devices=frozenset({"cuda", "emulated", "ptx"}),
+            devices=frozenset({"ptx"} if compiled else {"cuda", "emulated", "ptx"}),
             operations=frozenset({"decode", "replay"}),
             max_head_dim=said.max_head_dim,
         )
@@ -133,9 +152,19 @@ class CudaSourceBackend:
             defines={
                 "PAB_DTYPE": str(DTYPE_CODES[problem.dtype]),
                 "PAB_HEAD_DIM": str(problem.head_dim),
+                **({"STORED": TYPES[problem.dtype]} if self._stored else {}),
             },
         )
-        return SourceCall(module=device.load(source), launch=launch, out=out, lse=lse)
+        return SourceCall(module=self._load(source), launch=launch, out=out, lse=lse)
+
+    def _load(self, source: KernelSource) -> Any:
+        try:
+            return self._device.load(source)
+        except CompileError as error:
+            if self._ordinary and self._device.name == "emulated":
+                told = "ordinary CUDA compiles on a PTX device: add --device ptx:sm_80"
+                raise CompileError(f"{error}; {told}") from None
+            raise
 
     def run(self, plan: SourceCall) -> None:
         """Queue the launch."""

@@ -77,9 +77,9 @@ PTX_FN void products(double (&sums)[4], const u32 (&a)[kLeft], const u32 (&b)[kR
   for (int i = 0; i < kLeft; ++i) mine.a[i] = a[i];
   for (int i = 0; i < kRight; ++i) mine.b[i] = b[i];
   meet(~0u, pab_emu::Op::kSync, reinterpret_cast<u64>(&mine));
-  if (there(~0u) != ~0u) pab_emu::fault("matrix instruction: lanes 0x%08x have returned or do not exist", ~there(~0u));
   Brought brought;
   look_around(brought, ~0u);
+  if (~brought.lanes) pab_emu::fault("matrix instruction: lanes 0x%08x have returned or do not exist", ~brought.lanes);
   sum_up<kKind, kDepth>(sums, brought);
   meet(~0u, pab_emu::Op::kSync, reinterpret_cast<u64>(&mine));
 }

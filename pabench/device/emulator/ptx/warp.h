@@ -60,33 +60,32 @@ PTX_FN u32 shuffle_idx(u32 value, u32 index, u32 clamp, u32 mask, bool& inside) 
 PTX_FN u32 ballot(u32 mask, bool truth) { return static_cast<u32>(meet(mask, pab_emu::Op::kBallot, truth)); }
 PTX_FN bool any(u32 mask, bool truth) { return meet(mask, pab_emu::Op::kAny, truth) != 0; }
 PTX_FN bool all(u32 mask, bool truth) { return meet(mask, pab_emu::Op::kAll, truth) != 0; }
-// The lanes of `mask` that have not returned, of a meeting that this lane has just left.
-PTX_OWN u32 there(u32 mask) { return mask & ~pab_emu::current->warp->finished; }
 PTX_FN bool uni(u32 mask, bool truth) {
-  const u32 yes = ballot(mask, truth);
-  return yes == 0 || yes == there(mask);
+  const u32 yes = ballot(mask, truth), no = ballot(mask, !truth);
+  return yes == 0 || no == 0;
 }
 PTX_FN u32 match_any(u32 mask, u64 value) { return static_cast<u32>(meet(mask, pab_emu::Op::kMatchAny, value)); }
 PTX_FN u32 match_all(u32 mask, u64 value, bool& same) {
-  same = match_any(mask, value) == there(mask);
-  return same ? there(mask) : 0;
+  const u32 lanes = ballot(mask, true);
+  same = match_any(mask, value) == lanes;
+  return same ? lanes : 0;
 }
-PTX_FN u32 elect(u32 mask) {
-  warp_sync(mask);
-  return static_cast<u32>(std::countr_zero(there(mask)));
-}
+PTX_FN u32 elect(u32 mask) { return static_cast<u32>(std::countr_zero(ballot(mask, true))); }
 
 // What all lanes of `mask` bring to a meeting, in order: between two meetings, so that none goes on before all have it.
 struct Brought {
+  u32 lanes;  // of the mask, without those that have returned
   u64 of[32];
 };
-PTX_OWN void look_around(Brought& brought, u32 lanes) {
-  for (u32 i = 0; i < 32; ++i) brought.of[i] = lanes >> i & 1 ? pab_emu::current->warp->lanes[i]->value : 0;
+PTX_OWN void look_around(Brought& brought, u32 mask) {
+  const pab_emu::Warp& warp = *pab_emu::current->warp;
+  brought.lanes = mask & ~warp.finished;
+  for (u32 i = 0; i < 32; ++i) brought.of[i] = brought.lanes >> i & 1 ? warp.lanes[i]->value : 0;
 }
 PTX_FN Brought exchange(u32 mask, u64 value) {
   Brought brought;
   meet(mask, pab_emu::Op::kSync, value);
-  look_around(brought, there(mask));
+  look_around(brought, mask);
   meet(mask, pab_emu::Op::kSync, value);
   return brought;
 }
@@ -94,7 +93,7 @@ template <typename T, typename Combine>
 PTX_FN T reduce(u32 mask, T value, Combine combine) {
   const Brought brought = exchange(mask, static_cast<std::make_unsigned_t<T>>(value));
   T result = value;
-  for (u32 rest = there(mask); rest; rest &= rest - 1) {
+  for (u32 rest = brought.lanes; rest; rest &= rest - 1) {
     result = combine(result, static_cast<T>(brought.of[std::countr_zero(rest)]));
   }
   return result;
@@ -115,7 +114,7 @@ template <typename T>
 PTX_FN T reduce_xor(u32 mask, T value) {
   const Brought brought = exchange(mask, static_cast<u32>(value));
   T result = 0;
-  for (u32 rest = there(mask); rest; rest &= rest - 1) result ^= static_cast<T>(brought.of[std::countr_zero(rest)]);
+  for (u32 rest = brought.lanes; rest; rest &= rest - 1) result ^= static_cast<T>(brought.of[std::countr_zero(rest)]);
   return result;
 }
 

@@ -1,0 +1,68 @@
+"""The checked PTX device on its controls, and the two schedules of a warp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pabench.controls.run import run_controls
+from pabench.controls.table import controls_dir, load_controls
+from pabench.device.base import KernelSource, Launch
+from pabench.device.checked import KernelFindings
+from pabench.device.registry import open_device
+from pabench.problem.dtypes import Array
+from pabench.resources import resource_dir
+from tests.device.ptx.test_device import needs_nvrtc
+
+NEIGHBOUR = """extern "C" __global__ void neighbour(int* out) {
+  __shared__ int room[32];
+  for (int round = 0; round < 4; ++round) {
+    room[threadIdx.x] = threadIdx.x + round;
+
+    out[32 * round + threadIdx.x] = room[(threadIdx.x + 1) % 32];
+    SYNC;
+  }
+}
+"""
+WANT = np.array([[(t + 1) % 32 + r for t in range(32)] for r in range(4)], np.int32)
+
+
+@needs_nvrtc
+@pytest.mark.slow
+def test_controls_from_ptx_have_their_verdicts() -> None:
+    verdicts = run_controls(load_controls(), controls_dir(), seeds=range(2), device_name="ptx:sm_80")
+    assert [f"{v.control.id}: {v.problem}" for v in verdicts if v.problem] == []
+    assert sum(v.control.faulty for v in verdicts) > 80
+
+
+def run(name: str, tmp_path: Path, *, checked: bool = False, sync: bool = True) -> Array:
+    path = tmp_path / "neighbour.cu"
+    text = NEIGHBOUR.replace("\n\n", "\n    __syncwarp();\n") if sync else NEIGHBOUR
+    path.write_text(text.replace("SYNC", "__syncwarp()"), encoding="utf-8")
+    device: Any = open_device(name, checked=checked, seed=3)
+    out = device.zeros((4, 32), np.dtype(np.int32))
+    source = KernelSource(path=path, include_dir=resource_dir("kernels_cuda"))
+    device.load(source).launch(Launch(entry="neighbour", grid=(1, 1, 1), block=(32, 1, 1), args=(out,)))
+    return np.array(out)
+
+
+@needs_nvrtc
+def test_lockstep_hides_a_missing_warp_sync_and_free_lanes_show_it(tmp_path: Path) -> None:
+    assert not np.array_equal(run("ptx:sm_80", tmp_path, sync=False), WANT)
+    np.testing.assert_array_equal(run("ptx:sm_80:lockstep", tmp_path, sync=False), WANT)
+    for name in ("ptx:sm_80", "ptx:sm_80:lockstep"):
+        np.testing.assert_array_equal(run(name, tmp_path), WANT)
+
+
+@needs_nvrtc
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ptx:sm_80", "ptx:sm_80:lockstep"])
+def test_reliance_on_lanes_in_step_is_a_finding_with_both_lines(name: str, tmp_path: Path) -> None:
+    with pytest.raises(KernelFindings, match="right only while the lanes of a warp run in step") as caught:
+        run(name, tmp_path, checked=True, sync=False)
+    told = [str(one) for one in caught.value.findings]
+    assert any("write at neighbour.cu:4 " in one and "read at neighbour.cu:6 " in one for one in told), told
+    run(name, tmp_path, checked=True)
