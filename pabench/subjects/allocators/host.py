@@ -189,7 +189,7 @@ class HostAllocator(HostState):
         for sequence in named:
             if self._lengths.item(sequence) < 0 and sequence not in self._swapped:
                 raise InvalidCase("sequence", sequence, "must be live to be freed")
-        if len(named) > 1 and not (self._shared or len(self._cache) or self._swapped):
+        if len(named) > 1 and not (self._shared or len(self._cache) or self._swapped or self._steps):
             self._end_many(named)
             return
         for sequence in named:
@@ -227,10 +227,12 @@ class HostAllocator(HostState):
             raise InvalidCase("hit", hit.pages, "must be cached still; look it up again")
         tokens = len(hit.pages) * self.shape.page_size
         self.check_length(sequence, tokens)
-        used = np.array([page for page in hit.pages if page not in self._cache.unused], np.int64)
-        self._admit(len(hit.pages) - used.size)
-        for page in hit.pages:
-            self._cache.unused.pop(page, None)
+        unused = [page for page in hit.pages if page in self._cache.unused]
+        self._admit(len(unused))
+        for page in unused:
+            del self._cache.unused[page]
+        free = {*unused, *self._call_back(hit.pages)}
+        used = np.array([page for page in hit.pages if page not in free], np.int64)
         self._shares[used] += 1
         self._shared += used.size
         self._table[sequence, : len(hit.pages)] = hit.pages
@@ -276,8 +278,23 @@ class HostAllocator(HostState):
         self._store.push(stored[held])
         return self._moves(stored, row, tokens)
 
+    # --- steps in flight --------------------------------------------------------------------------------
+
+    def begin_step(self) -> None:
+        """See ``PageAllocator``."""
+        self._steps.append([])
+
+    def end_step(self) -> None:
+        """See ``PageAllocator``."""
+        if not self._steps:
+            raise InvalidCase("steps in flight", 0, "must be one at least")
+        for pages in self._steps.popleft():
+            self._come_back(pages)
+
     def reset(self) -> None:
         """See ``PageAllocator``."""
+        if self._steps:
+            raise InvalidCase("steps in flight", len(self._steps), "must all have ended before a reset")
         there = [*np.flatnonzero(self._lengths >= 0).tolist(), *self._swapped]
         if there:
             raise InvalidCase("sequences", sorted(there), "must all be freed before a reset")
