@@ -42,6 +42,7 @@ class HostState(PageAllocator):
         self._max_seqs, self._max_tokens = shape.max_seqs, shape.max_tokens
         self._width, self._page_size = shape.max_pages_per_seq, shape.page_size
         self._cache = PrefixCache(shape.num_pages, shape.page_size, shape.hash_bits)
+        self._cached = self._cache.cached
         self._swapped: dict[int, tuple[int, Array]] = {}
         # for each step in flight, oldest first, what was given back while it was the latest, call by call
         self._steps: deque[list[Array]] = deque()
