@@ -21,7 +21,7 @@ from pabench.checks.table_decode import judge_tables
 from pabench.judge.allocators.trial import Trial
 
 # operations that a run may do without: what is left goes deeper (swarm testing)
-GROUPS = ("fork", "truncate", "free_window", "cache", "evict", "swap", "reset", "bad", "final")
+GROUPS = ("fork", "truncate", "free_window", "cache", "evict", "swap", "reset", "bad", "final", "steps")
 
 
 class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
@@ -75,6 +75,7 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
             (2, live and can("swap") and can("swap_out"), self._swap_out),
             (2, away, self._swap_in),
             (1, bool(self.history) and can("reset"), self._reset),
+            (2, can("steps") and can("begin_step"), self._begin_or_end),
             (2, can("bad"), self._free_what_may_not_be),
             (1, live and can("bad") and can("append_batch"), self._append_what_may_not_be),
             (2, can("bad"), self._ask_what_may_not_be),
@@ -181,7 +182,16 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
     def _swap_in(self) -> None:
         self._step("swap_in", sequence=self._one(self._away))
 
+    def _begin_or_end(self) -> None:
+        """Up to three steps are in flight; now and then more have ended than were begun."""
+        flying = len(self.trial.fence.steps)
+        begins = self.rng.random() < (0.7, 0.5, 0.3, 0.0)[min(flying, 3)]
+        if begins or flying or self._on("bad"):
+            self._step("begin_step" if begins else "end_step")
+
     def _reset(self) -> None:
+        while self.trial.fence.steps and self._maybe(0.8):
+            self._step("end_step")
         if self._maybe() and (self._live or self._away):
             self._step("free", sequences=[*self._live, *self._away])
         self._step("reset")

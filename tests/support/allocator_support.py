@@ -46,7 +46,8 @@ def outcome(allocator: PageAllocator, call: Call) -> Any:
 
 
 def state(allocator: PageAllocator) -> tuple[Any, ...]:
-    counts = (allocator.free_pages, allocator.evictable_pages, allocator.free_swap_pages)
+    coming = allocator.evictable_pages, allocator.returning_pages
+    counts = (allocator.free_pages, *coming, allocator.free_swap_pages)
     away = tuple(allocator.swapped(sequence) for sequence in range(allocator.shape.max_seqs))
     refcounts = allocator.refcounts()
     held = None if refcounts is None else refcounts.tolist()
@@ -87,6 +88,8 @@ def random_call(rng: random.Random, shape: PoolShape, live: list[int], operation
         "evict": lambda a: a.evict(count),
         "swap_out": lambda a: a.swap_out(some),
         "swap_in": lambda a: a.swap_in(some),
+        "begin_step": lambda a: a.begin_step(),
+        "end_step": lambda a: a.end_step(),
         "reset": lambda a: a.reset(),
     }
     return calls[name]

@@ -100,7 +100,7 @@ MANY_RUNS = 400
 ALLOCATORS = (
     AllocatorQuestion(
         check=INVARIANTS,
-        clauses=tuple(f"P{number}" for number in range(1, 14)),
+        clauses=(*(f"P{number}" for number in range(1, 14)), "P16"),
         machine=AllocatorMachine,
     ),
     AllocatorQuestion(check=DECODE, clauses=("P1", "P4", "P9"), machine=DecodingMachine, share=0.25),

@@ -73,6 +73,12 @@ class RemoteAllocator(PageAllocator):
         return found
 
     @property
+    def returning_pages(self) -> int:
+        """See ``PageAllocator``."""
+        found: int = self._read("returning_pages")
+        return found
+
+    @property
     def free_swap_pages(self) -> int:
         """See ``PageAllocator``."""
         found: int = self._read("free_swap_pages")
@@ -157,6 +163,14 @@ class RemoteAllocator(PageAllocator):
         """See ``PageAllocator``."""
         found: Array = self._do("swap_in", sequence)
         return found
+
+    def begin_step(self) -> None:
+        """See ``PageAllocator``."""
+        self._do("begin_step")
+
+    def end_step(self) -> None:
+        """See ``PageAllocator``."""
+        self._do("end_step")
 
     def reset(self) -> None:
         """See ``PageAllocator``."""

@@ -1,7 +1,8 @@
 """What holds of an allocator at any time, read through its protocol alone.
 
 Numbers follow the specification: 1 conservation, 2 ownership, 3 table length, 10 reference counts, 12 waste
-(a consequence of 3), 15 honest figures.  A violation is returned as words, never raised.
+(a consequence of 3), 15 honest figures, 16 pages on their way back.  A violation is returned as words, never
+raised.
 """
 
 from __future__ import annotations
@@ -37,18 +38,27 @@ def violation(allocator: PageAllocator) -> str | None:
     if found := _not_to_be_held(table, held, can, top):
         return found
     counted = np.bincount(table[held], minlength=top)
+    returning = allocator.returning_pages
+    if returning and can.returns == "at-once" and "begin_step" not in can.operations:
+        return f"invariant 16: {returning} pages are on their way back, none are declared to be ever"
     refcounts = allocator.refcounts()
     if refcounts is not None:
-        unlike = np.flatnonzero(np.asarray(refcounts)[:top] != counted)
+        unlike = np.asarray(refcounts)[:top] != counted
+        if returning:
+            # what is on its way back may count as held
+            unlike &= (counted != 0) | (np.asarray(refcounts)[:top] != 1)
+        unlike = np.flatnonzero(unlike)
         if unlike.size:
             page = unlike[0]
             said = f"page {page} is said to be held {refcounts[page]} times"
             return f"invariant 10: {said}, stands in {counted[page]} table entries"
     in_use, free, evictable = np.count_nonzero(counted), allocator.free_pages, allocator.evictable_pages
-    lost = shape.num_pages - in_use - free - evictable
+    lost = shape.num_pages - in_use - free - evictable - returning
     # whoever reserves holds more pages than stand in tables
-    if lost < 0 or free < 0 or evictable < 0 or (lost and can.refusal != "fragmenting"):
+    short = any(count < 0 for count in (lost, free, evictable, returning))
+    if short or (lost and can.refusal != "fragmenting"):
         parts = f"{in_use} held, {free} free and {evictable} evictable pages"
+        parts = f"{parts}, {returning} on their way back" if returning else parts
         return f"invariant 1: {parts}, must add up to {shape.num_pages}"
     split = allocator.memory_split()
     sums = split.tokens + split.reserved + split.internal + split.external

@@ -11,7 +11,7 @@ from pabench.subjects.allocators.base import PageAllocator
 def leftovers(allocator: PageAllocator) -> str | None:
     """Return what is not back although every sequence has ended, in words, or None; changes nothing.
 
-    Cached pages that nobody holds count as back: they can be granted.
+    Cached pages that nobody holds count as back: they can be granted.  So do those on their way back.
     """
     shape, lengths = allocator.shape, allocator.lengths()
     live = np.flatnonzero(lengths >= 0).tolist()
@@ -20,9 +20,10 @@ def leftovers(allocator: PageAllocator) -> str | None:
         if sequences:
             more = f" and {len(sequences) - 1} more" if len(sequences) > 1 else ""
             return f"sequence {sequences[0]}{more} still {what} at the end"
-    free, evictable = allocator.free_pages, allocator.evictable_pages
-    if free + evictable != shape.num_pages:
+    free, evictable, returning = allocator.free_pages, allocator.evictable_pages, allocator.returning_pages
+    if free + evictable + returning != shape.num_pages:
         parts = f"{free} free and {evictable} evictable pages"
+        parts = f"{parts}, {returning} on their way back," if returning else parts
         return f"invariant 13: {parts} after every sequence has ended, must be {shape.num_pages} together"
     if allocator.free_swap_pages != shape.swap_pages:
         said = f"{allocator.free_swap_pages} free swap pages after every sequence has ended"

@@ -44,6 +44,8 @@ class ModelAllocator(PageAllocator):
         self._swapped: dict[int, tuple[int, list[int]]] = {}
         self._cache: dict[Key, int] = {}
         self._evictable: list[int] = []  # least recently used first
+        # for each step in flight, oldest first, what was given back while it was the latest, call by call
+        self._steps: deque[list[list[int]]] = deque()
 
     # --- state ----------------------------------------------------------------------------------------
 
@@ -67,6 +69,11 @@ class ModelAllocator(PageAllocator):
     def evictable_pages(self) -> int:
         """See ``PageAllocator``."""
         return len(self._evictable)
+
+    @property
+    def returning_pages(self) -> int:
+        """See ``PageAllocator``."""
+        return sum(len(pages) for step in self._steps for pages in step)
 
     @property
     def free_swap_pages(self) -> int:
@@ -93,7 +100,7 @@ class ModelAllocator(PageAllocator):
     def fingerprint(self) -> bytes:
         """See ``PageAllocator``."""
         parts = (self._free, self._free_swap, self._tables, self._tokens, self._swapped, self._cache)
-        return repr((*parts, self._evictable)).encode()
+        return repr((*parts, self._evictable, self._steps)).encode()
 
     # --- growing and ending ---------------------------------------------------------------------------
 
@@ -208,6 +215,8 @@ class ModelAllocator(PageAllocator):
         self.check_length(sequence, tokens)
         self._admit(sum(page in self._evictable for page in hit.pages))
         self._evictable = [page for page in self._evictable if page not in hit.pages]
+        for step in self._steps:
+            step[:] = [[page for page in pages if page not in hit.pages] for pages in step]
         self._tables[sequence], self._tokens[sequence] = list(hit.pages), tokens
 
     def evict(self, pages: int) -> tuple[int, ...]:
@@ -245,8 +254,23 @@ class ModelAllocator(PageAllocator):
         self._free_swap.extend(page for page in stored if page != NULL_PAGE)
         return self._moves(stored, table, tokens)
 
+    # --- steps in flight ------------------------------------------------------------------------------
+
+    def begin_step(self) -> None:
+        """See ``PageAllocator``."""
+        self._steps.append([])
+
+    def end_step(self) -> None:
+        """See ``PageAllocator``."""
+        if not self._steps:
+            raise InvalidCase("steps in flight", 0, "must be one at least")
+        for pages in self._steps.popleft():
+            self._come_back(pages)
+
     def reset(self) -> None:
         """See ``PageAllocator``."""
+        if self._steps:
+            raise InvalidCase("steps in flight", len(self._steps), "must all have ended before a reset")
         if there := sorted((*self._tokens, *self._swapped)):
             raise InvalidCase("sequences", there, "must all be freed before a reset")
         self._start()
@@ -327,9 +351,15 @@ class ModelAllocator(PageAllocator):
         """Pages that stand in no table any more: cached ones become evictable, the last first."""
         held = {page for table in self._tables.values() for page in table}
         gone = [page for page in pages if page != NULL_PAGE and page not in held]
+        if self._steps:
+            self._steps[-1].append(gone)
+        else:
+            self._come_back(gone)
+
+    def _come_back(self, pages: Sequence[int]) -> None:
         cached = set(self._cache.values())
-        self._free.extend(page for page in gone if page not in cached)
-        self._evictable.extend(page for page in reversed(gone) if page in cached)
+        self._free.extend(page for page in pages if page not in cached)
+        self._evictable.extend(page for page in reversed(pages) if page in cached)
 
     def _moves(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> Array:
         """Copies between the pool and the swap store: source, target, slots in use."""

@@ -30,6 +30,9 @@ FIELDS: dict[str, dict[str, str]] = {
     "evict": {"pages": "number"},
     "swap_out": {"sequence": "number"},
     "swap_in": {"sequence": "number"},
+    # a step is launched; the oldest one has ended
+    "begin_step": {},
+    "end_step": {},
     "reset": {},
     # do the last operations again and again, looking at nothing; the pool is empty before and after
     "rounds": {"last": "number", "times": "number"},

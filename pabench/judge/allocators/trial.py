@@ -15,34 +15,29 @@ from typing import Any
 
 import numpy as np
 
-from pabench.errors import InvalidCase, OutOfPages, Unsupported
-from pabench.judge.allocators.contents import Contents, Reader
+from pabench.errors import OutOfPages, Unsupported
+from pabench.judge.allocators.calls import Refused, call_of, in_order, outcome_of
+from pabench.judge.allocators.contents import Contents
+from pabench.judge.allocators.fence import Fence
 from pabench.judge.allocators.grants import moved_page, renamed_page, rows_of, slots_of
 from pabench.judge.allocators.invariants import violation
 from pabench.judge.allocators.memory import HandedOut, grown_memory
 from pabench.judge.allocators.model import ModelAllocator
-from pabench.judge.allocators.operations import READERS_ONLY, Operation, arguments
+from pabench.judge.allocators.operations import READERS_ONLY, Operation
 from pabench.judge.allocators.refusals import unrefused
-from pabench.judge.allocators.streams import Turns, tokens_of, turns_of
+from pabench.judge.allocators.streams import Turns, turns_of
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator
 from pabench.subjects.allocators.results import Granted, Hit, Prompt
 from pabench.subjects.allocators.rounds import Call, Rounds, run_rounds
 
-REFUSALS = (OutOfPages, InvalidCase)
 GROWING = ("alloc", "append", "append_batch")
+PAGE_COUNTS = ("free_pages", "evictable_pages", "returning_pages", "free_swap_pages")
 MOVING = ("swap_out", "swap_in")
 CROWD = 64
 """Sequences that make a crowd."""
 MOST_CALLS = 1024
 """Operations that rounds can go back."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Refused:
-    """An operation that raised what it may raise."""
-
-    error: OutOfPages | InvalidCase
 
 
 @dataclass(slots=True)
@@ -55,6 +50,7 @@ class Trial:
         hit: what the last lookup gave, for ``adopt``; it may be out of date.
         turns: the streams of the prompt that was looked up.
         steps: operations so far.
+        fence: steps in flight.
         keeps: whether all that is handed out is kept, and asked again by ``drain``.
     """
 
@@ -68,6 +64,7 @@ class Trial:
     _model_hit: Hit = field(init=False)
     _calls: deque[tuple[Call, Call]] = field(default_factory=lambda: deque(maxlen=MOST_CALLS))
     _handed: HandedOut = field(init=False)
+    fence: Fence = field(default_factory=Fence)
 
     def __post_init__(self) -> None:
         shape, can = self.subject.shape, self.subject.capabilities
@@ -89,11 +86,12 @@ class Trial:
         subject = self.subject
         if wrong := unrefused(subject, operation):
             return wrong
-        table, before = subject.block_table().copy(), subject.fingerprint()
-        call = self._call(name, given, self.hit)
-        ours = self._call(name, self._in_order(given), self._model_hit)
+        table, before = subject.block_table().copy(), self._state()
+        call = call_of(name, given, self.hit, self.contents)
+        ordered = in_order(given, subject.capabilities.order)
+        ours = call_of(name, ordered, self._model_hit, self.contents)
         self._calls.append((call, ours))
-        got = _outcome(lambda: _made(subject, call))
+        got = outcome_of(subject, call)
         if self.keeps:
             self._handed.keep(operation, None if isinstance(got, Refused) else got)
         if self._may_fragment(name, got):
@@ -101,7 +99,7 @@ class Trial:
         elif subject.capabilities.batch_mode == "any" and name == "append_batch":
             expected = self._any(given, got)
         else:
-            expected = _outcome(lambda: _made(self._model, ours))
+            expected = outcome_of(self._model, ours)
         if isinstance(expected, str):
             return expected
         if isinstance(expected, Refused) or isinstance(got, Refused):
@@ -113,40 +111,17 @@ class Trial:
                 return f"{said}; then {broken}" if broken else said
             if isinstance(got, Refused) and isinstance(got.error, OutOfPages) and not _sensible(got.error):
                 return f"{_words(operation)} said {got.error}, which is no reason"
-            same = before == subject.fingerprint() and np.array_equal(table, subject.block_table())
+            same = before == self._state() and np.array_equal(table, subject.block_table())
             return None if same else f"invariant 8: refused {_words(operation)} changed the state"
-        if name == "lookup" and before != subject.fingerprint():
+        if name == "lookup" and before != self._state():
             return f"{_words(operation)} changed the state, must only look"
-        found = self._effect(name, given, got, expected, table)
+        found = self.fence.passed(name, table, subject.block_table())
+        found = found or self._effect(name, given, got, expected, table)
         # a look at everything costs as much as there is: of a crowd that comes one by one every 16th will do
         glance = name == "alloc" and subject.shape.max_seqs > CROWD and self.steps % 16
         return found or (None if glance else self._check())
 
-    # --- calls ----------------------------------------------------------------------------------------------
-
-    def _call(self, name: str, given: dict[str, Any], hit: Hit) -> Call:
-        """What an allocator is called with."""
-        if name == "alloc":
-            return name, (given["sequence"], given["tokens"]), {"final_tokens": given["final_tokens"]}
-        if name == "append_batch":
-            return name, _spelled(given["sequences"], given["tokens"]), {}
-        if name == "lookup":
-            return name, (self._prompt(given),), {}
-        if name == "commit":
-            return name, (given["sequence"], self._committed(given)), {}
-        if name == "adopt":
-            found = Hit(prompt=hit.prompt, pages=hit.pages + tuple(given["pages"]))
-            return name, (given["sequence"], found), {}
-        return name, (), arguments((name, given))
-
-    def _in_order(self, given: dict[str, Any]) -> dict[str, Any]:
-        """A batch as the model has to be given it to serve it in the subject's order."""
-        if self.subject.capabilities.order != "sequence" or "sequences" not in given:
-            return given
-        order = sorted(range(len(given["sequences"])), key=lambda at: given["sequences"][at])
-        if any(len(values) != len(order) for values in given.values()):
-            return given
-        return {field: [values[at] for at in order] for field, values in given.items()}
+    # --- what may be refused --------------------------------------------------------------------------------
 
     def _may_fragment(self, name: str, got: Any) -> bool:
         """Whether the subject was right to refuse for lack of pages that lie together."""
@@ -155,7 +130,7 @@ class Trial:
 
     def _any(self, given: dict[str, Any], got: Any) -> Any:
         """What the model makes of a batch of which the subject may serve any legal subset."""
-        whole = _outcome(lambda: _made(self._model, self._call("append_batch", given, self.hit)))
+        whole = outcome_of(self._model, call_of("append_batch", given, self.hit, self.contents))
         if isinstance(got, Refused) or not (
             isinstance(whole, Refused) and isinstance(whole.error, OutOfPages)
         ):
@@ -163,25 +138,16 @@ class Trial:
         refused = set(got.refused.tolist())
         served = [at for at in range(len(given["sequences"])) if at not in refused]
         part = {field: [values[at] for at in served] for field, values in given.items()}
-        done = _outcome(lambda: self._model.append_batch(part["sequences"], part["tokens"]))
+        done = outcome_of(self._model, ("append_batch", (part["sequences"], part["tokens"]), {}))
         if isinstance(done, Refused):
             return f"append_batch {given} served {part}, more than the pages that there were"
         if not refused:
             return done
         for at in sorted(refused) if self.subject.capabilities.refusal == "exact" else ():
-            one = _outcome(lambda at=at: self._model.append(given["sequences"][at], given["tokens"][at]))  # type: ignore[misc]
+            one = outcome_of(self._model, ("append", (given["sequences"][at], given["tokens"][at]), {}))
             if not isinstance(one, Refused):
                 return f"invariant 9: append_batch {given} refused request {at}, which fits"
         return Granted(new_slots=done.slots, copies=done.copies, refused=got.refused)
-
-    def _prompt(self, given: dict[str, Any]) -> Prompt:
-        turns, count = turns_of(given["stream"], given["turns"]), max(0, given["tokens"])
-        tokens = tuple(tokens_of(turns, 0, count, self.subject.shape.page_size))
-        return Prompt(tokens=tokens, adapter=given["adapter"], salt=given["salt"])
-
-    def _committed(self, given: dict[str, Any]) -> Prompt:
-        reader = self.contents.live.get(given["sequence"], Reader(((0, 0),)))
-        return reader.prompt(given["tokens"], self.subject.shape.page_size)
 
     # --- what a success changes -----------------------------------------------------------------------------
 
@@ -255,6 +221,18 @@ class Trial:
         reader = self.contents.live.get(sequence)
         return len(reader.tokens) if reader else 0
 
+    def _state(self) -> bytes:
+        """Bytes that are equal where the state is; that pages came back by themselves is no change."""
+        subject = self.subject
+        if subject.capabilities.returns != "by-itself":
+            return subject.fingerprint()
+        counts = (
+            subject.free_pages + subject.returning_pages,
+            subject.evictable_pages,
+            subject.free_swap_pages,
+        )
+        return subject.lengths().tobytes() + subject.block_table().tobytes() + repr(counts).encode()
+
     # --- what holds afterwards ------------------------------------------------------------------------------
 
     def _check(self) -> str | None:
@@ -292,9 +270,12 @@ class Trial:
             return f"invariant 2: {clash}"
         if subject.capabilities.refusal == "fragmenting":
             return None
-        for name in ("free_pages", "evictable_pages", "free_swap_pages"):
-            if getattr(subject, name) != getattr(model, name):
-                return f"invariant 15: {name} is {getattr(subject, name)}, must be {getattr(model, name)}"
+        said = {name: int(getattr(subject, name)) for name in PAGE_COUNTS}
+        if subject.capabilities.returns == "by-itself":
+            said["free_pages"] += said.pop("returning_pages")
+        for name, count in said.items():
+            if count != getattr(model, name):
+                return f"invariant 15: {name} is {count}, must be {getattr(model, name)}"
         return None
 
     def _rounds(self, last: int, times: int) -> str | None:
@@ -305,7 +286,8 @@ class Trial:
         calls, ours = ([pair[side] for pair in known[-last:]] for side in (0, 1))
         if {"adopt", "swap_in"} & {call[0] for call in calls}:
             raise Unsupported("rounds adopt nothing and swap nothing in")
-        if self.contents.live or self.contents.swapped or subject.free_pages != subject.shape.num_pages:
+        free = subject.free_pages + subject.returning_pages
+        if self.contents.live or self.contents.swapped or free != subject.shape.num_pages:
             raise Unsupported("rounds begin with an empty pool")
         run: Callable[..., Rounds] = getattr(subject, "run_rounds", None) or partial(run_rounds, subject)
         done, expected = run(calls, times), run_rounds(self._model, ours, times, watched=False)
@@ -319,11 +301,14 @@ class Trial:
         """Free everything and take the whole pool once: what is lost or held twice shows here."""
         shape, can = self.subject.shape, self.subject.capabilities
         there = [*self.contents.live, *self.contents.swapped]
+        while self.fence.steps:
+            if found := self.perform(("end_step", {})):
+                return found
         if there and (found := self.perform(("free", {"sequences": there}))):
             return found
         if "evict" in can.operations and (found := self.perform(("evict", {"pages": shape.num_pages}))):
             return found
-        free = self.subject.free_pages + self.subject.evictable_pages
+        free = self.subject.free_pages + self.subject.evictable_pages + self.subject.returning_pages
         if free != shape.num_pages or self.subject.free_swap_pages != shape.swap_pages:
             return f"invariant 13: {free} of {shape.num_pages} pages free after freeing all"
         left = 0 if can.refusal == "fragmenting" else shape.num_pages
@@ -337,24 +322,6 @@ class Trial:
                 if found := self.perform(step):
                     return found
         return None
-
-
-def _spelled(sequences: list[int], tokens: list[int]) -> tuple[Any, Any]:
-    """A batch as the protocol lets it be written: indices as an array, one count where all are equal."""
-    one = len(sequences) == len(tokens) > 0 and len(set(tokens)) == 1
-    return np.array(sequences, np.int64), tokens[0] if one else tokens
-
-
-def _made(allocator: PageAllocator, call: Call) -> Any:
-    name, given, named = call
-    return getattr(allocator, name)(*given, **named)
-
-
-def _outcome(operation: Callable[[], Any]) -> Any:
-    try:
-        return operation()
-    except REFUSALS as error:
-        return Refused(error)
 
 
 def _error(*outcomes: object) -> Exception | None:

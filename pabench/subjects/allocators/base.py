@@ -20,7 +20,7 @@ from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.problem.layout import pages_needed
 from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
-from pabench.subjects.allocators.results import Granted, Hit, MemorySplit, Prompt
+from pabench.subjects.allocators.results import Granted, Hit, MemorySplit, Prompt, split_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +122,11 @@ class PageAllocator(ABC):
         return 0
 
     @property
+    def returning_pages(self) -> int:
+        """Pages that nobody holds and that are on their way back: they are not to be granted yet."""
+        return 0
+
+    @property
     def free_swap_pages(self) -> int:
         """Pages of the swap store that nobody holds."""
         return self.shape.swap_pages
@@ -149,22 +154,14 @@ class PageAllocator(ABC):
 
     def fingerprint(self) -> bytes:
         """Return bytes that are equal when the whole state is, as far as the allocator can show it."""
-        counts = np.array([self.free_pages, self.evictable_pages, self.free_swap_pages])
+        parts = (self.free_pages, self.evictable_pages, self.returning_pages, self.free_swap_pages)
+        counts = np.array(parts)
         return self.lengths().tobytes() + self.block_table().tobytes() + counts.tobytes()
 
     def memory_split(self) -> MemorySplit:
         """Return where the slots of the pool are; shared pages count once."""
-        page_size, lengths, table = self.shape.page_size, self.lengths(), self.block_table()
-        fill: dict[int, int] = {}
-        for sequence in np.flatnonzero(lengths >= 0):
-            pages = table[sequence, : pages_needed(int(lengths[sequence]), page_size)]
-            for column, page in enumerate(pages.tolist()):
-                if page >= 0:
-                    here = min(page_size, int(lengths[sequence]) - column * page_size)
-                    fill[page] = max(fill.get(page, 0), here)
-        tokens, held = sum(fill.values()), len(fill) * page_size
-        slots = self.shape.num_pages * page_size
-        return MemorySplit(tokens=tokens, reserved=0, internal=held - tokens, external=slots - held)
+        size, lengths = self.shape.page_size, self.lengths()
+        return split_of(lengths, self.block_table(), page_size=size, slots=self.shape.num_pages * size)
 
     # --- growing and ending ---------------------------------------------------------------------------
 
@@ -297,11 +294,29 @@ class PageAllocator(ABC):
         """
         raise self.no("swap_in")
 
+    # --- steps in flight ------------------------------------------------------------------------------
+
+    def begin_step(self) -> None:
+        """Say that a step is launched, which may read and write all pages that are held now.
+
+        What is given back while steps are in flight is on its way until those have ended: it is neither
+        granted nor evicted.  A cached page among it may be adopted, since full pages are only read.
+        """
+        raise self.no("begin_step")
+
+    def end_step(self) -> None:
+        """Say that the oldest step in flight has ended.
+
+        Raises:
+            InvalidCase: no step is in flight.
+        """
+        raise self.no("end_step")
+
     def reset(self) -> None:
         """Return to the state of a new allocator, the cache emptied.
 
         Raises:
-            InvalidCase: a sequence is live or swapped out.
+            InvalidCase: a sequence is live or swapped out, or a step in flight.
         """
         raise self.no("reset")
 

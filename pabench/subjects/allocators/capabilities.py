@@ -10,11 +10,13 @@ from pabench.problem.checks import one_of, whole_number
 OPERATIONS = (
     *("alloc", "append", "append_batch", "fork", "truncate", "free", "free_window"),
     *("commit", "lookup", "adopt", "evict", "swap_out", "swap_in", "reset"),
+    *("begin_step", "end_step"),
 )
 ORDERS = ("fifo", "sequence", "set")
 DETERMINISM = ("ids", "counts")
 BATCH_MODES = ("all", "prefix", "any")
 REFUSALS = ("exact", "quiescent", "fragmenting")
+RETURNS = ("at-once", "by-itself")
 PROGRESS = ("sequential", "lock-free", "blocking")
 
 
@@ -33,6 +35,8 @@ class Capabilities:
         refusal: when ``OutOfPages`` may be raised.  ``exact``: only when too few pages are available;
             ``quiescent``: also while another request of the same launch is being refused; ``fragmenting``:
             also when the pages that are free do not lie together.
+        returns: when pages that were given back can be granted.  ``at-once``: where no step is in flight, see
+            ``begin_step``; ``by-itself``: when the allocator sees fit, at the latest when they are needed.
         progress: ``sequential`` on the host; on a device ``lock-free`` or ``blocking``.
         reserved_pages: ids that are never granted; ids run from 0 to ``num_pages`` plus their number, less 1.
         watermark: whether ``PoolShape.reserve_pages`` is kept.
@@ -43,6 +47,7 @@ class Capabilities:
     determinism: str = "ids"
     batch_mode: str = "all"
     refusal: str = "exact"
+    returns: str = "at-once"
     progress: str = "sequential"
     reserved_pages: frozenset[int] = frozenset()
     watermark: bool = False
@@ -54,6 +59,7 @@ class Capabilities:
         one_of("determinism", self.determinism, DETERMINISM)
         one_of("batch_mode", self.batch_mode, BATCH_MODES)
         one_of("refusal", self.refusal, REFUSALS)
+        one_of("returns", self.returns, RETURNS)
         one_of("progress", self.progress, PROGRESS)
         for page in self.reserved_pages:
             whole_number("reserved page", page, low=0)

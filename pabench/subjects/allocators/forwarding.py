@@ -38,6 +38,11 @@ class ForwardingAllocator(PageAllocator):
         """See ``PageAllocator``."""
         return self.subject.evictable_pages
 
+    @property
+    def returning_pages(self) -> int:
+        """See ``PageAllocator``."""
+        return self.subject.returning_pages
+
     def swapped(self, sequence: int) -> int | None:
         """See ``PageAllocator``."""
         return self.subject.swapped(sequence)

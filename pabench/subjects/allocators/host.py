@@ -14,12 +14,9 @@ from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
 from pabench.subjects.allocators.host_batch import count_vector, index_vector, ranks, within
+from pabench.subjects.allocators.host_grants import NO_COPIES, NO_POSITIONS, granted, slots_of, within_page
 from pabench.subjects.allocators.host_state import HostState
-from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt, no_copies, no_positions
-
-NO_COPIES, NO_POSITIONS = no_copies(), no_positions()
-for _empty in (NO_COPIES, NO_POSITIONS):
-    _empty.flags.writeable = False
+from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt
 
 
 class HostAllocator(HostState):
@@ -38,7 +35,8 @@ class HostAllocator(HostState):
     def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
         """See ``PageAllocator``; pages are taken when needed, so ``final_tokens`` changes nothing."""
         sequence = self._new(sequence)
-        tokens = whole_number("tokens", tokens, low=0)
+        if type(tokens) is not int or tokens < 0:
+            tokens = whole_number("tokens", tokens, low=0)
         if final_tokens is not None:
             whole_number("final_tokens", final_tokens, low=tokens)
         self.check_length(sequence, tokens)
@@ -48,13 +46,29 @@ class HostAllocator(HostState):
         first = sequence * self._width
         self._flat[first : first + need] = pages
         self._lengths[sequence] = tokens
-        slots = partial(_slots_of, pages, 0, tokens, self.shape.page_size)
-        return Granted(new_slots=slots, copies=NO_COPIES, refused=NO_POSITIONS)
+        return granted(partial(slots_of, pages, 0, tokens, self._page_size))
 
     def append(self, sequence: int, tokens: int) -> Granted:
-        """See ``PageAllocator``."""
+        """See ``PageAllocator``; what stays within one page that nobody else has is nearly free."""
+        if type(sequence) is int and type(tokens) is int and 0 <= sequence < self._max_seqs and tokens > 0:
+            old, size = self._lengths.item(sequence), self._page_size
+            offset = old % size
+            # of the dead, whose length is -1, the general way speaks, and of whatever has to be refused
+            if 0 <= old <= self._max_tokens - tokens and offset + tokens <= size:
+                entry, page = sequence * self._width + old // size, NULL_PAGE
+                if not offset:
+                    if self._ring.count:
+                        self._flat[entry] = page = self._ring.take_one()
+                elif not self._cached.item(last := self._flat.item(entry)) and not (
+                    self._shared and self._shares.item(last)
+                ):
+                    page = last
+                if page >= 0:
+                    self._lengths[sequence] = old + tokens
+                    return within_page(page * size + offset, tokens)
+        size = self._page_size
         sequence, tokens = self._live(sequence), whole_number("tokens", tokens, low=0)
-        old, size = int(self._lengths[sequence]), self.shape.page_size
+        old = int(self._lengths[sequence])
         self.check_length(sequence, old + tokens)
         have, row = self._pages_of(old), self._table[sequence]
         extra, offset = self._pages_of(old + tokens) - have, old % size
@@ -73,8 +87,7 @@ class HostAllocator(HostState):
         self._lengths[sequence] = old + tokens
         first = old // size
         written = row[first : have + extra].copy()
-        slots = partial(_slots_of, written, offset, tokens, size)
-        return Granted(new_slots=slots, copies=copies, refused=NO_POSITIONS)
+        return granted(partial(slots_of, written, offset, tokens, size), copies)
 
     def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
         """See ``PageAllocator``; arrays are taken as they are, without a loop over sequences."""
@@ -83,9 +96,9 @@ class HostAllocator(HostState):
         counts = count_vector(tokens, named.size)
         # as unsigned numbers the -1 of the dead is the largest, so one look finds both the dead and the full
         if counts is None and named.size and np.maximum.reduce(old.view(np.uint64)) < self.shape.max_tokens:
-            granted = self._decode_step(named, old)
-            if granted is not None:
-                return granted
+            step = self._decode_step(named, old)
+            if step is not None:
+                return step
         if (old < 0).any():
             raise InvalidCase("sequence", int(named[np.argmax(old < 0)]), "must be live")
         return self._grow(named, old, np.ones_like(old) if counts is None else counts)
@@ -189,7 +202,7 @@ class HostAllocator(HostState):
         for sequence in named:
             if self._lengths.item(sequence) < 0 and sequence not in self._swapped:
                 raise InvalidCase("sequence", sequence, "must be live to be freed")
-        if len(named) > 1 and not (self._shared or len(self._cache) or self._swapped):
+        if len(named) > 1 and not (self._shared or len(self._cache) or self._swapped or self._steps):
             self._end_many(named)
             return
         for sequence in named:
@@ -227,10 +240,12 @@ class HostAllocator(HostState):
             raise InvalidCase("hit", hit.pages, "must be cached still; look it up again")
         tokens = len(hit.pages) * self.shape.page_size
         self.check_length(sequence, tokens)
-        used = np.array([page for page in hit.pages if page not in self._cache.unused], np.int64)
-        self._admit(len(hit.pages) - used.size)
-        for page in hit.pages:
-            self._cache.unused.pop(page, None)
+        unused = [page for page in hit.pages if page in self._cache.unused]
+        self._admit(len(unused))
+        for page in unused:
+            del self._cache.unused[page]
+        free = {*unused, *self._call_back(hit.pages)}
+        used = np.array([page for page in hit.pages if page not in free], np.int64)
         self._shares[used] += 1
         self._shared += used.size
         self._table[sequence, : len(hit.pages)] = hit.pages
@@ -276,15 +291,24 @@ class HostAllocator(HostState):
         self._store.push(stored[held])
         return self._moves(stored, row, tokens)
 
+    # --- steps in flight --------------------------------------------------------------------------------
+
+    def begin_step(self) -> None:
+        """See ``PageAllocator``."""
+        self._steps.append([])
+
+    def end_step(self) -> None:
+        """See ``PageAllocator``."""
+        if not self._steps:
+            raise InvalidCase("steps in flight", 0, "must be one at least")
+        for pages in self._steps.popleft():
+            self._come_back(pages)
+
     def reset(self) -> None:
         """See ``PageAllocator``."""
+        if self._steps:
+            raise InvalidCase("steps in flight", len(self._steps), "must all have ended before a reset")
         there = [*np.flatnonzero(self._lengths >= 0).tolist(), *self._swapped]
         if there:
             raise InvalidCase("sequences", sorted(there), "must all be freed before a reset")
         self._start()
-
-
-def _slots_of(pages: Array, offset: int, tokens: int, page_size: int) -> Array:
-    """Slots of ``tokens`` from ``offset`` of the first page on."""
-    slots: Array = pages.astype(np.int64)[:, None] * page_size + np.arange(page_size)
-    return slots.reshape(-1)[offset : offset + tokens]

@@ -29,6 +29,13 @@ class PageRing:
         self._head = end - capacity
         return np.concatenate((self._ids[head:], self._ids[: end - capacity]))
 
+    def take_one(self) -> int:
+        """Return the oldest id; there is one."""
+        page = self._ids.item(self._head)
+        self._head = self._head + 1 if self._head + 1 < self._ids.size else 0
+        self.count -= 1
+        return page
+
     def push(self, pages: Array) -> None:
         """Put ids behind the others."""
         ids, count = self._ids, pages.size

@@ -8,6 +8,9 @@ Cost      of an operation: its pages, and its tokens where slots are asked for; 
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+
 import numpy as np
 
 from pabench.errors import InvalidCase, OutOfPages
@@ -39,7 +42,10 @@ class HostState(PageAllocator):
         self._max_seqs, self._max_tokens = shape.max_seqs, shape.max_tokens
         self._width, self._page_size = shape.max_pages_per_seq, shape.page_size
         self._cache = PrefixCache(shape.num_pages, shape.page_size, shape.hash_bits)
+        self._cached = self._cache.cached
         self._swapped: dict[int, tuple[int, Array]] = {}
+        # for each step in flight, oldest first, what was given back while it was the latest, call by call
+        self._steps: deque[list[Array]] = deque()
 
     # --- state ------------------------------------------------------------------------------------------
 
@@ -62,6 +68,11 @@ class HostState(PageAllocator):
         return len(self._cache.unused)
 
     @property
+    def returning_pages(self) -> int:
+        """See ``PageAllocator``."""
+        return sum(pages.size for step in self._steps for pages in step)
+
+    @property
     def free_swap_pages(self) -> int:
         """See ``PageAllocator``."""
         return self._store.count
@@ -71,6 +82,9 @@ class HostState(PageAllocator):
         counts: Array = self._shares[:-1] + 1
         counts[self._ring.ids()] = 0
         counts[list(self._cache.unused)] = 0
+        for step in self._steps:
+            for pages in step:
+                counts[pages] = 0
         return counts
 
     def swapped(self, sequence: int) -> int | None:
@@ -89,7 +103,8 @@ class HostState(PageAllocator):
     def fingerprint(self) -> bytes:
         """See ``PageAllocator``."""
         arrays = (self._ring.ids(), self._store.ids(), self._table, self._lengths, self._shares)
-        stored = repr([(q, tokens, pages.tolist()) for q, (tokens, pages) in self._swapped.items()])
+        parts = [(q, tokens, pages.tolist()) for q, (tokens, pages) in self._swapped.items()]
+        stored = repr((parts, [[pages.tolist() for pages in step] for step in self._steps]))
         return b"|".join(array.tobytes() for array in arrays) + stored.encode() + self._cache.state()
 
     # --- parts ------------------------------------------------------------------------------------------
@@ -174,11 +189,28 @@ class HostState(PageAllocator):
             held = self._shares[pages] > 0
             self._unshare(pages[held])
             pages = pages[~held]
+        if self._steps:
+            self._steps[-1].append(pages.copy())
+        else:
+            self._come_back(pages)
+
+    def _come_back(self, pages: Array) -> None:
+        """Pages that stand in no table, and that no step in flight uses, are free or evictable."""
         if len(self._cache):
             cached = self._cache.cached[pages]
             self._cache.unused.update(dict.fromkeys(pages[cached][::-1].tolist()))
             pages = pages[~cached]
         self._ring.push(pages)
+
+    def _call_back(self, wanted: Sequence[int]) -> set[int]:
+        """Pages among ``wanted`` that are on their way back, and no longer so."""
+        called: set[int] = set()
+        for step in self._steps:
+            for at, pages in enumerate(step):
+                mine = np.isin(pages, wanted)
+                called.update(pages[mine].tolist())
+                step[at] = pages[~mine]
+        return called
 
     def _moves(self, sources: Array, targets: Array, tokens: int) -> Array:
         """Copies between the pool and the store: source, target, slots in use."""

@@ -100,3 +100,22 @@ class MemorySplit:
     reserved: int
     internal: int
     external: int
+
+
+def split_of(lengths: Array, table: Array, *, page_size: int, slots: int) -> MemorySplit:
+    """Return where slots are of which none is reserved; shared pages count once, as full as their fullest.
+
+    Args:
+        lengths: tokens of every sequence, -1 where it is not live.
+        table: of their pages.
+        page_size: tokens of a page.
+        slots: of the pool.
+    """
+    fill: dict[int, int] = {}
+    for sequence in np.flatnonzero(lengths > 0).tolist():
+        length = int(lengths[sequence])
+        for column, page in enumerate(table[sequence, : -(-length // page_size)].tolist()):
+            if page >= 0:
+                fill[page] = max(fill.get(page, 0), min(page_size, length - column * page_size))
+    tokens, held = sum(fill.values()), len(fill) * page_size
+    return MemorySplit(tokens=tokens, reserved=0, internal=held - tokens, external=slots - held)

@@ -23,6 +23,7 @@ STATE: dict[str, Callable[[PageAllocator], Any]] = {
     "block_table": lambda made: made.block_table(),
     "free_pages": lambda made: made.free_pages,
     "evictable_pages": lambda made: made.evictable_pages,
+    "returning_pages": lambda made: made.returning_pages,
     "free_swap_pages": lambda made: made.free_swap_pages,
     "refcounts": lambda made: made.refcounts(),
     "swapped": lambda made: [made.swapped(sequence) for sequence in range(made.shape.max_seqs)],

@@ -320,7 +320,8 @@ def test_allocators_invariants_say_what_is_not_judged() -> None:
     check = ALLOCATOR_CHECKS["allocator-invariants"]
     about = check.about_of(ScanAllocator.capabilities)
     assert about.endswith(
-        "Not offered and not judged: 6 of 14, commit, lookup, adopt, evict, swap_out, swap_in."
+        "Not offered and not judged: "
+        "8 of 16, commit, lookup, adopt, evict, swap_out, swap_in, begin_step, end_step."
     )
     assert check.about_of(HostAllocator.capabilities) == check.about
 
@@ -407,6 +408,7 @@ LONG: list[Operation] = [
         ("truncate", {"sequence": 2, "length": 6, "stream": 3}),
     ),
     *(append(2, 1), free(1, 2), ("evict", {"pages": 3}), ("reset", {})),
+    *(("begin_step", {}), alloc(3, 2), free(3), ("end_step", {})),
     *(alloc(3, 9), append(3, 4), free(3), ("rounds", {"last": 3, "times": 5}), ("drain", {})),
 ]
 

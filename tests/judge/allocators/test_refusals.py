@@ -38,6 +38,9 @@ def grown(name: str, shape: PoolShape, seed: int) -> PageAllocator:
     for _ in range(12):
         live = np.flatnonzero(allocator.lengths() >= 0).tolist()
         outcome(allocator, random_call(rng, shape, live, set(allocator.capabilities.operations)))
+    if "end_step" in allocator.capabilities.operations:
+        while refusal_of(allocator.end_step) is None:
+            pass
     there = [q for q in range(shape.max_seqs) if allocator.length(q) is not None or allocator.swapped(q)]
     away = [q for q in range(shape.max_seqs) if allocator.swapped(q) is not None]
     allocator.free(sorted({q for q in there if rng.random() < 0.5 or q < 2} | set(away)))

@@ -1,0 +1,77 @@
+"""From operations of a history to calls of an allocator, and what becomes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pabench.errors import InvalidCase, OutOfPages
+from pabench.judge.allocators.contents import Contents, Reader
+from pabench.judge.allocators.operations import arguments
+from pabench.judge.allocators.streams import tokens_of, turns_of
+from pabench.subjects.allocators.base import PageAllocator
+from pabench.subjects.allocators.results import Hit, Prompt
+from pabench.subjects.allocators.rounds import Call
+
+REFUSALS = (OutOfPages, InvalidCase)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refused:
+    """An operation that raised what it may raise."""
+
+    error: OutOfPages | InvalidCase
+
+
+def call_of(name: str, given: dict[str, Any], hit: Hit, contents: Contents) -> Call:
+    """Return what an allocator is called with by an operation; ``hit`` is of the lookup before it."""
+    if name == "alloc":
+        return name, (given["sequence"], given["tokens"]), {"final_tokens": given["final_tokens"]}
+    if name == "append_batch":
+        return name, _spelled(given["sequences"], given["tokens"]), {}
+    if name == "lookup":
+        return name, (_prompt(given, contents.page_size),), {}
+    if name == "commit":
+        return name, (given["sequence"], _committed(given, contents)), {}
+    if name == "adopt":
+        found = Hit(prompt=hit.prompt, pages=hit.pages + tuple(given["pages"]))
+        return name, (given["sequence"], found), {}
+    return name, (), arguments((name, given))
+
+
+def in_order(given: dict[str, Any], order_of: str) -> dict[str, Any]:
+    """Return a batch as the model has to be given it to serve it in the subject's order."""
+    if order_of != "sequence" or "sequences" not in given:
+        return given
+    order = sorted(range(len(given["sequences"])), key=lambda at: given["sequences"][at])
+    if any(len(values) != len(order) for values in given.values()):
+        return given
+    return {field: [values[at] for at in order] for field, values in given.items()}
+
+
+def outcome_of(allocator: PageAllocator, call: Call) -> Any:
+    """Make a call and return what it returns, or ``Refused``; anything else that it raises is raised."""
+    name, given, named = call
+    try:
+        return getattr(allocator, name)(*given, **named)
+    except REFUSALS as error:
+        return Refused(error)
+
+
+def _prompt(given: dict[str, Any], page_size: int) -> Prompt:
+    turns, count = turns_of(given["stream"], given["turns"]), max(0, given["tokens"])
+    tokens = tuple(tokens_of(turns, 0, count, page_size))
+    return Prompt(tokens=tokens, adapter=given["adapter"], salt=given["salt"])
+
+
+def _committed(given: dict[str, Any], contents: Contents) -> Prompt:
+    reader = contents.live.get(given["sequence"], Reader(((0, 0),)))
+    return reader.prompt(given["tokens"], contents.page_size)
+
+
+def _spelled(sequences: list[int], tokens: list[int]) -> tuple[Any, Any]:
+    """A batch as the protocol lets it be written: indices as an array, one count where all are equal."""
+    one = len(sequences) == len(tokens) > 0 and len(set(tokens)) == 1
+    return np.array(sequences, np.int64), tokens[0] if one else tokens
