@@ -184,7 +184,7 @@ def _resources() -> Rows:
 
 @_lists("models")
 def _models() -> Rows:
-    from pabench.problem.models import MODELS
+    from pabench.problem.model_presets import MODELS
 
     return [
         {

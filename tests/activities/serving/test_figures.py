@@ -13,7 +13,7 @@ from pabench.activities.serving.metrics import figures, latency_columns
 from pabench.activities.serving.page_model import page_curve
 from pabench.activities.serving.series import BUCKETS, curves, series
 from pabench.errors import InvalidCase
-from pabench.problem.models import model_by_name
+from pabench.problem.model_presets import model_by_name
 from pabench.problem.step_time import StepModel
 from tests.support.serving_support import asked, pool, run
 
