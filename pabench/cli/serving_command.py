@@ -173,6 +173,7 @@ def _row(record: Record) -> dict[str, Any]:
         "reserved": share("reserved"),
         "internal": share("internal"),
         "external": share("external"),
+        "idle": share("idle"),
         "preempted": found.get("preemptions"),
         "recompute": rounded("recompute_overhead"),
         "hits": rounded("hit_rate"),

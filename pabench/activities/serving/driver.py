@@ -125,7 +125,7 @@ class Driver:
         running, used = len(self.running), self.seats.allocator.shape.num_pages - self.seats.available
         if self.number % self.limits.sample_steps == 0:
             row = self.clock, self.limits.sample_steps, running
-            self.samples.add((*row, *self.seats.memory(self._final)))
+            self.samples.add((*row, *self.seats.memory(self._final, blocked=self._blocked >= 0)))
         finished = self._tokens_come()
         self.steps.add(
             (

@@ -176,9 +176,27 @@ def test_driver_turns_find_what_was_answered() -> None:
     assert run(requests, pool(), prefix_cache=True).log.hit == [0, 16]
 
 
+def test_driver_free_memory_is_external_only_where_a_request_cannot_have_it() -> None:
+    # two of 24 tokens leave 16 of 64 slots free, in which the third, which wants 24, does not fit
+    requests = asked((20, 5), (20, 5), (20, 5))
+    served = run(requests, pool(pages=64, size=1, name="buddy-oracle"))
+    waiting = served.steps["waiting"] > 0
+    assert waiting.any()
+    assert (~waiting).any()
+    external, idle = served.samples["external"], served.samples["idle"]
+    assert (external[waiting] > 0).all()
+    assert (idle[waiting] == 0).all()
+    assert (external[~waiting] == 0).all()
+    assert (idle[~waiting] > 0).all()
+    # pages fit anywhere: what is free is idle, whoever waits
+    paged = run(requests, pool(pages=60, size=1))
+    assert (paged.steps["waiting"] > 0).any()
+    assert not paged.samples["external"].any()
+
+
 def test_driver_memory_split_adds_up_and_knows_the_end() -> None:
     served = run(asked((5, 6), (3, 2)), pool(pages=8))
-    parts = [served.samples[name] for name in ("tokens", "reserved", "internal", "external")]
+    parts = [served.samples[name] for name in ("tokens", "reserved", "internal", "external", "idle")]
     sums = np.sum(parts, axis=0)
     assert sums.tolist() == [32] * 6
     # 5 of 10 tokens: the page of the fifth has room for 3 more that come; 3 of 4: one more comes
