@@ -139,7 +139,8 @@ def victim_of(
         InvalidCase: the scheduler names one that does not run.
     """
     if scheduler.victim is None:
-        return next(reversed(running))
+        newest: int = next(reversed(running))
+        return newest
     prompt, output = requests.prompt_tokens, requests.output_tokens
     chosen = scheduler.victim([Running(r, int(prompt[r]), int(output[r]), preemptions[r]) for r in running])
     if chosen not in running:
