@@ -184,7 +184,7 @@ def _resources() -> Rows:
 
 @_lists("models")
 def _models() -> Rows:
-    from pabench.problem.models import MODELS
+    from pabench.problem.model_presets import MODELS
 
     return [
         {
@@ -201,11 +201,11 @@ def _models() -> Rows:
 
 @_lists("schedulers")
 def _schedulers() -> Rows:
-    from pabench.activities.serving.schedulers import SCHEDULERS
+    from pabench.activities.serving.schedulers import scheduler_by_name, scheduler_names
 
     return [
         {"name": s.name, "allocator": s.allocator, "preemption": s.preemption, "about": s.about}
-        for s in SCHEDULERS.values()
+        for s in map(scheduler_by_name, scheduler_names())
     ]
 
 

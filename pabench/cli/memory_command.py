@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pabench.cli.model_options import GIB, chosen_model, item_bytes, pool_bytes_of
+from pabench.cli.model_options import (
+    CACHE_DTYPE,
+    GIB,
+    WEIGHT_DTYPE,
+    chosen_model,
+    item_bytes,
+    pool_bytes_of,
+    weight_bytes_of,
+)
 from pabench.cli.trace_options import TURNS
 from pabench.console import say
 from pabench.errors import UsageError
 
 if TYPE_CHECKING:
     from pabench.problem.dtypes import Array
+    from pabench.problem.models import ModelShape
+    from pabench.problem.step_time import StepModel
     from pabench.timing.gpus import Gpu
 
 PAGE_SIZES = "1,8,16,32,64,128,256"
 
 
 @click.command(name="memory")
-@click.option("--model", "model_name", metavar="NAME", help="A model of `pabench list models`.")
+@click.option("--model", "model_name", metavar="NAME", help="Of `list models`, or a config.json.")
 @click.option("--heads", metavar="HQ:HKV", help="Query and KV heads, in place of --model.")
 @click.option("--head-dim", type=click.IntRange(1, 1024), default=128, show_default=True)
 @click.option("--layers", type=click.IntRange(1, 10_000), default=32, show_default=True)
 @click.option("--dtype", default="bfloat16", metavar="NAME", show_default=True, help="Of cache and weights.")
+@CACHE_DTYPE
+@WEIGHT_DTYPE
 @click.option("--lengths", metavar="SPEC", help="A length family, table or list.  Default: azure-conv.")
 @click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Lengths of a request trace.")
 @TURNS
@@ -33,7 +46,7 @@ PAGE_SIZES = "1,8,16,32,64,128,256"
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--page-sizes", default=PAGE_SIZES, metavar="LIST", show_default=True)
 @click.option("--gpu", "gpu_name", default="h100", metavar="NAME", show_default=True, help="Of `list gpus`.")
-@click.option("--gpus", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of them, together.")
+@click.option("--gpus", type=click.IntRange(1, 1024), default=1, show_default=True, help="Tensor parallel.")
 @click.option(
     "--pool-gib", type=float, metavar="GIB", help="Cache.  Default: 0.9 of memory less the weights."
 )
@@ -47,6 +60,8 @@ def command(
     head_dim: int,
     layers: int,
     dtype: str,
+    cache_dtype: str | None,
+    weight_dtype: str | None,
     lengths: str | None,
     trace: Path | None,
     turns: str | None,
@@ -76,7 +91,8 @@ def command(
     from pabench.run.files import atomic_write_text, check_output, pretty
     from pabench.timing.gpus import gpu_by_name
 
-    itemsize = item_bytes(dtype)
+    kept = dtype if cache_dtype is None else cache_dtype
+    itemsize = item_bytes(kept)
     if json_file is not None:
         check_output("--json", json_file)
     sizes = parse_numbers("--page-sizes", page_sizes)
@@ -86,7 +102,8 @@ def command(
         finite_number("--page-cost-ns", page_cost_ns, low=0.0) * 1e-9,
         finite_number("--fixed-cost-us", fixed_cost_us, low=0.0) * 1e-6,
     )
-    weight_bytes = model.parameters * itemsize
+    item_bytes(dtype)
+    weight_bytes = weight_bytes_of(model, dtype, weight_dtype)
     pool_bytes = pool_bytes_of(pool_gib, gpu, gpus, weight_bytes)
     sources = {}
     if lengths is not None or trace is None:
@@ -99,20 +116,38 @@ def command(
         sources[f"trace {trace.name}"] = read_trace(trace, replace(LENGTHS, turns=turns)).total_tokens
     elif turns is not None:
         raise UsageError(f"--turns {turns}: is for --trace alone")
-    token_bytes = model.token_bytes(itemsize)
+    token_bytes = model.token_bytes(itemsize, gpus=gpus)
     say(
-        f"{model.title}, {dtype}: {token_bytes:,} bytes of cache a token; "
-        f"pool {pool_bytes / GIB:.2f} GiB on {gpus} x {gpu.title}"
+        f"{model.title}, cache in {kept}: {token_bytes:,} bytes of cache a token; "
+        f"{weight_bytes / GIB:.1f} GiB of weights; pool {pool_bytes / GIB:.2f} GiB on {gpus} x {gpu.title}"
     )
-    record: dict[str, Any] = {"model": model.name, "dtype": dtype, "token_bytes": token_bytes}
+    for note in _notes(model, gpus):
+        say(note)
+    record: dict[str, Any] = {"model": model.name, "dtype": kept, "token_bytes": token_bytes}
+    record |= {"weight_bytes": weight_bytes, "state_bytes": model.state_bytes}
     record |= {"pool_bytes": pool_bytes, "gpu": gpu.name, "gpus": gpus, "sources": {}}
     for name, drawn in sources.items():
-        model_of_step = _step_model(weight_bytes, gpu, gpus, token_bytes, drawn, costs)
-        result = _figures(drawn, sizes, pool_bytes, token_bytes, max_tokens, model_of_step)
+
+        def held_bytes(lengths: Array, size: int) -> Array:
+            return model.held_bytes(lengths, size, itemsize, gpus=gpus)
+
+        model_of_step = _step_model(weight_bytes, gpu, gpus, held_bytes(drawn, 1), drawn, costs)
+        result = _figures(drawn, sizes, pool_bytes, token_bytes, max_tokens, model_of_step, held_bytes)
         record["sources"][name] = result
         _print(name, result)
     if json_file is not None:
         atomic_write_text(json_file, pretty(record))
+
+
+def _notes(model: ModelShape, gpus: int) -> Iterator[str]:
+    """What of the model does not grow with each token, or is held more than once."""
+    if model.window_layers:
+        layers = f"{model.window_layers} of {model.num_layers} layers"
+        yield f"{layers} keep a window of {model.window:,} tokens, as the figures of what fits have it"
+    if model.state_bytes:
+        yield f"a state of {model.state_bytes / 2**20:.1f} MiB a sequence besides"
+    if (copies := model.copies(gpus)) > 1:
+        yield f"tensor parallelism over {gpus} GPUs holds the cache {float(copies):g} times"
 
 
 def _drawn(spec: str, requests: int, seed: int) -> Array:
@@ -124,14 +159,14 @@ def _drawn(spec: str, requests: int, seed: int) -> Array:
 
 
 def _step_model(
-    weight_bytes: float, gpu: Gpu, gpus: int, token_bytes: int, drawn: Array, costs: tuple[float, float]
-) -> Any:
+    weight_bytes: float, gpu: Gpu, gpus: int, held: Array, drawn: Array, costs: tuple[float, float]
+) -> StepModel:
     from pabench.problem.step_time import StepModel
 
     return StepModel(
         weight_bytes=weight_bytes,
         bandwidth=gpus * gpu.memory_gbps * 1e9,
-        token_bytes=token_bytes,
+        token_bytes=float(held.sum()) / max(int(drawn.sum()), 1) or 1.0,
         mean_tokens=max(float(drawn.mean()), 0.5),
         page_cost_s=costs[0],
         fixed_cost_s=costs[1],
@@ -139,9 +174,18 @@ def _step_model(
 
 
 def _figures(
-    drawn: Array, sizes: tuple[int, ...], pool_bytes: int, token_bytes: int, longest: int | None, step: Any
+    drawn: Array,
+    sizes: tuple[int, ...],
+    pool_bytes: int,
+    token_bytes: int,
+    longest: int | None,
+    step: StepModel,
+    held_bytes: Callable[[Array, int], Array],
 ) -> dict[str, Any]:
+    import numpy as np
+
     from pabench.problem import capacity
+    from pabench.problem.advice import OFFERED, advise
     from pabench.problem.memory import memory_figures
     from pabench.problem.step_time import throughput_gain
 
@@ -150,18 +194,20 @@ def _figures(
     slab = max(longest or largest, 1)
     if largest > slab:
         raise UsageError(f"--max-tokens {slab}: must be at least the longest length, {largest}")
-    reserved, padded = capacity.reserved_capacity(slots, slab), capacity.padded_capacity(drawn, slots)
+    reserved = int(pool_bytes // held_bytes(np.array([slab]), 1)[0])
+    # how many of the first fit, each as long as the longest of them
+    padded = np.arange(1, drawn.size + 1) * held_bytes(np.maximum.accumulate(drawn), 1)
     lengths, tokens = drawn.tolist(), int(drawn.sum())
     each = replace(step, weight_bytes=0.0, fixed_cost_s=0.0)
     rows = []
     for size in sizes:
         held = memory_figures(lengths, size)
-        paged = capacity.paged_capacity(drawn, slots, size)
+        paged = int(np.searchsorted(np.cumsum(held_bytes(drawn, size)), pool_bytes, side="right"))
         gain = None
-        if reserved.sequences and paged.sequences:
+        if reserved and paged:
             gain = throughput_gain(
-                reserved.sequences,
-                paged.sequences,
+                reserved,
+                paged,
                 fixed_s=step.step_s(0, size),
                 per_sequence_s=each.step_s(1, size),
             )
@@ -176,20 +222,22 @@ def _figures(
                 "page_bytes": size * token_bytes,
                 "csr_table_bytes": held.csr_table_bytes,
                 "padded_table_bytes": held.block_table_bytes,
-                "capacity": paged.sequences,
+                "capacity": paged,
                 "modelled_tokens_per_s": step.full_throughput(pool_bytes, size),
                 "modelled_gain_over_reserved": gain,
             }
         )
     best = step.best_interval(pool_bytes)
+    waste = [float(memory_figures(lengths, size).internal_fragmentation) for size in OFFERED]
+    advice = advise(step, pool_bytes, waste)
     return {
         "requests": int(drawn.size),
         "tokens": tokens,
         "mean_tokens": tokens / drawn.size,
         "max_tokens": largest,
         "pool_slots": slots,
-        "reserved_capacity": reserved.sequences,
-        "padded_capacity": padded.sequences,
+        "reserved_capacity": reserved,
+        "padded_capacity": int(np.searchsorted(padded, pool_bytes, side="right")),
         "page_sizes": rows,
         "best_page_size": {
             "real": step.best_page_size(pool_bytes),
@@ -198,6 +246,7 @@ def _figures(
             "high": best.high,
             "modelled_tokens_per_s": best.throughput,
         },
+        "advice": {**asdict(advice), "sentence": advice.sentence},
     }
 
 
@@ -220,8 +269,4 @@ def _print(name: str, result: dict[str, Any]) -> None:
             f"{row['internal_fragmentation']:>8.4%} | {row['efficiency_gain']:>6.2f} | "
             f"{row['capacity']:>9,} | {row['modelled_tokens_per_s']:>12,.0f} {bar}"
         )
-    best = result["best_page_size"]
-    say(
-        f"best page size {best['best']} (modelled); within 1 % of it: {best['low']} to {best['high']}, "
-        f"for a full pool"
-    )
+    say(result["advice"]["sentence"])

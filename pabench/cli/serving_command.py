@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pabench.cli.model_options import chosen_model, item_bytes, pool_bytes_of
+from pabench.cli.model_options import (
+    CACHE_DTYPE,
+    WEIGHT_DTYPE,
+    chosen_model,
+    item_bytes,
+    pool_bytes_of,
+    weight_bytes_of,
+)
 from pabench.cli.text_table import text_table
 from pabench.cli.trace_options import trace_options
 from pabench.console import say
@@ -53,6 +60,8 @@ Examples:
 @click.option("--executor", default="null", show_default=True, metavar="NAME", help="null, model or kernel.")
 @click.option("--model", "model_name", metavar="NAME", default="llama-3-8b", show_default=True)
 @click.option("--dtype", default="bfloat16", show_default=True, metavar="NAME", help="Of cache and weights.")
+@CACHE_DTYPE
+@WEIGHT_DTYPE
 @click.option("--gpu", "gpu_name", default="h100", show_default=True, metavar="NAME", help="`list gpus`.")
 @click.option("--gpus", type=click.IntRange(1, 1024), default=1, show_default=True)
 @click.option("--calibration", type=click.Path(path_type=Path), metavar="FILE", help="JSON of constants.")
@@ -132,6 +141,14 @@ def _summary(records: Sequence[Record]) -> Iterator[str]:
         yield text_table([_row(record) for record in records])
     for record in records:
         yield from _explain(record)
+    # one sentence for all servers that it holds for
+    found = [
+        (record.subject.name, (record.details.get("page_model") or {}).get("advice")) for record in records
+    ]
+    told = dict.fromkeys(advice for _, advice in found if advice)
+    for advice in told:
+        names = ", ".join(dict.fromkeys(name for name, one in found if one == advice))
+        yield advice if len(told) == 1 else f"{names}: {advice}"
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -156,6 +173,7 @@ def _row(record: Record) -> dict[str, Any]:
         "reserved": share("reserved"),
         "internal": share("internal"),
         "external": share("external"),
+        "idle": share("idle"),
         "preempted": found.get("preemptions"),
         "recompute": rounded("recompute_overhead"),
         "hits": rounded("hit_rate"),
@@ -187,9 +205,6 @@ def _explain(record: Record) -> Iterator[str]:
             f"{who}: {kernel['launches']:,} steps decoded by the kernel, {kernel['sequences']:,} sequences, "
             f"worst err/T {kernel['max_ratio']:.3g}"
         )
-    if page := details.get("page_model"):
-        near = f"{page['low']} to {page['high']}"
-        yield f"{who}: best page size {page['best']} (modelled); within 1 % of it: {near}"
 
 
 def _config(given: Mapping[str, Any], options: Options) -> ServingConfig:
@@ -204,8 +219,12 @@ def _config(given: Mapping[str, Any], options: Options) -> ServingConfig:
     small = KERNEL_DEFAULTS if executor == "kernel" else {}
     scheduler = scheduler_by_name(given["scheduler"])
     model, gpu = chosen_model(given["model_name"], None, 1, 1), gpu_by_name(given["gpu_name"])
-    itemsize = item_bytes(given["dtype"])
-    token_bytes, weight_bytes = model.token_bytes(itemsize), model.parameters * itemsize
+    itemsize = item_bytes(given["cache_dtype"] or given["dtype"])
+    item_bytes(given["dtype"])
+    token_bytes = model.token_bytes(itemsize, gpus=given["gpus"])
+    weight_bytes = weight_bytes_of(model, given["dtype"], given["weight_dtype"])
+    if model.window_layers or model.state_bytes:
+        say(f"{model.title}: every layer is served as one that keeps all tokens, an upper bound", err=True)
     slots = given["pool_slots"] or (small.get("pool_slots") if given["pool_gib"] is None else None)
     if slots is None:
         slots = pool_bytes_of(given["pool_gib"], gpu, given["gpus"], weight_bytes) // token_bytes

@@ -29,6 +29,9 @@ once, the null executor gives every step the same time, and means are over the t
 full. Every figure is counted; none is a time.
 """
 
+PAPER_PARTS = "token states", "reserved", "internal", "external, others"
+"""As figure 2 of the paper has them."""
+
 
 def reproduction_files(found: Reproduction, path: Path) -> dict[Path, str]:
     """Return file to content: the page, and its figures beside it where charts can be drawn."""
@@ -40,7 +43,7 @@ def reproduction_files(found: Reproduction, path: Path) -> dict[Path, str]:
         bars = tuple(Bar(name=name, shares=shares) for name, shares in found.split.items())
         with contextlib.suppress(NoCharts):
             drawn = {
-                path.parent / split: _alone(split_svg(bars, "split")),
+                path.parent / split: _alone(split_svg(bars, "split", PAPER_PARTS)),
                 path.parent / batches: _alone(lines_svg(_batches(found))),
             }
     for table in found.tables:

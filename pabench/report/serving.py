@@ -14,7 +14,8 @@ PARTS = (
     ("tokens", "token states"),
     ("reserved", "reserved"),
     ("internal", "internal"),
-    ("external", "external, free"),
+    ("external", "external fragmentation"),
+    ("idle", "idle"),
 )
 MAX_BARS = 24
 """Bars of the memory chart; the table has every server."""
@@ -98,7 +99,11 @@ def build_serving(source: Source) -> ServingView | None:
     names = _names(lines)
     bars = []
     for name, line in zip(names, lines, strict=True):
-        shares = [number(line.data["figures"].get(f"{part}_share")) for part, _ in PARTS]
+        found = line.data["figures"]
+        if "idle_share" not in found:
+            # runs before the two were told apart had all that nobody holds under one name
+            found = {**found, "external_share": 0.0, "idle_share": found.get("external_share")}
+        shares = [number(found.get(f"{part}_share")) for part, _ in PARTS]
         known = tuple(share for share in shares if share is not None)
         if len(known) == len(PARTS):
             bars.append(Bar(name=name, shares=known))

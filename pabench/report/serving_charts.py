@@ -11,7 +11,9 @@ from pabench.report.serving import PARTS, Bar, Lines, ServingView
 from pabench.report.svg import finish_svg
 from pabench.report.words import percent
 
-PART_COLOURS = (LINES[0][0], LINES[2][0], LINES[1][0], HATCH[0])
+PART_COLOURS = (LINES[0][0], LINES[2][0], LINES[1][0], LINES[3][0])
+"""Of all parts but the last, which nobody holds."""
+WORDS = tuple(words for _, words in PARTS)
 
 
 def serving_svgs(view: ServingView) -> dict[str, str]:
@@ -22,10 +24,10 @@ def serving_svgs(view: ServingView) -> dict[str, str]:
     return drawn
 
 
-def split_svg(bars: tuple[Bar, ...], uid: str) -> str:
-    """Return stacked bars, one a server, of the four parts of memory."""
+def split_svg(bars: tuple[Bar, ...], uid: str, parts: tuple[str, ...] = WORDS) -> str:
+    """Return stacked bars, one a server, of the parts of memory."""
     alt: Any = importlib.import_module("altair")
-    parts = [words for _, words in PARTS]
+    colours = [*PART_COLOURS[: len(parts) - 1], HATCH[0]]
     values = [
         {"name": bar.name, "part": part, "order": order, "share": 100 * share}
         for bar in bars
@@ -39,8 +41,8 @@ def split_svg(bars: tuple[Bar, ...], uid: str) -> str:
             y=alt.Y("name:N", sort=[bar.name for bar in bars], title=None),
             color=alt.Color(
                 "part:N",
-                scale=alt.Scale(domain=parts, range=list(PART_COLOURS)),
-                legend=alt.Legend(title=None, orient="bottom", columns=4),
+                scale=alt.Scale(domain=list(parts), range=colours),
+                legend=alt.Legend(title=None, orient="bottom", columns=3),
             ),
             order=alt.Order("order:Q"),
         )

@@ -103,8 +103,10 @@ def meaning_of(found: Columns, form: TraceFormat, says: FileSays, options: Trace
     ):
         notes.append(f"times in {unit}")
     added = waits and (found.session >= 0).any() and _turns(found, after, options.turns) == "added"
-    if options.turns is not None and not ((found.session >= 0).any() and waits):
+    if options.turns is not None and not waits:
         raise TraceError(f"--turns {options.turns}: it has no turns")
+    if options.turns == "added" and not added:
+        raise TraceError("--turns added: prompts of this format are whole")
     if added:
         notes.append("a turn's prompt is added to what was said")
     arrival, delay = _times(found, after, UNITS[unit or "s"])

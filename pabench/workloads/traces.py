@@ -7,6 +7,7 @@ tokens of a block, is taken from its format only where nothing in the file speak
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from pabench.workloads.json_source import MAX_LINE_CHARS, batches_of_items, batc
 from pabench.workloads.meaning import FileSays, Meaning, TraceOptions, meaning_of
 from pabench.workloads.opened import damage, open_text
 from pabench.workloads.structure import Segments, Turns
+
+JSON_OPENING = re.compile(r'[\[{]\s*([\[{"\]}]|$)')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -181,6 +184,8 @@ def _sniff(path: Path) -> tuple[TraceFormat | None, bool]:
         else:
             form = _known(first, f"row {number}", line)
             return form, not form.long
+    if not JSON_OPENING.match(line):
+        raise unknown(f"row {number}", line)
     with open_text(path) as file:
         for batch in batches_of_items(file):
             return _known(batch.values[0], "item 1", str(batch.values[0])), False
@@ -188,6 +193,8 @@ def _sniff(path: Path) -> tuple[TraceFormat | None, bool]:
 
 
 def _known(first: dict[str, object], where: str, opening: str) -> TraceFormat:
+    if any(isinstance(value, dict) and "input_tokens" in value for value in first.values()):
+        raise TraceError(f"{where} is what ServeGen draws requests of a client from, and holds no requests")
     if (form := json_format(first)) is None:
         raise unknown(where, opening)
     return form

@@ -37,7 +37,7 @@ def test_memory_command_reads_a_trace(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (result["requests"], result["tokens"], result["max_tokens"]) == (2, 350, 250)
     shown = capsys.readouterr().out
     assert "trace trace.csv: 2 requests of 175.0 tokens on average" in shown
-    assert "best page size" in shown
+    assert "take page size" in shown
     assert "modelled" in shown
 
 
@@ -67,6 +67,10 @@ def test_memory_command_counts_who_fits_16_gib(tmp_path: Path) -> None:
         (["--model", "llama-9"], "unknown model 'llama-9'"),
         (["--model", "llama-3-8b", "--lengths", "nothing"], "unknown length"),
         (["--model", "llama-3-8b", "--dtype", "int4"], "unknown dtype 'int4'"),
+        (["--model", "llama-3-8b", "--weight-dtype", "int3"], "unknown dtype 'int3'; did you mean 'int8'?"),
+        (["--model", "llama-3-8b", "--cache-dtype", "int4"], "unknown dtype 'int4'"),
+        (["--model", "llama-3-8b", "--turns", "whole"], "--turns whole: is for --trace alone"),
+        (["--model", "nowhere/config.json"], "--model nowhere/config.json: cannot be read"),
         (["--model", "llama-3-8b", "--page-sizes", "0"], "--page-sizes"),
         (["--model", "llama-3-8b", "--gpu", "x100"], "unknown gpu"),
         (["--model", "llama-3-70b"], "leave no room"),

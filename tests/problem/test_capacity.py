@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pabench.errors import InvalidCase, UnknownName
 from pabench.judge.traffic import attention_flops
 from pabench.problem import Batch, Problem, capacity
-from pabench.problem.models import MODELS, ModelShape, model_by_name
+from pabench.problem.model_presets import MODELS, model_by_name
+from pabench.problem.models import ModelShape
 from pabench.problem.step_time import StepModel, throughput_gain
 
 GIB = 2**30

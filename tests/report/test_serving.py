@@ -19,7 +19,9 @@ from tests.support.report_data import sweep_lines, write_run
 WORDS = {
     **dict.fromkeys(("served", "mean_batch"), "counted"),
     **dict.fromkeys(("span_s", "ttft_s_p50"), "modelled"),
-    **dict.fromkeys((f"{part}_share" for part in ("tokens", "reserved", "internal", "external")), "counted"),
+    **dict.fromkeys(
+        (f"{part}_share" for part in ("tokens", "reserved", "internal", "external", "idle")), "counted"
+    ),
 }
 
 
@@ -43,7 +45,8 @@ def line(name: str = "a", size: int = 16, **changes: Any) -> dict[str, Any]:
             "tokens_share": 0.5,
             "reserved_share": 0.1,
             "internal_share": 0.1 + size / 1000,
-            "external_share": 0.3 - size / 1000,
+            "external_share": 0.1,
+            "idle_share": 0.2 - size / 1000,
         },
         "series": {
             "clock_s": [1.0, 2.0],
@@ -67,7 +70,7 @@ def test_report_serving_shows_split_charts_and_notes(tmp_path: Path) -> None:
     view = build_serving(build_source([a_run(tmp_path, line(), line(size=64), line("b"))]))
     assert view is not None
     assert [bar.name for bar in view.bars] == ["a · P 16", "a · P 64", "b · P 16"]
-    assert view.bars[0].shares == pytest.approx((0.5, 0.1, 0.116, 0.284))
+    assert view.bars[0].shares == pytest.approx((0.5, 0.1, 0.116, 0.1, 0.184))
     charts = {chart.uid: chart for chart in view.charts}
     assert set(charts) == {"serving-pages", "serving-batch", "serving-ttft", "serving-waste"}
     assert charts["serving-pages"].lines[0] == ("a · P 16", ((1.0, 15.0), (2.0, 25.0)))

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import types
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,8 @@ def test_files_agent_session_is_a_closed_loop() -> None:
     assert trace.turns.after.tolist() == [-1, 0]
     assert trace.arrival_s.tolist() == [0, 12.5]
     assert hit_tokens(trace) == (256, 640)
+    with pytest.raises(UsageError, match="--turns added: prompts of this format are whole"):
+        read("agent_session.json", turns="added")
     with pytest.raises(UsageError, match="--block-tokens 16: the file says that a block has 64"):
         read("agent_session.json", block_tokens=16)
 
@@ -440,6 +443,18 @@ def test_csv_at_once_and_row_by_row_agree(
         patch.setattr(csv_source, "plain_fields", slow)
         expected = outcome()
     assert outcome() == expected
+
+
+@pytest.mark.parametrize("digits", range(10))
+def test_csv_at_once_reads_every_fraction(tmp_path: Path, digits: int) -> None:
+    path, point = tmp_path / "azure.csv", "." if digits else ""
+    stamps = [
+        f"2024-02-{day} 03:04:05{point}{fraction[:digits]}"
+        for day, fraction in (("28", "123456789"), ("29", "987654321"))
+    ]
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(f"{at},1,1\n" for at in stamps))
+    one, other = (datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp() for at in stamps)
+    assert read_trace(path).arrival_s[1] == other - one
 
 
 def test_lines_that_are_whole_together_only_are_refused(tmp_path: Path) -> None:

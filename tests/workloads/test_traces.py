@@ -84,6 +84,8 @@ def test_traces_mooncake_sorted_by_arrival(tmp_path: Path) -> None:
         (_mooncake() + "\n" + _mooncake()[:40], "row 2: is not whole JSON"),
         ('{"a": 1}', "row 1 begins no known format"),
         ('[{"a": 1}]', "item 1 begins no known format"),
+        ("[project]\nname = 1", "row 1 begins no known format: '[project]'"),
+        ('{"0": {"input_tokens": "{1: 1.0}"}}', "is what ServeGen draws requests of a client from"),
         (_mooncake() + "\n[1]", "row 2: must be a JSON object"),
         (_mooncake(input_length=None), "row 1: has no column 'input_length'"),
         (_mooncake(hash_ids=7), "row 1, column 'hash_ids'"),

@@ -9,8 +9,8 @@ from pabench.activities.serving.config import ServingConfig
 from pabench.activities.serving.executors import Executor, Machine, ModelExecutor, NullExecutor
 from pabench.activities.serving.page_model import page_curve
 from pabench.activities.serving.records import Served
-from pabench.problem.models import model_by_name
 from pabench.problem.step_time import StepModel
+from pabench.workloads.model_config import model_of
 
 
 def clock_of(config: ServingConfig, page_size: int) -> Executor:
@@ -19,7 +19,7 @@ def clock_of(config: ServingConfig, page_size: int) -> Executor:
         return NullExecutor(config.step_s)
     machine = Machine(tflops=config.constants["tflops"], swap_gbps=config.constants["swap_gbps"])
     step = _step(config, config.constants)
-    return ModelExecutor(step, page_size=page_size, model=model_by_name(config.model), machine=machine)
+    return ModelExecutor(step, page_size=page_size, model=model_of(config.model), machine=machine)
 
 
 def page_model(config: ServingConfig, served: Served) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ import numpy as np
 from pabench.activities.serving.arrivals import Arrivals
 from pabench.activities.serving.executors import Executor, StepWork
 from pabench.activities.serving.records import SAMPLE_COLUMNS, STEP_COLUMNS, RequestLog, Table
-from pabench.activities.serving.schedulers import Scheduler
+from pabench.activities.serving.schedulers import Scheduler, victim_of
 from pabench.activities.serving.seats import Seat, Seats
 from pabench.errors import InvalidCase, OutOfPages, Unsupported
 from pabench.problem.checks import whole_number
@@ -82,8 +82,7 @@ class Driver:
         self._fresh: list[Seat] = []  # whose further answers are still to fork
         self._done: list[Seat] = []  # finished, its pages not given back
         self._ends: dict[int, list[int]] = {}
-        self._final = np.zeros(allocator.shape.max_seqs, np.int64)
-        self._mask = np.zeros(allocator.shape.max_seqs, bool)
+        self._final, self._mask = (np.zeros(allocator.shape.max_seqs, kind) for kind in (np.int64, bool))
         self._active, self._stale = NOTHING, False
         self._context = 0
         self._blocked = -1
@@ -125,7 +124,7 @@ class Driver:
         running, used = len(self.running), self.seats.allocator.shape.num_pages - self.seats.available
         if self.number % self.limits.sample_steps == 0:
             row = self.clock, self.limits.sample_steps, running
-            self.samples.add((*row, *self.seats.memory(self._final)))
+            self.samples.add((*row, *self.seats.memory(self._final, blocked=self._blocked >= 0)))
         finished = self._tokens_come()
         self.steps.add(
             (
@@ -341,8 +340,9 @@ class Driver:
             self._done.clear()
 
     def _preempt(self) -> int:
-        """Make the newest request go; return the tokens that moved to the swap store."""
-        request, seat = self.running.popitem()
+        """Make a request go; return the tokens that moved to the swap store."""
+        request = victim_of(self.scheduler, self.running, self.requests, self.log.preemptions)
+        seat = self.running.pop(request)
         alone = not (self.running or self._done or self.away)
         self._prefilling.pop(request, None)
         slots = seat.slots[: seat.live]

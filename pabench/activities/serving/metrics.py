@@ -8,7 +8,7 @@ Definitions, for a request that arrives at a and has its tokens at t_1 .. t_o:
 * goodput = requests a second that keep every stated limit; the TPOT of one token counts as 0.
 
 Each figure over requests is over those that were served to the end.  Shares of memory are averages over time
-of the four parts of ``MemorySplit``.
+of the parts of ``MemorySplit``, external and idle apart.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pabench.problem.dtypes import Array
 from pabench.workloads.requests import Requests
 
 PERCENTILES = (50, 90, 99)
-PARTS = ("tokens", "reserved", "internal", "external")
+PARTS = ("tokens", "reserved", "internal", "external", "idle")
 COUNTED = (
     *("requests", "served", "skipped", "steps", "sequence_steps", "output_tokens", "preemptions"),
     *("recomputed_tokens", "recompute_overhead", "hit_tokens", "hit_rate", "copied_pages", "peak_batch"),
-    *("peak_pages", "tokens_share", "reserved_share", "internal_share", "external_share"),
+    *("peak_pages", "tokens_share", "reserved_share", "internal_share", "external_share", "idle_share"),
 )
 HOST = ("host_s", "allocator_ns", "sequence_steps_per_host_s")
 
@@ -110,7 +110,7 @@ def provenance_of(names: Iterable[str], clock: str) -> dict[str, str]:
 
 
 def memory_figures(samples: Mapping[str, Array], *, skip: float = 0.0) -> dict[str, float | None]:
-    """Return the mean shares of the pool that the four parts hold, and the share that sharing saves.
+    """Return the mean shares of the pool that the parts hold, and the share that sharing saves.
 
     Args:
         samples: of a run.

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from pabench.problem.advice import advise
 from pabench.problem.step_time import StepModel
 
 CURVE = tuple(2**power for power in range(11))
 
 
 def page_curve(step: StepModel, pool_bytes: float, mean_tokens: float) -> dict[str, Any]:
-    """Return ``curve`` as (page size, tokens a second), and the interval within 1 % of the best.
+    """Return ``curve`` as (page size, tokens a second), the interval within 1 % of the best, and advice.
 
     Args:
         step: constants.
@@ -26,4 +27,5 @@ def page_curve(step: StepModel, pool_bytes: float, mean_tokens: float) -> dict[s
         "best": best.best,
         "low": best.low,
         "high": best.high,
+        "advice": advise(model, pool_bytes).sentence,
     }

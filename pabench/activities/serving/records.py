@@ -14,7 +14,7 @@ STEP_COLUMNS = (
     *("admitted", "finished", "preempted", "used_pages", "allocator_ns"),
 )
 SAMPLE_COLUMNS = (
-    *("clock_s", "steps", "running", "tokens", "reserved", "internal", "external"),
+    *("clock_s", "steps", "running", "tokens", "reserved", "internal", "external", "idle"),
     *("evictable_pages", "saved_pages"),
 )
 ROWS = 8192

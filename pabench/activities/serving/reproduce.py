@@ -161,8 +161,11 @@ def _steady(served: Served) -> Figures:
         return np.asarray((clock >= WARM_UP * last) & (clock <= last))
 
     kept, rows = within(samples["clock_s"]), within(steps["clock_s"])
-    total = sum(float(samples[part][kept].sum()) for part in PARTS)
-    found = {f"{part}_share": float(samples[part][kept].sum()) / total for part in PARTS}
+    total = sum(float(samples[part][kept].sum()) for part in (*PARTS, "idle"))
+    # the paper counts all that nobody holds as external and others
+    outside = samples["external"] + samples["idle"]
+    columns = {**samples, "external": outside}
+    found = {f"{part}_share": float(columns[part][kept].sum()) / total for part in PARTS}
     apart = float((samples["saved_pages"][kept]).sum())
     used = float(steps["used_pages"][rows].mean())
     saved = apart / max(1, int(kept.sum()))

@@ -166,9 +166,12 @@ class Seats:
         """Return the tokens of live slots."""
         return [int(self.allocator.length(slot) or 0) for slot in slots]
 
-    def memory(self, final: Array) -> tuple[int, int, int, int, int, int]:
-        """Return token states, reserved, internal and external slots, which add up to the pool; evictable
-        pages; and pages that would be held besides if nothing were shared.
+    def memory(self, final: Array, *, blocked: bool) -> tuple[int, int, int, int, int, int, int]:
+        """Return token states, reserved, internal, external and idle slots, which add up to the pool;
+        evictable pages; and pages that would be held besides if nothing were shared.
+
+        Slots that nobody holds are external fragmentation where a request wants memory and an allocator that
+        fragments cannot give it; any free page can be given, so that others have none.  Else they are idle.
 
         After figure 2 of Kwon et al., 2023.  Allocators that reserve know themselves.  For the others a slot
         of a last page is reserved when the sequence will fill it, internal when it never will; shared pages
@@ -176,11 +179,13 @@ class Seats:
 
         Args:
             final: int64 ``(max_seqs,)``, the length that each slot's sequence ends with.
+            blocked: whether a request waits because it did not fit.
         """
         allocator, shape = self.allocator, self.allocator.shape
         if allocator.capabilities.refusal == "fragmenting":
             split = allocator.memory_split()
-            return split.tokens, split.reserved, split.internal, split.external, 0, 0
+            rest = (split.external, 0) if blocked else (0, split.external)
+            return split.tokens, split.reserved, split.internal, *rest, 0, 0
         lengths = allocator.lengths()
         live = lengths >= 0
         held = lengths[live]
@@ -190,7 +195,7 @@ class Seats:
         used = shape.num_pages - self.available
         apart = int((held + room).sum()) // shape.page_size
         tokens, outside = used * shape.page_size - unused, self.available * shape.page_size
-        return tokens, reserved, unused - reserved, outside, allocator.evictable_pages, apart - used
+        return tokens, reserved, unused - reserved, 0, outside, allocator.evictable_pages, apart - used
 
     def _check_room(self, pages: int) -> None:
         if self.reserve_pages and pages > self.available - self.reserve_pages:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pabench.activities.serving import schedulers
 from pabench.activities.serving.driver import NEVER_FITS, Limits
 from pabench.activities.serving.executors import NullExecutor
 from pabench.activities.serving.metrics import latency_columns
 from pabench.activities.serving.recorded import JudgedAllocator
-from pabench.activities.serving.schedulers import SCHEDULERS
+from pabench.activities.serving.schedulers import (
+    SCHEDULERS,
+    Running,
+    Scheduler,
+    scheduler_by_name,
+    scheduler_names,
+)
 from pabench.activities.serving.serve import serve
-from pabench.errors import InvalidCase, Unsupported
+from pabench.errors import InvalidCase, Unsupported, UsageError
 from pabench.judge.allocators.invariants import violation
 from pabench.workloads.prefixes import with_prefixes
 from pabench.workloads.requests import Requests
 from pabench.workloads.structure import Turns
 from tests.support.serving_support import asked, pool, run
+
+MINE = OTHER = Scheduler(name="mine", about="as a package brings it")
 
 
 def test_driver_times_of_two_requests() -> None:
@@ -74,6 +87,48 @@ def test_driver_preempts_the_newest_and_computes_again() -> None:
     assert served.steps["preempted"].tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0]
     # prompt and the 5 tokens made so far
     assert served.steps["prefill_tokens"].tolist() == [8, 0, 0, 0, 0, 0, 0, 9, 0]
+
+
+def test_driver_preempts_whom_the_scheduler_says() -> None:
+    told: list[Sequence[Running]] = []
+
+    def oldest(running: Sequence[Running]) -> int:
+        told.append(running)
+        return running[0].request
+
+    own = Scheduler(name="own", about="the oldest goes", victim=oldest)
+    served = serve(asked((4, 7), (4, 7)), pool(pages=4), own, NullExecutor(1.0), Limits())
+    assert told == [[(0, 4, 7, 0), (1, 4, 7, 0)]]
+    assert served.log.preemptions == [1, 0]
+    assert served.log.finish_s == [9, 7]
+    stranger = replace(own, victim=lambda running: 5)
+    with pytest.raises(InvalidCase, match="victim of scheduler 'own' = 5: must be a request that runs"):
+        serve(asked((4, 7), (4, 7)), pool(pages=4), stranger, NullExecutor(1.0), Limits())
+
+
+def test_driver_takes_schedulers_of_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = "tests.activities.serving.test_driver"
+    points = [
+        EntryPoint(name, f"{here}:{what}", schedulers.GROUP)
+        for name, what in (
+            ("mine", "MINE"),
+            ("wrong", "Limits"),
+            ("gone", "NOBODY"),
+            ("twice", "MINE"),
+            ("twice", "OTHER"),
+        )
+    ]
+    monkeypatch.setattr(schedulers, "entry_points", lambda group: points)
+    assert scheduler_by_name("mine") is MINE
+    assert scheduler_names()[-2:] == ["gone", "twice"]
+    for name, words in (
+        ("wrong", "must be a Scheduler, is type"),
+        ("gone", "cannot be loaded: "),
+        ("twice", "two packages bring one: "),
+        ("min", "did you mean 'mine'"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            scheduler_by_name(name)
 
 
 def test_driver_swaps_in_place_of_computing_again() -> None:
@@ -176,9 +231,27 @@ def test_driver_turns_find_what_was_answered() -> None:
     assert run(requests, pool(), prefix_cache=True).log.hit == [0, 16]
 
 
+def test_driver_free_memory_is_external_only_where_a_request_cannot_have_it() -> None:
+    # two of 24 tokens leave 16 of 64 slots free, in which the third, which wants 24, does not fit
+    requests = asked((20, 5), (20, 5), (20, 5))
+    served = run(requests, pool(pages=64, size=1, name="buddy-oracle"))
+    waiting = served.steps["waiting"] > 0
+    assert waiting.any()
+    assert (~waiting).any()
+    external, idle = served.samples["external"], served.samples["idle"]
+    assert (external[waiting] > 0).all()
+    assert (idle[waiting] == 0).all()
+    assert (external[~waiting] == 0).all()
+    assert (idle[~waiting] > 0).all()
+    # pages fit anywhere: what is free is idle, whoever waits
+    paged = run(requests, pool(pages=60, size=1))
+    assert (paged.steps["waiting"] > 0).any()
+    assert not paged.samples["external"].any()
+
+
 def test_driver_memory_split_adds_up_and_knows_the_end() -> None:
     served = run(asked((5, 6), (3, 2)), pool(pages=8))
-    parts = [served.samples[name] for name in ("tokens", "reserved", "internal", "external")]
+    parts = [served.samples[name] for name in ("tokens", "reserved", "internal", "external", "idle")]
     sums = np.sum(parts, axis=0)
     assert sums.tolist() == [32] * 6
     # 5 of 10 tokens: the page of the fifth has room for 3 more that come; 3 of 4: one more comes

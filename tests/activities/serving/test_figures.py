@@ -13,7 +13,7 @@ from pabench.activities.serving.metrics import figures, latency_columns
 from pabench.activities.serving.page_model import page_curve
 from pabench.activities.serving.series import BUCKETS, curves, series
 from pabench.errors import InvalidCase
-from pabench.problem.models import model_by_name
+from pabench.problem.model_presets import model_by_name
 from pabench.problem.step_time import StepModel
 from tests.support.serving_support import asked, pool, run
 
@@ -91,7 +91,7 @@ def test_figures_count_what_preemption_costs() -> None:
     assert found["requests_per_s"] == 2 / 9 / 2
     # eleven gaps of one step, and one of three for the victim
     assert (found["itl_s_p50"], found["itl_s_p99"]) == (1, 3)
-    shares = [found[f"{part}_share"] for part in ("tokens", "reserved", "internal", "external")]
+    shares = [found[f"{part}_share"] for part in ("tokens", "reserved", "internal", "external", "idle")]
     assert sum(shares) == pytest.approx(1)
 
 
@@ -110,7 +110,9 @@ def test_series_are_short_and_keep_the_extremes() -> None:
     assert len(short["clock_s"]) == len(short["running"]["mean"]) == BUCKETS
     assert max(short["running"]["max"]) == served.steps["running"].max()
     assert short["clock_s"][-1] == served.steps["clock_s"][-1]
-    total = np.sum([short["memory"][part] for part in ("tokens", "reserved", "internal", "external")], axis=0)
+    total = np.sum(
+        [short["memory"][part] for part in ("tokens", "reserved", "internal", "external", "idle")], axis=0
+    )
     assert total == pytest.approx(np.ones(BUCKETS), abs=1e-3)
     quantiles = curves(latency_columns(requests, served))
     assert quantiles["ttft_s"] == sorted(quantiles["ttft_s"])
