@@ -304,5 +304,5 @@ class Request(pickle.Pickler):
         self._arena = arena
 
     def reducer_override(self, obj: Any) -> Any:
-        """Return how an array is found over there; asked of what has no form of its own, not of each number."""
+        """Return how an array is found over there; pickle asks it of few objects, and of no number."""
         return (lent, self._arena.put(obj)) if isinstance(obj, np.ndarray) else NotImplemented
