@@ -6,6 +6,7 @@
 #   make test WORKERS=0                one test at a time, to see what it prints
 #   make fuzz SEEDS=5 SECONDS=600      property tests with 5 random seeds, for 10 minutes at most
 #   make sweep ARGS="--batch 1,8"      options for pabench sweep
+#   make bench BASE=../old             what whole commands cost beside another checkout, as ratios
 # pip takes its settings from the environment (PIP_INDEX_URL, PIP_FIND_LINKS, ...).
 
 PYTHON ?= python3
@@ -85,6 +86,7 @@ kernels: $(VENV)/.dev-ready ## Compile every kernel instance without a GPU; fail
 bench: $(VENV)/.dev-ready ## Time pabench itself (not the kernels), and count what they read against its bounds
 	$(BIN)/python -m pytest suites/benchmark --benchmark-only $(ARGS)
 	$(BIN)/python suites/benchmark/counted_bounds.py
+	$(if $(BASE),$(BIN)/python suites/benchmark/against.py $(BASE))
 
 # All three always run, so that a failing kernel still leaves its report; the exit code is the first bad one.
 ci-report: $(VENV)/.ready ## What CI publishes: conformance and a sweep in one HTML file, in $(RUNS)

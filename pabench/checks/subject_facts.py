@@ -7,9 +7,10 @@ from typing import Any
 
 from pabench.checks.ledger import Deviation, known_deviations
 from pabench.device.base import Device
+from pabench.device.registry import require_kernels
 from pabench.subjects.allocators.entry import AllocatorEntry
 from pabench.subjects.backends.base import Backend
-from pabench.subjects.process.facts import load
+from pabench.subjects.process.facts import launches, load
 
 RECORDED = ("package", "version", "mode", "lacking")
 """Fields that a run writes down of a subject."""
@@ -46,9 +47,12 @@ def load_subject(kind: str, name: str, device: Device) -> SubjectFacts:
     """Load a backend or an allocator in this process, and return what is known of it.
 
     Raises:
+        EnvironmentRefused: it launches kernels, and ``device`` can run none here.
         PabenchError: a name or code that is no subject; what a package lacks is in the facts instead.
     """
-    _, told = load(kind, name, device)
+    subject, told = load(kind, name, device)
+    if launches(subject):
+        require_kernels(device, device.name)
     return SubjectFacts(name=name, kind=kind, **{field: told[field] for field in RECORDED})
 
 

@@ -73,14 +73,18 @@ def controls_hold(device: CheckedDevice) -> list[str]:
     return []
 
 
-def open_believed(request: DeviceRequest) -> Device:
+def open_believed(request: DeviceRequest, *, must_run: bool = True) -> Device:
     """Open a device; a checked one only when it finds what it must find and nothing else.
+
+    Args:
+        request: what to open.
+        must_run: see ``open_device``.
 
     Raises:
         EnvironmentRefused: the controls do not hold here.
         PabenchError: whatever ``DeviceRequest.open`` raises.
     """
-    device = request.open()
+    device = request.open(must_run=must_run)
     if isinstance(device, CheckedDevice) and (misses := controls_hold(device)):
         more = f" (and {len(misses) - 1} more)" if len(misses) > 1 else ""
         raise EnvironmentRefused(

@@ -42,9 +42,11 @@ def render_report(runs: Sequence[Path], out: Path) -> Path:
 
 def render_html(runs: Sequence[Run]) -> str:
     """Return the page over ``runs``; a pure function of them and of the charts' fonts."""
-    missing = charts_missing()
     model, charts = build_model(runs), dict[str, Markup]()
-    if not missing:
+    drawn = model.trend is not None or model.heat_maps or model.serving is not None
+    # what draws takes as long to import as all the rest: not for a page that has nothing to draw
+    missing = charts_missing() if drawn else None
+    if drawn and not missing:
         try:
             charts = _charts(model)
         except NoCharts as error:

@@ -20,6 +20,8 @@ MAX_PARTS_BYTES = 2**33
 """What one message may hold; a process that says more is taken for one that says nothing right."""
 MAX_DESCRIPTORS = 16
 Message = dict[str, Any]
+encode = json.JSONEncoder(separators=(",", ":")).encode
+"""Made once: ``json.dumps`` makes another one each time it is not asked for its own form."""
 
 
 class Garbled(Exception):
@@ -72,7 +74,7 @@ class Channel:
             os._exit(0)
         if parts:
             message = {**message, "parts": [len(part) for part in parts]}
-        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        line = encode(message).encode() + b"\n"
         if descriptors:
             line = line[socket.send_fds(self._end, [line], list(descriptors)) :]
         if sum(map(len, parts)) <= CHUNK_BYTES:

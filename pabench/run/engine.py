@@ -235,7 +235,7 @@ class _Work:
     def run(self, shard: Shard) -> None:
         """Take items as long as there are some."""
         while (place := self._take()) is not None:
-            item = self.items[place]
+            item, interrupt = self.items[place], None
             try:
                 spared = self.activity.spare(item, self._known())
                 answer = (
@@ -243,12 +243,17 @@ class _Work:
                     if spared is None
                     else Answer(record=spared)
                 )
-            except Halted as halted:
+            except (Halted, KeyboardInterrupt) as halted:
+                # the second is the user's, in the process of the user's own
+                interrupt = halted if isinstance(halted, KeyboardInterrupt) else None
+                reason = str(halted) or "interrupted"
                 blank = item.blank(self.directory.device)
-                answer = Answer(record=replace(blank, status=Status.INTERRUPTED, reason=str(halted)))
+                answer = Answer(record=replace(blank, status=Status.INTERRUPTED, reason=reason))
             with self._lock:
                 self._held[place] = answer
                 self._stopped = self._stopped or self.stop(answer.record)
+            if interrupt is not None:
+                raise interrupt
             if threading.current_thread() is threading.main_thread():
                 self.record()
 

@@ -100,6 +100,7 @@ def test_without_torch_a_numpy_function_is_judged(kernel: Path, file: str, code:
         (("--backend", "wrong.py:decode", "-k", "needle"), 1, "its last key missing"),
         (("--allocator", "host", "-k", "allocator-decode"), 5, "our kernel cannot run here: CXX = 'absent'"),
         (("--backend", "rawkernel", "-k", "needle"), 7, "CXX = 'absent': no such compiler"),
+        (("--backend", "rawkernel", "-k", "needle", "--in-process"), 7, "CXX = 'absent': no such compiler"),
     ],
 )
 def test_without_compiler_only_kernels_are_refused(
@@ -110,6 +111,30 @@ def test_without_compiler_only_kernels_are_refused(
     assert done.returncode == code, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("conformance", "-k", "allocator-invariants[long-rows]", "--profile", "quick", "--in-process"),
+        ("stress", "--max-requests", "16", "--scenario", "churn", "--pages", "64", "--rounds", "2"),
+        ("serving", "--lengths", "fixed:len=9", "--outputs", "fixed:len=3", "--requests", "3"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_without_compiler_allocators_of_the_host_are_driven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("CXX", "absent")
+    done = run(tmp_path, "-m", "pabench", *words, "--allocator", "host", "--device", "emulated")
+    assert done.returncode == 0, done.stdout + done.stderr
+    if words[0] != "conformance":
+        # one that launches kernels is refused before anything is written
+        done = run(
+            tmp_path, "-m", "pabench", *words, "--allocator", "scan", "--device", "emulated", "--out", "no"
+        )
+        assert (done.returncode, (tmp_path / "no").exists()) == (7, False), done.stdout + done.stderr
+        assert "CXX = 'absent': no such compiler" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,16 @@ def test_report_page_without_a_chart_library_is_complete(
     assert "No charts on this page: vl-convert-python cannot be imported" in html
 
 
+def test_report_page_without_charts_loads_no_chart_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "charts_missing", lambda: "asked for in vain")
+    run = write_run(tmp_path / "run", "conformance", conformance_lines())
+    page = render_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "No charts on this page" not in page
+    assert "No charts on this page: asked for in vain" in made(tmp_path, sweep_lines(batches=(8,)))
+
+
 def test_report_page_of_an_empty_run(tmp_path: Path) -> None:
     page = check_closed(made(tmp_path, [], exit_code=5))
     assert "NOTHING RAN" in " ".join(page.text)

@@ -66,9 +66,10 @@ class ServingBench(BenchBase):
             self._workload = make_workload(config)
         servers = [server.to_dict() for server in servers_of(config, self._workload)]
         on_device = [load_allocator(name).on_device for name in config.allocators]
-        if self._request.name != "auto" or config.executor == "kernel" or any(on_device):
+        launches = config.executor == "kernel" or any(on_device)
+        if self._request.name != "auto" or launches:
             self._env.loading(f"device {self._request.name!r}")
-            self._device = self._request.open()
+            self._device = self._request.open(must_run=launches)
             self._where = {"device": self._device.name, "description": self._device.description}
         requests = {
             "num_requests": self._workload.requests.num_requests,

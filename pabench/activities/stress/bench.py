@@ -23,18 +23,19 @@ class StressBench(BenchBase):
     """Implements ``Bench``.
 
     Args:
-        setup: ``device``, a ``DeviceRequest`` as JSON.
+        setup: ``device``, a ``DeviceRequest`` as JSON, and ``allocators``, the names of all in the run.
         env: hears that a cell is alive.
     """
 
     def __init__(self, setup: Mapping[str, Any], env: Env) -> None:
         self._request, self._env = DeviceRequest(**setup["device"]), env
+        self._allocators = setup["allocators"]
         self._device: Device
 
     def open(self) -> Mapping[str, Any]:
         """See ``Bench``."""
         self._env.loading(f"device {self._request.name!r}")
-        self._device = self._request.open()
+        self._device = self._request.open(must_run=any(map(launches, self._allocators)))
         return {"device": self._device.name, "description": self._device.description}
 
     def run(self, item: Mapping[str, Any]) -> Answer:
@@ -42,6 +43,14 @@ class StressBench(BenchBase):
         cell, began = StressCell(**item), time.monotonic()
         record = run_cell(cell, self._device, lambda: self._env.note(cell.check))
         return Answer(record=replace(record, duration_s=round(time.monotonic() - began, 3)))
+
+
+def launches(name: str) -> bool:
+    """Return whether an allocator needs a device that runs kernels; one that is not to be had needs none."""
+    try:
+        return load_allocator(name).on_device
+    except Unsupported:
+        return False  # its cells say what it lacks
 
 
 def run_cell(cell: StressCell, device: Device, alive: Callable[[], None] = lambda: None) -> Record:

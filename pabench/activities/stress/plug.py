@@ -40,7 +40,8 @@ class Stress(ActivityBase):
 
     def setup(self) -> Mapping[str, Any]:
         """See ``Activity``."""
-        return {"device": self._device.to_dict()}
+        names = {cell.allocator for cell in self._cells}
+        return {"device": self._device.to_dict(), "allocators": sorted(names)}
 
     def items(self, facts: Facts) -> Sequence[StressCell]:
         """See ``Activity``."""

@@ -194,7 +194,8 @@ def _place_in(segment: Segment, offset: int, array: Array) -> Place:
 
 def _span(array: Array) -> tuple[int, int]:
     """Addresses of the first byte of ``array`` and behind its last one."""
-    if not array.size:
-        return array.ctypes.data, array.ctypes.data
+    if not array.size or array.flags.c_contiguous:
+        start = array.ctypes.data
+        return start, start + array.nbytes
     low, high = np.lib.array_utils.byte_bounds(array)
     return int(low), int(high)

@@ -28,6 +28,7 @@ from pabench.run.channel import Message
 from pabench.run.ending import Ending
 from pabench.run.workers import DEFAULT_DEADLINE_S, Nursery, Worker, WorkerEnded
 from pabench.subjects.allocators.base import PoolShape
+from pabench.subjects.process.memory import lent
 
 RESCHEDULE = "reschedule"
 ENTRY = "pabench.subjects.process.serve:work"
@@ -302,6 +303,6 @@ class Request(pickle.Pickler):
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self._arena = arena
 
-    def persistent_id(self, obj: Any) -> Any:
-        """Return the place of an array, None for anything else."""
-        return self._arena.put(obj) if isinstance(obj, np.ndarray) else None
+    def reducer_override(self, obj: Any) -> Any:
+        """Return how an array is found over there; pickle asks it of few objects, and of no number."""
+        return (lent, self._arena.put(obj)) if isinstance(obj, np.ndarray) else NotImplemented

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,11 @@ from pabench.problem.dtypes import Array
 
 Place = tuple[int, int, str, tuple[int, ...], tuple[int, ...]]
 """Where an array lies: segment, offset in bytes, dtype, shape, and strides in bytes."""
+
+
+def lent(*place: Any) -> Array:
+    """Stand in a request for the array at a place; whoever reads the request has the memory."""
+    raise TypeError(f"the memory of {place} is not at hand")
 
 
 class Inputs:

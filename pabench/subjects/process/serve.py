@@ -19,7 +19,7 @@ from pabench.subjects.process.allocator_calls import AllocatorCalls
 from pabench.subjects.process.answers import Answer, Plain
 from pabench.subjects.process.backend_calls import BackendCalls
 from pabench.subjects.process.facts import launches, load
-from pabench.subjects.process.memory import Inputs
+from pabench.subjects.process.memory import Inputs, lent
 from pabench.subjects.process.raised import told
 from pabench.subjects.process.room_calls import RoomCalls
 from pabench.subjects.process.tasks import run_task
@@ -99,9 +99,11 @@ class Request(pickle.Unpickler):
         super().__init__(io.BytesIO(request))
         self._inputs = inputs
 
-    def persistent_load(self, pid: Any) -> Any:
-        """Return the array at a place."""
-        return self._inputs.array(pid)
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what a request names; ``lent`` is the memory that is at hand here."""
+        if (module, name) == (lent.__module__, lent.__name__):
+            return lambda *place: self._inputs.array(place)
+        return super().find_class(module, name)
 
 
 def _taken(names: set[str]) -> list[str]:

@@ -149,9 +149,9 @@ def test_conformance_interrupted_keeps_what_ended(tmp_path: Path, capfd: pytest.
     options = ["--backend", "Interrupts", "-k", "decode", "--artifacts", str(tmp_path / "run")]
     assert run([*BASE, *options, "--json", str(tmp_path / "result.json")]) == 2
     found = read_run(tmp_path / "run")
-    assert [line["status"] for line in found.lines] == ["passed"]
+    assert [line["status"] for line in found.lines] == ["passed", "interrupted"]
     assert (found.record["status"], found.record["exit_code"]) == ("interrupted", 2)
     assert (tmp_path / "run" / "report.html").is_file()
     record = json.loads((tmp_path / "result.json").read_text())
-    assert (record["checks"], record["passed"]) == (1, 1)
+    assert (record["checks"], record["passed"]) == (2, 1)
     assert "interrupted" in capfd.readouterr().err
