@@ -20,7 +20,7 @@ class Rounds(NamedTuple):
     Attributes:
         refused: calls that raised ``OutOfPages`` or ``InvalidCase``, a number each round.
         memory: bytes of Python and numpy that were taken since the start and not given back, after a quarter
-            of the rounds and after all.
+            of the rounds, after five eighths and after all.
     """
 
     refused: list[int]
@@ -41,7 +41,7 @@ def run_rounds(
     Raises:
         Exception: what a call raises that is no refusal.
     """
-    refused, memory = [0] * times, [0, 0]
+    refused, memory = [0] * times, [0, 0, 0]
     ours = watched and not tracemalloc.is_tracing()
     if ours:
         tracemalloc.start()
@@ -52,9 +52,10 @@ def run_rounds(
                     getattr(allocator, name)(*given, **named)
                 except (OutOfPages, InvalidCase):
                     refused[number] += 1
-            if watched and number == times // 4:
-                memory[0] = _in_use()
-        memory[1] = _in_use() if watched else 0
+            for place, eighths in enumerate((2, 5)):
+                if watched and number == times * eighths // 8:
+                    memory[place] = _in_use()
+        memory[2] = _in_use() if watched else 0
     finally:
         if ours:
             tracemalloc.stop()
