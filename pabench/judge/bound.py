@@ -54,6 +54,7 @@ class Rounding:
     u_s: float
     blocked: bool
     tanh_error: float
+    partial_lse: bool
 
     def chain(self, terms: Array | int, extra: int) -> Any:
         """Return the links of the longest rounding chain L of a float32 sum of ``terms`` terms.
@@ -93,6 +94,7 @@ def rounding_of(profile: ComputeProfile, storage: DType, kv_storage: DType | Non
         u_s=0.0 if stored is storage else 2.0 * U32,
         blocked=profile.accumulation == "blocked",
         tanh_error=profile.tanh_error,
+        partial_lse=profile.partial_lse,
     )
 
 
@@ -146,6 +148,22 @@ def logit_error(logits: Array, maximum: Array, error: Array) -> Array:
     return below
 
 
+def partial_lse_error(logits: Array, lse: Array, n: Array) -> Array:
+    """Return ``L_j = u32 (10 m_j + 16 + 4 ln n)``, the error of a weight when parts are merged by their LSE.
+
+    The LSE of the part that holds key j lies between ``s_j`` and that of the row, so that its size is at most
+    ``m_j = max(|lse|, |s_j|)``, wherever keys are split; ``docs/mathematics.md`` counts the roundings.
+
+    Args:
+        logits: ``s_j``.
+        lse: of the row, broadcastable.
+        n: keys the row sees, a sink included, broadcastable.
+    """
+    size = np.maximum(np.abs(logits), np.abs(lse))
+    error: Array = U32 * (10.0 * size + 16.0 + 4.0 * np.log(n))
+    return error
+
+
 def logit_weight(relative: Array, weight: Array, error: Array) -> Array:
     """Return ``p_j (exp(E_j) - 1)`` without overflow.
 
@@ -182,7 +200,8 @@ def output_bound(
     + eta_p sum_j |v_jd| / l + max(1, v_scale) eta_t + eta_k + u_o |o_d| + eta_o``.
 
     Args:
-        logit_sum: the first term, ``(..., head_dim)``; a sink is a key whose value is 0.
+        logit_sum: the first term, ``(..., head_dim)``; a sink is a key whose value is 0.  Of parts merged by
+            LSE, whose weights need not sum to 1, ``sum_j p_j (exp(L_j) - 1) (|v_jd| + A_d)`` too.
         a: ``A_d``, same shape.
         v_sum: ``sum_j |v_jd|``, same shape.
         total: ``l``, ``(..., 1)``.

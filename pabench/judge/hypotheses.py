@@ -204,6 +204,8 @@ def _stale_accumulators(suspect: Suspect) -> Iterator[Fault]:
         for shift, words in ((0.0, "with its maximum"), (top - left_top, "without its maximum")):
             both = np.logaddexp(lse, left_lse + shift)
             mine, left = math.exp(lse - both), math.exp(left_lse + shift - both)
+            # their quotient, where the smaller one may be 0
+            ratio = math.exp(min(left_lse + shift - lse, 700.0))
             yield Fault(
                 words=f"{own.words} and the sum, {words}, counted too",
                 name=f"{own.name}, {words}",
@@ -214,8 +216,8 @@ def _stale_accumulators(suspect: Suspect) -> Iterator[Fault]:
             yield Fault(
                 words=f"{own.words} alone, {words}, counted too",
                 name=f"{own.name} alone, {words}",
-                out=own.out + left / mine * right.out[row, head],
-                slack=own.slack + left / mine * right.out_bound[row, head],
+                out=own.out + ratio * right.out[row, head],
+                slack=own.slack + ratio * right.out_bound[row, head],
                 lse=lse,
             )
 

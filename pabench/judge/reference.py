@@ -21,6 +21,7 @@ from pabench.judge.bound import (
     logit_weight,
     lse_bound,
     output_bound,
+    partial_lse_error,
     raw_error,
     rounding_of,
 )
@@ -287,7 +288,7 @@ def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Array, Ar
     size = count_seen[:, None].astype(np.float64)
     underflow = magnitude.sum(2, keepdims=True) * abs_scale
     logit_sum, a, v_sum = np.zeros_like(out), np.zeros_like(out), np.zeros_like(out)
-    weight_sum = np.zeros_like(lse)
+    weight_sum, merge_sum = np.zeros_like(lse), np.zeros_like(lse)
     for block in blocks():
         sizes = magnitude @ np.abs(block.keys)
         sizes *= abs_scale
@@ -305,14 +306,23 @@ def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Array, Ar
             v_sum += (~block.hidden).astype(np.float64) @ absolute
         weight_sum += drift.sum(2, keepdims=True)
         _add_spread(logit_sum, drift, block.values, out)
+        if rounding.partial_lse:
+            merged = logit_weight(relative, weights, partial_lse_error(block.logits, lse, size + 1.0))
+            merge_sum += merged.sum(2, keepdims=True)
+            logit_sum += merged @ absolute
     if rows.sinks is not None:
         error = logit_error(rows.sinks, maximum, np.zeros_like(rows.sinks))
         drift = logit_weight(rows.sinks - lse, np.exp(rows.sinks - lse), error)
         weight_sum += drift
         logit_sum += drift * np.abs(out)
+        if rounding.partial_lse:
+            merge_sum += logit_weight(
+                rows.sinks - lse, np.exp(rows.sinks - lse), partial_lse_error(rows.sinks, lse, size + 1.0)
+            )
         size = size + 1.0
     bound = output_bound(
-        logit_sum=logit_sum,
+        # what moves the LSE of the row moves all its weights
+        logit_sum=logit_sum + merge_sum * a,
         a=a,
         v_sum=v_sum,
         total=np.exp(lse - maximum),
@@ -321,7 +331,7 @@ def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Array, Ar
         v_scale=np.array(problem.kv_scales("v"))[:, None, None],
         rounding=rounding,
     )
-    lse_limit = lse_bound(weight_sum=weight_sum, lse=lse, n=size, rounding=rounding)
+    lse_limit = lse_bound(weight_sum=weight_sum + merge_sum, lse=lse, n=size, rounding=rounding)
     return out, lse[..., 0], bound, lse_limit[..., 0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pabench.errors import InvalidCase
 from pabench.problem.checks import finite_number, one_of
 from pabench.problem.dtypes import dtype_by_name
 
@@ -25,6 +26,7 @@ class ComputeProfile:
         accumulation: ``blocked`` when sums run over lanes or tiles of at least 32 terms, so that error chains
             have about ``32 + n / 32`` links; ``serial`` when one running sum takes all n terms.
         tanh_error: absolute error of a fast tanh, 0 when none is used.
+        partial_lse: parts of split keys are merged by a float32 LSE each, rather than by maximum and sum.
     """
 
     p_dtype: str = "float32"
@@ -32,6 +34,7 @@ class ComputeProfile:
     kv_dtype: str | None = None
     accumulation: str = "blocked"
     tanh_error: float = 0.0
+    partial_lse: bool = False
 
     def __post_init__(self) -> None:
         named = [name for name in (self.p_dtype, self.partial_dtype, self.kv_dtype) if name != STORAGE]
@@ -40,6 +43,10 @@ class ComputeProfile:
                 dtype_by_name(name)
         one_of("accumulation", self.accumulation, ACCUMULATIONS)
         finite_number("tanh_error", self.tanh_error, low=0.0)
+        if not isinstance(self.partial_lse, bool):
+            raise InvalidCase("partial_lse", self.partial_lse, "must be true or false")
+        if self.partial_lse and self.partial_dtype is None:
+            raise InvalidCase("partial_lse", True, "needs a partial_dtype: without splits there are no parts")
 
     def resolve(self, storage: str) -> ComputeProfile:
         """Return the profile for cases stored as ``storage``, with that filled in for ``"storage"``."""

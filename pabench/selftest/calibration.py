@@ -7,9 +7,10 @@ for 16-bit outputs, because the last rounding alone reaches the bound.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +20,14 @@ from pabench.judge.verdict import Verdict, judge
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import DTYPES, E4M3
 from pabench.problem.families import FAMILIES
-from pabench.problem.problem import FEATURES
+from pabench.problem.masks import MASKS, Given
+from pabench.problem.pool import NO_GAPS
+from pabench.problem.problem import CACHE_FEATURES, FEATURES
 from pabench.selftest.simulated import Make, random_make
 
-KINDS = (*FEATURES, "plain", "all")
+KINDS = (*FEATURES, *CACHE_FEATURES, "masks", "plain", "all")
 """What the cases of a trial have: nothing beyond plain attention, one feature, or any of them."""
+DIMS_APART = ((24, 16), (16, 24), (72, 64))
 CHUNK = 50
 
 
@@ -93,15 +97,22 @@ def random_case(kind: str, rng: np.random.Generator) -> Case:
     kv_lens = [
         int((0, 1, 31, 33, 64, rng.integers(1, 200))[rng.integers(6)]) for _ in range(int(rng.integers(1, 3)))
     ]
-    fp8 = has("fp8-kv")
+    fp8, latent, head_dim = has("fp8-kv"), kind == "latent-cache", int(rng.choice([8, 32, 40]))
+    apart: dict[str, Any] = {}
+    if latent or has("head-dim-v"):
+        head_dim, value_dim = DIMS_APART[2 * rng.integers(2) if latent else rng.integers(3)]
+        apart = {"head_dim_v": value_dim, "latent": latent}
+    if latent:
+        kv_heads, heads = 1, int(rng.choice([1, 3, 16]))
     problem = Problem(
         num_qo_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=int(rng.choice([8, 32, 40])),
+        head_dim=head_dim,
+        **apart,
         page_size=int(rng.choice([1, 5, 16])),
         dtype=str(rng.choice(list(DTYPES))),
         causal=not has("non-causal"),
-        sm_scale=(None, 1.0, -0.25)[rng.integers(3)],
+        sm_scale=(0.07 if latent else None, 1.0, -0.25)[rng.integers(3)],
         soft_cap=float(rng.choice([1.0, 15.0, 30.0, 50.0])) if has("soft-cap") else None,
         window=int(rng.choice([1, 2, 31, 32, 33, 300])) if has("window") else None,
         alibi_slopes=tuple(rng.choice([0.0, 1.0, -0.5, 0.7, 0.01], heads)) if has("alibi") else None,
@@ -110,15 +121,41 @@ def random_case(kind: str, rng: np.random.Generator) -> Case:
         k_scale=scales() if fp8 else None,
         v_scale=scales() if fp8 else None,
     )
+    gaps = (int(rng.choice([0, 3, 8])), int(rng.choice([0, 3, 8]))) if has("page-gaps") else NO_GAPS
     q_lens = tuple(int(n) for n in rng.integers(0, 5, len(kv_lens))) if several else None
+    batch = Batch(kv_lens=tuple(kv_lens), q_lens=q_lens)
     return Case(
         problem=problem,
-        batch=Batch(kv_lens=tuple(kv_lens), q_lens=q_lens),
+        batch=batch,
+        page_gaps=gaps,
+        masks=_random_mask(problem, batch, rng) if kind == "masks" else (),
         family=str(rng.choice(list(FAMILIES))),
         poison="nan",
         kv_layout=str(rng.choice(["NHD", "HND"])),
         seed=int(rng.integers(2**32)),
     )
+
+
+class _Random:
+    """Makes the choices of a mask's ``draw``."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def whole(self, low: int, high: int) -> int:
+        """Return a whole number from ``low`` to ``high``."""
+        return int(self._rng.integers(low, high + 1))
+
+    def among(self, options: Sequence[Any]) -> Any:
+        """Return one of ``options``."""
+        return options[int(self._rng.integers(len(options)))]
+
+
+def _random_mask(problem: Problem, batch: Batch, rng: np.random.Generator) -> Given:
+    """Some mask that goes with any batch."""
+    choose = _Random(rng)
+    mask = MASKS[choose.among([name for name, mask in MASKS.items() if not mask.rows_in_keys])]
+    return ((mask.name, mask.draw(choose, problem, batch)),)
 
 
 def trial(kind: str, number: int, seed: int = 0) -> tuple[Case, Make, Verdict]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from pabench.problem import ComputeProfile, Tensors
 from pabench.problem.dtypes import Array, decode, dtype_by_name, encode
+from pabench.problem.visibility import seen_keys
 
 F32 = np.float32
 TANH_ERROR = 2.0**-11
@@ -31,6 +32,7 @@ class Make:
         fast_tanh: an approximate tanh with a relative error of up to 2^-11.
         early_scale: whether scales of an e4m3 cache are applied to the elements, or to logits and output.
         sink_last: whether the sink comes after the keys instead of before.
+        lse_merge: whether a part keeps its LSE in place of maximum and sum.
         fault: a planted fault, empty for a right kernel.
     """
 
@@ -42,26 +44,31 @@ class Make:
     fast_tanh: bool = False
     early_scale: bool = False
     sink_last: bool = False
+    lse_merge: bool = False
     fault: str = ""
 
     @property
     def profile(self) -> ComputeProfile:
         """What such a kernel declares."""
         error = TANH_ERROR if self.fast_tanh else 0.0
-        return ComputeProfile(p_dtype=self.p_dtype, partial_dtype=self.partial_dtype, tanh_error=error)
+        return ComputeProfile(
+            p_dtype=self.p_dtype,
+            partial_dtype=self.partial_dtype,
+            tanh_error=error,
+            partial_lse=self.lse_merge,
+        )
 
     def run(self, t: Tensors, rng: np.random.Generator) -> tuple[Array, Array]:
         """Return ``out`` in storage form and ``lse``."""
         problem = t.case.problem
-        out = np.zeros(t.q.shape, dtype=F32)
+        out = np.zeros((*t.q.shape[:2], problem.value_dim), dtype=F32)
         lse = np.full(t.q.shape[:2], -np.inf, dtype=F32)
         for i, kv_len in enumerate(t.kv_lens.tolist()):
             first, last = int(t.qo_indptr[i]), int(t.qo_indptr[i + 1])
+            seen = seen_keys(t.case, i)
             for row, head in itertools.product(range(first, last), range(problem.num_qo_heads)):
-                position = kv_len - (last - row)
-                stop = position + 1 if problem.causal else kv_len
-                start = 0 if problem.window is None else max(0, position - problem.window + 1)
-                out[row, head], lse[row, head] = self._row(t, i, row, head, position, (start, stop), rng)
+                position, token = kv_len - (last - row), np.flatnonzero(seen[row - first])
+                out[row, head], lse[row, head] = self._row(t, i, row, head, position, token, rng)
         return encode(out, problem.storage), lse
 
     def _row(
@@ -71,13 +78,12 @@ class Make:
         row: int,
         head: int,
         position: int,
-        seen: tuple[int, int],
+        token: Array,
         rng: np.random.Generator,
     ) -> tuple[Array, Array]:
         problem, unit = t.case.problem, LOG2E if self.base2 else F32(1)
         sinks = problem.sinks
         sink = None if sinks is None else F32(sinks[head]) * unit
-        token = np.arange(*seen)
         k, v, k_scale, v_scale = self._stored(t, sequence, token, head // problem.group_size)
         scale = F32(problem.scale) * k_scale
         q = decode(t.q[row, head], problem.storage).astype(F32)
@@ -88,14 +94,17 @@ class Make:
             x *= F32(problem.soft_cap) * unit
         if problem.alibi_slopes is not None:
             x = x + F32(problem.alibi_slopes[head]) * unit * (token - position).astype(F32)
+        nothing = np.zeros(problem.value_dim, F32)
         chunk = max(1, -(-x.size // self.splits))
         parts = [self._part(x[i : i + chunk], v[i : i + chunk], rng) for i in range(0, x.size, chunk)]
         if sink is not None:
-            parts.insert(len(parts) if self.sink_last else 0, (sink, F32(1), np.zeros_like(q)))
+            parts.insert(len(parts) if self.sink_last else 0, (sink, F32(1), nothing))
         if not parts:
-            return np.zeros_like(q), np.asarray(-np.inf, F32)
+            return nothing, np.asarray(-np.inf, F32)
+        if self.lse_merge:
+            return self._merged_by_lse([self._with_lse(part) for part in parts], v_scale, rng)
         top = F32(max(m for m, _, _ in parts))
-        total, acc = F32(0), np.zeros_like(q)
+        total, acc = F32(0), nothing.copy()
         for m, s, a in parts:
             part_type, weight = dtype_by_name(self.partial_dtype), self._exp(np.asarray(m - top, F32), rng)
             total += s * weight
@@ -132,6 +141,28 @@ class Make:
             m = higher
         return m, s, acc
 
+    def _with_lse(self, part: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
+        """Return a part whose maximum is its LSE, kept as natural logarithm, and whose sum is 1."""
+        m, s, acc = part
+        kept = F32(m + (np.log2(s) if self.base2 else np.log(s)))
+        if self.base2:
+            kept = F32(F32(kept * LN2) * LOG2E)
+        return kept, F32(1), acc / s
+
+    def _merged_by_lse(
+        self, parts: list[tuple[Any, Any, Array]], v_scale: np.floating[Any], rng: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """Merge parts with weights that are made of their LSEs, and of nothing else."""
+        top = F32(max(m for m, _, _ in parts))
+        weights = [self._exp(np.asarray(m - top, F32), rng) for m, _, _ in parts]
+        total = F32(sum(weights[1:], weights[0]))
+        log = F32(top + (np.log2(total) if self.base2 else np.log(total)))
+        part_type, acc = dtype_by_name(self.partial_dtype), np.zeros_like(parts[0][2])
+        for m, _, out in parts:
+            kept = decode(encode(out, part_type), part_type).astype(F32) if self.splits > 1 else out
+            acc += kept * self._exp(np.asarray(m - log, F32), rng)
+        return acc * v_scale, np.asarray(log * LN2 if self.base2 else log, F32)
+
     def _exp(self, x: Array, rng: np.random.Generator) -> Array:
         """An exponential with the relative error of the hardware's, 2^-22; it flushes denormals."""
         exact = np.exp2(x.astype(np.float64)) if self.base2 else np.exp(x.astype(np.float64))
@@ -155,6 +186,7 @@ def random_make(rng: np.random.Generator, dtype: str) -> Make:
         fast_tanh=bool(rng.random() < 0.3),
         early_scale=bool(rng.random() < 0.5),
         sink_last=bool(rng.random() < 0.5),
+        lse_merge=bool(rng.random() < 0.3),
     )
     # values of bfloat16 reach beyond float16: partial outputs that overflow are a fault and no rounding
     short = 2.0 * dtype_by_name(make.partial_dtype).maximum < dtype_by_name(dtype).maximum

@@ -54,7 +54,7 @@ def mask_batches(draw: st.DrawFn, page_size: int, *, mask: Mask, rows: bool) -> 
         rows: whether sequences may have several query rows; at most 8 where the mask is one of drafts.
     """
     if not rows:
-        return draw(batches(page_size, max_seqs=3, max_len=100))
+        return draw(batches(page_size, max_seqs=3, max_len=100, min_len=int(mask.rows_in_keys)))
     batch = draw(speculative_batches(page_size, max_seqs=3, max_len=70))
     lens = list(batch.kv_lens)
     if draw(st.booleans()) and mask.rows_in_keys:

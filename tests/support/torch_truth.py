@@ -41,6 +41,7 @@ class Constants:
     eta_o: float
     serial: bool
     tanh_error: float
+    partial_lse: bool
 
     def chain(self, n: Tensor) -> Tensor:
         return n if self.serial else n.clamp(max=32.0) + n / 32.0
@@ -67,6 +68,7 @@ def constants(profile: ComputeProfile, storage: DType, stored: DType) -> Constan
         eta_o=storage.half_subnormal,
         serial=profile.accumulation == "serial",
         tanh_error=profile.tanh_error,
+        partial_lse=profile.partial_lse,
     )
 
 
@@ -201,6 +203,15 @@ def _softmax(
     bound = spread + (c.u_p + c.u_t + c.u_k + c.u_s + links) * (weights @ values.abs())
     bound = bound + c.eta_p * (seen.double() @ values.abs()) / torch.exp(lse - maximum)
     bound = bound + c.u_o * out.abs() + c.eta_o
+    if c.partial_lse:
+        # a part's LSE lies between any of its logits and that of the row
+        keys = n + (0.0 if sink is not None else 1.0)
+        own = U32 * (10.0 * torch.maximum(finite.abs(), lse.abs()) + 16.0 + 4.0 * torch.log(keys))
+        raised = torch.exp((finite - lse + own).clamp(max=700.0)) - weights
+        moved = torch.where(seen, torch.where(own < 1.0, weights * torch.expm1(own), raised), 0.0)
+        whole = moved.sum(1, keepdim=True)
+        bound = bound + moved @ values.abs() + whole * (weights @ values.abs())
+        drift = torch.cat([drift, whole], 1)
     lse_bound = drift.sum(1, keepdim=True) + links + 8.0 * U32 + 2.0 * U32 * lse.abs() + ETA32
     return out, lse[:, 0], bound, lse_bound[:, 0]
 
