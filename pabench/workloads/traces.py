@@ -129,16 +129,16 @@ def read_trace(path: str | Path, options: TraceOptions | None = None) -> Trace:
 
 
 def _trace(path: Path, meaning: Meaning) -> Trace:
-    order = np.argsort(meaning.arrival_s, kind="stable")
-    arrival = meaning.arrival_s[order]
+    if (np.diff(meaning.arrival_s) < 0).any():
+        meaning = meaning.ordered(np.argsort(meaning.arrival_s, kind="stable"))
     return Trace(
         name=path.name.partition(".")[0] or path.name,
-        prompt_tokens=meaning.prompt[order],
-        output_tokens=meaning.output[order],
-        arrival_s=arrival - arrival[0],
+        prompt_tokens=meaning.prompt,
+        output_tokens=meaning.output,
+        arrival_s=meaning.arrival_s - meaning.arrival_s[0],
         timed=meaning.timed,
-        segments=None if meaning.segments is None else meaning.segments.ordered(order),
-        turns=None if meaning.turns is None else meaning.turns.ordered(order),
+        segments=meaning.segments,
+        turns=meaning.turns,
         notes=meaning.notes,
     )
 

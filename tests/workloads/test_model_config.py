@@ -269,3 +269,12 @@ def test_memory_takes_types_of_cache_and_weights_apart(tmp_path: Path) -> None:
     both = told("--cache-dtype", "fp8", "--weight-dtype", "int4")
     assert (both["token_bytes"], both["weight_bytes"]) == (65_536, 8.03e9 / 2)
     assert told("--dtype", "fp8")["weight_bytes"] == 8.03e9
+
+
+def test_serving_takes_a_config_and_advises_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--lengths", "fixed:len=50", "--outputs", "fixed:len=4", "--requests", "5", "--in-process"]
+    words += ["--model", config(tmp_path, GPT_OSS), "--weight-dtype", "mxfp4", "--executor", "model"]
+    assert run(["serving", *words, "--page-sizes", "16,64", "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("take page size") == 1
+    assert "every layer is served as one that keeps all tokens, an upper bound" in said.err

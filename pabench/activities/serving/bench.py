@@ -13,7 +13,6 @@ from typing import Any
 from pabench.activities.serving.clock import clock_of, page_model
 from pabench.activities.serving.columns import write_columns
 from pabench.activities.serving.config import config_from_dict
-from pabench.activities.serving.ending import not_returned, stock_of
 from pabench.activities.serving.executors import Executor
 from pabench.activities.serving.metrics import figures, latency_columns, provenance_of
 from pabench.activities.serving.oracle_mode import Watch, failing_history
@@ -27,6 +26,7 @@ from pabench.activities.serving.workload import Workload, make_workload
 from pabench.device.base import Device
 from pabench.device.registry import DeviceRequest
 from pabench.errors import EnvironmentRefused, Unsupported
+from pabench.judge.allocators.leftovers import leftovers
 from pabench.run.alive import alive
 from pabench.run.ending import error_text
 from pabench.run.figures import figures_of
@@ -132,7 +132,7 @@ class ServingBench(BenchBase):
             from pabench.activities.serving.kernel import KernelExecutor
 
             executor = kernel = KernelExecutor(subject, self._device, executor, every=config.kernel_steps)
-        watch, before = Watch(subject, config.check_steps), stock_of(subject)
+        watch = Watch(subject, config.check_steps)
         served = serve(
             requests,
             subject,
@@ -142,7 +142,7 @@ class ServingBench(BenchBase):
             after_step=watch,
             progress=lambda done: self._env.note(f"{done:,} of {requests.num_requests:,}"),
         )
-        if found := not_returned(subject, before):
+        if found := leftovers(subject):
             raise Violation(found)
         more: dict[str, Any] = {"checked_steps": watch.checks} if watch.checks else {}
         if kernel is not None:

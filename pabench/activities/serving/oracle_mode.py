@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pabench.activities.serving.recorded import RecordedAllocator, Violation
 from pabench.judge.allocators.history import HistoryCase, shortest_history
 from pabench.judge.allocators.invariants import violation
+from pabench.judge.allocators.leftovers import leftovers_after_ending
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 
 SHRINK_ROUNDS = 200
@@ -31,5 +32,12 @@ class Watch:
 def failing_history(
     allocator: RecordedAllocator, new: Callable[[PoolShape], PageAllocator]
 ) -> HistoryCase | None:
-    """Return the shortest history found that breaks an invariant; None when it does not happen again."""
-    return shortest_history(allocator.shape, allocator.operations, new, rounds=SHRINK_ROUNDS)
+    """Return the shortest history found that breaks an invariant, or after which not all pages come back.
+
+    None when it does not happen again.
+    """
+    for wrong in (violation, leftovers_after_ending):
+        case = shortest_history(allocator.shape, allocator.operations, new, rounds=SHRINK_ROUNDS, wrong=wrong)
+        if case is not None:
+            return case
+    return None
