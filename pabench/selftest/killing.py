@@ -32,7 +32,7 @@ from pabench.selftest.own_subjects import Subject, subjects_of, units_of
 
 DEADLINE_S = 30.0
 """Silence of a worker that counts as hanging; compiling a kernel is silence too."""
-PTX_DEADLINE_S = 120.0
+PTX_DEADLINE_S = 60.0
 """The same where NVRTC compiles first."""
 EMULATED, PTX = "emulated", "ptx:sm_80"
 ASSEMBLY = "pab/intrinsics_cuda.cuh"
@@ -46,6 +46,7 @@ SPEARHEAD = 6
 """Questions of the first round of a search in which no check is named."""
 NO_COMPILE = "CompileError: "
 FEW_DTYPES = ("float32", "bfloat16")
+ASSEMBLY_DTYPES = ("float32", "float16", "bfloat16")  # an instruction is for one type
 FEW_HEAD_DIM = 16
 WIDE = Scope(dtypes=("bfloat16",))
 """One dtype over every head dimension: a loop over a head's chunks runs once where the head is small."""
@@ -304,8 +305,9 @@ def stages_of(mutant: Mutant) -> Iterator[Stage]:
     subjects = sorted(subjects_of(mutant.file), key=lambda one: one.name != mutant.subject)
     checked = mutant.killed_by in FINDING_CLASSES
     named_features = tuple(name for name in all_features() if f"[{name}]" in mutant.killed_by)
-    few = Scope(dtypes=FEW_DTYPES, max_head_dim=FEW_HEAD_DIM, features=named_features)
-    small = Scope(dtypes=FEW_DTYPES, max_head_dim=FEW_HEAD_DIM)
+    dtypes = ASSEMBLY_DTYPES if mutant.file == ASSEMBLY else FEW_DTYPES
+    few = Scope(dtypes=dtypes, max_head_dim=FEW_HEAD_DIM, features=named_features)
+    small = Scope(dtypes=dtypes, max_head_dim=FEW_HEAD_DIM)
     rounds: tuple[list[Stage], ...] = ([], [], [])
     looked_at: set[tuple[str, ...]] = set()
     rest, last = [], []

@@ -41,6 +41,10 @@ class PtxModule(EmulatedModule):
     """A kernel file as a loaded library that was translated from PTX."""
 
     @functools.cached_property
+    def _constants(self) -> dict[str, tuple[bool, ...]]:
+        return {}
+
+    @functools.cached_property
     def _static(self) -> int:
         return int(self._library.pab_emu_static_shared())
 
@@ -74,7 +78,10 @@ class PtxModule(EmulatedModule):
         return self._static + launch.shared_bytes
 
     def _constant(self, entry: str) -> tuple[bool, ...]:
-        return constant_parameters(self._source, entry, len(self._signature(entry)))
+        if entry not in self._constants:
+            count = len(self._signature(entry))
+            self._constants[entry] = constant_parameters(self._source, entry, count)
+        return self._constants[entry]
 
 
 def constant_parameters(source: KernelSource, entry: str, count: int) -> tuple[bool, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 from pabench.controls.run import run_controls
 from pabench.controls.table import controls_dir, load_controls
 from pabench.device.base import KernelSource, Launch
-from pabench.device.checked import KernelFindings
+from pabench.device.checked import CheckedDevice, KernelFindings
+from pabench.device.ptx.device import CheckedPtxDevice
 from pabench.device.registry import open_device
+from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import Array
 from pabench.resources import resource_dir
+from pabench.subjects.backends.base import attend
+from pabench.subjects.registry import load_backend
 from tests.device.ptx.test_device import needs_nvrtc
 
 NEIGHBOUR = """extern "C" __global__ void neighbour(int* out) {
@@ -66,3 +71,25 @@ def test_reliance_on_lanes_in_step_is_a_finding_with_both_lines(name: str, tmp_p
     told = [str(one) for one in caught.value.findings]
     assert any("write at neighbour.cu:4 " in one and "read at neighbour.cu:6 " in one for one in told), told
     run(name, tmp_path, checked=True)
+
+
+@needs_nvrtc
+@pytest.mark.slow
+def test_traffic_from_ptx_is_that_of_the_emulated_device() -> None:
+    """What the compiled code reads of the cache, to the sector; other memory it may read in another way."""
+    problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=64, page_size=16, dtype="float16")
+    tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(5, 140, 300)), poison="nan"))
+    ptx = CheckedPtxDevice(checks=(), count=True, workers=1)
+    emulated = CheckedDevice(checks=(), count=True, workers=1)
+    emulated.limits = ptx.limits
+    totals = []
+    for device in (ptx, emulated):
+        attend(load_backend("rawkernel", device), tensors)
+        total: Counter[tuple[str, str]] = Counter()
+        for one in (row for counted in device.counters.values() for row in counted.locations):
+            if one.event == "load" and set(one.memory.split("+")) & {"k", "v", "cache", "storage"}:
+                total[one.memory, "bytes"] += one.nbytes
+                total[one.memory, "sectors"] += one.sectors
+        totals.append(total)
+    assert totals[0] == totals[1]
+    assert sum(n for (_, what), n in totals[0].items() if what == "bytes") >= 445 * 2 * 2 * 64 * 2
