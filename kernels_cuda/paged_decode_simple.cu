@@ -136,9 +136,9 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   const int split = static_cast<int>(item % num_splits);
   const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
   const RowKeys keys = keys_of_row(features, PAB_GIVEN_ROWS, row / num_qo_heads, kv_lens);
-  const MaskRow mask_row = PAB_GIVEN_MASK(row / num_qo_heads);
   const int head = static_cast<int>(row % num_qo_heads);
   const int kv_head = head / group_size;
+  const MaskRow mask_row = PAB_GIVEN_MASK(row / num_qo_heads);
   WarpMemory& memory = reinterpret_cast<WarpMemory*>(shared)[warp];
 
   // whole tiles to each split, so that the sums do not depend on where a split ends

@@ -25,8 +25,8 @@ from pabench.problem.pool import NO_GAPS
 from pabench.problem.problem import CACHE_FEATURES, FEATURES
 from pabench.selftest.simulated import Make, random_make
 
-KINDS = (*FEATURES, *CACHE_FEATURES, "masks", "plain", "all")
-"""What the cases of a trial have: nothing beyond plain attention, one feature, or any of them."""
+KINDS = (*FEATURES, "plain", "all", *CACHE_FEATURES, "masks")
+"""What the cases of a trial have: a feature, nothing beyond plain attention, any of ``FEATURES``, a mask."""
 DIMS_APART = ((24, 16), (16, 24), (72, 64))
 CHUNK = 50
 
@@ -82,8 +82,8 @@ def _span(span: tuple[int, int, int]) -> list[Trial]:
     return found
 
 
-def random_case(kind: str, rng: np.random.Generator) -> Case:
-    """A case with the feature ``kind``, or with each at even odds (``all``), or with none (``plain``)."""
+def random_case(kind: str, rng: np.random.Generator, *, longest: int = 200) -> Case:
+    """A case of ``kind``: that feature, each at even odds (``all``), some mask, or none (``plain``)."""
     kv_heads, group = int(rng.integers(1, 3)), int(rng.integers(1, 4))
     heads = kv_heads * group
 
@@ -99,7 +99,7 @@ def random_case(kind: str, rng: np.random.Generator) -> Case:
     ]
     fp8, latent, head_dim = has("fp8-kv"), kind == "latent-cache", int(rng.choice([8, 32, 40]))
     apart: dict[str, Any] = {}
-    if latent or has("head-dim-v"):
+    if latent or kind == "head-dim-v":
         head_dim, value_dim = DIMS_APART[2 * rng.integers(2) if latent else rng.integers(3)]
         apart = {"head_dim_v": value_dim, "latent": latent}
     if latent:
@@ -121,9 +121,9 @@ def random_case(kind: str, rng: np.random.Generator) -> Case:
         k_scale=scales() if fp8 else None,
         v_scale=scales() if fp8 else None,
     )
-    gaps = (int(rng.choice([0, 3, 8])), int(rng.choice([0, 3, 8]))) if has("page-gaps") else NO_GAPS
+    gaps = (int(rng.choice([0, 3, 8])), int(rng.choice([0, 3, 8]))) if kind == "page-gaps" else NO_GAPS
     q_lens = tuple(int(n) for n in rng.integers(0, 5, len(kv_lens))) if several else None
-    batch = Batch(kv_lens=tuple(kv_lens), q_lens=q_lens)
+    batch = Batch(kv_lens=tuple(min(n, longest) for n in kv_lens), q_lens=q_lens)
     return Case(
         problem=problem,
         batch=batch,
