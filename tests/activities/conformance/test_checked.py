@@ -69,8 +69,8 @@ def test_conformance_checked_finds_what_the_oracle_cannot_see(
 
 
 def test_conformance_checked_names_bytes_nobody_wrote(tmp_path: Path, kernels: Path) -> None:
-    store = "store_wide(&memory.tokens[lane], Token{slot, weight, 0});"
-    edit(kernels, store, f"if (lane != 5) {store} else memory.tokens[lane].row = slot;")
+    store = "store_wide(&memory.tokens[lane], Token{value_row, weight, live ? 1u : 0u});"
+    edit(kernels, store, f"if (lane != 5) {store} else memory.tokens[lane].row = value_row;")
     result = judged(tmp_path, kernels, 1)
     assert {finding["check"] for finding in result["findings"]} == {"init"}
     assert result["findings"][0]["buffer"] == "shared memory"

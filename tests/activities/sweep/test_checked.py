@@ -81,9 +81,9 @@ def test_sweep_checked_resumes_and_is_not_mixed_with_timed_cells(capsys: pytest.
 def test_sweep_checked_finding_fails_the_cell() -> None:
     shutil.copytree(resource_dir("kernels_cuda"), "kernels")
     source = Path("kernels/paged_decode_simple.cu")
-    before = "out + row * kHeadDim + element, result"
+    before = "out + row * kValueDim + element, result"
     assert source.read_text().count(before) == 1
-    source.write_text(source.read_text().replace(before, "out + (row + 1) * kHeadDim + element, result"))
+    source.write_text(source.read_text().replace(before, "out + (row + 1) * kValueDim + element, result"))
     assert sweep("--checked", "--kernels", "kernels", "--out", "out") == EXIT_FAILURE
     for line in journal("out"):
         assert (line["status"], line["counted_kv_bytes"], line["modelled_ns"]) == ("failed", None, None)
