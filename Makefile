@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test check fuzz test-peers test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep dist clean distclean
+.PHONY: help sweep test nightly check fuzz test-peers test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +34,11 @@ help: ## Show this list
 sweep: $(VENV)/.ready ## Set up, then sweep page sizes 8, 16 and 32 on the emulated device
 	$(PABENCH) sweep --page-sizes 8,16,32 --device emulated $(ARGS)
 
-test: lint ## Set up, then run the linters and every test
+# One planted fault in three, the same ones every time; `make nightly` runs them all
+test: lint ## Set up, then run the linters and the tests
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal --without-nightly $(ARGS)
+
+nightly: lint ## The same with every planted fault and the longest runs
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal $(ARGS)
 
 # A test among the slowest shown that takes long is marked `slow`, or its file named in tests/conftest.py.

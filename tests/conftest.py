@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from hypothesis import settings
@@ -38,6 +39,10 @@ SLOW = (
 """Whole runs of a command, and the kill matrices, by how their places begin; single tests are marked."""
 
 
+KILLS, NIGHTS = "selftest/test_kill_", 3
+"""Where each planted fault is a test, and of how many `make test` runs one: the same ones every time."""
+
+
 def pytest_configure() -> None:
     """Let signals reach what tests start: a shell's ``&`` has SIGINT ignored, nohup SIGHUP."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -46,11 +51,29 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make check` leaves out."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``make test`` leaves to the night what takes longest; without the option everything runs."""
+    parser.addoption(
+        "--without-nightly", action="store_true", help="a third of the planted faults, no `nightly`"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what `make check` leaves out, and leave out what `make test` does."""
+    night = []
     for item in items:
-        if os.path.relpath(item.path, Path(__file__).parent).startswith(SLOW):
+        place = os.path.relpath(item.path, Path(__file__).parent)
+        if place.startswith(SLOW):
             item.add_marker("slow")
+        case = getattr(item, "callspec", None)
+        if item.get_closest_marker("nightly") or (
+            place.startswith(KILLS) and case is not None and crc32(case.id.encode()) % NIGHTS
+        ):
+            night.append(item)
+    if config.getoption("--without-nightly"):
+        config.hook.pytest_deselected(items=night)
+        left = set(night)
+        items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture(scope="session", autouse=True)

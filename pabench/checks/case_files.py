@@ -20,6 +20,7 @@ from pabench.judge.allocators.history import HistoryCase, history_from_dict
 from pabench.problem.append import AppendCase, append_case_from_dict, build_append
 from pabench.problem.case import Case, case_from_dict
 from pabench.problem.merge import MergeCase, build_merge, merge_case_from_dict
+from pabench.problem.problem import FEATURES
 from pabench.problem.tensors import build_tensors
 from pabench.resources import resource_dir
 from pabench.workloads import captured as captured
@@ -65,6 +66,9 @@ def script_of(check: str, case: AnyCase) -> str | None:
     """Return the template of the script that runs a kernel on the case, or None where there is none."""
     kind = kind_of(case)
     if kind == "append" and check.partition("[")[0] not in APPENDS:
+        return None
+    if isinstance(case, Case) and not case.features <= set(FEATURES):
+        # the script knows equal dims of keys and values, and ranges of keys: it would expect wrong numbers
         return None
     return SCRIPTS.get(kind)
 

@@ -17,7 +17,7 @@ from pabench.errors import Unsupported
 from pabench.judge.reference import truth
 from pabench.problem import Batch, Case, ComputeProfile, Problem, build_tensors
 from pabench.problem.dtypes import FLOAT32, encode
-from pabench.problem.problem import FEATURES
+from pabench.problem.problem import CACHE_FEATURES, FEATURES
 from pabench.problem.tensors import Tensors, lay_out, sequences_of
 from pabench.strategies import cases
 from pabench.subjects.backends.base import AttentionOutput
@@ -78,7 +78,7 @@ class Truthful(Good):
 
     capabilities = replace(
         Good.capabilities,
-        features=frozenset(FEATURES),
+        features=frozenset((*FEATURES, *CACHE_FEATURES)),
         operations=frozenset({"decode", "speculative", "prefill"}),
     )
     profile = EXACT
@@ -105,6 +105,11 @@ def one_ulp(out: Any) -> None:
 
 def by_batch(tensors: Tensors, out: Any, lse: Any) -> None:
     if tensors.case.batch.num_seqs == 1:
+        out[0] += 1.0
+
+
+def by_latent(tensors: Tensors, out: Any, lse: Any) -> None:
+    if not tensors.case.problem.latent:
         out[0] += 1.0
 
 
@@ -186,10 +191,15 @@ MISTAKES = {
     "folded-scales": by_scale,
     "logit-shift": by_last_key,
     "chunks": by_rows,
+    "parted-latents": by_latent,
 }
 
 
 def case_for(name: str) -> Case:
+    if name == "parted-latents":
+        half = CASE.problem.head_dim // 2
+        latent = replace(CASE.problem, latent=True, head_dim_v=half, num_kv_heads=1, sm_scale=0.25)
+        return replace(CASE, problem=latent)
     return replace(CASE, batch=Batch(kv_lens=(9, 5), q_lens=(4, 2))) if name == "chunks" else CASE
 
 

@@ -73,6 +73,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "speculative": cases(**SMALL, batch=speculative_batches),
     "append-e4m3": append_cases(**SMALL, e4m3=(True,)),
     "append-paged": append_cases(**SMALL, paged=True),
+    "append-paged-vast": append_cases(**SMALL, paged=True),
     "replay": cases(**SMALL, max_len=60, placements=("shuffled", "reversed")),
 }
 

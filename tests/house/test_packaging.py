@@ -132,6 +132,11 @@ def test_packaging_installed_pabench_is_whole(way: str, source: Path, dist: Path
     assert list(empty.iterdir()) == []
 
 
+def _written(folder: Path) -> set[Path]:
+    """Files of a folder, without what Python compiles beside them."""
+    return {path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"}
+
+
 def test_packaging_wheel_holds_what_it_should_and_no_more(source: Path, dist: Path) -> None:
     with zipfile.ZipFile(_only(dist, "*.whl")) as wheel:
         names = wheel.namelist()
@@ -142,7 +147,7 @@ def test_packaging_wheel_holds_what_it_should_and_no_more(source: Path, dist: Pa
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".so", ".o"))]
     package = {name for name in names if name.startswith("pabench/") and "_bundled" not in name}
-    written = {path for path in (source / "pabench").rglob("*") if path.is_file()}
+    written = _written(source / "pabench")
     assert package == {path.relative_to(source).as_posix() for path in written}
     assert {"pabench/device/emulator/runtime.cpp", "pabench/device/emulator/lane.h"} <= package
 
@@ -151,9 +156,7 @@ def test_packaging_sdist_can_be_tested(source: Path, dist: Path) -> None:
     with tarfile.open(_only(dist, "*.tar.gz")) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     for folder in ("pabench", "tests", *RESOURCES):
-        expected = {
-            path.relative_to(source).as_posix() for path in (source / folder).rglob("*") if path.is_file()
-        }
+        expected = {path.relative_to(source).as_posix() for path in _written(source / folder)}
         assert expected <= names
     files = {"Makefile", "constraints.txt", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"}
     assert {*files, "CONTRIBUTING.md", "docs/README.md", "results/README.md"} <= names

@@ -49,7 +49,8 @@ def test_kernels_plan_loads_as_wide_as_all_arrays_allow(
 def test_kernels_plan_reserves_the_size_of_the_struct(
     head_dim: int, vec: int, value_vec: int, packs: int
 ) -> None:
-    defines = {"PAB_HEAD_DIM": head_dim, "PAB_DTYPE": 1, "PAB_VEC": vec, "PAB_WARPS": WARPS}
+    dims = {"PAB_HEAD_DIM": head_dim, "PAB_HEAD_DIM_V": head_dim}
+    defines = {**dims, "PAB_DTYPE": 1, "PAB_VEC": vec, "PAB_WARPS": WARPS}
     source = KernelSource(
         path=KERNELS / "sizes.cu",
         include_dir=resource_dir("kernels_cuda"),

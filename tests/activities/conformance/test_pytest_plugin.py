@@ -97,7 +97,7 @@ def test_plugin_fails_the_wrong_kernel_and_outlives_one_that_crashes(repository:
 def test_plugin_leaves_sessions_alone_that_do_not_ask(repository: Path) -> None:
     named = pytest_in(repository, "--pabench-backend", "my_kernels.py:decode", "-k", "says_what")
     assert named.returncode == 0, named.stdout + named.stderr
-    assert re.search(r"\b1 passed, 8\d deselected", named.stdout)
+    assert re.search(r"\b1 passed, 1?\d\d deselected", named.stdout)
     assert not (repository / "runs").exists()
 
 

@@ -19,6 +19,7 @@ from pabench.judge.reference import truth
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.append import AppendCase
 from pabench.problem.merge import MergeCase
+from pabench.problem.problem import CACHE_FEATURES
 from pabench.problem.profile import ComputeProfile
 from pabench.selftest.calibration import KINDS, random_case
 from tests.support.saved_cases import save_case
@@ -50,7 +51,19 @@ def script_of(case: Case, folder: Path) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("kind", KINDS)
+BEYOND = (*CACHE_FEATURES, "masks")
+"""Of ``KINDS``, what the script does not know."""
+
+
+@pytest.mark.parametrize("kind", BEYOND)
+def test_repro_script_is_not_there_for_what_it_would_get_wrong(kind: str, tmp_path: Path) -> None:
+    case = random_case(kind, np.random.default_rng(KINDS.index(kind)))
+    save_case(tmp_path, SavedCase(case=case, check="decode", subject="rawkernel", device="emulated"), "wrong")
+    assert (tmp_path / "arrays.npz").is_file()
+    assert not (tmp_path / REPRO_FILE).exists()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in BEYOND])
 def test_repro_script_computes_what_the_oracle_computes(kind: str, tmp_path: Path) -> None:
     for number in range(6):
         case = random_case(kind, np.random.default_rng([KINDS.index(kind), number]))

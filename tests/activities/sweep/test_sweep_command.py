@@ -264,7 +264,7 @@ def test_sweep_interrupt_keeps_the_journal_and_prints_how_to_go_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert sweep(backend="stopping") == 2
-    assert len(journal()) == 2
+    assert [line["status"] for line in journal()] == ["passed", "passed", "interrupted"]
     assert (record()["status"], record()["exit_code"]) == ("interrupted", 2)
     assert "--resume --out out" in capsys.readouterr().err.partition("go on with: pabench sweep ")[2]
     monkeypatch.setattr(Stopping, "run", TorchSdpaBackend.run)
@@ -471,7 +471,8 @@ def test_sweep_stopped_in_the_middle_loses_no_cell_and_repeats_none(number: sign
     assert process.returncode == (-9 if number == signal.SIGKILL else 2), error
     before = Path("out/journal.jsonl").read_bytes()
     finished = before[: before.rfind(b"\n") + 1]
-    assert finished.count(b"\n") == 2
+    # a signal that can be heard leaves a line of the cell in work
+    assert finished.count(b"\n") == (2 if number == signal.SIGKILL else 3)
     assert record()["status"] == ("running" if number == signal.SIGKILL else "interrupted")
     resumed = start_slow("--resume", "--out", "out")
     _, error = resumed.communicate(timeout=300)
