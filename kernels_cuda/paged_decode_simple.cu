@@ -176,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     const float rescale = ex2(running_max - base);
     const float weight = live ? ex2(logit - base) : 0.0f;
     running_max = new_max;
-    running_sum = running_sum * rescale + weight;
+    running_sum = fmadd(running_sum, rescale, weight);  // by name, so that every build fuses it
     store_wide(&memory.tokens[lane], Token{value_row, weight, live ? 1u : 0u});
     warp_sync(kFullMask);
 
