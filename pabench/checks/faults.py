@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabench.judge.suspect import name_of
+from pabench.run.record import BROKEN
 from pabench.text import one_line
 
-BROKEN = ("failed", "crashed", "hung")
 PLACE = re.compile(r"sequence \d+, ")
 """Where a judged output is wrong; what stands before it is the variation that a check made."""
 COUNTS = re.compile(r" \(\d+ of \d+ outputs.*\)$")
@@ -73,7 +73,6 @@ def faults_of(lines: Sequence[Mapping[str, Any]]) -> tuple[FoundFault, ...]:
 
 
 def _fault(lines: Sequence[Mapping[str, Any]], words: str) -> FoundFault:
-    # of a case with more than one wrong number the place says more
     return FoundFault(
         subject=str(lines[0]["subject"]),
         words=words,

@@ -80,7 +80,8 @@ def command(
     if markdown_file is not None:
         atomic_write_text(markdown_file, markdown(found))
     if html is not None or junit is not None:
-        from pabench.comparison.page import page_of, records_of
+        from pabench.comparison.records import records_of
+        from pabench.report.comparison_page import page_of
         from pabench.run.junit import junit_text
 
         if html is not None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pabench.comparison.delta import Change, Delta
-from pabench.comparison.pairs import Pair
-from pabench.run.record import JUDGED, Provenance
+from pabench.comparison.delta import Change, Delta, delta_of
+from pabench.comparison.pairs import Pair, shared_figures
+from pabench.run.record import Provenance
 
 WORK = frozenset(
     {
@@ -21,21 +21,12 @@ MORE_IS_BETTER = frozenset({"efficiency_gain", "served", "hits", "mean_batch", "
 
 def counted_deltas(pairs: Sequence[Pair]) -> Iterator[Delta]:
     """Yield a line for each counted figure that both runs have of an item that is right in both."""
-    for pair in pairs:
-        before, after = pair.base, pair.new
-        if before is None or after is None or not {before.status, after.status} <= JUDGED:
-            continue
-        for name, old in before.figures.items():
-            new = after.figures.get(name)
-            if new is None or {old.provenance, new.provenance} != {Provenance.COUNTED}:
-                continue
+    for record, name, old, new in shared_figures(pairs):
+        if {old.provenance, new.provenance} == {Provenance.COUNTED}:
             change, reason = _change(name, old.value, new.value)
-            yield Delta(
+            yield delta_of(
+                record,
                 part="counted",
-                id=after.id,
-                label=after.label,
-                subject=after.subject.name,
-                device=after.device,
                 figure=name,
                 base=old.value,
                 new=new.value,

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from pabench.run.record import Record
+
 
 class Change(StrEnum):
     """What became of one thing between two runs."""
@@ -75,3 +77,17 @@ class Delta:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {**asdict(self), "change": str(self.change)}
+
+
+def delta_of(record: Record, *, part: str, figure: str, change: Change, **told: Any) -> Delta:
+    """Return a line of an item; ``told`` are further fields of ``Delta``."""
+    return Delta(
+        part=part,
+        id=record.id,
+        label=record.label,
+        subject=record.subject.name,
+        device=record.device,
+        figure=figure,
+        change=change,
+        **{"base": None, "new": None, **told},
+    )

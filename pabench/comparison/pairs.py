@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pabench.errors import PabenchError, UsageError
 from pabench.run.read import Run
-from pabench.run.record import Record
+from pabench.run.record import JUDGED, Figure, Record
 
 
 class NothingToCompare(PabenchError):
@@ -62,6 +62,16 @@ def pairs_of(base: Run, new: Run) -> tuple[Pair, ...]:
         raise UsageError(f"{what}: the first of one is {shown[0]!r}, of the other {shown[1]!r}")
     names = dict.fromkeys([*first, *second])
     return tuple(Pair(base=first.get(name), new=second.get(name)) for name in names)
+
+
+def shared_figures(pairs: Iterable[Pair]) -> Iterator[tuple[Record, str, Figure, Figure]]:
+    """Yield new record, name, old and new figure of all that both runs have of items right in both."""
+    for pair in pairs:
+        before, after = pair.base, pair.new
+        if before is not None and after is not None and {before.status, after.status} <= JUDGED:
+            for name, old in before.figures.items():
+                if (new := after.figures.get(name)) is not None:
+                    yield after, name, old, new
 
 
 def unlike_machines(base: Run, new: Run) -> tuple[Difference, ...]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pabench.analysis.statistics import Ratio, Series, adjusted, ratio_of, series_of
-from pabench.comparison.delta import Change, Delta
-from pabench.comparison.pairs import Pair
-from pabench.run.record import JUDGED, Figure, Provenance, Record
+from pabench.comparison.delta import Change, Delta, delta_of
+from pabench.comparison.pairs import Pair, shared_figures
+from pabench.run.record import Figure, Provenance, Record
 
 TIMED = frozenset({Provenance.MEASURED, Provenance.HOST})
 LEVEL = 0.05
@@ -44,14 +44,7 @@ def has_times(pairs: Sequence[Pair]) -> bool:
 
 
 def _series(pairs: Sequence[Pair]) -> Iterator[tuple[Record, str, Figure, Figure]]:
-    for pair in pairs:
-        before, after = pair.base, pair.new
-        if before is None or after is None or not {before.status, after.status} <= JUDGED:
-            continue
-        for name, old in before.figures.items():
-            new = after.figures.get(name)
-            if new is not None and _is_series(old) and _is_series(new):
-                yield after, name, old, new
+    return (both for both in shared_figures(pairs) if _is_series(both[2]) and _is_series(both[3]))
 
 
 def _is_series(figure: Figure) -> bool:
@@ -60,17 +53,7 @@ def _is_series(figure: Figure) -> bool:
 
 
 def _compared(record: Record, name: str, old: Figure, new: Figure) -> Delta | _Tested:
-    delta = Delta(
-        part="timed",
-        id=record.id,
-        label=record.label,
-        subject=record.subject.name,
-        device=record.device,
-        figure=name,
-        base=None,
-        new=None,
-        change=Change.UNSURE,
-    )
+    delta = delta_of(record, part="timed", figure=name, change=Change.UNSURE)
     if old.provenance != new.provenance:
         return replace(delta, reason=f"{old.provenance} in the base, {new.provenance} in the new run")
     sides: list[Series] = []

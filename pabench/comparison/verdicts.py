@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pabench.checks.standing import standings
-from pabench.comparison.delta import Change, Delta
+from pabench.comparison.delta import Change, Delta, delta_of
 from pabench.comparison.pairs import Pair
 from pabench.run.read import Run
 from pabench.run.record import BROKEN, JUDGED, Record, Status
@@ -22,9 +22,10 @@ def verdict_deltas(pairs: Sequence[Pair]) -> Iterator[Delta]:
     """Yield a line for each item, and one for each whose error came much nearer to its bound."""
     for pair in pairs:
         change, reason = _change(pair)
-        yield _delta(pair, "status", _status(pair.base), _status(pair.new), change, reason)
+        told = {"base": _status(pair.base), "new": _status(pair.new), "reason": reason}
+        yield delta_of(pair.any, part="verdicts", figure="status", change=change, **told)
         if pair.base is not None and pair.new is not None:
-            yield from _nearer(pair, pair.base, pair.new)
+            yield from _nearer(pair.base, pair.new)
 
 
 def standing_deltas(base: Run, new: Run) -> Iterator[Delta]:
@@ -82,29 +83,14 @@ def _change(pair: Pair) -> tuple[Change, str]:
     return Change.CHANGED, said
 
 
-def _nearer(pair: Pair, before: Record, after: Record) -> Iterator[Delta]:
+def _nearer(before: Record, after: Record) -> Iterator[Delta]:
     old, new = (record.figures.get(RATIO) for record in (before, after))
     if old is None or new is None or not all(isinstance(one.value, int | float) for one in (old, new)):
         return
     if NEAR < new.value <= 1 and 1 - new.value < (1 - old.value) / 2:
         reason = "err/T is nearer to 1: less than half the room to the bound is left"
-        yield _delta(pair, RATIO, old.value, new.value, Change.NEARER, reason)
-
-
-def _delta(pair: Pair, figure: str, base: Any, new: Any, change: Change, reason: str) -> Delta:
-    record = pair.any
-    return Delta(
-        part="verdicts",
-        id=record.id,
-        label=record.label,
-        subject=record.subject.name,
-        device=record.device,
-        figure=figure,
-        base=base,
-        new=new,
-        change=change,
-        reason=reason,
-    )
+        told = {"base": old.value, "new": new.value, "reason": reason}
+        yield delta_of(after, part="verdicts", figure=RATIO, change=Change.NEARER, **told)
 
 
 def _status(record: Record | None) -> str | None:

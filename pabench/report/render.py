@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from pabench import __version__
@@ -18,8 +16,8 @@ from pabench.report.drawing import NoCharts
 from pabench.report.model import ReportModel, build_model
 from pabench.report.palette import DARK, LIGHT, chart_colours
 from pabench.report.serving_charts import serving_svgs
+from pabench.report.templates import template
 from pabench.report.words import percent
-from pabench.resources import resource_dir
 from pabench.run.files import atomic_write_text, json_line
 from pabench.run.read import Run, read_runs
 
@@ -54,7 +52,7 @@ def render_html(runs: Sequence[Run]) -> str:
     if missing:
         notes = (f"No charts on this page: {missing}. The tables carry every figure.",)
         model = build_model(runs, notes=notes)
-    page = _template().render(
+    page = template("report.html.j2").render(
         model=model,
         charts=charts,
         version=__version__,
@@ -66,19 +64,6 @@ def render_html(runs: Sequence[Run]) -> str:
         data=Markup(_script_safe(model.data)),
     )
     return page if page.endswith("\n") else page + "\n"
-
-
-@lru_cache(maxsize=1)
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resource_dir("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["breakable"] = _breakable
-    return environment.get_template("report.html.j2")
 
 
 def _charts(model: ReportModel) -> dict[str, Markup]:
@@ -94,11 +79,6 @@ def _charts(model: ReportModel) -> dict[str, Markup]:
     if model.serving is not None:
         drawn |= {uid: Markup(svg) for uid, svg in serving_svgs(model.serving).items()}
     return drawn
-
-
-def _breakable(text: str) -> Markup:
-    """Escaped text that may wrap after a comma, so that a long spec does not break within a word."""
-    return Markup(",<wbr>").join(text.split(","))
 
 
 def _script_safe(data: dict[str, Any]) -> str:

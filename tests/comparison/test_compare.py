@@ -284,7 +284,7 @@ def test_compare_escapes_hostile_names_and_keeps_a_comment_short(tmp_path: Path)
     assert "rows more." in text
     assert "<script" not in text
     assert "@everyone" not in text.replace("\\@everyone", "")
-    from pabench.comparison.page import page_of
+    from pabench.report.comparison_page import page_of
 
     assert "<script" not in page_of(found)
 

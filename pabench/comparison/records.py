@@ -1,39 +1,11 @@
-"""A comparison as one HTML file, and as records for JUnit."""
+"""A comparison as records, for JUnit."""
 
 from __future__ import annotations
 
-import jinja2
-
-from pabench import __version__
 from pabench.comparison.compare import Comparison
 from pabench.comparison.delta import Change
-from pabench.comparison.words import change_words, headline, ordered
-from pabench.resources import resource_dir
+from pabench.comparison.words import change_words, ordered
 from pabench.run.record import Record, Status, Subject
-
-PAGE_ROWS = 2000
-"""Rows of a page; the JSON file has all."""
-
-
-def page_of(found: Comparison) -> str:
-    """Return the page: the answer first, no script, everything a stranger wrote escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resource_dir("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    told = ordered(found)
-    rows = [(delta, change_words(delta)) for delta in told[:PAGE_ROWS]]
-    return environment.get_template("compare.html.j2").render(
-        found=found,
-        headline=headline(found),
-        rows=rows,
-        left=len(told) - len(rows),
-        same=found.counts.get(Change.SAME, 0),
-        version=__version__,
-    )
 
 
 def records_of(found: Comparison) -> list[Record]:
