@@ -53,10 +53,10 @@ def explain(suspect: Suspect) -> Explanation:
         text = f"{LSE_ALONE} {one_of_them(causes)}" if causes else None
         return Explanation(text=text, causes=causes)
     zero = not suspect.got_out.any()
-    if zero and suspect.got_lse == -math.inf and suspect.keys_seen is None:
+    if zero and suspect.keys_seen is None and (lse := _lse_of_no_key(suspect)) is not None:
         causes = no_key_causes(suspect)
         why = f": {one_of_them(causes)}" if causes else ""
-        return Explanation(text=f"{NO_KEY}{why}", causes=causes)
+        return Explanation(text=f"{NO_KEY.format(lse=lse)}{why}", causes=causes)
     out_alone = partial(suspect.fits, with_lse=False)
     for causes, what in zip(
         _those_that_fit(suspect, suspect.fits, out_alone), (OUTPUT, OUTPUT_ALONE), strict=True
@@ -64,6 +64,17 @@ def explain(suspect: Suspect) -> Explanation:
         if causes:
             return Explanation(text=f"{what} {one_of_them(causes)}", causes=causes)
     return Explanation(text="the output is 0 in all dims" if zero else None)
+
+
+def _lse_of_no_key(suspect: Suspect) -> str | None:
+    """Return what the LSE found is called, where it is that of a row that sees no key."""
+    sinks, got = suspect.tensors.case.problem.sinks, suspect.got_lse
+    if got == -math.inf:
+        return "-inf"
+    if sinks is None or got is None:
+        return None
+    sink = sinks[suspect.head]
+    return "its sink" if abs(got - sink) <= 4e-7 * (1.0 + abs(sink)) else None
 
 
 def explain_unseen(suspect: Suspect) -> Explanation:
@@ -93,7 +104,7 @@ def _those_that_fit(
     return tuple(tuple(fitting.values()) for fitting in found)
 
 
-NO_KEY = "the output is 0 in all dims and the lse -inf, as for a row that sees no key"
+NO_KEY = "the output is 0 in all dims and the lse {lse}, as for a row that sees no key"
 LSE_ALONE = "the lse, and an output that is right with it, match"
 OUTPUT, OUTPUT_ALONE = "the output matches", "the output, but not the lse, matches"
 MOST_NAMED = 4

@@ -162,6 +162,18 @@ def test_verdict_names_an_output_of_zeros_and_the_row_of_another_sequence() -> N
     assert "the right output of sequence 1, query row 1" in judge(tensors, out, lse, PROFILE).text
 
 
+@pytest.mark.parametrize("sinks", [None, (0.5, -2.0, 3.0, 0.25)])
+def test_verdict_names_the_bounds_that_leave_a_row_no_key(sinks: tuple[float, ...] | None) -> None:
+    tensors = make()
+    problem = replace(tensors.case.problem, sinks=sinks)
+    tensors = build_tensors(replace(tensors.case, problem=problem, batch=Batch(kv_lens=(1,))))
+    out, lse = right(tensors)
+    empty = np.full_like(lse, -np.inf) if sinks is None else np.array([sinks], dtype=lse.dtype)
+    verdict = judge(tensors, np.zeros_like(out), empty, PROFILE)
+    assert "its last key missing (bound 0 in place of 1)" in verdict.text
+    assert "its last key missing" in [cause.name for cause in verdict.causes]
+
+
 def test_verdict_wants_the_infinity_of_the_truth_whatever_the_bound() -> None:
     tensors = make()
     out, lse = right(tensors)
