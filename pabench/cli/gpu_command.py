@@ -96,7 +96,7 @@ def _steps(folder: Path, grid: str) -> tuple[Step, ...]:
         "doctor": ("doctor",),
         "kernels": ("kernels", "--arch", _architecture_here()),
         **_conformance(folder),
-        "controls": (*controls, "--json", str(folder / "controls.json")),
+        "controls": (*controls, "--out", str(_unused(folder / "controls"))),
     }
     return (
         *(

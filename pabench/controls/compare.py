@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,18 +71,3 @@ def compare(verdict: Verdict, folder: Path, program: Path, *, deadline_s: float 
     if control.faulty and control.tool == "none":
         return Compared(ours=verdict, theirs=None)
     return Compared(ours=verdict, theirs=watch(control, folder, program, deadline_s=deadline_s))
-
-
-def tool_counts(compared: Sequence[Compared]) -> dict[str, int]:
-    """Return ``looked_for, flagged, missed, twins_flagged`` of compute-sanitizer.
-
-    A control that it had to be ended at counts as missed: the tool said nothing.
-    """
-    looked = [c for c in compared if c.control.faulty and c.theirs is not None]
-    flagged = sum(c.state == "flagged" for c in looked)
-    return {
-        "looked_for": len(looked),
-        "flagged": flagged,
-        "missed": len(looked) - flagged,
-        "twins_flagged": sum(c.state == "flagged" for c in compared if not c.control.faulty),
-    }

@@ -187,8 +187,9 @@ class Engine:
 
         threads = [threading.Thread(target=run, args=(shard,), daemon=True) for shard in self._shards]
         work.threads = threads
-        for thread in threads:
-            thread.start()
+        with no_stop():  # whoever stops them waits for all to end, which needs all to have begun
+            for thread in threads:
+                thread.start()
         left = len(threads)
         while left:
             work.record()

@@ -6,16 +6,12 @@ for 16-bit outputs, because the last rounding alone reaches the bound.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pabench.cores import usable_cores
-from pabench.judge.threads import one_blas_thread
 from pabench.judge.verdict import Verdict, judge
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import DTYPES, E4M3
@@ -28,7 +24,6 @@ from pabench.selftest.simulated import Make, random_make
 KINDS = (*FEATURES, "plain", "all", *CACHE_FEATURES, "masks")
 """What the cases of a trial have: a feature, nothing beyond plain attention, any of ``FEATURES``, a mask."""
 DIMS_APART = ((24, 16), (16, 24), (72, 64))
-CHUNK = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,39 +42,14 @@ class Trial:
     failure: str | None
 
 
-def calibrate(trials: int, *, seed: int = 0, processes: int | None = None) -> Iterator[Trial]:
-    """Yield the outcome of ``trials`` trials, the kinds in turn, in their order.
-
-    Args:
-        trials: how many, over all kinds.
-        seed: of cases and makes.
-        processes: how many at a time; by default one a core.
-    """
-    starts = range(0, trials, CHUNK)
-    spans = [(seed, start, min(start + CHUNK, trials)) for start in starts]
-    workers = processes or usable_cores()
-    # forked processes would inherit the threads of libraries in an unknown state
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(spans)), mp_context=context) as pool:
-        try:
-            for found in pool.map(_span, spans):
-                yield from found
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _span(span: tuple[int, int, int]) -> list[Trial]:
-    seed, start, stop = span
-    found = []
-    with one_blas_thread():
-        for number in range(start, stop):
-            kind = KINDS[number % len(KINDS)]
-            case, make, verdict = trial(kind, number, seed)
-            failure = None if verdict.passed else f"{kind} {number}: {verdict.text}; {make}; {case.to_dict()}"
-            dtype, ratio = case.problem.dtype, verdict.max_ratio
-            found.append(Trial(kind=kind, number=number, dtype=dtype, ratio=ratio, failure=failure))
-    return found
+def calibrate(*, start: int, stop: int, seed: int = 0) -> Iterator[Trial]:
+    """Yield the outcome of trials ``start`` to ``stop`` - 1, the kinds in turn, drawn from ``seed``."""
+    for number in range(start, stop):
+        kind = KINDS[number % len(KINDS)]
+        case, make, verdict = trial(kind, number, seed)
+        failure = None if verdict.passed else f"{kind} {number}: {verdict.text}; {make}; {case.to_dict()}"
+        dtype, ratio = case.problem.dtype, verdict.max_ratio
+        yield Trial(kind=kind, number=number, dtype=dtype, ratio=ratio, failure=failure)
 
 
 def random_case(kind: str, rng: np.random.Generator, *, longest: int = 200) -> Case:

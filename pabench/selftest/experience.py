@@ -7,7 +7,6 @@ those that compile nothing that the fault is in: with the same cases they do wha
 from __future__ import annotations
 
 import re
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,12 +21,11 @@ SHORTEST_SECONDS = 0.001
 
 @dataclass(slots=True)
 class Experience:
-    """Of one run of the matrix; threads may share it."""
+    """Of one killer."""
 
     _reached: dict[tuple[object, str], frozenset[str]] = field(default_factory=dict)
     _seconds: dict[tuple[object, str], float] = field(default_factory=dict)
     _kills: Counter[tuple[str, str]] = field(default_factory=Counter)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def passed(self, stage: object, question: str, *, seconds: float, reached: Sequence[str]) -> None:
         """Remember that ``question`` was answered.
@@ -38,14 +36,12 @@ class Experience:
             seconds: that it took.
             reached: names of the kernel files that it compiled or loaded.
         """
-        with self._lock:
-            self._reached[stage, question] = frozenset(reached)
-            self._seconds[stage, question] = seconds
+        self._reached[stage, question] = frozenset(reached)
+        self._seconds[stage, question] = seconds
 
     def killed(self, file: str, question: str) -> None:
         """Remember that ``question`` killed a mutant of ``file``."""
-        with self._lock:
-            self._kills[file, question] += 1
+        self._kills[file, question] += 1
 
     def order(
         self, stage: object, file: str, units: frozenset[str] | None, questions: Sequence[str]
@@ -65,10 +61,9 @@ class Experience:
             seconds = self._seconds.get((stage, question), UNKNOWN_SECONDS)
             return (self._kills[file, question] + likely) / max(seconds, SHORTEST_SECONDS)
 
-        with self._lock:
-            sighted = [
-                question
-                for question in questions
-                if units is None or units & self._reached.get((stage, question), units)
-            ]
-            return tuple(sorted(sighted, key=merit, reverse=True))
+        sighted = [
+            question
+            for question in questions
+            if units is None or units & self._reached.get((stage, question), units)
+        ]
+        return tuple(sorted(sighted, key=merit, reverse=True))

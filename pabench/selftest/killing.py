@@ -9,7 +9,7 @@ first, those leading that have killed most so far, and the checked device comes 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,8 @@ from pabench.selftest.mutants import Mutant, overlay, overlay_package
 from pabench.selftest.own_subjects import Subject, subjects_of, units_of
 
 DEADLINE_S = 30.0
-"""Silence of a worker that counts as hanging; compiling a kernel is silence too."""
-PTX_DEADLINE_S = 60.0
-"""The same where NVRTC compiles first."""
+PTX_FACTOR = 2
+"""How much longer a worker may be silent where NVRTC compiles first."""
 EMULATED, PTX = "emulated", "ptx:sm_80"
 ASSEMBLY = "pab/intrinsics_cuda.cuh"
 """What the emulated device has in C++ of its own: faults in it show where the compiled code runs."""
@@ -83,14 +82,12 @@ class Fate:
         mutant: the mutant.
         kills: one a seed, None where it lived.
         refused: why it could not be judged: it does not compile, or nothing here is made of its file.
-        error: what went wrong in judging it, which is no verdict on the suite.
         cases: generated problems that it survived.
     """
 
     mutant: Mutant
     kills: tuple[Kill | None, ...] = ()
     refused: str | None = None
-    error: str | None = None
     cases: int = 0
 
     @property
@@ -100,9 +97,7 @@ class Fate:
 
     @property
     def status(self) -> str:
-        """``killed`` under every seed, ``lives`` under one at least, ``refused`` or ``error``."""
-        if self.error is not None:
-            return "error"
+        """``killed`` under every seed, ``lives`` under one at least, or ``refused``."""
         if self.refused is not None:
             return "refused"
         return "killed" if self.killed == len(self.kills) else "lives"
@@ -113,24 +108,18 @@ class Fate:
         ratios = [kill.max_ratio for kill in self.kills if kill is not None and kill.max_ratio is not None]
         return min(ratios, default=None)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        checks = sorted({f"{kill.subject}/{kill.check}" for kill in self.kills if kill is not None})
-        first = next((kill.text for kill in self.kills if kill is not None), None)
+    def details(self) -> dict[str, Any]:
+        """Return what a record tells beside its figures, as JSON values."""
+        kills = [kill for kill in self.kills if kill is not None]
         return {
-            "id": self.mutant.id,
             "file": self.mutant.file,
             "before": self.mutant.before,
             "after": self.mutant.after,
             "trigger": self.mutant.trigger,
             "named": self.mutant.killed_by,
-            "status": self.status,
-            "killed": self.killed,
-            "seeds": len(self.kills),
-            "checks": checks,
-            "smallest_ratio": self.smallest_ratio,
-            "text": first or self.refused or self.error,
-            "cases_survived": self.cases,
+            "by_name": bool(self.kills) and all(k and k.is_by(self.mutant.killed_by) for k in self.kills),
+            "checks": sorted({f"{kill.subject}/{kill.check}" for kill in kills}),
+            "text": kills[0].text if kills else None,
         }
 
 
@@ -161,26 +150,34 @@ class Killer:
 
     Args:
         seeds: of the generated cases.
-        experience: shared with others who judge at the same time, and added to.
         hasty: go no further than the first rounds, where no check is named.
+        deadline_s: seconds of silence of a worker that count as hanging; compiling a kernel is silence too.
+        note: told each question that is asked.
     """
 
     def __init__(
         self,
         *,
         seeds: Sequence[int],
-        experience: Experience | None = None,
         hasty: bool = False,
+        deadline_s: float = DEADLINE_S,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._seeds = seeds
-        self._experience = experience or Experience()
-        self._hasty = hasty
+        self._seeds, self._hasty = seeds, hasty
+        self._deadline_s, self._note = deadline_s, note
+        # NVRTC compiles first
+        self._ptx_deadline_s = PTX_FACTOR * deadline_s
+        self._experience = Experience()
         self._shard: WorkerShard | None = None
 
     def __enter__(self) -> Killer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker."""
         if self._shard is not None:
             self._shard.close()
 
@@ -247,7 +244,7 @@ class Killer:
             poll_seconds=POLL_SECONDS,
             flags=CHEAP,
         )
-        deadline_s = DEADLINE_S if device.name == EMULATED else PTX_DEADLINE_S
+        deadline_s = self._deadline_s if device.name == EMULATED else self._ptx_deadline_s
         plug = Conformance(_request(stage, asked, seed), device=device, deadline_s=deadline_s, path=path)
         try:
             shard, items = self._begin(plug)
@@ -256,6 +253,7 @@ class Killer:
             return _kill("loading", stage.subject.name, f"{type(refused).__name__}: {refused}"), 0
         cases = 0
         for item in items:
+            self._note(f"seed {seed}: {item.label}")
             record = shard.run(item, lambda text: None).record
             cases += int(record.figures["cases"].value or 0)
             if record.status in BROKEN:
@@ -269,7 +267,7 @@ class Killer:
     def _begin(self, plug: Conformance) -> tuple[WorkerShard, Sequence[CheckItem]]:
         """A judge for the stage: the one of the stage before, which need not be started again."""
         # for one who asks PTX devices as well
-        silence_s = plug.silence_s(PTX_DEADLINE_S)
+        silence_s = plug.silence_s(self._ptx_deadline_s)
         if self._shard is None:
             self._shard = WorkerShard(plug, deadline_s=silence_s)
             facts = self._shard.open()

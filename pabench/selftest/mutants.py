@@ -17,6 +17,8 @@ copy of a Python module; the sources themselves are never touched.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 from dataclasses import dataclass, fields, replace
@@ -108,7 +110,7 @@ def load_mutants(path: Path) -> tuple[Mutant, ...]:
     mutants: dict[str, Mutant] = {}
     for number, entry in enumerate(entries, start=1):
         try:
-            mutant = _mutant(entry)
+            mutant = mutant_of_dict(entry)
             if mutant.id in mutants:
                 raise InvalidCase("id", mutant.id, "must be unique in its file")
         except InvalidCase as error:
@@ -117,7 +119,12 @@ def load_mutants(path: Path) -> tuple[Mutant, ...]:
     return tuple(mutants.values())
 
 
-def _mutant(entry: Any) -> Mutant:
+def mutant_of_dict(entry: Any) -> Mutant:
+    """Return the mutant of a table, or of the dictionary of one.
+
+    Raises:
+        InvalidCase: a field is missing, unknown or wrong.
+    """
     names = {field.name for field in fields(Mutant)}
     check_fields(entry, names - {"also", "subject"}, names)
     bugs, also = entry["bugs"], entry.get("also", [])
@@ -126,6 +133,12 @@ def _mutant(entry: Any) -> Mutant:
     given["also"] = tuple(tuple(pair) for pair in also) if pairs else also
     mutant = Mutant(**{**entry, **given})
     return replace(mutant, file=present_file(mutant.file))
+
+
+def content_id(mutant: Mutant) -> str:
+    """Return a short hash of the fault and of the check that is named for it."""
+    told = [mutant.file, mutant.before, mutant.after, mutant.also, mutant.killed_by]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
 
 
 def present_file(file: str) -> str:

@@ -165,8 +165,8 @@ def test_gpu_checks_to_their_end_with_packages_missing(
     for name in SUBJECTS:
         record = read_run(run_folder / f"conformance-{name}").record
         assert record["provenance"]["device"]["description"] == "Stand-in 3000, CUDA driver 13.2"
-    told = json.loads((run_folder / "controls.json").read_text())
-    assert [one["compute_sanitizer"]["state"] for one in told["results"]] == ["clean", "clean"]
+    told = read_run(run_folder / "controls").records
+    assert [one.details["compute_sanitizer"]["state"] for one in told] == ["clean", "clean"]
     assert "Stand-in 3000 (sm_90)" in (run_folder / "doctor.log").read_text()
 
 

@@ -149,7 +149,7 @@ COMMANDS = {
     "memory": ["memory", "--model", "llama-3-8b", "--requests", "9"],
     "list": ["list", "lengths"],
     "doctor": ["doctor"],
-    "selftest": ["selftest", "--calibrate", "1"],
+    "selftest": ["selftest", "--calibrate", "1", "--out", "run"],
     "help": ["--help"],
 }
 

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,6 @@ from pabench.cli.main import run
 from pabench.controls import hold
 from pabench.controls.hold import control_device, controls_hold
 from pabench.controls.model import Buffer
-from pabench.controls.run import counts, run_controls
 from pabench.controls.table import controls_dir, load_controls
 from pabench.controls.verdict import Observation, judge, problem_of
 from pabench.device.base import KernelSource
@@ -25,6 +25,9 @@ from pabench.device.headers import EMULATOR
 from pabench.device.nvrtc import compile_cubin
 from pabench.errors import CompileError, LaunchError
 from pabench.resources import resource_dir
+from pabench.run.record import Record, Status, Subject
+from pabench.selftest.controls import counts
+from tests.support.controls import verdicts_of
 
 FOLDER = controls_dir()
 CONTROLS = load_controls()
@@ -71,18 +74,9 @@ def test_controls_sample_has_every_file_and_class() -> None:
 
 @pytest.mark.slow
 def test_controls_are_judged_right() -> None:
-    told: list[str] = []
-    verdicts = run_controls(SAMPLE, FOLDER, seeds=range(3), on_verdict=lambda v: told.append(v.control.id))
+    verdicts = verdicts_of(SAMPLE, seeds=3)
     assert [v.problem for v in verdicts if v.problem] == []
-    assert told == [v.control.id for v in verdicts] == [c.id for c in SAMPLE]
     assert all(v.flagged == (3 if v.control.faulty else 0) for v in verdicts)
-    faulty = sum(c.faulty for c in SAMPLE)
-    assert counts(verdicts) == {
-        "controls": faulty,
-        "right": faulty,
-        "twins": len(SAMPLE) - faulty,
-        "false_alarms": 0,
-    }
 
 
 @pytest.mark.parametrize(
@@ -152,7 +146,6 @@ def test_controls_verdict_judges_what_a_twin_leaves(device: CheckedDevice) -> No
     out = dataclasses.replace(twin.args[1], equals=(*range(32, 94, 2), 7))
     verdict = judge(dataclasses.replace(twin, args=(twin.args[0], out, twin.args[2])), FOLDER, device, [0])
     assert verdict.problem == "seed 0: out[31] = 94, must be 7"
-    assert counts([verdict]) == {"controls": 0, "right": 0, "twins": 1, "false_alarms": 1}
 
 
 def test_controls_that_do_not_fit_their_kernel_are_refused(device: CheckedDevice) -> None:
@@ -197,27 +190,45 @@ def test_controls_hold_refuses_headers_that_do_not_compile(tmp_path: Path) -> No
 
 
 def test_selftest_prints_a_table_and_writes_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    file = tmp_path / "c.json"
-    assert run(["selftest", "--controls", "--seeds", "2", "--only", "basics.cu", "--json", str(file)]) == 0
+    file, out = tmp_path / "c.json", tmp_path / "run"
+    asked = ["selftest", "--controls", "--seeds", "2", "--only", "basics.cu", "--json", str(file)]
+    assert run([*asked, "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["control", "expected", "found", "place", "seeds"]
     assert lines[1].split() == ["past_table_by_one", "memory", "memory", "yes", "2/2"]
     assert lines[2].split() == ["table_to_its_end", "none", "-", "-", "0/2"]
-    assert lines[-1].startswith("4/4 flagged, 0 false alarms in 4 twins, 2 schedules each")
+    assert lines[-2:] == [
+        "4/4 flagged, 0 false alarms in 4 twins, 2 schedules each",
+        f"report: {out / 'report.html'}",
+    ]
     told = json.loads(file.read_text())
     assert (told["controls"], told["right"], told["twins"], told["false_alarms"]) == (4, 4, 4, 0)
-    first = told["results"][0]
-    assert (first["id"], first["found"], first["place_right"]) == ("past_table_by_one", ["memory"], True)
+    first = told["records"][0]
+    assert (first["id"], first["status"], first["device"]) == ("past_table_by_one", "passed", "emulated")
+    assert (first["details"]["found"], first["details"]["place_right"]) == (["memory"], True)
     (line,) = BY_ID["past_table_by_one"].marks
-    assert f"basics.cu:{line} " in first["example"]
+    assert f"basics.cu:{line} " in first["details"]["example"]
+    assert "past_table_by_one" in (out / "report.html").read_text()
+    assert run([*asked, "--resume", "--out", str(out)]) == 0  # nothing is asked again
+    assert len((out / "journal.jsonl").read_text().splitlines()) == 8
 
 
 @pytest.mark.usefixtures("blind")
-def test_selftest_fails_for_a_blind_checker(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["selftest", "--controls", "--seeds", "1", "--only", "shared_tail_unwritten"]) == 1
+def test_selftest_fails_for_a_blind_checker(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    asked = ["selftest", "--controls", "--seeds", "1", "--only", "shared_tail_unwritten"]
+    assert run([*asked, "--out", str(tmp_path / "run")]) == 1
     out = capsys.readouterr().out
-    assert "WRONG shared_tail_unwritten (sums a shared tile whose tail nobody filled): seed 0: missed" in out
+    assert "WRONG shared_tail_unwritten: sums a shared tile whose tail nobody filled: seed 0: missed" in out
     assert "0/1 flagged, 0 false alarms in 0 twins" in out
+
+
+def test_selftest_counts_a_twin_that_fails_as_a_false_alarm() -> None:
+    def record(expected: str, status: Status) -> Record:
+        asked: dict[str, Any] = dict.fromkeys(("kind", "id", "label", "device"), "x") | {"status": status}
+        return Record(**asked, subject=Subject(kind="control", name="x"), details={"expected": expected})
+
+    told = [record("none", Status.FAILED), record("race", Status.FAILED), record("race", Status.PASSED)]
+    assert counts(told) == {"controls": 2, "right": 1, "twins": 1, "false_alarms": 1}
 
 
 @pytest.mark.parametrize(
@@ -225,6 +236,7 @@ def test_selftest_fails_for_a_blind_checker(capsys: pytest.CaptureFixture[str]) 
     [
         ([], "exactly one thing to test must be named"),
         (["--controls", "--device", "tpu"], "unknown device 'tpu'"),
+        (["--controls", "--checked"], "--checked: pabench selftest has no use for it"),
         (["--controls", "--only", "past_tabel_by_one"], "did you mean 'past_table_by_one'?"),
         (["--controls", "--seeds", "0"], "0 is not in the range"),
         (["--controls", "--json", "absent/c.json"], "must be a file in an existing folder"),

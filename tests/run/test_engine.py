@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -129,6 +130,25 @@ def test_example_stopped_while_the_folder_is_made_is_closed_too(
     assert (run.record["status"], run.record["exit_code"]) == ("interrupted", 2)
     assert not run.records
     assert (out / "report.html").is_file()
+
+
+def test_engine_stopped_while_its_shards_begin_waits_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    sent: list[threading.Thread] = []
+
+    def stopped(thread: threading.Thread) -> None:
+        if threading.current_thread() is threading.main_thread() and not sent:
+            sent.append(thread)
+            os.kill(os.getpid(), signal.SIGTERM)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", stopped)
+    found = run_plug(TOY.Toy(["noon", "level"]), tmp_path / "run", jobs=2)
+    assert sent
+    assert (found.interrupted, found.exit_code) == (True, 2)
+    assert read_run(tmp_path / "run").record["status"] == "interrupted"
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])

@@ -144,7 +144,6 @@ def test_output_may_be_what_can_be_written(tmp_path: Path) -> None:
         (["model", "--html"], "--html"),
         (["model", "--capture"], "--capture"),
         (["selftest", "--calibrate", "1", "--json"], "--json"),
-        (["selftest", "--mutants", "--out"], "--out"),
         (["serving", "--reproduce"], "--reproduce"),
         (["report", "absent", "--out"], "--out"),
     ],

@@ -14,8 +14,10 @@ from pabench.checks.suite import questions_for
 from pabench.cli.main import run
 from pabench.errors import EnvironmentRefused, UsageError
 from pabench.resources import resource_dir
+from pabench.run.plug import Facts
+from pabench.selftest.calibration import Trial
 from pabench.selftest.killing import Fate, Kill, Killer, stages_of
-from pabench.selftest.matrix import counts
+from pabench.selftest.kills import Mutants, counts, record_of_fate
 from pabench.selftest.mutants import Mutant, load_mutants, mutated
 from pabench.selftest.mutation import changes_of, excuse_for, generated, mutant_of
 from pabench.selftest.own_subjects import SUBJECTS, subjects_of
@@ -172,6 +174,28 @@ def test_selftest_mutants_generated_fit_the_kernels_and_repeat() -> None:
         generated(99_999, seed=0)
 
 
+FACTS = Facts(device="emulated", description="")
+
+
+def test_selftest_mutants_resumed_patiently_judges_again_what_lived_in_haste() -> None:
+    mutants = [
+        Mutant(id=name, file="a.cu", before="a", after=name, **FIELDS) for name in ("dies", "lives", "new")
+    ]
+    hasty, patient = (Mutants(mutants, seeds=1, hasty=h, deadline_s=30, config={}) for h in (True, False))
+    kill = Kill(check="decode[normal]", subject="rawkernel", text="wrong", max_ratio=7.0)
+    done = [
+        record_of_fate(item.blank("emulated"), Fate(mutant=mutant, kills=(found,)))
+        for item, mutant, found in zip(hasty.items(FACTS), mutants[:2], (kill, None), strict=False)
+    ]
+    assert hasty.config(FACTS) == patient.config(FACTS)
+    assert not {item.id for item in hasty.items(FACTS)} & {item.id for item in patient.items(FACTS)}
+    spared = [patient.spare(item, done) for item in patient.items(FACTS)]
+    assert [None if one is None else str(one.status) for one in spared] == ["passed", None, None]
+    assert spared[0] is not None
+    assert spared[0].id == patient.items(FACTS)[0].id
+    assert [hasty.spare(item, done) for item in hasty.items(FACTS)] == [None, None, None]
+
+
 # --- the verdict --------------------------------------------------------------------------------------------
 
 
@@ -184,12 +208,14 @@ def test_selftest_mutants_fates_are_counted() -> None:
         Fate(mutant=mutant, kills=(other, kill)),
         Fate(mutant=mutant, kills=(kill, None), cases=60),
         Fate(mutant=mutant, refused="does not compile"),
-        Fate(mutant=mutant, error="judging it failed: OSError: gone"),
     ]
-    assert [fate.status for fate in fates] == ["killed", "killed", "lives", "refused", "error"]
-    assert [fate.smallest_ratio for fate in fates] == [7.0, 3.0, 7.0, None, None]
-    wanted = {"mutants": 5, "judged": 3, "killed": 2, "lives": 1, "refused": 1, "errors": 1, "by_another": 1}
-    assert counts(fates) == wanted
+    assert [fate.status for fate in fates] == ["killed", "killed", "lives", "refused"]
+    assert [fate.smallest_ratio for fate in fates] == [7.0, 3.0, 7.0, None]
+    (item,) = Mutants([mutant], seeds=2, hasty=False, deadline_s=30, config={}).items(FACTS)
+    records = [record_of_fate(item.blank("emulated"), fate) for fate in fates]
+    assert [str(record.status) for record in records] == ["passed", "passed", "failed", "unsupported"]
+    assert records[2].reason == "survived 60 cases; 'a' -> 'b'"
+    assert counts(records) == {"judged": 3, "killed": 2, "lives": 1, "by_another": 1}
     race = Kill(check="poison", subject="rawkernel", text="wrong", max_ratio=None, found=("race",))
     assert race.is_by("race")
     assert not race.is_by("init")
@@ -224,25 +250,27 @@ def test_selftest_mutants_command_from_elsewhere(tmp_path: Path, capfd: pytest.C
         after="int x = y;",
         **{**FIELDS, "killed_by": "append"},
     )
-    path, json_file = tmp_path / "mine.toml", tmp_path / "fates.json"
+    path, json_file, out = tmp_path / "mine.toml", tmp_path / "kills.json", tmp_path / "run"
     path.write_text(as_toml(killed, CRASHING, LIVING, broken), encoding="utf-8")
     arguments = ["selftest", "--mutants", str(path), "--seeds", "1", "--json", str(json_file)]
-    arguments += ["--out", str(tmp_path / "fates.jsonl")]
+    arguments += ["--out", str(out)]
     assert run(arguments) == 1
     said = capfd.readouterr().out
     assert re.search(r"^host-pages-rounded-down +1/1 +host/allocator-invariants", said, re.MULTILINE)
     assert re.search(r"^crashes +1/1 +host/", said, re.MULTILINE)
-    lives = r"^LIVES says-it-otherwise \(subjects/allocators/host_state\.py\): survived \d+ cases"
+    lives = r"^LIVES says-it-otherwise in subjects/allocators/host_state\.py: survived \d+ cases"
     assert re.search(lives, said, re.MULTILINE)
-    assert re.search(r"^REFUSED no-code \(kv_append\.cu\): does not compile", said, re.MULTILINE)
+    assert re.search(r"^NOT JUDGED no-code in kv_append\.cu: does not compile", said, re.MULTILINE)
     assert "2/3 killed in 1 of 1 seeds, 1 by another check than the one named, 1 not judged" in said
-    results = {entry["id"]: entry for entry in json.loads(json_file.read_text())["results"]}
-    assert results["crashes"]["text"].startswith("aborted (SIGABRT)")
-    assert results["host-pages-rounded-down"]["text"].startswith("operation ")
-    assert results["says-it-otherwise"]["cases_survived"] > 100
-    assert run(arguments) == 1  # nothing is judged again
-    assert capfd.readouterr().out.splitlines()[:-1] == said.splitlines()[:-1]
-    assert json.loads(json_file.read_text())["results"] == list(results.values())
+    told = json.loads(json_file.read_text())
+    records = {entry["subject"]["name"]: entry for entry in told["records"]}
+    assert (told["judged"], told["killed"], told["lives"]) == (3, 2, 1)
+    assert records["crashes"]["details"]["text"].startswith("aborted (SIGABRT)")
+    assert records["host-pages-rounded-down"]["details"]["text"].startswith("operation ")
+    assert records["says-it-otherwise"]["figures"]["cases"]["value"] > 100
+    assert run([*arguments, "--resume"]) == 1  # nothing is judged again
+    assert capfd.readouterr().out == said
+    assert len((out / "journal.jsonl").read_text().splitlines()) == 4
 
 
 class FailingKiller:
@@ -252,10 +280,7 @@ class FailingKiller:
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
-    def __enter__(self) -> FailingKiller:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
+    def close(self) -> None: ...
 
     def judge(self, mutant: Mutant) -> Fate:
         if self.broken:
@@ -272,38 +297,34 @@ class FailingKiller:
 def test_selftest_mutants_one_that_cannot_be_judged_loses_no_other(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pabench.selftest.matrix.Killer", FailingKiller)
+    monkeypatch.setattr("pabench.selftest.kills.Killer", FailingKiller)
     names = ("first", "zero", "refused", "second", "third")
-    path, fates, json_file = tmp_path / "mine.toml", tmp_path / "fates.jsonl", tmp_path / "fates.json"
+    path = tmp_path / "mine.toml"
     path.write_text(
         as_toml(*(replace(LIVING, id=name, after=f"# {name}") for name in names)), encoding="utf-8"
     )
-    arguments = ["selftest", "--mutants", str(path), "--seeds", "1", "--json", str(json_file)]
-    assert run([*arguments, "--out", str(fates)]) == 3
+    arguments = ["selftest", "--mutants", str(path), "--seeds", "1", "--in-process", "--out"]
+    assert run([*arguments, str(tmp_path / "five")]) == 6
     said = capfd.readouterr()
     killed = r"^{} +1/1 +host/decode\[normal\] +2$"
     assert all(
         re.search(killed.format(name), said.out, re.MULTILINE) for name in ("first", "second", "third")
     )
-    place = r"\(test_selftest_mutants\.py:\d+\)"
-    failed = rf"^ERROR zero \(\S+\): judging it failed: ZeroDivisionError: division by zero {place}$"
-    assert re.search(failed, said.out, re.MULTILINE)
-    assert "ERROR refused (subjects/allocators/host_state.py): judging it failed: cannot write /x" in said.out
-    assert (
-        "3/3 killed in 1 of 1 seeds, 3 by another check than the one named, 2 with an internal error"
-        in said.out
-    )
+    place = r"\(test_selftest_mutants\.py:\d+ in judge\)"
+    begin = r"judging it failed: ZeroDivisionError: division by zero"
+    assert re.search(rf"^INCONCLUSIVE zero in \S+: {begin} {place}$", said.out, re.MULTILINE)
+    refused = "INCONCLUSIVE refused in subjects/allocators/host_state.py: judging it failed: cannot write /x"
+    assert refused in said.out
+    assert "3/3 killed in 1 of 1 seeds, 3 by another check than the one named, 2 not judged" in said.out
     assert "Traceback" not in said.out + said.err
-    results = json.loads(json_file.read_text())["results"]
-    assert [entry["status"] for entry in results] == ["killed", "error", "error", "killed", "killed"]
-    # an error is no verdict to go on from
-    assert len(fates.read_text().splitlines()) == 3
+    lines = (tmp_path / "five" / "journal.jsonl").read_text().splitlines()
+    statuses = [json.loads(line)["status"] for line in lines]
+    assert statuses == ["passed", "inconclusive", "inconclusive", "passed", "passed"]
     path.write_text(
         as_toml(LIVING, replace(LIVING, id="zero"), replace(LIVING, id="alive")), encoding="utf-8"
     )
-    assert run(arguments) == 1  # what is wrong weighs more than what is not known
-    path.write_text(as_toml(replace(LIVING, id="zero")), encoding="utf-8")
-    assert run(arguments) == 3
+    # what is wrong weighs more than what is not known
+    assert run([*arguments, str(tmp_path / "three")]) == 1
 
 
 def test_selftest_mutants_killer_leaves_the_sources_alone() -> None:
@@ -331,8 +352,8 @@ def test_selftest_mutants_killer_leaves_the_sources_alone() -> None:
         (["--mutants", "--only", "nobody"], "nobody"),
         (["--mutants", "--device", "cuda"], "--device: is for --controls"),
         (["--mutants", "--hasty"], "--hasty: is for --generate"),
-        (["--calibrate", "9", "--out", "x.jsonl"], "--out: is for --mutants and --generate"),
-        (["--generate", "9", "--out", "/absent/x.jsonl"], "--out '/absent/x.jsonl': must be a file"),
+        (["--calibrate", "9", "--hasty"], "--hasty: is for --generate"),
+        (["--generate", "9", "--out", __file__], "is not a folder"),
         (["--generate", "0"], "0 is not in the range"),
         (["--calibrate", "0"], "0 is not in the range"),
         (["--calibrate", "9", "--json", "/absent/x.json"], "must be a file in an existing folder"),
@@ -350,9 +371,29 @@ def test_selftest_mutants_command_refuses(
 
 def test_selftest_calibrate_passes_right_kernels(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     json_file = tmp_path / "c.json"
-    assert run(["selftest", "--calibrate", "120", "--seed", "5", "--json", str(json_file)]) == 0
+    asked = ["selftest", "--calibrate", "120", "--seed", "5", "--json", str(json_file)]
+    assert run([*asked, "--out", str(tmp_path / "run")]) == 0
     assert "120/120 right kernels pass, seed 5" in capfd.readouterr().out
-    record = json.loads(json_file.read_text())
-    ratios = [ratio for of_kind in record["largest_ratio"].values() for ratio in of_kind.values()]
+    told = json.loads(json_file.read_text())
+    ratios = [ratio for of_kind in told["largest_ratio"].values() for ratio in of_kind.values()]
     assert 0.3 < max(ratios) <= 1.0
-    assert (record["trials"], record["false_alarms"], record["failures"]) == (120, 0, [])
+    trials = [one["figures"]["trials"]["value"] for one in told["records"]]
+    assert (trials, [one["details"]["failures"] for one in told["records"]]) == ([50, 50, 20], [[]] * 3)
+
+
+def test_selftest_calibrate_shows_a_right_kernel_that_fails(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_alarm(*, start: int, stop: int, seed: int) -> list[Trial]:
+        return [
+            Trial(kind="plain", number=n, dtype="float16", ratio=n / 60, failure="why" if n == 70 else None)
+            for n in range(start, stop)
+        ]
+
+    monkeypatch.setattr("pabench.selftest.bound.calibrate", one_alarm)
+    asked = ["selftest", "--calibrate", "100", "--in-process", "--out", str(tmp_path / "run")]
+    assert run(asked) == 1
+    said = capfd.readouterr().out
+    assert "FALSE ALARM why" in said
+    assert re.search(r"^plain +- +1\.650 ", said, re.MULTILINE)
+    assert "99/100 right kernels pass, seed 0" in said

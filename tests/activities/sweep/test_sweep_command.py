@@ -471,8 +471,8 @@ def test_sweep_stopped_in_the_middle_loses_no_cell_and_repeats_none(number: sign
     assert process.returncode == (-9 if number == signal.SIGKILL else 2), error
     before = Path("out/journal.jsonl").read_bytes()
     finished = before[: before.rfind(b"\n") + 1]
-    # a signal that can be heard leaves a line of the cell in work
-    assert finished.count(b"\n") == (2 if number == signal.SIGKILL else 3)
+    # a signal that can be heard leaves a line of the cell in work, if it does not come between two cells
+    assert finished.count(b"\n") in ((2,) if number == signal.SIGKILL else (2, 3))
     assert record()["status"] == ("running" if number == signal.SIGKILL else "interrupted")
     resumed = start_slow("--resume", "--out", "out")
     _, error = resumed.communicate(timeout=300)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.controls.run import run_controls
-from pabench.controls.table import controls_dir, load_controls
+from pabench.controls.table import load_controls
 from pabench.device.base import KernelSource, Launch
 from pabench.device.checked import CheckedDevice, KernelFindings
 from pabench.device.ptx.device import CheckedPtxDevice
@@ -21,6 +20,7 @@ from pabench.resources import resource_dir
 from pabench.subjects.backends.base import attend
 from pabench.subjects.registry import load_backend
 from tests.device.ptx.test_device import needs_nvrtc
+from tests.support.controls import verdicts_of
 
 NEIGHBOUR = """extern "C" __global__ void neighbour(int* out) {
   __shared__ int room[32];
@@ -38,7 +38,7 @@ WANT = np.array([[(t + 1) % 32 + r for t in range(32)] for r in range(4)], np.in
 @needs_nvrtc
 @pytest.mark.slow
 def test_controls_from_ptx_have_their_verdicts() -> None:
-    verdicts = run_controls(load_controls(), controls_dir(), seeds=range(2), device_name="ptx:sm_80")
+    verdicts = verdicts_of(load_controls(), seeds=2, device="ptx:sm_80")
     assert [f"{v.control.id}: {v.problem}" for v in verdicts if v.problem] == []
     assert sum(v.control.faulty for v in verdicts) > 80
 

@@ -1,0 +1,161 @@
+"""Planted faults as a plug for the engine: an item a mutant, passed when the suite kills it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from pabench.device.compiler import find_compiler
+from pabench.errors import PabenchError
+from pabench.run.figures import figures_of
+from pabench.run.plug import ActivityBase, Answer, BenchBase, Env, Facts
+from pabench.run.record import Record, Status
+from pabench.selftest.item import KIND, TestItem
+from pabench.selftest.killing import EMULATED, Fate, Killer
+from pabench.selftest.mutants import Mutant, content_id, mutant_of_dict
+from pabench.tracebacks import described
+
+STATUS = {"killed": Status.PASSED, "lives": Status.FAILED, "refused": Status.UNSUPPORTED}
+SILENCE_S = 3600.0
+"""The killer's own workers have deadlines; what waits for them is not looked at before."""
+SHOWN = 100
+
+
+class Mutants(ActivityBase):
+    """Each mutant under each seed.
+
+    Args:
+        mutants: any; those whose file nothing here is made of come out as unsupported.
+        seeds: how many seeds of generated cases, from 0.
+        hasty: go no further than the first, cheap rounds with mutants of which no check is named.  What lives
+            through those alone is judged again by a resumed run that is not hasty.
+        deadline_s: seconds that one case may take.
+        config: options as they were resolved.
+    """
+
+    kind = KIND
+    noun = "mutant"
+    bench = "pabench.selftest.kills:KillBench"
+
+    def __init__(
+        self,
+        mutants: Sequence[Mutant],
+        *,
+        seeds: int,
+        hasty: bool,
+        deadline_s: float,
+        config: Mapping[str, Any],
+    ) -> None:
+        self._mutants, self._seeds, self._hasty = tuple(mutants), seeds, hasty
+        self._deadline_s, self._config = deadline_s, config
+
+    def setup(self) -> Mapping[str, Any]:
+        """See ``Activity``."""
+        return {"seeds": self._seeds, "hasty": self._hasty, "deadline_s": self._deadline_s}
+
+    def items(self, facts: Facts) -> Sequence[TestItem]:
+        """See ``Activity``."""
+        return [self._item(mutant, hasty=self._hasty) for mutant in self._mutants]
+
+    def config(self, facts: Facts) -> Mapping[str, Any]:
+        """See ``Activity``."""
+        return {**self._config, "seeds": self._seeds}
+
+    def spare(self, item: TestItem, done: Sequence[Record]) -> Record | None:
+        """Leave out what a hasty search has killed."""
+        if self._hasty:
+            return None
+        hasty = self._item(mutant_of_dict(item.asked), hasty=True).id
+        known = next((one for one in done if one.id == hasty and one.status != Status.FAILED), None)
+        return None if known is None else replace(known, id=item.id, label=item.label)
+
+    def silence_s(self, deadline_s: float) -> float:
+        """See ``Activity``."""
+        return SILENCE_S
+
+    def _item(self, mutant: Mutant, *, hasty: bool) -> TestItem:
+        return TestItem(
+            id=f"{mutant.id}-{content_id(mutant)}{'-hasty' if hasty else ''}",
+            label=f"{mutant.id} in {mutant.file}",
+            test="mutant",
+            name=mutant.id,
+            asked=asdict(mutant),
+        )
+
+
+class KillBench(BenchBase):
+    """Implements ``Bench``: a killer, replaced when judging a mutant goes wrong.
+
+    Args:
+        setup: ``seeds``, ``hasty``, ``deadline_s``.
+        env: hears which question is asked.
+    """
+
+    def __init__(self, setup: Mapping[str, Any], env: Env) -> None:
+        self._setup, self._env = setup, env
+        self._killer: Killer | None = None
+
+    def open(self) -> Mapping[str, Any]:
+        """See ``Bench``."""
+        find_compiler()
+        return {"device": EMULATED, "description": "the emulated device and its checked kind"}
+
+    def run(self, item: Mapping[str, Any]) -> Answer:
+        """See ``Bench``; whatever goes wrong in judging a mutant is no verdict, and loses no other."""
+        asked, began = TestItem(**item), time.monotonic()
+        mutant = mutant_of_dict(asked.asked)
+        if self._killer is None:
+            self._killer = Killer(
+                seeds=range(self._setup["seeds"]),
+                hasty=self._setup["hasty"],
+                deadline_s=self._setup["deadline_s"],
+                note=self._env.note,
+            )
+        try:
+            record = record_of_fate(asked.blank(EMULATED), self._killer.judge(mutant))
+        except Exception as error:
+            self.close()  # its processes may be in any state
+            text = str(error) if isinstance(error, PabenchError) else described(error)
+            said = f"judging it failed: {' '.join(text.split())}"
+            record = replace(asked.blank(EMULATED), status=Status.INCONCLUSIVE, reason=said)
+        return Answer(record=replace(record, duration_s=round(time.monotonic() - began, 3)))
+
+    def close(self) -> None:
+        """End the killer's processes."""
+        if self._killer is not None:
+            self._killer.close()
+            self._killer = None
+
+
+def record_of_fate(blank: Record, fate: Fate) -> Record:
+    """Return the record of what became of a mutant."""
+    figures: dict[str, Any] = {"cases": fate.cases}
+    if fate.kills:
+        figures |= {"killed": fate.killed, "seeds": len(fate.kills)}
+    if fate.smallest_ratio is not None:
+        figures["max_ratio"] = fate.smallest_ratio
+    reason = fate.refused
+    if fate.status == "lives":
+        change = " ".join(f"{fate.mutant.before!r} -> {fate.mutant.after!r}".split())
+        reason = f"survived {fate.cases} cases; {change[:SHOWN]}"
+    return replace(
+        blank,
+        status=STATUS[fate.status],
+        reason=reason,
+        figures=figures_of(figures, dict.fromkeys(figures, "counted")),
+        details=fate.details(),
+    )
+
+
+def counts(records: Sequence[Record]) -> dict[str, int]:
+    """Return ``judged, killed, lives`` and ``by_another`` check than the one named."""
+    judged = [one for one in records if one.status in (Status.PASSED, Status.FAILED)]
+    killed = [one for one in judged if one.status == Status.PASSED]
+    return {
+        "judged": len(judged),
+        "killed": len(killed),
+        "lives": len(judged) - len(killed),
+        "by_another": sum(not one.details["by_name"] for one in killed),
+    }
