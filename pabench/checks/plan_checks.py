@@ -42,7 +42,7 @@ def check_plans(case: Case, backend: Backend, device: Device) -> Outcome:
         if not outcome.passed:
             return replace(outcome, text=f"plan {number} of two: {outcome.text}")
         worst = max(worst, outcome.max_ratio or 0.0)
-        seen.append((_copied(returned), returned))
+        seen.append((copied_output(returned), returned))
     for number, ((tensors, plan), (before, returned)) in enumerate(zip(plans, seen, strict=True), start=1):
         # looked at before anything is run again: what was returned may be memory that the other one uses too
         if changed := find_difference(tensors.case, returned_now(backend, plan, returned), before):
@@ -61,7 +61,8 @@ def returned_now(backend: Backend, plan: Any, returned: AttentionOutput) -> Atte
     return returned if again is None else again(plan)
 
 
-def _copied(output: AttentionOutput) -> AttentionOutput:
+def copied_output(output: AttentionOutput) -> AttentionOutput:
+    """Return ``output`` in memory of its own."""
     return AttentionOutput(out=output.out.copy(), lse=None if output.lse is None else output.lse.copy())
 
 

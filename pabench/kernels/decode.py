@@ -204,6 +204,7 @@ def plan_decode(
     split_tiles = np.int32(split_tokens // shape.tile_tokens)
     heads = (np.int32(problem.num_qo_heads), np.int32(problem.num_kv_heads))
     page, token, head = pool.element_strides
+    k, v = pool.k, pool.v
     plan = Launch(
         entry=PLAN,
         grid=(1, 1, 1),
@@ -222,7 +223,7 @@ def plan_decode(
         block=(shape.threads, 1, 1),
         shared_bytes=shape.shared_bytes(head_dim, cached_bytes),
         args=(
-            *(q, pool.k, pool.v, block_table, kv_lens, qo_indptr, out, lse),
+            *(q, k, v, block_table, kv_lens, qo_indptr, out, lse),
             *(line, first, arrivals, partial_out, partial_max, partial_sum),
             *(np.int32(num_seqs), *heads, np.int32(problem.page_size), np.int32(max_pages)),
             *(split_tiles, np.int32(max_query_len), np.int32(problem.causal)),
@@ -232,7 +233,7 @@ def plan_decode(
         ),
     )
     module = device.load(kernel_source(device, FILE, **instance.defines))
-    return DecodePlan(module=module, launches=(plan, decode), out=out, lse=lse)
+    return DecodePlan(module=module, launches=(plan, decode), planning=1, q=q, k=k, v=v, out=out, lse=lse)
 
 
 def check_alignment(q: Any, pool: KvPool) -> None:

@@ -37,12 +37,24 @@ WARPS_WANTED = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DecodePlan:
-    """Device arrays and launches of one decode call; ``out`` and ``lse`` are written by them."""
+    """Device arrays and launches of one attention call.
+
+    Attributes:
+        module: of the kernels.
+        launches: in their order.
+        q, k, v: what the launches read that differs between the layers of a model.
+        out, lse: what they write, one a layer too.
+        planning: how many launches, from the first on, only plan: they serve all layers.
+    """
 
     module: Module
     launches: tuple[Launch, ...]
+    q: Any
+    k: Any
+    v: Any
     out: Any
     lse: Any
+    planning: int = 0
 
 
 def split_count(kv_lens: Sequence[int], num_qo_heads: int, *, num_query_tokens: int | None = None) -> int:
@@ -129,13 +141,14 @@ def plan_decode(
     partial_out = device.empty((parts, problem.value_dim), single)
     partial_max = device.empty((parts,), single)
     partial_sum = device.empty((parts,), single)
+    k, v = pool.k, pool.v
     decode = Launch(
         entry=DECODE,
         grid=(-(-rows * num_splits // WARPS), 1, 1),
         block=(THREADS, 1, 1),
         shared_bytes=shared_bytes(head_dim),
         args=(
-            *(q, pool.k, pool.v, block_table, kv_lens, out, lse, partial_out, partial_max, partial_sum),
+            *(q, k, v, block_table, kv_lens, out, lse, partial_out, partial_max, partial_sum),
             *(np.int32(rows), np.int32(heads), np.int32(problem.group_size), np.int32(problem.page_size)),
             *(np.int32(max_pages), np.int32(num_splits)),
             *(np.int64(stride) for kind in "kv" for stride in pool.strides(kind)),
@@ -154,4 +167,5 @@ def plan_decode(
         ),
     )
     launches = (decode, merge) if num_splits > 1 else (decode,)
-    return DecodePlan(module=device.load(source), launches=launches if rows else (), out=out, lse=lse)
+    module = device.load(source)
+    return DecodePlan(module=module, launches=launches if rows else (), q=q, k=k, v=v, out=out, lse=lse)

@@ -183,6 +183,7 @@ def plan_prefill(
     order = device.empty((max(1, row_blocks), 2), whole)
     causal = np.int32(problem.causal)
     page, token, head = pool.element_strides
+    k, v = pool.k, pool.v
     plan = Launch(
         entry=PLAN,
         grid=(1, 1, 1),
@@ -201,7 +202,7 @@ def plan_prefill(
         block=(shape.threads, 1, 1),
         shared_bytes=shape.shared_bytes(head_dim, cached_bytes),
         args=(
-            *(q, pool.k, pool.v, block_table, kv_lens, qo_indptr, out, lse, starts, order),
+            *(q, k, v, block_table, kv_lens, qo_indptr, out, lse, starts, order),
             *(np.int32(num_seqs), np.int32(problem.num_qo_heads), np.int32(problem.num_kv_heads)),
             *(np.int32(problem.page_size), np.int32(max_pages), causal),
             *(np.int64(page), np.int64(token), np.int64(head)),
@@ -211,4 +212,5 @@ def plan_prefill(
     )
     module = device.load(kernel_source(device, FILE, **instance.defines))
     launches = (plan, prefill) if row_blocks else ()
-    return DecodePlan(module=module, launches=launches, out=out, lse=lse)
+    planning = len(launches[:1])
+    return DecodePlan(module=module, launches=launches, planning=planning, q=q, k=k, v=v, out=out, lse=lse)

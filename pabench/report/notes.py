@@ -78,6 +78,7 @@ FIGURES = (
     "kv_bytes",
     "run_token_heads",
     "plan_ns",
+    "prepare_ns",
     "run_ns",
     "modelled_ns",
     "modelled_tokens_per_s",

@@ -11,7 +11,7 @@ from pabench.run.read import Run
 from pabench.run.record import Record
 
 SPEED_FIELDS = (
-    *("plan_ns", "run_ns", "run_token_heads"),
+    *("plan_ns", "prepare_ns", "run_ns", "run_token_heads"),
     *("modelled_ns", "modelled_tokens_per_s", "modelled_bound"),
     *("counted_modelled_ns", "counted_bound", "closed_form_modelled_ns"),
     *("achieved_gbps", "read_fraction", "floor_fraction"),

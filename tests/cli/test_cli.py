@@ -199,13 +199,23 @@ def test_cli_doctor_cache_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_cli_list_checks_names_every_check_of_the_suite(capsys: pytest.CaptureFixture[str]) -> None:
     from pabench.checks.suite import QUESTIONS
-    from pabench.subjects.backends.base import OPTIONAL, VAST_WRITES
+    from pabench.subjects.backends.base import LAYERS, OPTIONAL, VAST_WRITES
 
     assert run(["list", "checks", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in rows} == {question.check.id for question in QUESTIONS}
     assert all(row["about"].endswith(".") and "\n" not in row["about"] for row in rows)
-    judged = {"decode", "speculative", "prefill", "append", "replay", "allocator", VAST_WRITES, *OPTIONAL}
+    judged = {
+        "decode",
+        "speculative",
+        "prefill",
+        "append",
+        "replay",
+        LAYERS,
+        "allocator",
+        VAST_WRITES,
+        *OPTIONAL,
+    }
     assert {row["judges"] for row in rows} == judged
 
 

@@ -118,6 +118,7 @@ def test_cuda_times_a_cell_as_a_graph_out_of_a_cold_cache(cupy: Any) -> None:
     )
     assert line["provenance"]["run_ns"] == line["provenance"]["achieved_gbps"] == "measured"
     assert line["provenance"]["plan_ns"] == "host"
+    assert line["provenance"]["prepare_ns"] == "measured"
     assert line["run_token_heads"] == sum(LENGTHS) * 4
     assert 0 < timing["sample_max_ratio"] <= 1
 

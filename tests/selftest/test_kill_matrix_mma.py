@@ -38,7 +38,7 @@ def features_of(mutant: Mutant) -> tuple[str, ...]:
 def test_kill_matrix_mma_passes_the_right_kernel(check: str) -> None:
     notebook = examine(check, resource_dir("kernels_cuda"), backend=BACKEND, features=FEATURES)
     assert notebook.outcome is None
-    assert notebook.cases >= (9 if check.startswith("guard") else 30)
+    assert notebook.cases >= (9 if check.startswith(("guard", "layers")) else 30)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)

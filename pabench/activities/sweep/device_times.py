@@ -6,12 +6,13 @@ import time
 from typing import Any
 
 from pabench.activities.sweep.cell import Cell
+from pabench.activities.sweep.measure import PREPARE
 from pabench.activities.sweep.stopwatch import Stopwatch
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 from pabench.judge.traffic import decode_traffic
 from pabench.problem.case import Case
-from pabench.subjects.backends.base import AttentionOutput, Backend
+from pabench.subjects.backends.base import LAYERS, AttentionOutput, Backend, LayeredBackend, layered
 from pabench.timing.cold import calls_per_sample, is_cold, rotation_sets
 from pabench.timing.sampler import sample, warm_up
 
@@ -24,7 +25,7 @@ HIDDEN_NS = 2e6
 def device_times(
     cell: Cell, backend: Backend, device: Device, stopwatch: Stopwatch
 ) -> tuple[dict[str, Any], AttentionOutput]:
-    """Return ``plan_ns``, ``run_ns`` and ``timing``, and the output of a plan that was timed.
+    """Return ``plan_ns``, ``run_ns``, ``PREPARE`` and ``timing``, and the output of a plan that was timed.
 
     ``run_ns`` are samples of one call, each the mean over the calls of a sample; a call reads a set of pages
     that several others have pushed out of the cache.  ``timing`` says how it was measured.
@@ -90,7 +91,23 @@ def _measured(
         "after": None if after is None else after.moving(),
     }
     times = {"plan_ns": plan_ns, "run_ns": list(taken.values_ns), "timing": timing}
+    if LAYERS in backend.capabilities.operations:
+        times[PREPARE] = _prepare_ns(layered(backend), plans[0], stopwatch, calls)
     return times, backend.fetch(plans[0])
+
+
+def _prepare_ns(backend: LayeredBackend, plan: Any, stopwatch: Stopwatch, calls: int) -> list[float]:
+    def turn() -> None:
+        for _ in range(calls):
+            backend.prepare(plan)
+
+    replay = stopwatch.timer.capture(turn) if getattr(backend, "captures", False) else None
+
+    def once() -> float:
+        return stopwatch.elapsed(replay or turn, graph=replay is not None).device_ns / calls
+
+    warm_up(once)
+    return list(sample(once).values_ns)
 
 
 def _check_room(cell: Cell, sets: int, free_bytes: int) -> None:

@@ -14,6 +14,7 @@ from pabench.timing.gpus import gpu_by_name
 NO_SPEED: dict[str, Any] = {
     "plan_ns": None,
     "run_ns": None,
+    "prepare_ns": None,
     "run_token_heads": None,
     "modelled_ns": None,
     "modelled_tokens_per_s": None,

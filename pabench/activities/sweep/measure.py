@@ -11,11 +11,13 @@ from pabench.activities.sweep.cell import Cell
 from pabench.device.base import Device, device_kind
 from pabench.problem.case import Case
 from pabench.problem.tensors import build_tensors
-from pabench.subjects.backends.base import Backend
+from pabench.subjects.backends.base import LAYERS, Backend, layered
 
 TOKEN_HEAD_BUDGET = {"cuda": 2**23, "emulated": 2**16, "ptx": 2**16}
 """KV tokens x query heads that one run may cost.  The emulated device takes about a microsecond for each, so
 that a run stays under a tenth of a second; on a GPU the bound only keeps the host's memory in check."""
+PREPARE = "prepare_ns"
+"""Figure: of ``run_ns``, what a backend does once a step for all layers of a model."""
 SAMPLES = {"cuda": 20, "emulated": 5, "ptx": 5}
 
 
@@ -26,11 +28,13 @@ class HostTimes:
     Attributes:
         plan_ns: time of each ``plan``: upload, conversion, choice of the launch.
         run_ns: time of each ``run`` until the device has finished.
+        prepare_ns: of each, what serves all layers of a model; None where the backend has not that apart.
         token_heads: KV tokens x query heads that each run worked on.
     """
 
     plan_ns: tuple[int, ...]
     run_ns: tuple[int, ...]
+    prepare_ns: tuple[int, ...] | None
     token_heads: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -38,6 +42,7 @@ class HostTimes:
         return {
             "plan_ns": list(self.plan_ns),
             "run_ns": list(self.run_ns),
+            PREPARE: None if self.prepare_ns is None else list(self.prepare_ns),
             "run_token_heads": self.token_heads,
         }
 
@@ -77,7 +82,8 @@ def measure(cell: Cell, backend: Backend, device: Device) -> HostTimes:
     """
     case = part_case(cell)
     tensors = build_tensors(case)
-    plans, runs = [], []
+    apart = LAYERS in backend.capabilities.operations
+    plans, runs, prepared = [], [], []
     for sample in range(SAMPLES[device_kind(cell.device)] + 1):
         start = time.perf_counter_ns()
         plan = backend.plan(tensors)
@@ -89,4 +95,15 @@ def measure(cell: Cell, backend: Backend, device: Device) -> HostTimes:
         if sample:
             plans.append(planned - start)
             runs.append(finished - planned)
-    return HostTimes(plan_ns=tuple(plans), run_ns=tuple(runs), token_heads=token_heads(case))
+        if apart:
+            start = time.perf_counter_ns()
+            layered(backend).prepare(plan)
+            device.synchronize()
+            if sample:
+                prepared.append(time.perf_counter_ns() - start)
+    return HostTimes(
+        plan_ns=tuple(plans),
+        run_ns=tuple(runs),
+        prepare_ns=tuple(prepared) if apart else None,
+        token_heads=token_heads(case),
+    )

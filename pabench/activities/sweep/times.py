@@ -13,7 +13,7 @@ import numpy as np
 from pabench.activities.sweep.bulk import bulk_tensors, judge_sample, tile_nothing
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.counted import TRAFFIC_FIGURES, TRAFFIC_TIMES
-from pabench.activities.sweep.measure import part_case, token_heads
+from pabench.activities.sweep.measure import PREPARE, part_case, token_heads
 from pabench.judge.traffic import decode_traffic
 from pabench.problem.case import Case
 from pabench.subjects.backends.base import AttentionOutput, Backend
@@ -71,6 +71,8 @@ class Speed:
             said = self.task(f"{TASKS}:host_times", asked)
             figures = {name: _times(said, name) for name in HOST_FIGURES}
             words = dict.fromkeys(HOST_FIGURES, "host")
+            prepared, prepared_by = _prepared(said, "host")
+            figures, words = figures | prepared, words | prepared_by
         else:
             said = self.task(f"{TASKS}:traffic", asked)
             figures = {name: _figure(said, name) for name in (*TRAFFIC_FIGURES, *TRAFFIC_TIMES)}
@@ -95,7 +97,8 @@ class Speed:
             "dram_bytes": num_bytes,
             "achieved_gbps": num_bytes / max(1.0, median(figures["run_ns"])),
         }
-        return figures, dict(DEVICE_WORDS)
+        prepared, words = _prepared(said, "measured")
+        return figures | prepared, DEVICE_WORDS | words
 
 
 def _judged(case: Case, output: Any, backend: Backend) -> float:
@@ -110,6 +113,13 @@ def _judged(case: Case, output: Any, backend: Backend) -> float:
     if not verdict.passed:
         raise WrongOutput(verdict.text)
     return verdict.max_ratio
+
+
+def _prepared(said: Any, word: str) -> Figures:
+    """The time that serves all layers of a model, from a backend that has it apart."""
+    if not isinstance(said, dict) or said.get(PREPARE) is None:
+        return {}, {}
+    return {PREPARE: _times(said, PREPARE)}, {PREPARE: word}
 
 
 def _times(said: Any, name: str) -> list[float]:

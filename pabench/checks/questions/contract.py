@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pabench.checks.guarded import check_guard
+from pabench.checks.layer_checks import check_layers
 from pabench.checks.plan_checks import check_launch_limits, check_plans, check_replay
 from pabench.checks.question import Check, Question
 from pabench.checks.questions.append import APPEND_REJECT
@@ -18,11 +19,13 @@ from pabench.problem.features import all_features
 from pabench.problem.problem import Problem
 from pabench.strategies import batches, cases, ending_full, prefill_batches
 from pabench.strategies.drawn import Range
+from pabench.subjects.backends.base import LAYERS
 
 REJECT = Check(id="reject", operation="decode", run=check_reject)
 GUARD = Check(id="guard", operation="decode", run=check_guard)
 PLANS = Check(id="plans", operation="decode", run=check_plans)
 REPLAY = Check(id="replay", operation="replay", run=check_replay)
+LAYERED = Check(id="layers", operation=LAYERS, run=check_layers)
 LAUNCH_LIMITS = Check(id="launch-limits", operation="decode", run=check_launch_limits)
 
 CUDA_GRID_AXIS = 65_535
@@ -33,8 +36,8 @@ PLACEMENTS = ("identity", "shuffled", "reversed")
 Batches = Callable[[int], st.SearchStrategy[Batch]]
 
 
-def _plain(declared: Range, *families: str) -> Any:
-    return cases(families=families, placements=PLACEMENTS, **declared.attention)
+def _plain(declared: Range, *families: str, **more: Any) -> Any:
+    return cases(families=families, placements=PLACEMENTS, **more, **declared.attention)
 
 
 def _flush(batch: Batches) -> Callable[[Range], Any]:
@@ -85,6 +88,21 @@ CONTRACT = (
         clauses=("C6",),
         draw=lambda declared: _plain(declared, "normal", "needle"),
         share=0.25,
+    ),
+    Question(
+        check=LAYERED,
+        clauses=("C8",),
+        draw=lambda declared: cases(families=["normal", "needle"], **declared.attention),
+        share=0.15,
+    ),
+    Question(
+        check=LAYERED,
+        clauses=("C8",),
+        draw=lambda declared: _plain(declared, "normal", batch=prefill_batches),
+        label="prefill",
+        about="With several rows a sequence too, one plan serves several layers.",
+        unasked=lambda declared: None if declared.offers("prefill") else "offers no prefill",
+        share=0.1,
     ),
     Question(
         check=LAUNCH_LIMITS,

@@ -61,13 +61,25 @@ class RemoteBackend:
         """See ``Backend``."""
         number = self._subject.number()
         self._subject.call("plan", self._which, number, tensors)
-        plan = RemotePlan(number=number, life=self._subject.lives)
-        weakref.finalize(plan, self._subject.later, "release", number)
-        return plan
+        return self._planned(number)
 
     def run(self, plan: RemotePlan) -> None:
         """See ``Backend``."""
         self._on("run", plan)
+
+    def layer(self, plan: RemotePlan, q: Array, pool: KvPool) -> RemotePlan:
+        """See ``LayeredBackend``."""
+        number = self._subject.number()
+        self._on("layer", plan, number, q, pool)
+        return self._planned(number)
+
+    def prepare(self, plan: RemotePlan) -> None:
+        """See ``LayeredBackend``."""
+        self._on("prepare", plan)
+
+    def run_layer(self, plan: RemotePlan) -> None:
+        """See ``LayeredBackend``."""
+        self._on("run_layer", plan)
 
     def fetch(self, plan: RemotePlan) -> AttentionOutput:
         """See ``Backend``; what comes is a copy."""
@@ -121,10 +133,15 @@ class RemoteBackend:
     def _method(self, name: str, *given: Any, **named: Any) -> Any:
         return self._subject.call("method", self._which, name, given, named)
 
-    def _on(self, call: str, plan: RemotePlan) -> Any:
+    def _planned(self, number: int) -> RemotePlan:
+        plan = RemotePlan(number=number, life=self._subject.lives)
+        weakref.finalize(plan, self._subject.later, "release", number)
+        return plan
+
+    def _on(self, call: str, plan: RemotePlan, *given: Any) -> Any:
         if plan.life != self._subject.lives:
             raise SubjectEnded(GONE)
-        return self._subject.call(call, plan.number)
+        return self._subject.call(call, plan.number, *given)
 
 
 def own_backend(subject: Caller, facts: BackendFacts) -> RemoteBackend:

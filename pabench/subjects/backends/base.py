@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pabench.device.base import Device
 from pabench.errors import InvalidCase, UnknownName, Unsupported
@@ -29,6 +29,8 @@ OPTIONAL = {
     "merge": "merge_states",
 }
 """Operation to the method that a backend must have when it declares it; see ``CacheBackend``."""
+LAYERS = "layers"
+"""Operation of a backend of which one plan serves all layers of a model; see ``LayeredBackend``."""
 VAST_WRITES = "vast-writes"
 """Operation of a backend whose appends and copies of pages take caches larger than memory: what they return
 is then a copy of which only what is in use takes room, see ``sparse_copy``."""
@@ -43,8 +45,8 @@ class Capabilities:
         devices: device names it runs on; empty for a backend that does not launch through a pabench device.
         operations: subset of ``decode``, ``speculative`` (up to 8 query tokens a sequence), ``prefill`` (any
             number), ``append``, ``replay`` (a plan stays right when its arrays on the device change in place,
-            lengths up to those planned included, so that a captured graph can be replayed), ``VAST_WRITES``,
-            and those of ``OPTIONAL``.
+            lengths up to those planned included, so that a captured graph can be replayed), ``LAYERS``,
+            ``VAST_WRITES``, and those of ``OPTIONAL``.
         kv_layouts: subset of ``NHD``, ``HND``.
         interleaved: whether it takes strided views of K and V in one pool.
         lse: whether it returns the log-sum-exp.
@@ -154,6 +156,28 @@ class Backend(Protocol):
         """
 
 
+class LayeredBackend(Backend, Protocol):
+    """A backend that plans once for all layers of a model, and declares ``LAYERS``.
+
+    A step of a server is ``prepare`` once and ``run_layer`` for each layer; ``run`` is both for one.
+    """
+
+    def layer(self, plan: Any, q: Array, pool: KvPool) -> Any:
+        """Return the plan of another layer: its own queries, cache and output, the batch of ``plan``.
+
+        Args:
+            plan: of the first layer; block table, lengths and workspace are shared with it.
+            q: like the first layer's.
+            pool: like the first layer's: its pages lie where that one's do.
+        """
+
+    def prepare(self, plan: Any) -> None:
+        """Do what depends on lengths and block table alone, for all layers; again when these have changed."""
+
+    def run_layer(self, plan: Any) -> None:
+        """Compute the layer of a plan, one layer after the other."""
+
+
 class CacheBackend(Backend, Protocol):
     """A backend with all of ``OPTIONAL``.  Arrays are on the host; those given stay as they are."""
 
@@ -230,6 +254,13 @@ def offered(backend: Backend, operation: str) -> Callable[..., Any]:
         raise Unsupported(f"{backend.name}: no {operation}")
     method: Callable[..., Any] = getattr(backend, OPTIONAL[operation])
     return method
+
+
+def layered(backend: Backend) -> LayeredBackend:
+    """Return ``backend`` as one with layers; raises ``Unsupported`` where it does not declare them."""
+    if LAYERS not in backend.capabilities.operations:
+        raise Unsupported(f"{backend.name}: no {LAYERS}")
+    return cast(LayeredBackend, backend)
 
 
 BackendFactory = Callable[[Device], Backend]

@@ -11,6 +11,7 @@ from pabench.device.base import Device
 from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
 from pabench.kernels.decode_simple import DecodePlan, plan_decode, split_count
 from pabench.kernels.gather import plan_gather
+from pabench.kernels.layers import layer_of
 from pabench.kernels.mask_bits import mask_bits
 from pabench.kernels.merge_states import plan_merge
 from pabench.kernels.page_copy import copy_pages
@@ -22,7 +23,7 @@ from pabench.problem.problem import Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 from pabench.problem.vast import sparse_copy
-from pabench.subjects.backends.base import OPTIONAL, VAST_WRITES, AttentionOutput, Capabilities
+from pabench.subjects.backends.base import LAYERS, OPTIONAL, VAST_WRITES, AttentionOutput, Capabilities
 from pabench.subjects.backends.validate import (
     check_append,
     check_append_paged,
@@ -61,7 +62,7 @@ class RawKernelBackend:
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset(
-            {"decode", "speculative", "prefill", "append", "replay", VAST_WRITES, *OPTIONAL}
+            {"decode", "speculative", "prefill", "append", "replay", LAYERS, VAST_WRITES, *OPTIONAL}
         ),
         max_head_dim=1024,
         features=frozenset(all_features()),
@@ -95,10 +96,25 @@ class RawKernelBackend:
             mask=mask_bits(device, case) if case.masks else None,
         )
 
-    def run(self, plan: DecodePlan) -> None:
-        """Queue the launches."""
-        for launch in plan.launches:
+    def layer(self, plan: DecodePlan, q: Array, pool: KvPool) -> DecodePlan:
+        """Upload another layer's arrays; see ``LayeredBackend``."""
+        device = self._device
+        return layer_of(device, plan, device.to_device(q), pool.with_storage(device.to_device(pool.storage)))
+
+    def prepare(self, plan: DecodePlan) -> None:
+        """Queue the launches that serve all layers."""
+        for launch in plan.launches[: plan.planning]:
             plan.module.launch(launch)
+
+    def run_layer(self, plan: DecodePlan) -> None:
+        """Queue the others."""
+        for launch in plan.launches[plan.planning :]:
+            plan.module.launch(launch)
+
+    def run(self, plan: DecodePlan) -> None:
+        """Queue all launches."""
+        self.prepare(plan)
+        self.run_layer(plan)
 
     def fetch(self, plan: DecodePlan) -> AttentionOutput:
         """Wait and copy output and LSE to the host."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pabench.device.base import Device
-from pabench.kernels.decode import MAX_HEAD_DIM, plan_decode, why_not_decode
+from pabench.kernels.decode import MAX_HEAD_DIM, check_alignment, plan_decode, why_not_decode
 from pabench.kernels.decode_simple import DecodePlan
 from pabench.kernels.fitted import DTYPES
+from pabench.kernels.layers import layer_of
 from pabench.kernels.prefill import plan_prefill
 from pabench.problem.batch import SPECULATIVE_TOKENS
 from pabench.problem.case import Case
@@ -17,7 +18,7 @@ from pabench.problem.pool import KvPool
 from pabench.problem.problem import FEATURES
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
-from pabench.subjects.backends.base import AttentionOutput, Capabilities
+from pabench.subjects.backends.base import LAYERS, AttentionOutput, Capabilities
 from pabench.subjects.backends.rawkernel import TANH_ERROR, RawKernelBackend
 from pabench.subjects.backends.validate import check_attention
 
@@ -46,7 +47,7 @@ class RawKernelMmaBackend:
         vast_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated", "ptx"}),
-        operations=frozenset({"decode", "speculative", "prefill", "append", "replay"}),
+        operations=frozenset({"decode", "speculative", "prefill", "append", "replay", LAYERS}),
         max_head_dim=MAX_HEAD_DIM,
         features=frozenset(FEATURES),
         rule=_why_not,
@@ -91,10 +92,30 @@ class RawKernelMmaBackend:
         )
         return short, rest
 
-    def run(self, plan: tuple[DecodePlan, ...]) -> None:
-        """Queue the launches."""
+    def layer(self, plan: tuple[DecodePlan, ...], q: Array, pool: KvPool) -> tuple[DecodePlan, ...]:
+        """Upload another layer's arrays; see ``LayeredBackend``."""
+        device = self._device
+        held, cache = device.to_device(q), pool.with_storage(device.to_device(pool.storage))
+        check_alignment(held, cache)
+        calls: list[DecodePlan] = []
         for call in plan:
-            self._simple.run(call)
+            calls.append(layer_of(device, call, held, cache, beside=calls[0] if calls else None))
+        return tuple(calls)
+
+    def prepare(self, plan: tuple[DecodePlan, ...]) -> None:
+        """Queue the launches that serve all layers."""
+        for call in plan:
+            self._simple.prepare(call)
+
+    def run_layer(self, plan: tuple[DecodePlan, ...]) -> None:
+        """Queue the others."""
+        for call in plan:
+            self._simple.run_layer(call)
+
+    def run(self, plan: tuple[DecodePlan, ...]) -> None:
+        """Queue all launches."""
+        self.prepare(plan)
+        self.run_layer(plan)
 
     def fetch(self, plan: tuple[DecodePlan, ...]) -> AttentionOutput:
         """Wait and copy output and LSE to the host."""

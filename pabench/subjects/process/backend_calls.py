@@ -10,9 +10,9 @@ from pabench.device.base import Device
 from pabench.errors import EnvironmentRefused, Unsupported
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
-from pabench.problem.pool import pages_of
+from pabench.problem.pool import KvPool, pages_of
 from pabench.problem.tensors import Tensors
-from pabench.subjects.backends.base import OPTIONAL, Backend
+from pabench.subjects.backends.base import OPTIONAL, Backend, layered
 from pabench.subjects.backends.graph import graph_of
 from pabench.subjects.backends.rawkernel import RawKernelBackend
 from pabench.subjects.process.room_calls import RoomCalls
@@ -50,7 +50,9 @@ class BackendCalls:
     def calls(self) -> dict[str, Callable[..., Any]]:
         """The calls by name."""
         own = (self.attend, self.plan, self.run, self.fetch, self.again, self.release, self.method)
-        return {call.__name__: call for call in (*own, self.pages, self.why_not, self.capture, self.replay)}
+        layers = (self.layer, self.prepare, self.run_layer)
+        more = (self.pages, self.why_not, self.capture, self.replay)
+        return {call.__name__: call for call in (*own, *layers, *more)}
 
     def attend(self, which: str, tensors: Tensors) -> Any:
         """Plan, run and fetch."""
@@ -68,6 +70,22 @@ class BackendCalls:
         """Run a plan."""
         planned = self._plans[number]
         planned.backend.run(planned.plan)
+
+    def layer(self, first: int, number: int, q: Array, pool: KvPool) -> None:
+        """Keep the plan of another layer of plan ``first`` under ``number``."""
+        planned = self._plans[first]
+        plan = layered(planned.backend).layer(planned.plan, q, pool)
+        self._plans[number] = Planned(backend=planned.backend, plan=plan)
+
+    def prepare(self, number: int) -> None:
+        """Plan on the device, for all layers of a plan."""
+        planned = self._plans[number]
+        layered(planned.backend).prepare(planned.plan)
+
+    def run_layer(self, number: int) -> None:
+        """Compute the layer of a plan."""
+        planned = self._plans[number]
+        layered(planned.backend).run_layer(planned.plan)
 
     def fetch(self, number: int) -> Any:
         """Return the result of a plan."""

@@ -36,6 +36,10 @@ def test_sweep_kernels_end_in_a_report(
     assert "fixed:len=70" in page
     assert re.search(r"<script(?! type=.application/json)", page) is None
     assert "report: out/report.html" in capsys.readouterr().out
+    line = read_run(Path("out")).lines[0]
+    assert len(line["prepare_ns"]) == len(line["run_ns"])
+    assert line["provenance"]["prepare_ns"] == "host"
+    assert "of run, for all layers" in page
 
 
 @pytest.mark.parametrize("fault", EDITS)
