@@ -88,6 +88,7 @@ def answer(place, arrays):
     if found is not None and not isinstance(found, type):
         k, v = caches(arrays["storage"])
         return found(arrays["q"], k, v, arrays["block_table"], arrays["kv_lens"], softmax_scale())
+    from pabench.checks.recordings import keep_recording
     from pabench.device.registry import open_device
     from pabench.problem import build_tensors
     from pabench.problem.case import case_from_dict
@@ -95,7 +96,9 @@ def answer(place, arrays):
     from pabench.subjects.registry import load_backend
 
     backend = load_backend(place, open_device(RECORD["device"]))
-    output = attend(backend, build_tensors(case_from_dict(CASE)))
+    case = case_from_dict(CASE)
+    keep_recording(HERE, case)
+    output = attend(backend, build_tensors(case))
     return output.out, output.lse
 
 

@@ -26,13 +26,15 @@ from pabench.subjects.backends.base import AttentionOutput, Backend, attend
 def check_decode(case: Case, backend: Backend, device: Device) -> Outcome:
     """Output and LSE are within the bound of the dense float64 oracle, and no other memory is written."""
     tensors = build_tensors(case)
+    output, wrong = attend_watched(tensors, backend, device)
+    return failed(wrong) if wrong else judge_output(tensors, output, backend)
+
+
+def attend_watched(tensors: Tensors, backend: Backend, device: Device) -> tuple[AttentionOutput, str | None]:
+    """Return what a backend answers, and what it wrote or gave that is not its own."""
     output, stray = watched(device, inputs_of(tensors), lambda: attend(backend, tensors))
-    if stray:
-        return failed(stray)
-    views = _views(tensors, output)
-    if views:
-        return failed(f"the backend returned a view of its inputs: {', '.join(views)}")
-    return judge_output(tensors, output, backend)
+    views = [] if stray else _views(tensors, output)
+    return output, f"the backend returned a view of its inputs: {', '.join(views)}" if views else stray
 
 
 def _views(tensors: Tensors, output: AttentionOutput) -> list[str]:

@@ -21,6 +21,7 @@ from pabench.problem.append import AppendCase, append_case_from_dict, build_appe
 from pabench.problem.case import Case, case_from_dict
 from pabench.problem.merge import MergeCase, build_merge, merge_case_from_dict
 from pabench.problem.problem import FEATURES
+from pabench.problem.recorded import RECORDED
 from pabench.problem.tensors import build_tensors
 from pabench.resources import resource_dir
 from pabench.workloads import captured as captured
@@ -54,7 +55,9 @@ class SavedCase:
 def save_arrays(folder: Path, check: str, case: AnyCase) -> None:
     """Write the arrays of a case, and a script that runs a kernel on them, into the existing ``folder``."""
     arrays = _arrays(case)
-    if arrays and sum(array.nbytes for array in arrays.values()) <= MAX_ARRAY_BYTES:
+    # what was recorded cannot be made again
+    only_here = isinstance(case, Case) and case.family == RECORDED
+    if arrays and (only_here or sum(array.nbytes for array in arrays.values()) <= MAX_ARRAY_BYTES):
         np.savez_compressed(folder / "arrays.npz", **arrays)
         script = script_of(check, case)
         if script is not None:

@@ -24,6 +24,7 @@ class Outcome:
         findings: what a checked device found, as plain data; see ``device/findings.py``.
         lacks: (badge, what speaks against it) pairs: not wrong, and yet no badge.
         causes: the explanations in ``text`` that fit, of a judged output.
+        errors: largest absolute and relative error of the output, where the check tells them.
         traceback: of a subject that raised, as Python prints it; see ``tracebacks.formatted``.
     """
 
@@ -34,6 +35,7 @@ class Outcome:
     findings: tuple[dict[str, Any], ...] = ()
     lacks: tuple[tuple[str, str], ...] = ()
     causes: tuple[Cause, ...] = ()
+    errors: tuple[float, float] | None = None
     traceback: str | None = None
 
 

@@ -30,6 +30,7 @@ class CheckRecord:
         lacks: badge to the first thing that speaks against it.
         declined: why a case was not judged.
         space: what was drawn and judged.
+        errors: of the last outcome that tells any, see ``Outcome.errors``.
         refused: axis of the drawn space to the classes that the subject does not take.
     """
 
@@ -46,6 +47,7 @@ class CheckRecord:
     declined: str | None = None
     space: Space = field(default_factory=Space)
     refused: dict[str, list[str]] = field(default_factory=dict)
+    errors: tuple[float, float] | None = None
 
     def count(self, case: AnyCase) -> None:
         """Count a judged case, where it lies and, of a history, its operations."""
@@ -66,6 +68,7 @@ class CheckRecord:
     def judge(self, case: AnyCase, outcome: Outcome) -> None:
         """Count a judged case; remember it when it failed."""
         self.count(case)
+        self.errors = outcome.errors or self.errors
         for badge, why in outcome.lacks:
             self.lacks.setdefault(badge, why)
         if not outcome.passed:

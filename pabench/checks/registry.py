@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pabench.checks.question import AllocatorCheck, Check, Question
 from pabench.checks.suite import QUESTIONS
+from pabench.checks.workloads import WORKLOAD
 from pabench.errors import UnknownName
 
 CHECKS: dict[str, Check] = {row.check.id: row.check for row in QUESTIONS if isinstance(row, Question)}
@@ -15,7 +16,9 @@ ALLOCATOR_CHECKS: dict[str, AllocatorCheck] = {
 
 
 def check_by_id(name: str) -> Check:
-    """Return a check of backends; raises ``UnknownName``."""
+    """Return a check of backends, that of workloads included; raises ``UnknownName``."""
+    if name == WORKLOAD.id:
+        return WORKLOAD
     if name not in CHECKS:
         raise UnknownName("check", name, [*CHECKS, *ALLOCATOR_CHECKS])
     return CHECKS[name]

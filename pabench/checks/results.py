@@ -28,6 +28,7 @@ class CheckResult:
         space: what was drawn and judged, see ``Space.to_json``.
         refused: axis of the drawn space to the classes that the subject does not take.
         causes: the explanations that fit the failure: name to words; see ``faults.py``.
+        errors: largest absolute and relative error of the output, where the check tells them.
         traceback: of a subject that raised, as Python prints it.
         lacks: badge to the first thing that speaks against it, of a check that passed; see ``standing.py``.
     """
@@ -49,4 +50,5 @@ class CheckResult:
     space: dict[str, Any] = field(default_factory=dict)
     refused: dict[str, list[str]] = field(default_factory=dict)
     causes: dict[str, str] = field(default_factory=dict)
+    errors: tuple[float, float] | None = None
     traceback: str | None = None

@@ -108,6 +108,7 @@ class CheckRunner:
             space=record.space.to_json(),
             refused=record.refused,
             causes={} if verdict is None else {cause.name: cause.words for cause in verdict.causes},
+            errors=record.errors,
             traceback=None if verdict is None else verdict.traceback,
         )
         return Answer(result, None if verdict is None else record.failing)

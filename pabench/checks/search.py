@@ -112,6 +112,7 @@ class Search:
             operations=can.operations,
             supported=self._supports,
             takes=lambda case: can.why_not(case) is None,
+            only=can.only,
         )
 
     def announce(self, case: AnyCase) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pabench.errors import UnknownName
+from pabench.errors import UnknownName, UsageError
 from pabench.run.options import activity_options, options_of, poll_seconds
 
 if TYPE_CHECKING:
@@ -30,6 +30,14 @@ PROFILE_NAMES = ("quick", "default", "deep")
     help="Page allocator to judge; may be repeated.  [default with rawkernel: scan, ticket, stack, host]",
 )
 @click.option(
+    "--definitions",
+    metavar="DIR",
+    help="FlashInfer Trace set: judge all of its solutions, on drawn cases and on workloads.",
+)
+@click.option(
+    "--workloads", metavar="FILE", help="Workloads for these solutions.  [default: some of our own]"
+)
+@click.option(
     "--profile", default="default", metavar="NAME", help="quick, default or deep.", show_default=True
 )
 @click.option("-k", "select", metavar="IDS", help="Questions to ask: ids, globs, commas, and, or, not.")
@@ -39,6 +47,8 @@ def command(
     *,
     backends: tuple[str, ...],
     allocators: tuple[str, ...],
+    definitions: str | None,
+    workloads: str | None,
     profile: str,
     select: str | None,
     artifacts: str | None,
@@ -51,6 +61,7 @@ def command(
       pabench conformance --profile quick
       pabench conformance --backend torch-sdpa --json result.json --junit result.xml
       pabench conformance --backend my_kernel.py:decode -k "decode, reject"
+      pabench conformance --definitions trace_set --profile quick
 
     Subjects run in processes of their own: one that crashes or hangs gets its verdict, and the run goes on.
     """
@@ -64,14 +75,23 @@ def command(
     from pabench.device.registry import DeviceRequest
     from pabench.run.command import Words, run_activity
     from pabench.subjects.reference import ALLOCATOR, BACKEND
-    from pabench.subjects.registry import resolve_all
+    from pabench.subjects.registry import SOLUTION, resolve_all
     from pabench.workloads.captured import inputs_in_use
 
+    if definitions is not None:
+        backends = (*backends, *_solutions(definitions))
     backends, allocators = _subjects(backends, allocators)
+    if workloads is not None and not any(name.endswith(SOLUTION) for name in backends):
+        raise UsageError("--workloads needs a solution", hint="--definitions DIR or --backend solution.json")
     resolve_all(BACKEND, backends)
     resolve_all(ALLOCATOR, allocators)
     request = ConformanceRequest(
-        backends=backends, allocators=allocators, profile=profile, seed=options.seed, select=select
+        backends=backends,
+        allocators=allocators,
+        profile=profile,
+        seed=options.seed,
+        select=select,
+        workloads=workloads,
     )
     device = DeviceRequest(
         name=options.device,
@@ -103,6 +123,21 @@ def command(
             who=", ".join((*backends, *allocators)), summary=summary, json=fields, properties=properties
         )
         return run_activity(plug, options, words)
+
+
+def _solutions(definitions: str) -> tuple[str, ...]:
+    """The solutions of a trace set, all of whose definitions can be read."""
+    from pathlib import Path
+
+    from pabench.exchange.definition import DEFINITIONS, SOLUTIONS, definitions_in
+    from pabench.exchange.solution import solutions_in
+
+    root = Path(definitions)
+    if not list(definitions_in(root)):
+        raise UsageError(f"--definitions {definitions}: no {DEFINITIONS}/*.json in it")
+    if not (found := solutions_in(root)):
+        raise UsageError(f"--definitions {definitions}: no {SOLUTIONS}/*.json in it")
+    return tuple(map(str, found))
 
 
 def _subjects(

@@ -17,7 +17,10 @@ FILE = click.Path(path_type=Path)
 @click.command(name="export")
 @click.argument("runs", nargs=-1, metavar="RUN...", type=FILE)
 @click.option(
-    "--to", "form", metavar="FORMAT", help="csv, parquet, json, junit, md or bmf (Bencher).  [default: csv]"
+    "--to",
+    "form",
+    metavar="FORMAT",
+    help="csv, parquet, json, junit, md, bmf (Bencher) or flashinfer-trace.  [default: csv]",
 )
 @click.option("--out", type=FILE, metavar="FILE", help="File to write.  [default: standard output]")
 def command(runs: tuple[Path, ...], form: str | None, out: Path | None) -> None:
@@ -27,6 +30,7 @@ def command(runs: tuple[Path, ...], form: str | None, out: Path | None) -> None:
     Examples:
       pabench export runs/sweep --to csv --out sweep.csv
       pabench export runs/sweep --to bmf
+      pabench export runs/conformance --to flashinfer-trace --out traces.jsonl
     """
     from pabench.comparison.export import FORMATS
     from pabench.run.read import read_runs

@@ -13,6 +13,7 @@ import pandas as pd
 from pabench import __version__
 from pabench.analysis.frame import frame_of
 from pabench.analysis.statistics import median_interval, series_of
+from pabench.comparison.traces import trace_bytes
 from pabench.comparison.words import cell
 from pabench.errors import EnvironmentRefused
 from pabench.run.files import plain, pretty
@@ -113,6 +114,7 @@ FORMATS: dict[str, Callable[[Sequence[Run]], bytes]] = {
     "junit": _junit,
     "md": _markdown,
     "bmf": _bmf,
+    "flashinfer-trace": trace_bytes,
 }
 """Name to what writes it."""
 

@@ -16,6 +16,7 @@ from pabench.problem.masks import Given, plain, read_masks
 from pabench.problem.placement import PLACEMENT_NOTES, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS, NO_GAPS
 from pabench.problem.problem import OPTIONAL_FIELDS, Problem
+from pabench.problem.recorded import RECORDED
 
 CASE_SCHEMA = 1
 RARE = frozenset({"shared_prefix", "inputs", "page_gaps", "masks"})
@@ -37,8 +38,8 @@ class Case:
         seed: drives every random choice of the tensors, but neither lengths nor shapes.
         shared_prefix: forks ``(sequence, parent, pages)``: the first ``pages`` pages of a sequence are those
             of an earlier one, and hold its tokens.
-        inputs: of the family ``captured`` the id of the capture that queries, keys and values are drawn from;
-            None of any other.
+        inputs: of the family ``captured`` the id of the capture that queries, keys and values are drawn from,
+            of ``recorded`` that of the recording whose arrays they are; None of any other.
         page_gaps: unused elements behind each page of K, and of V, as in a pool of several layers.
         masks: name and value of each mask beyond the causal flag and the window, see ``masks``.
     """
@@ -65,10 +66,11 @@ class Case:
         one_of("tail", self.tail, TABLE_TAILS)
         if not isinstance(self.interleaved, bool):
             raise InvalidCase("interleaved", self.interleaved, "must be true or false")
-        if not isinstance(self.family, str) or self.family not in (*FAMILIES, CAPTURED):
-            raise UnknownName("input family", str(self.family), (*FAMILIES, CAPTURED))
-        if (self.family == CAPTURED) != isinstance(self.inputs, str):
-            rule = f"must name a capture with family {CAPTURED!r}, and be None with any other"
+        named = (*FAMILIES, CAPTURED, RECORDED)
+        if not isinstance(self.family, str) or self.family not in named:
+            raise UnknownName("input family", str(self.family), named)
+        if (self.family in (CAPTURED, RECORDED)) != isinstance(self.inputs, str):
+            rule = f"must name the inputs of family {CAPTURED!r} or {RECORDED!r}, and be None with any other"
             raise InvalidCase("inputs", self.inputs, rule)
         # stored as plain integers, so that a case built with numpy's writes the same JSON
         object.__setattr__(self, "spare_pages", whole_number("spare_pages", self.spare_pages, low=0))

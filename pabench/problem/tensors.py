@@ -19,6 +19,7 @@ from pabench.problem.layout import PageLayout
 from pabench.problem.placement import HIGH_PAGE_BASE, VAST, place_pages
 from pabench.problem.pool import KvPool, pool_parts, pool_shape
 from pabench.problem.problem import Problem
+from pabench.problem.recorded import RECORDED, recorded
 from pabench.problem.vast import WRAPS, reserved_zeros, wrap_pages
 from pabench.problem.visibility import unseen_tokens, visible_range
 
@@ -74,6 +75,8 @@ def build_tensors(case: Case) -> Tensors:
     """Generate the arrays of ``case``; the same case always gives the same bytes."""
     if case.family == CAPTURED:
         return lay_out(case, _captured_sequences(case))
+    if case.family == RECORDED:
+        return _recorded_tensors(case)
     rng, page_size = _generator(case, stream=0), case.problem.page_size
     forks = {child: (parent, pages) for child, parent, pages in case.shared_prefix}
     sequences: list[SequenceRows] = []
@@ -306,6 +309,35 @@ def _put_values_in_keys(keys: Array, values: Array, direction: Array, steered: s
     keys[:, :count] = values
     keys[:, count:] -= (share * carried / (keys.shape[1] - count))[:, None] * direction[count:]
     return np.concatenate([share * direction[:count], direction[count:]])
+
+
+def _recorded_tensors(case: Case) -> Tensors:
+    """The arrays of a recording as they are; raises ``InvalidCase`` where they are not those of the case."""
+    problem, batch, found = case.problem, case.batch, recorded(str(case.inputs))
+    shape = pool_shape(problem, found.num_pages, **_form(case))
+    wanted = {
+        "q": ((batch.num_query_tokens, problem.num_qo_heads, problem.head_dim), problem.storage.storage),
+        "storage": (shape, problem.kv_storage.storage),
+    }
+    for name, (of_shape, dtype) in wanted.items():
+        array = getattr(found, name)
+        if array.shape != of_shape or array.dtype != dtype:
+            raise InvalidCase(name, f"{array.dtype}{list(array.shape)}", f"must be {dtype}{list(of_shape)}")
+    layout = PageLayout(page_size=problem.page_size, num_pages=found.num_pages, block_table=found.block_table)
+    layout.validate(batch.kv_lens)
+    return Tensors(
+        case=case,
+        q=found.q,
+        pool=KvPool(
+            storage=found.storage,
+            kv_layout=case.kv_layout,
+            interleaved=case.interleaved,
+            parts=pool_parts(problem, case.page_gaps),
+        ),
+        layout=layout,
+        kv_lens=np.asarray(batch.kv_lens, dtype=np.int32),
+        qo_indptr=batch.qo_indptr,
+    )
 
 
 def _captured_sequences(case: Case) -> list[SequenceRows]:

@@ -18,6 +18,7 @@ from pabench.problem.masks import MASKS
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS, VAST
 from pabench.problem.pool import KV_LAYOUTS, NO_GAPS
 from pabench.problem.problem import MAX_HEAD_DIM, Problem
+from pabench.problem.shape import Shape
 from pabench.strategies.caches import CACHE_PROBLEMS, page_gaps
 from pabench.strategies.lengths import batches, forks
 from pabench.strategies.masks import mask_values, with_fields
@@ -55,6 +56,7 @@ def cases(
     max_head_dim: int = MAX_HEAD_DIM,
     sharing: bool = False,
     supported: Callable[[Case], bool] = lambda case: True,
+    only: Shape | None = None,
 ) -> Case:
     """Whole cases.
 
@@ -82,11 +84,14 @@ def cases(
         max_head_dim: largest head dimension of caches whose K and V differ, see ``caches.py``.
         sharing: whether sequences may begin with pages of an earlier one, see ``forks``.
         supported: cases for which this is false are not drawn.
+        only: the shape of all cases, where a backend takes no other; heads and sizes then have no say.
     """
     problem = draw(problems(dtypes=dtypes, head_dims=head_dims, page_sizes=page_sizes, heads=heads))
     asked = {*required, *always}
     for feature in sorted(asked & CACHE_PROBLEMS.keys()):
         problem = draw(CACHE_PROBLEMS[feature](problem, max_head_dim))
+    if only is not None:
+        problem = only.of(problem)
     if features or asked:
         problem = replace(problem, **draw(feature_fields(problem, features, asked, windows)))
     masked = sorted(asked & MASKS.keys())

@@ -11,6 +11,7 @@ from pabench.problem.batch import Batch
 from pabench.problem.case import Case
 from pabench.problem.placement import VAST
 from pabench.problem.problem import Problem
+from pabench.problem.shape import Shape
 from pabench.strategies.shapes import (
     ALL_HEAD_DIMS,
     ALL_PAGE_SIZES,
@@ -44,6 +45,7 @@ class Range:
         operations: what it offers.
         supported: whether it declares that it can run a case.
         takes: the same, asked of cases that nobody is going to judge.
+        only: the one shape that it is compiled for, or None.
     """
 
     subject: str
@@ -57,6 +59,7 @@ class Range:
     operations: frozenset[str]
     supported: Callable[[Case], bool]
     takes: Callable[[Case], bool]
+    only: Shape | None = None
 
     @property
     def layouts(self) -> dict[str, Any]:
@@ -83,6 +86,7 @@ class Range:
             "always": self.always,
             "max_head_dim": self.max_head_dim,
             "supported": self.supported,
+            "only": self.only,
         }
 
     def head_dims(self, among: Sequence[int] = HEAD_DIMS) -> tuple[int, ...]:
@@ -110,16 +114,22 @@ class Range:
 
     def takes_head_dim(self, size: int) -> bool:
         """Whether the backend takes a plain case with this head dimension, whatever the pages."""
+        if self.only is not None:
+            return size == self.only.head_dim
         if size > self.max_head_dim:
             return False
         return any(self._takes(heads, size, page) for heads, page in product(PROBED_HEADS, PROBED_PAGE_SIZES))
 
     def takes_page_size(self, size: int) -> bool:
         """Whether the backend takes a plain case with pages of so many tokens."""
+        if self.only is not None:
+            return size == self.only.page_size
         return any(self._takes(heads, dim, size) for heads, dim in product(PROBED_HEADS, self._probed_dims))
 
     def takes_group(self, group: int) -> bool:
         """Whether the backend takes a plain case with so many query heads for one KV head, or two."""
+        if self.only is not None:
+            return group * self.only.num_kv_heads == self.only.num_qo_heads
         return any(
             self._takes((group * heads, heads), dim, page)
             for heads, dim, page in product((2, 1), self._probed_dims, PROBED_PAGE_SIZES)

@@ -1,8 +1,9 @@
 """Finds and loads what is judged, backends and allocators alike.
 
 A subject is asked for by a name (our own, an adapter, an entry point of ``GROUPS``) or by its place:
-``file.py:attribute``, ``package.module:attribute`` or, for a backend, a bare ``kernel.cu`` or ``.ptx``.
-``resolve`` finds it and runs no code of it; ``load_backend`` and ``load_allocator`` import it where they run.
+``file.py:attribute``, ``package.module:attribute`` or, for a backend, a bare ``kernel.cu`` or ``.ptx``, or
+the ``.json`` of a Solution.  ``resolve`` finds it and runs no code of it; ``load_backend`` and
+``load_allocator`` import it where they run.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pabench.subjects.backends.base import OPTIONAL, Backend, Capabilities
 from pabench.subjects.backends.cuda_source import CudaSourceBackend
 from pabench.subjects.backends.function import FunctionBackend
 from pabench.subjects.backends.own import OWN
+from pabench.subjects.backends.solution import SolutionBackend
 from pabench.subjects.candidates import WANTED, candidates
 from pabench.subjects.importing import guarded, import_place
 from pabench.subjects.peers.named import NamedSubject
@@ -33,7 +35,8 @@ from pabench.tracebacks import described
 
 GROUPS = {BACKEND: "pabench.backends", ALLOCATOR: "pabench.allocators"}
 """Groups of entry points."""
-SOURCE = (".cu", ".ptx")
+SOLUTION = ".json"
+SOURCE = (".cu", ".ptx", SOLUTION)
 PYTHON = ".py"
 
 
@@ -122,6 +125,9 @@ def load_backend(asked: str | Reference, device: Device) -> Backend:
         EnvironmentRefused: its code ends the process, or belongs to an installed package and raises.
     """
     reference = asked if isinstance(asked, Reference) else resolve(BACKEND, asked)
+    if reference.place.endswith(SOLUTION):
+        path = Path(reference.place)
+        return guarded(reference, lambda: SolutionBackend(reference.name, path, device))
     if reference.place.endswith(SOURCE):
         source = CudaSourceBackend(Path(reference.place), device)
         source.name = reference.name

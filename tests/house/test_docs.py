@@ -58,6 +58,7 @@ def test_docs_commands_run(page: Path, tmp_path: Path) -> None:
     (tmp_path / "my_kernel.py").write_text(own_kernel(), encoding="utf-8")
     for example in (path for path in (ROOT / "docs" / "examples").iterdir() if path.is_file()):
         shutil.copy(example, tmp_path)
+    shutil.copytree(ROOT / "docs" / "examples" / "trace_set", tmp_path / "trace_set")
     for line in commands(page):
         words = shlex.split(line)
         assert words[0] == "pabench", line

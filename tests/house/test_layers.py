@@ -20,7 +20,7 @@ ROWS: list[tuple[str, ...]] = [
     ("console",),
     ("resources", "tables", "progress", "cores", "tracebacks"),
     ("problem",),
-    ("workloads",),
+    ("workloads", "exchange"),
     ("device", "timing"),
     ("run",),
     ("kernels", "controls", "analysis"),

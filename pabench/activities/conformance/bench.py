@@ -29,6 +29,7 @@ from pabench.checks.runner import CheckRunner
 from pabench.checks.subject_facts import Judged, SubjectFacts, load_judged, load_subject
 from pabench.checks.suite import question_by_id
 from pabench.checks.witness import Witness
+from pabench.checks.workloads import workload_question
 from pabench.controls.hold import open_believed
 from pabench.device.base import Device
 from pabench.device.registry import DeviceRequest
@@ -130,7 +131,7 @@ class ConformanceBench(BenchBase):
         if asked.broken is not None:
             record = replace(asked.blank(self._device_name()), status=Status.FAILED, reason=asked.broken)
             return Answer(record=record)
-        question = question_by_id(asked.question)
+        question = self._question(asked)
         self._witness.check(asked.question, asked.about)
         with own_process(interruptible=self._deadline_s is None):
             try:
@@ -159,6 +160,12 @@ class ConformanceBench(BenchBase):
     def ask(self, what: Mapping[str, Any]) -> Mapping[str, Any]:
         """Say which kernel files the subject has asked for since this was last asked (``kernels``)."""
         return {"kernels": [] if self._remote is None else self._remote.device.take_asked()}
+
+    def _question(self, asked: CheckItem) -> AnyQuestion:
+        if asked.workload is None:
+            return question_by_id(asked.question)
+        uuid = str(asked.workload["workload"]["uuid"])
+        return workload_question(asked.subject, self._request.workloads, uuid)
 
     def _facts(self, kind: str, name: str) -> SubjectFacts:
         if self._deadline_s is None and self._device is not None:

@@ -13,6 +13,8 @@ from pabench.run.plug import FailingCase
 from pabench.run.record import Record, Status, Subject
 
 COUNTED = dict.fromkeys(("cases", "operations", "max_ratio"), "counted")
+ERRORS = ("max_abs_error", "max_rel_error")
+"""Figures of checks that tell them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,7 @@ class CheckItem:
         subject, subject_kind: who is asked.
         version, mode: of the subject, as far as they are known.
         broken: why the subject cannot be asked at all.
+        workload: of a definition, that the question is about: ``definition``, ``solution``, ``workload``.
     """
 
     question: str
@@ -34,6 +37,7 @@ class CheckItem:
     version: str | None = None
     mode: str | None = None
     broken: str | None = None
+    workload: dict[str, Any] | None = None
 
     @property
     def id(self) -> str:
@@ -65,6 +69,7 @@ class CheckItem:
                 "findings": [],
                 "deviations": [],
                 "lacks": {},
+                **(self.workload or {}),
             },
         )
 
@@ -73,6 +78,10 @@ def record_of_result(item: CheckItem, result: CheckResult) -> Record:
     """Return the record of an answered question."""
     blank = item.blank(result.device)
     values = {"cases": result.cases, "operations": result.operations, "max_ratio": result.max_ratio}
+    counted = COUNTED
+    if result.errors is not None:
+        values |= dict(zip(ERRORS, result.errors, strict=True))
+        counted = COUNTED | dict.fromkeys(ERRORS, "counted")
     details: Mapping[str, Any] = {
         "check": result.check,
         "about": result.about,
@@ -83,6 +92,7 @@ def record_of_result(item: CheckItem, result: CheckResult) -> Record:
         "refused": dict(result.refused),
         "causes": dict(result.causes),
         "traceback": result.traceback,
+        **(item.workload or {}),
     }
     return Record(
         kind=blank.kind,
@@ -92,7 +102,7 @@ def record_of_result(item: CheckItem, result: CheckResult) -> Record:
         device=result.device,
         status=result.status,
         reason=result.reason,
-        figures=figures_of(values, COUNTED),
+        figures=figures_of(values, counted),
         details=details,
         duration_s=result.duration_s,
     )

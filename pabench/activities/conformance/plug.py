@@ -8,11 +8,13 @@ from typing import Any
 
 from pabench.activities.conformance.items import CheckItem
 from pabench.activities.conformance.load import ABOUT, LOAD
-from pabench.activities.conformance.plan import plan_of
+from pabench.activities.conformance.plan import Planned, plan_of
 from pabench.activities.conformance.request import ConformanceRequest
 from pabench.checks.case_files import READERS, save_arrays
 from pabench.checks.suite import question_by_id
+from pabench.checks.workloads import WORKLOAD, workload_question
 from pabench.device.registry import DeviceRequest
+from pabench.problem.recorded import RECORDED
 from pabench.run.plug import ActivityBase, Facts, FailingCase
 from pabench.run.record import Record
 from pabench.subjects.registry import is_place
@@ -81,12 +83,13 @@ class Conformance(ActivityBase):
             items.append(
                 CheckItem(
                     question=LOAD if broken else asked.question,
-                    about=ABOUT if broken else question_by_id(asked.question).sentence,
+                    about=ABOUT if broken else _sentence(asked),
                     broken=broken,
                     subject=asked.subject,
                     subject_kind=asked.subject_kind,
                     version=one["version"],
                     mode=one["mode"],
+                    workload=asked.workload,
                 )
             )
         return items
@@ -106,6 +109,7 @@ class Conformance(ActivityBase):
             "profile": request.profile,
             "seed": request.seed,
             "select": request.select,
+            "workloads": request.workloads,
             **self._config,
         }
 
@@ -121,4 +125,16 @@ class Conformance(ActivityBase):
 
     def beside(self, folder: Path, failing: FailingCase) -> None:
         """Write the arrays of the case and a script that runs a kernel on them."""
+        if failing.case.get("family") == RECORDED:
+            # its arrays are those of a file, which the worker has read and this process has not
+            uuid = failing.check.partition("[")[2].rstrip("]")
+            workload_question(self._subject_of(failing), self._request.workloads, uuid)
         save_arrays(folder, failing.check, READERS[failing.kind](failing.case))
+
+    def _subject_of(self, failing: FailingCase) -> str:
+        """A subject that was asked this: all of them were asked it with the same arrays."""
+        return next(asked.subject for asked in self._plan if asked.question == failing.check)
+
+
+def _sentence(asked: Planned) -> str:
+    return WORKLOAD.about if asked.workload is not None else question_by_id(asked.question).sentence

@@ -9,6 +9,7 @@ from typing import cast
 from pabench.checks.case_files import SavedCase
 from pabench.checks.failures import judge_again, load_case, rerun, subject_of
 from pabench.checks.outcome import Outcome, raised
+from pabench.checks.recordings import keep_recording
 from pabench.checks.remote.errors import SubjectEnded
 from pabench.checks.remote.subject import RemoteSubject
 from pabench.controls.hold import open_believed
@@ -68,6 +69,7 @@ def replay(request: ReplayRequest, *, deadline_s: float | None) -> Replayed:
         PabenchError: there is no such case, or it cannot run here.
     """
     saved = load_case(Path(request.folder))
+    keep_recording(Path(request.folder), saved.case)
     wanted = DeviceRequest(
         # the saved device is what the case ran on, not a wish
         name=request.device or ("emulated" if request.checked else saved.device),

@@ -21,6 +21,7 @@ class ConformanceRequest:
         questions: ids of the only ones to ask, in this order; empty for all.
         stop: end with the first failure, and do not make it smaller.
         scope: what the cases are drawn from.
+        workloads: file of workloads for Solutions; None for those that pabench brings.
     """
 
     backends: tuple[str, ...]
@@ -31,6 +32,7 @@ class ConformanceRequest:
     questions: tuple[str, ...] = ()
     stop: bool = False
     scope: Scope = EVERYTHING
+    workloads: str | None = None
 
     @property
     def subjects(self) -> tuple[tuple[str, str], ...]:

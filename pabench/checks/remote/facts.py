@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from pabench.errors import PabenchError, UsageError
 from pabench.problem.case import Case
 from pabench.problem.profile import ComputeProfile
+from pabench.problem.shape import Shape
 from pabench.subjects.allocators.capabilities import Capabilities as AllocatorCapabilities
 from pabench.subjects.backends.base import Capabilities
 
@@ -116,6 +117,7 @@ def _backend(subject: Caller, told: dict[str, Any]) -> BackendFacts:
     known["max_head_dim"] = int(known["max_head_dim"])
     for field in ("interleaved", "lse", "vast_pools", "validates", "merges_prefixes"):
         known[field] = bool(known[field])
+    known["only"] = None if known["only"] is None else Shape(**known["only"])
     known["rule"] = _asked_there(subject) if known["rule"] else None
     return BackendFacts(
         name=str(told["name"]),

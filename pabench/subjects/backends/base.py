@@ -19,6 +19,7 @@ from pabench.problem.placement import VAST
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 from pabench.problem.profile import ComputeProfile
+from pabench.problem.shape import Shape
 from pabench.problem.tensors import Tensors
 
 OPTIONAL = {
@@ -58,6 +59,7 @@ class Capabilities:
         validates: whether it refuses corrupt problems by itself; False where a caller must see to it.
         merges_prefixes: whether it finds pages that sequences share and reads them once; results are then
             right as ever, but not those of private copies to the last bit.
+        only: the one shape that it is compiled for; None where it takes others.
         rule: any further condition on a case; returns the reason why not, or None.
     """
 
@@ -73,6 +75,7 @@ class Capabilities:
     vast_pools: bool = False
     validates: bool = True
     merges_prefixes: bool = False
+    only: Shape | None = None
     rule: Callable[[Case], str | None] | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +99,8 @@ class Capabilities:
             return f"no {case.kv_layout} layout"
         if case.interleaved and not self.interleaved:
             return "no strided views of K and V"
+        if self.only is not None and (why := self.only.why_not(problem)):
+            return why
         if problem.head_dim > self.max_head_dim:
             return f"head_dim {problem.head_dim} is above {self.max_head_dim}"
         if case.placement == VAST and not self.vast_pools:

@@ -7,10 +7,12 @@ from typing import Any
 
 from pabench.device.base import Device
 from pabench.errors import Unsupported
+from pabench.problem.shape import Shape
 from pabench.subjects.allocators.capabilities import Capabilities as AllocatorCapabilities
 from pabench.subjects.allocators.entry import AllocatorEntry
 from pabench.subjects.backends.base import Backend, Capabilities
 from pabench.subjects.backends.function import FunctionBackend
+from pabench.subjects.backends.solution import SolutionBackend
 from pabench.subjects.reference import ALLOCATOR, BACKEND
 from pabench.subjects.registry import known, load_allocator, load_backend
 
@@ -34,7 +36,7 @@ def launches(subject: Backend | AllocatorEntry | None) -> bool:
     """Return whether a subject may run kernels on its device; Python functions never do."""
     if isinstance(subject, AllocatorEntry):
         return subject.on_device
-    return subject is not None and not isinstance(subject, FunctionBackend)
+    return subject is not None and not isinstance(subject, FunctionBackend | SolutionBackend)
 
 
 def declared(capabilities: Capabilities | AllocatorCapabilities) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def declared(capabilities: Capabilities | AllocatorCapabilities) -> dict[str, An
     for field in fields(capabilities):
         if field.name != RULE:
             value = getattr(capabilities, field.name)
+            value = asdict(value) if isinstance(value, Shape) else value
             found[field.name] = sorted(value) if isinstance(value, frozenset | set) else value
     if isinstance(capabilities, Capabilities):
         replaced = type(capabilities).why_not is not Capabilities.why_not

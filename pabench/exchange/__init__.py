@@ -1,0 +1,1 @@
+"""Forms in which others state kernels, their inputs and results: FlashInfer Trace, submission packages."""
