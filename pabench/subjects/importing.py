@@ -22,6 +22,7 @@ from pabench.errors import EnvironmentRefused, PabenchError, UsageError
 from pabench.subjects.candidates import near
 from pabench.subjects.peers.peer import TORCH_INSTALL, lacks_torch
 from pabench.subjects.reference import Reference
+from pabench.subjects.torch_ops import load_operator, operator_of
 from pabench.tracebacks import described
 
 Made = TypeVar("Made")
@@ -34,6 +35,8 @@ def import_place(reference: Reference) -> Any:
         UsageError: its code raises, or lacks the attribute.
         EnvironmentRefused: its code ends the process, or it belongs to an installed package and raises.
     """
+    if operator := operator_of(reference.place):
+        return guarded(reference, lambda: load_operator(operator, _module))
     where, _, attribute = reference.place.rpartition(":")
     module = guarded(reference, lambda: _module(where))
     missing = object()

@@ -1,15 +1,14 @@
 """Finds and loads what is judged, backends and allocators alike.
 
 A subject is asked for by a name (our own, an adapter, an entry point of ``GROUPS``) or by its place:
-``file.py:attribute``, ``package.module:attribute`` or, for a backend, a bare ``kernel.cu`` or ``.ptx``, or
-the ``.json`` of a Solution.  ``resolve`` finds it and runs no code of it; ``load_backend`` and
-``load_allocator`` import it where they run.
+``file.py:attribute``, ``package.module:attribute`` or, for a backend, a bare ``kernel.cu`` or ``.ptx``, the
+``.json`` of a Solution, an operator ``torch.ops.ns.name`` or a kernel of the hub, ``hub:owner/name@revision``.
+``resolve`` finds it and runs no code of it; ``load_backend`` and ``load_allocator`` import it where they run.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -27,10 +26,12 @@ from pabench.subjects.backends.function import FunctionBackend
 from pabench.subjects.backends.own import OWN
 from pabench.subjects.backends.solution import SolutionBackend
 from pabench.subjects.candidates import WANTED, candidates
+from pabench.subjects.hub import PREFIX, resolve_hub
 from pabench.subjects.importing import guarded, import_place
 from pabench.subjects.peers.named import NamedSubject
 from pabench.subjects.peers.peer import TORCH_INSTALL, lacks_torch
 from pabench.subjects.reference import ALLOCATOR, BACKEND, Reference
+from pabench.subjects.torch_ops import operator_of
 from pabench.tracebacks import described
 
 GROUPS = {BACKEND: "pabench.backends", ALLOCATOR: "pabench.allocators"}
@@ -58,7 +59,8 @@ def places(kind: str) -> dict[str, str]:
 
 def is_place(kind: str, text: str) -> bool:
     """Whether ``text`` names code by its place, which is run for nobody who did not ask."""
-    return (":" in text or (kind == BACKEND and text.endswith(SOURCE))) and text not in places(kind)
+    as_backend = kind == BACKEND and (text.endswith(SOURCE) or operator_of(text) is not None)
+    return (":" in text or as_backend) and text not in places(kind)
 
 
 def resolve(kind: str, text: str) -> Reference:
@@ -82,7 +84,17 @@ def resolve(kind: str, text: str) -> Reference:
         return Reference(kind=kind, name=text, place=claims[0][1])
     if kind == BACKEND and text.endswith(SOURCE):
         return Reference(kind=kind, name=text, place=str(_file(kind, text, text)), at_place=True)
+    if kind == BACKEND and text.startswith(PREFIX):
+        return resolve_hub(kind, text)
     where, colon, attribute = text.rpartition(":")
+    if kind == BACKEND and operator_of(text):
+        if where.endswith(PYTHON):
+            where = str(_file(kind, text, where))
+        elif colon:
+            _find_module(kind, text, where)
+        return Reference(
+            kind=kind, name=text, place=text if not where else f"{where}:{attribute}", at_place=True
+        )
     if not colon:
         if text.endswith(PYTHON):
             raise UsageError(f"{kind} {text!r}: {_what_to_name(kind, text, _file(kind, text, text))}")
@@ -137,10 +149,12 @@ def load_backend(asked: str | Reference, device: Device) -> Backend:
         adapter.check(reference.name, device.name)
 
     def make() -> Any:
-        found = import_place(reference)
-        if inspect.isfunction(found):
-            return FunctionBackend(reference.name, found, device)
-        return found(device) if callable(found) else found
+        found: Any = import_place(reference)
+        if isinstance(found, type):
+            make_on: Any = found
+            return make_on(device)
+        is_function = callable(found) and not hasattr(found, "plan")
+        return FunctionBackend(reference.name, found, device) if is_function else found
 
     try:
         backend = guarded(reference, make)

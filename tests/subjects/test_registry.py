@@ -216,9 +216,13 @@ def test_registry_mistakes_are_one_line(kind: str, text: str, error: type[Pabenc
 
 
 def test_registry_code_that_ends_the_process_when_it_is_called() -> None:
-    error = said("backend", "sys:exit")
+    Path("ends.py").write_text("class Ends:\n    def __init__(self, device):\n        raise SystemExit(3)\n")
+    error = said("backend", "ends.py:Ends")
     assert isinstance(error, EnvironmentRefused)
-    assert "backend 'sys:exit' ends the process while it is loaded: SystemExit: " in str(error)
+    assert "backend 'ends.py:Ends' ends the process while it is loaded: SystemExit: " in str(error)
+    assert "sys:exit: too many positional arguments; it is called with (q, " in str(
+        said("backend", "sys:exit")
+    )
     assert "is builtin_function_or_method, must be a class that inherits" in str(
         said("allocator", "sys:exit")
     )

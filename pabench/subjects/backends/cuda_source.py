@@ -9,17 +9,25 @@
         int page_size, int max_pages, long long page_stride, long long token_stride,
         long long head_stride, float sm_scale)
 
-One block for each (sequence, query head): ``blockIdx.x`` and ``blockIdx.y``.  Strides are in elements and
+One block for each (query token, query head): ``blockIdx.x`` and ``blockIdx.y``.  Strides are in elements and
 hold for K and V alike; ``lse`` is the natural log-sum-exp.  The file is compiled once for each storage type
 and head dimension that it names: with ``STORED`` (float, __half or __nv_bfloat16), ``PAB_DTYPE`` (0 float32,
 1 float16, 2 bfloat16) and ``PAB_HEAD_DIM`` defined.  One with the headers of ``pab/`` runs on the emulated
 device too; ordinary CUDA and ``.ptx`` files run on PTX devices.  A comment ``// pabench: name=value ...``
-says what is special about it.
+says what is special about it; the features that it names bring more parameters, see
+``cuda_declaration.py``.  With ``append=true`` the file has a second entry point, one block for each (token,
+KV head)::
+
+    extern "C" __global__ void paged_append(
+        const STORED* keys, const STORED* values, STORED* k, STORED* v, const long long* slot_mapping,
+        int num_tokens, int num_kv_heads, int head_dim, int page_size, long long page_stride,
+        long long token_stride, long long head_stride)
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,41 +36,25 @@ import numpy as np
 
 from pabench.device.base import Device, KernelSource, Launch, device_kind
 from pabench.device.ptx.source import USES_OURS
-from pabench.errors import CompileError, InvalidCase, Unsupported, UsageError
+from pabench.errors import CompileError, Unsupported, UsageError
 from pabench.kernels.instance import DTYPE_CODES
-from pabench.problem.checks import whole_number
-from pabench.problem.dtypes import DTYPES, Array, dtype_by_name
+from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
-from pabench.subjects.backends.validate import check_attention
+from pabench.subjects.backends.cuda_declaration import (
+    DIRECTIVE,
+    VALUES,
+    declaration,
+    defines_of,
+    more_arguments,
+)
+from pabench.subjects.backends.validate import check_append, check_attention
 
-ENTRY = "paged_decode"
-STORED = re.compile(r"\bSTORED\b")
-TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
-DIRECTIVE = re.compile(r"^\s*//\s*pabench:(.*)$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
-    """What a ``// pabench:`` line may say.
-
-    Attributes:
-        threads: of a block.
-        shared_bytes: dynamic shared memory of a block.
-        dtypes: storage types the file is written for.
-        max_head_dim: largest head dimension.
-        p_dtype: see ``ComputeProfile``.
-        accumulation: see ``ComputeProfile``.
-    """
-
-    threads: int = 128
-    shared_bytes: int = 0
-    dtypes: tuple[str, ...] = tuple(DTYPES)
-    max_head_dim: int = 1024
-    p_dtype: str = "float32"
-    accumulation: str = "serial"
+ENTRY, APPEND = "paged_decode", "paged_append"
+STORED, CACHED = re.compile(r"\bSTORED\b"), re.compile(r"\bCACHED\b")
+TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16", "e4m3": "unsigned char"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,7 +62,7 @@ class SourceCall:
     """One prepared launch and the arrays that it writes."""
 
     module: Any
-    launch: Launch
+    launch: Launch | None
     out: Any
     lse: Any
 
@@ -92,7 +84,7 @@ class CudaSourceBackend:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"backend {str(path)!r}: {error}") from None
-        said = _declaration(path, text)
+        said = declaration(path, text)
         compiled = path.suffix == ".ptx"
         if compiled and device_kind(device.name) != "ptx":
             raise UsageError(
@@ -109,15 +101,26 @@ class CudaSourceBackend:
         self._device = device
         self._said = said
         self._ordinary = not compiled and not USES_OURS.search(text)
-        self._stored = STORED.search(text) is not None
+        self._features = said.all_features(path.name)
+        self._names = {name for name, word in (("STORED", STORED), ("CACHED", CACHED)) if word.search(text)}
         self.capabilities = Capabilities(
             vast_pools=True,
             dtypes=frozenset(said.dtypes),
             devices=frozenset({"ptx"} if compiled else {"cuda", "emulated", "ptx"}),
-            operations=frozenset({"decode", "replay"}),
+            operations=frozenset(
+                {
+                    *("decode", "replay"),
+                    *(("prefill", "speculative") if said.prefill else ()),
+                    *(("append",) if said.append else ()),
+                }
+            ),
             max_head_dim=said.max_head_dim,
+            features=self._features,
+            requires=frozenset({"latent-cache"} if said.latent else ()),
         )
-        self.profile = ComputeProfile(p_dtype=said.p_dtype, accumulation=said.accumulation)
+        self.profile = ComputeProfile(
+            p_dtype=said.p_dtype, accumulation=said.accumulation, tanh_error=said.tanh_error
+        )
 
     def plan(self, tensors: Tensors) -> SourceCall:
         """Upload the arrays and build the launch."""
@@ -126,9 +129,9 @@ class CudaSourceBackend:
         problem = case.problem
         pool = tensors.pool.with_storage(device.to_device(tensors.pool.storage))
         num_seqs, max_pages = tensors.layout.block_table.shape
-        heads = problem.num_qo_heads
-        out = device.empty((num_seqs, heads, problem.head_dim), problem.storage.storage)
-        lse = device.empty((num_seqs, heads), np.dtype(np.float32))
+        rows, heads = tensors.q.shape[:2]
+        out = device.empty((rows, heads, problem.value_dim), problem.storage.storage)
+        lse = device.empty((rows, heads), np.dtype(np.float32))
         arrays = (
             *(device.to_device(tensors.q), pool.k, pool.v),
             *(device.to_device(tensors.layout.block_table), device.to_device(tensors.kv_lens), out, lse),
@@ -136,7 +139,7 @@ class CudaSourceBackend:
         sizes = (num_seqs, heads, problem.num_kv_heads, problem.head_dim, problem.page_size, max_pages)
         launch = Launch(
             entry=ENTRY,
-            grid=(num_seqs, heads, 1),
+            grid=(rows, heads, 1),
             block=(self._said.threads, 1, 1),
             shared_bytes=self._said.shared_bytes,
             args=(
@@ -144,18 +147,27 @@ class CudaSourceBackend:
                 *(np.int32(size) for size in sizes),
                 *(np.int64(stride) for stride in pool.element_strides),
                 np.float32(problem.scale),
+                *more_arguments(device, self._features, self._said.prefill, tensors, pool),
             ),
         )
-        source = KernelSource(
+        more = defines_of(self._features, problem)
+        source = self._source(problem.dtype, problem.head_dim, problem.kv_dtype, more)
+        return SourceCall(module=self._load(source), launch=launch if rows else None, out=out, lse=lse)
+
+    def _source(
+        self, dtype: str, head_dim: int, kv_dtype: str | None, more: Mapping[str, str]
+    ) -> KernelSource:
+        types = {"STORED": TYPES[dtype], "CACHED": TYPES[kv_dtype or dtype]}
+        return KernelSource(
             path=self._path,
-            include_dir=device.kernels,
+            include_dir=self._device.kernels,
             defines={
-                "PAB_DTYPE": str(DTYPE_CODES[problem.dtype]),
-                "PAB_HEAD_DIM": str(problem.head_dim),
-                **({"STORED": TYPES[problem.dtype]} if self._stored else {}),
+                "PAB_DTYPE": str(DTYPE_CODES[dtype]),
+                "PAB_HEAD_DIM": str(head_dim),
+                **{name: types[name] for name in self._names},
+                **more,
             },
         )
-        return SourceCall(module=self._load(source), launch=launch, out=out, lse=lse)
 
     def _load(self, source: KernelSource) -> Any:
         try:
@@ -168,7 +180,8 @@ class CudaSourceBackend:
 
     def run(self, plan: SourceCall) -> None:
         """Queue the launch."""
-        plan.module.launch(plan.launch)
+        if plan.launch is not None:
+            plan.module.launch(plan.launch)
 
     def fetch(self, plan: SourceCall) -> AttentionOutput:
         """Wait and copy output and LSE to the host."""
@@ -176,31 +189,26 @@ class CudaSourceBackend:
         return AttentionOutput(out=self._device.to_host(plan.out), lse=self._device.to_host(plan.lse))
 
     def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
-        """Refuse: a decode kernel writes no cache."""
-        raise Unsupported(f"{self.name}: no append")
-
-
-def _declaration(path: Path, text: str) -> Declaration:
-    """Read the ``// pabench:`` lines of a file; later ones come on top of earlier ones."""
-    given: dict[str, Any] = {}
-    for line in DIRECTIVE.findall(text):
-        for word in line.split():
-            name, equals, value = word.partition("=")
-            if not equals or name not in Declaration.__dataclass_fields__:
-                known = ", ".join(Declaration.__dataclass_fields__)
-                raise UsageError(
-                    f"backend {str(path)!r}: cannot read {word!r} in a pabench line (known: {known})"
-                )
-            given[name] = value
-    for name, high in (("threads", 1024), ("shared_bytes", 232448), ("max_head_dim", 1024)):
-        if name in given:
-            try:
-                given[name] = int(given[name])
-            except ValueError:
-                raise InvalidCase(f"{path.name}: {name}", given[name], "must be a whole number") from None
-            whole_number(
-                f"{path.name}: {name}", given[name], low=0 if name == "shared_bytes" else 1, high=high
-            )
-    if "dtypes" in given:
-        given["dtypes"] = tuple(dtype_by_name(name).name for name in given["dtypes"].split(","))
-    return Declaration(**given)
+        """Write tokens into a copy of the cache with ``paged_append``; see ``Backend.append``."""
+        if not self._said.append:
+            raise Unsupported(f"{self.name}: no append")
+        page_size = check_append(pool, keys, values, slot_mapping, dtype)
+        device = self._device
+        target = pool.with_storage(device.to_device(pool.storage.copy()))
+        tokens, heads, head_dim = keys.shape
+        launch = Launch(
+            entry=APPEND,
+            grid=(tokens, heads, 1),
+            block=(self._said.threads, 1, 1),
+            args=(
+                *(device.to_device(keys), device.to_device(values), target.k, target.v),
+                device.to_device(slot_mapping.astype(np.int64)),
+                *(np.int32(size) for size in (tokens, heads, head_dim, page_size)),
+                *(np.int64(stride) for stride in target.element_strides),
+            ),
+        )
+        if tokens:
+            more = {"PAB_HEAD_DIM_V": str(head_dim)} if self._features & VALUES else {}
+            self._load(self._source(dtype, head_dim, None, more)).launch(launch)
+        device.synchronize()
+        return device.to_host(target.storage)

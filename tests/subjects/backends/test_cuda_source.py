@@ -57,7 +57,7 @@ def test_cuda_source_is_judged_wrong(device: EmulatedDevice, source: Path) -> No
     [
         ("threads=32", "threads=many", InvalidCase, "kernel.cu: threads = 'many': must be a whole number"),
         ("threads=32", "threads=0", InvalidCase, "threads = 0: must be"),
-        ("threads=32", "speed=9", UsageError, "cannot read 'speed=9' in a pabench line .known: threads"),
+        ("threads=32", "thread=9", UsageError, "'thread'; did you mean 'threads'"),
         ("threads=32", "threads", UsageError, "cannot read 'threads'"),
         ("dtypes=float32,", "dtypes=float31,", PabenchError, "float31"),
         ("shared_bytes=0", "accumulation=magic", InvalidCase, "accumulation = 'magic'"),
