@@ -29,16 +29,24 @@ class FoundFault:
     Attributes:
         subject: who is wrong.
         words: what is wrong, in a few words.
-        checks: ids of the checks that show it.
         place: where, with numbers, of the first of them; empty where the words say it all.
-        first: the line of the first of them.
+        lines: of the checks that show it.
     """
 
     subject: str
     words: str
-    checks: tuple[str, ...]
     place: str
-    first: Mapping[str, Any]
+    lines: tuple[Mapping[str, Any], ...]
+
+    @property
+    def checks(self) -> tuple[str, ...]:
+        """Ids of the checks that show it."""
+        return tuple(str(line["check"]) for line in self.lines)
+
+    @property
+    def first(self) -> Mapping[str, Any]:
+        """The line of the first check that shows it."""
+        return self.lines[0]
 
 
 def faults_of(lines: Sequence[Mapping[str, Any]]) -> tuple[FoundFault, ...]:
@@ -76,9 +84,8 @@ def _fault(lines: Sequence[Mapping[str, Any]], words: str) -> FoundFault:
     return FoundFault(
         subject=str(lines[0]["subject"]),
         words=words,
-        checks=tuple(str(line["check"]) for line in lines),
-        place=_place(lines[0]),
-        first=lines[0],
+        place=place_of(lines[0].get("reason")),
+        lines=tuple(lines),
     )
 
 
@@ -92,7 +99,8 @@ def _said(line: Mapping[str, Any]) -> str:
     return rest if colon and head.startswith(("with ", "plan ")) else text
 
 
-def _place(line: Mapping[str, Any]) -> str:
-    text = one_line(line.get("reason") or "")
+def place_of(reason: str | None) -> str:
+    """Return where an output is wrong, with its numbers, from what a verdict says; empty if nowhere."""
+    text = one_line(reason or "")
     place = PLACE.search(text)
     return "" if place is None else text[place.start() :].split("; ")[0]

@@ -19,13 +19,20 @@ from pabench.run.files import check_output
     metavar="FILE",
     help="File to write. Default: RUN/report.html for one run, ./report.html for several.",
 )
-def command(runs: tuple[Path, ...], out: Path | None) -> None:
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Run to compare with: what became worse is on the page.",
+)
+def command(runs: tuple[Path, ...], out: Path | None, base: Path | None) -> None:
     """Render one HTML file from one or more run directories and print its path.
 
     \b
     Examples:
       pabench report runs/sweep-20260301T120000Z
       pabench report runs/conformance runs/sweep --out report.html
+      pabench report runs/branch --base runs/main
     """
     if not runs:
         raise UsageError("no run given: name at least one run directory", hint="pabench report RUN...")
@@ -35,4 +42,4 @@ def command(runs: tuple[Path, ...], out: Path | None) -> None:
         check_output("--out", out)
     from pabench.report.render import render_report
 
-    say(str(render_report(runs, out)))
+    say(str(render_report(runs, out, base=base)))

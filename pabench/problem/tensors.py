@@ -95,16 +95,7 @@ def build_tensors(case: Case) -> Tensors:
 def lay_out(case: Case, sequences: Sequence[SequenceRows]) -> Tensors:
     """Put the tokens of each sequence into pages, as ``case`` says; the way back is ``sequences_of``."""
     problem, batch = case.problem, case.batch
-    layout = place_pages(
-        batch.kv_lens,
-        problem.page_size,
-        placement=case.placement,
-        spare_pages=case.spare_pages,
-        tail=case.tail,
-        wraps=_wraps(case) if case.placement == VAST else (),
-        forks=case.shared_prefix,
-        rng=_generator(case, stream=1),
-    )
+    layout = layout_of(case)
     pool = _poisoned_pool(case, layout)
     places = [layout.pages(sequence, kv_len) for sequence, kv_len in enumerate(batch.kv_lens)]
     unseen = [np.flatnonzero(unseen_tokens(case, sequence)) for sequence in range(batch.num_seqs)]
@@ -127,6 +118,20 @@ def lay_out(case: Case, sequences: Sequence[SequenceRows]) -> Tensors:
         layout=layout,
         kv_lens=np.asarray(batch.kv_lens, dtype=np.int32),
         qo_indptr=batch.qo_indptr,
+    )
+
+
+def layout_of(case: Case) -> PageLayout:
+    """Return the block table of a case, without its tensors."""
+    return place_pages(
+        case.batch.kv_lens,
+        case.problem.page_size,
+        placement=case.placement,
+        spare_pages=case.spare_pages,
+        tail=case.tail,
+        wraps=_wraps(case) if case.placement == VAST else (),
+        forks=case.shared_prefix,
+        rng=_generator(case, stream=1),
     )
 
 

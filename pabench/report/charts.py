@@ -16,6 +16,9 @@ from pabench.report.svg import finish_svg
 from pabench.report.trend import Trend
 
 CELL_WIDTH, CELL_HEIGHT = 70, 34
+ROOM = 940
+"""Pixels for the boxes of one row beside their label, on a page of 1,440."""
+LEAST_WIDTH = 54
 LABEL_LIMIT = 130
 FONT = "Helvetica, Arial, sans-serif"
 MAX_CHART_CELLS = 400
@@ -40,6 +43,8 @@ def heat_svg(heat: HeatMap, panel: HeatPanel, uid: str) -> str | None:
         return None
     colours = [light for light, _ in ramp(heat.metric.ramp)]
     columns = [str(size) for size in panel.page_sizes]
+    width = max(LEAST_WIDTH, min(CELL_WIDTH, ROOM // len(columns)))
+    font = 13 if width == CELL_WIDTH else 11
     rows = _unique([name for name, _, _ in panel.rows])
     values = [
         {
@@ -65,17 +70,17 @@ def heat_svg(heat: HeatMap, panel: HeatPanel, uid: str) -> str | None:
     if any(cell.step is None for _, cell in cells):
         # sized so that the strokes of the shape, drawn on -1..1, span one square
         hatch = base.mark_point(
-            shape=_hatch_path(), size=CELL_HEIGHT**2, stroke=HATCH[0], strokeWidth=1, filled=False
+            shape=_hatch_path(width), size=CELL_HEIGHT**2, stroke=HATCH[0], strokeWidth=1, filled=False
         )
         layers.append(hatch.transform_filter("datum.step < 0"))
         # the word twice: a wide one in the ground's colour that clears the hatching, and the one to read
         halo = {"color": EMPTY[0], "stroke": EMPTY[0], "strokeWidth": 4, "strokeJoin": "round"}
         for look in (halo, {"color": INK[0]}):
-            words = base.mark_text(fontSize=12, fontStyle="italic", **look).encode(text="text:N")
+            words = base.mark_text(fontSize=font - 1, fontStyle="italic", **look).encode(text="text:N")
             layers.append(words.transform_filter("datum.step < 0"))
-    figures = base.mark_text(fontSize=13, color=INK[0]).encode(text="text:N")
+    figures = base.mark_text(fontSize=font, color=INK[0]).encode(text="text:N")
     layers.append(figures.transform_filter("datum.step >= 0"))
-    chart = alt.layer(*layers).properties(width=CELL_WIDTH * len(columns), height=CELL_HEIGHT * len(rows))
+    chart = alt.layer(*layers).properties(width=width * len(columns), height=CELL_HEIGHT * len(rows))
     shown = "; ".join(
         f"{name}: " + ", ".join(f"{cell.text} at page size {cell.page_size}" for cell in row)
         for name, _, row in panel.rows[:12]
@@ -144,9 +149,9 @@ def draw(chart: Any) -> str:
     return draw_svg(themed.to_dict(validate=False))
 
 
-def _hatch_path() -> str:
-    """Diagonals across a square of ``CELL_WIDTH`` x ``CELL_HEIGHT``, in units of half its height."""
-    reach = CELL_WIDTH / CELL_HEIGHT
+def _hatch_path(width: int) -> str:
+    """Diagonals across a box of ``width`` x ``CELL_HEIGHT``, in units of half its height."""
+    reach = width / CELL_HEIGHT
     starts = [-reach + k * reach / 4 for k in range(-3, 8)]
     strokes = []
     for start in starts:

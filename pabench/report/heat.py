@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from pabench.report.palette import STEPS
 from pabench.report.source import Line, Source
 from pabench.report.words import DASH, digits, number, percent, scaled
 
+ALIKE = 0.01
+"""Figures that differ by less are told as the same."""
 NAME_ROOM = 20
 """Characters of a length spec that fit beside a chart."""
 
@@ -90,12 +92,17 @@ class HeatPanel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:
-    """Panels that share one colour scale, hence one metric and one provenance."""
+    """Panels that share one colour scale, hence one metric and one provenance.
+
+    Attributes:
+        flat: says that the page size makes no difference, where it makes none; empty where it makes one.
+    """
 
     metric: Metric
     subject: str
     provenance: str
     scale: str
+    flat: str
     panels: tuple[HeatPanel, ...]
 
 
@@ -174,8 +181,23 @@ def _heat_map(
         subject=_subject(metric, key, several=several),
         provenance=key[-1] or "unstated",
         scale=scale,
+        flat=_flat(metric, found),
         panels=tuple(panels),
     )
+
+
+def _flat(metric: Metric, found: Mapping[tuple[int, str, int], Line]) -> str:
+    """What to say where no load's figure differs by as much as ``ALIKE`` from page size to page size."""
+    loads: dict[tuple[int, str], list[float]] = {}
+    for (batch, lengths, _), line in found.items():
+        value = number(line.data.get(metric.key))
+        if value is None or not math.isfinite(value):
+            return ""
+        loads.setdefault((batch, lengths), []).append(value)
+    spread = max((max(values) - min(values)) / (max(values) or 1.0) for values in loads.values())
+    if max(map(len, loads.values())) < 2 or spread >= ALIKE:
+        return ""
+    return f"Page size makes no difference: figures of one row differ by less than {percent(ALIKE)}."
 
 
 def _cell(

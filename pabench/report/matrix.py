@@ -1,13 +1,13 @@
-"""The conformance matrix: which check said what about which subject, and each failure in words."""
+"""The conformance matrix: which check said what about which subject."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pabench.report.findings import FindingRow, finding_rows
+from pabench.report.faults import BAD, Card, cause_of
 from pabench.report.source import Line, Source
-from pabench.report.words import DASH, digits, number, plural
+from pabench.report.words import digits, number, plural
 
 SEVERITY = (
     *("interrupted", "unsupported", "inconclusive", "passed", "known-failure"),
@@ -15,18 +15,23 @@ SEVERITY = (
 )
 CELL_STATES = ("passed", "failed", "crashed", "unsupported", "unchecked")
 UNJUDGED = ("absent", "unsupported", "interrupted")
-BAD = ("failed", "crashed", "hung")
 KINDS = {"backend": "Attention backends", "allocator": "Page allocators"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixCell:
-    """One check of one subject; ``state`` is ``absent`` where it was not asked."""
+    """One check of one subject.
+
+    Attributes:
+        state: ``absent`` where it was not asked.
+        reason: why it is not passed; of a failure its cause, which has a card at ``anchor``.
+    """
 
     state: str
     cases: str
     worst: str
     reason: str
+    anchor: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,26 +45,18 @@ class MatrixRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """Checks down, subjects across; ``subjects`` are (name, device with version and mode, summary)."""
+    """Checks down, subjects across.
+
+    Attributes:
+        subjects: (name, device with version and mode, summary).
+        rows: checks that some subject was judged by.
+        folded: checks that no subject here supports.
+    """
 
     title: str
     subjects: tuple[tuple[str, str, str], ...]
     rows: tuple[MatrixRow, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """One failure in words; ``traceback`` is that of a subject that raised, empty without one."""
-
-    title: str
-    state: str
-    worst: str
-    text: str
-    case_id: str
-    path: str
-    replay: str
-    findings: tuple[FindingRow, ...] = ()
-    traceback: str = ""
+    folded: tuple[MatrixRow, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +73,12 @@ class CellChecks:
     worst: str
 
 
-def build_matrices(source: Source) -> tuple[Matrix, ...]:
+def build_matrices(source: Source, cards: Sequence[Card]) -> tuple[Matrix, ...]:
     """Return one matrix per kind of subject, backends first; empty for a sweep alone."""
     kinds = dict.fromkeys(line.data.get("subject_kind") or "backend" for line in source.checks)
     order = sorted(kinds, key=lambda kind: (kind != "backend", kind != "allocator"))
-    return tuple(_matrix(kind, [x for x in source.checks if _kind(x) == kind]) for kind in order)
-
-
-def build_failures(source: Source) -> tuple[Failure, ...]:
-    """Return every failed or crashed check, cell and server, in the order of the journals."""
-    bad = [line for line in source.lines if line.state in BAD and not _is_result(line)]
-    return tuple(map(_failure, bad))
+    causes = cause_of(cards)
+    return tuple(_matrix(kind, [x for x in source.checks if _kind(x) == kind], causes) for kind in order)
 
 
 def build_cell_checks(source: Source) -> tuple[CellChecks, ...]:
@@ -103,31 +95,11 @@ def build_cell_checks(source: Source) -> tuple[CellChecks, ...]:
     return tuple(rows)
 
 
-def line_title(line: Line) -> str:
-    """Return what a line is about: a check, a stress cell, a cell, a server or a model."""
-    data = line.data
-    if data["kind"] in ("conformance", "stress"):
-        return f"{data['subject']} on {data['device']}: {data['check']}"
-    if data["kind"] == "serving":
-        return f"{data['allocator']} under {data['scheduler']}, page size {data['page_size']}"
-    if data["kind"] == "model":
-        return f"{data['model']} through {data['subject']}, page size {data['page_size']}"
-    if data["kind"] == "sweep":
-        return f"{data['backend']} on {data['device']}: cell {cell_title(line)}"
-    return f"{data['subject']}: {data['label']}"
-
-
-def cell_title(line: Line) -> str:
-    """Return a cell in words, ``page size 16, fixed:len=1024, batch 8``."""
-    data = line.data
-    return f"page size {data['page_size']}, {data['lengths']}, batch {data['batch']}"
-
-
 def _kind(line: Line) -> str:
     return str(line.data.get("subject_kind") or "backend")
 
 
-def _matrix(kind: str, lines: Sequence[Line]) -> Matrix:
+def _matrix(kind: str, lines: Sequence[Line], causes: Mapping[tuple[str, str], Card]) -> Matrix:
     subjects = list(dict.fromkeys((line.data["subject"], line.data["device"]) for line in lines))
     found: dict[tuple[str, str, str], list[Line]] = {}
     for line in lines:
@@ -135,7 +107,10 @@ def _matrix(kind: str, lines: Sequence[Line]) -> Matrix:
     rows = []
     for check in dict.fromkeys(line.data["check"] for line in lines):
         abouts = [line.data.get("about") or "" for line in lines if line.data["check"] == check]
-        cells = tuple(_cell(found.get((check, *subject), [])) for subject in subjects)
+        cells = tuple(
+            _cell(found.get((check, *subject), []), causes.get((str(subject[0]), str(check))))
+            for subject in subjects
+        )
         rows.append(MatrixRow(check=check, about=max(abouts, key=len), cells=cells))
     heads = []
     for position, subject in enumerate(subjects):
@@ -144,7 +119,13 @@ def _matrix(kind: str, lines: Sequence[Line]) -> Matrix:
         name, device = subject
         heads.append((name, _device(lines, name, device), f"{passed} of {len(asked)} passed"))
     title = KINDS.get(kind, f"{kind.capitalize()} subjects")
-    return Matrix(title=title, subjects=tuple(heads), rows=tuple(rows))
+    folded = [row for row in rows if {cell.state for cell in row.cells} <= {"absent", "unsupported"}]
+    return Matrix(
+        title=title,
+        subjects=tuple(heads),
+        rows=tuple(row for row in rows if row not in folded),
+        folded=tuple(folded),
+    )
 
 
 def _device(lines: Sequence[Line], subject: str, device: str) -> str:
@@ -156,7 +137,7 @@ def _device(lines: Sequence[Line], subject: str, device: str) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
-def _cell(lines: Sequence[Line]) -> MatrixCell:
+def _cell(lines: Sequence[Line], card: Card | None) -> MatrixCell:
     """Several runs may have asked the same: the worst answer stands, the cases add up."""
     if not lines:
         return MatrixCell(state="absent", cases="", worst="", reason="")
@@ -164,35 +145,15 @@ def _cell(lines: Sequence[Line]) -> MatrixCell:
     cases = sum(line.data.get("cases") or 0 for line in lines)
     steps = sum(line.data.get("operations") or 0 for line in lines)
     ratio = _largest([number(line.data.get("max_ratio")) for line in lines])
+    told = card if worst.state in BAD else None
     return MatrixCell(
         state=worst.state,
         cases=", ".join(
             plural(count, one) for count, one in ((cases, "case"), (steps, "operation")) if count
         ),
         worst="" if ratio is None else f"err/T {digits(ratio)}",
-        reason=worst.data.get("reason") or "",
-    )
-
-
-def _is_result(line: Line) -> bool:
-    """Whether what looks bad is what was looked for: a stress cell into the deadline."""
-    return line.state == "hung" and line.data["kind"] == "stress"
-
-
-def _failure(line: Line) -> Failure:
-    data, failure, check = line.data, line.data.get("failure") or {}, line.data.get("check")
-    own = check if isinstance(check, dict) else data
-    path = failure.get("path") or ""
-    return Failure(
-        title=line_title(line),
-        state=line.state,
-        worst=digits(number(own.get("max_ratio"))),
-        text=failure.get("text") or own.get("text") or data.get("reason") or "The journal gives no reason.",
-        case_id=failure.get("case_id") or own.get("case_id") or DASH,
-        path=path,
-        replay=failure.get("replay") or (f"pabench replay {path}" if path else ""),
-        findings=finding_rows(data.get("findings")),
-        traceback=str(data.get("traceback") or ""),
+        reason=told.words if told else worst.data.get("reason") or "",
+        anchor=told.anchor if told else "",
     )
 
 

@@ -6,19 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pabench.report.against import Against, build_against
+from pabench.report.answers import build_answers
 from pabench.report.deviations import DeviationRow, build_deviations
 from pabench.report.drawn import DrawnSpace, build_drawn
 from pabench.report.facts import RunFacts, build_facts
+from pabench.report.faults import Card, build_cards
 from pabench.report.heat import HeatMap, build_heat_maps
 from pabench.report.language import ModelRunView, build_language
-from pabench.report.matrix import (
-    CellChecks,
-    Failure,
-    Matrix,
-    build_cell_checks,
-    build_failures,
-    build_matrices,
-)
+from pabench.report.matrix import CellChecks, Matrix, build_cell_checks, build_matrices
 from pabench.report.notes import Skip, build_skips, build_warnings
 from pabench.report.others import OtherRow, build_others
 from pabench.report.roofline import RooflineView, build_roofline
@@ -50,7 +46,8 @@ class ReportModel:
     standing: tuple[StandingRow, ...]
     drawn: tuple[DrawnSpace, ...]
     cell_checks: tuple[CellChecks, ...]
-    failures: tuple[Failure, ...]
+    cards: tuple[Card, ...]
+    against: Against | None
     deviations: tuple[DeviationRow, ...]
     page_sizes: tuple[PageSizeRow, ...]
     heat_maps: tuple[HeatMap, ...]
@@ -67,19 +64,28 @@ class ReportModel:
     data: dict[str, Any]
 
 
-def build_model(runs: Sequence[Run], *, notes: tuple[str, ...] = ()) -> ReportModel:
-    """Return the view model of one page over ``runs``; ``notes`` are further warnings of the caller."""
+def build_model(runs: Sequence[Run], *, base: Run | None = None, notes: tuple[str, ...] = ()) -> ReportModel:
+    """Return the view model of one page over ``runs``.
+
+    Args:
+        runs: what the page shows.
+        base: a run to compare with.
+        notes: further warnings of the caller.
+    """
     source = build_source(runs)
+    cards, standing = build_cards(source), build_standing(source)
+    against = None if base is None else build_against(runs, base)
     sections, broken = build_sections(source)
     return ReportModel(
         title=_title(source),
-        verdict=build_verdict(source),
+        verdict=build_verdict(source, cards, build_answers(source, standing, against)),
         runs=build_facts(source),
-        matrices=build_matrices(source),
-        standing=build_standing(source),
+        matrices=build_matrices(source, cards),
+        standing=standing,
         drawn=build_drawn(source),
         cell_checks=build_cell_checks(source),
-        failures=build_failures(source),
+        cards=cards,
+        against=against,
         deviations=build_deviations(source),
         page_sizes=build_page_sizes(source),
         heat_maps=build_heat_maps(source),

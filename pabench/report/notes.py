@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from pabench.report.matrix import line_title
 from pabench.report.source import Source
+from pabench.report.titles import line_title
 from pabench.report.words import number, plural
 
 

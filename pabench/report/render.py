@@ -19,28 +19,29 @@ from pabench.report.serving_charts import serving_svgs
 from pabench.report.templates import template
 from pabench.report.words import percent
 from pabench.run.files import atomic_write_text, json_line
-from pabench.run.read import Run, read_runs
+from pabench.run.read import Run, read_run, read_runs
 
 MAX_CHARTS = 24
 """Drawings of one page, each about 0.1 s and 15 kB; the tables carry the rest."""
 
 
-def render_report(runs: Sequence[Path], out: Path) -> Path:
+def render_report(runs: Sequence[Path], out: Path, *, base: Path | None = None) -> Path:
     """Read ``runs``, write the page to ``out`` in one go, and return ``out``.
 
+    ``base`` is a run to compare with.
     The same journals give the same bytes: all times on the page come from ``run.json``.
 
     Raises:
         UsageError: a folder that is no run directory, or a line that breaks the schema.
         EnvironmentRefused: ``out`` cannot be written; it is then as it was.
     """
-    atomic_write_text(out, render_html(read_runs(runs)))
+    atomic_write_text(out, render_html(read_runs(runs), base=None if base is None else read_run(base)))
     return out
 
 
-def render_html(runs: Sequence[Run]) -> str:
-    """Return the page over ``runs``; a pure function of them and of the charts' fonts."""
-    model, charts = build_model(runs), dict[str, Markup]()
+def render_html(runs: Sequence[Run], *, base: Run | None = None) -> str:
+    """Return the page over ``runs``; a pure function of them, of ``failures/`` and of the charts' fonts."""
+    model, charts = build_model(runs, base=base), dict[str, Markup]()
     drawn = model.trend is not None or model.heat_maps or model.serving is not None
     # what draws takes as long to import as all the rest: not for a page that has nothing to draw
     missing = charts_missing() if drawn else None
@@ -51,10 +52,12 @@ def render_html(runs: Sequence[Run]) -> str:
             missing = str(error)
     if missing:
         notes = (f"No charts on this page: {missing}. The tables carry every figure.",)
-        model = build_model(runs, notes=notes)
+        model = build_model(runs, base=base, notes=notes)
+    tables = {card.anchor: Markup(card.picture.svg) for card in model.cards if card.picture is not None}
     page = template("report.html.j2").render(
         model=model,
         charts=charts,
+        tables=tables,
         version=__version__,
         light=asdict(LIGHT),
         dark=asdict(DARK),

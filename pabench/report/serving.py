@@ -8,7 +8,7 @@ from typing import Any
 
 from pabench.report.palette import LINES
 from pabench.report.source import Line, Source
-from pabench.report.words import DASH, digits, number, whole
+from pabench.report.words import DASH, TIMES, common_unit, digits, number, whole
 
 PARTS = (
     ("tokens", "token states"),
@@ -71,21 +71,22 @@ class ServingView:
     notes: tuple[str, ...]
 
 
+# what decides first: the rest may lie beyond the edge of the screen
 COLUMNS: tuple[tuple[str, str, str, float], ...] = (
-    ("served", "served", "", 1.0),
-    ("skipped", "skipped", "", 1.0),
-    ("mean batch", "mean_batch", "", 1.0),
-    ("peak batch", "peak_batch", "", 1.0),
-    ("token states", "tokens_share", "%", 100.0),
-    ("preemptions", "preemptions", "", 1.0),
-    ("recompute overhead", "recompute_overhead", "%", 100.0),
-    ("prefix hits", "hit_rate", "%", 100.0),
     ("tokens/s", "output_tokens_per_s", "", 1.0),
-    ("goodput", "goodput_per_s", "/s", 1.0),
     ("TTFT p50", "ttft_s_p50", "s", 1.0),
     ("TTFT p99", "ttft_s_p99", "s", 1.0),
     ("TPOT p50", "tpot_s_p50", "s", 1.0),
     ("ITL p99", "itl_s_p99", "s", 1.0),
+    ("goodput", "goodput_per_s", "/s", 1.0),
+    ("token states", "tokens_share", "%", 100.0),
+    ("preemptions", "preemptions", "", 1.0),
+    ("recompute overhead", "recompute_overhead", "%", 100.0),
+    ("prefix hits", "hit_rate", "%", 100.0),
+    ("served", "served", "", 1.0),
+    ("skipped", "skipped", "", 1.0),
+    ("mean batch", "mean_batch", "", 1.0),
+    ("peak batch", "peak_batch", "", 1.0),
     ("normalised latency", "normalised_latency_s", "s/token", 1.0),
     ("driver and allocator", "sequence_steps_per_host_s", "sequence-steps/s", 1.0),
 )
@@ -182,7 +183,9 @@ def _latency(lines: Sequence[Line], names: Sequence[str]) -> list[Lines]:
             and len(values := (line.data.get("curves") or {}).get(key, [])) > 1
         ]
         read = "Each request is a point of its line: that share of the requests was served at least as fast."
-        made.append(_lines(uid, title, "% of requests", "s", "modelled", drawn, read=read))
+        factor, unit = common_unit([1e9 * y for _, points in drawn for _, y in points], TIMES)
+        scaled = [(name, tuple((x, 1e9 * y / factor) for x, y in points)) for name, points in drawn]
+        made.append(_lines(uid, title, "% of requests", unit, "modelled", scaled, read=read))
     return made
 
 

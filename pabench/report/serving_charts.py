@@ -75,7 +75,7 @@ def lines_svg(chart: Lines) -> str:
         .mark_line(strokeWidth=2)
         .encode(
             x=alt.X("x:Q", title=chart.x_title, axis=axis, **scale),
-            y=alt.Y("y:Q", title=chart.y_title, axis=alt.Axis(tickCount=5, format="~s")),
+            y=alt.Y("y:Q", title=chart.y_title, axis=alt.Axis(tickCount=5, format=",~g")),
             color=colour,
         )
         .properties(width=300, height=170)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pabench.report.words import clean
@@ -20,8 +21,9 @@ SPEED_FIELDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One run: its folder's name, its record with harmless text, whether its journal was torn."""
+    """One run: its folder and its name, its record with harmless text, whether its journal was torn."""
 
+    path: Path
     name: str
     record: dict[str, Any]
     torn: bool
@@ -108,7 +110,7 @@ def build_source(runs: Sequence[Run]) -> Source:
     lines: dict[str, list[Line]] = {}
     for index, run in enumerate(runs):
         name = clean(run.path.name or str(run.path))
-        views.append(RunView(name=name, record=clean(run.record), torn=run.torn))
+        views.append(RunView(path=run.path, name=name, record=clean(run.record), torn=run.torn))
         for record in run.records:
             lines.setdefault(record.kind, []).append(_line(record, index))
     return Source(runs=tuple(views), by_kind={kind: tuple(found) for kind, found in lines.items()})

@@ -62,6 +62,10 @@ RATIOS: tuple[tuple[str, str, Show], ...] = (
     ("contiguous waste", "contiguous_fragmentation", percent),
     ("gain", "efficiency_gain", lambda v: DASH if v is None else f"{digits(v)} ×"),
 )
+SPEEDS: tuple[tuple[str, str, Show], ...] = (
+    ("GB/s", "achieved_gbps", digits),
+    ("modelled tokens/s", "modelled_tokens_per_s", scaled),
+)
 SIZES = (("padded table", "block_table_bytes"), ("CSR table", "csr_table_bytes"), ("KV cache", "kv_bytes"))
 READ_BYTES = (("KV bytes read", "counted_kv_bytes"), ("KV bytes, closed form", "closed_form_kv_bytes"))
 TRAFFIC = (
@@ -126,19 +130,25 @@ def _order(lines: Sequence[Line]) -> Callable[[Line], tuple[Any, ...]]:
 def _figures(lines: Sequence[Line]) -> list[tuple[Column, list[str]]]:
     ratios = [number((line.data.get("check") or {}).get("max_ratio")) for line in lines]
     columns = [_column("worst", "err/T", JUDGED, [digits(ratio) for ratio in ratios])]
+    # what decides first: the rest may lie beyond the edge of the screen
+    for label, key, show in RATIOS[:1]:
+        columns += _split(lines, label, key, _each(show))
+    for label, key, show in SPEEDS:
+        columns += _split(lines, label, key, _each(show))
+    for label, key in SAMPLES[1:]:
+        columns += _split(lines, label, key, _times)
+    for label, key, show in RATIOS[1:]:
+        columns += _split(lines, label, key, _each(show))
     for label, key in COUNTS:
         columns += _split(lines, label, key, lambda values: ("", [whole(v) for v in values]))
-    for label, key, show in RATIOS:
-        columns += _split(lines, label, key, _each(show))
     for label, key in SIZES:
         columns += _split(lines, label, key, _bytes)
     columns += _split(lines, "token·heads run", "run_token_heads", lambda v: ("", [whole(x) for x in v]))
-    for label, key in SAMPLES:
+    for label, key in SAMPLES[:1]:
         columns += _split(lines, label, key, _times)
     columns += _split(lines, "run per token·head", "run_ns", _per_head(lines))
     for label, key in EXPECTED:
         columns += _split(lines, label, key, lambda values: _times([_one(v) for v in values]))
-    columns += _split(lines, "GB/s", "achieved_gbps", _each(digits))
     for label, key in FRACTIONS:
         columns += _split(lines, label, key, _each(percent))
     for label, key in READ_BYTES:
@@ -153,7 +163,6 @@ def _figures(lines: Sequence[Line]) -> list[tuple[Column, list[str]]]:
     )
     columns += _split(lines, "modelled time", "modelled_ns", lambda values: _times([_one(v) for v in values]))
     columns += _split(lines, "bound by", "modelled_bound", lambda values: ("", [v or DASH for v in values]))
-    columns += _split(lines, "modelled tokens/s", "modelled_tokens_per_s", _each(scaled))
     return [column for column in columns if any(text != DASH for text in column[1])]
 
 

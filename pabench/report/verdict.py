@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pabench.checks.faults import faults_of
 from pabench.errors import EXIT_FAILURE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EXIT_OK
+from pabench.report.faults import Card
 from pabench.report.source import KINDS, Line, Source
 from pabench.report.words import join, plural
 
@@ -43,20 +43,24 @@ class Verdict:
         word: ``PASS``, ``FAIL``, ``INCOMPLETE`` or ``NOTHING RAN``.
         tone: name of its colours.
         exit_code: in words, as several runs may have several.
+        headline: what is wrong, its cause first; empty where nothing is.
         sentence: what happened.
         counts: zero counts left out, but for those of what passed.
-        causes: what is wrong with subjects that were judged, what fails most checks first.
+        causes: (anchor of its card, cause) where there are several, what fails most items first.
+        answers: (question, answer): what else a reader wants to know first.
     """
 
     word: str
     tone: str
     exit_code: str
+    headline: str
     sentence: str
     counts: tuple[Count, ...]
-    causes: tuple[str, ...]
+    causes: tuple[tuple[str, str], ...]
+    answers: tuple[tuple[str, str], ...]
 
 
-def build_verdict(source: Source) -> Verdict:
+def build_verdict(source: Source, cards: Sequence[Card], answers: Sequence[tuple[str, str]]) -> Verdict:
     """Return the worst that any run or line says: a failure outweighs a hole, a hole outweighs a pass."""
     states = Counter(line.state for line in source.lines)
     codes = [run.record.get("exit_code") for run in source.runs]
@@ -81,17 +85,26 @@ def build_verdict(source: Source) -> Verdict:
         word=word,
         tone=TONES[word],
         exit_code=_exit_words(codes),
+        headline=_headline(cards),
         sentence=_sentence(word, source, states, len(broken)),
         counts=_counts(source),
-        causes=_causes(source),
+        causes=_causes(cards) if len(cards) > 1 else (),
+        answers=tuple(answers),
     )
 
 
-def _causes(source: Source) -> tuple[str, ...]:
-    found = faults_of([{**line.data, "status": line.state} for line in source.checks])
-    told = [f"{fault.subject}: {fault.words}: {plural(len(fault.checks), 'check')}" for fault in found]
+def _headline(cards: Sequence[Card]) -> str:
+    if not cards:
+        return ""
+    first = cards[0]
+    causes = "one cause" if len(cards) == 1 else f"first of {len(cards)} causes"
+    return f"{first.subject} {first.verb}: {first.words}: {first.count}, {causes}."
+
+
+def _causes(cards: Sequence[Card]) -> tuple[tuple[str, str], ...]:
+    told = [(card.anchor, f"{card.subject}: {card.words}: {card.count}") for card in cards]
     more = len(told) - MOST_CAUSES
-    return (*told[:MOST_CAUSES], *([f"and {more} more"] if more > 0 else []))
+    return (*told[:MOST_CAUSES], *([("failures", f"and {more} more")] if more > 0 else []))
 
 
 def _kinds(source: Source) -> tuple[tuple[Sequence[Line], str], ...]:

@@ -205,7 +205,7 @@ def test_report_model_failures_in_words(tmp_path: Path) -> None:
         ("sweep", [failed_cell(8, "azure-conv", 8)], {"exit_code": 1}),
         ("conformance", [failed_check("rawkernel", "append", max_ratio=float("inf"))], {"exit_code": 1}),
     )
-    first, second = built.failures
+    first, second = (card.example for card in built.cards)
     assert first.worst == "∞"
     assert first.replay == "pabench replay runs/c/failures/9b1d6c0e4a7f2283"
     assert second.title == "rawkernel on emulated: cell page size 8, azure-conv, batch 8"
@@ -215,7 +215,8 @@ def test_report_model_failures_in_words(tmp_path: Path) -> None:
 def test_report_model_keeps_the_end_of_a_traceback(tmp_path: Path) -> None:
     long = failed_check("rawkernel", "append", traceback="x" * 50_000 + "\nKeyError: \u202e3")
     built = model(tmp_path, ("conformance", [failed_check("rawkernel", "split"), long], {"exit_code": 1}))
-    none, some = (failure.traceback for failure in built.failures)
+    (card,) = built.cards
+    none, some = (failure.traceback for failure in card.failures)
     assert none == ""
     assert some.endswith("x\nKeyError: \\u202e3")
     assert len(some) < 8_010

@@ -124,13 +124,14 @@ def test_report_page_has_its_parts_in_order(full: str) -> None:
     ids = [a["id"] for tag, a in check_closed(full).elements if tag == "section"]
     assert ids == [
         "verdict",
-        "ran",
+        "failures",
         "conformance",
         "sweep",
         "cells",
         "roofline",
         "warnings",
         "method",
+        "ran",
         "data",
     ]
 

@@ -74,7 +74,8 @@ def test_report_serving_shows_split_charts_and_notes(tmp_path: Path) -> None:
     charts = {chart.uid: chart for chart in view.charts}
     assert set(charts) == {"serving-pages", "serving-batch", "serving-ttft", "serving-waste"}
     assert charts["serving-pages"].lines[0] == ("a · P 16", ((1.0, 15.0), (2.0, 25.0)))
-    assert charts["serving-ttft"].lines[0][1] == ((0.0, 0.1), (50.0, 0.2), (100.0, 0.4))
+    assert charts["serving-ttft"].lines[0][1] == ((0.0, 100.0), (50.0, 200.0), (100.0, 400.0))
+    assert charts["serving-ttft"].y_title == "ms"
     # only the allocator with two page sizes has a line
     ((name, points),) = charts["serving-waste"].lines
     assert name == "fcfs · a"
@@ -116,7 +117,8 @@ def test_report_serving_page_and_verdicts(tmp_path: Path) -> None:
     lacking = line(status="unsupported", reason="a offers no fork", figures=None, series=None, curves=None)
     page = render_html([a_run(tmp_path, lacking, exit_code=5)])
     assert "NOTHING RAN" in page
-    assert "Unsupported: a offers no fork" in page
+    assert "1 item unsupported, by reason" in page
+    assert "a offers no fork" in page
 
 
 def test_report_serving_is_absent_without_servers(tmp_path: Path) -> None:
