@@ -2,7 +2,7 @@
 
 A subject is asked for by a name (our own, an adapter, an entry point of ``GROUPS``) or by its place:
 ``file.py:attribute``, ``package.module:attribute`` or, for a backend, a bare ``kernel.cu`` or ``.ptx``, the
-``.json`` of a Solution, an operator ``torch.ops.ns.name`` or a kernel of the hub, ``hub:owner/name@revision``.
+``.json`` of a Solution, an operator ``torch.ops.ns.name`` or a hub's kernel, ``hub:owner/name@revision``.
 ``resolve`` finds it and runs no code of it; ``load_backend`` and ``load_allocator`` import it where they run.
 """
 
