@@ -1,7 +1,7 @@
-"""Charts as static SVG: altair describes, vl-convert draws, no script and no browser.
+"""Charts as static SVG: written as Vega-Lite, drawn by vl-convert, no script and no browser.
 
-Colours, labels and steps are decided in the view model; a chart only places them.  Where altair or vl-convert
-is not installed there are no charts, and the tables say the same.
+Colours, labels and steps are decided in the view model; a chart only places them.  Where vl-convert is not
+installed there are no charts, and the tables say the same.
 """
 
 from __future__ import annotations
@@ -20,24 +20,44 @@ ROOM = 940
 """Pixels for the boxes of one row beside their label, on a page of 1,440."""
 LEAST_WIDTH = 54
 LABEL_LIMIT = 130
-FONT = "Helvetica, Arial, sans-serif"
+CONFIG = {
+    "background": PAPER[0],
+    "font": "Helvetica, Arial, sans-serif",
+    "padding": 4,
+    "aria": False,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": MUTED[0],
+        "titleColor": MUTED[0],
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelLimit": LABEL_LIMIT,
+        "labelPadding": 6,
+        "titlePadding": 8,
+        "domain": False,
+        "ticks": False,
+        "gridColor": GRID[0],
+    },
+    "legend": {"labelColor": INK[0], "labelFontSize": 12, "labelLimit": 120, "symbolSize": 70},
+}
+Chart = dict[str, Any]
+"""A Vega-Lite chart, or a part of one."""
 MAX_CHART_CELLS = 400
 """Squares of one chart; beyond that nobody reads numbers in a picture, and the table twin stands alone."""
 
 
 def charts_missing() -> str | None:
     """Return why no chart can be drawn here, or None when they can."""
-    for module, package in (("altair", "altair"), ("vl_convert", "vl-convert-python")):
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # a binary wheel can fail in many ways, and none may cost the report
-            return f"{package} cannot be imported ({type(error).__name__})"
+    try:
+        importlib.import_module("vl_convert")
+    except Exception as error:  # a binary wheel can fail in many ways, and none may cost the report
+        return f"vl-convert-python cannot be imported ({type(error).__name__})"
     return None
 
 
 def heat_svg(heat: HeatMap, panel: HeatPanel, uid: str) -> str | None:
     """Return the SVG of one panel: numbers on coloured squares; hatched, with a word, where there is none."""
-    alt: Any = importlib.import_module("altair")
     cells = [(name, cell) for name, _, row in panel.rows for cell in row]
     if len(cells) > MAX_CHART_CELLS:
         return None
@@ -56,31 +76,35 @@ def heat_svg(heat: HeatMap, panel: HeatPanel, uid: str) -> str | None:
         for place, (_, _, row) in enumerate(panel.rows)
         for cell in row
     ]
-    base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=alt.X(
-            "x:N", sort=columns, title="page size (tokens)", axis=alt.Axis(labelAngle=0, orient="bottom")
-        ),
-        y=alt.Y("y:N", sort=rows, title=None),
-    )
-    fill = alt.Scale(domain=[-1, *range(STEPS)], range=[EMPTY[0], *colours])
-    squares = base.mark_rect(stroke=PAPER[0], strokeWidth=2).encode(
-        color=alt.Color("step:O", scale=fill, legend=None)
-    )
-    layers: list[Any] = [squares]
+    fill = {"domain": [-1, *range(STEPS)], "range": [EMPTY[0], *colours]}
+    layers: list[Chart] = [
+        {
+            "mark": {"type": "rect", "stroke": PAPER[0], "strokeWidth": 2},
+            "encoding": {"color": field("step", "ordinal", scale=fill, legend=None)},
+        }
+    ]
     if any(cell.step is None for _, cell in cells):
         # sized so that the strokes of the shape, drawn on -1..1, span one square
-        hatch = base.mark_point(
-            shape=_hatch_path(width), size=CELL_HEIGHT**2, stroke=HATCH[0], strokeWidth=1, filled=False
-        )
-        layers.append(hatch.transform_filter("datum.step < 0"))
+        shape = {"shape": _hatch_path(width), "size": CELL_HEIGHT**2, "filled": False}
+        hatch = {"type": "point", **shape, "stroke": HATCH[0], "strokeWidth": 1}
+        layers.append({"mark": hatch, "transform": [{"filter": "datum.step < 0"}]})
         # the word twice: a wide one in the ground's colour that clears the hatching, and the one to read
         halo = {"color": EMPTY[0], "stroke": EMPTY[0], "strokeWidth": 4, "strokeJoin": "round"}
         for look in (halo, {"color": INK[0]}):
-            words = base.mark_text(fontSize=font - 1, fontStyle="italic", **look).encode(text="text:N")
-            layers.append(words.transform_filter("datum.step < 0"))
-    figures = base.mark_text(fontSize=font, color=INK[0]).encode(text="text:N")
-    layers.append(figures.transform_filter("datum.step >= 0"))
-    chart = alt.layer(*layers).properties(width=width * len(columns), height=CELL_HEIGHT * len(rows))
+            word = {"type": "text", "fontSize": font - 1, "fontStyle": "italic", **look}
+            layers.append(_texts(word, "datum.step < 0"))
+    layers.append(_texts({"type": "text", "fontSize": font, "color": INK[0]}, "datum.step >= 0"))
+    axis = {"labelAngle": 0, "orient": "bottom"}
+    chart = {
+        "data": {"values": values},
+        "encoding": {
+            "x": field("x", "nominal", sort=columns, title="page size (tokens)", axis=axis),
+            "y": field("y", "nominal", sort=rows, title=None),
+        },
+        "layer": layers,
+        "width": width * len(columns),
+        "height": CELL_HEIGHT * len(rows),
+    }
     shown = "; ".join(
         f"{name}: " + ", ".join(f"{cell.text} at page size {cell.page_size}" for cell in row)
         for name, _, row in panel.rows[:12]
@@ -91,7 +115,6 @@ def heat_svg(heat: HeatMap, panel: HeatPanel, uid: str) -> str | None:
 
 def trend_svg(trend: Trend, uid: str) -> str:
     """Return the SVG of waste by page size, one line and one marker shape a length family."""
-    alt: Any = importlib.import_module("altair")
     names = _unique([line.name for line in trend.lines])
     values = [
         {"x": size, "y": 100 * share, "name": name}
@@ -99,24 +122,34 @@ def trend_svg(trend: Trend, uid: str) -> str:
         for size, share in line.points
     ]
     sizes = sorted({size for line in trend.lines for size, _ in line.points})
-    base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=alt.X(
-            "x:Q",
-            title="page size (tokens), log scale",
-            scale=alt.Scale(type="log", base=2, nice=False, padding=24),
-            axis=alt.Axis(values=sizes, format="d", labelOverlap=True, grid=False),
-        ),
-        y=alt.Y("y:Q", title="waste (% of slots)", axis=alt.Axis(tickCount=5, format="~g")),
-    )
-    colour = alt.Color(
-        "name:N",
-        scale=alt.Scale(domain=names, range=[light for light, _ in LINES[: len(names)]]),
-        legend=alt.Legend(title=None, orient="bottom", columns=2, rowPadding=6, columnPadding=16),
-    )
-    shape = alt.Shape("name:N", scale=alt.Scale(domain=names, range=list(SHAPES[: len(names)])))
-    lines = base.mark_line(strokeWidth=2).encode(color=colour)
-    points = base.mark_point(size=70, filled=True, opacity=1).encode(color=colour, shape=shape)
-    chart = alt.layer(lines, points).properties(width=265, height=190)
+    colour = {"domain": names, "range": [light for light, _ in LINES[: len(names)]]}
+    legend = {"title": None, "orient": "bottom", "columns": 2, "rowPadding": 6, "columnPadding": 16}
+    lines = field("name", "nominal", scale=colour, legend=legend)
+    points = field("name", "nominal", scale={"domain": names, "range": list(SHAPES[: len(names)])})
+    chart = {
+        "data": {"values": values},
+        "encoding": {
+            "x": field(
+                "x",
+                "quantitative",
+                title="page size (tokens), log scale",
+                scale={"type": "log", "base": 2, "nice": False, "padding": 24},
+                axis={"values": sizes, "format": "d", "labelOverlap": True, "grid": False},
+            ),
+            "y": field(
+                "y", "quantitative", title="waste (% of slots)", axis={"tickCount": 5, "format": "~g"}
+            ),
+        },
+        "layer": [
+            {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {"color": lines}},
+            {
+                "mark": {"type": "point", "size": 70, "filled": True, "opacity": 1},
+                "encoding": {"color": lines, "shape": points},
+            },
+        ],
+        "width": 265,
+        "height": 190,
+    }
     shown = "; ".join(
         f"{name}: " + ", ".join(f"{100 * share:.3g} % at {size}" for size, share in line.points)
         for name, line in zip(names, trend.lines, strict=True)
@@ -125,28 +158,22 @@ def trend_svg(trend: Trend, uid: str) -> str:
     return finish_svg(draw(chart), uid=uid, title=title, description=f"counted figures. {shown}.")
 
 
-def draw(chart: Any) -> str:
-    """Return the SVG of an altair chart in the fonts and colours of the page; raises ``NoCharts``."""
-    themed = (
-        chart.configure(background=PAPER[0], font=FONT, padding=4, aria=False)
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=MUTED[0],
-            titleColor=MUTED[0],
-            labelFontSize=12,
-            titleFontSize=12,
-            titleFontWeight="normal",
-            labelLimit=LABEL_LIMIT,
-            labelPadding=6,
-            titlePadding=8,
-            domain=False,
-            ticks=False,
-            gridColor=GRID[0],
-        )
-        .configure_legend(labelColor=INK[0], labelFontSize=12, labelLimit=120, symbolSize=70)
-    )
-    # the tests draw every kind of chart; checking each against the schema again would double the time
-    return draw_svg(themed.to_dict(validate=False))
+def field(name: str, kind: str, **more: Any) -> Chart:
+    """Return the encoding of a field of the data; ``kind`` is nominal, ordinal or quantitative."""
+    return {"field": name, "type": kind, **more}
+
+
+def draw(chart: Chart) -> str:
+    """Return the SVG of a Vega-Lite chart in the fonts and colours of the page; raises ``NoCharts``."""
+    return draw_svg({"config": CONFIG, **chart})
+
+
+def _texts(mark: Chart, only: str) -> Chart:
+    return {
+        "mark": mark,
+        "encoding": {"text": field("text", "nominal")},
+        "transform": [{"filter": only}],
+    }
 
 
 def _hatch_path(width: int) -> str:

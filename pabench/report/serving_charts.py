@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
-from pabench.report.charts import draw
+from pabench.report.charts import draw, field
 from pabench.report.palette import HATCH, LINES
 from pabench.report.serving import PARTS, Bar, Lines, ServingView
 from pabench.report.svg import finish_svg
@@ -26,28 +23,28 @@ def serving_svgs(view: ServingView) -> dict[str, str]:
 
 def split_svg(bars: tuple[Bar, ...], uid: str, parts: tuple[str, ...] = WORDS) -> str:
     """Return stacked bars, one a server, of the parts of memory."""
-    alt: Any = importlib.import_module("altair")
     colours = [*PART_COLOURS[: len(parts) - 1], HATCH[0]]
     values = [
         {"name": bar.name, "part": part, "order": order, "share": 100 * share}
         for bar in bars
         for order, (part, share) in enumerate(zip(parts, bar.shares, strict=True))
     ]
-    chart = (
-        alt.Chart(alt.InlineData(values=values))
-        .mark_bar(size=18)
-        .encode(
-            x=alt.X("share:Q", title="% of the pool", scale=alt.Scale(domain=[0, 100]), stack="zero"),
-            y=alt.Y("name:N", sort=[bar.name for bar in bars], title=None),
-            color=alt.Color(
-                "part:N",
-                scale=alt.Scale(domain=list(parts), range=colours),
-                legend=alt.Legend(title=None, orient="bottom", columns=3),
+    scale = {"domain": list(parts), "range": colours}
+    legend = {"title": None, "orient": "bottom", "columns": 3}
+    chart = {
+        "data": {"values": values},
+        "mark": {"type": "bar", "size": 18},
+        "encoding": {
+            "x": field(
+                "share", "quantitative", title="% of the pool", scale={"domain": [0, 100]}, stack="zero"
             ),
-            order=alt.Order("order:Q"),
-        )
-        .properties(width=420, height=28 * len(bars))
-    )
+            "y": field("name", "nominal", sort=[bar.name for bar in bars], title=None),
+            "color": field("part", "nominal", scale=scale, legend=legend),
+            "order": field("order", "quantitative"),
+        },
+        "width": 420,
+        "height": 28 * len(bars),
+    }
     said = "; ".join(
         f"{bar.name}: "
         + ", ".join(f"{part} {percent(share)}" for part, share in zip(parts, bar.shares, strict=True))
@@ -58,28 +55,26 @@ def split_svg(bars: tuple[Bar, ...], uid: str, parts: tuple[str, ...] = WORDS) -
 
 def lines_svg(chart: Lines) -> str:
     """Return a line chart, one line a server."""
-    alt: Any = importlib.import_module("altair")
     names = [name for name, _ in chart.lines]
     values = [{"x": x, "y": y, "name": name} for name, points in chart.lines for x, y in points]
-    scale: dict[str, Any] = {"scale": alt.Scale(type="log", base=2, nice=False)} if chart.log else {}
-    sizes = sorted({x for _, points in chart.lines for x, _ in points})
-    ticks = {"values": sizes, "format": "d", "labelOverlap": True} if chart.log else {}
-    axis = alt.Axis(grid=False, **ticks)
-    colour = alt.Color(
-        "name:N",
-        scale=alt.Scale(domain=names, range=[light for light, _ in LINES[: len(names)]]),
-        legend=alt.Legend(title=None, orient="bottom", columns=2, labelLimit=200) if len(names) > 1 else None,
-    )
-    drawn = (
-        alt.Chart(alt.InlineData(values=values))
-        .mark_line(strokeWidth=2)
-        .encode(
-            x=alt.X("x:Q", title=chart.x_title, axis=axis, **scale),
-            y=alt.Y("y:Q", title=chart.y_title, axis=alt.Axis(tickCount=5, format=",~g")),
-            color=colour,
-        )
-        .properties(width=300, height=170)
-    )
+    x = field("x", "quantitative", title=chart.x_title, axis={"grid": False})
+    if chart.log:
+        sizes = sorted({x for _, points in chart.lines for x, _ in points})
+        x["scale"] = {"type": "log", "base": 2, "nice": False}
+        x["axis"] |= {"values": sizes, "format": "d", "labelOverlap": True}
+    legend = {"title": None, "orient": "bottom", "columns": 2, "labelLimit": 200} if len(names) > 1 else None
+    colour = {"domain": names, "range": [light for light, _ in LINES[: len(names)]]}
+    drawn = {
+        "data": {"values": values},
+        "mark": {"type": "line", "strokeWidth": 2},
+        "encoding": {
+            "x": x,
+            "y": field("y", "quantitative", title=chart.y_title, axis={"tickCount": 5, "format": ",~g"}),
+            "color": field("name", "nominal", scale=colour, legend=legend),
+        },
+        "width": 300,
+        "height": 170,
+    }
     said = "; ".join(f"{name}: {text}" for name, text in chart.rows)
     return finish_svg(
         draw(drawn), uid=chart.uid, title=chart.title, description=f"{chart.word} figures. {said}."

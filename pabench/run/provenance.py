@@ -23,7 +23,6 @@ PACKAGES = (
     "hypothesis",
     "pytest",
     "pandas",
-    "altair",
     "vl-convert-python",
     "jinja2",
     "click",

@@ -24,7 +24,7 @@ from pabench.errors import (
     UsageError,
 )
 
-HEAVY = ("torch", "pandas", "cupy", "jinja2", "altair", "hypothesis", "numpy")
+HEAVY = ("torch", "pandas", "cupy", "jinja2", "hypothesis", "numpy")
 ROOT = Path(__file__).resolve().parents[2]
 
 
