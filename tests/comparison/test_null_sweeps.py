@@ -47,10 +47,13 @@ def sweep(rng: np.random.Generator, *, slower: int = 0, replicates: int = 1) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("replicates", [1, 5])
-def test_sweep_of_nothing_new_is_called_slower_in_five_of_a_hundred_at_most(replicates: int) -> None:
+@pytest.mark.parametrize(
+    ("replicates", "sweeps"), [pytest.param(1, 200, marks=pytest.mark.nightly), (1, 20), (5, 20)]
+)
+def test_sweep_of_nothing_new_is_called_slower_in_five_of_a_hundred_at_most(
+    replicates: int, sweeps: int
+) -> None:
     rng, alarms = np.random.default_rng(11), 0
-    sweeps = 200 if replicates == 1 else 20
     for _ in range(sweeps):
         changes = [delta.change for delta in timed_deltas(sweep(rng, replicates=replicates), threshold=1e-9)]
         alarms += Change.SLOWER in changes

@@ -59,7 +59,7 @@ FILES = sorted({one.file for one in kernel_instances()})
 @pytest.mark.parametrize(
     ("file", "architecture"),
     [
-        (file, architecture)
+        pytest.param(file, architecture, marks=() if (place - turn) % 4 == 0 else pytest.mark.nightly)
         for place, file in enumerate(FILES)
         for turn, architecture in enumerate(ARCHITECTURES)
         if (place + turn) % 2 == 0

@@ -52,7 +52,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "kernel.cu").write_text('extern "C" __global__ void k() {}\n')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PABENCH_CACHE", str(folder / "cache"))
-        EmulatedDevice().load(KernelSource(path=folder / "kernel.cu", include_dir=KERNELS_CUDA))
+        hasty().load(KernelSource(path=folder / "kernel.cu", include_dir=KERNELS_CUDA))
     (kernel,) = (folder / "cache").glob("kernel-*.so")
     kernel.unlink()
     (runtime,) = (folder / "cache").iterdir()
@@ -70,11 +70,16 @@ def folder(tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
+def hasty(kernels: Path | None = None) -> EmulatedDevice:
+    """A device whose runtime compiles in a third of the time: nothing here runs for long."""
+    return EmulatedDevice(kernels=kernels, flags=("-O0",))
+
+
 def answer(folder: Path, *, extra: int = 2) -> int:
     source = KernelSource(
         path=folder / "answer.cu", include_dir=KERNELS_CUDA, defines={"PAB_EXTRA": str(extra)}
     )
-    return result(EmulatedDevice(), source)
+    return result(hasty(), source)
 
 
 def result(device: EmulatedDevice, source: KernelSource) -> int:
@@ -90,7 +95,7 @@ def refused(folder: Path, text: str) -> str:
 
 def refused_source(source: KernelSource) -> str:
     with pytest.raises(CompileError) as caught:
-        EmulatedDevice().load(source)
+        hasty().load(source)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -132,14 +137,14 @@ def test_emulated_build_says_what_a_kernel_file_must_have(folder: Path) -> None:
     undefined = 'int elsewhere(); extern "C" __global__ void k(int* out) { out[0] = elsewhere(); }\n'
     assert "bad.cu does not compile" in refused(folder, undefined)
     with pytest.raises(CompileError, match=r"missing\.cu cannot be read"):
-        EmulatedDevice().load(KernelSource(path=folder / "missing.cu", include_dir=KERNELS_CUDA))
+        hasty().load(KernelSource(path=folder / "missing.cu", include_dir=KERNELS_CUDA))
     (folder / "latin.cu").write_bytes(b"// caf\xe9\n")
     with pytest.raises(CompileError, match=r"latin\.cu cannot be read"):
-        EmulatedDevice().load(KernelSource(path=folder / "latin.cu", include_dir=KERNELS_CUDA))
+        hasty().load(KernelSource(path=folder / "latin.cu", include_dir=KERNELS_CUDA))
 
 
 def test_emulated_build_takes_what_a_folder_of_kernels_lacks_from_ours(folder: Path) -> None:
-    own = EmulatedDevice(kernels=folder)
+    own = hasty(folder)
     source = KernelSource(path=folder / "answer.cu", include_dir=folder, defines={"PAB_EXTRA": "BIAS"})
     (folder / "answer.cuh").write_text('#include "pab/types.cuh"\n#define ANSWER 40\n')
     message = refused_source(source)
@@ -149,7 +154,7 @@ def test_emulated_build_takes_what_a_folder_of_kernels_lacks_from_ours(folder: P
     (folder / "pab" / "types.cuh").write_text(f"{types}\n#define BIAS 7\n")
     assert result(own, source) == 47
     (folder / "pab" / "types.cuh").write_text(f"{types}\n#define BIAS 8\n")
-    assert result(EmulatedDevice(kernels=folder), source) == 48
+    assert result(hasty(folder), source) == 48
 
 
 def test_emulated_build_follows_the_emulator(

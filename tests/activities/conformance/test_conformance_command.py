@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ from typing import Any
 import pytest
 
 from pabench.activities.conformance.load import TRIES
+from pabench.checks.axes import AXES
 from pabench.checks.registry import CHECKS
 from pabench.checks.runner import CheckRunner
+from pabench.checks.space import Space, space_from_json, unmet
 from pabench.checks.suite import BY_ID
 from pabench.cli.main import run
 from pabench.device.cuda import why_no_cuda
 from pabench.errors import PabenchError
-from pabench.problem.problem import CACHE_FEATURES
+from pabench.problem.problem import CACHE_FEATURES, FEATURES
 from pabench.run.read import read_run
 from pabench.subjects.backends.base import OPTIONAL
+from pabench.subjects.backends.rawkernel import RawKernelBackend
 
 ROOT = Path(__file__).resolve().parents[3]
 COUNTS = ("cases", "checks", "passed", "failed", "unsupported", "crashed")
@@ -135,6 +139,30 @@ def test_conformance_quick_passes(
     assert suite.get("name") == "pabench-conformance"
     assert (suite.get("tests"), suite.get("failures")) == (str(checks), "0")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "run"]
+    if not subjects:
+        assert_everything_is_drawn([line for line in record["results"] if line["subject"] == "rawkernel"])
+
+
+def assert_everything_is_drawn(lines: list[dict[str, Any]]) -> None:
+    """No class of any axis is missed by a backend that takes all of them, and no capability."""
+    space, cases = Space(), Counter[str]()
+    for line in lines:
+        space.join(space_from_json(line.get("space")))
+        cases[line["check"]] += line["cases"]
+        assert not line.get("refused"), "rawkernel takes all that is drawn"
+    reached = space.reached
+    assert {axis.name: unmet(axis, reached.get(axis.name), ()) for axis in AXES} == {
+        axis.name: () for axis in AXES
+    }
+    can = RawKernelBackend.capabilities
+    assert set(reached["features"].classes) >= {*FEATURES, "none"}
+    assert set(reached["dtype"].classes) == can.dtypes
+    operations = {operation_of(name) for name in BY_ID if cases[name]}
+    assert operations == can.operations >= set(OPTIONAL)
+    assert (reached["query heads a KV head"].most or 0) >= 128
+    assert (reached["head_dim"].least, reached["head_dim"].most) == (16, 576)
+    assert (reached["page_size"].least, reached["page_size"].most) == (1, 512)
+    assert (reached["keys of a sequence"].most or 0) > 65_536
 
 
 @pytest.mark.parametrize(
