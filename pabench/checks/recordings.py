@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from pabench.checks.case_files import AnyCase
 from pabench.errors import UsageError, reason
 from pabench.problem.case import Case
+from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool, pool_parts
 from pabench.problem.recorded import ARRAYS, RECORDED, Recording, keep
 from pabench.text import one_line, shown_path
@@ -29,17 +32,8 @@ def keep_recording(folder: Path, case: AnyCase) -> None:
         return
     path = folder / ARRAYS_FILE
     where = f"recording {shown_path(path)}"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_BYTES:
-            raise UsageError(f"{where}: unpacks to {size:,} bytes, must be at most {MAX_BYTES:,}")
-        with np.load(path, allow_pickle=False) as file:
-            q, storage, block_table = (file[name] for name in ARRAYS)
-    except OSError as error:
-        raise UsageError(f"{where} cannot be read: {reason(error)}") from None
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{where}: no arrays of a case: {one_line(str(error))}") from None
+    arrays = read_arrays(path, "recording", ARRAYS)
+    q, storage, block_table = (arrays[name] for name in ARRAYS)
     pool = KvPool(
         storage=storage,
         kv_layout=case.kv_layout,
@@ -53,3 +47,27 @@ def keep_recording(folder: Path, case: AnyCase) -> None:
     found = Recording(q=q, storage=storage, block_table=block_table, num_pages=num_pages)
     if keep(found) != case.inputs:
         raise UsageError(f"{where}: holds the recording {found.id}, the case names {case.inputs}")
+
+
+def read_arrays(
+    path: Path, what: str, names: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, Array]:
+    """Return arrays of an .npz file; nothing in it is unpickled, and its sizes are looked at first.
+
+    Raises:
+        UsageError: it cannot be read, is none, or lacks one of ``names``; the message begins with ``what``.
+    """
+    where = f"{what} {shown_path(path)}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MAX_BYTES:
+            raise UsageError(f"{where}: unpacks to {size:,} bytes, must be at most {MAX_BYTES:,}")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in (*names, *(one for one in optional if one in file))}
+    except OSError as error:
+        raise UsageError(f"{where} cannot be read: {reason(error)}") from None
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(
+            f"{where}: must be an .npz with {', '.join(names)}: {one_line(str(error))}"
+        ) from None

@@ -101,7 +101,7 @@ def _standing(subject: str, kind: str, device: str, lines: Sequence[Line]) -> St
         deviating=tuple(clause for clause, state in states.items() if state == "deviating"),
         broken=tuple(clause for clause, state in states.items() if state == "broken"),
         open=tuple(clause for clause, state in states.items() if state == "open"),
-        profiles=tuple(_profile(name, p, lines) for name, p in PROFILES.items()) if backend else (),
+        profiles=tuple(profile_claim(name, p, lines) for name, p in PROFILES.items()) if backend else (),
         badges=tuple(_badge(name, lines) for name in BADGES) if backend else (),
     )
 
@@ -119,7 +119,8 @@ def _clause(lines: Sequence[Line], checks: Sequence[str]) -> str:
     return "kept" if any(_judged(line) for line in found) else "open"
 
 
-def _profile(name: str, profile: Profile, lines: Sequence[Line]) -> Claim:
+def profile_claim(name: str, profile: Profile, lines: Sequence[Line]) -> Claim:
+    """Return whether the results of one subject keep a profile, and what is in its way."""
     missing: list[tuple[str, str]] = []
     deviating: str | None = None
     for wanted in (*profile.needs, *profile.offered):

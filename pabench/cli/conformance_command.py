@@ -40,6 +40,9 @@ PROFILE_NAMES = ("quick", "default", "deep")
 @click.option(
     "--profile", default="default", metavar="NAME", help="quick, default or deep.", show_default=True
 )
+@click.option(
+    "--spec", metavar="VERSION", help="Ask what this version of the specification asks, such as 1.0."
+)
 @click.option("-k", "select", metavar="IDS", help="Questions to ask: ids, globs, commas, and, or, not.")
 @click.option("--artifacts", metavar="DIR", hidden=True, help="Older name of --out.")
 @activity_options()
@@ -50,6 +53,7 @@ def command(
     definitions: str | None,
     workloads: str | None,
     profile: str,
+    spec: str | None,
     select: str | None,
     artifacts: str | None,
     **given: Any,
@@ -92,6 +96,7 @@ def command(
         seed=options.seed,
         select=select,
         workloads=workloads,
+        spec=spec,
     )
     device = DeviceRequest(
         name=options.device,

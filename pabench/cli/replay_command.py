@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +12,20 @@ from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
 from pabench.run.options import deadline_of, poll_seconds
 from pabench.text import one_line
 
+if TYPE_CHECKING:
+    from pabench.activities.conformance.replay import Replayed
+
 
 @click.command(name="replay")
 @click.argument("case_dir", type=click.Path(path_type=Path))
 @click.option(
     "--backend", "subject", metavar="NAME", help="Another backend or allocator than the case's own."
+)
+@click.option(
+    "--outputs",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Judge these outputs instead of calling a backend: an .npz with out and, if there is one, lse.",
 )
 @click.option("--device", default=None, metavar="NAME", help="Another device than the case's own.")
 @click.option(
@@ -30,6 +40,7 @@ from pabench.text import one_line
 def command(
     case_dir: Path,
     subject: str | None,
+    outputs: Path | None,
     device: str | None,
     kernels: Path | None,
     inputs: Path | None,
@@ -46,10 +57,14 @@ def command(
     """
     if deadline is not None and in_process:
         raise UsageError("--deadline needs a process of its own, must not be given with --in-process")
-    from pabench.activities.conformance.replay import ReplayRequest, replay
+    from pabench.activities.conformance.replay import ReplayRequest, judge_outputs, replay
     from pabench.run.workers import DEFAULT_DEADLINE_S
     from pabench.workloads.captured import inputs_in_use
 
+    if outputs is not None:
+        if subject or device or kernels or checked or deadline is not None:
+            raise UsageError("--outputs calls no backend: it stands alone")
+        return _told(judge_outputs(case_dir, outputs))
     deadline_s = DEFAULT_DEADLINE_S if deadline is None else deadline_of(deadline)
     request = ReplayRequest(
         folder=str(case_dir.absolute()),
@@ -60,9 +75,13 @@ def command(
         poll_seconds=poll_seconds(deadline_s),
     )
     with inputs_in_use(inputs):
-        replayed = replay(request, deadline_s=None if in_process else deadline_s)
+        return _told(replay(request, deadline_s=None if in_process else deadline_s))
+
+
+def _told(replayed: Replayed) -> int:
     state = "PASSED" if replayed.passed else "FAILED"
-    say(f"{state} {replayed.subject} {replayed.check} on {replayed.device}: {one_line(replayed.text)}")
+    where = f" on {replayed.device}" if replayed.device else ""
+    say(f"{state} {replayed.subject} {replayed.check}{where}: {one_line(replayed.text)}")
     if replayed.traceback:
         say(replayed.traceback.rstrip())
     return EXIT_OK if replayed.passed else EXIT_FAILURE

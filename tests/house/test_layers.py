@@ -34,7 +34,7 @@ ROWS: list[tuple[str, ...]] = [
     ("activities",),
     ("activities.conformance", "activities.sweep", "activities.serving", "activities.stress"),
     ("activities.model", "selftest"),
-    ("comparison",),
+    ("comparison", "submission"),
     ("report",),
     ("run.command",),
     ("cli",),

@@ -7,6 +7,7 @@ from typing import Any
 
 from pabench.activities.conformance.request import ConformanceRequest
 from pabench.checks.selection import SEPARATORS, select
+from pabench.checks.spec_version import read_spec
 from pabench.checks.suite import questions_for
 from pabench.checks.workloads import WORKLOAD, workloads_of
 from pabench.errors import Unsupported
@@ -28,15 +29,19 @@ def plan_of(request: ConformanceRequest) -> tuple[Planned, ...]:
     """Return what ``request`` asks, one subject after another.
 
     Raises:
+        UnknownName: no such version of the specification.
         UsageError: ``select`` names no question, or a Solution or its workloads break a rule.
         Unsupported: it names none that its subjects are asked.
         EnvironmentRefused: no run could be repeated with the Hypothesis that is installed.
     """
     require_reproducible()
     chosen, workloads = _chosen(request.select)
+    asked_by_spec = None if request.spec is None else frozenset(read_spec(request.spec).questions)
     planned = []
     for kind, subject in request.subjects:
         asked = [row.id for row in questions_for(kind) if chosen is None or row.id in chosen]
+        if asked_by_spec is not None:
+            asked = [name for name in asked if name in asked_by_spec]
         if request.questions:
             asked = [name for name in request.questions if name in asked]
         planned += [Planned(question=name, subject=subject, subject_kind=kind) for name in asked]

@@ -110,6 +110,7 @@ class Conformance(ActivityBase):
             "seed": request.seed,
             "select": request.select,
             "workloads": request.workloads,
+            "spec": request.spec,
             **self._config,
         }
 

@@ -9,13 +9,19 @@ from typing import cast
 from pabench.checks.case_files import SavedCase
 from pabench.checks.failures import judge_again, load_case, rerun, subject_of
 from pabench.checks.outcome import Outcome, raised
-from pabench.checks.recordings import keep_recording
+from pabench.checks.recordings import keep_recording, read_arrays
 from pabench.checks.remote.errors import SubjectEnded
 from pabench.checks.remote.subject import RemoteSubject
 from pabench.controls.hold import open_believed
 from pabench.device.base import Device
 from pabench.device.registry import DeviceRequest
+from pabench.errors import UsageError
+from pabench.judge.verdict import judge
+from pabench.problem.case import Case
+from pabench.problem.tensors import build_tensors
+from pabench.subjects.backends.solution import PROFILE
 from pabench.subjects.reference import BACKEND
+from pabench.text import shown_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,29 @@ def replay(request: ReplayRequest, *, deadline_s: float | None) -> Replayed:
         except SubjectEnded as ended:
             outcome = raised(ended)
         return _replayed(saved, name, remote.facts.device_name, outcome)
+
+
+def judge_outputs(folder: Path, file: Path) -> Replayed:
+    """Judge outputs that a case was given elsewhere, by the roundings that are granted to a Solution.
+
+    Args:
+        folder: the case directory, of attention.
+        file: an .npz with ``out`` and, where there is one, ``lse``, in storage form; see ``judge``.
+
+    Raises:
+        UsageError: there is no such case or file, or it holds something else.
+    """
+    saved = load_case(folder)
+    if not isinstance(saved.case, Case):
+        raise UsageError(f"case {shown_path(folder)}: is of no attention, whose outputs alone are judged")
+    keep_recording(folder, saved.case)
+    arrays = read_arrays(file, "outputs", ("out",), ("lse",))
+    verdict = judge(
+        build_tensors(saved.case), arrays["out"], arrays.get("lse"), PROFILE, allow_missing_lse=True
+    )
+    return Replayed(
+        check=saved.check, subject=saved.subject, device="", passed=verdict.passed, text=verdict.text
+    )
 
 
 def _replayed(saved: SavedCase, subject: str, device: str, outcome: Outcome) -> Replayed:

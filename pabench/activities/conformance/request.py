@@ -21,6 +21,7 @@ class ConformanceRequest:
         questions: ids of the only ones to ask, in this order; empty for all.
         stop: end with the first failure, and do not make it smaller.
         scope: what the cases are drawn from.
+        spec: version of the specification whose questions alone are asked, or None.
         workloads: file of workloads for Solutions; None for those that pabench brings.
     """
 
@@ -33,6 +34,7 @@ class ConformanceRequest:
     stop: bool = False
     scope: Scope = EVERYTHING
     workloads: str | None = None
+    spec: str | None = None
 
     @property
     def subjects(self) -> tuple[tuple[str, str], ...]:

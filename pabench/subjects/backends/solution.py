@@ -113,7 +113,7 @@ class SolutionBackend:
         """Copy the outputs to the host; the judge looks at their shapes and types."""
         found = plan.outputs if self._passes_outputs else self._named(plan.result)
         out, lse = (self._arrays.down(found.get(name)) for name in (OUTPUT, LSE))
-        return AttentionOutput(out=out, lse=_natural(lse))
+        return AttentionOutput(out=out, lse=natural_log(lse))
 
     def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
         """Refuse: attention writes no cache."""
@@ -131,8 +131,8 @@ def _default_scale(case: Case) -> str | None:
     return None if case.problem.sm_scale is None else f"no input {SCALE}"
 
 
-def _natural(lse: Any) -> Any:
-    """The LSE of base 2 as natural log, rounded once."""
+def natural_log(lse: Any) -> Any:
+    """Return an LSE of base 2 as natural log, rounded once; what is no float32 array as it is."""
     if not isinstance(lse, np.ndarray) or lse.dtype != FLOAT32.storage:
         return lse
     return (lse.astype(np.float64) * math.log(2.0)).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Submission packages: a run with its waivers and a statement, which anybody can verify offline."""
