@@ -14,7 +14,7 @@ class CacheMoves(HistorySteps):
         """Commit all or a part; often end the sequence, so that its pages are evictable, or rewind it."""
         sequence = self._one(self._live)
         reader = self.trial.contents.live[sequence]
-        held = len(reader.serials)
+        held = len(reader.tokens)
         if self._on("bad") and self._maybe(0.1):  # more than it has
             self._step("commit", sequence=sequence, tokens=held + self.rng.randint(1, self.shape.page_size))
         count = self._part(sequence) if self._maybe(0.2) else held

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from itertools import combinations
 
 from hypothesis import strategies as st
 
 from pabench.judge.allocators.streams import NEAR, PLACES, stream_of
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.capabilities import Capabilities
+from pabench.subjects.allocators.groups import KvGroup
 
 SMALL_PAGES = [4, 3, 2, 1, 8]
 """Pages so small that a few tokens fill them."""
@@ -31,6 +34,41 @@ def small_pools(can: Capabilities, page_sizes: list[int] = PAGES) -> st.SearchSt
         reserve_pages=st.sampled_from([0, 0, 1, 2]) if can.watermark else st.just(0),
         hash_bits=st.sampled_from([64, 1]) if "lookup" in can.operations else st.just(64),
     )
+
+
+def grouped_pools(can: Capabilities) -> st.SearchStrategy[PoolShape]:
+    """Such pools, shared by one to four groups of the kinds that are kept."""
+    return small_pools(can).flatmap(lambda shape: _grouped(shape, sorted(can.groups)))
+
+
+def _grouped(shape: PoolShape, kinds: list[str]) -> st.SearchStrategy[PoolShape]:
+    """The pool is larger, since each group takes pages."""
+    sizes = [size for size in range(1, shape.page_size + 1) if shape.page_size % size == 0]
+    # mostly neighbours of the largest: a row of tiny pages ends before anything is full
+    near = sizes[-3:][::-1]
+    windows = [*range(1, 4), *range(max(1, shape.page_size - 1), shape.page_size + 3), 2 * shape.page_size]
+
+    # a state forbids every cut, so that pools without one show more of windows
+    mixes = [mix for count in (1, 2, 3) for mix in combinations(kinds, count)]
+
+    def group(kind: str, size: int, window: int) -> KvGroup:
+        return KvGroup(kind=kind, page_size=size, window=window if kind == "window" else 0)
+
+    def some(mix: tuple[str, ...]) -> st.SearchStrategy[list[KvGroup]]:
+        kind, size = st.sampled_from(mix), st.sampled_from([near[0], *near])
+        each = st.builds(group, kind, size, st.sampled_from(windows))
+        return st.lists(each, min_size=1, max_size=4)
+
+    def shared(groups: list[KvGroup], more: int) -> PoolShape:
+        return replace(
+            shape,
+            groups=tuple(groups),
+            num_pages=shape.num_pages + more,
+            swap_pages=2 * shape.swap_pages,
+            max_pages_per_seq=shape.max_pages_per_seq + 3,
+        )
+
+    return st.builds(shared, st.sampled_from(mixes).flatmap(some), st.integers(0, 24))
 
 
 def streams(rng: random.Random) -> list[int]:

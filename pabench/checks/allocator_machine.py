@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,10 +16,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from pabench.checks.allocator_cache_moves import CacheMoves
 from pabench.checks.allocator_checks import check_repeats
-from pabench.checks.allocator_draws import PAGES, SMALL_PAGES, small_pools, spaces, streams
+from pabench.checks.allocator_draws import PAGES, SMALL_PAGES, grouped_pools, small_pools, spaces, streams
 from pabench.checks.allocator_steps import HistoryOver
 from pabench.checks.table_decode import judge_tables
 from pabench.judge.allocators.trial import Trial
+from pabench.subjects.allocators.base import PoolShape
+from pabench.subjects.allocators.results import NULL_PAGE
 
 # operations that a run may do without: what is left goes deeper (swarm testing)
 GROUPS = ("fork", "truncate", "free_window", "cache", "evict", "swap", "reset", "bad", "final", "steps")
@@ -33,6 +36,9 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
 
     decodes = False
 
+    def _pools(self) -> st.SearchStrategy[PoolShape]:
+        return small_pools(self.can, SMALL_PAGES if self.decodes else PAGES)
+
     @initialize(
         data=st.data(),
         without=st.sets(st.sampled_from(GROUPS), max_size=5),
@@ -41,7 +47,7 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
     def start(self, data: st.DataObject, without: set[str], words: int) -> None:
         """Draw a pool, what this run does without, and the words of its prompts."""
         self.can = self.asking.can
-        self.shape = data.draw(small_pools(self.can, SMALL_PAGES if self.decodes else PAGES))
+        self.shape = data.draw(self._pools())
         self.without = without
         self.streams, self.spaces = streams(random.Random(words)), spaces(random.Random(words))
         self.history, self.offered = [], []
@@ -66,7 +72,7 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
             (1, can("append_batch"), self._fill_to_the_brim),
             (3, live and dead and can("fork"), self._fork),
             (2, live and can("truncate"), self._truncate),
-            (1, live and can("free_window"), self._free_window),
+            (1, live and can("free_window") and not self.shape.groups, self._free_window),
             (1 if self.trial.subject.free_pages else 4, live or away, self._free),
             (4, live and can("cache") and can("commit"), self._commit),
             (6, dead and cache, self._start_from_cache),
@@ -79,11 +85,16 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
             (2, can("bad"), self._free_what_may_not_be),
             (1, live and can("bad") and can("append_batch"), self._append_what_may_not_be),
             (2, can("bad"), self._ask_what_may_not_be),
+            *self._more_moves(),
         ]
         weights = [weight if possible else 0 for weight, possible, _ in moves]
         if any(weights):
             with contextlib.suppress(HistoryOver):
                 self.rng.choices([move for _, _, move in moves], weights)[0]()
+
+    def _more_moves(self) -> list[tuple[int, bool, Callable[[], None]]]:
+        """Moves of a subclass: weight, whether it is possible now, and the move."""
+        return []
 
     # --- starting -------------------------------------------------------------------------------------------
 
@@ -116,7 +127,7 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
             subject, shape = self.trial.subject, self.shape
             left = subject.free_pages + subject.evictable_pages - shape.reserve_pages
             if left > 0:
-                self._new(sequence, min(left * shape.page_size, shape.max_tokens))
+                self._new(sequence, min(left // shape.block_pages * shape.page_size, shape.max_tokens))
 
     # --- growing and shrinking ------------------------------------------------------------------------------
 
@@ -144,14 +155,14 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
                 self._new(sequence, 0)
             if sequence not in self.trial.contents.live:
                 continue  # who reserves may have no room for it
-            held = len(self.trial.contents.live[sequence].serials)
+            held = len(self.trial.contents.live[sequence].tokens)
             # from a page's end on, so that tokens asked for and pages needed agree
             slack = -held % shape.page_size
-            take = min((shape.max_tokens - held - slack) // shape.page_size, left)
+            take = min((shape.max_tokens - held - slack) // shape.page_size, left // shape.block_pages)
             if take > 0:
                 sequences.append(sequence)
                 tokens.append(slack + take * shape.page_size)
-                left -= take
+                left -= take * shape.block_pages
         self._step("append_batch", sequences=sequences, tokens=tokens)
 
     def _truncate(self) -> None:
@@ -254,3 +265,39 @@ class DecodingMachine(AllocatorMachine):
     """At its end a decode kernel reads the cache through the tables."""
 
     decodes = True
+
+
+class GroupMachine(AllocatorMachine):
+    """Several KV groups share the pool."""
+
+    def _pools(self) -> st.SearchStrategy[PoolShape]:
+        return grouped_pools(self.can)
+
+    def _more_moves(self) -> list[tuple[int, bool, Callable[[], None]]]:
+        live = bool(self._live)
+        return [(2, live, self._slide_when_full), (2, live and self._on("truncate"), self._cut_at_a_window)]
+
+    def _slide_when_full(self) -> None:
+        """Let windows slide while no page is left, so that what they give up is needed at once."""
+        sequence = self._one(self._live)
+        if self._dead and self._on("fork") and self._maybe(0.4):
+            self._step("fork", parent=sequence, child=self._dead[0], stream=self.streams[0])
+        self._take_all()
+        if self._on("steps") and self._on("begin_step") and self._maybe(0.4):
+            self._step("begin_step")
+        self._step("append", sequence=sequence, tokens=self._one([1, self.shape.page_size, self._count()]))
+
+    def _cut_at_a_window(self) -> None:
+        """Cut to where a window still has all it needs, or to one token less."""
+        sequence, at = self._one(self._live), self.rng.randrange(len(self.shape.kv_groups))
+        group, width = self.shape.kv_groups[at], self.shape.max_pages_per_seq
+        held = len(self.trial.contents.live[sequence].tokens)
+        row = self.trial.subject.block_table()[sequence, at * width :][: group.pages(held)].tolist()
+        limit = row.count(NULL_PAGE) * group.page_size + max(0, group.window - 1)
+        self._cut(sequence, min(held, max(0, limit - self.rng.randint(0, 1))))
+
+    def _part(self, sequence: int) -> int:
+        """Often near the end: what lies far before it has left the windows, and cannot be cut to."""
+        held = len(self.trial.contents.live[sequence].tokens)
+        near = max(0, held - self.rng.randint(0, self.shape.page_size))
+        return near if self._maybe(0.6) else super()._part(sequence)

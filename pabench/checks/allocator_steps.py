@@ -75,7 +75,7 @@ class HistorySteps:
 
     def _part(self, sequence: int) -> int:
         """A number of a sequence's tokens."""
-        return self.rng.randint(0, len(self.trial.contents.live[sequence].serials))
+        return self.rng.randint(0, len(self.trial.contents.live[sequence].tokens))
 
     def _on(self, name: str) -> bool:
         """Whether an operation is offered, and it or its group not left out of this run."""

@@ -131,8 +131,8 @@ def case_bytes(case: AnyCase) -> int:
     """Return about how many bytes the arrays of a case take, its float64 stages included."""
     if isinstance(case, HistoryCase):
         # the shadow of the cache is a Python object a slot and a table entry
-        entries = case.shape.max_seqs * case.shape.max_pages_per_seq
-        longest = case.shape.max_pages_per_seq * case.shape.page_size
+        entries = case.shape.max_seqs * case.shape.columns
+        longest = case.shape.columns * case.shape.page_size
         slots = case.shape.num_pages * case.shape.page_size
         return 1000 * (entries + slots + longest + case.shape.swap_pages + case.shape.max_seqs**2)
     if isinstance(case, MergeCase):

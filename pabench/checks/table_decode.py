@@ -48,7 +48,7 @@ def decode_through_tables(trial: Trial, device: Device) -> Decoded:
     """
     table, contents = trial.subject.block_table(), trial.contents
     whole = {
-        s: r.serials for s, r in sorted(contents.live.items()) if NULL_PAGE not in trial.subject.pages(s)
+        s: r.serials[0] for s, r in sorted(contents.live.items()) if NULL_PAGE not in trial.subject.pages(s)
     }
     if not whole:
         return Decoded(None, None, 0)

@@ -17,7 +17,7 @@ from pabench.subjects.registry import load_allocator
 Call = Callable[[PageAllocator], Any]
 
 
-def shape_of(num_pages: int, page_size: int, max_seqs: int, width: int, **more: int) -> PoolShape:
+def shape_of(num_pages: int, page_size: int, max_seqs: int, width: int, **more: Any) -> PoolShape:
     return PoolShape(
         num_pages=num_pages, page_size=page_size, max_seqs=max_seqs, max_pages_per_seq=width, **more
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pabench.checks.allocator_checks import check_concurrent, check_history, check_table_decode
 from pabench.checks.allocator_histories import crowd, large_pool, long_rows, rounds, thousand
-from pabench.checks.allocator_machine import AllocatorMachine, DecodingMachine
+from pabench.checks.allocator_machine import AllocatorMachine, DecodingMachine, GroupMachine
 from pabench.checks.question import AllocatorCheck, AllocatorQuestion, AllocatorRange
 from pabench.judge.allocators.history import HistoryCase
 from pabench.judge.allocators.operations import Operation
@@ -80,6 +80,10 @@ def _no_batches(declared: AllocatorRange) -> str | None:
     return None if offered else f"{declared.subject} offers no append_batch"
 
 
+def _no_groups(declared: AllocatorRange) -> str | None:
+    return None if declared.can.groups else f"{declared.subject} keeps no KV groups"
+
+
 def _with_time(declared: AllocatorRange) -> str | None:
     return (
         None if declared.runs >= MANY_RUNS else "takes seconds a history: asked from the default profile on"
@@ -104,6 +108,15 @@ ALLOCATORS = (
         machine=AllocatorMachine,
     ),
     AllocatorQuestion(check=DECODE, clauses=("P1", "P4", "P9"), machine=DecodingMachine, share=0.25),
+    AllocatorQuestion(
+        check=INVARIANTS,
+        clauses=("P17",),
+        machine=GroupMachine,
+        label="groups",
+        about="Full, window and state layers share one pool: each keeps what its next query needs.",
+        share=0.5,
+        unasked=_no_groups,
+    ),
     AllocatorQuestion(
         check=INVARIANTS,
         clauses=("P1", "P2"),

@@ -105,8 +105,8 @@ def read_facts(subject: Caller, kind: str, name: str, told: Any) -> RemoteFacts:
 def allocator_capabilities(told: dict[str, Any]) -> AllocatorCapabilities:
     """Return the capabilities that a subject's process has told of."""
     known = dict(told)
-    known["operations"] = frozenset(known["operations"])
-    known["reserved_pages"] = frozenset(known["reserved_pages"])
+    for field in ("operations", "reserved_pages", "groups"):
+        known[field] = frozenset(known[field])
     return AllocatorCapabilities(**known)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from pabench.judge.allocators.streams import Turns, cut, tokens_of, turns_of
 from pabench.problem.dtypes import Array
+from pabench.subjects.allocators.groups import KvGroup
 from pabench.subjects.allocators.results import NULL_PAGE, Prompt
 
 NOTHING = -1
@@ -27,16 +28,17 @@ class Reader:
     Attributes:
         turns: the streams that its tokens come from.
         tokens: the token ids that it must read, position by position.
-        meanings: of them, from the start on.
-        serials: of the writes that put them there, int64.
+        meanings: of them, from the start on, in each group.
+        serials: of the writes that put them there, int64 ``(groups, len(tokens))``; ``NOTHING`` for what was
+            given up before it began.
     """
 
     turns: Turns
     adapter: str = ""
     salt: str = ""
     tokens: list[int] = field(default_factory=list)
-    meanings: list[int] = field(default_factory=list)
-    serials: Array = field(default_factory=lambda: np.empty(0, np.int64))
+    meanings: list[list[int]] = field(default_factory=list)
+    serials: Array = field(default_factory=lambda: np.empty((1, 0), np.int64))
 
     def prompt(self, count: int, page_size: int) -> Prompt:
         """Return its first ``count`` tokens, continued from its stream where it is shorter."""
@@ -50,13 +52,15 @@ class Contents:
     """The cache and its readers.
 
     Attributes:
-        page_size: tokens of a page.
+        groups: KV groups, one at least.
+        page_size: slots of a page, in which each group has room for its tokens.
         num_pages: page ids there are, those never granted included.
         swap_pages: of the store.
         live: sequence to what it reads.
         swapped: the same for sequences in the swap store.
     """
 
+    groups: tuple[KvGroup, ...]
     page_size: int
     num_pages: int
     swap_pages: int = 0
@@ -66,7 +70,7 @@ class Contents:
     _store: Array = field(init=False)
     _meaning: list[int] = field(default_factory=list)
     _known: dict[tuple[int, int], int] = field(default_factory=dict)
-    _spaces: dict[tuple[str, str], int] = field(default_factory=dict)
+    _spaces: dict[tuple[int, str, str], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._slots = np.full(self.num_pages * self.page_size, NOTHING, np.int64)
@@ -74,27 +78,43 @@ class Contents:
 
     def start(self, sequence: int, stream: int, adapter: str, salt: str) -> None:
         """Start a reader without tokens."""
-        self.live[sequence] = Reader(turns_of(stream, ()), adapter, salt)
+        self.live[sequence] = Reader(
+            turns=turns_of(stream, ()),
+            adapter=adapter,
+            salt=salt,
+            meanings=[[] for _ in self.groups],
+            serials=np.empty((len(self.groups), 0), np.int64),
+        )
 
     def write(self, sequence: int, slots: Sequence[int] | Array) -> None:
-        """Write the next tokens of a live sequence to ``slots``; what lies outside of the pool is lost."""
-        reader, places = self.live[sequence], np.asarray(slots, np.int64)
-        tokens = tokens_of(reader.turns, len(reader.tokens), places.size, self.page_size)
-        reader.meanings += self._mean(reader, tokens)
+        """Write the next tokens of a live sequence; what lies outside of the pool is lost.
+
+        Args:
+            sequence: whose tokens they are.
+            slots: of each token, group behind group.
+        """
+        reader, by_group = self.live[sequence], np.asarray(slots, np.int64).reshape(len(self.groups), -1)
+        tokens = tokens_of(reader.turns, len(reader.tokens), by_group.shape[1], self.page_size)
         reader.tokens += tokens
         first = len(self._meaning)
-        serials = np.arange(first, first + places.size)
-        self._meaning += reader.meanings[len(reader.meanings) - len(tokens) :]
-        reader.serials = np.concatenate((reader.serials, serials))
-        there = (places >= 0) & (places < self._slots.size)
-        self._slots[places[there]] = serials[there]
+        serials = np.arange(first, first + by_group.size).reshape(by_group.shape)
+        reader.serials = np.concatenate((reader.serials, serials), axis=1)
+        for at, (group, places) in enumerate(zip(self.groups, by_group, strict=True)):
+            meanings = self._mean(at, reader, tokens)
+            reader.meanings[at] += meanings
+            self._meaning += meanings
+            places = self._place(group, places)
+            there = (places >= 0) & (places < self._slots.size)
+            self._slots[places[there]] = serials[at][there]
 
     def truncate(self, sequence: int, length: int, stream: int | None) -> None:
         """Cut a live sequence; its next tokens come from ``stream`` where that is given."""
         reader = self.live[sequence]
         reader.turns = cut(reader.turns, length, stream)
-        reader.serials = reader.serials[:length]
-        del reader.tokens[length:], reader.meanings[length:]
+        reader.serials = reader.serials[:, :length]
+        del reader.tokens[length:]
+        for meanings in reader.meanings:
+            del meanings[length:]
 
     def copy(self, copies: Iterable[Sequence[int]]) -> None:
         """Copy slots from page to page."""
@@ -114,61 +134,80 @@ class Contents:
         """Let ``child`` read what ``parent`` does, and go on with a stream of its own."""
         of = self.live[parent]
         turns = cut(of.turns, len(of.tokens), stream)
-        known = list(of.tokens), list(of.meanings), of.serials
+        known = list(of.tokens), [list(meanings) for meanings in of.meanings], of.serials
         self.live[child] = Reader(turns, of.adapter, of.salt, *known)
 
     def adopt(self, sequence: int, prompt: Prompt, turns: Turns, pages: Sequence[int]) -> str | None:
-        """Start a reader of cached pages; return what they hold that is not the prompt, or None."""
-        size = self.page_size
-        count = min(len(pages) * size, len(prompt.tokens))
+        """Start a reader of cached pages, one group behind the other.
+
+        Returns:
+            What they hold that is not the prompt, or None.
+        """
+        of_block = sum(self.page_size // group.page_size for group in self.groups)
+        count = min(len(pages) // of_block * self.page_size, len(prompt.tokens))
         reader = Reader(cut(turns, count), prompt.adapter, prompt.salt)
         reader.tokens = list(prompt.tokens[:count])
-        reader.meanings = self._mean(reader, reader.tokens, fresh=True)
-        places = np.repeat(np.asarray(pages, np.int64) * size, size)[:count] + np.arange(count) % size
-        reader.serials = self._at(self._slots, places)
-        for slot, serial, meaning in zip(
-            places.tolist(), reader.serials.tolist(), reader.meanings, strict=True
-        ):
-            if serial == NOTHING or self._meaning[serial] != meaning:
-                return f"slot {slot} does not hold token {reader.meanings.index(meaning)} of the prompt"
+        reader.serials = np.full((len(self.groups), count), NOTHING, np.int64)
+        rest, position = np.asarray(pages, np.int64), np.arange(count)
+        for at, group in enumerate(self.groups):
+            reader.meanings.append(self._mean(at, reader, reader.tokens))
+            mine, rest = rest[: group.pages(count)], rest[group.pages(count) :]
+            page = mine[position // group.page_size]
+            places = self._place(group, page * group.page_size + position % group.page_size)
+            reader.serials[at] = found = np.where(page == NULL_PAGE, NOTHING, self._at(self._slots, places))
+            meant = zip(position.tolist(), found.tolist(), reader.meanings[at], strict=True)
+            for token, serial, meaning in meant:
+                if page[token] != NULL_PAGE and (serial == NOTHING or self._meaning[serial] != meaning):
+                    slot = int(page[token]) * group.page_size + token % group.page_size
+                    return f"slot {slot} does not hold token {token} of the prompt"
         self.live[sequence] = reader
         return None
 
     def misread(self, table: Array) -> str | None:
         """Return the first token of a live sequence that its row of the table does not lead to, or None."""
-        there = [(sequence, reader) for sequence, reader in self.live.items() if reader.serials.size]
+        there = [(sequence, reader) for sequence, reader in self.live.items() if reader.tokens]
         if not there:
             return None
-        counts = np.array([reader.serials.size for _, reader in there])
+        counts = np.array([len(reader.tokens) for _, reader in there])
         ends = np.cumsum(counts)
         position = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
         row = np.repeat(np.array([sequence for sequence, _ in there]), counts)
-        pages = table[row, position // self.page_size].astype(np.int64)
-        slots = pages * self.page_size + position % self.page_size
-        wanted = np.concatenate([reader.serials for _, reader in there])
-        wrong = np.flatnonzero((self._at(self._slots, slots) != wanted) & (pages != NULL_PAGE))
-        if not wrong.size:
-            return None
-        at = wrong[0]
-        return f"token {position[at]} of sequence {row[at]} is not in slot {slots[at]}"
+        serials = np.concatenate([reader.serials for _, reader in there], axis=1)
+        width = table.shape[1] // len(self.groups)
+        for at, group in enumerate(self.groups):
+            pages = table[row, at * width + position // group.page_size].astype(np.int64)
+            slots = pages * group.page_size + position % group.page_size
+            read = self._at(self._slots, self._place(group, slots))
+            wrong = np.flatnonzero((read != serials[at]) & (pages != NULL_PAGE))
+            if wrong.size:
+                first = wrong[0]
+                return f"token {position[first]} of sequence {row[first]} is not in slot {slots[first]}"
+        return None
 
     def slots(self) -> Array:
         """Return the serial number of the token in each slot, int64 ``(slots,)``, -1 where there is none."""
         return self._slots.copy()
 
-    def _mean(self, reader: Reader, tokens: Sequence[int], *, fresh: bool = False) -> list[int]:
-        """The meanings of more tokens behind those of a reader, or behind none."""
-        known, before = self._known, -1 - self._space(reader)
-        if reader.meanings and not fresh:
-            before = reader.meanings[-1]
+    def _mean(self, at: int, reader: Reader, tokens: Sequence[int]) -> list[int]:
+        """The meanings in a group of more tokens behind those of a reader."""
+        known = self._known
+        if len(reader.meanings) > at and reader.meanings[at]:
+            before = reader.meanings[at][-1]
+        else:
+            space = (at, reader.adapter, reader.salt)
+            before = -1 - self._spaces.setdefault(space, len(self._spaces))
         found = []
         for token in tokens:
             before = known.setdefault((before, token), len(known))
             found.append(before)
         return found
 
-    def _space(self, reader: Reader) -> int:
-        return self._spaces.setdefault((reader.adapter, reader.salt), len(self._spaces))
+    def _place(self, group: KvGroup, slots: Array) -> Array:
+        """Where the slots of a group are: pages of all groups are equally large."""
+        if group.page_size == self.page_size:
+            return slots
+        places: Array = slots // group.page_size * self.page_size + slots % group.page_size
+        return places
 
     def _move(self, source: Array, target: Array, moves: Iterable[Sequence[int]]) -> None:
         size, taken = self.page_size, []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pabench.judge.allocators.windows import pages_unseen
 from pabench.problem.dtypes import Array
-from pabench.problem.layout import pages_needed
+from pabench.subjects.allocators.groups import KvGroup
 from pabench.subjects.allocators.results import NULL_PAGE
 
 
@@ -25,23 +26,33 @@ def rows_of(moves: object) -> list[list[int]]:
 
 
 def moved_page(
-    before: Array, now: Array, lengths: Mapping[int, int], copies: set[tuple[int, int]], page_size: int
+    before: Array,
+    now: Array,
+    lengths: Mapping[int, int],
+    copies: set[tuple[int, int]],
+    groups: Sequence[KvGroup],
 ) -> str | None:
-    """Return the first entry that growing changed without a copy of a shared last page, or None.
+    """Return the first entry that growing changed and was not to, or None.
+
+    It may copy a shared last page, and give up what a window no longer sees.
 
     Args:
         before, now: tables before and after it.
         lengths: tokens that those that grew had before.
         copies: source and target of the grant's copies.
-        page_size: tokens of a page.
+        groups: whose columns stand one behind the other.
     """
+    width = before.shape[1] // len(groups)
     for sequence, length in lengths.items():
-        held = pages_needed(length, page_size)
-        for column in np.flatnonzero(before[sequence, :held] != now[sequence, :held]).tolist():
-            old, new = int(before[sequence, column]), int(now[sequence, column])
-            last = column == length // page_size
-            if not (last and (old, new) in copies):
-                return f"page {column} of sequence {sequence} from {old} to {new}"
+        for at, group in enumerate(groups):
+            mine = slice(at * width, at * width + group.pages(length))
+            was, has = before[sequence, mine], now[sequence, mine]
+            for column in np.flatnonzero(was != has).tolist():
+                old, new = int(was[column]), int(has[column])
+                copied = column == length // group.page_size and (old, new) in copies
+                slid = new == NULL_PAGE and column < pages_unseen(group, length)
+                if not (copied or slid):
+                    return f"page {at * width + column} of sequence {sequence} from {old} to {new}"
     return None
 
 

@@ -14,6 +14,7 @@ from pabench.judge.allocators.operations import ADDED, Operation, arguments, ope
 from pabench.problem.checks import whole_number
 from pabench.problem.identity import content_id
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
+from pabench.subjects.allocators.groups import KvGroup
 
 HISTORY_SCHEMA = 4
 
@@ -44,6 +45,9 @@ class HistoryCase:
         """Return the case as plain JSON values."""
         operations = [[name, given] for name, given in self.operations]
         shape, schedule = asdict(self.shape), self.schedule
+        if not shape["groups"]:
+            # as histories were written before there were groups, so that their ids stay
+            del shape["groups"]
         return {"schema": HISTORY_SCHEMA, "shape": shape, "operations": operations, "schedule": schedule}
 
 
@@ -60,14 +64,28 @@ def history_from_dict(data: Any) -> HistoryCase:
     if data.keys() != {"schema", "shape", "operations", "schedule"}:
         raise InvalidCase("history", sorted(data), "must have schema, shape, operations and schedule")
     shape, names = data["shape"], {field.name for field in fields(PoolShape)}
-    if not isinstance(shape, dict) or shape.keys() != names:
+    if not isinstance(shape, dict) or {**shape, "groups": []}.keys() != names:
         raise InvalidCase("history.shape", shape, f"must have the fields {', '.join(sorted(names))}")
-    if not isinstance(data["operations"], list):
-        raise InvalidCase("history.operations", data["operations"], "must be a list")
+    groups = tuple(_group(entry) for entry in _list("history.shape.groups", shape.get("groups", [])))
     added = ADDED if data["schema"] < 4 else None
-    operations = tuple(operation_from_json(entry, added=added) for entry in data["operations"])
+    entries = _list("history.operations", data["operations"])
+    operations = tuple(operation_from_json(entry, added=added) for entry in entries)
     schedule = whole_number("history.schedule", data["schedule"], low=0, high=2**64 - 1)
-    return HistoryCase(shape=PoolShape(**shape), operations=operations, schedule=schedule)
+    pool = PoolShape(**(shape | {"groups": groups}))
+    return HistoryCase(shape=pool, operations=operations, schedule=schedule)
+
+
+def _list(field: str, value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise InvalidCase(field, value, "must be a list")
+    return list(value)
+
+
+def _group(entry: Any) -> KvGroup:
+    names = {field.name for field in fields(KvGroup)}
+    if not isinstance(entry, dict) or entry.keys() != names:
+        raise InvalidCase("history.shape.groups", entry, f"must have the fields {', '.join(sorted(names))}")
+    return KvGroup(**entry)
 
 
 def perform(allocator: PageAllocator, operation: Operation) -> Any:

@@ -26,14 +26,19 @@ def violation(allocator: PageAllocator) -> str | None:
     for name, got, want in (("lengths", lengths, np.int64), ("block_table", table, np.int32)):
         if got.dtype != want:
             return f"{name} has dtype {got.dtype}, must have {np.dtype(want)}"
-    if lengths.shape != (shape.max_seqs,) or table.shape != (shape.max_seqs, shape.max_pages_per_seq):
+    if lengths.shape != (shape.max_seqs,) or table.shape != (shape.max_seqs, shape.columns):
         return f"state of shapes {lengths.shape} and {table.shape} does not fit {shape}"
     wrong = np.flatnonzero((lengths < -1) | (lengths > shape.max_tokens))
     if wrong.size:
         return f"sequence {wrong[0]} has length {lengths[wrong[0]]}, must be at most {shape.max_tokens}"
-    held = _held(lengths, table, shape.page_size, windows="free_window" in can.operations)
-    if isinstance(held, str):
-        return held
+    held = np.zeros(table.shape, bool)
+    width, by_hand = shape.max_pages_per_seq, "free_window" in can.operations
+    for at, group in enumerate(shape.kv_groups):
+        mine, windows = slice(at * width, (at + 1) * width), by_hand or group.kind != "full"
+        part = _held(lengths, table[:, mine], group.page_size, windows=windows)
+        if isinstance(part, str):
+            return part
+        held[:, mine] = part
     top = shape.num_pages + len(can.reserved_pages)
     if found := _not_to_be_held(table, held, can, top):
         return found

@@ -28,7 +28,7 @@ from pabench.judge.allocators.refusals import unrefused
 from pabench.judge.allocators.streams import Turns, turns_of
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator
-from pabench.subjects.allocators.results import Granted, Hit, Prompt
+from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt
 from pabench.subjects.allocators.rounds import Call, Rounds, run_rounds
 
 GROWING = ("alloc", "append", "append_batch")
@@ -69,7 +69,7 @@ class Trial:
     def __post_init__(self) -> None:
         shape, can = self.subject.shape, self.subject.capabilities
         pages = shape.num_pages + len(can.reserved_pages)
-        self.contents = Contents(shape.page_size, pages, shape.swap_pages)
+        self.contents = Contents(shape.kv_groups, shape.page_size, pages, shape.swap_pages)
         self._handed = HandedOut(self.subject)
         mode = can.batch_mode
         self._model = ModelAllocator(self.subject.shape, batch_mode="prefix" if mode == "prefix" else "all")
@@ -167,6 +167,10 @@ class Trial:
             self.turns = turns_of(given["stream"], given["turns"])
             if len(got.pages) != len(expected.pages):
                 return f"{name} {given} found {len(got.pages)} pages, must find {len(expected.pages)}"
+            for column, (page, wanted) in enumerate(zip(got.pages, expected.pages, strict=True)):
+                if (page == NULL_PAGE) != (wanted == NULL_PAGE):
+                    said = "no page, must find one" if page == NULL_PAGE else "a page that no window sees"
+                    return f"{name} {given} found in entry {column} {said}"
         elif name == "adopt":
             pages = self.hit.pages + tuple(given["pages"])
             if wrong := contents.adopt(given["sequence"], self.hit.prompt, self.turns, pages):
@@ -189,24 +193,22 @@ class Trial:
             must = sorted(self._refused(given, expected))
             return f"{name} {given} refused the requests {sorted(refused)}, must refuse {must}"
         served = [(s, n) for at, (s, n) in enumerate(zip(asked, counts, strict=True)) if at not in refused]
-        slots = slots_of(got.slots)
-        wanted = sum(count for _, count in served)
+        slots, groups = slots_of(got.slots), self.contents.groups
+        wanted = sum(count for _, count in served) * len(groups)
         if slots is None or len(slots) != wanted:
             has = type(got.slots).__name__ if slots is None else f"{len(slots)} slots"
             return f"{name} {given} returned {has}, must return a vector of {wanted} slots"
         copies = {(int(source), int(target)) for source, target, _ in rows_of(got.copies)}
         lengths = {sequence: self._length(sequence) for sequence, _ in served}
-        if moved := moved_page(
-            table, self.subject.block_table(), lengths, copies, self.subject.shape.page_size
-        ):
+        if moved := moved_page(table, self.subject.block_table(), lengths, copies, groups):
             return f"invariant 5: {name} {given} changed {moved}"
         self.contents.copy(rows_of(got.copies))
         if name == "alloc":
             self.contents.start(given["sequence"], given["stream"], given["adapter"], given["salt"])
         at = 0
         for sequence, count in served:
-            self.contents.write(sequence, slots[at : at + count])
-            at += count
+            self.contents.write(sequence, slots[at : at + count * len(groups)])
+            at += count * len(groups)
         return None
 
     def _refused(self, given: dict[str, Any], expected: Granted) -> set[int]:
@@ -311,7 +313,7 @@ class Trial:
         free = self.subject.free_pages + self.subject.evictable_pages + self.subject.returning_pages
         if free != shape.num_pages or self.subject.free_swap_pages != shape.swap_pages:
             return f"invariant 13: {free} of {shape.num_pages} pages free after freeing all"
-        left = 0 if can.refusal == "fragmenting" else shape.num_pages
+        left = 0 if can.refusal == "fragmenting" else shape.num_pages // shape.block_pages
         for sequence in range(shape.max_seqs):
             take = min(shape.max_tokens // shape.page_size, left)
             left -= take

@@ -8,60 +8,21 @@ the allocator does not offer.  ``model.py`` says by running what each operation 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 
-from pabench.errors import InvalidCase, Unsupported
-from pabench.problem.checks import whole_number
+from pabench.errors import Unsupported
 from pabench.problem.dtypes import Array
-from pabench.problem.layout import pages_needed
+from pabench.subjects.allocators.arguments import ArgumentChecks
 from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
 from pabench.subjects.allocators.results import Granted, Hit, MemorySplit, Prompt, split_of
+from pabench.subjects.allocators.shape import PoolShape as PoolShape
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolShape:
-    """Sizes that an allocator is made for.
-
-    Attributes:
-        num_pages: pages that can be granted.
-        page_size: tokens of one page.
-        max_seqs: sequences that can be live or swapped out at once.
-        max_pages_per_seq: columns of the block table.
-        swap_pages: pages of the store that swapped-out sequences go to.
-        reserve_pages: watermark; starting, adopting or swapping in a sequence leaves at least this many pages
-            available, so that those that run can grow.
-        hash_bits: how much of a prefix hash is used, 1 to 64; few bits make unlike prefixes collide, which
-            must not show.
-    """
-
-    num_pages: int
-    page_size: int
-    max_seqs: int
-    max_pages_per_seq: int
-    swap_pages: int = 0
-    reserve_pages: int = 0
-    hash_bits: int = 64
-
-    def __post_init__(self) -> None:
-        limits = {"num_pages": (1, 2**30), "swap_pages": (0, 2**30), "reserve_pages": (0, 2**30)}
-        limits["hash_bits"] = (1, 64)
-        for field in fields(self):
-            low, high = limits.get(field.name, (1, 2**31 - 1))
-            number = whole_number(field.name, getattr(self, field.name), low=low, high=high)
-            object.__setattr__(self, field.name, number)
-
-    @property
-    def max_tokens(self) -> int:
-        """Tokens of the longest sequence that a row of the table holds; lengths are int32 on a device."""
-        return min(self.max_pages_per_seq * self.page_size, 2**31 - 1)
-
-
-class PageAllocator(ABC):
+class PageAllocator(ArgumentChecks):
     """Hands out pages to growing sequences.
 
     A subclass overrides the operations it offers.  Where it sets no ``capabilities``, they are those
@@ -97,6 +58,8 @@ class PageAllocator(ABC):
             raise Unsupported(f"{self.name}: swap_pages = {shape.swap_pages}: swaps nothing, must be 0")
         if shape.reserve_pages and not self.capabilities.watermark:
             raise Unsupported(f"{self.name}: reserve_pages = {shape.reserve_pages}: keeps none, must be 0")
+        if lacking := sorted({group.kind for group in shape.groups} - self.capabilities.groups):
+            raise Unsupported(f"{self.name}: groups of kind {', '.join(lacking)}: keeps none")
 
     # --- state, to be read at any time ----------------------------------------------------------------
 
@@ -106,7 +69,7 @@ class PageAllocator(ABC):
 
     @abstractmethod
     def block_table(self) -> Array:
-        """Return the table, int32 ``(max_seqs, max_pages_per_seq)``.
+        """Return the table, int32 ``(max_seqs, columns)``: in a row one group stands behind the other.
 
         ``NULL_PAGE`` past the last page of a sequence and where a sliding window gave a page up.
         """
@@ -148,9 +111,14 @@ class PageAllocator(ABC):
         return None if tokens < 0 else tokens
 
     def pages(self, sequence: int) -> tuple[int, ...]:
-        """Return the pages of a live sequence in logical order, ``NULL_PAGE`` where a window gave them up."""
-        count = pages_needed(max(int(self.lengths()[sequence]), 0), self.shape.page_size)
-        return tuple(int(page) for page in self.block_table()[sequence, :count])
+        """Return the pages of a live sequence in logical order, ``NULL_PAGE`` where a window gave them up.
+
+        One group stands behind the other.
+        """
+        tokens, row = max(int(self.lengths()[sequence]), 0), self.block_table()[sequence].tolist()
+        width, groups = self.shape.max_pages_per_seq, self.shape.kv_groups
+        parts = [row[at * width :][: group.pages(tokens)] for at, group in enumerate(groups)]
+        return tuple(page for part in parts for page in part)
 
     def fingerprint(self) -> bytes:
         """Return bytes that are equal when the whole state is, as far as the allocator can show it."""
@@ -160,8 +128,9 @@ class PageAllocator(ABC):
 
     def memory_split(self) -> MemorySplit:
         """Return where the slots of the pool are; shared pages count once."""
-        size, lengths = self.shape.page_size, self.lengths()
-        return split_of(lengths, self.block_table(), page_size=size, slots=self.shape.num_pages * size)
+        shape, lengths, table = self.shape, self.lengths(), self.block_table()
+        sizes = [group.page_size for group in shape.kv_groups]
+        return split_of(lengths, table, sizes, page_size=shape.page_size, num_pages=shape.num_pages)
 
     # --- growing and ending ---------------------------------------------------------------------------
 
@@ -183,7 +152,8 @@ class PageAllocator(ABC):
         """Add ``tokens``, at least 0, to a live sequence.
 
         A last page with room that other sequences hold too is replaced by a copy of its own; one that is
-        cached leaves the cache, since it is about to change.
+        cached leaves the cache, since it is about to change.  Groups of kind ``window`` and ``state`` first
+        give up what the new tokens no longer see: these pages may be granted in the same call.
 
         Raises:
             OutOfPages: too few pages are available; the watermark does not count here.
@@ -216,7 +186,8 @@ class PageAllocator(ABC):
         """Cut a live sequence to its first ``length`` tokens.
 
         Raises:
-            InvalidCase: longer than it is, or shorter than what a sliding window gave up.
+            InvalidCase: longer than it is, or shorter than what a sliding window gave up; with a group of
+                kind ``state``, any length but its own.
         """
         raise self.no("truncate")
 
@@ -235,7 +206,8 @@ class PageAllocator(ABC):
         """Give up the pages of a live sequence that lie wholly before token ``keep_from``.
 
         Raises:
-            InvalidCase: ``keep_from`` beyond the length.
+            InvalidCase: ``keep_from`` beyond the length, or the pool has groups, whose windows slide by
+                themselves.
         """
         raise self.no("free_window")
 
@@ -252,7 +224,10 @@ class PageAllocator(ABC):
         raise self.no("commit")
 
     def lookup(self, prompt: Prompt) -> Hit:
-        """Return the longest cached beginning of a prompt in full pages; changes nothing."""
+        """Return the longest cached beginning of a prompt in full pages; changes nothing.
+
+        With groups it ends at a multiple of ``page_size`` where each group has what the next query needs.
+        """
         raise self.no("lookup")
 
     def adopt(self, sequence: int, hit: Hit) -> None:
@@ -335,64 +310,6 @@ class PageAllocator(ABC):
     def no(self, operation: str) -> Unsupported:
         """Return the error for an operation that is not offered."""
         return Unsupported(f"{self.name} offers no {operation}")
-
-    def check_index(self, sequence: int, field: str = "sequence") -> int:
-        """Return a sequence index as a plain integer; raises ``InvalidCase`` when out of range."""
-        return whole_number(field, sequence, low=0, high=self.shape.max_seqs - 1)
-
-    def check_start(self, sequence: int, tokens: int, final_tokens: int | None = None) -> tuple[int, int]:
-        """Return sequence and tokens of an ``alloc`` as plain integers; raises ``InvalidCase`` as it says."""
-        sequence = self.check_index(sequence)
-        if self.length(sequence) is not None or self.swapped(sequence) is not None:
-            raise InvalidCase("sequence", sequence, "must not be there already")
-        tokens = whole_number(f"tokens of sequence {sequence}", tokens, low=0)
-        if final_tokens is not None:
-            whole_number("final_tokens", final_tokens, low=tokens)
-        self.check_length(sequence, tokens)
-        return sequence, tokens
-
-    def check_leaving(self, sequences: Sequence[int]) -> list[int]:
-        """Return the sequences of a ``free`` as plain integers; raises ``InvalidCase`` as it says."""
-        lengths, named = self.lengths(), [self.check_index(sequence) for sequence in sequences]
-        for sequence in named:
-            if lengths[sequence] < 0 and self.swapped(sequence) is None:
-                raise InvalidCase("sequence", sequence, "must be live")
-        seen: set[int] = set()
-        for sequence in named:
-            if sequence in seen:
-                raise InvalidCase("sequence", sequence, "must be freed once")
-            seen.add(sequence)
-        return named
-
-    def check_batch(
-        self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array, lengths: Array
-    ) -> dict[int, int]:
-        """Return the requests of ``append_batch`` as plain integers, in their order.
-
-        Raises:
-            InvalidCase: as ``append_batch`` says; ``lengths`` are those of ``lengths()``.
-        """
-        indices: list[Any] = sequences.tolist() if isinstance(sequences, np.ndarray) else list(sequences)
-        given: Any = tokens.tolist() if isinstance(tokens, np.ndarray) else tokens
-        counts = list(given) if isinstance(given, Sequence) else [given] * len(indices)
-        if len(counts) != len(indices):
-            raise InvalidCase("tokens", len(counts), f"must have one entry a sequence, {len(indices)}")
-        requests: dict[int, int] = {}
-        for named, count in zip(indices, counts, strict=True):
-            sequence = self.check_index(named)
-            if sequence in requests:
-                raise InvalidCase("sequence", sequence, "must be named once")
-            if lengths[sequence] < 0:
-                raise InvalidCase("sequence", sequence, "must be live")
-            requests[sequence] = whole_number(f"tokens of sequence {sequence}", count, low=0)
-            self.check_length(sequence, int(lengths[sequence]) + requests[sequence])
-        return requests
-
-    def check_length(self, sequence: int, tokens: int) -> None:
-        """Raise ``InvalidCase`` when ``tokens`` do not fit a row of the table."""
-        if tokens > self.shape.max_tokens:
-            rule = f"must be at most {self.shape.max_tokens} tokens"
-            raise InvalidCase(f"length of sequence {sequence}", tokens, rule)
 
 
 def offers(made: type[PageAllocator], operation: str) -> bool:

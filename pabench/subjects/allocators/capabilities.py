@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pabench.errors import InvalidCase
 from pabench.problem.checks import one_of, whole_number
+from pabench.subjects.allocators.groups import GROUP_KINDS
 
 OPERATIONS = (
     *("alloc", "append", "append_batch", "fork", "truncate", "free", "free_window"),
@@ -40,6 +41,7 @@ class Capabilities:
         progress: ``sequential`` on the host; on a device ``lock-free`` or ``blocking``.
         reserved_pages: ids that are never granted; ids run from 0 to ``num_pages`` plus their number, less 1.
         watermark: whether ``PoolShape.reserve_pages`` is kept.
+        groups: kinds of KV groups that it keeps in one pool; none where it has a single table of full pages.
     """
 
     operations: frozenset[str]
@@ -51,6 +53,7 @@ class Capabilities:
     progress: str = "sequential"
     reserved_pages: frozenset[int] = frozenset()
     watermark: bool = False
+    groups: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for operation in self.operations:
@@ -65,6 +68,12 @@ class Capabilities:
             whole_number("reserved page", page, low=0)
         if not isinstance(self.watermark, bool):
             raise InvalidCase("watermark", self.watermark, "must be true or false")
+        for kind in self.groups:
+            one_of("kind of a group", kind, GROUP_KINDS)
+        if self.groups and (self.batch_mode, self.order) not in (("all", "fifo"), ("all", "set")):
+            # windows of a whole step slide before any of it is served
+            rule = "must be mode all, in order fifo or set, where there are groups"
+            raise InvalidCase("batches", f"mode {self.batch_mode} in order {self.order}", rule)
 
     @property
     def model_ids(self) -> bool:

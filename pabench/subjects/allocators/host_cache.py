@@ -8,8 +8,9 @@ comparison, never a wrong hit.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -59,16 +60,25 @@ class PrefixCache:
         """Return how many pages are cached."""
         return len(self._node)
 
+    def __contains__(self, page: int) -> bool:
+        """Whether a page is in this cache."""
+        return page in self._node
+
     def lookup(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the pages of the longest cached beginning; the last token's page is never among them."""
-        pages: list[int] = []
+        return tuple(takewhile(NULL_PAGE.__lt__, self.known(prompt)))
+
+    def known(self, prompt: Prompt) -> Iterator[int]:
+        """Give the page of each full page of tokens, ``NULL_PAGE`` where it is not cached.
+
+        The last token's is not among them.  It ends where nothing that follows is cached.
+        """
         node = self._roots.get((prompt.adapter, prompt.salt))
         for tokens in self._pages(prompt.tokens[:-1]):
             node = node and self._find(node, tokens)
-            if node is None or node.page == NULL_PAGE:
-                break
-            pages.append(node.page)
-        return tuple(pages)
+            if node is None:
+                return
+            yield node.page
 
     def commit(self, prompt: Prompt, row: Sequence[int]) -> None:
         """Enter the full pages of ``prompt``, which lie in the pages of ``row``; known prefixes stay.
@@ -76,12 +86,8 @@ class PrefixCache:
         Raises:
             InvalidCase: a page was committed with other tokens.
         """
+        self.check(prompt, row)
         parts = self._pages(prompt.tokens)
-        node = self._roots.get((prompt.adapter, prompt.salt))
-        for tokens, page in zip(parts, row, strict=False):
-            node = node and self._find(node, tokens)
-            if page in self._node and self._node[page] is not node:
-                raise InvalidCase("prompt", prompt, f"page {page} was committed with other tokens")
         node = self._roots.setdefault((prompt.adapter, prompt.salt), Node(None, (), 0))
         for tokens, page in zip(parts, row, strict=False):
             node = self._find(node, tokens) or self._insert(node, tokens)
@@ -90,6 +96,14 @@ class PrefixCache:
                 self._node[page] = node
                 self.cached[page] = True
         self._prune(node)
+
+    def check(self, prompt: Prompt, row: Sequence[int]) -> None:
+        """Raise ``InvalidCase`` when a page was committed with other tokens."""
+        node = self._roots.get((prompt.adapter, prompt.salt))
+        for tokens, page in zip(self._pages(prompt.tokens), row, strict=False):
+            node = node and self._find(node, tokens)
+            if page in self._node and self._node[page] is not node:
+                raise InvalidCase("prompt", prompt, f"page {page} was committed with other tokens")
 
     def forget(self, page: int) -> None:
         """Take a cached page out of the cache."""

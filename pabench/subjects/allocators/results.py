@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,7 +44,10 @@ class Granted:
 
     @property
     def slots(self) -> Array:
-        """Slots (page * page_size + offset) of the new tokens, int64: request by request, in order."""
+        """Slots (page * page_size + offset) of the new tokens, int64: request by request, in order.
+
+        With groups each request has them group by group, with the group's page size.
+        """
         return self.new_slots() if callable(self.new_slots) else self.new_slots
 
 
@@ -76,7 +79,8 @@ class Hit:
     Attributes:
         prompt: what was looked up.
         pages: full pages that hold its beginning; the last token is never among theirs, since its query has
-            to be computed.
+            to be computed.  With groups, those of one behind those of the other, ``NULL_PAGE`` for what the
+            next query does not need.
     """
 
     prompt: Prompt
@@ -102,20 +106,29 @@ class MemorySplit:
     external: int
 
 
-def split_of(lengths: Array, table: Array, *, page_size: int, slots: int) -> MemorySplit:
+def split_of(
+    lengths: Array, table: Array, sizes: Sequence[int], *, page_size: int, num_pages: int
+) -> MemorySplit:
     """Return where slots are of which none is reserved; shared pages count once, as full as their fullest.
+
+    A token in a group with fewer tokens a page takes as many slots as are its share of the page.
 
     Args:
         lengths: tokens of every sequence, -1 where it is not live.
-        table: of their pages.
-        page_size: tokens of a page.
-        slots: of the pool.
+        table: of their pages, one group behind the other.
+        sizes: tokens of a page, of each group.
+        page_size: slots of a page, which all of ``sizes`` divide.
+        num_pages: of the pool.
     """
     fill: dict[int, int] = {}
+    width = table.shape[1] // len(sizes)
     for sequence in np.flatnonzero(lengths > 0).tolist():
         length = int(lengths[sequence])
-        for column, page in enumerate(table[sequence, : -(-length // page_size)].tolist()):
-            if page >= 0:
-                fill[page] = max(fill.get(page, 0), min(page_size, length - column * page_size))
-    tokens, held = sum(fill.values()), len(fill) * page_size
+        for group, size in enumerate(sizes):
+            row = table[sequence, group * width :][: min(width, -(-length // size))].tolist()
+            for column, page in enumerate(row):
+                if page >= 0:
+                    slots = min(size, length - column * size) * (page_size // size)
+                    fill[page] = max(fill.get(page, 0), slots)
+    tokens, held, slots = sum(fill.values()), len(fill) * page_size, num_pages * page_size
     return MemorySplit(tokens=tokens, reserved=0, internal=held - tokens, external=slots - held)

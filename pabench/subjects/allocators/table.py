@@ -24,6 +24,10 @@ ALLOCATORS: dict[str, NamedSubject] = {
         about="on the host: the whole specification on numpy arrays, a decode step in one call",
         place=f"{_ROOM}.host:HostAllocator",
     ),
+    "host-groups": NamedSubject(
+        about="on the host: full, window and state layers, KV groups that share one pool",
+        place=f"{_ROOM}.host_groups:HostGroups",
+    ),
     # the reference model belongs to the judge; by name it can be asked to serve as a subject too
     "model": NamedSubject(
         about="the specification in plain Python: a queue of free pages, oldest first",

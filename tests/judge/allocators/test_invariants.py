@@ -20,6 +20,7 @@ from pabench.judge.allocators.streams import tokens_of
 from pabench.judge.allocators.trial import Trial
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
+from pabench.subjects.allocators.groups import KvGroup
 from pabench.subjects.allocators.host import HostAllocator
 from pabench.subjects.allocators.results import Granted, Hit, Prompt, no_copies, no_positions
 from pabench.subjects.allocators.scan import ScanAllocator
@@ -482,7 +483,7 @@ def test_allocators_invariants_name_faults_of_sharing(fault: type[ModelAllocator
 
 
 def test_allocators_contents_know_what_a_hit_must_hold() -> None:
-    contents = Contents(2, 5)
+    contents = Contents((KvGroup(page_size=2),), 2, 5)
     prompt = Prompt(tokens=tuple(tokens_of(((0, 0),), 0, 4, 2)))
     assert contents.adopt(0, prompt, ((0, 0),), (3,)) == "slot 6 does not hold token 0 of the prompt"
 

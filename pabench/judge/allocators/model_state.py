@@ -1,0 +1,186 @@
+"""State of the reference model, and the moves that its operations are made of.
+
+Nothing is kept that can be found out: a page's reference count is counted, and a cached page is filed under
+the whole prefix that it ends, so that no hash can go wrong.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from pabench.errors import OutOfPages
+from pabench.judge.allocators.windows import pages_unseen
+from pabench.problem.dtypes import Array
+from pabench.subjects.allocators.base import PageAllocator, PoolShape
+from pabench.subjects.allocators.results import NULL_PAGE, Prompt
+
+Key = tuple[int, str, str, tuple[int, ...]]
+"""Group, adapter, salt, and every token from the start of the sequence to the end of the page."""
+
+
+class ModelState(PageAllocator):
+    """Free pages in a queue, oldest first.
+
+    A sequence has a row in each group: those of sequence ``s`` are ``s * len(groups)`` and the following.
+    """
+
+    def __init__(self, shape: PoolShape) -> None:
+        super().__init__(shape)
+        self._groups = shape.kv_groups
+        self._start()
+
+    def _start(self) -> None:
+        self._free = deque(range(self.shape.num_pages))
+        self._free_swap = deque(range(self.shape.swap_pages))
+        self._tables: dict[int, list[int]] = {}  # by row
+        self._tokens: dict[int, int] = {}
+        self._swapped: dict[int, tuple[int, list[list[int]]]] = {}
+        self._cache: dict[Key, int] = {}
+        self._evictable: list[int] = []  # least recently used first
+        # for each step in flight, oldest first, what was given back while it was the latest, call by call
+        self._steps: deque[list[list[int]]] = deque()
+
+    # --- state ----------------------------------------------------------------------------------------
+
+    def lengths(self) -> Array:
+        """See ``PageAllocator``."""
+        return np.array([self._tokens.get(i, -1) for i in range(self.shape.max_seqs)], np.int64)
+
+    def block_table(self) -> Array:
+        """See ``PageAllocator``."""
+        rows = self.shape.max_seqs * len(self._groups)
+        table = np.full((rows, self.shape.max_pages_per_seq), NULL_PAGE, np.int32)
+        for row, pages in self._tables.items():
+            table[row, : len(pages)] = pages
+        return table.reshape(self.shape.max_seqs, self.shape.columns)
+
+    @property
+    def free_pages(self) -> int:
+        """See ``PageAllocator``."""
+        return len(self._free)
+
+    @property
+    def evictable_pages(self) -> int:
+        """See ``PageAllocator``."""
+        return len(self._evictable)
+
+    @property
+    def returning_pages(self) -> int:
+        """See ``PageAllocator``."""
+        return sum(len(pages) for step in self._steps for pages in step)
+
+    @property
+    def free_swap_pages(self) -> int:
+        """See ``PageAllocator``."""
+        return len(self._free_swap)
+
+    def refcount(self, page: int) -> int:
+        """Return how many table entries hold ``page``."""
+        return sum(table.count(page) for table in self._tables.values())
+
+    def refcounts(self) -> Array:
+        """See ``PageAllocator``."""
+        held = [page for table in self._tables.values() for page in table if page != NULL_PAGE]
+        return np.bincount(np.array(held, np.int64), minlength=self.shape.num_pages).astype(np.int32)
+
+    def swapped(self, sequence: int) -> int | None:
+        """See ``PageAllocator``."""
+        return self._swapped[sequence][0] if sequence in self._swapped else None
+
+    def cached(self) -> dict[Key, int]:
+        """Return the cache: prefix to page."""
+        return dict(self._cache)
+
+    def fingerprint(self) -> bytes:
+        """See ``PageAllocator``."""
+        parts = (self._free, self._free_swap, self._tables, self._tokens, self._swapped, self._cache)
+        return repr((*parts, self._evictable, self._steps)).encode()
+
+    # --- parts ----------------------------------------------------------------------------------------
+
+    def _rows(self, sequence: int) -> range:
+        """The rows of a sequence, one a group."""
+        first = sequence * len(self._groups)
+        return range(first, first + len(self._groups))
+
+    def _begin(self, sequence: int, tables: Sequence[list[int]], tokens: int) -> None:
+        self._tables |= dict(zip(self._rows(sequence), tables, strict=True))
+        self._tokens[sequence] = tokens
+
+    def _admit(self, needed: int) -> None:
+        """Raise ``OutOfPages`` unless ``needed`` pages can go and the watermark be kept."""
+        available = max(0, len(self._free) + len(self._evictable) - self.shape.reserve_pages)
+        if needed > available:
+            raise OutOfPages(needed, available)
+
+    def _take(self) -> int:
+        """The page that has been free longest, or else the evictable one that was used longest ago."""
+        return self._free.popleft() if self._free else self._evict_one()
+
+    def _evict_one(self) -> int:
+        page = self._evictable.pop(0)
+        self._forget(page)
+        return page
+
+    def _forget(self, page: int) -> None:
+        """The page leaves the cache, if it is there."""
+        self._cache = {key: cached for key, cached in self._cache.items() if cached != page}
+
+    def _end(self, sequence: int) -> None:
+        del self._tokens[sequence]
+        for row in self._rows(sequence):
+            self._give_back(self._tables.pop(row))
+
+    def _give_back(self, pages: Sequence[int]) -> None:
+        """Pages that stand in no table any more: cached ones become evictable, the last first."""
+        held = {page for table in self._tables.values() for page in table}
+        gone = [page for page in pages if page != NULL_PAGE and page not in held]
+        if self._steps:
+            self._steps[-1].append(gone)
+        else:
+            self._come_back(gone)
+
+    def _come_back(self, pages: Sequence[int]) -> None:
+        cached = set(self._cache.values())
+        self._free.extend(page for page in pages if page not in cached)
+        self._evictable.extend(page for page in reversed(pages) if page in cached)
+
+    def _store_back(self, stored: Sequence[Sequence[int]]) -> None:
+        self._free_swap.extend(page for pages in stored for page in pages if page != NULL_PAGE)
+
+    def _moves(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], tokens: int
+    ) -> Array:
+        """Copies between the pool and the swap store: source, target, slots in use."""
+        moves = [
+            (source, target, min(group.page_size, tokens - position * group.page_size))
+            for group, here, there in zip(self._groups, sources, targets, strict=True)
+            for position, (source, target) in enumerate(zip(here, there, strict=True))
+            if source != NULL_PAGE
+        ]
+        return np.array(moves, np.int32).reshape(-1, 3)
+
+    def _keys(self, prompt: Prompt, at: int) -> list[Key]:
+        """The keys of the prompt's full pages in a group."""
+        size = self._groups[at].page_size
+        ends = range(size, len(prompt.tokens) + 1, size)
+        return [(at, prompt.adapter, prompt.salt, prompt.tokens[:end]) for end in ends]
+
+    def _run(self, prompt: Prompt, longest: int) -> int:
+        """Tokens, up to ``longest``, of the full pages of the only group that are all cached."""
+        keys = self._keys(prompt, 0)[: longest // self.shape.page_size]
+        there = [key in self._cache for key in keys]
+        return (there.index(False) if False in there else len(there)) * self.shape.page_size
+
+    def _hit(self, prompt: Prompt, tokens: int) -> list[int] | None:
+        """The pages that a sequence needs to go on behind ``tokens``, or None where one is not cached."""
+        pages: list[int] = []
+        for at, group in enumerate(self._groups):
+            first, keys = pages_unseen(group, tokens), self._keys(prompt, at)[: group.pages(tokens)]
+            if not all(key in self._cache for key in keys[first:]):
+                return None
+            pages += [NULL_PAGE] * first + [self._cache[key] for key in keys[first:]]
+        return pages
