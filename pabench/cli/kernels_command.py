@@ -62,6 +62,15 @@ MACRO = re.compile(r"([A-Za-z_]\w*)(?:=(.*))?", re.ASCII | re.DOTALL)
     metavar="BYTES",
     help="With --kernel and --threads: dynamic shared memory of a block, if unknown.",
 )
+@click.option("--instance", "labels", metavar="WORDS", multiple=True, help="Instances with these words only.")
+@click.option("--account", is_flag=True, help="Account for one turn of each hot loop, from the disassembly.")
+@click.option(
+    "--baseline",
+    metavar="CSV",
+    type=click.Path(path_type=Path),
+    help="With --account: fail where a row is worse than in this table.",
+)
+@click.option("--csv", "as_csv", is_flag=True, help="With --account: print the table that --baseline takes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     archs: tuple[str, ...],
@@ -70,16 +79,22 @@ def command(
     macros: tuple[str, ...],
     threads: int | None,
     shared: int | None,
+    labels: tuple[str, ...],
+    account: bool,
+    baseline: Path | None,
+    as_csv: bool,
     as_json: bool,
 ) -> int:
     """Compile every kernel instance without a GPU: registers, spills, shared memory, CTAs per SM.
 
-    Fails when an instance does not compile, or spills more registers than its table allows.
+    Fails when an instance does not compile, or spills more registers than its table allows.  --account
+    disassembles what is compiled, and takes .cubin and .ptx files of yours too.
 
     \b
     Examples:
       pabench kernels --arch sm_90a --kernel kv_append.cu
       pabench kernels --kernel my.cu --define HEAD_DIM=128 --threads 256 --json
+      pabench kernels --account --arch sm_90a --kernel paged_decode.cu --instance "bfloat16 head_dim 128"
     """
     from pabench.device.nvrtc import ARCHITECTURES, nvrtc_version
     from pabench.kernels.static_table import compile_table
@@ -89,7 +104,22 @@ def command(
     if shared is not None and threads is None:
         raise UsageError("--shared needs --threads: CTAs per SM follow from both")
     names = tuple(dict.fromkeys(name.strip() for arch in archs for name in arch.split(","))) or ARCHITECTURES
-    sources = _sources(kernels, files, macros, threads, shared or 0)
+    if not account and (baseline is not None or as_csv):
+        raise UsageError("--baseline and --csv are of --account: give that too")
+    if as_csv and as_json:
+        raise UsageError("--csv and --json: print one or the other")
+    compiled = [name for name in files if Path(name).suffix in (".cubin", ".ptx")]
+    if compiled and not account:
+        raise UsageError(f"--kernel {compiled[0]}: nothing to compile; --account takes it")
+    default = None if threads is None else (threads, shared or 0)
+    sources: tuple[StaticSource, ...] = ()
+    if not compiled or len(compiled) < len(files):
+        texts = [name for name in files if name not in compiled]
+        sources = _with_words(_sources(kernels, texts, macros, threads, shared or 0), labels)
+    if account:
+        return _account(
+            sources, compiled, names if archs or sources else (), default, baseline, as_csv, as_json
+        )
     with _progress(sum(source.suits(name) for source in sources for name in names)) as bar:
         results = compile_table(sources, names, finished=lambda: bar.update(1) if bar else None)
     passed = all(result.passed for result in results)
@@ -98,6 +128,58 @@ def command(
     else:
         say(_as_text(results, nvrtc_version()))
     return EXIT_OK if passed else EXIT_FAILURE
+
+
+def _account(
+    sources: tuple[StaticSource, ...],
+    compiled: Sequence[str],
+    names: Sequence[str],
+    default: tuple[int, int] | None,
+    baseline: Path | None,
+    as_csv: bool,
+    as_json: bool,
+) -> int:
+    from pabench.cli.kernels_account import account_json, account_text
+    from pabench.device.nvrtc import nvrtc_version
+    from pabench.kernels import account_table
+    from pabench.kernels.account_binary import binary_account
+    from pabench.kernels.static_table import compile_table
+
+    before = None if baseline is None else account_table.read_table(baseline)
+    results: list[Compilation] = []
+    for file in compiled:
+        for architecture in (names or (None,)) if file.endswith(".ptx") else (None,):
+            results.append(binary_account(Path(file), default=default, architecture=architecture))
+    version = None
+    if sources:
+        version = nvrtc_version()
+        with _progress(sum(source.suits(name) for source in sources for name in names)) as bar:
+            done = lambda: bar.update(1) if bar else None  # noqa: E731
+            results += compile_table(sources, names, accounted=True, finished=done)
+    rows = account_table.account_rows(results, version)
+    wrong = [result.error for result in results if result.error]
+    if before is not None:
+        wrong += account_table.worse(rows, before)
+    if as_csv:
+        say(account_table.as_csv(rows).rstrip("\n"))
+    elif as_json:
+        say(json.dumps({"nvrtc": version, "accounts": account_json(results), "failures": wrong}, indent=2))
+    else:
+        head = "as compiled" if version is None else f"NVRTC {version}"
+        if before is not None:
+            head += f"; {account_table.compared(rows, before)} compared with {baseline}"
+        say(account_text(results, wrong, head))
+    if as_csv:
+        for text in wrong:
+            click.echo(f"FAILED {text}", err=True)
+    return EXIT_FAILURE if wrong else EXIT_OK
+
+
+def _with_words(sources: tuple[StaticSource, ...], labels: Sequence[str]) -> tuple[StaticSource, ...]:
+    kept = tuple(source for source in sources if all(words in source.label for words in labels))
+    if sources and not kept:
+        raise UsageError(f"--instance {' '.join(labels)!r}: no instance has these words")
+    return kept
 
 
 def _progress(count: int) -> AbstractContextManager[Any]:

@@ -69,15 +69,17 @@ def header_key(source: KernelSource) -> str:
         raise CompileError(f"headers beside {source.path} cannot be read: {error}") from None
 
 
-def compile_cubin(source: KernelSource, architecture: str) -> Cubin:
+def compile_cubin(source: KernelSource, architecture: str, *, lines: bool = False) -> Cubin:
     """Compile ``source`` for ``architecture`` with NVRTC; needs CuPy and the NVRTC wheels but no GPU.
+
+    With ``lines`` the binary has the lines of its source, and the same instructions.
 
     Raises:
         EnvironmentRefused: CuPy or NVRTC is not installed.
         CompileError: with the first error of the log.
     """
     nvrtc = load_nvrtc()
-    options = _cubin_options(source, architecture)
+    options = [*_cubin_options(source, architecture), *(["-lineinfo"] if lines else [])]
     text = _kernel_text(source)
     try:
         program = nvrtc.createProgram(text, source.path.name, [], [])

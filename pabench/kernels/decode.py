@@ -132,6 +132,7 @@ def decode_instance(
         blocks=blocks,
         plan=KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
         attention=DECODE,
+        turn_tokens=shape.tile_tokens,
     )
 
 

@@ -53,6 +53,7 @@ def fitted_instance(
     blocks: int,
     plan: KernelEntry,
     attention: str,
+    turn_tokens: int = 0,
     **more: int,
 ) -> KernelInstance:
     """Return an instance of a kernel file with a kernel that plans and one that attends.
@@ -67,9 +68,11 @@ def fitted_instance(
         blocks: of a multiprocessor.
         plan: entry point that plans.
         attention: name of the entry point that attends.
+        turn_tokens: of it, see ``KernelEntry``.
         more: further macros.
     """
     shared = shape.shared_bytes(head_dim, cached_bytes_of(variant))
+    attend = KernelEntry(name=attention, threads=shape.threads, shared_bytes=shared, turn_tokens=turn_tokens)
     return KernelInstance(
         file=file,
         label=f"{dtype} head_dim {head_dim} {label}{variant}",
@@ -84,7 +87,7 @@ def fitted_instance(
             **more,
             **VARIANTS[variant],
         },
-        entries=(plan, KernelEntry(name=attention, threads=shape.threads, shared_bytes=shared)),
+        entries=(plan, attend),
     )
 
 

@@ -28,12 +28,14 @@ class KernelEntry:
         threads: of one block.
         shared_bytes: dynamic shared memory of one block.
         allowed_spill_bytes: of one thread, stores or loads, that are known and accepted.
+        turn_tokens: keys that a block attends to in one turn of its loop; 0 where that says nothing.
     """
 
     name: str
     threads: int
     shared_bytes: int = 0
     allowed_spill_bytes: int = 0
+    turn_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from pabench.cores import usable_cores
-from pabench.device.nvrtc import check_architecture, compile_log
+from pabench.device.disassembler import disassemble
+from pabench.device.nvrtc import check_architecture, compile_cubin, compile_log
 from pabench.device.occupancy import Occupancy, occupancy, sm_limits
 from pabench.device.ptxas import FunctionUsage, parse_functions, parse_warnings
+from pabench.device.sass import Function, parse_sass
 from pabench.errors import CompileError
+from pabench.kernels.account import Account, account_of
 from pabench.kernels.instance import KernelEntry
 from pabench.kernels.static_sources import StaticSource
 
@@ -24,11 +27,13 @@ class StaticRow:
         usage: what ptxas reports.
         entry: its launch; None when the table does not know it, and for device functions.
         occupancy: blocks on one multiprocessor; None without a launch.
+        account: of its hot loop, where that was asked for; None without a loop.
     """
 
     usage: FunctionUsage
     entry: KernelEntry | None
     occupancy: Occupancy | None
+    account: Account | None = None
 
     @property
     def spills(self) -> bool:
@@ -66,6 +71,7 @@ def compile_table(
     sources: Sequence[StaticSource],
     architectures: Sequence[str],
     *,
+    accounted: bool = False,
     finished: Callable[[], object] = lambda: None,
 ) -> tuple[Compilation, ...]:
     """Compile every source for every architecture that it suits, sources outermost, on all usable cores.
@@ -73,11 +79,12 @@ def compile_table(
     Args:
         sources: from ``folder_sources`` or ``file_sources``.
         architectures: such as ``sm_90a``.
+        accounted: whether hot loops are disassembled.
         finished: called after each compilation.
 
     Raises:
         UnknownName: an architecture whose limits are not known.
-        EnvironmentRefused: NVRTC is missing, or too old for an architecture.
+        EnvironmentRefused: NVRTC is missing, or too old for an architecture; or the disassembler is missing.
     """
     for architecture in architectures:
         sm_limits(architecture)
@@ -89,7 +96,7 @@ def compile_table(
     # NVRTC releases the interpreter while it compiles
     pool = ThreadPoolExecutor(max_workers=usable_cores())
     try:
-        for result in pool.map(lambda job: compile_one(*job), jobs):
+        for result in pool.map(lambda job: compile_one(*job, accounted=accounted), jobs):
             results.append(result)
             finished()
     finally:
@@ -97,16 +104,24 @@ def compile_table(
     return tuple(results)
 
 
-def compile_one(source: StaticSource, architecture: str) -> Compilation:
+def compile_one(source: StaticSource, architecture: str, *, accounted: bool = False) -> Compilation:
     """Compile one instance for one architecture; an error of the compiler is part of the result."""
     file, label = source.source.path.name, source.label
+    code: Mapping[str, Function] = {}
     try:
-        log = compile_log(source.source, architecture)
+        if accounted:
+            cubin = compile_cubin(source.source, architecture, lines=True)
+            log, code = cubin.log, parse_sass(disassemble(cubin.image, file))
+        else:
+            log = compile_log(source.source, architecture)
         functions = parse_functions(log)
     except CompileError as error:
         return Compilation(file=file, label=label, architecture=architecture, rows=(), error=str(error))
     missing = sorted(set(source.entries) - {function.name for function in functions})
-    rows = tuple(_row(function, source.entry(function.name), architecture) for function in functions)
+    rows = tuple(
+        _row(function, source.entry(function.name), architecture, code.get(function.name))
+        for function in functions
+    )
     return Compilation(
         file=file,
         label=label,
@@ -139,7 +154,9 @@ def row_dict(result: Compilation, row: StaticRow) -> dict[str, Any]:
     }
 
 
-def _row(usage: FunctionUsage, entry: KernelEntry | None, architecture: str) -> StaticRow:
+def _row(
+    usage: FunctionUsage, entry: KernelEntry | None, architecture: str, code: Function | None
+) -> StaticRow:
     fits = None
     if entry is not None and usage.is_entry:
         fits = occupancy(
@@ -149,4 +166,7 @@ def _row(usage: FunctionUsage, entry: KernelEntry | None, architecture: str) -> 
             shared_bytes=usage.static_shared_bytes + entry.shared_bytes,
             barriers=usage.barriers,
         )
-    return StaticRow(usage=usage, entry=entry, occupancy=fits)
+    account = None
+    if code is not None:
+        account = account_of(code, architecture, entry, fits.blocks_per_sm if fits else None)
+    return StaticRow(usage=usage, entry=entry, occupancy=fits, account=account)
