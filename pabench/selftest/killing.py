@@ -153,6 +153,7 @@ class Killer:
         hasty: go no further than the first rounds, where no check is named.
         deadline_s: seconds of silence of a worker that count as hanging; compiling a kernel is silence too.
         note: told each question that is asked.
+        scratch: folder for copies of the sources; None for the system's.
     """
 
     def __init__(
@@ -162,8 +163,9 @@ class Killer:
         hasty: bool = False,
         deadline_s: float = DEADLINE_S,
         note: Callable[[str], None] = lambda text: None,
+        scratch: str | None = None,
     ) -> None:
-        self._seeds, self._hasty = seeds, hasty
+        self._seeds, self._hasty, self._scratch = seeds, hasty, scratch
         self._deadline_s, self._note = deadline_s, note
         # NVRTC compiles first
         self._ptx_deadline_s = PTX_FACTOR * deadline_s
@@ -189,7 +191,7 @@ class Killer:
         """
         if not subjects_of(mutant.file):
             return Fate(mutant=mutant, refused=f"no backend or allocator here is made of {mutant.file}")
-        with tempfile.TemporaryDirectory(prefix="pabench-mutant-") as folder:
+        with tempfile.TemporaryDirectory(prefix="pabench-mutant-", dir=self._scratch) as folder:
             if not mutant.file.endswith(".py"):
                 kernels = overlay(mutant, resource_dir("kernels_cuda"), Path(folder) / "kernels")
                 return self._fate(mutant, kernels, ())

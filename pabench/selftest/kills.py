@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pabench.device.compiler import find_compiler
@@ -50,10 +51,13 @@ class Mutants(ActivityBase):
     ) -> None:
         self._mutants, self._seeds, self._hasty = tuple(mutants), seeds, hasty
         self._deadline_s, self._config = deadline_s, config
+        # this process removes it; a worker may be ended in the midst of a mutant
+        self._scratch = TemporaryDirectory(prefix="pabench-mutants-")
 
     def setup(self) -> Mapping[str, Any]:
         """See ``Activity``."""
-        return {"seeds": self._seeds, "hasty": self._hasty, "deadline_s": self._deadline_s}
+        asked = {"seeds": self._seeds, "hasty": self._hasty, "deadline_s": self._deadline_s}
+        return {**asked, "scratch": self._scratch.name}
 
     def items(self, facts: Facts) -> Sequence[TestItem]:
         """See ``Activity``."""
@@ -89,7 +93,7 @@ class KillBench(BenchBase):
     """Implements ``Bench``: a killer, replaced when judging a mutant goes wrong.
 
     Args:
-        setup: ``seeds``, ``hasty``, ``deadline_s``.
+        setup: ``seeds``, ``hasty``, ``deadline_s``, ``scratch``.
         env: hears which question is asked.
     """
 
@@ -112,6 +116,7 @@ class KillBench(BenchBase):
                 hasty=self._setup["hasty"],
                 deadline_s=self._setup["deadline_s"],
                 note=self._env.note,
+                scratch=self._setup["scratch"],
             )
         try:
             record = record_of_fate(asked.blank(EMULATED), self._killer.judge(mutant))

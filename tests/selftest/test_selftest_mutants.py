@@ -196,6 +196,24 @@ def test_selftest_mutants_resumed_patiently_judges_again_what_lived_in_haste() -
     assert [hasty.spare(item, done) for item in hasty.items(FACTS)] == [None, None, None]
 
 
+def test_selftest_mutants_lie_in_a_folder_that_ends_with_the_run(tmp_path: Path) -> None:
+    plug = Mutants([LIVING], seeds=1, hasty=False, deadline_s=30, config={})
+    scratch = Path(plug.setup()["scratch"])
+    seen: list[list[str]] = []
+
+    class Looking(Killer):
+        def _fate(self, mutant: Mutant, kernels: Path | None, path: tuple[str, ...]) -> Fate:
+            seen.append([one.name[:15] for one in scratch.iterdir()])
+            return Fate(mutant=mutant)
+
+    with Looking(seeds=[0], scratch=str(scratch)) as killer:
+        killer.judge(LIVING)
+    assert seen == [["pabench-mutant-"]]
+    (scratch / "left").mkdir()  # by a worker that was ended
+    del plug
+    assert not scratch.exists()
+
+
 # --- the verdict --------------------------------------------------------------------------------------------
 
 
