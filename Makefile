@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test nightly check fuzz test-peers test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep dist clean distclean
+.PHONY: help sweep test nightly check fuzz test-peers test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,13 +92,11 @@ bench: $(VENV)/.dev-ready ## Time pabench itself (not the kernels), and count wh
 	$(BIN)/python suites/benchmark/counted_bounds.py
 	$(if $(BASE),$(BIN)/python suites/benchmark/against.py $(BASE))
 
-# All three always run, so that a failing kernel still leaves its report; the exit code is the first bad one.
+# Everything is written whatever fails; the exit code is the first bad one.
 ci-report: $(VENV)/.ready ## What CI publishes: conformance and a sweep in one HTML file, in $(RUNS)
-	@mkdir -p $(RUNS); code=0; \
-	$(PABENCH) conformance --profile quick --device emulated --out $(RUNS)/conformance || code=$$?; \
-	$(PABENCH) sweep --page-sizes 8,16,32 --device emulated --out $(RUNS)/sweep || { c=$$?; [ $$code -ne 0 ] || code=$$c; }; \
-	$(PABENCH) report $(RUNS)/conformance $(RUNS)/sweep --out $(RUNS)/report.html || { c=$$?; [ $$code -ne 0 ] || code=$$c; }; \
-	exit $$code
+	@PABENCH="$(CURDIR)/$(BIN)/python -m pabench" PABENCH_OUT=$(RUNS) \
+	    PABENCH_SWEEP="--page-sizes 8,16,32 --device emulated" \
+	    docs/examples/ci.sh --profile quick --device emulated $(ARGS)
 
 # On a machine with an NVIDIA GPU, where pip may have no network: $(PYTHON) itself, with what is installed there.
 #   make gpu ARGS="--resume --out runs/gpu-..."    goes on with a run
@@ -110,6 +108,9 @@ gpu-check: ## The first half of it: compile, conformance, controls under compute
 
 gpu-sweep: ## The second half: memory ceilings, then the core grid beside every backend installed
 	@PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m pabench gpu --part sweep $(ARGS)
+
+images: $(VENV)/.dev-ready ## Draw docs/images anew, from runs made here; needs Chromium
+	$(BIN)/python -m tests.support.screenshots
 
 dist: $(VENV)/.dev-ready ## Build wheel and sdist into dist/
 	$(BIN)/python -m build

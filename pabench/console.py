@@ -17,10 +17,29 @@ from typing import TextIO
 
 from pabench.text import clean_text
 
+COLOURS = {"green": "32", "red": "31", "yellow": "33", "cyan": "36"}
 
-def say(text: str = "", *, err: bool = False) -> None:
-    """Print ``text``, its invisible characters written out, on standard output or, with ``err``, error."""
-    print(clean_text(text, len(text)), file=sys.stderr if err else sys.stdout, flush=True)
+
+def say(text: str = "", *, err: bool = False, lead: str = "", colour: str = "") -> None:
+    """Print ``text``, its invisible characters written out, on standard output or, with ``err``, error.
+
+    ``lead`` stands before it, bold and in ``colour`` where that is a terminal that shows colours.
+    """
+    stream = sys.stderr if err else sys.stdout
+    clean = clean_text(text, len(text))
+    if lead:
+        word = clean_text(lead, len(lead))
+        clean = f"{_painted(word, colour) if shows_colour(stream) else word}  {clean}"
+    print(clean, file=stream, flush=True)
+
+
+def shows_colour(stream: TextIO) -> bool:
+    """Whether colours may be printed: on a terminal that is not dumb, without ``NO_COLOR``."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _painted(word: str, colour: str) -> str:
+    return f"\x1b[1;{COLOURS[colour]}m{word}\x1b[0m"
 
 
 class Lasting(io.FileIO):

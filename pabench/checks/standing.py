@@ -12,6 +12,8 @@ Line = Mapping[str, Any]
 """A result as in the journal."""
 
 ALLOCATOR = "allocator"
+MOST_NAMED = 8
+"""Broken clauses that a line names; the report has all."""
 JUDGED, BAD = ("passed", "known-failure"), ("failed", "crashed", "hung")
 
 
@@ -80,7 +82,11 @@ def standing_lines(found: Sequence[Standing]) -> Iterator[str]:
     """Yield the standings in words: a line each, and one for each badge that was looked for in vain."""
     for subject in found:
         unjudged = f", {len(subject.open)} not judged" if subject.open else ""
-        broken = f", broken: {', '.join(subject.broken)}" if subject.broken else ""
+        some = ", ".join(subject.broken[:MOST_NAMED])
+        more = len(subject.broken) - MOST_NAMED
+        broken = (
+            f", {len(subject.broken)} broken ({some}{', ...' if more > 0 else ''})" if subject.broken else ""
+        )
         known = f", {len(subject.deviating)} with known deviations" if subject.deviating else ""
         parts = [f"{len(subject.kept)} of {subject.clauses} clauses{known}{unjudged}{broken}"]
         for kind, claims in (("profiles", subject.profiles), ("badges", subject.badges)):

@@ -1,7 +1,8 @@
-"""What ``pabench conformance`` says at its end: standings, the matrix of subjects, what was not right."""
+"""What ``pabench conformance`` says at its end: what was not right, standings, the matrix of subjects."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from pabench.text import one_line
 SHOWN_FINDINGS = 5
 """Findings of a failed check that are printed; the report and ``--json`` have all."""
 SHOWN_CHECKS = 6
+SHOWN_REASONS = 3
 WORDS = {
     Status.PASSED: "pass",
     Status.KNOWN_FAILURE: "known",
@@ -40,13 +42,15 @@ ALWAYS = (Status.PASSED, Status.FAILED, Status.CRASHED, Status.UNSUPPORTED)
 def summary_lines(
     records: Sequence[Record], subjects: Sequence[Mapping[str, Any]], *, whole: bool
 ) -> Iterator[str]:
-    """Yield standings, the matrix where there are several subjects, what is not right, and the totals.
+    """Yield what is not right, standings, the matrix where there are several subjects, and the totals.
 
     Args:
         records: what came of the questions.
         subjects: facts of each subject.
         whole: the whole suite was asked, so that clauses and profiles can be said to be kept.
     """
+    yield from _broken(records)
+    yield from _known(records)
     if whole:
         yield from standing_lines(standings_of(records))
     for subject in subjects:
@@ -56,8 +60,6 @@ def summary_lines(
     names = list(dict.fromkeys(record.subject.name for record in records))
     if len(names) > 1:
         yield from _matrix(records, names)
-    yield from _known(records)
-    yield from _broken(records)
     yield from _unsupported(records)
     for record in records:
         cases, operations = _number(record, "cases"), _number(record, "operations")
@@ -155,12 +157,25 @@ def _known(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _unsupported(records: Sequence[Record]) -> Iterator[str]:
-    """A line for each subject and reason."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    """One line for each subject, its commonest reasons alone."""
+    groups: dict[str, Counter[str]] = {}
     for record in records:
         if record.status == Status.UNSUPPORTED:
-            key = (record.subject.name, record.reason or "no reason given")
-            groups.setdefault(key, []).append(record.details["check"])
-    for (subject, reason), checks in groups.items():
-        which = checks[0] if len(checks) == 1 else f"{len(checks)} checks"
-        yield f"UNSUPPORTED {subject}, {which}: {one_line(reason)}"
+            reason = one_line(record.reason or "no reason given")
+            groups.setdefault(record.subject.name, Counter())[reason] += 1
+    for subject, reasons in groups.items():
+        if len(reasons) == 1:
+            yield f"UNSUPPORTED {subject}, {_checks(reasons.total())}: {next(iter(reasons))}"
+            continue
+        said = [
+            f"{reason.removeprefix(f'{subject} offers ')} ({count})"
+            for reason, count in reasons.most_common(SHOWN_REASONS)
+        ]
+        more = len(reasons) - len(said)
+        others = f", and {more} more reasons in the report" if more > 0 else ""
+        yield f"UNSUPPORTED {subject}, {_checks(reasons.total())}: {', '.join(said)}{others}"
+
+
+def _checks(count: int) -> str:
+    """Return ``1 check`` or ``2 checks``."""
+    return f"{count} check{'' if count == 1 else 's'}"

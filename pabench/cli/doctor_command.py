@@ -14,6 +14,7 @@ import click
 
 from pabench import __version__
 from pabench.cli.doctor_peers import peer_facts
+from pabench.cli.stamp import stamped
 from pabench.console import say
 from pabench.errors import EnvironmentRefused
 from pabench.run import provenance
@@ -41,7 +42,7 @@ def command(as_json: bool, peers: bool, strict: bool) -> None:
       pabench doctor --peers
     """
     facts = examine() | ({"peers": peer_facts()} if peers else {})
-    say(json.dumps(facts, indent=2) if as_json else _text(facts))
+    say(json.dumps(stamped("doctor", facts), indent=2) if as_json else _text(facts))
     if strict and not facts["devices"]:
         raise EnvironmentRefused(
             "neither a CUDA GPU nor a C++ compiler is here, so no device works",

@@ -20,7 +20,8 @@ FILE = click.Path(path_type=Path)
     "--to",
     "form",
     metavar="FORMAT",
-    help="csv, parquet, json, junit, md, bmf (Bencher) or flashinfer-trace.  [default: csv]",
+    help="csv, parquet, json, junit, md, bmf (Bencher), flashinfer-trace, summary, annotations or badge.  "
+    "[default: csv]",
 )
 @click.option("--out", type=FILE, metavar="FILE", help="File to write.  [default: standard output]")
 def command(runs: tuple[Path, ...], form: str | None, out: Path | None) -> None:
@@ -33,18 +34,20 @@ def command(runs: tuple[Path, ...], form: str | None, out: Path | None) -> None:
       pabench export runs/conformance --to flashinfer-trace --out traces.jsonl
     """
     from pabench.comparison.export import FORMATS
+    from pabench.report.ci import CI_FORMATS
     from pabench.run.read import read_runs
 
     form = "csv" if form is None else form
-    if form not in FORMATS:
-        raise UnknownName("format", form, FORMATS)
+    forms = FORMATS | CI_FORMATS
+    if form not in forms:
+        raise UnknownName("format", form, forms)
     if not runs:
         raise UsageError("no run given: name at least one run directory", hint="pabench export RUN...")
     if out is None and form == "parquet":
         raise UsageError("--to parquet: is no text: needs --out FILE")
     if out is not None:
         check_output("--out", out)
-    data = FORMATS[form](read_runs(runs))
+    data = forms[form](read_runs(runs))
     if out is None:
         sys.stdout.write(data.decode())
     else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pabench.cli.stamp import stamped
 from pabench.cli.text_table import text_table
 from pabench.console import say
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
@@ -124,7 +125,7 @@ def command(
         results = compile_table(sources, names, finished=lambda: bar.update(1) if bar else None)
     passed = all(result.passed for result in results)
     if as_json:
-        say(json.dumps(_as_json(results, names, nvrtc_version(), passed), indent=2))
+        say(json.dumps(stamped("kernels", _as_json(results, names, nvrtc_version(), passed)), indent=2))
     else:
         say(_as_text(results, nvrtc_version()))
     return EXIT_OK if passed else EXIT_FAILURE

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
 
+from pabench.cli.stamp import stamped
 from pabench.cli.text_table import text_table
 from pabench.console import say
 from pabench.errors import UnknownName
@@ -255,13 +256,13 @@ def command(what: str | None, as_json: bool) -> None:
       pabench list backends --json
     """
     if what is None:
-        say(json.dumps(sorted(ROWS)) if as_json else "\n".join(sorted(ROWS)))
+        say(_json("lists", sorted(ROWS)) if as_json else "\n".join(sorted(ROWS)))
         return
     if what not in ROWS:
         raise UnknownName("list", what, ROWS)
     rows = ROWS[what]()
     if as_json:
-        say(json.dumps(rows, indent=2, ensure_ascii=False))
+        say(_json(what, rows))
         return
     if what == "lengths":
         say(
@@ -270,6 +271,10 @@ def command(what: str | None, as_json: bool) -> None:
             "Other lengths: list:100,250,17 (themselves), or --trace FILE.\n"
         )
     say(text_table(rows))
+
+
+def _json(what: str, rows: Sequence[Any]) -> str:
+    return json.dumps(stamped("list", {"list": what, "rows": rows}), indent=2, ensure_ascii=False)
 
 
 def _first_line(documented: object) -> str:

@@ -18,6 +18,7 @@ from pabench.cli.model_options import (
     pool_bytes_of,
     weight_bytes_of,
 )
+from pabench.cli.stamp import stamped
 from pabench.cli.trace_options import TURNS
 from pabench.console import say
 from pabench.errors import UsageError
@@ -136,7 +137,7 @@ def command(
         record["sources"][name] = result
         _print(name, result)
     if json_file is not None:
-        atomic_write_text(json_file, pretty(record))
+        atomic_write_text(json_file, pretty(stamped("memory", record)))
 
 
 def _notes(model: ModelShape, gpus: int) -> Iterator[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from pabench.cli.stamp import stamped
 from pabench.console import say
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
+from pabench.run.files import atomic_write_text, check_output, pretty
 from pabench.run.options import deadline_of, poll_seconds
 from pabench.text import one_line
 
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
 )
 @click.option("--checked", is_flag=True, help="Look at every access of the kernels, on the emulated device.")
 @click.option("--deadline", metavar="SECONDS", help="Timeout of one call.  [default: 60]")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict."
+)
 @click.option("--in-process", is_flag=True, help="No process of its own for the subject, for debuggers.")
 def command(
     case_dir: Path,
@@ -46,6 +52,7 @@ def command(
     inputs: Path | None,
     checked: bool,
     deadline: str | None,
+    json_file: Path | None,
     in_process: bool,
 ) -> int:
     """Run the failing case saved in CASE_DIR again; exit 0 when it passes now, 1 when it still fails.
@@ -61,10 +68,12 @@ def command(
     from pabench.run.workers import DEFAULT_DEADLINE_S
     from pabench.workloads.captured import inputs_in_use
 
+    if json_file is not None:
+        check_output("--json", json_file)
     if outputs is not None:
         if subject or device or kernels or checked or deadline is not None:
             raise UsageError("--outputs calls no backend: it stands alone")
-        return _told(judge_outputs(case_dir, outputs))
+        return _told(judge_outputs(case_dir, outputs), json_file)
     deadline_s = DEFAULT_DEADLINE_S if deadline is None else deadline_of(deadline)
     request = ReplayRequest(
         folder=str(case_dir.absolute()),
@@ -75,13 +84,15 @@ def command(
         poll_seconds=poll_seconds(deadline_s),
     )
     with inputs_in_use(inputs):
-        return _told(replay(request, deadline_s=None if in_process else deadline_s))
+        return _told(replay(request, deadline_s=None if in_process else deadline_s), json_file)
 
 
-def _told(replayed: Replayed) -> int:
+def _told(replayed: Replayed, json_file: Path | None) -> int:
     state = "PASSED" if replayed.passed else "FAILED"
     where = f" on {replayed.device}" if replayed.device else ""
     say(f"{state} {replayed.subject} {replayed.check}{where}: {one_line(replayed.text)}")
     if replayed.traceback:
         say(replayed.traceback.rstrip())
+    if json_file is not None:
+        atomic_write_text(json_file, pretty(stamped("replay", asdict(replayed))))
     return EXIT_OK if replayed.passed else EXIT_FAILURE

@@ -19,7 +19,7 @@ from pabench.cli.model_options import (
     pool_bytes_of,
     weight_bytes_of,
 )
-from pabench.cli.text_table import text_table
+from pabench.cli.text_table import screen_width, text_table
 from pabench.cli.trace_options import trace_options
 from pabench.console import say
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
@@ -138,7 +138,7 @@ def command(context: click.Context, /, **given: Any) -> int:
 
 def _summary(records: Sequence[Record]) -> Iterator[str]:
     if records:
-        yield text_table([_row(record) for record in records])
+        yield text_table([_row(record) for record in records], width=screen_width())
     for record in records:
         yield from _explain(record)
     # one sentence for all servers that it holds for
@@ -166,6 +166,15 @@ def _row(record: Record) -> dict[str, Any]:
         "allocator": record.subject.name,
         "page": record.details["page_size"],
         "status": str(record.status),
+    }
+    if "span_s" in found and record.figures["span_s"].provenance == "modelled":
+        row |= {
+            "tokens/s": rounded("output_tokens_per_s"),
+            "TTFT p50 ms": rounded("ttft_s_p50", 1e3),
+            "p99": rounded("ttft_s_p99", 1e3),
+            "TPOT p50 ms": rounded("tpot_s_p50", 1e3),
+        }
+    row |= {
         "served": found.get("served"),
         "skipped": found.get("skipped"),
         "batch": rounded("mean_batch"),
@@ -178,13 +187,6 @@ def _row(record: Record) -> dict[str, Any]:
         "recompute": rounded("recompute_overhead"),
         "hits": rounded("hit_rate"),
     }
-    if "span_s" in found and record.figures["span_s"].provenance == "modelled":
-        row |= {
-            "tokens/s": rounded("output_tokens_per_s"),
-            "TTFT p50 ms": rounded("ttft_s_p50", 1e3),
-            "p99": rounded("ttft_s_p99", 1e3),
-            "TPOT p50 ms": rounded("tpot_s_p50", 1e3),
-        }
     row["steps/s host"] = rounded("sequence_steps_per_host_s", 1.0, 3)
     return row
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from pabench import __version__
 from pabench.comparison.accept import Accepted, with_accepted
 from pabench.comparison.counted import counted_deltas
 from pabench.comparison.delta import CLASSES, Change, Delta
@@ -68,6 +69,7 @@ class Comparison:
         """Return plain JSON values."""
         return {
             "schema": SCHEMA,
+            "pabench": __version__,
             "kind": self.kind,
             "base": self.base,
             "new": self.new,

@@ -63,11 +63,14 @@ class Card:
     failures: tuple[Failure, ...]
 
 
-def build_cards(source: Source) -> tuple[Card, ...]:
-    """Return a card for each cause, what fails most items first."""
+def build_cards(source: Source, *, drawn: bool = True) -> tuple[Card, ...]:
+    """Return a card for each cause, what fails most items first; ``drawn`` with pictures of their cases."""
     bad = [line for line in source.lines if line.state in BAD and not _is_result(line)]
     found = faults_of([_told(place, line) for place, line in enumerate(bad)])
-    return tuple(_card(number, fault, bad, source) for number, fault in enumerate(found, start=1))
+    most = MOST_DRAWN if drawn else 0
+    return tuple(
+        _card(place, fault, bad, source, drawn=place <= most) for place, fault in enumerate(found, start=1)
+    )
 
 
 def cause_of(cards: Sequence[Card]) -> dict[tuple[str, str], Card]:
@@ -102,19 +105,19 @@ def _text(line: Line) -> str:
     return str(failure.get("text") or own.get("text") or data.get("reason") or "The journal gives no reason.")
 
 
-def _card(place: int, fault: FoundFault, bad: Sequence[Line], source: Source) -> Card:
+def _card(place: int, fault: FoundFault, bad: Sequence[Line], source: Source, *, drawn: bool) -> Card:
     lines = [bad[told["place"]] for told in fault.lines]
     failures = [_failure(line, told["check"]) for line, told in zip(lines, fault.lines, strict=True)]
     anchor, pictures = f"fault-{place}", list[tuple[int, PageTable]]()
     # the verdict of a check that changed the case first says nothing about the saved one
     plain = [at for at, one in enumerate(failures) if one.path and SEQUENCE.match(one.text)]
-    for at in plain[:TRIED] if place <= MOST_DRAWN else ():
+    for at in plain[:TRIED] if drawn else ():
         folder = _folder(source.runs[lines[at].run].path, failures[at].path)
         if folder is None:
             continue
-        drawn = build_page_table(folder, failures[at].text, fault.words, f"{anchor}-table")
-        if drawn is not None:
-            pictures.append((at, drawn))
+        made = build_page_table(folder, failures[at].text, fault.words, f"{anchor}-table")
+        if made is not None:
+            pictures.append((at, made))
     # pages of one token show least of where a fault lies
     at, picture = max(pictures, key=lambda one: one[1].page_size > 1, default=(0, None))
     example = failures[at]

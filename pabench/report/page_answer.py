@@ -86,7 +86,7 @@ def _with_speed(slowdown: Mapping[int, float], wastes: Mapping[int, float], word
 
 def _wastes(wastes: Mapping[int, float]) -> str:
     few = list(wastes) if len(wastes) <= 4 else [list(wastes)[at] for at in (0, 1, len(wastes) - 1)]
-    said = ", ".join(f"{size} {percent(wastes[size])}" for size in few)
+    said = ", ".join(f"{size}: {percent(wastes[size])}" for size in few)
     return f"Wasted slots by page size: {said} (counted)"
 
 

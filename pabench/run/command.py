@@ -117,12 +117,21 @@ def run_activity(
     again = resume_line(path)
     if finished.interrupted:
         say(f"pabench: interrupted: {len(ran)} of {count} are in {path}; go on with: {again}", err=True)
+    word, colour, sentence = _verdict(path)
+    say(sentence, lead=word, colour=colour)
     for line in (words.summary or plain_summary)(finished.records) or ():
         say(line)
     if finished.not_run:
         say(f"{finished.not_run} of {count} not run: the budget is spent; go on with: {again}")
     write_files(activity.kind, finished.records, finished.exit_code, options, words, path)
     return finished.exit_code
+
+
+def _verdict(path: Path) -> tuple[str, str, str]:
+    from pabench.report.verdict_line import verdict_line
+    from pabench.run.read import read_run
+
+    return verdict_line(read_run(path))
 
 
 def write_files(

@@ -60,8 +60,8 @@ def test_suite_takes_a_new_question_by_its_row_alone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     mapped, _, listed = done.stdout.partition("\n")
     assert mapped == "('toy',)"
-    rows, _ = json.JSONDecoder().raw_decode(listed)
-    (toy,) = [row for row in rows if row["name"] == "toy"]
+    answer, _ = json.JSONDecoder().raw_decode(listed)
+    (toy,) = [row for row in answer["rows"] if row["name"] == "toy"]
     assert toy == {
         "name": "toy",
         "asks": "backend",

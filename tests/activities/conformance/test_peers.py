@@ -205,7 +205,7 @@ def test_doctor_shows_the_packages_of_backends_beside_those_of_allocators(
 
 def test_list_backends_says_what_adapters_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["list", "backends", "--json"]) == EXIT_OK
-    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert (rows["rawkernel"]["runs"], rows["rawkernel"]["needs_gpu"]) == ("", False)
     assert (rows["vllm-triton"]["runs"], rows["vllm-triton"]["needs_gpu"]) == ("vllm 0.33.0", False)
     assert (rows["flash-attn"]["runs"], rows["flash-attn"]["needs_gpu"]) == ("flash-attn 2.8.3.post2", True)

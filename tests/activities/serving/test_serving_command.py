@@ -260,7 +260,7 @@ def test_serving_command_traces_are_there() -> None:
 @pytest.mark.parametrize("what", ["schedulers", "arrivals", "prefixes"])
 def test_serving_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["list", what, "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["rows"]
     assert len(rows) >= 5
     if what == "schedulers":
         assert {row["allocator"] for row in rows} <= set(ALLOCATORS)

@@ -1,0 +1,115 @@
+"""What a terminal shows: the verdict first and in colour, and tables that keep their status at 80 columns."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pabench.activities.sweep.table import print_table
+from pabench.cli.conformance_summary import summary_lines
+from pabench.cli.main import run
+from pabench.cli.text_table import text_table
+from pabench.console import say
+from pabench.report.verdict_line import verdict_line
+from pabench.run.read import read_run
+from tests.support.report_data import check, failed_check, record_of, sweep_lines, write_run
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("variables", "terminal", "coloured"),
+    [
+        ({}, True, True),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"NO_COLOR": ""}, True, True),
+        ({"TERM": "dumb"}, True, False),
+        ({}, False, False),
+    ],
+)
+def test_terminal_colours_the_verdict_where_that_is_wanted(
+    variables: dict[str, str], terminal: bool, coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr("sys.stdout", stream)
+    say("what \x1b[31m follows", lead="FAIL", colour="red")
+    word = "\x1b[1;31mFAIL\x1b[0m" if coloured else "FAIL"
+    # what a stranger wrote never reaches the terminal as a command
+    assert stream.getvalue() == f"{word}  what \\u001b[31m follows\n"
+
+
+def test_terminal_verdict_line_has_the_cause_first(tmp_path: Path) -> None:
+    right = write_run(tmp_path / "right", "conformance", [check("mine", "decode")])
+    assert verdict_line(read_run(right)) == ("PASS", "green", "1 check passed over 60 generated cases.")
+    causes = {"its last key missing": "its last key missing (bound 1 in place of 2)"}
+    lines = [failed_check("mine", name, causes=causes) for name in ("decode", "placement")]
+    run_path = write_run(tmp_path / "wrong", "conformance", lines, exit_code=1)
+    word, colour, text = verdict_line(read_run(run_path))
+    assert (word, colour) == ("FAIL", "red")
+    cause = "its last key missing (bound 1 in place of 2)"
+    assert text == f"mine is wrong: {cause}: 2 checks, one cause. Of 2 checks, 2 failed."
+
+
+def test_terminal_summary_tells_faults_first_and_counts_what_is_unsupported() -> None:
+    lines = [check("mine", "decode"), failed_check("mine", "placement", reason="wrong")]
+    lines += [
+        check("mine", f"x{at}", status="unsupported", reason=f"mine offers no {word}", cases=0)
+        for at, word in enumerate(["prefill"] * 3 + ["append"] * 2 + ["merge", "gather", "replay"])
+    ]
+    records = [record_of({"findings": [], "deviations": [], "lacks": {}, **line}) for line in lines]
+    said = list(summary_lines(records, [], whole=True))
+    assert said[0].startswith("FAILED mine placement: wrong")
+    (unsupported,) = [line for line in said if line.startswith("UNSUPPORTED")]
+    assert unsupported == (
+        "UNSUPPORTED mine, 8 checks: no prefill (3), no append (2), no merge (1), "
+        "and 2 more reasons in the report"
+    )
+    assert said[-1] == "120 generated cases, 10 checks: 1 passed, 1 failed, 0 crashed, 8 unsupported"
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_terminal_sweep_table_keeps_the_status(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines: list[dict[str, Any]] = [record_of(line).flat() for line in sweep_lines(batches=(8,))]
+    lines[0] |= {"status": "failed", "reason": "the quick check failed"}
+    print_table(lines)
+    printed = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= columns for line in printed)
+    rows = printed[2:11]
+    assert [("failed" in row) for row in rows] == [True] + [False] * 8
+    assert all("passed" in row for row in rows[1:])
+    assert ("no room for: " in "\n".join(printed)) == (columns < 200)
+    assert "1 failed: the quick check failed" in printed
+    assert printed[0].split()[:4] == ["page", "lengths", "batch", "status"]
+
+
+def test_terminal_text_table_leaves_out_the_last_columns_by_name() -> None:
+    rows = [{"name": "a" * 30, "status": "passed", "one": 1, "two": 22222}]
+    whole = text_table(rows)
+    assert whole.splitlines()[0].split() == ["name", "status", "one", "two"]
+    cut = text_table(rows, width=42).splitlines()
+    assert cut[0].split() == ["name", "status"]
+    assert cut[2] == "no room for: one, two; the report has all"
+
+
+def test_terminal_json_of_commands_has_schema_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from pabench import __version__
+
+    assert run(["list", "lengths", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    stamp = {name: told[name] for name in ("schema", "pabench", "kind", "list")}
+    assert stamp == {"schema": 1, "pabench": __version__, "kind": "list", "list": "lengths"}
+    assert told["rows"]
