@@ -17,7 +17,7 @@ from pabench.run.files import check_output
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File to write. Default: RUN/report.html for one run, ./report.html for several.",
+    help="File to write.  [default: RUN/report.html, ./report.html for several, DIR/index.html]",
 )
 @click.option(
     "--base",
@@ -25,7 +25,14 @@ from pabench.run.files import check_output
     metavar="RUN",
     help="Run to compare with: what became worse is on the page.",
 )
-def command(runs: tuple[Path, ...], out: Path | None, base: Path | None) -> None:
+@click.option(
+    "--index",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="In place of runs: one page over all runs in a folder, with what changed from run to run.",
+)
+def command(runs: tuple[Path, ...], out: Path | None, base: Path | None, folder: Path | None) -> None:
     """Render one HTML file from one or more run directories and print its path.
 
     \b
@@ -33,7 +40,17 @@ def command(runs: tuple[Path, ...], out: Path | None, base: Path | None) -> None
       pabench report runs/sweep-20260301T120000Z
       pabench report runs/conformance runs/sweep --out report.html
       pabench report runs/branch --base runs/main
+      pabench report --index runs
     """
+    if folder is not None:
+        if runs or base is not None:
+            raise UsageError("--index takes a folder in place of runs and of --base")
+        from pabench.report.index import render_index
+
+        if out is not None:
+            check_output("--out", out)
+        say(str(render_index(folder, out or folder / "index.html")))
+        return
     if not runs:
         raise UsageError("no run given: name at least one run directory", hint="pabench report RUN...")
     if out is None:

@@ -102,13 +102,15 @@ def test_ci_annotations_cannot_be_broken_out_of(tmp_path: Path) -> None:
     # the innermost frame may be one of pabench: the kernel is to blame
     ours = "TypeError: f() takes 5 arguments (function.py:88 in run)"
     lines.insert(1, failed_check("ours.py:f", "append", reason=ours, failure=None))
+    lines.insert(2, failed_check("a,line=7.py:f", "append", reason="odd name", failure=None))
     runs = read_runs([write_run(tmp_path / "run", "conformance", lines, exit_code=1)])
     told = annotation_lines(runs).decode().splitlines()
     assert len(told) == 11
     assert all(line.startswith(("::error ", "::notice ")) for line in told)
-    assert told[-1] == "::notice title=pabench::7 more causes are in the report"
+    assert told[-1] == "::notice title=pabench::8 more causes are in the report"
     assert any("file=kernels/k3.py,line=6,title=pabench::kernels/k3.py:f" in line for line in told)
     assert any(line.startswith("::error file=ours.py,line=1,") for line in told)
+    assert any(line.startswith("::error file=a%2Cline=7.py,line=1,") for line in told)
     evil = told[0]
     assert evil.count("::") == 2 + evil.partition("::error ")[2].partition("::")[2].count("::")
     assert "file=/etc" not in evil.partition("title=pabench")[0]
