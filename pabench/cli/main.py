@@ -54,6 +54,8 @@ COMMANDS = {
     "report": "Render the report of one or more runs.",
     "compare": "Compare two runs: what became better or worse.",
     "export": "Write a run as CSV, Parquet, JSON, JUnit, Markdown or Bencher metrics.",
+    "weather": "Write a page of other projects' packages by version and clause.",
+    "finding": "Print a finding in another project as a report for it.",
     "submit": "Pack a conformance run as a submission that anybody can verify.",
     "verify": "Check a submission package: hashes, waivers, profiles.",
     "scoreboard": "Write a page of submission packages side by side.",

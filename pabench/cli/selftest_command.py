@@ -48,6 +48,11 @@ OWN = "own"
     help="Judge N random right kernels: the error bound must let each pass.",
 )
 @click.option(
+    "--suite",
+    metavar="NAME",
+    help="Give faults to another project's suite: vllm, flashmla, flashinfer-fuzzer, ..., or all.",
+)
+@click.option(
     "--seeds",
     type=click.IntRange(1, 10_000),
     metavar="N",
@@ -64,6 +69,7 @@ def command(
     mutants: str | None,
     generate: int | None,
     calibrate: int | None,
+    suite: str | None,
     seeds: int | None,
     only: tuple[str, ...],
     hasty: bool,
@@ -74,7 +80,7 @@ def command(
     --controls runs small kernels on the checked device: each fault must be found where it was planted, and no
     right twin be flagged.  --mutants and --generate plant faults in copies of our own kernels and allocators:
     the conformance suite must kill each.  --calibrate simulates right kernels of many makes: the error bound
-    must let each pass.
+    must let each pass.  --suite gives faults to the inputs and tolerances of another project, and to ours.
 
     \b
     Examples:
@@ -85,13 +91,14 @@ def command(
       pabench selftest --generate 20 --seed 7
       pabench selftest --generate 400 --seed 1 --seeds 1 --hasty --out runs/faults
       pabench selftest --calibrate 1000
+      pabench selftest --suite vllm
     """
     from pabench.run.command import run_activity
 
-    if controls + sum(one is not None for one in (mutants, generate, calibrate)) != 1:
+    if controls + sum(one is not None for one in (mutants, generate, calibrate, suite)) != 1:
         raise UsageError(
             "selftest: exactly one thing to test must be named",
-            hint="--controls, --mutants, --generate or --calibrate",
+            hint="--controls, --mutants, --generate, --calibrate or --suite",
         )
     options = options_of("selftest", given, deadline_s=DEFAULT_DEADLINE_S, without=WITHOUT)
     if hasty and generate is None:
@@ -102,6 +109,8 @@ def command(
                 raise UsageError(f"{option}: is for --controls")
     if controls:
         plug, words = _controls(options, only, seeds or CONTROL_SEEDS)
+    elif suite is not None:
+        plug, words = _trial(suite)
     elif calibrate is not None:
         plug, words = _calibration(options, calibrate)
     else:
@@ -148,6 +157,14 @@ def _calibration(options: Options, trials: int) -> tuple[Activity, Words]:
         json=lambda records: {"trials": trials, "largest_ratio": largest_ratios(records)},
     )
     return Calibration(trials, seed=options.seed), words
+
+
+def _trial(suite: str) -> tuple[Activity, Words]:
+    from pabench.cli.selftest_words import suite_lines
+    from pabench.run.command import Words
+    from pabench.selftest.on_trial.plug import Trial, counts, suite_names
+
+    return Trial(suite_names(suite)), Words(summary=suite_lines, json=counts)
 
 
 def _mutants(

@@ -105,3 +105,25 @@ def _control_line(record: Record, width: int, *, beside_tool: bool) -> str:
 
 def _yes_no(value: bool | None) -> str:
     return "-" if value is None else "yes" if value else "no"
+
+
+def suite_lines(records: Sequence[Record]) -> Iterator[str]:
+    """Yield a row a fault and a column a suite, as Markdown, and the counts."""
+    from pabench.selftest.on_trial.peers import SUITES
+    from pabench.selftest.on_trial.plug import counts
+
+    found = counts(records)
+    names = [name for name in found["killed"] if name in SUITES]
+    for name in names:
+        suite = SUITES[name]
+        yield f"{suite.title} ({suite.source}): {suite.inputs}; {suite.rule}"
+    yield f"| fault | {' | '.join(SUITES[name].title for name in names)} | pabench |"
+    yield f"| --- |{' ---: |' * len(names)} --- |"
+    for record in records:
+        told = record.details
+        if "red" in told:
+            cells = (f"{told['red'][name] or 'none'} of {told['calls'][name]}" for name in names)
+            yield f"| {told['about']} | {' | '.join(cells)} | {told['killed_by'] or 'LIVES'} |"
+    titles = {**{name: SUITES[name].title for name in names}, "pabench": "pabench"}
+    for name, killed in found["killed"].items():
+        yield f"{titles[name]}: {killed} of {found['faults']} killed"

@@ -1,0 +1,106 @@
+"""The weather page: other projects' kernels and allocators by version and clause, and what has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pabench import __version__
+from pabench.checks.specification import CLAUSES
+from pabench.checks.standing import standings
+from pabench.errors import InvalidCase
+from pabench.report.templates import template
+from pabench.run.read import Run
+
+SCHEMA = 1
+STATES = {"kept": "kept", "deviating": "known", "broken": "BROKEN", "open": ""}
+"""State of a clause to its word in a cell; ``known`` is a deviation that the ledger has."""
+
+
+class Row(NamedTuple):
+    """A subject in a version: the state of each clause."""
+
+    subject: str
+    kind: str
+    version: str
+    mode: str
+    states: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """What names the subject, whatever its version."""
+        return f"{self.subject} {self.mode}".strip()
+
+
+def weather_rows(runs: Sequence[Run]) -> list[Row]:
+    """Return a row for each subject of another project in the runs, in the order of their names."""
+    rows = []
+    for run in runs:
+        if run.kind != "conformance":
+            continue
+        about = {line["subject"]: line for line in run.lines if line.get("version")}
+        for standing in standings([line for line in run.lines if line["subject"] in about]):
+            line = about[standing.subject]
+            states = {
+                clause: state
+                for state in ("kept", "deviating", "broken")
+                for clause in getattr(standing, state)
+            }
+            rows.append(
+                Row(standing.subject, standing.subject_kind, line["version"], line.get("mode") or "", states)
+            )
+    return sorted(rows, key=lambda row: (row.kind, row.key, row.version))
+
+
+def weather_json(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the page as JSON values: what the next page is compared with."""
+    return {"schema": SCHEMA, "rows": [row._asdict() for row in rows]}
+
+
+def rows_of(data: Any, where: str) -> list[Row]:
+    """Read ``weather_json`` back; raises ``InvalidCase`` where it is something else."""
+    try:
+        if data["schema"] != SCHEMA:
+            raise KeyError("schema")
+        rows = [Row(**row) for row in data["rows"]]
+        if not all(isinstance(state, str) for row in rows for state in row.states.values()):
+            raise TypeError("states")
+    except (KeyError, TypeError, AttributeError):
+        raise InvalidCase(where, data, f"must be the JSON of a weather page, schema {SCHEMA}") from None
+    return rows
+
+
+def changes(rows: Sequence[Row], before: Sequence[Row]) -> Iterator[str]:
+    """Yield what differs from an earlier page, a line each."""
+    known = {row.key: row for row in before}
+    for row in rows:
+        was = known.pop(row.key, None)
+        if was is None:
+            yield f"{row.key} {row.version}: new on this page"
+            continue
+        version = row.version if row.version == was.version else f"{was.version} to {row.version}"
+        for clause in CLAUSES:
+            now, then = row.states.get(clause, "open"), was.states.get(clause, "open")
+            if now != then:
+                yield f"{row.key} {version}: {clause} {then} became {now}"
+        if row.version != was.version and row.states == was.states:
+            yield f"{row.key} {version}: nothing else changed"
+    for key, was in known.items():
+        yield f"{key} {was.version}: no longer on this page"
+
+
+def weather_html(rows: Sequence[Row], changed: Sequence[str], *, compared: bool) -> str:
+    """Return the page, without a script; the same rows give the same bytes."""
+    tables = [
+        (kind, [row for row in rows if row.kind == kind]) for kind in dict.fromkeys(row.kind for row in rows)
+    ]
+    return template("weather.html.j2").render(
+        tables=[
+            (kind, found, [c for c in CLAUSES if any(c in row.states for row in found)])
+            for kind, found in tables
+        ],
+        words=STATES,
+        changed=changed,
+        compared=compared,
+        version=__version__,
+    )
