@@ -45,24 +45,24 @@ REFUSED = {
 """What a system refuses that no command foresaw, and the exit code it gives."""
 
 COMMANDS = {
-    "conformance": "Judge a backend against the dense oracle with generated cases.",
-    "sweep": "Run page sizes x length distributions x batches and write a report.",
-    "serving": "Serve a workload over page allocators: memory, preemptions, latency.",
-    "model": "Let a real language model answer through our kernels, held to dense attention.",
-    "stress": "Press page allocators: sizes, full pools, fragmentation over time.",
-    "memory": "Waste, gain, capacity and the best page size for a model and lengths.",
-    "report": "Render the report of one or more runs.",
-    "compare": "Compare two runs: what became better or worse.",
+    "conformance": "Check kernels and page allocators against a dense reference, on generated cases.",
+    "sweep": "Measure memory and speed over page sizes, lengths and batches.",
+    "serving": "Simulate serving: memory, preemptions and latency by allocator and page size.",
+    "model": "Run a language model through the kernels and check it against dense attention.",
+    "stress": "Stress page allocators: many requests, full pools, fragmentation over time.",
+    "memory": "Estimate memory waste, capacity and the best page size for a model.",
+    "report": "Write the HTML report of one or more runs.",
+    "compare": "Compare two runs: regressions and improvements.",
     "export": "Write a run as CSV, Parquet, JSON, JUnit, Markdown or Bencher metrics.",
     "submit": "Pack a conformance run as a submission that anybody can verify.",
     "verify": "Check a submission package: hashes, waivers, profiles.",
     "scoreboard": "Write a page of submission packages side by side.",
-    "kernels": "Compile every kernel instance without a GPU: registers, spills, occupancy.",
-    "gpu": "Check and measure our kernels on this machine's NVIDIA GPU.",
+    "kernels": "Compile kernels without a GPU: registers, spills, occupancy.",
+    "gpu": "Check and measure pabench's kernels on this machine's NVIDIA GPU.",
     "replay": "Run a saved failing case again.",
-    "list": "List backends, lengths, families, gpus, ...",
-    "doctor": "Show what this machine offers to pabench.",
-    "selftest": "Ask pabench's own instruments about faults that were planted.",
+    "list": "List backends, checks, devices, GPUs, models and more.",
+    "doctor": "Show what is installed: compiler, GPUs, packages.",
+    "selftest": "Self-test: verify that seeded bugs are detected.",
 }
 
 

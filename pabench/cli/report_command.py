@@ -17,7 +17,7 @@ from pabench.run.files import check_output
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File to write. Default: RUN/report.html for one run, ./report.html for several.",
+    help="File to write.  [default: RUN/report.html for one run, ./report.html for several]",
 )
 @click.option(
     "--base",
