@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pabench.checks.specification import BADGES, CLAUSES, PROFILES, Profile
+from pabench.checks.suite import QUESTIONS
 
 Line = Mapping[str, Any]
 """A result as in the journal."""
@@ -14,6 +15,12 @@ Line = Mapping[str, Any]
 ALLOCATOR = "allocator"
 MOST_NAMED = 8
 """Broken clauses that a line names; the report has all."""
+ROWS = {clause: {row.id for row in QUESTIONS if clause in row.clauses} for clause in CLAUSES}
+"""Clause to the results that test it."""
+ALONE = {clause: {row.id for row in QUESTIONS if row.clauses == (clause,)} for clause in CLAUSES}
+"""Clause to the results that test nothing else: those of a feature."""
+KNOWN = {row.id for row in QUESTIONS}
+"""Results of this suite; older runs may have others, which count by their check."""
 JUDGED, BAD = ("passed", "known-failure"), ("failed", "crashed", "hung")
 
 
@@ -97,7 +104,9 @@ def standing_lines(found: Sequence[Standing]) -> Iterator[str]:
 
 
 def _standing(subject: str, kind: str, device: str, lines: Sequence[Line]) -> Standing:
-    states = {clause: _clause(lines, checks) for clause, checks in CLAUSES.items() if _kind(checks) == kind}
+    states = {
+        clause: _clause(lines, clause, checks) for clause, checks in CLAUSES.items() if _kind(checks) == kind
+    }
     backend = kind != ALLOCATOR
     return Standing(
         subject=subject,
@@ -116,8 +125,17 @@ def _kind(checks: Sequence[str]) -> str:
     return ALLOCATOR if checks[0].startswith(ALLOCATOR) else "backend"
 
 
-def _clause(lines: Sequence[Line], checks: Sequence[str]) -> str:
-    found = [line for check in checks for line in _named(lines, check)]
+def _clause(lines: Sequence[Line], clause: str, checks: Sequence[str]) -> str:
+    alone = [line for line in lines if line["check"] in ALONE.get(clause, ())]
+    if alone and all(line["status"] == "unsupported" for line in alone):
+        # of a feature that is not offered: what failed for another reason says nothing of it
+        return "open"
+    found = [
+        line
+        for check in checks
+        for line in _named(lines, check)
+        if line["check"] in ROWS[clause] or line["check"] not in KNOWN
+    ]
     if any(line["status"] in BAD for line in found):
         return "broken"
     if any(line["status"] == "known-failure" for line in found):

@@ -15,23 +15,28 @@ FILE = click.Path(path_type=Path)
 @click.command(name="compare")
 @click.argument("base", metavar="BASE", type=FILE)
 @click.argument("new", metavar="NEW", type=FILE)
-@click.option("--only", metavar="CLASSES", help="Of verdicts,counted,timed.  [default: all]")
+@click.option(
+    "--only", metavar="CLASSES", help="Compare only these classes: verdicts,counted,timed.  [default: all]"
+)
 @click.option(
     "--threshold",
     metavar="PERCENT",
     type=click.FloatRange(0, 100, min_open=True, max_open=True),
     default=2.0,
-    help="Times that differ by less are the same.  [default: 2]",
+    help="Time differences below this count as equal.  [default: 2]",
 )
 @click.option(
-    "--accept", type=FILE, metavar="FILE", help="Regressions to let pass, with reason and last day."
+    "--accept",
+    type=FILE,
+    metavar="FILE",
+    help="File of accepted regressions, each with a reason and an expiry date.",
 )
-@click.option("--all", "everything", is_flag=True, help="Print every line that differs, not the first 40.")
-@click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write all lines as JSON.")
+@click.option("--all", "everything", is_flag=True, help="Print every difference instead of the first 40.")
+@click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write all comparisons as JSON.")
 @click.option(
-    "--markdown", "markdown_file", type=FILE, metavar="FILE", help="Write a comment for a pull request."
+    "--markdown", "markdown_file", type=FILE, metavar="FILE", help="Write a pull-request comment in Markdown."
 )
-@click.option("--html", type=FILE, metavar="FILE", help="Write one page.")
+@click.option("--html", type=FILE, metavar="FILE", help="Write an HTML page.")
 @click.option("--junit", type=FILE, metavar="FILE", help="Write JUnit XML.")
 def command(
     base: Path,

@@ -27,23 +27,31 @@ PROFILE_NAMES = ("quick", "default", "deep")
     "allocators",
     multiple=True,
     metavar="NAME",
-    help="Page allocator to judge; may be repeated.  [default with rawkernel: scan, ticket, stack, host]",
+    help="Page allocator to judge; may be repeated.  [default: scan, ticket, stack, host with rawkernel]",
 )
 @click.option(
     "--definitions",
     metavar="DIR",
-    help="FlashInfer Trace set: judge all of its solutions, on drawn cases and on workloads.",
+    help="FlashInfer Trace set to judge: all of its solutions.",
+)
+@click.option("--workloads", metavar="FILE", help="Workloads for these solutions.  [default: pabench's own]")
+@click.option(
+    "--profile", default="default", metavar="NAME", help="Effort: quick, default or deep.", show_default=True
 )
 @click.option(
-    "--workloads", metavar="FILE", help="Workloads for these solutions.  [default: some of our own]"
+    "--spec", metavar="VERSION", help="Run the checks of this version of the specification, such as 1.0."
 )
 @click.option(
-    "--profile", default="default", metavar="NAME", help="quick, default or deep.", show_default=True
+    "-k",
+    "select",
+    metavar="IDS",
+    help="Checks to run: ids or globs, separated by commas; and, or, not are understood.",
 )
 @click.option(
-    "--spec", metavar="VERSION", help="Ask what this version of the specification asks, such as 1.0."
+    "--secret-seed",
+    is_flag=True,
+    help="Draw cases from the secret in $PABENCH_SECRET_SEED; no file of the run shows it.",
 )
-@click.option("-k", "select", metavar="IDS", help="Questions to ask: ids, globs, commas, and, or, not.")
 @click.option("--artifacts", metavar="DIR", hidden=True, help="Older name of --out.")
 @activity_options()
 def command(
@@ -55,10 +63,11 @@ def command(
     profile: str,
     spec: str | None,
     select: str | None,
+    secret_seed: bool,
     artifacts: str | None,
     **given: Any,
 ) -> int:
-    """Judge backends and allocators against the dense float64 oracle with generated cases.
+    """Check kernels and page allocators against a dense float64 reference, on generated cases.
 
     \b
     Examples:
@@ -67,7 +76,7 @@ def command(
       pabench conformance --backend my_kernel.py:decode -k "decode, reject"
       pabench conformance --definitions trace_set --profile quick
 
-    Subjects run in processes of their own: one that crashes or hangs gets its verdict, and the run goes on.
+    What is tested runs in its own process: a crash or a hang is a verdict, and the run continues.
     """
     given["out"] = artifacts if given["out"] is None else given["out"]
     options = options_of("conformance", given)
@@ -75,7 +84,9 @@ def command(
         raise UnknownName("profile", profile, PROFILE_NAMES)
     from pabench.activities.conformance.plug import Conformance
     from pabench.activities.conformance.request import ConformanceRequest
+    from pabench.activities.conformance.secret import shown_seed, with_secret
     from pabench.cli.conformance_summary import json_fields, properties, summary_lines
+    from pabench.cli.conformance_verdict import verdict_of
     from pabench.device.registry import DeviceRequest
     from pabench.run.command import Words, run_activity
     from pabench.subjects.reference import ALLOCATOR, BACKEND
@@ -98,6 +109,8 @@ def command(
         workloads=workloads,
         spec=spec,
     )
+    if secret_seed:
+        request = with_secret(request, seed_given=options.seed != 0)
     device = DeviceRequest(
         name=options.device,
         kernels=None if options.kernels is None else str(options.kernels),
@@ -119,7 +132,12 @@ def command(
         )
 
         def fields(records: Sequence[Record]) -> Mapping[str, Any]:
-            return {"seed": request.seed, "profile": request.profile, **json_fields(records)}
+            return {
+                "seed": shown_seed(request),
+                "profile": request.profile,
+                "verdict": verdict_of(records, profile=request.profile),
+                **json_fields(records),
+            }
 
         def summary(records: Sequence[Record]) -> Iterator[str]:
             return summary_lines(records, plug.subjects, whole=select is None)

@@ -26,11 +26,11 @@ PACKAGES = (*provenance.PACKAGES, "nvidia-cuda-runtime", "platformdirs", "pytest
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--peers", is_flag=True, help="Show the packages of other projects that adapters run, too.")
+@click.option("--peers", is_flag=True, help="Also show the packages of other projects that adapters run.")
 @click.option(
     "--strict",
     is_flag=True,
-    help="Exit 7 when no device works here, or a resource or peer asked for is missing.",
+    help="Exit with code 7 if no device works, or a resource or peer is missing.",
 )
 def command(as_json: bool, peers: bool, strict: bool) -> None:
     """Show versions, compiler, NVRTC, GPUs, resources and the cache folder.

@@ -20,8 +20,8 @@ FILE = click.Path(path_type=Path)
     "--to",
     "form",
     metavar="FORMAT",
-    help="csv, parquet, json, junit, md, bmf (Bencher), flashinfer-trace, summary, annotations or badge.  "
-    "[default: csv]",
+    help="Format: csv, parquet, json, junit, md, bmf (Bencher), flashinfer-trace, summary, annotations "
+    "or badge.  [default: csv]",
 )
 @click.option("--out", type=FILE, metavar="FILE", help="File to write.  [default: standard output]")
 def command(runs: tuple[Path, ...], form: str | None, out: Path | None) -> None:

@@ -30,11 +30,13 @@ PEERS = ("torch-sdpa",)
 
 
 @click.command()
-@click.option("--part", default="all", metavar="NAME", help="check, sweep or all.", show_default=True)
+@click.option(
+    "--part", default="all", metavar="NAME", help="Part to run: check, sweep or all.", show_default=True
+)
 @click.option("--grid", default="core", metavar="NAME", help="Grid of the sweep.", show_default=True)
-@click.option("--budget", default="540s", metavar="TIME", help="For everything.", show_default=True)
-@click.option("--out", metavar="DIR", help="New folder.  [default: runs/gpu-TIME]")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--budget", default="540s", metavar="TIME", help="Total time budget.", show_default=True)
+@click.option("--out", metavar="DIR", help="Run directory.  [default: runs/gpu-TIME]")
+@click.option("--resume", is_flag=True, help="Continue the run in --out.")
 def command(part: str, grid: str, budget: str, out: str | None, resume: bool) -> int:
     """Check and measure our kernels on this machine's GPU.
 

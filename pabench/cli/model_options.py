@@ -22,9 +22,13 @@ MEMORY_SHARE = 0.9
 """Part of a GPU's memory that weights and cache may fill; the rest is for activations and fragmentation."""
 GIB = 2**30
 
-CACHE_DTYPE = click.option("--cache-dtype", metavar="NAME", help="Of the cache alone.  [--dtype]")
+CACHE_DTYPE = click.option(
+    "--cache-dtype", metavar="NAME", help="Data type of the KV cache.  [default: that of --dtype]"
+)
 WEIGHT_DTYPE = click.option(
-    "--weight-dtype", metavar="NAME", help="Of the weights alone.  [as the checkpoint says, or --dtype]"
+    "--weight-dtype",
+    metavar="NAME",
+    help="Data type of the weights.  [default: that of the checkpoint, else --dtype]",
 )
 
 

@@ -16,6 +16,7 @@ WHOLE = re.compile(r"[+-]?[0-9]{1,25}")
 DECIMAL = re.compile(
     r"[+-]?(([0-9]{1,99}\.?[0-9]{0,99}|\.[0-9]{1,99})(e[+-]?[0-9]{1,5})?|inf|infinity|nan)", re.IGNORECASE
 )
+NUMBERS = (click.types.IntParamType, click.types.FloatParamType)
 
 
 class Whole(click.types.IntParamType):
@@ -27,11 +28,20 @@ class Whole(click.types.IntParamType):
 
 
 class WholeRange(click.IntRange):
-    """A whole number within bounds."""
+    """A whole number within bounds, which whoever breaks one is told, and the help is not full of."""
+
+    _told = False
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number; fails on text that is none, and outside the bounds."""
-        return super().convert(_plain(self, value, WHOLE, param, ctx), param, ctx)
+        self._told = True
+        try:
+            return super().convert(_plain(self, value, WHOLE, param, ctx), param, ctx)
+        finally:
+            self._told = False
+
+    def _describe_range(self) -> str:
+        return super()._describe_range() if self._told else ""
 
 
 class Decimal(click.types.FloatParamType):
@@ -46,6 +56,8 @@ def strict_numbers(command: click.Command) -> click.Command:
     """Return ``command`` with every number among its options read strictly."""
     for parameter in command.params:
         kind = parameter.type
+        if isinstance(kind, NUMBERS) and isinstance(parameter, click.Option) and not parameter.is_flag:
+            parameter.metavar = parameter.metavar or "N"
         # IntRange is itself a kind of integer
         if isinstance(kind, click.IntRange):
             parameter.type = WholeRange(kind.min, kind.max, kind.min_open, kind.max_open, kind.clamp)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.command(name="replay")
 @click.argument("case_dir", type=click.Path(path_type=Path))
 @click.option(
-    "--backend", "subject", metavar="NAME", help="Another backend or allocator than the case's own."
+    "--backend", "subject", metavar="NAME", help="Backend or allocator to run instead of the one that failed."
 )
 @click.option(
     "--outputs",
@@ -30,19 +30,25 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Judge these outputs instead of calling a backend: an .npz with out and, if there is one, lse.",
 )
-@click.option("--device", default=None, metavar="NAME", help="Another device than the case's own.")
+@click.option("--device", default=None, metavar="NAME", help="Device to use instead of the one in the case.")
 @click.option(
-    "--kernels", type=click.Path(path_type=Path), metavar="DIR", help="A copy of kernels_cuda to use."
+    "--kernels",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of kernel sources to use instead of pabench's.",
 )
 @click.option(
-    "--inputs", type=click.Path(path_type=Path), metavar="FILE", help="Captured activations of the case."
+    "--inputs",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Captured activations (.npz) that the case needs.",
 )
-@click.option("--checked", is_flag=True, help="Look at every access of the kernels, on the emulated device.")
-@click.option("--deadline", metavar="SECONDS", help="Timeout of one call.  [default: 60]")
+@click.option("--checked", is_flag=True, help="Check every memory access, on the emulated device.")
+@click.option("--deadline", metavar="SECONDS", help="Timeout per call, in seconds.  [default: 60]")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict."
 )
-@click.option("--in-process", is_flag=True, help="No process of its own for the subject, for debuggers.")
+@click.option("--in-process", is_flag=True, help="Run without worker processes, for debuggers.")
 def command(
     case_dir: Path,
     subject: str | None,

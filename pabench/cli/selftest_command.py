@@ -26,26 +26,26 @@ OWN = "own"
 @click.option(
     "--controls",
     is_flag=True,
-    help="Run kernels with planted faults on the checked device: it must find each.",
+    help="Test the checked device: kernels with seeded bugs, and correct look-alikes.",
 )
 @click.option(
     "--mutants",
     is_flag=False,
     flag_value=OWN,
     metavar="[FILE]",
-    help="Judge planted faults of a file or folder, or pabench's own: the suite must kill each.",
+    help="Test the suite on seeded bugs: from a file or folder, else pabench's own.",
 )
 @click.option(
     "--generate",
     type=click.IntRange(1, 100_000),
     metavar="N",
-    help="Judge N faults made by rule in the kernel sources.",
+    help="Test the suite on N bugs generated in the kernel sources.",
 )
 @click.option(
     "--calibrate",
     type=click.IntRange(1, 100_000_000),
     metavar="N",
-    help="Judge N random right kernels: the error bound must let each pass.",
+    help="Test the error bound on N random correct kernels: all must pass.",
 )
 @click.option(
     "--suite",
@@ -56,12 +56,15 @@ OWN = "own"
     "--seeds",
     type=click.IntRange(1, 10_000),
     metavar="N",
-    help="Schedules of each control, default 20; seeds of each mutant, default 3.",
+    help="Schedules per control or seeds per mutant.  [default: 20 and 3]",
 )
 @click.option(
-    "--only", multiple=True, metavar="NAME", help="A control, a mutant, or a file of theirs; may be repeated."
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    help="Run only this control, mutant or file of them; may be repeated.",
 )
-@click.option("--hasty", is_flag=True, help="With --generate: the first, cheap rounds alone.")
+@click.option("--hasty", is_flag=True, help="With --generate: run only the first, cheap rounds.")
 @activity_options(deadline_s=DEFAULT_DEADLINE_S, without=WITHOUT)
 def command(
     *,
@@ -75,12 +78,13 @@ def command(
     hasty: bool,
     **given: Any,
 ) -> int:
-    """Find out whether pabench would notice: plant faults and look what finds them.
+    """Self-test: verify that seeded bugs are detected and correct kernels pass.
 
-    --controls runs small kernels on the checked device: each fault must be found where it was planted, and no
-    right twin be flagged.  --mutants and --generate plant faults in copies of our own kernels and allocators:
-    the conformance suite must kill each.  --calibrate simulates right kernels of many makes: the error bound
-    must let each pass.  --suite gives faults to the inputs and tolerances of another project, and to ours.
+    --controls runs small kernels on the checked device: each seeded bug must be found at its place, and no
+    correct look-alike may be reported.  --mutants and --generate seed bugs in copies of pabench's kernels and
+    allocators: the conformance suite must catch each.  --calibrate simulates correct kernels of many designs:
+    the error bound must accept each.  --suite seeds bugs for the inputs and tolerances of another project's
+    suite, and for pabench's own.
 
     \b
     Examples:

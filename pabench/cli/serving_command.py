@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pabench.cli.model_options import (
-    CACHE_DTYPE,
-    WEIGHT_DTYPE,
     chosen_model,
     item_bytes,
     pool_bytes_of,
     weight_bytes_of,
 )
+from pabench.cli.serving_options import serving_options
 from pabench.cli.text_table import screen_width, text_table
-from pabench.cli.trace_options import trace_options
 from pabench.console import say
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
 from pabench.run.options import Options, activity_options, default_out, options_of, poll_seconds, whole
@@ -47,47 +45,11 @@ Examples:
 
 
 @click.command(name="serving", epilog=EPILOG)
-@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Requests of a trace file.")
-@trace_options
-@click.option("--lengths", metavar="SPEC", help="Prompt lengths, or a table that has both.  [azure-conv]")
-@click.option("--outputs", metavar="SPEC", help="Output lengths.  [of the table, or fixed:len=128]")
-@click.option("--requests", type=click.IntRange(1, 10**8), metavar="N", help="How many.  [1000, or all]")
-@click.option("--arrivals", metavar="SPEC", help="`list arrivals`.  [at-once; trace with a model clock]")
-@click.option("--prefixes", metavar="SPEC", help="`list prefixes`.  [none, or what the trace says]")
-@click.option("--scheduler", default="fcfs", show_default=True, metavar="NAME", help="`list schedulers`.")
-@click.option("--allocator", multiple=True, metavar="NAME", help="`list allocators`.  [the scheduler's own]")
-@click.option("--page-sizes", default="16", show_default=True, metavar="LIST", help="Tokens per page.")
-@click.option("--executor", default="null", show_default=True, metavar="NAME", help="null, model or kernel.")
-@click.option("--model", "model_name", metavar="NAME", default="llama-3-8b", show_default=True)
-@click.option("--dtype", default="bfloat16", show_default=True, metavar="NAME", help="Of cache and weights.")
-@CACHE_DTYPE
-@WEIGHT_DTYPE
-@click.option("--gpu", "gpu_name", default="h100", show_default=True, metavar="NAME", help="`list gpus`.")
-@click.option("--gpus", type=click.IntRange(1, 1024), default=1, show_default=True)
-@click.option("--calibration", type=click.Path(path_type=Path), metavar="FILE", help="JSON of constants.")
-@click.option("--pool-gib", type=float, metavar="GIB", help="Cache.  [0.9 of memory less the weights]")
-@click.option("--pool-slots", type=click.IntRange(1, 2**40), metavar="N", help="The same in tokens.")
-@click.option("--swap-slots", type=click.IntRange(0, 2**40), metavar="N", help="Swap store.  [the pool's]")
-@click.option("--max-seqs", type=click.IntRange(1, 2**20), metavar="N", help="At once.  [256]")
-@click.option("--max-tokens", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Of one.  [the longest]")
-@click.option(
-    "--token-budget", type=click.IntRange(1), default=8192, show_default=True, help="Tokens per step."
-)
-@click.option("--watermark", type=float, default=0.0, show_default=True, help="Share kept on admission.")
-@click.option("--prefix-cache", is_flag=True, help="Look prompts up in the allocator's prefix cache.")
-@click.option("--check-steps", type=click.IntRange(0), default=0, help="Check invariants every N steps.")
-@click.option("--kernel-steps", type=click.IntRange(1), default=1, help="Run the kernel every N steps.")
-@click.option("--ttft-limit-ms", type=float, metavar="MS", help="For goodput.")
-@click.option("--tpot-limit-ms", type=float, metavar="MS", help="For goodput.")
-@click.option("--page-cost-ns", type=float, default=10.0, show_default=True, help="Per page and step.")
-@click.option("--fixed-cost-us", type=float, default=1000.0, show_default=True, help="Per step.")
-@click.option("--step-ms", type=float, metavar="MS", help="Step of the null executor.  [1000]")
-@click.option("--sample-steps", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--reproduce", type=click.Path(path_type=Path), metavar="FILE", help="The paper's tables.")
+@serving_options
 @activity_options(without=WITHOUT)
 @click.pass_context
 def command(context: click.Context, /, **given: Any) -> int:
-    """Serve a workload step by step: memory, preemptions and latency by allocator and page size.
+    """Serve a workload with continuous batching: memory, preemptions and latency.
 
     Each allocator serves the whole workload at each page size.  The null executor counts steps; the model
     executor gives them the time that a GPU would take at best (modelled); the kernel executor decodes through

@@ -20,15 +20,25 @@ WITHOUT = ("kernels", "checked", "inputs")
     "allocators",
     multiple=True,
     metavar="NAME",
-    help="See `pabench list allocators`; may be repeated.  [default: host]",
+    help="Page allocator, see `pabench list allocators`; may be repeated.  [default: host]",
 )
 @click.option(
-    "--scenario", "scenarios", multiple=True, metavar="NAME", help="May be repeated.  [default: all]"
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    metavar="NAME",
+    help="Scenario; may be repeated.  [default: all]",
 )
 @click.option(
-    "--max-requests", default=2**20, metavar="N", show_default=True, help="Largest size, at most 2^20."
+    "--max-requests",
+    default=2**20,
+    metavar="N",
+    show_default=True,
+    help="Largest number of requests, at most 2^20.",
 )
-@click.option("--pages", default=2**14, metavar="N", show_default=True, help="Pool size of churn and fill.")
+@click.option(
+    "--pages", default=2**14, metavar="N", show_default=True, help="Pages in the pool of churn and fill."
+)
 @click.option("--page-size", default=16, metavar="N", show_default=True, help="Tokens per page.")
 @click.option("--rounds", default=40, metavar="N", show_default=True, help="Rounds of churn and fill.")
 @activity_options(deadline_s=DEFAULT_DEADLINE_S, without=WITHOUT)
@@ -42,11 +52,11 @@ def command(
     rounds: int,
     **given: Any,
 ) -> int:
-    """Stress page allocators: the cost of a call, first and later, and how memory holds out.
+    """Stress page allocators: cost per call, and memory over time.
 
-    Scenarios: requests and pages (sizes 1 to --max-requests), churn, oversubscription, fill.  Times are this
-    machine's clock around one call; on the emulated device they time the emulation.  A call that takes longer
-    than --deadline is a timeout, which is a result.
+    Scenarios: requests and pages (sizes 1 to --max-requests), churn, oversubscription, fill.  Times are host
+    times per call; on the emulated device they time the emulation.  A call longer than --deadline is recorded
+    as a timeout.
 
     \b
     Examples:

@@ -17,7 +17,9 @@ FILE = click.Path(path_type=Path)
 @click.option("--out", type=FILE, metavar="FILE", required=True, help="Package to write, a zip file.")
 @click.option("--statement", metavar="TEXT", required=True, help="Who submits what, in words.")
 @click.option("--waivers", type=FILE, metavar="FILE", help="TOML file of [[waiver]] entries.")
-@click.option("--spec", default="1.0", metavar="VERSION", help="Of the specification.", show_default=True)
+@click.option(
+    "--spec", default="1.0", metavar="VERSION", help="Version of the specification.", show_default=True
+)
 def command(run: Path, out: Path, statement: str, waivers: Path | None, spec: str) -> None:
     """Pack the results of a run, versions, waivers and a statement, with the hash of each file.
 

@@ -29,28 +29,43 @@ Examples:
   pabench sweep --grid core --budget 9m
   pabench sweep --resume --out runs/sweep-20260801-120000
 
-Numbers are lists such as 8,16,32, ranges such as 16:64:16, or 1:64:x2. A flag wins over --config."""
+Numbers are lists (8,16,32) or ranges (16:64:16, 1:64:x2). An option overrides --config."""
 
 
 @click.command(epilog=EPILOG)
 @click.option("--page-sizes", metavar="LIST", help="Tokens per page, for example 8,16,32.")
-@click.option("--lengths", metavar="SPEC", multiple=True, help="Length spec; see `pabench list lengths`.")
-@click.option("--trace", metavar="FILE", multiple=True, help="Request trace to draw lengths from.")
+@click.option(
+    "--lengths",
+    metavar="SPEC",
+    multiple=True,
+    help="Sequence lengths, see `pabench list lengths`; may be repeated.",
+)
+@click.option(
+    "--trace", metavar="FILE", multiple=True, help="Request trace to draw lengths from; may be repeated."
+)
 @click.option("--batch", metavar="LIST", help="Sequences per batch.  [default: 1,8,64]")
-@click.option("--heads", metavar="Q:KV", multiple=True, help="Query and KV heads.  [default: 32:8]")
+@click.option(
+    "--heads", metavar="Q:KV", multiple=True, help="Query and KV heads; may be repeated.  [default: 32:8]"
+)
 @click.option("--head-dim", metavar="N", help="Elements per head.  [default: 128]")
-@click.option("--dtypes", metavar="LIST", help="float32, float16, bfloat16.  [default: float16]")
-@click.option("--layouts", metavar="LIST", help="NHD, HND, NHD-strided, HND-strided.  [default: NHD]")
-@click.option("--backend", metavar="NAME", multiple=True, help="Backend to run.  [default: rawkernel]")
-@click.option("--gpu", metavar="NAME", help="GPU of the modelled figures.  [default: H200]")
-@click.option("--grid", metavar="NAME", help="Shapes of core-small, core, core-full, or of a TOML file.")
+@click.option(
+    "--dtypes", metavar="LIST", help="Storage types: float32, float16, bfloat16.  [default: float16]"
+)
+@click.option(
+    "--layouts", metavar="LIST", help="Cache layouts: NHD, HND, NHD-strided, HND-strided.  [default: NHD]"
+)
+@click.option(
+    "--backend", metavar="NAME", multiple=True, help="Backend to run; may be repeated.  [default: rawkernel]"
+)
+@click.option("--gpu", metavar="NAME", help="GPU for modelled figures.  [default: H200]")
+@click.option("--grid", metavar="NAME", help="Grid of shapes: core-small, core, core-full or a TOML file.")
 @click.option("--config", metavar="FILE", help="TOML file with these options as keys.")
 @activity_options()
 def command(*, config: str | None, **given: Any) -> int:
-    """Run page sizes x length distributions x batches and write a report.
+    """Measure memory and speed over page sizes, length distributions and batches, and write a report.
 
-    Each cell is checked against the oracle first: a wrong kernel gets no speed.  Each backend runs in a
-    process of its own: a cell that crashes or hangs it is recorded, and the sweep goes on.
+    Each cell is checked against the oracle before it is timed.  Each backend runs in its own process: a crash
+    or hang is recorded, and the sweep continues.
     """
     from pabench.activities.sweep.plug import Sweep
     from pabench.run.command import Words, run_activity

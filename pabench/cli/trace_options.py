@@ -10,13 +10,15 @@ import click
 Command = Callable[..., Any]
 
 BLOCK_TOKENS = click.option(
-    "--block-tokens", type=click.IntRange(1, 2**20), metavar="N", help="Of a block id of the trace."
+    "--block-tokens", type=click.IntRange(1, 2**20), metavar="N", help="Tokens per block id in the trace."
 )
 TIME_UNIT = click.option(
-    "--time-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="Of the times of the trace."
+    "--time-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="Unit of timestamps in the trace."
 )
 TURNS = click.option(
-    "--turns", type=click.Choice(["whole", "added"]), help="What the prompts of its sessions hold."
+    "--turns",
+    type=click.Choice(["whole", "added"]),
+    help="Whether a session's prompt is the whole history or only what was added.",
 )
 
 

@@ -148,7 +148,17 @@ def compare_runs(
 def compare(
     base: str | Path, new: str | Path, *, parts: Sequence[str] = CLASSES, threshold: float = THRESHOLD
 ) -> pd.DataFrame:
-    """Compare two run directories; see ``pabench.compare``.
+    """Compare two run directories, a row a verdict or figure.
+
+    Args:
+        base: the run that is held to.
+        new: the run that is judged.
+        parts: of ``verdicts``, ``counted`` and ``timed``, those to compare.
+        threshold: relative difference below which times count as the same.
+
+    Returns:
+        Columns ``part, label, subject, device, figure, base, new, ratio, low, high, change, reason,
+        accepted, id``; ``attrs["exit_code"]`` is that of ``pabench compare``.
 
     Raises:
         UsageError, NothingToCompare, EnvironmentRefused: see ``compare_runs``; also a folder that is no run.

@@ -19,7 +19,7 @@ from pabench.device.symbols import symbolizer
 from pabench.errors import EnvironmentRefused
 
 STEP_BUDGET = 300_000
-"""Steps of one block of a control: the longest right twin takes a third of them."""
+"""Steps of one block of a control: the longest correct look-alike takes a third of them."""
 POLL_SECONDS = 5
 QUICK_SEEDS = (0, 1, 2)
 
@@ -88,7 +88,7 @@ def open_believed(request: DeviceRequest, *, must_run: bool = True) -> Device:
     if isinstance(device, CheckedDevice) and (misses := controls_hold(device)):
         more = f" (and {len(misses) - 1} more)" if len(misses) > 1 else ""
         raise EnvironmentRefused(
-            f"the checked device is not to be believed here: {misses[0]}{more}",
+            f"checked-device self-test failed: {misses[0]}{more}",
             hint="pabench selftest --controls",
         )
     return device
@@ -96,7 +96,7 @@ def open_believed(request: DeviceRequest, *, must_run: bool = True) -> Device:
 
 def in_words(verdict: Verdict) -> str:
     """Return one line on a verdict that is wrong."""
-    kind = f"{verdict.control.expect} control" if verdict.control.faulty else "right twin"
+    kind = f"{verdict.control.expect} control" if verdict.control.faulty else "correct look-alike"
     return f"{kind} {verdict.control.id} ({verdict.control.about}): {verdict.problem}"
 
 

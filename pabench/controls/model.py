@@ -13,7 +13,7 @@ from pabench.problem.checks import one_of, whole_number
 
 CLASSES = ("memory", "init", "race", "sync")
 RIGHT = "none"
-"""What is expected of a right twin."""
+"""What is expected of a correct look-alike."""
 TOOLS = ("memcheck", "initcheck", "racecheck", "synccheck", "none")
 DTYPES = {
     "u8": "uint8",
@@ -95,19 +95,19 @@ Argument = Buffer | Scalar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """A kernel with a planted fault, or a right twin.
+    """A kernel with a planted fault, or a correct look-alike.
 
     Attributes:
         id: name of the control and of its kernel; unique in the table.
         file: kernel file beside the table.
         about: the fault, or why there is none.
-        expect: class of the finding, ``none`` for a right twin.
+        expect: class of the finding, ``none`` for a correct look-alike.
         also: classes that may come with it.
         tool: tool of compute-sanitizer that looks for such a fault, ``none`` where no tool does.
         grid, block, shared_bytes: the launch.
         quick: one of those that are run before a checked run is believed.
         args: in the kernel's order; freed buffers are passed to no kernel.
-        marks: lines of ``file`` that a finding may name; empty for a right twin.
+        marks: lines of ``file`` that a finding may name; empty for a correct look-alike.
     """
 
     id: str
@@ -160,7 +160,7 @@ class Control:
             rule = "has no right result" if self.faulty else "must say what its kernel leaves in a buffer"
             raise InvalidCase("equals", self.id, f"a {'control' if self.faulty else 'twin'} {rule}")
         if not self.faulty and self.also:
-            raise InvalidCase("also", self.also, "is for controls, not for right twins")
+            raise InvalidCase("also", self.also, "is for controls, not for correct look-alikes")
 
 
 def _check_name(name: Any, *, field: str = "name") -> None:

@@ -1,4 +1,4 @@
-"""The checked device: the emulated device with every access and every meeting of threads looked at."""
+"""The checked device: the emulated device with every memory access and synchronization instrumented."""
 
 from __future__ import annotations
 

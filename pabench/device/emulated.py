@@ -137,7 +137,7 @@ class EmulatedDevice:
 
     Args:
         seed: drives the order of blocks, warps and lanes.
-        workers: OS threads; default one a core.
+        workers: OS threads; default one per core.
         kernels: folder of kernels, by default the project's ``kernels_cuda``.
         flags: further compiler flags, for instance ``-DPAB_EMU_UCONTEXT`` for portable fibers.
         poll_seconds: how long a kernel may poll memory before the launch ends as a fault.

@@ -108,7 +108,7 @@ def open_device(
         kernels: a folder to use in place of the project's ``kernels_cuda``.
         checked: look at every access; with ``auto`` this chooses the emulated device.
         count: let a checked device count traffic as well.
-        poll_seconds: how long a kernel of the emulated device may poll in vain; None for its own limit.
+        poll_seconds: spin-wait timeout of kernels on the emulated device; None for its own limit.
         flags: further ones for the compiler of the emulated device, when it is not checked.
         must_run: refuse a machine that can run no kernel; else whoever runs one calls ``require_kernels``.
 

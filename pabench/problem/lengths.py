@@ -18,7 +18,7 @@ from pabench.problem.checks import INT32_MAX, finite_number, lengths_tuple, whol
 from pabench.problem.dtypes import Array
 
 MAX_LENGTH = 2**24
-"""Longest sequence a family may draw, in tokens; longer ones are a slip of the pen."""
+"""Longest sequence a family may draw, in tokens; longer ones are almost certainly a typo."""
 
 MAX_DIGITS = 18
 """Digits of a whole number worth reading; Python refuses to convert thousands of them."""

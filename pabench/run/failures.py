@@ -47,7 +47,7 @@ def save_failure(
         text: what was wrong, one line.
         traceback: of a subject that raised, as Python prints it.
         words: options that a replay needs beside the folder.
-        beside: writes what else belongs into the folder.
+        beside: writes what else belongs in the folder.
 
     Raises:
         EnvironmentRefused: the folder cannot be written.

@@ -82,36 +82,44 @@ def activity_options(
             "--device",
             metavar="NAME",
             hidden=hidden("device"),
-            help="auto, cuda, emulated, ptx:sm_80.  [default: auto]",
+            help="Device: auto, cuda, emulated, ptx:sm_80.  [default: auto]",
         ),
         click.option(
-            "--kernels", type=file, metavar="DIR", hidden=hidden("kernels"), help="Folder of kernels to use."
+            "--kernels",
+            type=file,
+            metavar="DIR",
+            hidden=hidden("kernels"),
+            help="Folder of kernel sources to use instead of pabench's.",
         ),
         click.option(
             "--checked",
             is_flag=True,
             default=None,
             hidden=hidden("checked"),
-            help="Check every memory access (not on a GPU).",
+            help="Check every memory access and barrier (not on a GPU).",
         ),
         click.option(
             "--inputs",
             type=file,
             metavar="FILE",
             hidden=hidden("inputs"),
-            help="Captured activations (.npz).",
+            help="Captured activations (.npz) to draw inputs from.",
         ),
-        click.option("--seed", metavar="N", hidden=hidden("seed"), help="Seed of all draws.  [default: 0]"),
-        click.option("--deadline", metavar="SECONDS", help=f"Timeout of one case.  {number}"),
-        click.option("--in-process", is_flag=True, help="No worker processes, for debuggers."),
+        click.option(
+            "--seed", metavar="N", hidden=hidden("seed"), help="Seed for case generation.  [default: 0]"
+        ),
+        click.option("--deadline", metavar="SECONDS", help=f"Timeout per case, in seconds.  {number}"),
+        click.option("--in-process", is_flag=True, help="Run without worker processes, for debuggers."),
         click.option(
             "--jobs", metavar="N", hidden=hidden("jobs"), help="Worker processes.  [default: one per core]"
         ),
-        click.option("--budget", metavar="TIME", help="Start nothing after 540s or 9m."),
+        click.option(
+            "--budget", metavar="TIME", help="Start no new work after this time, such as 540s or 9m."
+        ),
         click.option("--json", "json_file", type=file, metavar="FILE", help="Write all results as JSON."),
         click.option("--junit", type=file, metavar="FILE", help="Write JUnit XML."),
         click.option("--html", type=file, metavar="FILE", help="Write the report here too."),
-        click.option("--dry-run", is_flag=True, help="List what would run; write nothing."),
+        click.option("--dry-run", is_flag=True, help="List what would run, and write nothing."),
     ]
 
     def decorate(command: Command) -> Command:

@@ -40,7 +40,7 @@ POLL_SECONDS = 2
 FINDING_CLASSES = ("memory", "init", "race", "sync")
 """A mutant that is killed by one of these is looked for on the checked device."""
 CHEAP = ("-O1", "-g0")
-"""A mutant's kernels are compiled once and run for a second: a compiler that hurries is the better one."""
+"""A mutant's kernels are compiled once and run for a second: optimize for compile time."""
 SPEARHEAD = 6
 """Questions of the first round of a search in which no check is named."""
 NO_COMPILE = "CompileError: "

@@ -23,7 +23,7 @@ OPERATIONS = (
     *("decode", "speculative", "prefill"),
     *("append", "append-e4m3", "append-paged", "gather", "merge"),
 )
-TILES = "interpreted, cases of more tiles than an interpreter does in good time"
+TILES = "interpreted, cases too slow for the interpreter"
 HALF_ONLY = "float32: tensor cores alone"
 NOT_OFFERED = {
     "triton": (f"append, merge: a baseline for attention; {TILES}"),

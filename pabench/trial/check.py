@@ -37,7 +37,34 @@ def check(
     deadline_s: float = 120.0,
     **declared: Any,
 ) -> CheckResult:
-    """See ``pabench.check``."""
+    """Judge a decode function of this program against the dense float64 oracle, with generated cases.
+
+    ``function(q, k_cache, v_cache, block_table, kv_lens, sm_scale)`` returns ``out`` or ``(out, lse)``;
+    more parameters (``window``, ``soft_cap``, ``qo_indptr``, ...) declare more, docs/backends.md has all.
+    It is called in a copy of this process: a crash or a hang is a verdict.
+    The copy is also the judge's; to have the judge apart from a kernel that you do not trust, put the kernel
+    in a file and use ``pabench conformance --backend FILE.py:NAME``.
+
+    Args:
+        function: over numpy arrays; over torch tensors when its first parameter is annotated so, when it is
+            a torch operator, or with ``arrays="torch"``; CuPy likewise.
+            A class with ``plan`` and ``run`` is a backend.
+        profile: ``quick``, ``default`` or ``deep``.
+        only: ids of checks, as ``pabench conformance -k`` takes them.
+        seed: of all draws.
+        device: see ``pabench list devices``; numpy functions need none.
+        out: folder for the run; a temporary one that stays when it is None.
+        deadline_s: for one check.
+        declared: what attributes of the function may declare too: ``dtypes``, ``features``, ``masks``,
+            ``formats``, ``prefill``, ``append``, ``layout``, ``lse``, ``arrays`` and the rest of
+            docs/backends.md; ``arithmetic`` is its ``ComputeProfile``.
+
+    Returns:
+        True when right; ``causes`` says what is wrong, ``to_frame()`` has a row a check.
+
+    Raises:
+        UsageError: no callable, or a declaration or option that is refused.
+    """
     folder = Path(tempfile.mkdtemp(prefix="pabench-check-")) if out is None else Path(out)
     words = ["conformance", "--profile", profile, "--seed", str(seed), "--device", device]
     words += ["--in-process", "--out", str(folder / "run")]

@@ -48,6 +48,21 @@ def test_standing_breaks_with_a_failed_check() -> None:
     assert (claims["reads-only-what-it-may"].state, claims["deterministic"].held) == ("broken", True)
 
 
+def test_standing_breaks_no_clause_of_a_feature_that_is_not_offered() -> None:
+    """A wrong decode of a function without features breaks none of theirs, and keeps none of theirs."""
+    features = {"soft-cap": "F1", "window": "F2", "alibi": "F3", "sinks": "F4", "fp8-kv": "F5"}
+    without = [name for name in BACKEND_RESULTS if any(f"[{one}" in name for one in features)]
+    others = [name for name in BACKEND_RESULTS if name not in without and not name.startswith("prefill")]
+    for status in ("failed", "passed"):
+        lines = [line(name, status) for name in others]
+        (found,) = standings([*lines, *(line(name, "unsupported") for name in without)])
+        assert set(features.values()) <= set(found.open)
+        assert "S1" in (found.broken if status == "failed" else found.kept)
+    (found,) = standings([line("decode[normal]", "failed"), line("decode[soft-cap]")])
+    assert "F1" in found.kept
+    assert "S1" in found.broken
+
+
 def test_standing_of_a_crash_is_no_better() -> None:
     assert standing(repeat={"status": "crashed"}).badges[0].why == "repeat crashed"
 
@@ -86,7 +101,8 @@ def test_standing_tells_not_offered_from_not_judged() -> None:
 
 
 def test_standing_of_allocators_has_their_clauses_and_no_profiles() -> None:
-    lines = [line("allocator-invariants", subject="scan", subject_kind="allocator"), line("repeat")]
+    names = ("allocator-invariants", "allocator-invariants[rounds]")
+    lines = [*(line(name, subject="scan", subject_kind="allocator") for name in names), line("repeat")]
     scan, mine = standings(lines)
     assert (scan.profiles, scan.badges) == ((), ())
     assert scan.open == ("P14",)
@@ -99,6 +115,7 @@ def test_standing_keeps_no_clause_that_is_known_to_be_broken() -> None:
     (found,) = standings(
         [
             line("allocator-invariants", "known-failure", **theirs),
+            line("allocator-invariants[rounds]", "known-failure", **theirs),
             line("allocator-decode", **theirs),
             line("allocator-concurrent", "unsupported", **theirs),
         ]

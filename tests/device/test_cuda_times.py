@@ -289,7 +289,7 @@ def test_stopwatch_does_not_believe_a_copy_that_differs(cupy: Any, monkeypatch: 
         target[-1] += 1
 
     monkeypatch.setattr(CeilingKernels, "copy", wrong)
-    with pytest.raises(DeviceFault, match="memory is not to be believed"):
+    with pytest.raises(DeviceFault, match="memory check failed"):
         Stopwatch(CudaDevice()).ceilings()
 
 

@@ -20,6 +20,9 @@ from typing import Any
 
 import pytest
 
+from tests.house.test_docs import own_kernel
+from tests.house.test_without_torch import HIDDEN
+
 ROOT = Path(__file__).resolve().parents[2]
 RESOURCES = ("kernels_cuda", "suites", "templates")
 
@@ -56,6 +59,7 @@ def _sources() -> list[Path]:
         listed = _run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], ROOT)
         return [Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()]
     top = ["pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"]
+    top += ["AGENTS.md", "SECURITY.md"]
     folders = ["pabench", *RESOURCES, "tests", "docs", "results"]
     found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     paths = [*(ROOT / name for name in (*top, "constraints.txt")), *found]
@@ -161,3 +165,42 @@ def test_packaging_sdist_can_be_tested(source: Path, dist: Path) -> None:
     files = {"Makefile", "constraints.txt", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"}
     assert {*files, "CONTRIBUTING.md", "docs/README.md", "results/README.md"} <= names
     assert not [name for name in names if "_bundled" in name or "__pycache__" in name]
+
+
+def test_packaging_wheel_passes_the_newcomers_script(dist: Path, tmp_path: Path) -> None:
+    """The README's kernel right and wrong, by the installed wheel, where neither torch nor a compiler is."""
+    binaries = _environment(tmp_path / "environment", [str(_only(dist, "*.whl"))])
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    (desk / "sitecustomize.py").write_text(HIDDEN, encoding="utf-8")
+    (desk / "right.py").write_text(own_kernel(), encoding="utf-8")
+    wrong = own_kernel().replace("enumerate(kv_lens):", "enumerate(kv_lens - (kv_lens > 1)):")
+    (desk / "wrong.py").write_text(wrong, encoding="utf-8")
+    (desk / "script.py").write_text(
+        "import sys\nimport pabench\nfrom right import decode\n"
+        "found = pabench.check(decode, only='decode[normal]')\nprint(found)\nsys.exit(not found)\n"
+    )
+    environment = {"PATH": str(binaries), "PYTHONPATH": str(desk), "HOME": str(tmp_path), "CXX": "/none"}
+
+    def ran(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(binaries / words[0]), *words[1:]],
+            cwd=desk,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    asked = ("--profile", "quick", "-k", "decode[normal], decode[needle]")
+    right = ran("pabench", "conformance", "--backend", "right.py:decode", *asked)
+    assert right.returncode == 0, right.stderr
+    wrong_run = ran("pabench", "conformance", "--backend", "wrong.py:decode", *asked)
+    assert wrong_run.returncode == 1, wrong_run.stderr
+    failed = [line for line in wrong_run.stdout.splitlines() if line.startswith("FAILED")]
+    assert len(failed) == 1
+    assert failed[0].startswith("FAILED its last key missing")
+    script = ran("python", "script.py")
+    assert script.returncode == 0, script.stderr
+    assert script.stdout.startswith("PASS decode: 1 checks")

@@ -10,6 +10,7 @@ from pabench.activities.conformance.items import CheckItem
 from pabench.activities.conformance.load import ABOUT, LOAD
 from pabench.activities.conformance.plan import Planned, plan_of
 from pabench.activities.conformance.request import ConformanceRequest
+from pabench.activities.conformance.secret import shown_seed
 from pabench.checks.case_files import READERS, save_arrays
 from pabench.checks.suite import question_by_id
 from pabench.checks.workloads import WORKLOAD, workload_question
@@ -107,7 +108,7 @@ class Conformance(ActivityBase):
             "allocators": request.allocators,
             "device": facts.device,
             "profile": request.profile,
-            "seed": request.seed,
+            "seed": shown_seed(request),
             "select": request.select,
             "workloads": request.workloads,
             "spec": request.spec,

@@ -23,6 +23,7 @@ class ConformanceRequest:
         scope: what the cases are drawn from.
         spec: version of the specification whose questions alone are asked, or None.
         workloads: file of workloads for Solutions; None for those that pabench brings.
+        secret: what is told of a secret seed in place of it; empty for a seed that anybody may know.
     """
 
     backends: tuple[str, ...]
@@ -35,6 +36,7 @@ class ConformanceRequest:
     scope: Scope = EVERYTHING
     workloads: str | None = None
     spec: str | None = None
+    secret: str = ""
 
     @property
     def subjects(self) -> tuple[tuple[str, str], ...]:

@@ -15,7 +15,7 @@ from pabench.subjects.allocators.base import PoolShape
 
 EXECUTORS = ("null", "model", "kernel")
 MAX_TABLE_ENTRIES = 2**28
-"""A block table with more entries (1 GiB) is a slip of the pen."""
+"""A block table with more entries (1 GiB) is almost certainly a typo."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

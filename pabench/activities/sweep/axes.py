@@ -12,7 +12,7 @@ from pabench.errors import UnknownName, UsageError
 from pabench.problem.checks import INT32_MAX
 
 MAX_ITEMS = 4096
-"""Most items that one list may hold; a longer range is a slip of the pen."""
+"""Most items that one list may hold; a longer range is almost certainly a typo."""
 
 
 def parse_numbers(option: str, text: object, *, high: int = INT32_MAX) -> tuple[int, ...]:

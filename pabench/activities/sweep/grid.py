@@ -17,7 +17,7 @@ from pabench.problem.problem import Problem
 from pabench.workloads.families import resolve_lengths
 
 MAX_CELLS = 100_000
-"""Largest grid; a bigger one is a slip of the pen."""
+"""Largest grid; a bigger one is almost certainly a typo."""
 
 
 def make_cells(

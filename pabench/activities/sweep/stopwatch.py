@@ -152,5 +152,6 @@ def _compare(kernels: CeilingKernels, source: Any, target: Any, device: Device) 
     same = np.array_equal(device.to_host(source[head]), device.to_host(target[head]))
     if sums[0] != sums[1] or not same:
         raise DeviceFault(
-            f"the GPU's memory is not to be believed: a copy reads {sums[1]:#x}, not {sums[0]:#x}"
+            "GPU memory check failed (possible ECC or clock fault): "
+            f"a copy reads {sums[1]:#x}, not {sums[0]:#x}"
         )

@@ -181,7 +181,7 @@ def _ours(kind: type[Exception], told: dict[str, Any]) -> Exception:
     elif kind is KernelFindings:
         found = told.get("findings")
         if not isinstance(found, list) or not found:
-            raise Nonsense("findings that are none")
+            raise Nonsense("malformed findings")
         error.findings = tuple(_finding(one) for one in found)
     return error  # type: ignore[no-any-return]
 

@@ -42,7 +42,7 @@ ALLOCATORS: dict[str, NamedSubject] = {
         place=f"{_ROOM}.reserving:BuddyAllocator",
     ),
     "oracle-length": NamedSubject(
-        about="before paging: room for the final length, which it is told, in one piece",
+        about="before paging: room for the known final length, in one piece",
         place=f"{_ROOM}.reserving:OracleLengthAllocator",
     ),
     "buddy-max": NamedSubject(
@@ -50,7 +50,7 @@ ALLOCATORS: dict[str, NamedSubject] = {
         place=f"{_ROOM}.reserving:BuddyMaxAllocator",
     ),
     "buddy-oracle": NamedSubject(
-        about="before paging: room for the final length, which it is told, in a power of two of pages",
+        about="before paging: room for the known final length, in a power of two of pages",
         place=f"{_ROOM}.reserving:BuddyOracleAllocator",
     ),
     "vllm-block-pool": NamedSubject(

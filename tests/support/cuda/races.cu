@@ -1,4 +1,4 @@
-// Pairs of kernels for racecheck: each wrong one beside a right twin; used by tests/emulator/test_checked_races.py.
+// Pairs of kernels for racecheck: each wrong one beside a correct look-alike; used by tests/emulator/test_checked_races.py.
 #include "pab/intrinsics.cuh"
 
 namespace pab {
