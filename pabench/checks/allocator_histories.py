@@ -80,6 +80,46 @@ def large_pool(seed: int, can: Capabilities) -> HistoryCase:
     return HistoryCase(shape=shape, operations=tuple(steps))
 
 
+def corners(seed: int, can: Capabilities) -> HistoryCase:
+    """What a drawn history meets now and then: a cached page written over, and a copy without a page."""
+    rng = random.Random(seed)
+    page_size, spare = rng.choice([4, 2, 16, 64, 5]), rng.randint(1, 3)
+    shape = PoolShape(num_pages=2 + spare, page_size=page_size, max_seqs=3, max_pages_per_seq=2 + spare)
+    steps: list[Operation] = []
+    if {"commit", "lookup", "truncate"} <= can.operations:
+        steps += _written_over(rng, page_size)
+    if "fork" in can.operations:
+        steps += _copy_without_a_page(rng, page_size, spare, batches="append_batch" in can.operations)
+    return HistoryCase(shape=shape, operations=(*steps, ("drain", {})))
+
+
+def _written_over(rng: random.Random, page_size: int) -> list[Operation]:
+    """A sequence is offered to others, cut within its last page, written on otherwise, and offered again."""
+    other, length = 2**20 - 1, 2 * page_size
+    kept = rng.randrange(page_size, length)
+    steps = [_alloc(0, length, 0), ("commit", {"sequence": 0, "tokens": length})]
+    steps.append(("truncate", {"sequence": 0, "length": kept, "stream": other}))
+    steps.append(("append", {"sequence": 0, "tokens": length - kept}))
+    steps.append(("commit", {"sequence": 0, "tokens": length}))
+    for turns in ([], [kept, other]):
+        words = {"stream": 0, "adapter": "", "salt": ""}
+        steps.append(("lookup", {"tokens": length + 1, "turns": turns, **words}))
+    steps.append(("free", {"sequences": [0]}))
+    return steps
+
+
+def _copy_without_a_page(rng: random.Random, page_size: int, spare: int, *, batches: bool) -> list[Operation]:
+    """Two sequences share a last page with room while no page is left to copy it to; then there is one."""
+    writer = rng.randrange(2)
+    steps = [_alloc(0, 2 * page_size - 1), ("fork", {"parent": 0, "child": 1, "stream": 3})]
+    steps += [_alloc(2, spare * page_size), ("append", {"sequence": writer, "tokens": 1})]
+    if batches:
+        steps.append(("append_batch", {"sequences": [1, 0], "tokens": [1, 1]}))
+    steps.append(("free", {"sequences": [2]}))
+    steps += [("append", {"sequence": sequence, "tokens": 1}) for sequence in (writer, 1 - writer)]
+    return steps
+
+
 def rounds(seed: int, can: Capabilities, frees: int) -> HistoryCase:
     """The same calls until so many sequences have ended: one by one on the host, else many in a call."""
     rng = random.Random(seed)
@@ -134,6 +174,6 @@ def _batches(rng: random.Random, can: Capabilities, page_size: int, seqs: int) -
     return steps
 
 
-def _alloc(sequence: int, tokens: int) -> Operation:
-    words: dict[str, Any] = {"final_tokens": None, "stream": 1, "adapter": "", "salt": ""}
+def _alloc(sequence: int, tokens: int, stream: int = 1) -> Operation:
+    words: dict[str, Any] = {"final_tokens": None, "stream": stream, "adapter": "", "salt": ""}
     return "alloc", {"sequence": sequence, "tokens": tokens, **words}

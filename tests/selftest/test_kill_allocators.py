@@ -44,3 +44,18 @@ def test_kill_allocators_kills(mutant: Mutant) -> None:
         outcome = examine(mutant.killed_by, entry, seed=seed, profile="default").outcome
         assert outcome is not None, f"{mutant.id} lives with seed {seed}"
         assert re.search(PLACE, outcome.text), outcome.text
+
+
+CORNERS = ("host-copy-not-counted", "host-stale-hashes-after-truncate")
+
+
+@pytest.mark.parametrize("mutant", [one for one in MUTANTS if one.id in CORNERS], ids=lambda one: one.id)
+def test_kill_allocators_needs_no_luck_in_corners(mutant: Mutant) -> None:
+    entry = planted(mutant)
+    for seed in range(12):
+        assert examine("allocator-invariants[corners]", entry, seed=seed).outcome is not None, seed
+
+
+def test_kill_allocators_passes_the_right_one_in_corners() -> None:
+    for seed in range(4):
+        assert examine("allocator-invariants[corners]", load_allocator("host"), seed=seed).outcome is None

@@ -59,7 +59,8 @@ def test_selftest_mutants_subjects_of_a_file() -> None:
 
     assert names("pab/pool_stack.cuh") == {"ticket", "stack"}
     assert names("page_alloc_scan.cu") == {"scan"}
-    assert names("subjects/allocators/host_pool.py") == {"host"}
+    assert names("subjects/allocators/host_pool.py") == {"host", "host-groups"}
+    assert names("subjects/allocators/host_groups.py") == {"host-groups"}
     assert names("subjects/backends/torch_sdpa.py") == {"torch-sdpa"}
     assert {"rawkernel", "rawkernel-mma"} <= names("pab/features.cuh")
     assert names("kernels/page_pool.py") == {"ticket", "stack"}
@@ -69,7 +70,7 @@ def test_selftest_mutants_subjects_of_a_file() -> None:
 def test_selftest_mutants_stages_begin_with_the_named_check() -> None:
     mutant = Mutant(
         id="m",
-        file="subjects/allocators/host.py",
+        file="subjects/allocators/host_groups.py",
         before="a",
         after="b",
         **{**FIELDS, "killed_by": "allocator-decode"},
@@ -81,7 +82,11 @@ def test_selftest_mutants_stages_begin_with_the_named_check() -> None:
     assert set(third.questions) == QUESTIONS - set(first.questions)
     assert not first.checked
     unknown = Mutant(
-        id="m", file="subjects/allocators/host.py", before="a", after="b", **{**FIELDS, "killed_by": "race"}
+        id="m",
+        file="subjects/allocators/host_groups.py",
+        before="a",
+        after="b",
+        **{**FIELDS, "killed_by": "race"},
     )
     spearhead, glance, everything = stages_of(unknown)
     assert spearhead.checked

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 
 from pabench.checks.allocator_checks import check_concurrent, check_history, check_table_decode
-from pabench.checks.allocator_histories import crowd, large_pool, long_rows, rounds, thousand
+from pabench.checks.allocator_histories import corners, crowd, large_pool, long_rows, rounds, thousand
 from pabench.checks.allocator_machine import AllocatorMachine, DecodingMachine, GroupMachine
 from pabench.checks.question import AllocatorCheck, AllocatorQuestion, AllocatorRange
 from pabench.judge.allocators.history import HistoryCase
@@ -80,6 +80,11 @@ def _no_batches(declared: AllocatorRange) -> str | None:
     return None if offered else f"{declared.subject} offers no append_batch"
 
 
+def _no_corners(declared: AllocatorRange) -> str | None:
+    offered = {"fork", "commit"} & declared.can.operations
+    return None if offered else f"{declared.subject} shares no pages"
+
+
 def _no_groups(declared: AllocatorRange) -> str | None:
     return None if declared.can.groups else f"{declared.subject} keeps no KV groups"
 
@@ -116,6 +121,15 @@ ALLOCATORS = (
         about="Full, window and state layers share one pool: each keeps what its next query needs.",
         share=0.5,
         unasked=_no_groups,
+    ),
+    AllocatorQuestion(
+        check=INVARIANTS,
+        clauses=("P8", "P9"),
+        draw=_drawn(corners),
+        label="corners",
+        about="A cached page that is written over is no hit, and a copy that has no page is refused.",
+        runs=4,
+        unasked=_no_corners,
     ),
     AllocatorQuestion(
         check=INVARIANTS,

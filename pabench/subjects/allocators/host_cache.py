@@ -99,8 +99,9 @@ class PrefixCache:
 
     def check(self, prompt: Prompt, row: Sequence[int]) -> None:
         """Raise ``InvalidCase`` when a page was committed with other tokens."""
+        parts = self._pages(prompt.tokens)
         node = self._roots.get((prompt.adapter, prompt.salt))
-        for tokens, page in zip(self._pages(prompt.tokens), row, strict=False):
+        for tokens, page in zip(parts, row, strict=False):
             node = node and self._find(node, tokens)
             if page in self._node and self._node[page] is not node:
                 raise InvalidCase("prompt", prompt, f"page {page} was committed with other tokens")
