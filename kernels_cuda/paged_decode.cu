@@ -37,14 +37,14 @@ constexpr int kTile = kSlice * kWarps;
 constexpr int kWorks = kStages + 2;  // tiles between look-up and end
 constexpr int kChunks = kHeadDim / 8;  // of a row of q and out
 constexpr bool kE4m3 = sizeof(Cached) == 1;
-constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(Cached));
-constexpr int kCacheChunks = kHeadDim / kChunkElements;
 constexpr int kSteps = kHeadDim / 16;  // matrix instructions along head_dim
 // the output takes the place of tokens, of half as many bytes it takes two passes
 constexpr int kPassSteps = kE4m3 ? (kSteps + 1) / 2 : kSteps;
 constexpr int kPasses = (kSteps + kPassSteps - 1) / kPassSteps;
 // the query stays in registers while the output leaves room for it
 constexpr bool kQueryInRegisters = kHeadDim <= 128;
+constexpr int kGroupRows = kSlice;
+constexpr int kCopiesAtOnce = 8;  // more offsets than that leave no registers to the output of a head_dim above 128
 static_assert(kHeadDim % 16 == 0, "matrix instructions take 16 elements at a time");
 static_assert(kStages >= 2, "one tile arrives while another is attended to");
 
@@ -62,7 +62,7 @@ static_assert(kE4m3 || sizeof(Slice) == sizeof(Slice::tokens), "the output fits 
 struct SharedMemory {
   Slice stages[kStages][kWarps];
   u16 queries[kStages][kUnitRows * kHeadDim];  // of the pieces under way
-  i64 rows[2][kTile];                          // element offsets of tokens; negative: no such token
+  i64 rows[2][kTile];                          // byte offsets of tokens; negative: no such token
   Work works[kWorks];
   Walk walk;                                   // one thread's
   float max[kWarps][kUnitRows], sum[kWarps][kUnitRows];
@@ -84,6 +84,12 @@ struct Call {
   i64 page_stride, token_stride, head_stride;
   float scale_log2;
 };
+
+}  // namespace pab
+
+#include "pab/tile_copy.cuh"
+
+namespace pab {
 
 // What a warp keeps of the piece that it attends to: two rows a lane, lane / 4 and 8 below.
 struct State {
@@ -110,13 +116,12 @@ PAB_FN u32 row_limit(const Call& call, const Batch& batch, const Work& work, i32
   return static_cast<u32>(work.kv_len > later ? work.kv_len - later : 0);
 }
 
-// Element offset of the token of a tile that this thread looks up; negative for one that no row sees.
-PAB_FN i64 token_offset(const Call& call, const Batch& batch, const Work& work) {
+// The page of the token of a tile that this thread looks up; negative for one that no row sees.
+PAB_FN i32 token_page(const Call& call, const Batch& batch, const Work& work) {
   const u32 token = static_cast<u32>(work.tile) * kTile + threadIdx.x, page_size = static_cast<u32>(call.page_size);
-  if (work.tile < 0 || threadIdx.x >= kTile || token >= static_cast<u32>(work.kv_len)) return -1;
-  if (token < static_cast<u32>(first_seen(batch, work.kv_len, work.query_len))) return -1;
-  const i64 page = call.block_table[static_cast<i64>(work.sequence) * call.max_pages + token / page_size];
-  return page * call.page_stride + token % page_size * call.token_stride + work.kv_head * call.head_stride;
+  if (work.tile < 0 || threadIdx.x >= kTile || token >= static_cast<u32>(work.kv_len)) return kNoToken;
+  if (token < static_cast<u32>(first_seen(batch, work.kv_len, work.query_len))) return kNoToken;
+  return call.block_table[static_cast<i64>(work.sequence) * call.max_pages + token / page_size];
 }
 
 // Starts the copies of tile `n` of the share, and of the query where a piece begins.
@@ -124,19 +129,7 @@ PAB_FN void fetch(SharedMemory& memory, const Call& call, const Batch& batch, u3
   const Work& work = memory.works[n % kWorks];
   if (work.tile < 0) return;
   Slice* slices = memory.stages[n % kStages];
-#pragma unroll 8  // more offsets at once than that leave no registers to the output of a head_dim above 128
-  for (int i = 0; i < (kCacheChunks + 1) / 2; ++i) {
-    const int index = static_cast<int>(threadIdx.x) + i * kThreads;
-    if (kCacheChunks % 2 && index >= kTile * kCacheChunks) break;
-    const int row = index / kCacheChunks, chunk = index % kCacheChunks;
-    const i64 offset = memory.rows[n % 2][row];
-    // a weight of zero does not silence a NaN: dead rows are zeros
-    const bool live = offset >= 0;
-    const i64 source = live ? offset + kChunkElements * chunk : 0;
-    const int target = chunk_offset<kCacheChunks>(row % kSlice, chunk) / static_cast<int>(sizeof(Cached));
-    cp_async16(slices[row / kSlice].tokens.keys + target, call.k + source, live);
-    cp_async16(slices[row / kSlice].tokens.values + target, call.v + source, live);
-  }
+  copy_tile(memory.rows[n % 2], call, [&](int row) -> auto& { return slices[row / kSlice].tokens; });
   if (!work.begins) return;
   u16* query = memory.queries[static_cast<u32>(work.number) % kStages];
   for (int index = static_cast<int>(threadIdx.x); index < kUnitRows * kChunks; index += kThreads) {
@@ -202,11 +195,11 @@ PAB_FN void multiply_keys(float (&score)[2][4], const State& state, const u16* q
       }
     }
   } else {
+    const int first = chunk_offset<kCacheChunks>(row, lane / 8 % 2);
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       u32 key[4];
-      const int chunk = 2 * step + lane / 8 % 2;
-      ldmatrix_x4(key, keys + chunk_offset<kCacheChunks>(row, chunk));
+      ldmatrix_x4(key, keys + step_offset<kCacheChunks>(first, step));
       multiply_step(score, state, query, step, key);
     }
   }
@@ -231,11 +224,11 @@ PAB_FN void multiply_values(State& state, const u32 (&weight)[4], const Cached* 
       }
     }
   } else {
+    const int first = chunk_offset<kCacheChunks>(row, lane / 16);
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       u32 value[4];
-      const int chunk = 2 * step + lane / 16;
-      ldmatrix_x4_trans(value, values + chunk_offset<kCacheChunks>(row, chunk));
+      ldmatrix_x4_trans(value, values + step_offset<kCacheChunks>(first, step));
       mma_16816(state.out[2 * step], weight, value[0], value[1]);
       mma_16816(state.out[2 * step + 1], weight, value[2], value[3]);
     }
@@ -333,8 +326,10 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     next_tile(memory.walk, batch, blockIdx.x);
     memory.works[n % kWorks] = memory.walk.work;
   };
-  const auto note_row = [&](u32 n, i64 offset) {
-    if (threadIdx.x < kTile) memory.rows[n % 2][threadIdx.x] = offset;
+  const auto look_up = [&](u32 n) { return token_page(call, batch, memory.works[n % kWorks]); };
+  const auto note = [&](u32 n, i32 page) {
+    const Work& work = memory.works[n % kWorks];
+    note_token(memory.rows[n % 2], call, work.kv_head, static_cast<u32>(work.tile) * kTile + threadIdx.x, page);
   };
   if (threadIdx.x == 0) {
     begin_walk(memory.walk, batch, line, first, num_seqs, blockIdx.x, gridDim.x);
@@ -342,13 +337,13 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     find(1);
   }
   block_sync();
-  note_row(0, token_offset(call, batch, memory.works[0]));
+  note(0, look_up(0));
   block_sync();
   for (u32 n = 0; n < kStages - 1; ++n) {
     fetch(memory, call, batch, n);
     cp_async_commit();
     find(n + 2);
-    note_row(n + 1, token_offset(call, batch, memory.works[(n + 1) % kWorks]));
+    note(n + 1, look_up(n + 1));
     block_sync();
   }
 
@@ -361,7 +356,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     fetch(memory, call, batch, n + kStages - 1);
     cp_async_commit();
     find(n + kStages + 1);
-    const i64 offset = token_offset(call, batch, memory.works[(n + kStages) % kWorks]);
+    const i32 page = look_up(n + kStages);
 
     const Work& work = memory.works[n % kWorks];
     Slice* slices = memory.stages[n % kStages];
@@ -377,6 +372,6 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
       end_piece(memory, state, slices, call, batch, work);
       PAB_REGION("tiles");
     }
-    note_row(n + kStages, offset);  // late: the table entry has had time to arrive
+    note(n + kStages, page);  // behind the products: the table entry has had time to arrive
   }
 }

@@ -39,14 +39,14 @@ constexpr int kWarpRows = 16;
 constexpr int kRows = kWarpRows * kWarps;
 constexpr int kChunks = kHeadDim / 8;  // of a row of q and out
 constexpr bool kE4m3 = sizeof(Cached) == 1;
-constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(Cached));
-constexpr int kCacheChunks = kHeadDim / kChunkElements;
+constexpr int kGroupRows = kTile;
+constexpr int kCopiesAtOnce = kTile;  // all
 constexpr int kSteps = kHeadDim / 16;  // matrix instructions along head_dim
 constexpr int kPairs = kTile / 16;     // of 8 keys each: what one ldmatrix brings
 // the query stays in registers while the output, and what e4m3 is widened in, leave room for it
 constexpr bool kQueryInRegisters = kHeadDim <= (kE4m3 ? 96 : 128);
-// unrolled, a loop keeps an address for each step; else there are no registers left for that
-constexpr int kUnrolledSteps = kQueryInRegisters ? kSteps : 4;
+// unrolled, a loop keeps an address for each step; else there are no registers left for that, least with a step over
+constexpr int kUnrolledSteps = kQueryInRegisters ? kSteps : kSteps % 2 ? 2 : 4;
 static_assert(kHeadDim % 16 == 0 && kTile % 16 == 0, "matrix instructions take 16 elements at a time");
 static_assert(kStages >= 2, "one tile arrives while another is attended to");
 static_assert(kTile <= kThreads, "a thread looks up one token of a tile");
@@ -61,7 +61,7 @@ struct Stage {
 struct SharedMemory {
   u16 queries[kRows * kHeadDim];  // at the end the output, each warp's rows where its queries were
   Stage stages[kStages];
-  i64 rows[2][kTile];  // element offsets of tokens; negative: no such token
+  i64 rows[2][kTile];  // byte offsets of tokens; negative: no such token
 };
 static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan computes the same size");
 
@@ -76,6 +76,12 @@ struct Call {
   i64 page_stride, token_stride, head_stride;
   float scale_log2;
 };
+
+}  // namespace pab
+
+#include "pab/tile_copy.cuh"
+
+namespace pab {
 
 // What a block attends to: rows first_row .. last_row of a sequence with one KV head, and their keys.
 struct Work {
@@ -101,30 +107,12 @@ PAB_FN i64 query_row(const Call& call, const Work& work, i32 row) {
   return static_cast<i64>(work.sequence.first_query + token) * call.num_qo_heads + query_head(work, row);
 }
 
-// Element offset of the token of tile `tile` that this thread looks up; negative when no row of the block sees it.
-PAB_FN i64 token_offset(const Call& call, const Work& work, i32 tile) {
+// The page of the token of tile `tile` that this thread looks up; negative when no row of the block sees it.
+PAB_FN i32 token_page(const Call& call, const Work& work, i32 tile) {
   const u32 token = static_cast<u32>(tile) * kTile + threadIdx.x, page_size = static_cast<u32>(call.page_size);
-  if (threadIdx.x >= kTile || token >= static_cast<u32>(work.end)) return -1;
-  if (token < static_cast<u32>(work.begin)) return -1;
-  const i64 page = call.block_table[static_cast<i64>(work.number) * call.max_pages + token / page_size];
-  return page * call.page_stride + token % page_size * call.token_stride + work.kv_head * call.head_stride;
-}
-
-// Starts the copies of a tile whose tokens lie at `rows`.
-PAB_FN void fetch_tile(Stage& stage, const i64* rows, const Call& call) {
-#pragma unroll
-  for (int i = 0; i < (kTile * kCacheChunks + kThreads - 1) / kThreads; ++i) {
-    const int index = static_cast<int>(threadIdx.x) + i * kThreads;
-    const int row = index / kCacheChunks, chunk = index % kCacheChunks;
-    if (kTile * kCacheChunks % kThreads != 0 && row >= kTile) break;
-    const i64 offset = rows[row];
-    // a weight of zero does not silence a NaN: rows that nobody sees are zeros
-    const bool live = offset >= 0;
-    const i64 source = live ? offset + kChunkElements * chunk : 0;
-    const int target = chunk_offset<kCacheChunks>(row, chunk) / static_cast<int>(sizeof(Cached));
-    cp_async16(stage.keys + target, call.k + source, live);
-    cp_async16(stage.values + target, call.v + source, live);
-  }
+  if (threadIdx.x >= kTile || token >= static_cast<u32>(work.end)) return kNoToken;
+  if (token < static_cast<u32>(work.begin)) return kNoToken;
+  return call.block_table[static_cast<i64>(work.number) * call.max_pages + token / page_size];
 }
 
 // Starts the copies of the block's queries; rows past the last are zeros.
@@ -174,7 +162,8 @@ PAB_FN void multiply_keys(float (&score)[2 * kPairs][4], const State& state, con
           }
         }
       } else {
-        ldmatrix_x4(key, keys + chunk_offset<kCacheChunks>(row, 2 * step + second));
+        const int place = chunk_offset<kCacheChunks>(lane / 16 * 8 + lane % 8, second);
+        ldmatrix_x4(key, keys + 16 * pair * kCacheChunks * kChunkBytes + step_offset<kCacheChunks>(place, step));
         mma_16816(score[2 * pair], a[0], key[0], key[1]);
         mma_16816(score[2 * pair + 1], a[0], key[2], key[3]);
       }
@@ -205,7 +194,9 @@ PAB_FN void multiply_values(State& state, const u32 (&weight)[4], const Cached* 
   } else {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      ldmatrix_x4_trans(value, values + chunk_offset<kCacheChunks>(row, 2 * step + lane / 16));
+      const int place = chunk_offset<kCacheChunks>(lane % 16, lane / 16);
+      const auto* rows = values + first * kCacheChunks * kChunkBytes;
+      ldmatrix_x4_trans(value, rows + step_offset<kCacheChunks>(place, step));
       mma_16816(state.out[2 * step], weight, value[0], value[1]);
       mma_16816(state.out[2 * step + 1], weight, value[2], value[3]);
     }
@@ -351,27 +342,29 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
   // Tokens of tile n are looked up kStages tiles ahead and fetched kStages - 1 ahead, each step a barrier after the
   // one before.  A group of copies is committed a tile, also when there is nothing left to fetch.
   const auto fetch = [&](i32 n) {
-    if (n < tiles) fetch_tile(memory.stages[n % kStages], memory.rows[n % 2], call);
+    if (n < tiles) copy_tile(memory.rows[n % 2], call, [&](int) -> Stage& { return memory.stages[n % kStages]; });
     cp_async_commit();
   };
-  const auto note_row = [&](i32 n, i64 offset) {
-    if (threadIdx.x < kTile) memory.rows[n % 2][threadIdx.x] = offset;
+  const auto look_up = [&](i32 n) { return token_page(call, work, first_tile + n); };
+  const auto note = [&](i32 n, i32 page) {
+    const u32 token = static_cast<u32>(first_tile + n) * kTile + threadIdx.x;
+    note_token(memory.rows[n % 2], call, work.kv_head, token, page);
   };
   if (tiles > 0) {
     fetch_queries(memory.queries, call, work);
-    note_row(0, token_offset(call, work, first_tile));
+    note(0, look_up(0));
     block_sync();
   }
   for (i32 n = 0; n < kStages - 1 && tiles > 0; ++n) {
     fetch(n);
-    note_row(n + 1, token_offset(call, work, first_tile + n + 1));
+    note(n + 1, look_up(n + 1));
     block_sync();
   }
   for (i32 n = 0; n < tiles; ++n) {
     cp_async_wait<kStages - 2>();
     block_sync();
     fetch(n + kStages - 1);
-    const i64 offset = token_offset(call, work, first_tile + n + kStages);
+    const i32 page = look_up(n + kStages);
     if constexpr (kQueryInRegisters) {
       if (n == 0) {
 #pragma unroll
@@ -383,7 +376,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
       const bool masked = first < all_begin || end > all_end;
       attend(state, memory.stages[n % kStages], queries, features, scale_log2, first, masked);
     }
-    note_row(n + kStages, offset);  // late: the table entry has had time to arrive
+    note(n + kStages, page);  // behind the products: the table entry has had time to arrive
   }
   if (!idle) write_rows(state, queries, call, work, first_row);
 }

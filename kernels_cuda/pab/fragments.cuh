@@ -33,6 +33,17 @@ PAB_FN int chunk_offset(int row, int chunk) {
   return (row * kChunks + swizzled<kChunks>(row, chunk)) * kChunkBytes;
 }
 
+// Byte offset of chunk 2 * step + c of the row whose chunk c (0 or 1) lies at `first`; of rows with an even number of
+// chunks.  A step moves bits of the chunk that the row's exclusive or leaves where they are, so that all steps follow
+// from few places by constants.
+template <int kChunks>
+PAB_FN int step_offset(int first, int step) {
+  constexpr int kPower = kChunks & -kChunks, kSpread = kPower < kBankGroups ? kPower : kBankGroups;
+  static_assert(kSpread >= 2, "a step is two chunks");
+  const int within = 2 * step % kSpread;
+  return (first ^ (within * kChunkBytes)) + (2 * step - within) * kChunkBytes;
+}
+
 #if PAB_DTYPE == 1
 PAB_FN void mma_16816(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) { mma_16816_f16(c, a, b0, b1); }
 PAB_FN u32 pack_pair(float low, float high) { return pack_f16x2(low, high); }

@@ -102,8 +102,12 @@ PAB_FN void store_wide(T* address, const T& value) { *address = value; }
 // --- asynchronous copy --------------------------------------------------------------------------------------
 PAB_FN void cp_async16(void* shared, const void* global, bool valid) {
   const u32 target = static_cast<u32>(__cvta_generic_to_shared(shared));
-  const u32 bytes = valid ? 16u : 0u;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(global), "r"(bytes) : "memory");
+  // as a predicate: ptxas moves the source where it must reckon with any number of bytes, five instructions a copy
+  asm volatile(
+      "{\n.reg .pred ignored;\nsetp.eq.u32 ignored, %2, 0;\n"
+      "cp.async.cg.shared.global [%0], [%1], 16, ignored;\n}" ::"r"(target),
+      "l"(global), "r"(static_cast<u32>(valid))
+      : "memory");
 }
 PAB_FN void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N>

@@ -7,7 +7,7 @@ memory when any does, and of these the shortest.  Rescaling, masks and the ends 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pabench.device.sass import Function, Instruction
@@ -46,7 +46,7 @@ def blocks_of(function: Function) -> tuple[Block, ...]:
         last, following = instructions[end - 1], []
         if _branches(last):
             place = function.labels.get(last.target or "")
-            if last.opcode.startswith("BRA") and place in number:
+            if place in number:
                 following.append(number[place])
         if end in number and not (_branches(last) and last.predicate in ALWAYS and not _may_pass(last)):
             following.append(number[end])
@@ -55,7 +55,7 @@ def blocks_of(function: Function) -> tuple[Block, ...]:
 
 
 def loops_of(blocks: Sequence[Block]) -> tuple[Loop, ...]:
-    """Return the loops that are entered at one place, inner and outer."""
+    """Return the loops, inner and outer; one that is entered at several places is there with each of them."""
     order, reached = _dominators(blocks)
     before: dict[int, list[int]] = {index: [] for index in range(len(blocks))}
     for index in reached:
@@ -71,7 +71,35 @@ def loops_of(blocks: Sequence[Block]) -> tuple[Loop, ...]:
                     if one not in inside:
                         inside.add(one)
                         waiting += before[one]
-    return tuple(Loop(header=header, blocks=frozenset(inside)) for header, inside in found.items())
+    loops = [Loop(header=header, blocks=frozenset(inside)) for header, inside in found.items()]
+    for whole in _knots(blocks, before):
+        if not any(whole <= loop.blocks for loop in loops):
+            entries = sorted(one for one in whole if set(before[one]) - whole)
+            loops += [Loop(header=entry, blocks=frozenset(whole)) for entry in entries]
+    return tuple(loops)
+
+
+def _knots(blocks: Sequence[Block], before: dict[int, list[int]]) -> list[set[int]]:
+    """Blocks that reach one another, in sets of several: the outermost loops, however they are entered."""
+    left, found = set(before), []
+    while left:
+        start = min(left)
+        after = _reached(start, left, lambda index: blocks[index].successors)
+        knot = after & _reached(start, left, lambda index: before[index])
+        left -= knot
+        if len(knot) > 1:
+            found.append(knot)
+    return found
+
+
+def _reached(start: int, within: set[int], following: Callable[[int], Iterable[int]]) -> set[int]:
+    seen, waiting = {start}, [start]
+    while waiting:
+        for target in following(waiting.pop()):
+            if target in within and target not in seen:
+                seen.add(target)
+                waiting.append(target)
+    return seen
 
 
 def hot_loop(function: Function, blocks: Sequence[Block]) -> Loop | None:
@@ -182,7 +210,9 @@ def _code(function: Function, block: Block) -> list[Instruction]:
 
 
 def _branches(one: Instruction) -> bool:
-    return one.opcode.startswith(("BRA", "BRX", "JMP", "EXIT", "RET"))
+    # a call of a label within the function is a jump to code that was moved aside
+    aside = one.opcode.startswith("CALL") and one.target is not None
+    return aside or one.opcode.startswith(("BRA", "BRX", "JMP", "EXIT", "RET"))
 
 
 def _may_pass(one: Instruction) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pabench.activities.model.smollm2 import INSTALL
+from pabench.device.disassembler import NVDISASM, find_tool
 from pabench.problem.memory import memory_figures
 from tests.activities.conformance.test_conformance_command import WHOLE
 from tests.activities.model.test_model_command import MISSING
@@ -53,6 +54,8 @@ def test_docs_commands_run(page: Path, tmp_path: Path) -> None:
         and not nvrtc_installed()
     ):
         pytest.skip("NVRTC is not installed: pip install pabench[nvrtc]")
+    if any("--account" in line for line in commands(page)) and find_tool(NVDISASM) is None:
+        pytest.skip("nvdisasm is not installed: pip install pabench[nvrtc]")
     if any(line.startswith("pabench model") for line in commands(page)) and MISSING:
         pytest.skip(f"no {', '.join(MISSING)}: {INSTALL}")
     (tmp_path / "my_kernel.py").write_text(own_kernel(), encoding="utf-8")

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from pabench.device.disassembler import NVDISASM, find_tool
-from pabench.device.nvrtc import nvrtc_installed
+from pabench.device.nvrtc import nvrtc_installed, nvrtc_version
 from pabench.device.sass import Function, class_of, parse_sass
 from pabench.errors import UsageError
 from pabench.kernels.account import account_of
-from pabench.kernels.account_table import COLUMNS, as_csv, compared, read_table, worse
+from pabench.kernels.account_table import COLUMNS, account_rows, as_csv, compared, read_table, worse
 from pabench.kernels.flow import blocks_of, hot_loop, steady_way
 from pabench.kernels.instance import KernelEntry
 from pabench.kernels.static_sources import file_sources
-from pabench.kernels.static_table import Compilation, compile_one
+from pabench.kernels.static_table import compile_one
 from pabench.resources import resource_dir
 
 needs_disassembler = pytest.mark.skipif(
@@ -104,6 +104,21 @@ def test_account_walks_the_steady_way_of_the_loop_with_the_work() -> None:
     assert named[1] == [0x10, 0x20, 0x30, 0x40, 0x50, 0x70, 0x80, 0x90, 0xC0, 0xD0, 0xE0]
 
 
+def test_account_finds_a_loop_that_is_entered_at_two_places() -> None:
+    twice = LATE.replace(".L_x_1:", "        /*0008*/               @P5 CALL.REL.NOINC `(.L_x_2) ;\n.L_x_1:")
+    function = turns(twice)
+    blocks = blocks_of(function)
+    loop = hot_loop(function, blocks)
+    assert loop is not None
+    way = steady_way(function, blocks, loop)
+    assert sum(
+        one.kind == "tensor"
+        for at in way
+        for one in function.instructions[blocks[at].first : blocks[at].last]
+    )
+    assert account_of(function, "sm_90a", ENTRY, 2) is not None
+
+
 @pytest.mark.parametrize(("text", "distance", "tensor"), [(LATE, 6, 1), (EARLY, 2, 0)])
 def test_account_measures_from_load_to_use(text: str, distance: int, tensor: int) -> None:
     account = account_of(turns(text), "sm_90a", ENTRY, 2)
@@ -143,15 +158,6 @@ def test_account_bounds_follow_from_the_turn() -> None:
     assert (other.most_tflops, other.flight_bytes, "tensor" in other.clocks) == (None, None, False)
 
 
-def _accounted(words: str, file: str = "paged_decode.cu") -> Compilation:
-    (source,) = [
-        one
-        for one in file_sources(KERNELS / file, include_dir=KERNELS)
-        if one.label.endswith(words) and one.suits("sm_90a")
-    ]
-    return compile_one(source, "sm_90a", accounted=True)
-
-
 def test_account_tables_fail_where_a_row_is_worse(tmp_path: Path) -> None:
     row: dict[str, Any] = dict.fromkeys(COLUMNS, 7) | {"kernel": "k", "instance": "i", "arch": "sm_90a"}
     row |= {"nvrtc": "13.0.88", "bound": "issue", "per_token": 1.5}
@@ -174,3 +180,57 @@ def test_account_tables_fail_where_a_row_is_worse(tmp_path: Path) -> None:
     path.write_text("a,b\n1,2\n")
     with pytest.raises(UsageError, match="must have the columns kernel,instance,arch"):
         read_table(path)
+
+
+TABLE = Path(__file__).resolve().parents[2] / "results" / "kernel_account.csv"
+"""Rows of our kernels: ``pabench kernels --account --csv`` writes them."""
+
+
+def _row_of(file: str, label: str, architecture: str) -> dict[str, Any]:
+    (source,) = [
+        one
+        for one in file_sources(KERNELS / file, include_dir=KERNELS)
+        if one.label == label and one.suits(architecture)
+    ]
+    done = compile_one(source, architecture, accounted=True)
+    (row,) = [row for row in account_rows([done], nvrtc_version()) if not row["kernel"].endswith("_plan")]
+    return row
+
+
+def _held(file: str, label: str, architecture: str) -> dict[str, Any]:
+    before = read_table(TABLE)
+    row = _row_of(file, label, architecture)
+    if not compared([row], before):
+        pytest.skip(f"no row of {label} for {architecture} by NVRTC {nvrtc_version()}: builds differ")
+    assert worse([row], before) == []
+    return row
+
+
+@needs_disassembler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "label", "instructions", "registers"),
+    [
+        ("paged_decode.cu", "bfloat16 head_dim 128 4 warps 3 stages", 395, 200),
+        ("paged_prefill.cu", "bfloat16 head_dim 128 64 rows 64 keys 3 stages", 670, 224),
+    ],
+)
+def test_account_of_our_kernels_holds_their_rows_and_comments(
+    file: str, label: str, instructions: int, registers: int
+) -> None:
+    row = _held(file, label, "sm_90a")
+    assert row["instructions"] <= instructions
+    assert row["registers"] <= registers
+    assert row["spill_bytes"] == 0
+    # "behind the products: the table entry has had time to arrive"
+    assert row["tensor_before_use"] == row["tensor"]
+
+
+@needs_disassembler
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("kernel", "label", "architecture"),
+    [(row["kernel"], row["instance"], row["arch"]) for row in read_table(TABLE)],
+)
+def test_account_of_our_kernels_holds_every_row(kernel: str, label: str, architecture: str) -> None:
+    _held(f"{kernel}.cu", label, architecture)

@@ -1,0 +1,65 @@
+// Tiles of the paged cache on their way to shared memory: where a token lies, and the copies of a tile's rows.
+//
+// Part of paged_decode.cu and paged_prefill.cu, not of others: it uses what these define before it: kHeadDim, kThreads,
+// kTile, kGroupRows (rows of a tile that lie behind one another), kCopiesAtOnce, and Call.
+#pragma once
+
+#include "pab/fragments.cuh"
+
+namespace pab {
+
+constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(Cached));
+constexpr int kCacheChunks = kHeadDim / kChunkElements;
+constexpr int kRowsAtOnce = kThreads / kCacheChunks;  // that the block copies
+// whether a thread's chunk and its place in the swizzle are the same in all rows that it copies
+constexpr bool kSameChunk =
+    kThreads % kCacheChunks == 0 && kRowsAtOnce % kBankGroups == 0 && kGroupRows % kRowsAtOnce == 0;
+constexpr i32 kNoToken = -kChunkBytes;  // so that the address beside it is aligned
+
+// Notes where token `token` of a tile lies, in bytes; its page, negative for none, is first needed here.
+PAB_FN void note_token(i64* rows, const Call& call, i32 kv_head, u32 token, i32 page) {
+  if (threadIdx.x >= kTile) return;
+  const u32 page_size = static_cast<u32>(call.page_size);
+  const i64 offset = page * call.page_stride + token % page_size * call.token_stride + kv_head * call.head_stride;
+  rows[threadIdx.x] = page < 0 ? kNoToken : offset * static_cast<i64>(sizeof(Cached));
+}
+
+// Starts the copies of a tile whose tokens lie at `rows`; group(row) has the keys and values of kGroupRows rows.
+template <typename Group>
+PAB_FN void copy_tile(const i64* rows, const Call& call, const Group& group) {
+  const auto* keys = reinterpret_cast<const unsigned char*>(call.k);
+  const auto* values = reinterpret_cast<const unsigned char*>(call.v);
+  // a weight of zero does not silence a NaN: dead rows are zeros
+  if constexpr (kSameChunk) {
+    // a thread copies one chunk of every kRowsAtOnce-th row: places are one and constants beside it
+    const int first = static_cast<int>(threadIdx.x) / kCacheChunks, chunk = static_cast<int>(threadIdx.x) % kCacheChunks;
+    const int place = chunk_offset<kCacheChunks>(first, chunk) / static_cast<int>(sizeof(Cached));
+    keys += kChunkBytes * chunk;
+    values += kChunkBytes * chunk;
+    i64 offsets[kTile / kRowsAtOnce];  // all before the first copy, which the next load would wait for
+#pragma unroll
+    for (int i = 0; i < kTile / kRowsAtOnce; ++i) offsets[i] = rows[first + i * kRowsAtOnce];
+#pragma unroll
+    for (int i = 0; i < kTile / kRowsAtOnce; ++i) {
+      auto& tokens = group(i * kRowsAtOnce);
+      const int target = place + i * kRowsAtOnce % kGroupRows * kHeadDim;
+      cp_async16(tokens.keys + target, keys + offsets[i], offsets[i] >= 0);
+      cp_async16(tokens.values + target, values + offsets[i], offsets[i] >= 0);
+    }
+  } else {
+#pragma unroll kCopiesAtOnce
+    for (int i = 0; i < (kTile * kCacheChunks + kThreads - 1) / kThreads; ++i) {
+      const int index = static_cast<int>(threadIdx.x) + i * kThreads;
+      const int row = index / kCacheChunks, chunk = index % kCacheChunks;
+      if (kTile * kCacheChunks % kThreads != 0 && row >= kTile) break;
+      const i64 offset = rows[row];
+      const bool live = offset >= 0;
+      const i64 source = live ? offset + kChunkBytes * chunk : 0;
+      const int target = chunk_offset<kCacheChunks>(row % kGroupRows, chunk) / static_cast<int>(sizeof(Cached));
+      cp_async16(group(row).keys + target, keys + source, live);
+      cp_async16(group(row).values + target, values + source, live);
+    }
+  }
+}
+
+}  // namespace pab
