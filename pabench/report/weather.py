@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pabench import __version__
+from pabench.checks.ledger import shipped_ledger
 from pabench.checks.specification import CLAUSES
 from pabench.checks.standing import standings
 from pabench.errors import InvalidCase
@@ -46,10 +47,25 @@ def weather_rows(runs: Sequence[Run]) -> list[Row]:
                 for state in ("kept", "deviating", "broken")
                 for clause in getattr(standing, state)
             }
+            # a question is about many clauses, the ledger says which of them a deviation breaks
+            named = _clauses_of(run.lines, standing.subject, standing.subject_kind)
+            for clause in standing.deviating:
+                states[clause] = "deviating" if clause in named else "kept"
             rows.append(
                 Row(standing.subject, standing.subject_kind, line["version"], line.get("mode") or "", states)
             )
     return sorted(rows, key=lambda row: (row.kind, row.key, row.version))
+
+
+def _clauses_of(lines: Sequence[Mapping[str, Any]], subject: str, kind: str) -> set[str]:
+    """The clauses of the known deviations that a subject showed."""
+    met = {
+        found.get("name")
+        for line in lines
+        if line["subject"] == subject
+        for found in line.get("deviations") or ()
+    }
+    return {entry.clause for entry in shipped_ledger(kind) if entry.adapter == subject and entry.name in met}
 
 
 def weather_json(rows: Sequence[Row]) -> dict[str, Any]:

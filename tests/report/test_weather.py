@@ -41,6 +41,18 @@ def test_page_shows_packages_by_clause_and_what_has_changed(
     assert "Nothing has changed." in page.read_text()
 
 
+def test_a_known_deviation_is_of_its_own_clause(tmp_path: Path) -> None:
+    found = {"name": "double-free", "kind": "defect", "reason": "r", "case": "c", "text": "t", "cases": 1}
+    line = check("vllm-block-pool", "allocator-invariants", version="0.33.0", subject_kind="allocator")
+    line |= {"status": "deviates", "deviations": [found]}
+    folder, data = write_run(tmp_path / "run", "conformance", [line]), tmp_path / "weather.json"
+    words = ["weather", str(folder), "--out", str(tmp_path / "page.html"), "--json", str(data)]
+    assert run(words) == 0
+    [row] = json.loads(data.read_text())["rows"]
+    assert row["states"]["P6"] == "deviating"
+    assert row["states"]["P1"] == "kept"
+
+
 def test_what_is_no_page_or_judges_no_package_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

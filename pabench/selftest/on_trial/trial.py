@@ -24,6 +24,7 @@ from pabench.selftest.on_trial.peers import SUITES, Suite
 FIRST = (
     *("decode[needle]", "decode[marker]", "prefill[causal]", "decode[normal]", "decode[spotlight]"),
     *("decode[huge]", "empty", "poison", "decode[long]", "decode[groups]", "decode[high-page-ids]"),
+    "decode[far]",
 )
 """Questions that most faults fall to, asked before the rest."""
 
