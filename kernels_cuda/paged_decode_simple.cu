@@ -33,6 +33,7 @@ constexpr int kValueDim = PAB_HEAD_DIM_V;
 constexpr int kVec = PAB_VEC;
 constexpr int kWarps = PAB_WARPS;
 constexpr int kTile = 32;
+constexpr int kRunsAtOnce = PAB_ROWS ? 1 : 4, kTokensAtOnce = PAB_ROWS ? 1 : 8;  // rows are much code each
 constexpr int kQueryVec = kVec < 4 ? kVec : 4;  // floats of one read of the query
 static_assert(kHeadDim % kVec == 0 && kValueDim % kVec == 0, "a load must not cross the end of a row");
 
@@ -98,7 +99,7 @@ template <typename... Format>
 PAB_FN float score(const float* query, const Cached* key, float scale_log2, const Format&... format) {
   constexpr int kRun = kVec >= 4 ? kVec : 4 * kVec, kRuns = kHeadDim / kRun * kRun;
   float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 4
+#pragma unroll kRunsAtOnce
   for (int d = 0; d < kRuns; d += kRun) {
 #pragma unroll
     for (int r = 0; r < kRun; r += kVec) {
@@ -192,7 +193,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
       const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
       if (element >= kValueDim) break;
       float tile_sum[kValueVec] = {};
-#pragma unroll 8
+#pragma unroll kTokensAtOnce
       for (int t = 0; t < kTile; ++t) {
         // a weight of zero does not silence a NaN: dead rows are not read
         const Token token = load_wide(&memory.tokens[t]);

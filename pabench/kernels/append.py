@@ -19,7 +19,7 @@ from pabench.kernels.instance import (
     shaped_instances,
     vector_width,
 )
-from pabench.kernels.row_formats import row_arguments_of
+from pabench.kernels.row_formats import TABLE_HEAD_DIM, row_arguments_of
 from pabench.problem.dtypes import E4M3, INT8, Array, DType
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
@@ -36,9 +36,9 @@ VARIANTS = {
 def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table."""
     entries = tuple(KernelEntry(name=name, threads=THREADS) for name in (BY_SLOT, BY_TABLE))
-    for label, defines, _ in shaped_instances():
+    for label, defines, head_dim in shaped_instances():
         for words, more in VARIANTS.items():
-            if "PAB_ROWS" in more and defines["PAB_VEC"] > 1:
+            if "PAB_ROWS" in more and (head_dim, defines["PAB_VEC"]) != (TABLE_HEAD_DIM, 1):
                 continue
             yield KernelInstance(file=FILE, label=label + words, defines=defines | more, entries=entries)
 

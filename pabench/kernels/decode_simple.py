@@ -31,7 +31,7 @@ from pabench.kernels.instance import (
     vector_width,
 )
 from pabench.kernels.mask_bits import MaskBits
-from pabench.kernels.row_formats import row_arguments, row_width
+from pabench.kernels.row_formats import TABLE_HEAD_DIM, row_arguments, row_width
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
@@ -88,7 +88,8 @@ def instances() -> Iterator[KernelInstance]:
             KernelEntry(name=MERGE, threads=THREADS),
         )
         for words, more in (VARIANTS | ROW_VARIANTS).items():
-            if words == ROW_CACHE and defines["PAB_VEC"] != row_width(head_dim):
+            asked = head_dim == TABLE_HEAD_DIM and defines["PAB_VEC"] == row_width(head_dim)
+            if words == ROW_CACHE and not asked:
                 continue
             more = {"PAB_HEAD_DIM_V": head_dim, "PAB_MASK": 0, **more}
             yield KernelInstance(file=FILE, label=label + words, defines=defines | more, entries=entries)

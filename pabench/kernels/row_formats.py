@@ -14,6 +14,8 @@ ROW_TYPES = ("one", "float32", "e4m3", "e5m2", "e2m1", "int8", "int4", "e8m0")
 """Types of numbers and scales, in the order of ``RowType``."""
 NO_BLOCK = 2**30
 """Numbers that share a scale where it is that of the row."""
+TABLE_HEAD_DIM = 128
+"""The one head dimension of the static table's instances over rows, whose compilation takes seconds each."""
 ROW_VECTOR = 4
 """Numbers that a lane takes at a time; loads are bytes."""
 
