@@ -10,7 +10,9 @@
 //          qo_indptr (num_seqs + 1); the new tokens of a sequence are its last, so what attention takes next says
 //          all.  A token before the sequence, or in a page below 0, is not written.
 // Compile  PAB_HEAD_DIM, PAB_DTYPE, PAB_VEC, PAB_WARPS as in paged_decode_simple.cu; PAB_E4M3 1: tokens are stored as
-//          e4m3, divided by scales (2, num_kv_heads) of keys and values, rounded once, +-448 at most.
+//          e4m3, divided by scales (2, num_kv_heads) of keys and values, rounded once, +-448 at most.  PAB_ALONE 1:
+//          keys are written and nothing else, to any one cache; values and v are not looked at.  PAB_ROWS 1 (with
+//          PAB_ALONE): tokens become rows of pab/cache_rows.cuh, divided by scales (num_kv_heads); strides are bytes.
 // Floor    each element read once and written once: 2 * num_tokens * num_kv_heads * head_dim * (bytes of a number +
 //          bytes of a stored one).
 //
@@ -20,10 +22,19 @@
 #include "pab/features.cuh"
 #include "pab/storage.cuh"
 #include "pab/to_odd.cuh"
+#include "pab/write_rows.cuh"
+
+#if !defined(PAB_ALONE)
+#define PAB_ALONE 0
+#endif
 
 #if PAB_E4M3
 #define PAB_SCALE_PARAMETERS , const float *scales
 #define PAB_GIVEN_SCALES scales
+#elif PAB_ROWS
+#define PAB_SCALE_PARAMETERS \
+  , const float *scales, pab::i32 number_type, pab::i32 scale_type, pab::i32 block, pab::i32 scales_at
+#define PAB_GIVEN_SCALES scales, pab::RowFormat{number_type, scale_type, block, scales_at}
 #else
 #define PAB_SCALE_PARAMETERS
 #define PAB_GIVEN_SCALES nullptr
@@ -32,6 +43,19 @@
 namespace pab {
 
 constexpr int kHeadDim = PAB_HEAD_DIM, kVec = PAB_VEC, kPacks = kHeadDim / kVec;
+
+#if PAB_ROWS
+// All heads of one token, by a warp: a lane writes whole blocks.
+PAB_FN void write_token(const Stored* keys, const Stored*, Cached* k, Cached*, i64 token, i64 target, i32 num_kv_heads,
+                        i64 head_stride, const float* scales, const RowFormat& format) {
+  const int size = format.block < kHeadDim ? format.block : kHeadDim, blocks = (kHeadDim + size - 1) / size;
+  for (int i = static_cast<int>(lane_id()); i < num_kv_heads * blocks; i += 32) {
+    const int head = i / blocks, first = i % blocks * size, end = first + size < kHeadDim ? first + size : kHeadDim;
+    const Stored* numbers = keys + (token * num_kv_heads + head) * kHeadDim;
+    write_block(format, numbers, k + target + head * head_stride, first, end, scales[head]);
+  }
+}
+#else
 
 PAB_FN Pack<Cached, kVec> as_cached(const Pack<Stored, kVec>& row, float scale) {
 #if PAB_E4M3
@@ -52,13 +76,15 @@ PAB_FN void write_token(const Stored* keys, const Stored* values, Cached* k, Cac
     const int head = i / kPacks, element = i % kPacks * kVec;
     const i64 from = source + head * kHeadDim + element;
     const i64 to = target + head * head_stride + element;
-    const Pack<Stored, kVec> key = load_pack<kVec>(keys + from), value = load_pack<kVec>(values + from);
+    const Pack<Stored, kVec> key = load_pack<kVec>(keys + from);
+    const Pack<Stored, kVec> value = PAB_ALONE ? key : load_pack<kVec>(values + from);
     const float key_scale = PAB_E4M3 ? scales[head] : 1.0f;
     const float value_scale = PAB_E4M3 ? scales[num_kv_heads + head] : 1.0f;
     store_pack(k + to, as_cached(key, key_scale));
-    store_pack(v + to, as_cached(value, value_scale));
+    if (!PAB_ALONE) store_pack(v + to, as_cached(value, value_scale));
   }
 }
+#endif
 
 }  // namespace pab
 

@@ -12,8 +12,8 @@
 //          element strides (page, token, head).  A latent cache is v = k: values are the beginnings of the keys;
 //          block_table (num_seqs, max_pages), kv_lens (num_seqs); partial_* (row, split) with row = query * Hq + head.
 // Compile  PAB_HEAD_DIM, PAB_HEAD_DIM_V any; PAB_DTYPE see pab/storage.cuh; PAB_VEC elements of one load (divides
-//          both); PAB_WARPS warps of a block; PAB_FEATURES and PAB_E4M3 0 or 1, see pab/features.cuh and
-//          pab/storage.cuh; PAB_MASK 1 (with PAB_FEATURES): the keys of a query row are the set bits of its
+//          both); PAB_WARPS warps of a block; PAB_FEATURES, PAB_E4M3 and PAB_ROWS 0 or 1, see pab/features.cuh,
+//          pab/storage.cuh and pab/cache_rows.cuh; PAB_MASK 1 (with PAB_FEATURES): the keys of a query row are the set bits of its
 //          mask_words words of mask, row_keys of them, and causal and window are 0.
 // Floor    each live K and V element once: sum(kv_lens) * num_kv_heads * (head_dim + head_dim_v) * itemsize bytes;
 //          of a latent cache its keys alone.  This kernel reads them once per query head (the group's heads are
@@ -22,6 +22,7 @@
 // A warp takes 32 tokens at a time.  For the scores a lane owns a token and walks its key row; for the output a
 // lane owns elements of the head and walks the 32 value rows, so that both passes need no reduction but the
 // running maximum.  Sums are blocked: 32 products first, then the rescaled accumulator.
+#include "pab/cache_rows.cuh"
 #include "pab/features.cuh"
 #include "pab/storage.cuh"
 
@@ -32,6 +33,7 @@ constexpr int kValueDim = PAB_HEAD_DIM_V;
 constexpr int kVec = PAB_VEC;
 constexpr int kWarps = PAB_WARPS;
 constexpr int kTile = 32;
+constexpr int kRunsAtOnce = PAB_ROWS ? 1 : 4, kTokensAtOnce = PAB_ROWS ? 1 : 8;  // rows are much code each
 constexpr int kQueryVec = kVec < 4 ? kVec : 4;  // floats of one read of the query
 static_assert(kHeadDim % kVec == 0 && kValueDim % kVec == 0, "a load must not cross the end of a row");
 
@@ -78,9 +80,8 @@ struct alignas(16) WarpMemory {
   Token tokens[kTile];
 };
 
-// Adds kVec products of `query` and `key` to the running sums; `pack` numbers the load.
-PAB_FN void add_products(float (&sum)[4], const float* query, const Cached* key, int pack) {
-  const Pack<Cached, kVec> loaded = load_pack<kVec>(key);
+// Adds kVec products of `query` and `loaded` to the running sums; `pack` numbers the load.
+PAB_FN void add_products(float (&sum)[4], const float* query, const Pack<Number, kVec>& loaded, int pack) {
 #pragma unroll
   for (int part = 0; part < kVec; part += kQueryVec) {
     const Pack<float, kQueryVec> with = load_pack<kQueryVec>(query + part);
@@ -94,16 +95,21 @@ PAB_FN void add_products(float (&sum)[4], const float* query, const Cached* key,
 
 // scale * log2(e) * q . k for one key row; four running sums keep the chains short.  Loads go by in runs whose
 // length is a constant, so that the sums stay in registers.
-PAB_FN float score(const float* query, const Cached* key, float scale_log2) {
+template <typename... Format>
+PAB_FN float score(const float* query, const Cached* key, float scale_log2, const Format&... format) {
   constexpr int kRun = kVec >= 4 ? kVec : 4 * kVec, kRuns = kHeadDim / kRun * kRun;
   float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 4
+#pragma unroll kRunsAtOnce
   for (int d = 0; d < kRuns; d += kRun) {
 #pragma unroll
-    for (int r = 0; r < kRun; r += kVec) add_products(sum, query + d + r, key + d + r, r / kVec);
+    for (int r = 0; r < kRun; r += kVec) {
+      add_products(sum, query + d + r, load_numbers<kVec>(key, d + r, format...), r / kVec);
+    }
   }
 #pragma unroll
-  for (int d = kRuns; d < kHeadDim; d += kVec) add_products(sum, query + d, key + d, (d - kRuns) / kVec);
+  for (int d = kRuns; d < kHeadDim; d += kVec) {
+    add_products(sum, query + d, load_numbers<kVec>(key, d, format...), (d - kRuns) / kVec);
+  }
   return ((sum[0] + sum[1]) + (sum[2] + sum[3])) * scale_log2;
 }
 
@@ -126,7 +132,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     float* partial_sum, pab::i32 num_rows, pab::i32 num_qo_heads, pab::i32 group_size, pab::i32 page_size,
     pab::i32 max_pages, pab::i32 num_splits, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
     pab::i64 value_page_stride, pab::i64 value_token_stride, pab::i64 value_head_stride,
-    float scale_log2 PAB_ROW_PARAMETERS PAB_FEATURE_PARAMETERS PAB_MASK_PARAMETERS) {
+    float scale_log2 PAB_ROW_PARAMETERS PAB_FEATURE_PARAMETERS PAB_MASK_PARAMETERS PAB_ROW_FORMAT_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   const u32 warp = threadIdx.x / kWarpSize, lane = lane_id();
@@ -168,7 +174,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     const int offset = token % page_size;
     const i64 slot = page * page_stride + offset * token_stride + kv_head * head_stride;
     const i64 value_row = page * value_page_stride + offset * value_token_stride + kv_head * value_head_stride;
-    const float product = live ? score(memory.query, k + slot, key_scale_log2) : 0.0f;
+    const float product = live ? score(memory.query, k + slot, key_scale_log2 PAB_KEY_ROWS) : 0.0f;
     const float logit = live ? shaped_logit(features, slope, product, token - keys.position) : minus_infinity();
 
     const float new_max = fmaxf(running_max, warp_max(logit));
@@ -187,12 +193,12 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
       const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
       if (element >= kValueDim) break;
       float tile_sum[kValueVec] = {};
-#pragma unroll 8
+#pragma unroll kTokensAtOnce
       for (int t = 0; t < kTile; ++t) {
         // a weight of zero does not silence a NaN: dead rows are not read
         const Token token = load_wide(&memory.tokens[t]);
-        const Pack<Cached, kValueVec> value =
-            t < count && token.live ? load_pack<kValueVec>(v + token.row + element) : Pack<Cached, kValueVec>{};
+        Pack<Number, kValueVec> value = {};
+        if (t < count && token.live) value = load_numbers<kValueVec>(v + token.row, element PAB_VALUE_ROWS);
 #pragma unroll
         for (int i = 0; i < kValueVec; ++i) tile_sum[i] = fmadd(token.weight, to_float(value.at[i]), tile_sum[i]);
       }

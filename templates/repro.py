@@ -24,8 +24,11 @@ AXES = ("query row", "query head", "dim")
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[PROBLEM["dtype"]]
 
 
-def caches(storage):
-    """Return the views of keys and values in the pool."""
+def caches(arrays):
+    """Return the pages of keys and values."""
+    if "k_cache" in arrays:
+        return arrays["k_cache"], arrays["v_cache"]
+    storage = arrays["storage"]
     return (storage[:, 0], storage[:, 1]) if CASE["interleaved"] else (storage[0], storage[1])
 
 
@@ -37,9 +40,13 @@ def scales(kind, heads):
 
 def tokens(arrays, sequence, kind):
     """Return keys or values of a sequence, (kv_len, num_kv_heads, head_dim) float64."""
+    dense = arrays.get({"k": "keys", "v": "values"}[kind])
+    if dense is not None:  # what a cache of another form stands for, sequence by sequence
+        first = int(arrays["kv_lens"][:sequence].sum())
+        return dense[first : first + int(arrays["kv_lens"][sequence])]
     kv_len, size, heads = int(arrays["kv_lens"][sequence]), PROBLEM["page_size"], PROBLEM["num_kv_heads"]
     pages = arrays["block_table"][sequence, : -(-kv_len // size)]
-    found = caches(arrays["storage"])["kv".index(kind)][pages]
+    found = caches(arrays)["kv".index(kind)][pages]
     if CASE["kv_layout"] == "HND":
         found = found.swapaxes(1, 2)
     rows = found.reshape(-1, heads, PROBLEM["head_dim"])[:kv_len]
@@ -55,7 +62,8 @@ def softmax_scale():
 def expected(arrays):
     """Return output, LSE, and sum of weight times absolute value, which a rounding is a part of."""
     q, indptr = numbers(arrays["q"], PROBLEM["dtype"]), arrays["qo_indptr"]
-    out, size, lse = np.zeros(q.shape), np.zeros(q.shape), np.full(q.shape[:2], -math.inf)
+    dims = (*q.shape[:2], PROBLEM.get("head_dim_v") or PROBLEM["head_dim"])
+    out, size, lse = np.zeros(dims), np.zeros(dims), np.full(q.shape[:2], -math.inf)
     slopes, sinks = PROBLEM.get("alibi_slopes"), PROBLEM.get("sinks")
     window, cap = PROBLEM.get("window"), PROBLEM.get("soft_cap")
     group = PROBLEM["num_qo_heads"] // PROBLEM["num_kv_heads"]
@@ -66,6 +74,8 @@ def expected(arrays):
             last = max(0, min(position + 1, kv_len)) if PROBLEM.get("causal", True) else kv_len
             first = max(0, position - window + 1) if window else 0
             seen = np.arange(min(first, last), last)
+            if "seen" in arrays:  # any set of keys
+                seen = np.flatnonzero(arrays["seen"][row, :kv_len])
             for head in range(q.shape[1]):
                 logits = keys[seen, head // group] @ q[row, head] * softmax_scale()
                 logits = cap * np.tanh(logits / cap) if cap else logits
@@ -86,7 +96,7 @@ def answer(place, arrays):
     """Return output and LSE of the kernel at ``place``."""
     found = load(place)
     if found is not None and not isinstance(found, type):
-        k, v = caches(arrays["storage"])
+        k, v = caches(arrays)
         return found(arrays["q"], k, v, arrays["block_table"], arrays["kv_lens"], softmax_scale())
     from pabench.checks.recordings import keep_recording
     from pabench.device.registry import open_device

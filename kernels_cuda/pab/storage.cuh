@@ -24,7 +24,11 @@ PAB_FN Stored from_float(float x) { return float_to_bf16(x); }
 #error "PAB_DTYPE must be 0, 1 or 2"
 #endif
 
-#if defined(PAB_E4M3) && PAB_E4M3
+#if defined(PAB_ROWS) && PAB_ROWS
+using Cached = u8;  // bytes of rows, see pab/cache_rows.cuh
+#undef PAB_E4M3
+#define PAB_E4M3 0
+#elif defined(PAB_E4M3) && PAB_E4M3
 using Cached = u8;
 PAB_FN float to_float(Cached x) { return e4m3_to_float(x); }
 #else

@@ -13,6 +13,8 @@ from pabench.problem.append import AppendCase
 from pabench.problem.case import POISONS, Case
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.families import FAMILIES
+from pabench.problem.features import all_features
+from pabench.problem.masks import MASKS
 from pabench.problem.merge import MergeCase
 from pabench.problem.placement import PLACEMENT_NOTES, TABLE_TAILS, VAST
 from pabench.problem.pool import KV_LAYOUTS
@@ -183,6 +185,16 @@ def _features(case: Case) -> Iterable[str]:
     return sorted(case.features) or ("none",)
 
 
+BEYOND = tuple(name for name in all_features() if name not in FEATURES)
+
+
+def _takes_beyond(declared: Range, name: str) -> bool:
+    rows = declared.offers("prefill") or declared.offers("speculative")
+    return name == "none" or (
+        name in declared.features and (name not in MASKS or rows or not MASKS[name].several_rows)
+    )
+
+
 def _takes_rows(declared: Range, name: str) -> bool:
     many = declared.offers("prefill")
     return many or name in ("0", "1") or (declared.offers("speculative") and name == "2 to 8")
@@ -242,6 +254,12 @@ AXES: tuple[Axis, ...] = (
             name == "none"
             or (name in declared.features and (name != "non-causal" or declared.offers("prefill")))
         ),
+    ),
+    _named(
+        "caches, formats and sets of keys",
+        ("none", *BEYOND),
+        lambda case: sorted(case.features.intersection(BEYOND)) or ("none",),
+        _takes_beyond,
     ),
     Axis(
         name="dtype", classes=tuple(DTYPES), met=_stored, taken=lambda declared, name: name in declared.dtypes

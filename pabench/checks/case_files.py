@@ -20,9 +20,11 @@ from pabench.judge.allocators.history import HistoryCase, history_from_dict
 from pabench.problem.append import AppendCase, append_case_from_dict, build_append
 from pabench.problem.case import Case, case_from_dict
 from pabench.problem.merge import MergeCase, build_merge, merge_case_from_dict
+from pabench.problem.pool import pool_parts
 from pabench.problem.problem import FEATURES
 from pabench.problem.recorded import RECORDED
-from pabench.problem.tensors import build_tensors
+from pabench.problem.tensors import Tensors, build_tensors, sequences_of
+from pabench.problem.visibility import seen_keys
 from pabench.resources import resource_dir
 from pabench.workloads import captured as captured
 
@@ -70,8 +72,8 @@ def script_of(check: str, case: AnyCase) -> str | None:
     kind = kind_of(case)
     if kind == "append" and check.partition("[")[0] not in APPENDS:
         return None
-    if isinstance(case, Case) and not case.features <= set(FEATURES):
-        # the script knows equal dims of keys and values, and ranges of keys: it would expect wrong numbers
+    if isinstance(case, AppendCase) and not _alike(case):
+        # the script knows pools of five axes, and e4m3: it would expect wrong bits
         return None
     return SCRIPTS.get(kind)
 
@@ -96,10 +98,36 @@ def _arrays(case: AnyCase) -> dict[str, Any]:
     if case.placement in ("high", "vast"):
         return {}
     tensors = build_tensors(case)
-    return {
+    found = {
         "q": tensors.q,
         "storage": tensors.pool.storage,
         "block_table": tensors.layout.block_table,
         "kv_lens": tensors.kv_lens,
         "qo_indptr": tensors.qo_indptr,
     }
+    return found if case.features <= set(FEATURES) else found | _beyond(tensors)
+
+
+def _alike(case: AppendCase) -> bool:
+    """Whether the cache has keys and values alike, stored as the tokens or as e4m3."""
+    problem = case.problem
+    return pool_parts(problem) is None and problem.kv_dtype in (None, "e4m3")
+
+
+def _beyond(tensors: Tensors) -> dict[str, Any]:
+    """What a script cannot find out of pool and problem alone: views, numbers, and the keys that rows see."""
+    case, problem = tensors.case, tensors.case.problem
+    rows = sequences_of(tensors)
+    seen = np.zeros((case.batch.num_query_tokens, max(case.batch.kv_lens)), bool)
+    for sequence, kv_len in enumerate(case.batch.kv_lens):
+        first, end = (int(row) for row in tensors.qo_indptr[sequence : sequence + 2])
+        seen[first:end, :kv_len] = seen_keys(case, sequence)
+    dense = {
+        name: np.concatenate([problem.decode_rows(stored, kind) for stored in of_kind])
+        * np.asarray(problem.kv_scales(kind))[:, None]
+        for name, kind, of_kind in (
+            ("keys", "k", [one.keys for one in rows]),
+            ("values", "v", [one.values for one in rows]),
+        )
+    }
+    return {"k_cache": np.array(tensors.pool.k), "v_cache": np.array(tensors.pool.v), "seen": seen, **dense}

@@ -93,6 +93,30 @@ def _problem(**fields: Any) -> Break:
     )
 
 
+def _wider_values(given: Tensors) -> Tensors | None:
+    """Values longer than their storage, in the case alone; those of a latent cache than its keys too."""
+    problem = given.case.problem
+    return _problem(head_dim_v=problem.head_dim + problem.value_dim)(given)
+
+
+def _latent(given: Tensors) -> Tensors | None:
+    """A cache of keys and values that the case calls latent, of values longer than its keys."""
+    size = given.case.problem.head_dim
+    latent = {"num_kv_heads": 1, "latent": True, "head_dim_v": size + 1, "sm_scale": 1.0}
+    return _problem(**latent)(given)
+
+
+def _mask(name: str, entry: Callable[[int, int], Any]) -> Break:
+    """A mask whose entry of each sequence follows from its numbers of keys and of query tokens."""
+
+    def broken(given: Tensors) -> Tensors:
+        batch = given.case.batch
+        value = [entry(*lengths) for lengths in zip(batch.kv_lens, batch.query_lens, strict=True)]
+        return replace(given, case=replace(given.case, masks=((name, value),)))
+
+    return broken
+
+
 def _field(name: str, change: Callable[[Array], Array]) -> Break:
     def broken(given: Tensors) -> Tensors:
         fields: dict[str, Any] = {name: change(getattr(given, name))}
@@ -212,6 +236,30 @@ CORRUPTIONS: dict[str, Corruption] = {
             "sm_scale infinite": _problem(sm_scale=math.inf),
             "k_scale NaN": _problem(kv_dtype="e4m3", k_scale=(math.nan,)),
             "v_scale infinite": _problem(kv_dtype="e4m3", v_scale=(math.inf,)),
+        }
+    ),
+    "cache that is not what the problem says": Corruption(
+        ways={
+            "values longer than stored": _wider_values,
+            "latent values longer than keys": _latent,
+            "rows of int8 with their scales": _problem(
+                kv_dtype="int8-token-head", k_scale=None, v_scale=None
+            ),
+            "rows of NVFP4": _problem(kv_dtype="nvfp4", k_scale=None, v_scale=None),
+            "a scale too many": _problem(kv_dtype="e5m2", k_scale=(1.0,) * 99),
+            "scales beside those of the rows": _problem(kv_dtype="mxfp8", k_scale=(1.0,)),
+            "gaps behind pages that have none": lambda given: replace(
+                given, case=replace(given.case, page_gaps=(8, 0))
+            ),
+        }
+    ),
+    "keys that contradict themselves": Corruption(
+        ways={
+            "a tree with a cycle": _mask("draft-tree", lambda kv_len, q_len: [*range(1, q_len), 0]),
+            "a list of tokens past the length": _mask("token-lists", lambda kv_len, q_len: [kv_len]),
+            "a list of pages past the length": _mask("page-lists", lambda kv_len, q_len: [kv_len]),
+            "spans that overlap": _mask("image-spans", lambda kv_len, q_len: [[0, kv_len], [0, kv_len]]),
+            "a first token behind its page": _mask("starts-in-page", lambda kv_len, q_len: 2**20),
         }
     ),
     "heads that do not divide": Corruption(

@@ -16,7 +16,7 @@ from pabench.judge.verdict import error_ratios
 from pabench.problem.case import POISONS
 from pabench.problem.dtypes import FLOAT32, Array, dtype_by_name
 from pabench.problem.merge import MergeCase, build_merge
-from pabench.problem.tensors import poison_value
+from pabench.problem.poison import poison_value
 from pabench.subjects.backends.base import AttentionOutput, Backend, offered
 
 

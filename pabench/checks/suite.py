@@ -7,6 +7,7 @@ from pabench.checks.questions.allocators import ALLOCATORS
 from pabench.checks.questions.append import APPENDS, COPIES, GATHERS
 from pabench.checks.questions.contract import CONTRACT
 from pabench.checks.questions.decode import DECODES
+from pabench.checks.questions.formats import FORMATS_ASKED
 from pabench.checks.questions.masks import MASKS_ASKED
 from pabench.checks.questions.merge import MERGES
 from pabench.checks.questions.prefill import PREFILLS
@@ -22,6 +23,7 @@ QUESTIONS: tuple[AnyQuestion, ...] = (
     *CONTRACT,
     *COPIES,
     *DECODES,
+    *FORMATS_ASKED,
     *GATHERS,
     *MASKS_ASKED,
     *MERGES,

@@ -6,41 +6,15 @@ integer can wrap.  It shares no code with what writes the cache nor with any bac
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pabench.errors import InvalidCase
-from pabench.problem.dtypes import Array, DType
+from pabench.judge.cached import row_numbers, to_float64
+from pabench.problem.dtypes import Array
 from pabench.problem.tensors import Tensors
-
-
-def _e4m3_number(bits: int) -> float:
-    sign, exponent, fraction = -1.0 if bits >> 7 else 1.0, bits >> 3 & 15, bits & 7
-    if bits & 0x7F == 0x7F:
-        return math.nan
-    return (
-        sign * math.ldexp(fraction, -9) if exponent == 0 else sign * math.ldexp(8 + fraction, exponent - 10)
-    )
-
-
-_E4M3: Array = np.array([_e4m3_number(bits) for bits in range(256)])
-
-
-def to_float64(stored: Array, dtype: DType) -> Array:
-    """Return the numbers that ``stored`` (of ``dtype.storage``) stands for, as float64 of the same shape."""
-    if dtype.name == "bfloat16":
-        # a bfloat16 is the upper half of a float32
-        wide = np.zeros((*stored.shape, 2), dtype="<u2")
-        wide[..., 1] = stored
-        stored = wide.view("<f4")[..., 0]
-    if dtype.name == "e4m3":
-        return _E4M3[stored]
-    # a signalling NaN from a kernel is a NaN like any other, not worth a warning
-    with np.errstate(invalid="ignore"):
-        return np.asarray(stored, dtype=np.float64)
 
 
 def gather_tokens(
@@ -93,9 +67,12 @@ def gather_pages(
             raise InvalidCase("page id", page, rule)
         stored[at - start : at - start + count] = slots[page, offset : offset + count]
         at += count
-    numbers = to_float64(stored, problem.kv_storage)
+    numbers = row_numbers(problem, stored, kind)
     if problem.kv_dtype is not None:
         scales = problem.k_scale if kind == "k" or problem.latent else problem.v_scale
         by_head = np.broadcast_to(np.asarray(scales or (1.0,)), problem.num_kv_heads)
         numbers *= (by_head if head is None else by_head[head : head + 1])[:, None]
     return numbers if head is None else numbers[:, 0]
+
+
+__all__ = ["gather_pages", "gather_tokens", "to_float64"]

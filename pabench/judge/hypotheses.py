@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from pabench.judge.cache_faults import cache_faults
+from pabench.judge.format_faults import format_faults
 from pabench.judge.head_faults import head_faults
 from pabench.judge.mask_faults import mask_faults, no_key_causes, range_faults
 from pabench.judge.place_faults import place_faults
@@ -126,6 +127,7 @@ def _all_faults(suspect: Suspect) -> Iterator[Fault]:
     yield from mask_faults(suspect)
     yield from semantic_faults(suspect)
     yield from cache_faults(suspect)
+    yield from format_faults(suspect)
     yield from head_faults(suspect)
     if suspect.tensors.case.problem.sinks is None:
         yield from _rescaling(suspect)

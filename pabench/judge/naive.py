@@ -82,7 +82,8 @@ def _slot(tensors: Tensors, sequence: int, token: int, kv_head: int) -> tuple[li
     for which in (0, 1):
         start, size = _element(tensors.case, page, offset, kv_head, which, tensors.layout.num_pages)
         scale = scales[which] or (1.0,)
-        stored = to_float64(numbers[start : start + size], problem.kv_storage)
+        # by the writer's tables, which are not those of the first truth
+        stored = problem.decode_rows(numbers[start : start + size], "kv"[which])
         found.append((stored * scale[kv_head % len(scale)]).tolist())
     return found[0], found[1]
 
@@ -90,7 +91,7 @@ def _slot(tensors: Tensors, sequence: int, token: int, kv_head: int) -> tuple[li
 def _element(case: Case, page: int, offset: int, kv_head: int, which: int, num_pages: int) -> tuple[int, int]:
     """Return where a key (``which`` 0) or value begins in the allocation, and how long it is."""
     problem, heads, size = case.problem, case.problem.num_kv_heads, case.problem.page_size
-    dims = (problem.head_dim, problem.value_dim)
+    dims = tuple(problem.row_units(kind) for kind in "kv")
     pages = [size * heads * dims[i] + case.page_gaps[i] for i in (0, 1)]
     place = offset * heads + kv_head if case.kv_layout == "NHD" else kv_head * size + offset
     if problem.latent:

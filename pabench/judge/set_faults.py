@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pabench.judge.cache_faults import cache_faults
+from pabench.judge.format_faults import format_faults
 from pabench.judge.semantic_faults import semantic_faults
 from pabench.judge.suspect import Fault, Suspect
 from pabench.problem.dtypes import Array
@@ -28,6 +29,7 @@ def set_faults(suspect: Suspect) -> Iterator[Fault]:
     if len(suspect.keys) and suspect.tensors.case.problem.alibi_slopes is None:
         yield from semantic_faults(suspect)
         yield from cache_faults(suspect)
+        yield from format_faults(suspect)
 
 
 def read_poison(suspect: Suspect) -> str | None:

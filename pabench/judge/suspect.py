@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pabench.judge.bound import U32, Rounding, logit_error, raw_error
-from pabench.judge.gather import to_float64
+from pabench.judge.cached import row_numbers, to_float64
 from pabench.judge.reference import Truth
 from pabench.judge.semantics import final_error, final_logits
 from pabench.problem.dtypes import Array
@@ -148,7 +148,7 @@ class Suspect:
         found = []
         for kind, view in (("k", pool.k), ("v", pool.v)):
             place = (pages, offsets, head) if pool.kv_layout == "NHD" else (pages, head, offsets)
-            numbers = to_float64(view[place], problem.kv_storage)
+            numbers = row_numbers(problem, view[place], kind)
             found.append(numbers * problem.kv_scales(kind)[head] if problem.kv_dtype else numbers)
         return found[0], found[1]
 

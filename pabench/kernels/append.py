@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,22 +19,28 @@ from pabench.kernels.instance import (
     shaped_instances,
     vector_width,
 )
-from pabench.problem.dtypes import E4M3, Array, DType
+from pabench.kernels.row_formats import TABLE_HEAD_DIM, row_arguments_of
+from pabench.problem.dtypes import E4M3, INT8, Array, DType
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
 FILE = "kv_append.cu"
 BY_SLOT, BY_TABLE = "kv_append", "kv_append_paged"
+VARIANTS = {
+    "": {"PAB_E4M3": 0},
+    " into e4m3": {"PAB_E4M3": 1},
+    " into rows of any format": {"PAB_E4M3": 0, "PAB_ALONE": 1, "PAB_ROWS": 1},
+}
 
 
 def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table."""
     entries = tuple(KernelEntry(name=name, threads=THREADS) for name in (BY_SLOT, BY_TABLE))
-    for label, defines, _ in shaped_instances():
-        for words, e4m3 in (("", 0), (" into e4m3", 1)):
-            yield KernelInstance(
-                file=FILE, label=label + words, defines={**defines, "PAB_E4M3": e4m3}, entries=entries
-            )
+    for label, defines, head_dim in shaped_instances():
+        for words, more in VARIANTS.items():
+            if "PAB_ROWS" in more and (head_dim, defines["PAB_VEC"]) != (TABLE_HEAD_DIM, 1):
+                continue
+            yield KernelInstance(file=FILE, label=label + words, defines=defines | more, entries=entries)
 
 
 def append_tokens(
@@ -46,6 +53,7 @@ def append_tokens(
     slot_mapping: Any,
     page_size: int,
     scales: Any | None = None,
+    form: Problem | None = None,
 ) -> None:
     """Write tokens into ``pool`` on the device, each into its slot.
 
@@ -58,6 +66,7 @@ def append_tokens(
         slot_mapping: ``(num_tokens,) int64``; negative entries are skipped.
         page_size: tokens of one page.
         scales: ``append_scales`` on the device for a cache of e4m3, else None.
+        form: the problem of a cache whose rows have another format, else None.
     """
     num_tokens, num_kv_heads, _ = keys.shape
     _launch(
@@ -70,6 +79,7 @@ def append_tokens(
         where=(slot_mapping,),
         counts=(num_tokens, num_kv_heads, page_size),
         scales=scales,
+        form=form,
     )
 
 
@@ -85,6 +95,7 @@ def append_to_sequences(
     qo_indptr: Any,
     page_size: int,
     scales: Any | None = None,
+    form: Problem | None = None,
 ) -> None:
     """Write tokens into ``pool`` on the device, each where the block table has its place.
 
@@ -98,7 +109,7 @@ def append_to_sequences(
         kv_lens: ``(num_seqs,) int32``, new tokens included; they are the last ones.
         qo_indptr: ``(num_seqs + 1,) int32``, first token of each sequence.
         page_size: tokens of one page.
-        scales: as ``append_tokens`` has it.
+        scales, form: as ``append_tokens`` has them.
     """
     num_tokens, num_kv_heads, _ = keys.shape
     num_seqs, max_pages = block_table.shape
@@ -112,6 +123,7 @@ def append_to_sequences(
         where=(block_table, kv_lens, qo_indptr),
         counts=(num_tokens, num_seqs, num_kv_heads, page_size, max_pages),
         scales=scales,
+        form=form,
     )
 
 
@@ -131,28 +143,81 @@ def _launch(
     where: tuple[Any, ...],
     counts: tuple[int, ...],
     scales: Any | None,
+    form: Problem | None,
 ) -> None:
-    num_tokens, _, head_dim = keys.shape
-    if num_tokens == 0:
+    """Write keys and values at once where they are alike, else one after the other, or keys alone."""
+    if keys.shape[0] == 0:
         return
-    # one width for both sides, so that a load of a token is one store
-    stored = dtype if scales is None else E4M3
-    width = min(vector_width(head_dim, dtype, keys, values), vector_width(head_dim, stored, pool.k, pool.v))
-    source = kernel_source(
-        device,
-        FILE,
-        **shape_defines(head_dim, dtype, width),
-        PAB_E4M3=int(scales is not None),
-    )
+    latent = pool.parts is not None and pool.parts.latent
+    alike = keys.shape == values.shape and pool.strides("k") == pool.strides("v")
+    numbers = tuple(np.int32(count) for count in counts)
+    if alike and not latent and form is None:
+        more = () if scales is None else (scales,)
+        sources, stored = (keys, values), dtype if scales is None else E4M3
+        _launch_one(
+            device, dtype, entry, sources, where, (pool.k, pool.v), numbers, pool.strides("k"), more, stored
+        )
+        return
+    sides = (("k", keys, pool.k), ("v", values, pool.v))
+    for side, (kind, rows, cache) in enumerate(sides[: 1 if latent else 2]):
+        if form is not None:
+            own = device.to_device(append_scales(form)[side])
+            more, stored = (own, *row_arguments_of(form, kind)), INT8
+        elif scales is not None:
+            more, stored = (scales[[side, side]],), E4M3
+        else:
+            more, stored = (), dtype
+        _launch_one(
+            device,
+            dtype,
+            entry,
+            (rows, rows),
+            where,
+            (cache, cache),
+            numbers,
+            pool.strides(kind),
+            more,
+            stored,
+            alone=True,
+        )
+
+
+def _launch_one(
+    device: Device,
+    dtype: DType,
+    entry: str,
+    sources: tuple[Any, Any],
+    where: tuple[Any, ...],
+    caches: tuple[Any, Any],
+    counts: tuple[Any, ...],
+    strides: tuple[int, int, int],
+    more: tuple[Any, ...],
+    stored: DType,
+    *,
+    alone: bool = False,
+) -> None:
+    """Write tokens into caches stored as ``stored``: e4m3, bytes of rows (int8), or the tokens' type."""
+    num_tokens, _, head_dim = sources[0].shape
+    if stored is INT8:
+        width = 1
+    else:
+        # one width for both sides, so that a load of a token is one store
+        apart = math.gcd(head_dim, *strides)
+        width = min(vector_width(head_dim, dtype, *sources), vector_width(apart, stored, *caches))
+    defines = {**shape_defines(head_dim, dtype, width), "PAB_E4M3": int(stored is E4M3)}
+    if alone:
+        defines["PAB_ALONE"] = 1
+    if stored is INT8:
+        defines["PAB_ROWS"] = 1
     launch = Launch(
         entry=entry,
         grid=(-(-num_tokens // WARPS), 1, 1),
         block=(THREADS, 1, 1),
         args=(
-            *(keys, values, *where, pool.k, pool.v),
-            *(np.int32(count) for count in counts),
-            *(np.int64(stride) for stride in pool.element_strides),
-            *(() if scales is None else (scales,)),
+            *(*sources, *where, *caches),
+            *counts,
+            *(np.int64(stride) for stride in strides),
+            *more,
         ),
     )
-    device.load(source).launch(launch)
+    device.load(kernel_source(device, FILE, **defines)).launch(launch)

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 
 from pabench.device.base import Device, Launch, Module
-from pabench.kernels.features import FEATURED, LOG2_E, PLAIN, VARIANTS, feature_arguments, variant_of
+from pabench.kernels.features import (
+    FEATURED,
+    LOG2_E,
+    PLAIN,
+    ROW_CACHE,
+    ROW_VARIANTS,
+    VARIANTS,
+    feature_arguments,
+    variant_of,
+)
 from pabench.kernels.instance import (
     THREADS,
     WARPS,
@@ -22,6 +31,7 @@ from pabench.kernels.instance import (
     vector_width,
 )
 from pabench.kernels.mask_bits import MaskBits
+from pabench.kernels.row_formats import TABLE_HEAD_DIM, row_arguments, row_width
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
@@ -77,7 +87,10 @@ def instances() -> Iterator[KernelInstance]:
             KernelEntry(name=DECODE, threads=THREADS, shared_bytes=shared_bytes(head_dim)),
             KernelEntry(name=MERGE, threads=THREADS),
         )
-        for words, more in VARIANTS.items():
+        for words, more in (VARIANTS | ROW_VARIANTS).items():
+            asked = head_dim == TABLE_HEAD_DIM and defines["PAB_VEC"] == row_width(head_dim)
+            if words == ROW_CACHE and not asked:
+                continue
             more = {"PAB_HEAD_DIM_V": head_dim, "PAB_MASK": 0, **more}
             yield KernelInstance(file=FILE, label=label + words, defines=defines | more, entries=entries)
 
@@ -121,10 +134,16 @@ def plan_decode(
             qo_indptr = device.to_device(np.arange(num_seqs + 1, dtype=np.int32))
         more = (qo_indptr, np.int32(num_seqs), np.int32(problem.causal), *feature_arguments(device, problem))
         more += () if mask is None else mask.arguments
+    rows_of = row_arguments(problem) if variant == ROW_CACHE else ()
     # one width for all, so that a load of keys meets as many numbers of the query
     apart = math.gcd(head_dim, problem.value_dim, *pool.strides("k"), *pool.strides("v"))
-    width = min(
-        vector_width(head_dim, problem.storage, q), vector_width(apart, problem.kv_storage, pool.k, pool.v)
+    width = (
+        row_width(head_dim, problem.value_dim)
+        if rows_of
+        else min(
+            vector_width(head_dim, problem.storage, q),
+            vector_width(apart, problem.kv_storage, pool.k, pool.v),
+        )
     )
     source = kernel_source(
         device,
@@ -132,7 +151,7 @@ def plan_decode(
         **shape_defines(head_dim, problem.storage, width),
         PAB_HEAD_DIM_V=problem.value_dim,
         PAB_MASK=int(mask is not None),
-        **VARIANTS[variant],
+        **(VARIANTS | ROW_VARIANTS)[variant],
     )
     single = np.dtype(np.float32)
     out = device.empty((num_tokens, heads, problem.value_dim), problem.storage.storage)
@@ -154,6 +173,7 @@ def plan_decode(
             *(np.int64(stride) for kind in "kv" for stride in pool.strides(kind)),
             np.float32(problem.scale * LOG2_E),
             *more,
+            *rows_of,
         ),
     )
     merge = Launch(

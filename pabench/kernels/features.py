@@ -8,22 +8,26 @@ from typing import Any
 import numpy as np
 
 from pabench.device.base import Device
+from pabench.kernels.row_formats import takes_rows
 from pabench.problem.problem import Problem
 
 LOG2_E = math.log2(math.e)
 PLAIN, FEATURED, E4M3_CACHE = "", " with features", " with features over e4m3"
+ROW_CACHE = " with features over rows of any format"
 VARIANTS = {
     PLAIN: {"PAB_FEATURES": 0, "PAB_E4M3": 0},
     FEATURED: {"PAB_FEATURES": 1, "PAB_E4M3": 0},
     E4M3_CACHE: {"PAB_FEATURES": 1, "PAB_E4M3": 1},
 }
 """Instances of one shape: one does plain attention and nothing else, the others whatever is asked."""
+ROW_VARIANTS = {ROW_CACHE: {"PAB_FEATURES": 1, "PAB_E4M3": 0, "PAB_ROWS": 1}}
+"""One more of kernels that take any format of the cache."""
 
 
 def variant_of(problem: Problem) -> str:
-    """Return which of ``VARIANTS`` computes ``problem``; every kernel takes masks and rows by itself."""
+    """Return which of ``VARIANTS`` computes ``problem``, or ``ROW_CACHE``; masks and rows go with each."""
     if problem.kv_dtype is not None:
-        return E4M3_CACHE
+        return ROW_CACHE if takes_rows(problem) else E4M3_CACHE
     return FEATURED if problem.features - {"non-causal"} else PLAIN
 
 

@@ -37,6 +37,13 @@ def instances() -> Iterator[KernelInstance]:
                 entries=(KernelEntry(name=ENTRY, threads=THREADS),),
             )
             width //= 2
+    for dense in DTYPES.values():
+        yield KernelInstance(
+            file=FILE,
+            label=f"rows of any format into {dense.name}",
+            defines=_defines(E4M3, dense, 1) | {"PAB_E4M3": 0, "PAB_ROWS": 1},
+            entries=(KernelEntry(name=ENTRY, threads=THREADS),),
+        )
 
 
 def plan_gather(
@@ -52,6 +59,7 @@ def plan_gather(
     page_size: int,
     targets: tuple[Any, ...],
     scales: Any | None = None,
+    rows: tuple[Any, ...] = (),
 ) -> tuple[Module, tuple[Launch, ...]]:
     """Return the launch that copies tokens out of the pages.
 
@@ -67,9 +75,11 @@ def plan_gather(
         page_size: tokens of one page.
         targets: ``(num_tokens, num_kv_heads, head_dim)``, as many as ``caches``.
         scales: float32 ``(2, num_kv_heads)``, what stored keys and values are multiplied by.
+        rows: ``row_arguments`` of a cache whose rows are to become numbers; strides are bytes.
     """
     num_tokens, num_heads, head_dim = targets[0].shape
     width = min(vector_width(head_dim, stored, *caches), vector_width(head_dim, dense, *targets))
+    width = 1 if rows else width
     num_seqs, max_pages = block_table.shape
     launch = Launch(
         entry=ENTRY,
@@ -79,10 +89,12 @@ def plan_gather(
             *(caches[0], caches[-1], block_table, kv_lens, indptr, targets[0], targets[-1]),
             *(np.int32(n) for n in (num_tokens, num_seqs, num_heads, head_dim, page_size, max_pages)),
             *(np.int64(stride) for stride in strides),
+            *rows,
             *(() if scales is None else (scales,)),
         ),
     )
-    module = device.load(kernel_source(device, FILE, **_defines(stored, dense, width)))
+    defines = _defines(stored, dense, width) | ({"PAB_E4M3": 0, "PAB_ROWS": 1} if rows else {})
+    module = device.load(kernel_source(device, FILE, **defines))
     return module, (launch,) if num_tokens else ()
 
 

@@ -47,16 +47,37 @@ def copy_pages(device: Device, pools: Sequence[KvPool], copies: Any, count: Any)
         raise InvalidCase("pools", 0, "must be at least one")
     first = pools[0]
     for pool in pools[1:]:
-        if pool.k.shape != first.k.shape or pool.element_strides != first.element_strides:
-            raise InvalidCase("pools", pool.k.shape, f"must be alike, like {first.k.shape}")
-    itemsize = first.k.dtype.itemsize
-    strides = [stride * itemsize for stride in first.element_strides]
-    row_bytes = first.k.shape[-1] * itemsize
-    bases = [address_of(cache) for pool in pools for cache in (pool.k, pool.v)]
+        for kind, one, other in (("k", pool.k, first.k), ("v", pool.v, first.v)):
+            if one.shape != other.shape or pool.strides(kind) != first.strides(kind):
+                raise InvalidCase("pools", one.shape, f"must be alike, like {other.shape}")
+    if first.parts is not None and first.parts.latent:
+        sides = [[pool.k for pool in pools]]
+    elif first.k.shape == first.v.shape and first.strides("k") == first.strides("v"):
+        sides = [[cache for pool in pools for cache in (pool.k, pool.v)]]
+    else:
+        sides = [[pool.k for pool in pools], [pool.v for pool in pools]]
+    for caches, kind in zip(sides, "kv", strict=False):
+        _launch(device, caches, first, first.strides(kind), copies, count)
+
+
+def _launch(
+    device: Device,
+    caches: Sequence[Any],
+    pool: KvPool,
+    element_strides: tuple[int, int, int],
+    copies: Any,
+    count: Any,
+) -> None:
+    """Copy within ``caches``, which are alike."""
+    first = caches[0]
+    itemsize = first.dtype.itemsize
+    strides = [stride * itemsize for stride in element_strides]
+    row_bytes = first.shape[-1] * itemsize
+    bases = [address_of(cache) for cache in caches]
     unit = LOAD_BYTES
     while any(number % unit for number in (row_bytes, *strides, *bases)):
         unit //= 2
-    num_kv_heads = first.k.shape[2 if first.kv_layout == "NHD" else 1]
+    num_kv_heads = first.shape[2 if pool.kv_layout == "NHD" else 1]
     launch = Launch(
         entry=ENTRY,
         grid=(min(MAX_BLOCKS, max(1, copies.shape[0])), len(bases), 1),

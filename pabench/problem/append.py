@@ -12,10 +12,11 @@ from pabench.errors import InvalidCase
 from pabench.problem.batch import Batch
 from pabench.problem.case import CASE_SCHEMA
 from pabench.problem.checks import INT32_MAX, one_of, whole_number
-from pabench.problem.dtypes import E4M3, Array, decode, encode
+from pabench.problem.dtypes import SMALL_TYPES, Array, DType, decode, encode
+from pabench.problem.formats import CacheFormat
 from pabench.problem.identity import content_id
 from pabench.problem.layout import PageLayout
-from pabench.problem.pool import KV_LAYOUTS, KvPool, pool_shape
+from pabench.problem.pool import KV_LAYOUTS, KvPool, pool_parts, pool_shape
 from pabench.problem.problem import Problem
 
 
@@ -25,7 +26,7 @@ class AppendCase:
 
     Attributes:
         problem: heads, head_dim, page_size and dtype of the tokens; with ``kv_dtype`` the cache holds them
-            divided by its scales, which are then float32 numbers.
+            in that format, divided by ``k_scale`` and ``v_scale``, which are then float32 numbers.
         num_pages: pages of the pool.
         slots: slot (page * page_size + offset) of each token, -1 to skip it; no slot twice.  With a block
             table it follows from that and may be left out.
@@ -56,6 +57,8 @@ class AppendCase:
         one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
         if not isinstance(self.interleaved, bool):
             raise InvalidCase("interleaved", self.interleaved, "must be true or false")
+        if self.interleaved and self.problem.latent:
+            raise InvalidCase("interleaved", True, "must be false with a latent cache")
         if self.is_paged:
             self._check_table()
         top = self.num_pages * self.problem.page_size - 1
@@ -168,8 +171,9 @@ def append_case_from_dict(data: Any) -> AppendCase:
 def build_append(case: AppendCase) -> tuple[KvPool, Array, Array, Array]:
     """Return ``(pool, keys, values, slot_mapping)``: random bits everywhere.
 
-    ``keys`` and ``values`` are ``(num_tokens, num_kv_heads, head_dim)`` in storage form.  For a cache of e4m3
-    most of them lie at and beside numbers of e4m3, and half way between two, times the scale.
+    ``keys`` is ``(num_tokens, num_kv_heads, head_dim)`` in storage form, ``values`` of ``head_dim_v``; those
+    of a latent cache are the beginnings of the keys.  For a cache with a format of its own most numbers lie
+    at and beside its numbers, and half way between two, times the scale.
     """
     problem = case.problem
     rng = np.random.default_rng(case.seed)
@@ -182,25 +186,58 @@ def build_append(case: AppendCase) -> tuple[KvPool, Array, Array, Array]:
         storage=noise(shape, problem.kv_storage.storage),
         kv_layout=case.kv_layout,
         interleaved=case.interleaved,
+        parts=pool_parts(problem),
     )
-    tokens = (len(case.slots), problem.num_kv_heads, problem.head_dim)
-    rows = [noise(tokens, problem.storage.storage) for _ in "kv"]
-    if problem.kv_dtype is not None:
-        for kind, row in zip("kv", rows, strict=True):
-            near = _around_e4m3(rng, tokens, problem, kind)
-            kept = rng.random(tokens) < 0.125
+    tokens = (len(case.slots), problem.num_kv_heads)
+    rows = [noise((*tokens, dim), problem.storage.storage) for dim in (problem.head_dim, problem.value_dim)]
+    form = problem.kv_format
+    for kind, row in zip("kv", rows, strict=True):
+        if form is not None and form.scale is None:
+            near = _around(
+                rng, row.shape, problem, form.numbers, np.asarray(problem.kv_scales(kind))[:, None]
+            )
+            kept = rng.random(row.shape) < 0.125
             row[~kept] = near[~kept]
+        elif form is not None:
+            row[...] = _in_blocks(rng, row.shape, problem, form, kind)
+    if problem.latent:
+        rows[1] = np.ascontiguousarray(rows[0][..., : problem.value_dim])
     return pool, rows[0], rows[1], np.asarray(case.slots, dtype=np.int64)
 
 
-def _around_e4m3(rng: np.random.Generator, shape: tuple[int, ...], problem: Problem, kind: str) -> Array:
-    """Numbers of ``problem.dtype`` that divided by the scale lie at, between and beside those of e4m3."""
-    numbers = np.append(decode(np.arange(0x7F, dtype=np.uint8), E4M3), 480.0)  # one more, as if there were
-    at = rng.integers(0, numbers.size - 1, shape)
+def _around(
+    rng: np.random.Generator, shape: tuple[int, ...], problem: Problem, numbers: DType, scales: Array
+) -> Array:
+    """Numbers of ``problem.dtype`` that divided by ``scales`` lie at, between and beside those of a type."""
+    small = SMALL_TYPES[numbers.name].magnitudes
+    finite = small[np.isfinite(small)]
+    step = finite[-1] - finite[-2]
+    # one more, as if there were
+    grid = np.append(finite, finite[-1] + step)
+    at = rng.integers(0, grid.size - 1, shape)
     half_way = rng.integers(0, 2, shape) / 2.0
-    wanted = (numbers[at] + (numbers[at + 1] - numbers[at]) * half_way) * rng.choice([-1.0, 1.0], shape)
-    stored = encode(wanted * np.asarray(problem.kv_scales(kind))[:, None], problem.storage)
+    wanted = (grid[at] + (grid[at + 1] - grid[at]) * half_way) * rng.choice([-1.0, 1.0], shape)
+    stored = encode(wanted * scales, problem.storage)
     # the neighbours of a tie show where it is
     bits = stored.view(np.dtype(f"i{stored.dtype.itemsize}"))
     bits += rng.integers(-1, 2, shape).astype(bits.dtype)
     return stored
+
+
+def _in_blocks(
+    rng: np.random.Generator, shape: tuple[int, ...], problem: Problem, form: CacheFormat, kind: str
+) -> Array:
+    """The same for a format whose scales follow from the largest number of a block; some blocks are all 0."""
+    dim, size = shape[-1], form.block_of(shape[-1])
+    blocks = (*shape[:-1], form.blocks(dim))
+    scales = rng.choice([1.0, 1.25, 3.0, 0.1], blocks) * 2.0 ** rng.integers(-4, 4, blocks)
+    scales *= rng.random(blocks) > 0.05
+    scales = scales * np.asarray(problem.kv_scales(kind))[:, None]
+    spread = np.repeat(scales, size, axis=-1)[..., :dim]
+    rows = _around(rng, shape, problem, form.numbers, spread)
+    largest = encode(scales * form.numbers.maximum, problem.storage)
+    rows[..., ::size] = np.where(rng.random(blocks) < 0.75, largest, rows[..., ::size])
+    rows[spread == 0.0] = 0
+    # the neighbour of the largest finite number, or of 0, may be none
+    wide = decode(rows, problem.storage)
+    return np.where(np.isfinite(wide), rows, np.zeros_like(rows))

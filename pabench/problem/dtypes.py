@@ -1,7 +1,7 @@
 """The storage types of a KV cache, and exact conversion between them and float64.
 
-numpy has no bfloat16 and no e4m3, so these are carried as their bits in uint16 and uint8: ``DType.storage``
-is the numpy type of the array, ``encode`` and ``decode`` translate.
+numpy has no bfloat16 and none of the types of 8 and 4 bits, so these are carried as their bits in uint16 and
+uint8: ``DType.storage`` is the numpy type of the array, ``encode`` and ``decode`` translate.
 """
 
 from __future__ import annotations
@@ -68,28 +68,135 @@ BFLOAT16 = DType(
 
 DTYPES = {dtype.name: dtype for dtype in (FLOAT32, FLOAT16, BFLOAT16)}
 
-E4M3 = DType(
-    name="e4m3",
-    storage=np.dtype(np.uint8),
-    unit_roundoff=2.0**-4,
-    half_subnormal=2.0**-10,
-    maximum=448.0,
-)
-"""4 exponent and 3 fraction bits, no infinity, NaN at all ones (Micikevicius et al., "FP8 formats for deep
-learning", 2022).  A cache may be stored so; queries and outputs are not."""
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SmallType:
+    """A type of at most 8 bits, as the numbers that its bits stand for.
+
+    Attributes:
+        dtype: its name and its roundings; ``storage`` is uint8, in whose low bits a number of 4 bits lies.
+        bits: of a number.
+        magnitudes: float64, what the bits from 0 on stand for, in rising order; the last may be infinite.
+        ties: float64, what lies half way between two of them.
+        nan: bits of a NaN, None in a type without.
+        signed: ``bit`` for a sign bit, ``complement`` for two's complement, empty for a type without sign.
+    """
+
+    dtype: DType
+    bits: int
+    magnitudes: Array
+    ties: Array
+    nan: int | None
+    signed: str
+
+    @property
+    def numbers(self) -> Array:
+        """float64 ``(2**bits,)``: what each pattern stands for."""
+        found = np.full(2**self.bits, np.nan)
+        codes = np.arange(self.magnitudes.size)
+        found[codes] = self.magnitudes
+        if self.signed == "bit":
+            found[codes + 2 ** (self.bits - 1)] = -self.magnitudes
+        elif self.signed:
+            found[-codes[1:]] = -self.magnitudes[1:]
+            found[2 ** (self.bits - 1)] = -(2.0 ** (self.bits - 1))
+        return found
+
+    def encode(self, values: Array) -> Array:
+        """Round to nearest, ties to even bits; what is too large becomes the last magnitude."""
+        wide = np.asarray(values, dtype=np.float64)
+        magnitude = np.abs(wide)
+        code = np.searchsorted(self.ties, magnitude)  # a tie goes down ...
+        on_tie = self.ties[np.minimum(code, self.ties.size - 1)] == magnitude
+        code = code + (on_tie & (code % 2 == 1))  # ... unless that is odd
+        if self.signed == "complement":
+            code = np.where(wide < 0.0, -code, code) & (2**self.bits - 1)
+        if self.nan is not None:
+            code = np.where(np.isnan(wide), self.nan, code)
+        if self.signed == "bit":
+            code = code | np.where(np.signbit(wide), 2 ** (self.bits - 1), 0)
+        return code.astype(np.uint8)
 
 
-def _e4m3_magnitudes() -> Array:
-    """float64 ``(127,)``: what the bits 0x00 to 0x7E stand for, in rising order."""
-    bits = np.arange(127)
-    exponent, fraction = bits >> 3, bits & 7
-    numbers: Array = np.ldexp(np.where(exponent == 0, fraction, 8.0 + fraction), np.maximum(exponent, 1) - 10)
+def _floating(exponent_bits: int, fraction_bits: int, bias: int, count: int) -> Array:
+    """Magnitudes of the bits ``0..count-1`` of a floating-point type with subnormals."""
+    codes = np.arange(count)
+    exponent, fraction = codes >> fraction_bits, codes & (2**fraction_bits - 1)
+    normal = np.where(exponent == 0, fraction, 2.0**fraction_bits + fraction)
+    numbers: Array = np.ldexp(normal, np.maximum(exponent, 1) - bias - fraction_bits)
     return numbers
 
 
-_E4M3_MAGNITUDES = _e4m3_magnitudes()
-_E4M3_TIES = (_E4M3_MAGNITUDES[1:] + _E4M3_MAGNITUDES[:-1]) / 2
-_E4M3_NUMBERS = np.concatenate([_E4M3_MAGNITUDES, [np.nan], -_E4M3_MAGNITUDES, [np.nan]])
+def _small(
+    name: str,
+    *,
+    bits: int,
+    magnitudes: Array,
+    unit_roundoff: float,
+    half_subnormal: float,
+    nan: int | None = None,
+    signed: str = "bit",
+    infinite: bool = False,
+) -> SmallType:
+    ties = (magnitudes[1:] + magnitudes[:-1]) / 2
+    if infinite:  # the last magnitude is what infinity stands in the place of
+        magnitudes = np.append(magnitudes[:-1], np.inf)
+    largest = float(magnitudes[np.isfinite(magnitudes)].max())
+    dtype = DType(
+        name=name,
+        storage=np.dtype(np.uint8),
+        unit_roundoff=unit_roundoff,
+        half_subnormal=half_subnormal,
+        maximum=largest,
+    )
+    return SmallType(dtype=dtype, bits=bits, magnitudes=magnitudes, ties=ties, nan=nan, signed=signed)
+
+
+_SMALL = (
+    _small(
+        "e4m3",
+        bits=8,
+        magnitudes=_floating(4, 3, 7, 127),
+        unit_roundoff=2.0**-4,
+        half_subnormal=2.0**-10,
+        nan=0x7F,
+    ),
+    _small(
+        "e5m2",
+        bits=8,
+        magnitudes=_floating(5, 2, 15, 125),
+        unit_roundoff=2.0**-3,
+        half_subnormal=2.0**-17,
+        nan=0x7F,
+        infinite=True,
+    ),
+    _small("e2m1", bits=4, magnitudes=_floating(2, 1, 1, 8), unit_roundoff=0.25, half_subnormal=0.25),
+    _small(
+        "int8",
+        bits=8,
+        magnitudes=np.arange(128.0),
+        unit_roundoff=0.5,
+        half_subnormal=0.5,
+        signed="complement",
+    ),
+    _small(
+        "int4", bits=4, magnitudes=np.arange(8.0), unit_roundoff=0.5, half_subnormal=0.5, signed="complement"
+    ),
+    _small(
+        "e8m0",
+        bits=8,
+        magnitudes=np.ldexp(1.0, np.arange(-127, 128)),
+        unit_roundoff=0.5,
+        half_subnormal=2.0**-128,
+        nan=0xFF,
+        signed="",
+    ),
+)
+SMALL_TYPES = {small.dtype.name: small for small in _SMALL}
+"""Types of a cache alone, by name.  Floating-point ones: e4m3 (no infinity) and e5m2 (Micikevicius et al.,
+"FP8 formats for deep learning", 2022), e2m1 and powers of two as e8m0 (OCP, "Microscaling Formats", 2023)."""
+_NUMBERS = {name: small.numbers for name, small in SMALL_TYPES.items()}
+E4M3, E5M2, E2M1, INT8, INT4, E8M0 = (small.dtype for small in _SMALL)
 
 
 def dtype_by_name(name: str) -> DType:
@@ -104,27 +211,18 @@ def encode(values: Array, dtype: DType) -> Array:
     """Round ``values`` (any float type, any shape) to ``dtype``, nearest even; returns ``dtype.storage``.
 
     The value is rounded once, whatever its type.  Values beyond the largest finite one become infinities, or
-    that number itself in a type that has none; NaN stays NaN.
+    that number itself in a type that has none; NaN stays NaN where there is one.
     """
     values = np.asarray(values)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if dtype is E4M3:
-            return _encode_e4m3(values)
+        if dtype.name in SMALL_TYPES:
+            return SMALL_TYPES[dtype.name].encode(values)
         if dtype is not BFLOAT16:
             return values.astype(dtype.storage)
         bits = _float32_bits_to_odd(values)
         rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
     quiet_nan = (bits >> 16) | 0x40
     return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
-
-
-def _encode_e4m3(values: Array) -> Array:
-    magnitude = np.abs(values.astype(np.float64))
-    bits = np.searchsorted(_E4M3_TIES, magnitude)  # a tie goes down ...
-    on_tie = _E4M3_TIES[np.minimum(bits, _E4M3_TIES.size - 1)] == magnitude
-    bits = bits + (on_tie & (bits % 2 == 1))  # ... unless that is odd
-    bits = np.where(np.isnan(values), 0x7F, bits)
-    return (bits | np.where(np.signbit(values), 0x80, 0)).astype(np.uint8)
 
 
 def _float32_bits_to_odd(values: Array) -> Array:
@@ -148,7 +246,7 @@ def decode(stored: Array, dtype: DType) -> Array:
         if dtype is BFLOAT16:
             widened = np.asarray(stored, dtype=np.uint16).astype(np.uint32) << 16
             return widened.view(np.float32).astype(np.float64)
-        if dtype is E4M3:
-            numbers: Array = _E4M3_NUMBERS[np.asarray(stored, dtype=np.uint8)]
+        if dtype.name in SMALL_TYPES:
+            numbers: Array = _NUMBERS[dtype.name][np.asarray(stored, dtype=np.uint8)]
             return numbers
         return np.asarray(stored).astype(np.float64)

@@ -12,8 +12,8 @@ from pabench.problem.case import CASE_SCHEMA, POISONS
 from pabench.problem.checks import one_of, whole_number
 from pabench.problem.dtypes import Array, dtype_by_name, encode
 from pabench.problem.identity import content_id
+from pabench.problem.poison import poison_value
 from pabench.problem.problem import MAX_HEAD_DIM
-from pabench.problem.tensors import poison_value
 
 SPREADS = {
     "close": "LSEs within a few of one another, at any height",

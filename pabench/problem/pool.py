@@ -23,8 +23,8 @@ class PageParts:
     Attributes:
         page_size: tokens of a page.
         num_kv_heads: heads of a token.
-        head_dim: elements of a key.
-        value_dim: elements of a value.
+        head_dim: elements of a row of K.
+        value_dim: elements of a row of V.
         latent: values are the first elements of the keys, and have no place of their own.
         gaps: elements behind each page of K, and of V, that nobody reads or writes.
     """
@@ -56,7 +56,8 @@ class KvPool:
 
     Attributes:
         storage: ``(2, num_pages, *page)`` or, interleaved, ``(num_pages, 2, *page)``, where ``page`` is
-            ``(page_size, num_kv_heads, head_dim)`` for NHD, ``(num_kv_heads, page_size, head_dim)`` for HND.
+            ``(page_size, num_kv_heads, row)`` for NHD, ``(num_kv_heads, page_size, row)`` for HND, and a row
+            is ``head_dim`` elements, or the bytes of a format whose rows hold their scales.
             With ``parts`` it has no such shape: ``(num_pages, elements)``, K before V in each row, when
             interleaved or latent; else one axis, all pages of K before those of V.
         kv_layout: ``NHD`` or ``HND``.
@@ -145,8 +146,8 @@ def pool_parts(problem: Problem, gaps: tuple[int, int] = NO_GAPS) -> PageParts |
     return PageParts(
         page_size=problem.page_size,
         num_kv_heads=problem.num_kv_heads,
-        head_dim=problem.head_dim,
-        value_dim=problem.value_dim,
+        head_dim=problem.row_units("k"),
+        value_dim=problem.row_units("v"),
         latent=problem.latent,
         gaps=gaps,
     )
@@ -167,7 +168,7 @@ def pool_shape(
         stride = sum(parts.strides)
         return (num_pages, stride) if interleaved or parts.latent else (num_pages * stride,)
     tokens_heads = (problem.page_size, problem.num_kv_heads)
-    page = (*(tokens_heads if kv_layout == "NHD" else tokens_heads[::-1]), problem.head_dim)
+    page = (*(tokens_heads if kv_layout == "NHD" else tokens_heads[::-1]), problem.row_units("k"))
     return (num_pages, 2, *page) if interleaved else (2, num_pages, *page)
 
 

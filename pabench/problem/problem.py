@@ -8,7 +8,8 @@ from typing import Any
 
 from pabench.errors import InvalidCase
 from pabench.problem.checks import finite_number, numbers_tuple, one_of, whole_number
-from pabench.problem.dtypes import E4M3, DType, dtype_by_name
+from pabench.problem.dtypes import Array, DType, decode, dtype_by_name, encode
+from pabench.problem.formats import FORMATS, CacheFormat
 
 MAX_HEAD_DIM = 1024
 MAX_SCALE = 2**20
@@ -39,8 +40,9 @@ class Problem:
         alibi_slopes: one number per query head; ``slope * (key position - query position)`` is added.
         sinks: one logit per query head that takes part in the softmax and has no value: it is in the sum of
             weights and in the LSE, and adds nothing to the output.
-        kv_dtype: ``e4m3`` when the cache is stored so, ``None`` when it is stored as ``dtype``.
-        k_scale: with ``e4m3``, what a stored key is multiplied by: one number, or one per KV head.
+        kv_dtype: name of the cache's format, see ``formats``; ``None`` when it is stored as ``dtype``.
+        k_scale: what a stored key is multiplied by, in a format that has such scales: one number, or one per
+            KV head.
         v_scale: likewise for values.
         head_dim_v: elements of one head's value and output; ``None`` when they are ``head_dim``.
         latent: the cache holds one vector a token, the key of a single KV head, whose first ``head_dim_v``
@@ -116,10 +118,11 @@ class Problem:
         for field in ("alibi_slopes", "sinks"):
             self._set_numbers(field, lengths=(self.num_qo_heads,), low=-MAX_SCALE)
         if self.kv_dtype is not None:
-            one_of("kv_dtype", self.kv_dtype, (E4M3.name,))
+            one_of("kv_dtype", self.kv_dtype, FORMATS)
         for field in ("k_scale", "v_scale"):
-            if getattr(self, field) is not None and self.kv_dtype is None:
-                raise InvalidCase(field, getattr(self, field), f"needs kv_dtype = {E4M3.name}")
+            if getattr(self, field) is not None and not (self.kv_format and self.kv_format.tensor_scale):
+                having = ", ".join(row.name for row in FORMATS.values() if row.tensor_scale)
+                raise InvalidCase(field, getattr(self, field), f"needs kv_dtype = one of {having}")
             self._set_numbers(field, lengths=(1, self.num_kv_heads), low=1 / MAX_SCALE)
 
     def _set_numbers(self, field: str, *, lengths: tuple[int, ...], low: float) -> None:
@@ -149,9 +152,43 @@ class Problem:
         return dtype_by_name(self.dtype)
 
     @property
+    def kv_format(self) -> CacheFormat | None:
+        """The format of the cache; None when it is stored as queries and output are."""
+        return None if self.kv_dtype is None else FORMATS[self.kv_dtype]
+
+    @property
     def kv_storage(self) -> DType:
-        """The storage type of the cache, resolved."""
-        return self.storage if self.kv_dtype is None else E4M3
+        """The type of the cache's numbers, resolved."""
+        return self.storage if self.kv_format is None else self.kv_format.numbers
+
+    def row_units(self, kind: str) -> int:
+        """Return the elements of the cache that a key (``k``) or value (``v``) of one head takes.
+
+        In a latent cache whose rows have scales of their own a value is the whole row, since its scales lie
+        behind all numbers of the key.
+        """
+        dim = self.head_dim if kind == "k" else self.value_dim
+        if self.kv_format is None:
+            return dim
+        whole = self.latent and self.kv_format.scale is not None
+        return self.kv_format.row_units(self.head_dim if whole else dim)
+
+    def encode_rows(self, numbers: Array) -> Array:
+        """Round numbers ``(..., dim)``, divided by their scales, to rows ``(..., row_units)``."""
+        return encode(numbers, self.storage) if self.kv_format is None else self.kv_format.encode(numbers)
+
+    def decode_rows(self, stored: Array, kind: str) -> Array:
+        """Return the numbers ``(..., dim)`` of rows ``(..., row_units)``, without ``kv_scales``, exactly."""
+        if self.kv_format is None:
+            return decode(stored, self.storage)
+        if self.kv_format.scale is None:
+            return decode(stored, self.kv_format.numbers)
+        dim = self.head_dim if kind == "k" or self.latent else self.value_dim
+        return self.kv_format.decode(stored, dim)[..., : self.value_dim if kind == "v" else dim]
+
+    def values_of(self, keys: Array) -> Array:
+        """Return the values that lie in rows of keys of a latent cache."""
+        return keys[..., : self.row_units("v")]
 
     def kv_scales(self, kind: str) -> tuple[float, ...]:
         """Return what stored keys (``kind="k"``) or values (``"v"``) of each KV head are multiplied by."""
@@ -160,24 +197,24 @@ class Problem:
 
     @property
     def features(self) -> frozenset[str]:
-        """Those of ``FEATURES`` and ``CACHE_FEATURES`` that the problem asks for."""
+        """Those of ``FEATURES``, ``CACHE_FEATURES`` and the formats that the problem asks for."""
         asked = {
             "soft-cap": self.soft_cap is not None,
             "window": self.window is not None,
             "alibi": self.alibi_slopes is not None,
             "sinks": self.sinks is not None,
-            "fp8-kv": self.kv_dtype is not None,
             "non-causal": not self.causal,
             "head-dim-v": self.head_dim_v is not None and not self.latent,
             "latent-cache": self.latent,
+            **({} if self.kv_format is None else {self.kv_format.feature: True}),
         }
         return frozenset(name for name, present in asked.items() if present)
 
     @property
     def token_bytes(self) -> int:
         """Bytes that one token takes in the cache of one layer: K and V of every KV head."""
-        numbers = self.head_dim + (0 if self.latent else self.value_dim)
-        return self.num_kv_heads * numbers * self.kv_storage.itemsize
+        units = self.row_units("k") + (0 if self.latent else self.row_units("v"))
+        return self.num_kv_heads * units * self.kv_storage.itemsize
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,11 @@ import numpy as np
 from pabench.errors import InvalidCase
 from pabench.problem.captured import CAPTURED, captured
 from pabench.problem.case import Case
-from pabench.problem.dtypes import Array, DType, encode
+from pabench.problem.dtypes import Array, encode
 from pabench.problem.families import FAMILIES, FamilyInput
 from pabench.problem.layout import PageLayout
 from pabench.problem.placement import HIGH_PAGE_BASE, VAST, place_pages
+from pabench.problem.poison import poison_row
 from pabench.problem.pool import KvPool, pool_parts, pool_shape
 from pabench.problem.problem import Problem
 from pabench.problem.recorded import RECORDED, recorded
@@ -58,7 +58,8 @@ class SequenceRows:
 
     Attributes:
         queries: ``(q_len, num_qo_heads, head_dim)``, storage dtype.
-        keys: ``(kv_len, num_kv_heads, head_dim)``, storage dtype of the cache.
+        keys: ``(kv_len, num_kv_heads, row)`` as the cache stores them, ``head_dim`` elements or what its
+            format makes of them.
         values: like ``keys``, of ``head_dim_v``; with a latent cache the first elements of ``keys``.
     """
 
@@ -103,8 +104,10 @@ def lay_out(case: Case, sequences: Sequence[SequenceRows]) -> Tensors:
         write_tokens(pool, pages, rows.keys, rows.values)
         # tokens that no row sees stay as they are, unless something worse is asked for
         if dead.size and case.poison != "zero":
-            poison = poison_value(case.poison, problem.kv_storage)
-            worse = [np.full_like(numbers[dead], poison) for numbers in (rows.keys, rows.values)]
+            worse = [
+                np.broadcast_to(poison_row(problem, case.poison, kind), numbers[dead].shape)
+                for kind, numbers in (("k", rows.keys), ("v", rows.values))
+            ]
             write_tokens(pool, pages, *worse, tokens=dead)
     if case.shared_prefix:
         # what one sequence does not see another may
@@ -171,13 +174,6 @@ def write_tokens(
             view[page, :, offset] = rows
 
 
-@cache
-def poison_value(poison: str, dtype: DType) -> Array:
-    """Return the scalar (in storage form) that stands for ``poison``."""
-    value = {"zero": 0.0, "nan": math.nan, "inf": math.inf, "huge": dtype.maximum}[poison]
-    return encode(np.asarray(value), dtype)
-
-
 def _wraps(case: Case) -> tuple[int, ...]:
     problem = case.problem
     # one page tells the stride of the keys
@@ -199,10 +195,10 @@ def _form(case: Case) -> dict[str, Any]:
 def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     problem = case.problem
     shape = pool_shape(problem, layout.num_pages, **_form(case))
-    value = poison_value(case.poison, problem.kv_storage)
+    keys, values = (poison_row(problem, case.poison, kind) for kind in "kv")
     whole = layout.num_pages * problem.page_size * problem.token_bytes <= FULL_POISON_BYTES
     if whole:
-        storage = np.full(shape, value, dtype=problem.kv_storage.storage)
+        storage = np.full(shape, keys.flat[0], dtype=problem.kv_storage.storage)
     else:
         lead = WRAPS[0] if case.placement == VAST else 0
         storage = reserved_zeros(shape, problem.kv_storage.storage, lead=lead)
@@ -217,8 +213,9 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
         ids = np.unique(np.concatenate(used)).astype(np.int64)
         near = np.concatenate([ids - 1, ids, ids + 1, ids % HIGH_PAGE_BASE, np.zeros(1, np.int64)])
         near = near[(near >= 0) & (near < layout.num_pages)]
-        pool.k[near] = value
-        pool.v[near] = value
+        pool.k[near], pool.v[near] = keys, values
+    elif keys.ndim:
+        pool.k[...], pool.v[...] = keys, values
     return pool
 
 
@@ -271,11 +268,11 @@ def _sequence(
     for kind, numbers in (("k", keys), ("v", values)):
         if any(scale != 1.0 for scale in problem.kv_scales(kind)):
             numbers /= np.asarray(problem.kv_scales(kind))[:, None]
-    stored = encode(keys, problem.kv_storage)
+    stored = problem.encode_rows(keys)
     rows = SequenceRows(
         queries=encode(queries, problem.storage),
         keys=stored,
-        values=stored[..., : problem.value_dim] if problem.latent else encode(values, problem.kv_storage),
+        values=problem.values_of(stored) if problem.latent else problem.encode_rows(values),
     )
     if start is not None:
         shared = len(start[0].keys)
@@ -361,8 +358,8 @@ def _captured_sequences(case: Case) -> list[SequenceRows]:
         rows.append(
             SequenceRows(
                 queries=encode(queries, problem.storage),
-                keys=encode(keys, problem.kv_storage),
-                values=encode(values, problem.kv_storage),
+                keys=problem.encode_rows(keys),
+                values=problem.encode_rows(values),
             )
         )
         if sequence in forks:
@@ -382,7 +379,8 @@ def _family(case: Case, kv_len: int, rng: np.random.Generator, head: int) -> tup
     first = int(visible_range(case.problem, 1, kv_len)[0][0])
     edges = {*range(0, kv_len, case.problem.page_size), *range(0, kv_len, 32), first}
     around = tuple(sorted(edges | {edge - 1 for edge in edges if edge}))
-    stored, scale = case.problem.kv_storage, case.problem.kv_scales("v")[head]
+    stored = case.problem.kv_format or case.problem.storage
+    scale = case.problem.kv_scales("v")[head]
     at = FamilyInput(
         kv_len=kv_len,
         head_dim=case.problem.value_dim,

@@ -16,13 +16,15 @@ from pabench.judge.verdict import Verdict, judge
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import DTYPES, E4M3
 from pabench.problem.families import FAMILIES
+from pabench.problem.formats import FORMATS
 from pabench.problem.masks import MASKS, Given
 from pabench.problem.pool import NO_GAPS
 from pabench.problem.problem import CACHE_FEATURES, FEATURES
 from pabench.selftest.simulated import Make, random_make
 
-KINDS = (*FEATURES, "plain", "all", *CACHE_FEATURES, "masks")
-"""What the cases of a trial have: a feature, nothing beyond plain attention, any of ``FEATURES``, a mask."""
+KINDS = (*FEATURES, "plain", "all", *CACHE_FEATURES, "masks", "formats")
+"""What the cases of a trial have: a feature, nothing beyond plain attention, any of ``FEATURES``, a mask, a
+cache of any format."""
 DIMS_APART = ((24, 16), (16, 24), (72, 64))
 
 
@@ -67,7 +69,10 @@ def random_case(kind: str, rng: np.random.Generator, *, longest: int = 200) -> C
     kv_lens = [
         int((0, 1, 31, 33, 64, rng.integers(1, 200))[rng.integers(6)]) for _ in range(int(rng.integers(1, 3)))
     ]
-    fp8, latent, head_dim = has("fp8-kv"), kind == "latent-cache", int(rng.choice([8, 32, 40]))
+    latent, head_dim = kind == "latent-cache", int(rng.choice([8, 32, 40]))
+    form = FORMATS[E4M3.name] if has("fp8-kv") else None
+    if kind == "formats":
+        form = list(FORMATS.values())[rng.integers(len(FORMATS))]
     apart: dict[str, Any] = {}
     if latent or kind == "head-dim-v":
         head_dim, value_dim = DIMS_APART[2 * rng.integers(2) if latent else rng.integers(3)]
@@ -87,9 +92,9 @@ def random_case(kind: str, rng: np.random.Generator, *, longest: int = 200) -> C
         window=int(rng.choice([1, 2, 31, 32, 33, 300])) if has("window") else None,
         alibi_slopes=tuple(rng.choice([0.0, 1.0, -0.5, 0.7, 0.01], heads)) if has("alibi") else None,
         sinks=tuple(rng.choice([-1e4, -40.0, 0.3, 5.0, 40.0, 200.0], heads)) if has("sinks") else None,
-        kv_dtype=E4M3.name if fp8 else None,
-        k_scale=scales() if fp8 else None,
-        v_scale=scales() if fp8 else None,
+        kv_dtype=form.name if form else None,
+        k_scale=scales() if form and form.tensor_scale else None,
+        v_scale=scales() if form and form.tensor_scale else None,
     )
     gaps = (int(rng.choice([0, 3, 8])), int(rng.choice([0, 3, 8]))) if kind == "page-gaps" else NO_GAPS
     q_lens = tuple(int(n) for n in rng.integers(0, 5, len(kv_lens))) if several else None

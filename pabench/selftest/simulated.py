@@ -122,7 +122,10 @@ class Make:
         page, offset = np.divmod(token, problem.page_size)
         page = t.layout.block_table[sequence].astype(np.int64)[page]
         at = (page, offset, kv_head) if pool.kv_layout == "NHD" else (page, kv_head, offset)
-        k, v = (decode(view[at], problem.kv_storage).astype(F32) for view in (pool.k, pool.v))
+        # scales within a row round as its product with the number does
+        k, v = (
+            problem.decode_rows(view[at], kind).astype(F32) for kind, view in (("k", pool.k), ("v", pool.v))
+        )
         k_scale, v_scale = (F32(problem.kv_scales(kind)[kv_head]) for kind in "kv")
         if self.early_scale:
             return k * k_scale, v * v_scale, F32(1), F32(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,17 +12,24 @@ from hypothesis import strategies as st
 from pabench.problem.append import AppendCase
 from pabench.problem.case import POISONS
 from pabench.problem.checks import INT32_MAX
-from pabench.problem.dtypes import DTYPES, E4M3
+from pabench.problem.dtypes import DTYPES
+from pabench.problem.formats import FORMATS
 from pabench.problem.layout import pages_needed
 from pabench.problem.merge import EMPTIES, SPREADS, MergeCase
 from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import Problem
+from pabench.strategies.caches import CACHE_PROBLEMS
 from pabench.strategies.lengths import kv_lengths
 from pabench.strategies.shapes import HEAD_DIMS, among, problems, whole
 
 APPEND_SCALES = (1.0, 0.25, 3.0, 0.0625, 1.25, 0.10000000149011612, 2.3333332538604736)
 """Powers of two, short numbers whose multiples of ties are exact, and long ones that round."""
+
+BLOCK_DIMS = (24, 80, 192)
+"""Head dimensions for formats whose scales are of blocks."""
+SMALL_DIM = 32
+"""Largest head dimension of caches whose K and V differ."""
 
 
 @st.composite
@@ -32,7 +40,8 @@ def append_cases(
     interleaved: Sequence[bool] = (False, True),
     dtypes: Sequence[str] = tuple(DTYPES),
     head_dims: Sequence[int] = HEAD_DIMS,
-    e4m3: Sequence[bool] = (False,),
+    formats: Sequence[str | None] = (None,),
+    caches: Sequence[str] = (),
     paged: bool = False,
 ) -> AppendCase:
     """Tokens scattered over a small pool, some of them skipped, pages in any order.
@@ -43,23 +52,38 @@ def append_cases(
         interleaved: whether K and V may be strided views of one pool.
         dtypes: storage types of the tokens.
         head_dims: head dimensions.
-        e4m3: whether the cache may hold the tokens as e4m3, with scales for all heads or one a head.
+        formats: names of ``FORMATS`` in which the cache may hold the tokens, with scales for all heads or one
+            a head where it has such; None for the tokens' own type.
+        caches: keys of ``CACHE_PROBLEMS`` that it may be, beside one whose K and V are alike.
         paged: whether the slots follow from a block table, for the last tokens of several sequences.
     """
+    name = draw(among(*formats))
+    row = None if name is None else FORMATS[name]
+    if row is not None and row.block is not None:
+        # several blocks, the last of which is not full
+        head_dims = [dim for dim in BLOCK_DIMS if dim > row.block][:1]
     problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
-    if draw(among(*e4m3)):
-        scales = st.sampled_from(APPEND_SCALES)
-        heads = problem.num_kv_heads
-        of_heads = st.lists(scales, min_size=heads, max_size=heads).map(tuple) | st.tuples(scales)
-        problem = replace(problem, kv_dtype=E4M3.name, k_scale=draw(of_heads), v_scale=draw(of_heads))
+    kind = draw(among(None, *caches))
+    if kind is not None:
+        problem = draw(CACHE_PROBLEMS[kind](problem, SMALL_DIM))
+    if row is not None:
+        scales = _append_scales(problem.num_kv_heads) if row.tensor_scale else st.none()
+        own = draw(scales), None if problem.latent else draw(scales)
+        problem = replace(problem, kv_dtype=row.name, k_scale=own[0], v_scale=own[1])
     where = draw(_table_places(problem.page_size) if paged else _slots(problem.page_size))
     return AppendCase(
         problem=problem,
         kv_layout=draw(among(*kv_layouts)),
-        interleaved=draw(among(*interleaved)),
+        interleaved=not problem.latent and draw(among(*interleaved)),
         seed=draw(whole(0, 2**16)),
         **where,
     )
+
+
+@cache
+def _append_scales(heads: int) -> st.SearchStrategy[tuple[float, ...]]:
+    scales = st.sampled_from(APPEND_SCALES)
+    return st.lists(scales, min_size=heads, max_size=heads).map(tuple) | st.tuples(scales)
 
 
 @st.composite

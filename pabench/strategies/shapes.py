@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from hypothesis import strategies as st
 
-from pabench.problem.dtypes import DTYPES, E4M3
+from pabench.problem.dtypes import DTYPES
+from pabench.problem.formats import FORMATS, CacheFormat
 from pabench.problem.problem import FEATURES, Problem
 
 HEAD_DIMS = (16, 80, 128)
@@ -131,8 +132,10 @@ def feature_fields(
     for each query head, far beyond the logits and of no weight among them.
     """
     # how a cache lies is drawn with the problem itself, and masks with the batch
-    asked = set(required) & set(FEATURES)
-    others = sorted(set(features) & set(FEATURES) - asked)
+    formats = {row.feature: row for row in FORMATS.values() if row.feature in required}
+    asked = set(required) & (set(FEATURES) | formats.keys())
+    # a cache has one format
+    others = sorted(set(features) & set(FEATURES) - asked - ({"fp8-kv"} if formats else set()))
     mixed = draw(EITHER) if others else False
     if mixed:
         asked |= draw(_features(tuple(others)))
@@ -144,17 +147,17 @@ def feature_fields(
             "alibi_slopes": _per_head(heads, tuple(2.0 ** -(8 * (h + 1) / heads) for h in range(heads)), 2.0)
         },
         "sinks": lambda: {"sinks": _per_head(heads, (0.0, 2.0, -2.0, 10.0, 40.0, -40.0, 200.0, -1e4), 8.0)},
-        "fp8-kv": lambda: {
-            "kv_dtype": st.just(E4M3.name),
-            # values that lie in the keys have their scale
-            **dict.fromkeys(
-                ("k_scale",) if problem.latent else ("k_scale", "v_scale"),
-                _value_scales(problem.num_kv_heads),
-            ),
-        },
+        **{row.feature: partial(_format_fields, row, problem) for row in FORMATS.values()},
         "non-causal": lambda: {"causal": st.just(False)},
     }
     return {name: draw(values) for feature in sorted(asked) for name, values in of_feature[feature]().items()}
+
+
+def _format_fields(row: CacheFormat, problem: Problem) -> dict[str, st.SearchStrategy[Any]]:
+    # values that lie in the keys have their scale
+    kinds = ("k_scale",) if problem.latent else ("k_scale", "v_scale")
+    scaled = kinds if row.tensor_scale else ()
+    return {"kv_dtype": st.just(row.name), **dict.fromkeys(scaled, _value_scales(problem.num_kv_heads))}
 
 
 @cache

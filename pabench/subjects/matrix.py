@@ -21,7 +21,7 @@ COLUMNS = (
 )
 OPERATIONS = (
     *("decode", "speculative", "prefill"),
-    *("append", "append-e4m3", "append-paged", "gather", "merge"),
+    *("append", "append-e4m3", "append-stored", "append-paged", "gather", "merge"),
 )
 TILES = "interpreted, cases too slow for the interpreter"
 HALF_ONLY = "float32: tensor cores alone"

@@ -47,7 +47,7 @@ def refusal(backend: Any, way: Break, good: Tensors) -> str | None:
         if broken is None:
             return None
         backend.plan(broken)
-    except UsageError as error:
+    except (UsageError, Unsupported) as error:  # of a feature that the backend does not have
         return str(error)
     raise AssertionError("must be refused, was accepted")
 
@@ -86,7 +86,7 @@ def test_contract_every_corruption_ends_in_a_typed_error_and_a_usable_process() 
         assert untouched(good) == before
         assert check_decode(case(number), backend, DEVICE).passed
     assert ended == dict.fromkeys(CORRUPTIONS, 10)
-    assert sum(ended.values()) == 140
+    assert sum(ended.values()) == 160
 
 
 def test_contract_check_asks_every_class_of_every_case() -> None:

@@ -15,9 +15,10 @@ from pabench.problem.case import POISONS, Case
 from pabench.problem.dtypes import DTYPES, Array, decode
 from pabench.problem.families import FAMILIES
 from pabench.problem.placement import PLACEMENTS
+from pabench.problem.poison import poison_value
 from pabench.problem.pool import KV_LAYOUTS, KvPool, pool_shape
 from pabench.problem.problem import Problem
-from pabench.problem.tensors import Tensors, build_tensors, poison_value
+from pabench.problem.tensors import Tensors, build_tensors
 
 PROBLEM = Problem(num_qo_heads=6, num_kv_heads=2, head_dim=8, page_size=4)
 CASE = Case(problem=PROBLEM, batch=Batch(kv_lens=(5, 0, 9, 8)), spare_pages=3, poison="nan")

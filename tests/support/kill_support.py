@@ -36,8 +36,8 @@ TENSOR_CORE = {"rawkernel-mma": RawKernelMmaBackend, "rawkernel-cascade": RawKer
 PLACES = {
     "attention": r"sequence \d+(, query head \d+(, dim \d+)?| is empty|, query row \d+, sees no key)",
     **dict.fromkeys(
-        ("append", "append-e4m3", "append-paged", "append-vast", "append-paged-vast"),
-        r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, dim \d+",
+        ("append", "append-e4m3", "append-stored", "append-paged", "append-vast", "append-paged-vast"),
+        r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, (dim|byte) \d+",
     ),
     "copy-pages": r"layer \d+: (key|value) in page \d+, offset \d+, KV head \d+, dim \d+",
     "copy-pages-vast": r"layer \d+: (key|value) in page \d+, offset \d+, KV head \d+, dim \d+",

@@ -1,4 +1,4 @@
-"""Attention in float32 with numpy over any set of keys; a mask may be mistaken on purpose."""
+"""Attention in float32 with numpy, over any set of keys and any format; either may be mistaken on purpose."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from pabench.problem import ComputeProfile, KvPool, Tensors
+from pabench.problem import ComputeProfile, KvPool, Problem, Tensors
 from pabench.problem.dtypes import Array
+from pabench.problem.formats import format_features
+from pabench.problem.formats.format import Mistake
 from pabench.problem.masks import MASKS, Rows
 from pabench.problem.masks.mask import Sees
-from pabench.problem.tensors import sequences_of
+from pabench.problem.tensors import SequenceRows, sequences_of
 from pabench.problem.visibility import apply_masks
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.validate import check_attention
@@ -22,14 +24,27 @@ class MaskedNumpy:
 
     Args:
         mistakes: by name of the mask, what its rows see in place of what they should.
+        taken: what rows of the cache are taken for.
+        kinds: whether keys (``k``), values (``v``) or both are.
     """
 
     name = "masked-numpy"
     profile = ComputeProfile(partial_dtype=None)
 
-    def __init__(self, mistakes: Mapping[str, Sees] | None = None) -> None:
+    def __init__(
+        self, mistakes: Mapping[str, Sees] | None = None, *, taken: Mistake | None = None, kinds: str = "kv"
+    ) -> None:
         self._mistakes = mistakes or {}
-        features = {*MASKS, "non-causal", "window", "latent-cache", "head-dim-v", "page-gaps"}
+        self._taken, self._kinds = taken, kinds
+        features = {
+            *MASKS,
+            *format_features(),
+            "non-causal",
+            "window",
+            "latent-cache",
+            "head-dim-v",
+            "page-gaps",
+        }
         self.capabilities = Capabilities(
             dtypes=frozenset({"float32"}),
             operations=frozenset({"decode", "speculative", "prefill"}),
@@ -50,17 +65,29 @@ class MaskedNumpy:
         lse = np.full(tensors.q.shape[:2], -np.inf, np.float32)
         for sequence, rows in enumerate(sequences_of(tensors)):
             first = int(tensors.qo_indptr[sequence])
+            numbers = [self._numbers(problem, rows, kind) for kind in "kv"]
             seen = self._seen(tensors, sequence, len(rows.queries), len(rows.keys))
             for row, mine in enumerate(seen):
                 for head in range(problem.num_qo_heads if mine.any() else 0):
                     kv_head = head // problem.group_size
-                    keys, values = (x[mine, kv_head].astype(np.float32) for x in (rows.keys, rows.values))
+                    keys, values = (x[mine, kv_head].astype(np.float32) for x in numbers)
                     logits = np.float32(problem.scale) * (keys @ tensors.q[first + row, head])
                     top = logits.max()
                     weights = np.exp(logits - top)
                     out[first + row, head] = weights @ values / weights.sum()
                     lse[first + row, head] = top + np.log(weights.sum())
         results[:] = [AttentionOutput(out=out, lse=lse)]
+
+    def _numbers(self, problem: Problem, rows: SequenceRows, kind: str) -> Array:
+        """What keys or values of a sequence are taken for, ``(kv_len, num_kv_heads, dim)``."""
+        stored, form = (rows.keys if kind == "k" else rows.values), problem.kv_format
+        if form is None or self._taken is None or kind not in self._kinds:
+            found = problem.decode_rows(stored, kind)
+        else:
+            dim = problem.head_dim if kind == "k" or problem.latent else problem.value_dim
+            found = self._taken(form.parts(stored, dim))[..., : problem.value_dim if kind == "v" else dim]
+        scaled: Array = found * np.asarray(problem.kv_scales(kind))[:, None]
+        return scaled
 
     def _seen(self, tensors: Tensors, sequence: int, q_len: int, kv_len: int) -> Array:
         case = tensors.case

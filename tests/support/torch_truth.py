@@ -143,7 +143,7 @@ def _rows(tensors: Tensors, sequence: int, kv_len: int, kind: str) -> Tensor:
     page = tensors.layout.block_table[sequence].astype(np.int64)[page]
     # an index array on either side of a slice puts its axis first: (kv_len, heads, dim) in both layouts
     stored = view[page, offset] if pool.kv_layout == "NHD" else view[page, :, offset]
-    numbers = torch.from_numpy(decode(stored, problem.kv_storage))
+    numbers = torch.from_numpy(problem.decode_rows(stored, kind))
     return numbers * torch.tensor(problem.kv_scales(kind), dtype=torch.float64)[:, None]
 
 

@@ -7,7 +7,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pabench.checks.append_checks import check_append, check_append_e4m3, check_append_paged
+from pabench.checks.append_checks import (
+    check_append,
+    check_append_e4m3,
+    check_append_paged,
+    check_append_stored,
+)
 from pabench.checks.copy_checks import check_copy
 from pabench.checks.gather_checks import check_gather
 from pabench.checks.question import Check, Question
@@ -15,12 +20,16 @@ from pabench.checks.questions.decode import no_vast_pools
 from pabench.checks.reject_checks import check_append_reject
 from pabench.checks.vast_checks import check_append_paged_vast, check_append_vast, check_copy_vast
 from pabench.problem.case import Case
+from pabench.problem.formats import FORMATS
 from pabench.strategies import APPEND_SCALES, append_cases, cases, high_append_cases, vast_page_cases
+from pabench.strategies.cache import SMALL_DIM
+from pabench.strategies.caches import CACHE_PROBLEMS
 from pabench.strategies.drawn import Range
 from pabench.subjects.backends.base import VAST_WRITES
 
 APPEND = Check(id="append", operation="append", run=check_append, kind="append")
 E4M3 = Check(id="append-e4m3", operation="append-e4m3", run=check_append_e4m3, kind="append")
+STORED = Check(id="append-stored", operation="append-stored", run=check_append_stored, kind="append")
 PAGED = Check(id="append-paged", operation="append-paged", run=check_append_paged, kind="append")
 REJECT = Check(id="append-reject", operation="append", run=check_append_reject, kind="append")
 COPY = Check(id="copy-pages", operation="copy-pages", run=check_copy, kind="append")
@@ -34,13 +43,33 @@ SCALES = (*APPEND_SCALES, 1.8263888359069824, 1.7786458730697632)
 """With the last two, 9 times the scale is next to a tie of bfloat16 or float16, and on it in float32."""
 
 
-def _maybe_e4m3(quantised: bool) -> tuple[bool, ...]:
-    return (False, True) if quantised else (False,)
+def _formats(declared: Range) -> tuple[str, ...]:
+    """Names of the formats that a backend declares, e4m3 last: it has a question of its own."""
+    return tuple(row.name for row in reversed(FORMATS.values()) if row.feature in declared.features)
+
+
+def _appended(declared: Range) -> tuple[str | None, ...]:
+    """Formats of caches that a backend appends to, None for one stored as its tokens are."""
+    if declared.offers("append-stored"):
+        return (None, *_formats(declared))
+    return (None, "e4m3") if declared.offers("append-e4m3") else (None,)
+
+
+def _caches(declared: Range) -> tuple[str, ...]:
+    """Features of caches whose K and V differ or are one, that a backend declares."""
+    return tuple(name for name in CACHE_PROBLEMS if name in declared.features)
+
+
+def _stored(declared: Range) -> Any:
+    return append_cases(**declared.choices, formats=_formats(declared), caches=_caches(declared))
+
+
+def _no_formats(declared: Range) -> str | None:
+    return None if _formats(declared) else f"{declared.subject} offers no format of a cache"
 
 
 def _paged(declared: Range) -> Any:
-    e4m3 = _maybe_e4m3(declared.offers("append-e4m3"))
-    return append_cases(**declared.choices, paged=True, e4m3=e4m3)
+    return append_cases(**declared.choices, paged=True, formats=_appended(declared), caches=_caches(declared))
 
 
 def few_sizes(declared: Range) -> dict[str, Any]:
@@ -49,29 +78,42 @@ def few_sizes(declared: Range) -> dict[str, Any]:
 
 
 def _gathered(declared: Range) -> Any:
-    features = [name for name in declared.features if name == "fp8-kv"]
-    drawn = cases(families=["normal", "needle", "saturating"], features=features, **declared.choices)
-    return st.builds(_scaled, drawn, st.sampled_from(SCALES))
+    formats = [row.feature for row in FORMATS.values() if row.feature in declared.features]
+    kinds = [*_caches(declared), *(["page-gaps"] if "page-gaps" in declared.features else [])]
+    asked = st.tuples(
+        st.sampled_from([*[None] * (1 + len(formats) // 3), *formats, *formats]),
+        st.sampled_from([None, None, *kinds]),
+    )
+
+    def drawn(names: tuple[str | None, str | None]) -> Any:
+        required = [name for name in names if name is not None]
+        families = ["normal", "needle", "saturating"]
+        return cases(families=families, required=required, max_head_dim=SMALL_DIM, **declared.choices)
+
+    return st.builds(_scaled, asked.flatmap(drawn), st.sampled_from(SCALES))
 
 
 def _scaled(case: Case, scale: float) -> Case:
     """Another scale of the keys, which may be long, so that products round."""
     problem = case.problem
-    return case if problem.kv_dtype is None else replace(case, problem=replace(problem, k_scale=(scale,)))
+    if problem.kv_format is None or not problem.kv_format.tensor_scale:
+        return case
+    return replace(case, problem=replace(problem, k_scale=(scale,)))
 
 
 APPENDS = (
     Question(
         check=APPEND,
         clauses=("A1", "A2", "C7"),
-        draw=lambda declared: append_cases(**declared.choices),
+        draw=lambda declared: append_cases(**declared.choices, caches=_caches(declared)),
         share=2.0,
     ),
     Question(
         check=E4M3,
         clauses=("A2", "A4"),
-        draw=lambda declared: append_cases(**declared.choices, e4m3=[True]),
+        draw=lambda declared: append_cases(**declared.choices, formats=["e4m3"]),
     ),
+    Question(check=STORED, clauses=("A2", "A6"), draw=_stored, unasked=_no_formats),
     Question(check=PAGED, clauses=("A2", "A5"), draw=_paged),
     Question(
         check=APPEND,
@@ -93,7 +135,7 @@ APPENDS = (
         check=VAST_APPEND,
         clauses=("A1", "S5"),
         draw=lambda declared: append_cases(
-            **few_sizes(declared), e4m3=_maybe_e4m3(declared.offers("append-e4m3"))
+            **few_sizes(declared), formats=(None, "e4m3") if declared.offers("append-e4m3") else (None,)
         ),
         share=0.25,
         unasked=no_vast_pools,
@@ -117,7 +159,7 @@ COPIES = (
         check=COPY,
         clauses=("K1", "K2"),
         draw=lambda declared: append_cases(
-            **declared.choices, e4m3=_maybe_e4m3("fp8-kv" in declared.features)
+            **declared.choices, formats=(None, *_formats(declared)), caches=_caches(declared)
         ),
     ),
     Question(

@@ -107,6 +107,13 @@ class RemoteBackend:
         after: Array = self._method("append_e4m3", pool, problem, keys, values, slot_mapping)
         return after
 
+    def append_stored(
+        self, pool: KvPool, problem: Problem, keys: Array, values: Array, slot_mapping: Array
+    ) -> Array:
+        """See ``CacheBackend``."""
+        after: Array = self._method("append_stored", pool, problem, keys, values, slot_mapping)
+        return after
+
     def append_paged(
         self, pool: KvPool, problem: Problem, keys: Array, values: Array, **where: Array
     ) -> Array:

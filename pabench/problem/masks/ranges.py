@@ -1,15 +1,19 @@
-"""Masks by distance: a window to either side, and chunks."""
+"""Masks by distance: a window to either side, chunks, and what comes before a late first token."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pabench.errors import InvalidCase
 from pabench.problem.batch import Batch
 from pabench.problem.checks import whole_number
-from pabench.problem.masks.mask import Mask
+from pabench.problem.dtypes import Array
+from pabench.problem.masks.mask import Mask, Rows, per_sequence
 from pabench.problem.problem import Problem
 
+STARTS = "starts-in-page"
 EDGES = (1, 2, 3, 5, 8, 16, 17, 31, 32, 33, 64, 100)
 
 
@@ -73,8 +77,43 @@ CHUNKED = Mask(
 )
 
 
+def _read_starts(value: Any, problem: Problem, batch: Batch) -> tuple[int, ...]:
+    found = []
+    for i, (start, kv_len) in enumerate(zip(per_sequence(STARTS, value, batch), batch.kv_lens, strict=True)):
+        number = whole_number(f"{STARTS}[{i}]", start, low=0, high=problem.page_size - 1)
+        if number > kv_len:
+            raise InvalidCase(f"{STARTS}[{i}]", number, f"must be at most kv_lens[{i}] = {kv_len}")
+        found.append(number)
+    return tuple(found)
+
+
+def _from_the_page(seen: Array, rows: Rows, value: Any) -> Array:
+    start = value[rows.sequence]
+    found = np.zeros_like(seen)
+    found[:, : rows.kv_len - start] = seen[:, start:]
+    return found
+
+
+LATE_STARTS = Mask(
+    name=STARTS,
+    clause="F21",
+    about="A sequence begins within its first page: the slots before its first token are no keys of it.",
+    read=_read_starts,
+    sees=lambda seen, rows, value: seen & (rows.key >= value[rows.sequence]),
+    admits=lambda seen, position, key, rows, value: seen and key >= value[rows.sequence],
+    draw=lambda choose, problem, batch: tuple(
+        choose.whole(0, min(kv_len, problem.page_size - 1)) for kv_len in batch.kv_lens
+    ),
+    neutral=lambda problem, batch: (0,) * batch.num_seqs,
+    mistakes={
+        "its tokens counted from the beginning of their first page": _from_the_page,
+        "the slots before its first token taken for keys": lambda seen, rows, value: seen,
+    },
+)
+
+
 def _everything(batch: Batch) -> int:
     return max(batch.kv_lens) + max(batch.query_lens) + 1
 
 
-ROWS: tuple[Mask, ...] = (TWO_SIDED, CHUNKED)
+ROWS: tuple[Mask, ...] = (TWO_SIDED, CHUNKED, LATE_STARTS)

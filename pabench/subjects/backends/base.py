@@ -24,6 +24,7 @@ from pabench.problem.tensors import Tensors
 
 OPTIONAL = {
     "append-e4m3": "append_e4m3",
+    "append-stored": "append_stored",
     "append-paged": "append_paged",
     "copy-pages": "copy_pages",
     "gather": "gather",
@@ -195,6 +196,15 @@ class CacheBackend(Backend, Protocol):
         large, and a NaN for a NaN.
         """
 
+    def append_stored(
+        self, pool: KvPool, problem: Problem, keys: Array, values: Array, slot_mapping: Array
+    ) -> Array:
+        """Write finite tokens into a cache of any format that the backend declares; see ``Backend.append``.
+
+        Where rows have scales of their own these follow from the tokens, see ``CacheFormat.encode``; what
+        fills a row up may become anything.  The values of a latent cache are the beginnings of the keys.
+        """
+
     def append_paged(
         self,
         pool: KvPool,
@@ -210,9 +220,9 @@ class CacheBackend(Backend, Protocol):
 
         Args:
             pool: cache before, stored as ``problem`` says; must stay as it is.
-            problem: with ``kv_dtype`` only when ``append-e4m3`` is declared too.
+            problem: with ``kv_dtype`` only when ``append-e4m3``, or ``append-stored``, is declared too.
             keys: ``(num_tokens, num_kv_heads, head_dim)``, sequence by sequence.
-            values: like ``keys``.
+            values: like ``keys``, of ``head_dim_v``.
             block_table: ``(num_seqs, max_pages) int32``.
             kv_lens: ``(num_seqs,) int32``, new tokens included: they are the last ones.
             qo_indptr: ``(num_seqs + 1,) int32``, first token of each sequence.
@@ -231,15 +241,15 @@ class CacheBackend(Backend, Protocol):
     def gather(
         self, pool: KvPool, problem: Problem, *, block_table: Array, kv_lens: Array, raw: bool
     ) -> tuple[Array, Array]:
-        """Return keys and values of all tokens as rows ``(sum(kv_lens), num_kv_heads, head_dim)``.
+        """Return keys and values of all tokens as rows ``(sum(kv_lens), num_kv_heads, head_dim)``, or longer.
 
         Args:
             pool: cache, stored as ``problem`` says.
             problem: shapes, types and scales.
             block_table: ``(num_seqs, max_pages) int32``.
             kv_lens: ``(num_seqs,) int32``; rows are sequence by sequence.
-            raw: rows are as stored; else those of a cache of e4m3 are multiplied by their scale and rounded
-                once, to the type of the problem.
+            raw: rows are as stored; else the numbers that those of another format stand for are rounded once,
+                to the type of the problem, scales included.
         """
 
     def merge_states(self, outs: Array, lses: Array, dtype: str) -> AttentionOutput:

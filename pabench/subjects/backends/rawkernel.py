@@ -15,6 +15,7 @@ from pabench.kernels.layers import layer_of
 from pabench.kernels.mask_bits import mask_bits
 from pabench.kernels.merge_states import plan_merge
 from pabench.kernels.page_copy import copy_pages
+from pabench.kernels.row_formats import row_arguments, takes_rows
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import DTYPES, E4M3, Array, dtype_by_name
 from pabench.problem.features import all_features
@@ -130,8 +131,18 @@ class RawKernelBackend:
         self, pool: KvPool, problem: Problem, keys: Array, values: Array, slot_mapping: Array
     ) -> Array:
         """Write tokens into a copy of a cache of e4m3; see ``CacheBackend.append_e4m3``."""
-        check_append(pool, keys, values, slot_mapping, problem.dtype, kv_dtype=E4M3)
+        check_append(pool, keys, values, slot_mapping, problem.dtype, problem=problem)
         return self._append(pool, problem.dtype, keys, values, slot_mapping, append_scales(problem))
+
+    def append_stored(
+        self, pool: KvPool, problem: Problem, keys: Array, values: Array, slot_mapping: Array
+    ) -> Array:
+        """Write tokens into a copy of a cache of any format; see ``CacheBackend.append_stored``."""
+        check_append(pool, keys, values, slot_mapping, problem.dtype, problem=problem)
+        if not takes_rows(problem):
+            scales = append_scales(problem) if problem.kv_dtype else None
+            return self._append(pool, problem.dtype, keys, values, slot_mapping, scales)
+        return self._append(pool, problem.dtype, keys, values, slot_mapping, form=problem)
 
     def append_paged(
         self,
@@ -156,7 +167,8 @@ class RawKernelBackend:
             keys=device.to_device(keys),
             values=device.to_device(values),
             page_size=problem.page_size,
-            scales=device.to_device(append_scales(problem)) if problem.kv_dtype else None,
+            scales=device.to_device(append_scales(problem)) if problem.kv_dtype == "e4m3" else None,
+            form=problem if takes_rows(problem) else None,
             **{name: device.to_device(array) for name, array in where.items()},
         )
         device.synchronize()
@@ -177,29 +189,36 @@ class RawKernelBackend:
     ) -> tuple[Array, Array]:
         """Copy all tokens out of their pages; see ``CacheBackend.gather``."""
         check_pages(pool, problem, block_table=block_table, kv_lens=kv_lens)
-        device, stored = self._device, problem.kv_storage
-        dense = stored if raw else problem.storage
-        shape = (int(kv_lens.sum()), problem.num_kv_heads, problem.head_dim)
-        uploaded = pool.with_storage(device.to_device(pool.storage))
-        targets = device.empty(shape, dense.storage), device.empty(shape, dense.storage)
+        device, uploaded = self._device, pool.with_storage(self._device.to_device(pool.storage))
         indptr = np.concatenate(([0], np.cumsum(kv_lens))).astype(np.int32)
-        module, launches = plan_gather(
-            device,
-            stored=stored,
-            dense=dense,
-            caches=(uploaded.k, uploaded.v),
-            strides=uploaded.element_strides,
-            block_table=device.to_device(block_table),
-            kv_lens=device.to_device(kv_lens),
-            indptr=device.to_device(indptr),
-            page_size=problem.page_size,
-            targets=targets,
-            scales=None if stored is dense else device.to_device(append_scales(problem)),
-        )
-        for launch in launches:
-            module.launch(launch)
+        where = {"block_table": block_table, "kv_lens": kv_lens, "indptr": indptr}
+        stored, rows = problem.kv_storage, takes_rows(problem)
+        dense = stored if raw else problem.storage
+        scales = None if stored is dense else device.to_device(append_scales(problem))
+        targets = {
+            kind: device.empty((int(kv_lens.sum()), problem.num_kv_heads, size), dense.storage)
+            for kind, size in zip("kv", _row_sizes(problem, raw=raw), strict=True)
+        }
+        for kinds in ("kv",) if _alike(uploaded, problem) else ("k", "v"):
+            # both at once where they lie alike; a launch of one side has its scales and rows first
+            own = 0 if "k" in kinds else 1
+            module, launches = plan_gather(
+                device,
+                # bytes are moved as those of e4m3 are
+                stored=E4M3 if rows else stored,
+                dense=E4M3 if rows and raw else dense,
+                caches=tuple(uploaded.k if kind == "k" else uploaded.v for kind in kinds),
+                strides=uploaded.strides(kinds[0]),
+                page_size=problem.page_size,
+                targets=tuple(targets[kind] for kind in kinds),
+                scales=None if scales is None else scales[own:],
+                rows=_rows_from(problem, kinds[0]) if rows and not raw else (),
+                **{name: device.to_device(array) for name, array in where.items()},
+            )
+            for launch in launches:
+                module.launch(launch)
         device.synchronize()
-        return device.to_host(targets[0]), device.to_host(targets[1])
+        return device.to_host(targets["k"]), device.to_host(targets["v"])
 
     def merge_states(self, outs: Array, lses: Array, dtype: str) -> AttentionOutput:
         """Merge attention states in their order; see ``CacheBackend.merge_states``."""
@@ -229,6 +248,7 @@ class RawKernelBackend:
         values: Array,
         slot_mapping: Array,
         scales: Array | None = None,
+        form: Problem | None = None,
     ) -> Array:
         device = self._device
         target = pool.with_storage(device.to_device(copied(pool.storage)))
@@ -241,6 +261,7 @@ class RawKernelBackend:
             slot_mapping=device.to_device(slot_mapping.astype(np.int64)),
             page_size=int(pool.k.shape[1 if pool.kv_layout == "NHD" else 2]),
             scales=None if scales is None else device.to_device(scales),
+            form=form,
         )
         device.synchronize()
         return self._result(target.storage)
@@ -248,3 +269,21 @@ class RawKernelBackend:
     def _result(self, storage: Any) -> Array:
         """Return a cache that was written, on the host; one larger than memory lies there."""
         return storage if storage.nbytes > VAST_BYTES else self._device.to_host(storage)
+
+
+def _row_sizes(problem: Problem, *, raw: bool) -> tuple[int, int]:
+    """Return the elements of dense rows of keys and of values."""
+    if raw:
+        return problem.row_units("k"), problem.row_units("v")
+    return problem.head_dim, problem.value_dim
+
+
+def _alike(pool: KvPool, problem: Problem) -> bool:
+    """Whether one launch can gather keys and values."""
+    return problem.head_dim == problem.value_dim and pool.strides("k") == pool.strides("v")
+
+
+def _rows_from(problem: Problem, kind: str) -> tuple[Any, ...]:
+    """Return the arguments of rows for a launch whose first side is ``kind``."""
+    arguments = row_arguments(problem)
+    return arguments if kind == "k" else (*arguments[:3], arguments[4], arguments[4])

@@ -12,7 +12,7 @@ from pabench.problem.batch import Batch
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array, DType, dtype_by_name
 from pabench.problem.layout import PageLayout
-from pabench.problem.pool import KvPool, pool_parts, pool_shape
+from pabench.problem.pool import NO_GAPS, KvPool, pool_parts, pool_shape
 from pabench.problem.problem import Problem
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import Capabilities
@@ -79,18 +79,18 @@ def check_append(
     slot_mapping: Array,
     dtype: str,
     *,
-    kv_dtype: DType | None = None,
+    problem: Problem | None = None,
 ) -> int:
     """Raise ``InvalidCase`` unless tokens of ``dtype`` fit their slots in the cache; return its page size.
 
-    The cache is stored as ``kv_dtype``, or as the tokens are.
+    The cache is stored as ``problem`` says, or as the tokens are.
     """
     slots = np.asarray(slot_mapping)
     if slots.ndim != 1 or slots.dtype.kind not in "iu":
         raise InvalidCase(
             "slot_mapping", f"{slots.dtype}{list(slots.shape)}", "must be a vector of whole numbers"
         )
-    page_size = _check_tokens(pool, keys, values, len(slots), dtype_by_name(dtype), kv_dtype)
+    page_size = _check_tokens(pool, keys, values, len(slots), dtype_by_name(dtype), problem)
     capacity = pool.num_pages * page_size
     bad = np.flatnonzero((slots >= capacity) | (slots < -1))
     if bad.size:
@@ -118,8 +118,7 @@ def check_append_paged(
     if len(qo_indptr) != len(kv_lens) + 1 or qo_indptr[0] != 0 or (np.diff(qo_indptr) < 0).any():
         rule = f"must rise from 0 and have {len(kv_lens) + 1} entries, one more than kv_lens"
         raise InvalidCase("qo_indptr", qo_indptr.tolist(), rule)
-    kv_dtype = problem.kv_storage if problem.kv_dtype else None
-    page_size = _check_tokens(pool, keys, values, int(qo_indptr[-1]), problem.storage, kv_dtype)
+    page_size = _check_tokens(pool, keys, values, int(qo_indptr[-1]), problem.storage, problem)
     if page_size != problem.page_size:
         raise InvalidCase("cache", pool.storage.shape, f"must have pages of {problem.page_size} tokens")
     layout = PageLayout(page_size=page_size, num_pages=pool.num_pages, block_table=block_table)
@@ -133,7 +132,10 @@ def check_append_paged(
 
 def check_pages(pool: KvPool, problem: Problem, *, block_table: Array, kv_lens: Array) -> None:
     """Raise ``InvalidCase`` unless the pages of the sequences lie in a cache as ``problem`` has it."""
-    shape = pool_shape(problem, pool.num_pages, kv_layout=pool.kv_layout, interleaved=pool.interleaved)
+    gaps = NO_GAPS if pool.parts is None else pool.parts.gaps
+    shape = pool_shape(
+        problem, pool.num_pages, kv_layout=pool.kv_layout, interleaved=pool.interleaved, gaps=gaps
+    )
     stored = problem.kv_storage.storage
     if pool.storage.shape != shape or pool.storage.dtype != stored:
         given = f"{pool.storage.dtype}{list(pool.storage.shape)}"
@@ -182,17 +184,28 @@ def check_states(outs: Array, lses: Array, dtype: str) -> None:
 
 
 def _check_tokens(
-    pool: KvPool, keys: Array, values: Array, count: int, dtype: DType, kv_dtype: DType | None
+    pool: KvPool, keys: Array, values: Array, count: int, dtype: DType, problem: Problem | None
 ) -> int:
     """Raise unless ``count`` keys and values of ``dtype`` fit the cache; return its page size."""
-    stored = (kv_dtype or dtype).storage
-    if pool.storage.ndim != 5 or pool.storage.dtype != stored:
+    stored = (problem.kv_storage if problem else dtype).storage
+    axes = 5
+    if problem is not None:
+        axes = len(pool_shape(problem, 1, kv_layout=pool.kv_layout, interleaved=pool.interleaved))
+        if pool.parts != pool_parts(problem, NO_GAPS if pool.parts is None else pool.parts.gaps):
+            raise InvalidCase("parts of a page", pool.parts, f"must be {pool_parts(problem)}, or have gaps")
+    elif pool.parts is not None:
+        axes = pool.storage.ndim
+    if pool.storage.ndim != axes or pool.storage.dtype != stored:
         given = f"{pool.storage.dtype}{list(pool.storage.shape)}"
-        raise InvalidCase("cache", given, f"must have 5 axes and be stored as {stored}")
-    shape = pool.k.shape
+        raise InvalidCase("cache", given, f"must have {axes} axes and be stored as {stored}")
+    shape, of_values = pool.k.shape, pool.v.shape
     page_size, num_kv_heads = shape[1:3] if pool.kv_layout == "NHD" else (shape[2], shape[1])
-    expected = (count, num_kv_heads, shape[3])
-    for field, array in (("keys", keys), ("values", values)):
+    dims = (problem.head_dim, problem.value_dim) if problem else (shape[3], of_values[3])
+    units = (problem.row_units("k"), problem.row_units("v")) if problem else dims
+    if (shape[3], of_values[3]) != units:
+        raise InvalidCase("cache", (shape[3], of_values[3]), f"must have rows of {units} elements")
+    for field, array, dim in (("keys", keys, dims[0]), ("values", values, dims[1])):
+        expected = (count, num_kv_heads, dim)
         if array.shape != expected:
             raise InvalidCase(field, array.shape, f"must have shape {expected}")
         if array.dtype != dtype.storage:
