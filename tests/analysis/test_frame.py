@@ -50,7 +50,7 @@ def test_frame_of_nothing_and_of_no_run(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_imports_no_pandas() -> None:
-    code = "import sys, pabench; assert callable(pabench.read); sys.exit('pandas' in sys.modules)"
+    code = "import sys, pabench; assert 'read' in dir(pabench); sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

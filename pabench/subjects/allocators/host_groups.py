@@ -175,9 +175,8 @@ class HostGroups(HostAllocator):
         for sequence in sequences:
             self._end(sequence)
 
-    def free_window(self, sequence: int, keep_from: int) -> None:
-        """Not offered: windows slide by themselves."""
-        raise self.no("free_window")
+    free_window = PageAllocator.free_window
+    """Not offered: windows slide by themselves."""
 
     # --- prefix cache -----------------------------------------------------------------------------------
 

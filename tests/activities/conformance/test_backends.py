@@ -104,7 +104,7 @@ def test_conformance_keeps_the_output_of_a_backend_out(
     # in its own process it is for who debugs it, and never among what the command says
     assert "garbage" not in printed.out
     assert "garbage" in printed.err
-    assert len(printed.out.splitlines()) == 2
+    assert len(printed.out.splitlines()) == 3
 
 
 def test_conformance_gives_the_ratio_of_the_failure(tmp_path: Path) -> None:

@@ -195,7 +195,11 @@ def test_replay_refuses_a_hostile_record(
         ("append", {"interleaved": "yes"}, "interleaved"),
         ("append", {"kv_layout": ["NHD"]}, "must be one of NHD, HND"),
         ("append", {"other": 1}, "other"),
-        ("history", {"shape": {"num_pages": 2**30}}, "must have the fields hash_bits, max_pages_per_seq"),
+        (
+            "history",
+            {"shape": {"num_pages": 2**30}},
+            "must have the fields groups, hash_bits, max_pages_per_seq",
+        ),
         ("history", {"shape": {**asdict(SHAPE), "swap_pages": 2**30}}, "fit in"),
         (
             "history",

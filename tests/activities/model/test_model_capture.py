@@ -116,9 +116,9 @@ def other_heads() -> Case:
 
 
 def test_captured_case_names_its_inputs() -> None:
-    with pytest.raises(InvalidCase, match="must name a capture"):
+    with pytest.raises(InvalidCase, match="must name the inputs of family"):
         case_of(tiny(), inputs=None)
-    with pytest.raises(InvalidCase, match="must name a capture"):
+    with pytest.raises(InvalidCase, match="must name the inputs of family"):
         case_of(tiny(), family="normal")
 
 

@@ -437,9 +437,9 @@ class LooksAndTouches(ModelAllocator):
 
 
 class WrongHit(ModelAllocator):
-    def lookup(self, prompt: Prompt) -> Hit:
-        hit = super().lookup(prompt)
-        return Hit(prompt=prompt, pages=hit.pages[::-1])
+    def _hit(self, prompt: Prompt, tokens: int) -> list[int] | None:
+        hit = super()._hit(prompt, tokens)
+        return hit and hit[::-1]
 
 
 class MissesHit(ModelAllocator):
