@@ -34,7 +34,7 @@ help: ## Show this list
 sweep: $(VENV)/.ready ## Set up, then sweep page sizes 8, 16 and 32 on the emulated device
 	$(PABENCH) sweep --page-sizes 8,16,32 --device emulated $(ARGS)
 
-# One planted fault in three, the same ones every time; `make nightly` runs them all
+# One planted fault in six, the same ones every time; `make nightly` runs them all
 test: lint ## Set up, then run the linters and the tests
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal --without-nightly $(ARGS)
 

@@ -39,8 +39,30 @@ SLOW = (
 """Whole runs of a command, and the kill matrices, by how their places begin; single tests are marked."""
 
 
-KILLS, NIGHTS = "selftest/test_kill_", 3
+KILLS, NIGHTS = "selftest/test_kill_", 6
 """Where each planted fault is a test, and of how many `make test` runs one: the same ones every time."""
+DOCS = "house/test_docs.py::test_docs_commands_run"
+NIGHTLY = (
+    "activities/conformance/test_conformance_command.py::test_conformance_quick_passes[model]",
+    "activities/conformance/test_conformance_command.py::test_conformance_seed_decides_the_cases",
+    "activities/conformance/test_isolation_conformance.py::"
+    "test_isolation_of_a_kernel_that_takes_its_process_along[loops for ever]",
+    "activities/conformance/test_jobs.py::test_jobs_change_no_result",
+    "cli/test_gpu_command.py::test_gpu_checks_to_their_end_with_packages_missing",
+    "house/test_ci.py::test_ci_recipe_with_a_failing_kernel_leaves_everything_and_exits_1",
+    "house/test_packaging.py::test_packaging_wheel_passes_the_newcomers_script",
+    "selftest/test_kill_allocators.py::test_kill_allocators_kills[host-a-page-lost-every-2000-frees]",
+    "selftest/test_kill_allocators.py::test_kill_allocators_kills[host-memory-grows-with-each-call]",
+    "selftest/test_kill_vast.py::test_kill_vast_kills[simple-position-of-15-bits]",
+    "selftest/test_kill_vast.py::test_kill_vast_kills_what_a_crowd_shows[scan-crowd-forgets-the-first-round]",
+    "selftest/test_selftest_mutants.py::test_selftest_mutants_command_from_elsewhere",
+    *(
+        f"{DOCS}[{page}]"
+        for page in ("backends", "runs", "allocators", "gpu", "findings", "serving", "power")
+    ),
+    *(f"{DOCS}[{page}]" for page in ("kernels", "emulated-device", "compare")),
+)
+"""Single tests of 10 to 45 s each, by place and name; a test that is long on purpose has the mark."""
 
 
 def pytest_configure() -> None:
@@ -53,9 +75,7 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``make test`` leaves to the night what takes longest; without the option everything runs."""
-    parser.addoption(
-        "--without-nightly", action="store_true", help="a third of the planted faults, no `nightly`"
-    )
+    parser.addoption("--without-nightly", action="store_true", help="one planted fault in six, no `nightly`")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -66,8 +86,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if place.startswith(SLOW):
             item.add_marker("slow")
         case = getattr(item, "callspec", None)
-        if item.get_closest_marker("nightly") or (
-            place.startswith(KILLS) and case is not None and crc32(case.id.encode()) % NIGHTS
+        if (
+            item.get_closest_marker("nightly")
+            or f"{place}::{item.name}" in NIGHTLY
+            or (place.startswith(KILLS) and case is not None and crc32(case.id.encode()) % NIGHTS)
         ):
             night.append(item)
     if config.getoption("--without-nightly"):
