@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from pabench import __version__
 from pabench.comparison.accept import Accepted, with_accepted
@@ -20,6 +18,9 @@ from pabench.comparison.timed import THRESHOLD, has_times, timed_deltas
 from pabench.comparison.verdicts import standing_deltas, verdict_deltas
 from pabench.errors import EXIT_FAILURE, EXIT_INCONCLUSIVE, EXIT_OK, UnknownName, UsageError
 from pabench.run.read import Run, read_run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 """Of the JSON form of a comparison."""
@@ -82,6 +83,9 @@ class Comparison:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row a line; ``attrs["exit_code"]`` is that of the command."""
+        # a third of a second that every page and every other form does without
+        import pandas as pd
+
         frame = pd.DataFrame([delta.to_json() for delta in self.deltas], columns=list(COLUMNS))
         frame.attrs.update(exit_code=self.exit_code, notes=list(self.notes))
         return frame

@@ -54,6 +54,18 @@ def test_cli_help_imports_nothing_heavy() -> None:
         assert about.split()[0] in result.stdout
 
 
+def test_cli_judges_and_writes_its_page_without_pandas() -> None:
+    """It takes a third of a second to load, and only tables for notebooks and exports want it."""
+    program = (
+        "import sys\nimport pabench.activities.conformance.plug, pabench.report.render\n"
+        "print([name for name in ('pandas', 'scipy', 'torch', 'cupy') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
+    )
+    assert result.stdout == "[]\n"
+
+
 def test_cli_without_arguments_shows_help() -> None:
     result = _pabench()
     assert (result.returncode, result.stderr) == (0, "")
