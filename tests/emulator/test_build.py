@@ -300,7 +300,7 @@ def process(folder: Path, *, code: str = "print(answer(folder))") -> subprocess.
     return subprocess.Popen([sys.executable, "-c", head + code], cwd=root, stdout=subprocess.PIPE, text=True)
 
 
-def put_beside(path: Path, data: bytes) -> None:
+def put_beside(path: Path, data: bytes | bytearray) -> None:
     """The file is a new one: this process has the old one mapped, and would die of pages that changed."""
     path.unlink()
     path.write_bytes(data)
