@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pabench.checks.standing import standings
 from pabench.comparison.delta import Change, Delta, delta_of
 from pabench.comparison.pairs import Pair
 from pabench.run.read import Run
@@ -30,6 +29,9 @@ def verdict_deltas(pairs: Sequence[Pair]) -> Iterator[Delta]:
 
 def standing_deltas(base: Run, new: Run) -> Iterator[Delta]:
     """Yield a line for each profile and badge that one conformance run holds and the other does not."""
+    # loads the whole suite, which every page but that of a comparison does without
+    from pabench.checks.standing import standings
+
     first, second = (
         {(found.subject, found.device): found for found in standings(_lines(run))} for run in (base, new)
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pabench.checks.axes import AXES
-from pabench.checks.space import Reach, Space, space_from_json, unmet
 from pabench.report.source import Source
 from pabench.report.words import whole
+
+if TYPE_CHECKING:
+    from pabench.checks.space import Space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,11 @@ class DrawnSpace:
 
 def build_drawn(source: Source) -> tuple[DrawnSpace, ...]:
     """Return the drawn space of each subject and device that drew any, in the order of the journals."""
+    if not source.checks:
+        return ()
+    # loads what draws cases, which the page of a sweep or a server does without
+    from pabench.checks.space import Space, space_from_json
+
     spaces: dict[tuple[str, str], tuple[Space, dict[str, set[str]]]] = {}
     for line in source.checks:
         told = space_from_json(line.data.get("space"))
@@ -61,6 +68,9 @@ def build_drawn(source: Source) -> tuple[DrawnSpace, ...]:
 
 
 def _rows(space: Space, without: Mapping[str, set[str]]) -> list[AxisRow]:
+    from pabench.checks.axes import AXES
+    from pabench.checks.space import Reach, unmet
+
     rows = []
     for axis in AXES:
         reach, refused = space.reached.get(axis.name, Reach()), without.get(axis.name, set())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pabench.checks.standing import Claim, standings
 from pabench.report.source import Source
+
+if TYPE_CHECKING:
+    from pabench.checks.standing import Claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,11 @@ def build_standing(source: Source) -> tuple[StandingRow, ...]:
     lines = [
         {**line.data, "status": line.state, "cases": line.data.get("cases") or 0} for line in source.checks
     ]
+    if not lines:
+        return ()
+    # loads the whole suite, which the page of a sweep or a server does without
+    from pabench.checks.standing import standings
+
     return tuple(
         StandingRow(
             subject=found.subject,
