@@ -66,7 +66,13 @@ NIGHTLY = (
 
 
 def pytest_configure() -> None:
-    """Let signals reach what tests start: a shell's ``&`` has SIGINT ignored, nohup SIGHUP."""
+    """Let signals reach what tests start: a shell's ``&`` has SIGINT ignored, nohup SIGHUP.
+
+    Where tests run side by side already, what they start has one worker: a second one takes its start-up and
+    no time off.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("PABENCH_JOBS", "1")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

@@ -19,18 +19,16 @@ from typing import Any
 
 from pabench import __version__
 from pabench.console import say
-from pabench.cores import usable_cores
 from pabench.errors import EXIT_OK, UsageError
 from pabench.run.directory import RunDirectory, check_new
 from pabench.run.engine import Engine, cut_short
-from pabench.run.options import Options, command_arguments, default_out
+from pabench.run.options import Options, command_arguments, default_jobs, default_out
 from pabench.run.plug import Activity, Facts, Item
 from pabench.run.record import Record, Status
 from pabench.run.signals import no_stop, stop_signals
 from pabench.text import one_line
 
 SHOWN_ITEMS = 400
-MAX_DEFAULT_JOBS = 8
 FOLDER_OPTIONS = ("--out", "--artifacts")
 
 
@@ -72,13 +70,13 @@ def run_activity(
         PabenchError: the request cannot be met, or the machine gave out.
     """
     began = time.monotonic()
-    path = options.out or default_out(activity.kind)
+    path, shared = options.out or default_out(activity.kind), default_jobs()
     resumed = options.resume and _begun(path)
     if not resumed:
         _make_room(path, overwrite=options.overwrite, dry_run=options.dry_run)
 
     def jobs(facts: Facts) -> int:
-        return 1 if one_job or facts.device == "cuda" else min(usable_cores(), MAX_DEFAULT_JOBS)
+        return 1 if one_job or facts.device == "cuda" else shared
 
     deadline_s = None if options.in_process else options.deadline_s
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -12,12 +13,14 @@ from typing import Any, TypeVar
 
 import click
 
+from pabench.cores import usable_cores
 from pabench.errors import UsageError
 from pabench.run.files import check_output
 
 command_arguments: ContextVar[tuple[str, ...] | None] = ContextVar("command_arguments", default=None)
 """What the command line was called with, where that is not ``sys.argv``."""
 Command = TypeVar("Command", bound=Callable[..., Any])
+MAX_DEFAULT_JOBS = 8
 OPTIONAL = ("device", "kernels", "checked", "inputs", "seed", "jobs")
 """What an activity may have no use for; given to such a one, it is refused by name."""
 
@@ -111,7 +114,10 @@ def activity_options(
         click.option("--deadline", metavar="SECONDS", help=f"Timeout per case, in seconds.  {number}"),
         click.option("--in-process", is_flag=True, help="Run without worker processes, for debuggers."),
         click.option(
-            "--jobs", metavar="N", hidden=hidden("jobs"), help="Worker processes.  [default: one per core]"
+            "--jobs",
+            metavar="N",
+            hidden=hidden("jobs"),
+            help="Worker processes.  [default: PABENCH_JOBS, or one per core]",
         ),
         click.option(
             "--budget", metavar="TIME", help="Start no new work after this time, such as 540s or 9m."
@@ -201,6 +207,16 @@ def whole(option: str, text: str, *, low: int, high: int) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,20}", text, re.ASCII) or not low <= int(text) <= high:
         raise UsageError(f"{option} {text!r}: must be a whole number from {low} to {high}")
     return int(text)
+
+
+def default_jobs() -> int:
+    """Return how many workers share the cores: ``PABENCH_JOBS``, else one a core, 8 at most.
+
+    Raises:
+        UsageError: the variable is no such number.
+    """
+    told = os.environ.get("PABENCH_JOBS")
+    return whole("PABENCH_JOBS", told, low=1, high=256) if told else min(usable_cores(), MAX_DEFAULT_JOBS)
 
 
 def default_out(kind: str) -> Path:

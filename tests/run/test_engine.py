@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 import pytest
 
 import pabench
+from pabench.cores import usable_cores
 from pabench.errors import EnvironmentRefused, PabenchError, UsageError
 from pabench.progress import PlainProgress
 from pabench.run import directory as directories
@@ -26,7 +27,7 @@ from pabench.run.bench_worker import make_bench
 from pabench.run.command import run_activity
 from pabench.run.directory import RunDirectory
 from pabench.run.engine import Engine, Finished
-from pabench.run.options import Options, options_of
+from pabench.run.options import Options, default_jobs, options_of
 from pabench.run.plug import Answer, Env, Facts, FailingCase
 from pabench.run.read import read_run
 from pabench.run.record import Record, Status, exit_code
@@ -387,6 +388,17 @@ def test_options_are_read_as_they_are_said() -> None:
     said = {"deadline": "2.5", "budget": "1.5m", "jobs": "3", "seed": "7", "out": "run", "dry_run": True}
     found = options_of("toy", {**GIVEN, **said})
     assert found == Options(deadline_s=2.5, budget_s=90.0, jobs=3, seed=7, out=Path("run"), dry_run=True)
+
+
+def test_jobs_by_default_are_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PABENCH_JOBS", "")
+    assert default_jobs() == min(usable_cores(), 8)
+    monkeypatch.setenv("PABENCH_JOBS", "11")
+    assert default_jobs() == 11
+    for wrong in ("0", "two"):
+        monkeypatch.setenv("PABENCH_JOBS", wrong)
+        with pytest.raises(UsageError, match=f"PABENCH_JOBS '{wrong}': must be a whole number from 1 to 256"):
+            default_jobs()
 
 
 def test_overwrite_removes_a_run_and_nothing_else(tmp_path: Path) -> None:
