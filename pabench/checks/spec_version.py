@@ -1,15 +1,18 @@
-"""Released versions of the specification: what each asks, and what a profile must pass.
+"""Versions of the specification: what each asks, and what a profile must pass.
 
 A file of ``suites/spec`` does not change once it is released, so that results under one version compare.
+The newest one is what the suite asks today; ``make spec`` writes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pabench.checks.specification import Profile
+from pabench.checks.specification import CLAUSES, PROFILES, Profile
 from pabench.checks.standing import Claim, Line, profile_claim
+from pabench.checks.suite import QUESTIONS
 from pabench.errors import UnknownName
 from pabench.resources import resource_dir
 from pabench.tables import read_toml
@@ -59,3 +62,37 @@ def read_spec(version: str) -> Spec:
             for name, given in data["profile"].items()
         },
     )
+
+
+def spec_text(version: str) -> str:
+    """Return the file of a version that asks what the suite asks now."""
+    lines = [
+        f"# What the specification {version} asks, and what a profile must pass.  `make spec` writes the",
+        "# newest version; a released one does not change: what is new belongs to the next.",
+        f'spec = "{version}"',
+        "",
+        *_list("clauses", CLAUSES),
+        *_list("questions", [row.id for row in QUESTIONS]),
+    ]
+    for name, profile in PROFILES.items():
+        lines += ["", f"[profile.{name}]", f'about = "{profile.about}"', *_list("needs", profile.needs)]
+        lines += _list("offered", profile.offered) if profile.offered else []
+    return "\n".join(lines) + "\n"
+
+
+def _list(name: str, ids: Iterable[str]) -> Iterator[str]:
+    """Lines of a TOML list of ids, which have neither quotes nor blanks."""
+    words = " ".join(f'"{one}",' for one in ids)
+    wrapped = textwrap.wrap(words, 96, break_long_words=False, break_on_hyphens=False)
+    yield from (f"{name} = [", *(f"    {line}" for line in wrapped), "]")
+
+
+def main() -> None:
+    """Write the newest version anew from the suite."""
+    newest = spec_versions()[-1]
+    path = resource_dir("suites") / "spec" / f"{newest}.toml"
+    path.write_text(spec_text(newest), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BACKEND = "rawkernel"
 DEFAULT_ALLOCATORS = ("scan", "ticket", "stack", "host")
-PROFILE_NAMES = ("quick", "default", "deep")
+PROFILE_NAMES = ("trial", "quick", "default", "deep")
 
 
 @click.command(name="conformance")
@@ -36,7 +36,11 @@ PROFILE_NAMES = ("quick", "default", "deep")
 )
 @click.option("--workloads", metavar="FILE", help="Workloads for these solutions.  [default: pabench's own]")
 @click.option(
-    "--profile", default="default", metavar="NAME", help="Effort: quick, default or deep.", show_default=True
+    "--profile",
+    default="default",
+    metavar="NAME",
+    help="Effort: trial, quick, default or deep.",
+    show_default=True,
 )
 @click.option(
     "--spec", metavar="VERSION", help="Run the checks of this version of the specification, such as 1.0."

@@ -8,7 +8,7 @@ from typing import Any
 from pabench.checks.faults import FoundFault, faults_of
 from pabench.run.record import BROKEN, Record, Status
 
-DEEPER = {"quick": "default", "default": "deep"}
+DEEPER = {"trial": "default", "quick": "default", "default": "deep"}
 
 
 def verdict_of(records: Sequence[Record], *, profile: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ OUTPUT = "output.txt"
 def check(
     function: Callable[..., Any],
     *,
-    profile: str = "quick",
+    profile: str = "trial",
     only: str | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -49,7 +49,7 @@ def check(
         function: over numpy arrays; over torch tensors when its first parameter is annotated so, when it is
             a torch operator, or with ``arrays="torch"``; CuPy likewise.
             A class with ``plan`` and ``run`` is a backend.
-        profile: ``quick``, ``default`` or ``deep``.
+        profile: ``trial``, ``quick``, ``default`` or ``deep``, the harder the longer.
         only: ids of checks, as ``pabench conformance -k`` takes them.
         seed: of all draws.
         device: see ``pabench list devices``; numpy functions need none.

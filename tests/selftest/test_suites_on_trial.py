@@ -1,6 +1,7 @@
 """Suites on trial: the right kernel passes everywhere, and faults fall where their inputs can show them."""
 
 import json
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from pabench.selftest.on_trial.faults import FAULTS, LastKey, PageId16Bits, Scal
 from pabench.selftest.on_trial.kernel import Kernel
 from pabench.selftest.on_trial.peers import SUITES
 from pabench.selftest.on_trial.trial import Call, accepts, killed_by
+from pabench.trial.check import check
+
+DEFAULT_PROFILE = signature(check).parameters["profile"].default
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -45,6 +49,13 @@ def test_what_no_tolerance_sees_ours_kills() -> None:
     device = open_device("emulated", must_run=False)
     assert killed_by(Scale1Percent, device) == "decode[needle]"
     assert killed_by(PageId16Bits, device) is not None
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_the_cases_of_check_are_enough_for_each_fault(fault: type[Kernel]) -> None:
+    device = open_device("emulated", must_run=False)
+    assert killed_by(fault, device, profile=DEFAULT_PROFILE) is not None
 
 
 def test_faults_are_one_each_and_have_words() -> None:

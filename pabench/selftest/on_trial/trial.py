@@ -64,10 +64,14 @@ def accepts(suite: Suite, fault: type[Kernel], call: Call) -> bool:
 
 
 def killed_by(
-    fault: type[Kernel], device: Device, note: Callable[[str], None] = lambda text: None
+    fault: type[Kernel],
+    device: Device,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    profile: str = "quick",
 ) -> str | None:
-    """Return the question of ours that a fault fails, of profile ``quick``; None where it fails none."""
-    runner = CheckRunner(device=device, effort=replace(EFFORTS["quick"], shrink=False), seed=0)
+    """Return the question of ours that a fault fails under ``profile``; None where it fails none."""
+    runner = CheckRunner(device=device, effort=replace(EFFORTS[profile], shrink=False), seed=0)
     subject = Judged(name=fault.__name__, kind="backend", backend=fault())
     rest = [row.id for row in questions_for("backend") if row.id not in FIRST]
     for name in (*FIRST, *rest):

@@ -106,10 +106,10 @@ class Capabilities:
             return f"head_dim {problem.head_dim} is above {self.max_head_dim}"
         if case.placement == VAST and not self.vast_pools:
             return "no pools larger than memory"
-        missing = [name for name in all_features() if name in case.features - self.features]
-        if missing:
-            return f"no {', no '.join(missing)}"
-        if lacking := sorted(self.requires - case.features):
+        asked = case.features
+        if missing := asked - self.features:
+            return f"no {', no '.join(name for name in all_features() if name in missing)}"
+        if lacking := sorted(self.requires - asked):
             return f"nothing without {', '.join(lacking)}"
         return self.rule(case) if self.rule else None
 
