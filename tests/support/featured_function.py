@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from pabench.judge.gather import to_float64
-from pabench.problem.dtypes import E4M3, FLOAT32
+from pabench.problem.dtypes import E4M3
+from pabench.problem.formats import FORMATS
 
 
 def attend(
@@ -26,6 +27,7 @@ def attend(
     sinks: Any = None,
     k_scale: Any = None,
     v_scale: Any = None,
+    kv_dtype: str | None = None,
     mask: Any = None,
     kv_layout: str = "NHD",
 ) -> tuple[Any, Any]:
@@ -33,9 +35,10 @@ def attend(
     if kv_layout == "HND":
         k_cache, v_cache = k_cache.swapaxes(1, 2), v_cache.swapaxes(1, 2)
     page_size, num_kv_heads = k_cache.shape[1:3]
-    out = np.zeros((*q.shape[:2], v_cache.shape[-1]), q.dtype)
+    form = FORMATS[kv_dtype] if kv_dtype else None
+    value_dim = v_cache.shape[-1] if form is None or form.scale is None else q.shape[2]
+    out = np.zeros((*q.shape[:2], value_dim), q.dtype)
     lse = np.full(q.shape[:2], -np.inf, np.float32)
-    stored = FLOAT32 if k_scale is None else E4M3
     indptr = np.arange(len(kv_lens) + 1) if qo_indptr is None else qo_indptr
     for sequence, length in enumerate(kv_lens):
         at = np.arange(int(length))
@@ -50,12 +53,15 @@ def attend(
                 seen = seen & (at > position - window) if window is not None else seen
             for head in range(q.shape[1]):
                 kv = head // (q.shape[1] // num_kv_heads)
-                keys, values = (
-                    to_float64(cache[page, slot, kv][seen], stored)
-                    if stored is E4M3
-                    else np.float64(cache[page, slot, kv][seen])
-                    for cache in (k_cache, v_cache)
-                )
+                keys: Any
+                values: Any
+                rows = [cache[page, slot, kv][seen] for cache in (k_cache, v_cache)]
+                if form is not None:
+                    keys, values = (form.decode(one[:, None], q.shape[2])[:, 0] for one in rows)
+                elif k_scale is not None:
+                    keys, values = (to_float64(one, E4M3) for one in rows)
+                else:
+                    keys, values = (np.float64(one) for one in rows)
                 if k_scale is not None:
                     keys, values = keys * k_scale[kv], values * v_scale[kv]
                 logits: Any = np.asarray(keys) @ np.float64(q[row, head]) * sm_scale

@@ -14,6 +14,7 @@ from pabench.device.base import Device
 from pabench.errors import InvalidCase, UnknownName, UsageError
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import DTYPES, dtype_by_name
+from pabench.problem.formats import FORMATS
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 from pabench.problem.tensors import Tensors
@@ -124,6 +125,8 @@ def more_arguments(
         found += [np.int32(problem.value_dim), *(np.int64(stride) for stride in pool.strides("v"))]
     for name in names_of(features, prefill=prefill):
         argument = ARGUMENTS[name]
+        if not argument.cuda:
+            continue  # the file is compiled for it, see ``defines_of``
         value = argument.of(tensors)
         value = argument.neutral(tensors) if value is None else value
         if argument.cuda in SCALARS:
@@ -139,6 +142,7 @@ def more_arguments(
 def defines_of(features: frozenset[str], problem: Problem) -> Mapping[str, str]:
     """Return the macros that sizes and types beyond those of plain decode have in a file."""
     found = {"PAB_HEAD_DIM_V": str(problem.value_dim)} if features & VALUES else {}
-    if "fp8-kv" in features:
-        found["PAB_E4M3"] = str(int(problem.kv_dtype is not None))
+    for row in FORMATS.values():
+        if row.feature in features:
+            found[f"PAB_{row.name.upper().replace('-', '_')}"] = str(int(problem.kv_dtype == row.name))
     return found

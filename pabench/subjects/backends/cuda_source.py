@@ -54,7 +54,7 @@ from pabench.subjects.backends.validate import check_append, check_attention
 
 ENTRY, APPEND = "paged_decode", "paged_append"
 STORED, CACHED = re.compile(r"\bSTORED\b"), re.compile(r"\bCACHED\b")
-TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16", "e4m3": "unsigned char"}
+TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -157,7 +157,7 @@ class CudaSourceBackend:
     def _source(
         self, dtype: str, head_dim: int, kv_dtype: str | None, more: Mapping[str, str]
     ) -> KernelSource:
-        types = {"STORED": TYPES[dtype], "CACHED": TYPES[kv_dtype or dtype]}
+        types = {"STORED": TYPES[dtype], "CACHED": "unsigned char" if kv_dtype else TYPES[dtype]}
         return KernelSource(
             path=self._path,
             include_dir=self._device.kernels,

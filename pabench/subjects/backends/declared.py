@@ -18,6 +18,7 @@ from pabench.errors import InvalidCase, UnknownName, UsageError
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array, dtype_by_name
 from pabench.problem.features import all_features
+from pabench.problem.formats import FORMATS
 from pabench.problem.masks import MASKS
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import MAX_HEAD_DIM
@@ -26,8 +27,6 @@ from pabench.problem.tensors import Tensors
 from pabench.problem.visibility import seen_keys
 from pabench.subjects.backends.base import Capabilities
 
-FORMATS = {"e4m3": "fp8-kv"}
-"""Cache formats beyond the type of the queries, and the feature that each is."""
 BASE = ("q", "k_cache", "v_cache", "block_table", "kv_lens", "sm_scale")
 LATENT_BASE = ("q", "cache", "block_table", "kv_lens", "sm_scale", "head_dim_v")
 DECLARATIONS = (
@@ -35,6 +34,8 @@ DECLARATIONS = (
     *("masks", "max_head_dim", "prefill", "profile", "rule"),
 )
 """Names of attributes of a function."""
+E4M3_FEATURE = frozenset({FORMATS["e4m3"].feature})
+"""The format that parameters alone declare; others are named in ``formats``."""
 NUMPY_DTYPES = ("float32", "float16")
 """Storage types that numpy has itself; bfloat16 must be asked for and comes as its bits in uint16, to torch
 as what it is."""
@@ -48,15 +49,22 @@ class Argument:
 
     Attributes:
         features: that have it; empty for ``qo_indptr`` and ``kv_layout``.
+        declares: those of them that a parameter of this name declares; None for all.
         of: its value for a function: None where the case does not ask for it.
         neutral: for a ``.cu`` file in place of None, where that changes nothing.
-        cuda: its type there.
+        cuda: its type there; empty where such a file has no parameter of it.
     """
 
     features: frozenset[str]
     of: Callable[[Tensors], Any]
     neutral: Callable[[Tensors], Any] = lambda tensors: None
     cuda: str = ""
+    declares: frozenset[str] | None = None
+
+    @property
+    def declared_by_name(self) -> frozenset[str]:
+        """The features that a parameter of its name declares."""
+        return self.features if self.declares is None else self.declares
 
 
 def _heads(tensors: Tensors, number: float) -> Array:
@@ -77,6 +85,16 @@ def _scales(kind: str) -> Callable[[Tensors], Array | None]:
 
 def _ones(tensors: Tensors) -> Array:
     return np.ones(tensors.case.problem.num_kv_heads, np.float32)
+
+
+def _scale_argument(kind: str) -> Argument:
+    return Argument(
+        features=frozenset(row.feature for row in FORMATS.values() if row.tensor_scale),
+        declares=E4M3_FEATURE,
+        of=_scales(kind),
+        neutral=_ones,
+        cuda="const float*",
+    )
 
 
 def mask_of(tensors: Tensors) -> Array:
@@ -117,8 +135,12 @@ ARGUMENTS: dict[str, Argument] = {
         neutral=lambda t: _heads(t, -np.inf),
         cuda="const float*",
     ),
-    "k_scale": Argument(features=frozenset({"fp8-kv"}), of=_scales("k"), neutral=_ones, cuda="const float*"),
-    "v_scale": Argument(features=frozenset({"fp8-kv"}), of=_scales("v"), neutral=_ones, cuda="const float*"),
+    **{f"{kind}_scale": _scale_argument(kind) for kind in "kv"},
+    "kv_dtype": Argument(
+        features=frozenset(row.feature for row in FORMATS.values()) - E4M3_FEATURE,
+        declares=frozenset(),
+        of=lambda t: t.case.problem.kv_dtype,
+    ),
     "mask": Argument(
         features=frozenset(MASKS),
         of=lambda t: mask_of(t) if t.case.masks else None,
@@ -163,7 +185,8 @@ def features_of(name: str, told: Mapping[str, Any]) -> frozenset[str]:
     masks = told.get("masks", ())
     masks = tuple(MASKS) if masks is True or masks == "all" else masks
     formats = listed(name, "formats", told.get("formats", ()), FORMATS)
-    return frozenset({*features, *listed(name, "masks", masks, MASKS), *(FORMATS[one] for one in formats)})
+    stored = (FORMATS[one].feature for one in formats)
+    return frozenset({*features, *listed(name, "masks", masks, MASKS), *stored})
 
 
 def listed(name: str, field: str, value: Any, known: Iterable[str]) -> tuple[str, ...]:
@@ -200,7 +223,7 @@ def declared_of(name: str, function: Callable[..., Any], told: Mapping[str, Any]
     latent = bool(told.get("latent", False))
     parameters = parameters_of(function)
     own = [] if parameters is None else _own(name, parameters)
-    features = features_of(name, told).union(*(ARGUMENTS[one].features for one in own))
+    features = features_of(name, told).union(*(ARGUMENTS[one].declared_by_name for one in own))
     features |= {"latent-cache"} if latent else set()
     prefill = bool(told.get("prefill", False)) or "qo_indptr" in own
     layout = told.get("layout", KV_LAYOUTS if "kv_layout" in own else "NHD")

@@ -83,7 +83,10 @@ class FunctionBackend:
         """Upload the arrays."""
         check_attention(self.name, self.capabilities, tensors)
         problem, given = tensors.case.problem, self._arrays.given
-        pool = tensors.pool.with_storage(given(tensors.pool.storage, problem.kv_storage))
+        # rows with scales of their own are bytes
+        rows = problem.kv_format is not None and problem.kv_format.scale is not None
+        stored = given(tensors.pool.storage, None if rows else problem.kv_storage)
+        pool = tensors.pool.with_storage(stored)
         latent = self._declared.latent
         return FunctionCall(
             arguments=(

@@ -10,7 +10,7 @@ import numpy as np
 
 from pabench.device.base import Device
 from pabench.errors import InvalidCase, UsageError
-from pabench.problem.dtypes import E4M3, DType
+from pabench.problem.dtypes import E4M3, E5M2, DType
 from pabench.subjects.backends.base import AttentionOutput
 
 KINDS = ("numpy", "torch", "cupy")
@@ -81,7 +81,8 @@ class TorchArrays(DeviceArrays):
         if isinstance(array, np.ndarray) and not array.flags.writeable:
             array = array.copy()
         tensor = upload(array, "" if dtype is None else dtype.name, self._place)
-        return tensor.view(torch.float8_e4m3fn) if dtype is E4M3 else tensor
+        small = {E4M3: torch.float8_e4m3fn, E5M2: torch.float8_e5m2}
+        return tensor.view(small[dtype]) if dtype in small else tensor
 
     def call(self, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
         """See ``DeviceArrays.call``."""

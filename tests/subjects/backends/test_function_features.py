@@ -13,6 +13,7 @@ from pabench.device.emulated import EmulatedDevice
 from pabench.errors import InvalidCase, PabenchError, UnknownName, Unsupported, UsageError
 from pabench.judge.verdict import Verdict, judge
 from pabench.problem import Batch, Case, Problem, build_tensors
+from pabench.problem.formats import FORMATS
 from pabench.problem.masks import MASKS
 from pabench.problem.pool import KvPool, pool_shape
 from pabench.subjects.backends.base import attend as attend_with
@@ -49,6 +50,7 @@ CASES = {
     "sinks": case_of(sinks=HEADS),
     "k_scale": case_of(kv_dtype="e4m3", k_scale=(0.5, 3.0)),
     "v_scale": case_of(kv_dtype="e4m3", v_scale=(0.5, 3.0)),
+    "kv_dtype": case_of(kv_dtype="e5m2", k_scale=(0.5, 3.0)),
     "qo_indptr": case_of(q_lens=(3, 1, 6)),
     "causal": case_of(q_lens=(3, 1, 6), causal=False),
     "kv_layout": case_of(kv_layout="HND"),
@@ -70,12 +72,29 @@ def test_function_gets_what_its_parameters_name(device: EmulatedDevice, name: st
         return attend(*given, **{**named, name: quiet.get(name)})
 
     case = CASES[name]
-    assert verdict(device, attend, case).passed
+    told = {"formats": ["e5m2"]} if name == "kv_dtype" else {}
+    assert verdict(device, attend, case, **told).passed
     if name == "kv_layout":
         with pytest.raises(IndexError):
             verdict(device, deaf, case, layout=("NHD", "HND"))
         return
-    assert not verdict(device, deaf, case).passed
+    assert not verdict(device, deaf, case, **told).passed
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_function_declares_any_format_of_the_table(device: EmulatedDevice, name: str) -> None:
+    """One that is told which it is reads each; one with no such parameter is refused in a line."""
+    case = case_of(kv_dtype=name)
+    found = verdict(device, attend, case, formats=[*FORMATS])
+    assert found.passed, found.text
+    if name == "e4m3":
+        return
+
+    def untold(q: Any, k_cache: Any, v_cache: Any, block_table: Any, kv_lens: Any, sm_scale: float) -> None:
+        """Takes a cache of whatever bytes."""
+
+    with pytest.raises(UsageError, match="kv_dtype"):
+        verdict(device, untold, case, formats=[name])
 
 
 def test_function_is_told_nothing_that_it_does_not_name(device: EmulatedDevice) -> None:
@@ -151,7 +170,7 @@ def more(q: Any, k: Any, v: Any, table: Any, lens: Any, scale: float, workspace:
         (six, {"features": ("window",)}, UsageError, "got an unexpected keyword argument 'window'"),
         (six, {"features": ("windw",)}, UnknownName, "'windw'; did you mean 'window'?"),
         (six, {"features": "window"}, InvalidCase, "must be a list of names"),
-        (six, {"formats": ("e5m3",)}, UnknownName, "'e5m3'; did you mean 'e4m3'?"),
+        (six, {"formats": ("e5m3",)}, UnknownName, "'e5m3'; did you mean 'e5m2'?"),
         (six, {"masks": ("draft-trees",)}, UnknownName, "did you mean 'draft-tree'?"),
         (six, {"layout": "NDH"}, UnknownName, "'NDH'"),
         (six, {"layout": ("NHD", "HND")}, InvalidCase, "needs a parameter kv_layout"),
