@@ -16,6 +16,8 @@
 //   block                   block_sync, bar_sync(id, threads), bar_arrive(id, threads)
 //   memory order            fence_block, fence_device, ld_acquire (u32, u64), st_release, ld_relaxed, st_relaxed (u32), device
 //                           scope
+//                           ld_system (u32): relaxed, and sees what the host writes to memory that both share
+//   clocks                  cycle_count(): cycles of this multiprocessor; global_ns(): nanoseconds, the same everywhere
 //   atomics                 atomic_add / max / min / exch / cas / or / and on u32, add / min / cas on u64;
 //                           relaxed, device scope, return the old value
 //   asynchronous copy       cp_async16(shared, global, valid): 16 bytes, zeros when not valid;

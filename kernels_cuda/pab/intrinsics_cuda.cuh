@@ -74,11 +74,28 @@ PAB_FN u32 ld_relaxed(const u32* address) {
   asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
   return value;
 }
+PAB_FN u32 ld_system(const u32* address) {
+  u32 value;
+  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
 PAB_FN void st_relaxed(u32* address, u32 value) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
 PAB_FN void st_release(u32* address, u32 value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
+// --- clocks -------------------------------------------------------------------------------------------------
+PAB_FN u64 cycle_count() {
+  u64 value;
+  asm volatile("mov.u64 %0, %clock64;" : "=l"(value)::"memory");
+  return value;
+}
+PAB_FN u64 global_ns() {
+  u64 value;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(value)::"memory");
+  return value;
 }
 
 // --- atomics ------------------------------------------------------------------------------------------------

@@ -58,6 +58,11 @@ Numbers are lists (8,16,32) or ranges (16:64:16, 1:64:x2). An option overrides -
     "--backend", metavar="NAME", multiple=True, help="Backend to run; may be repeated.  [default: rawkernel]"
 )
 @click.option("--gpu", metavar="NAME", help="GPU for modelled figures.  [default: H200]")
+@click.option(
+    "--l2",
+    metavar="LIST",
+    help="L2 cache while timing on a GPU: cold-rotate, cold-flush, hot.  [default: cold-rotate]",
+)
 @click.option("--grid", metavar="NAME", help="Grid of shapes: core-small, core, core-full or a TOML file.")
 @click.option("--config", metavar="FILE", help="TOML file with these options as keys.")
 @activity_options()

@@ -1,16 +1,19 @@
 """Times work on the current CUDA device: a CUDA graph where the work can be captured, between two events.
 
 Launches cost the host some microseconds each, which a graph hides; its own launch and the recording of the
-events hide behind ``lead``, work that is queued before them.  Nothing here knows what is timed.
+events hide behind a gate, or behind ``lead``, work that is queued before them.  Nothing here knows what is
+timed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pabench.device.cuda_gate import CudaGate
 from pabench.errors import DeviceFault
 
 Queue = Callable[[], None]
@@ -24,12 +27,13 @@ class Elapsed:
     Attributes:
         device_ns: between the two events.
         host_ns: from before the first launch until the device was idle, on the host's clock; work on streams
-            that the
-            events do not see is in here only.
+            that the events do not see is in here only.
+        held: whether all was queued before the stream went on; None without a gate.
     """
 
     device_ns: float
     host_ns: float
+    held: bool | None = None
 
 
 class CudaTimer:
@@ -77,12 +81,21 @@ class CudaTimer:
 
         return replay
 
-    def elapsed(self, work: Queue, *, lead: Queue | None = None, graph: bool) -> Elapsed:
+    def elapsed(
+        self,
+        work: Queue,
+        *,
+        lead: Queue | None = None,
+        after: Queue | None = None,
+        gate: CudaGate | None = None,
+        graph: bool,
+    ) -> Elapsed:
         """Time ``work`` once, after ``lead``.
 
         Args:
             work: what ``capture`` returned, or launches for the default stream.
-            lead: launches that go before and are not timed.
+            lead, after: launches that go before and behind and are not timed.
+            gate: keeps the stream waiting until all is queued.
             graph: whether ``work`` is of ``capture``.
 
         Raises:
@@ -96,16 +109,20 @@ class CudaTimer:
             with stream:
                 if lead is not None:
                     lead()
-                self._start.record(stream)
-                work()
-                self._end.record(stream)
+                with contextlib.nullcontext() if gate is None else gate.closed():
+                    self._start.record(stream)
+                    work()
+                    self._end.record(stream)
+                    if after is not None:
+                        after()
             self._end.synchronize()
             cupy.cuda.Device().synchronize()
             finished = time.perf_counter_ns()
             spent_ms = cupy.cuda.get_elapsed_time(self._start, self._end)
+            held = None if gate is None else gate.held()
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise DeviceFault(f"the CUDA device reports: {error}") from error
-        return Elapsed(device_ns=1e6 * float(spent_ms), host_ns=float(finished - began))
+        return Elapsed(device_ns=1e6 * float(spent_ms), host_ns=float(finished - began), held=held)
 
     def properties(self) -> dict[str, Any]:
         """Return name, compute capability, multiprocessors, L2 cache and memory as CUDA tells them."""
@@ -122,6 +139,10 @@ class CudaTimer:
         """Return how much memory of the GPU is free, unused memory of the pool included."""
         self.trim()
         return int(self._cupy.cuda.runtime.memGetInfo()[0])
+
+    def held_bytes(self) -> int:
+        """Return what CuPy's pool has taken from the GPU: it grows where a timed call allocates."""
+        return int(self._cupy.get_default_memory_pool().total_bytes())
 
     def trim(self) -> None:
         """Give unused memory back, so that the next cell's large arrays find room."""

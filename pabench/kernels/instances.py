@@ -13,6 +13,7 @@ from pabench.kernels import (
     decode,
     decode_simple,
     gather,
+    instruments,
     merge_states,
     page_copy,
     page_pool,
@@ -31,6 +32,7 @@ MODULES = (
     page_pool,
     page_copy,
     ceilings,
+    instruments,
 )
 
 

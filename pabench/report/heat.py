@@ -10,6 +10,7 @@ from typing import Any
 from pabench.report.palette import STEPS
 from pabench.report.source import Line, Source
 from pabench.report.words import DASH, digits, number, percent, scaled
+from pabench.timing.cold import FLUSH, HOT
 
 ALIKE = 0.01
 """Figures that differ by less are told as the same."""
@@ -47,6 +48,7 @@ CONFIGURATION = (
     "dtype",
     "kv_layout",
     "interleaved",
+    "l2",
     "seed",
 )
 METRICS = (
@@ -248,6 +250,7 @@ def _subject(metric: Metric, key: tuple[Any, ...], *, several: bool) -> str:
         f"{heads} heads of {dim}" if heads and dim else heads,
         fields["dtype"],
         layout,
+        fields["l2"] if fields["l2"] in (FLUSH, HOT) else "",
         f"modelled for {fields['modelled_gpu']}" if fields["modelled_gpu"] else "",
         f"checked on {fields['device']}",
         seed,

@@ -47,6 +47,7 @@ ASKED: tuple[tuple[str, Read], ...] = (
     ("head dim", lambda d: d.get("head_dim")),
     ("dtype", lambda d: d.get("dtype")),
     ("layout", lambda d: f"{d.get('kv_layout') or DASH}{' interleaved' if d.get('interleaved') else ''}"),
+    ("L2", lambda d: d.get("l2")),
     ("seed", lambda d: d.get("seed")),
     (MODELLED, lambda d: d.get("modelled_gpu")),
 )

@@ -41,9 +41,8 @@ CELL_REQUIRED: dict[str, Rule] = {
     "batch": COUNT,
 }
 CELL_OPTIONAL: dict[str, Rule] = {
-    **dict.fromkeys(
-        ("reason", "heads", "dtype", "kv_layout", "modelled_gpu", "modelled_bound", "counted_bound"), TEXT
-    ),
+    **dict.fromkeys(("reason", "heads", "dtype", "kv_layout", "l2"), TEXT),
+    **dict.fromkeys(("modelled_gpu", "modelled_bound", "counted_bound"), TEXT),
     **dict.fromkeys(("seed", "head_dim", "num_pages", "slots", "tokens", "waste_tokens"), COUNT),
     **dict.fromkeys(("block_table_bytes", "csr_table_bytes", "kv_bytes", "run_token_heads"), COUNT),
     **dict.fromkeys(("internal_fragmentation", "contiguous_fragmentation", "efficiency_gain"), NUMBER),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -16,6 +17,9 @@ from statistics import median
 from pabench.errors import InvalidCase
 
 CONFIDENCE = 0.95
+CLOCK_ALIKE = 0.02
+CLOCK_SECONDS = 0.2
+"""The clock of a GPU has settled when it has moved by no more than this part for so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,21 @@ def sample(
             return Samples(values_ns=tuple(values), stopped="time")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warmth:
+    """How a warm-up went.
+
+    Attributes:
+        last_ns: the last time.
+        calls: how many there were.
+        settled: times, and the clock where it is known, had settled when it ended.
+    """
+
+    last_ns: float
+    calls: int
+    settled: bool
+
+
 def warm_up(
     once: Callable[[], float],
     *,
@@ -110,8 +129,9 @@ def warm_up(
     limit_seconds: float = 1.0,
     alike: float = 0.05,
     clock: Callable[[], float] = time.monotonic,
-) -> float:
-    """Call ``once`` until compilers and clocks have settled; return the last time in nanoseconds.
+    mhz: Callable[[], float | None] = lambda: None,
+) -> Warmth:
+    """Call ``once`` until compilers and clocks have settled.
 
     Args:
         once: returns nanoseconds.
@@ -119,12 +139,27 @@ def warm_up(
         limit_seconds: to go on at most, save for the two calls that are always made.
         alike: two neighbouring times that differ by no more than this part have settled.
         clock: seconds, rising.
+        mhz: the GPU's clock at the last call, where it is known; it has settled when it stayed within
+            ``CLOCK_ALIKE`` for ``CLOCK_SECONDS``.
     """
     began = clock()
-    before, now = once(), once()
+    before, now, calls = once(), once(), 2
+    rates: deque[tuple[float, float]] = deque()
     while True:
         spent = clock() - began
-        settled = abs(now - before) <= alike * max(now, before)
+        rate = mhz()
+        if rate is not None:
+            rates.append((spent, rate))
+        settled = abs(now - before) <= alike * max(now, before) and (rate is None or _still(rates))
         if spent >= limit_seconds or (settled and spent >= seconds):
-            return now
-        before, now = now, once()
+            return Warmth(last_ns=now, calls=calls, settled=settled)
+        before, now, calls = now, once(), calls + 1
+
+
+def _still(rates: deque[tuple[float, float]]) -> bool:
+    """Whether the clock has not moved in the last ``CLOCK_SECONDS``; forgets what was before."""
+    last = rates[-1][0]
+    while len(rates) > 1 and rates[1][0] <= last - CLOCK_SECONDS:
+        rates.popleft()
+    seen = [rate for _, rate in rates]
+    return last - rates[0][0] >= CLOCK_SECONDS and max(seen) <= (1 + CLOCK_ALIKE) * min(seen)

@@ -11,10 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.activities.sweep.bulk import bulk_tensors, judge_sample, pages_of, sampled, tile_on_host
+from pabench.activities.sweep.bulk import (
+    bulk_tensors,
+    judge_sample,
+    pages_of,
+    sampled,
+    tile_nothing,
+    tile_on_host,
+    turned,
+)
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.run_cell import run_cell
-from pabench.activities.sweep.stopwatch import Stopwatch
+from pabench.activities.sweep.stopwatch import PROBES, Stopwatch
 from pabench.activities.sweep.times import Speed
 from pabench.cli.main import run
 from pabench.device.cuda import CudaDevice
@@ -109,6 +117,10 @@ def test_cuda_times_a_cell_as_a_graph_out_of_a_cold_cache(cupy: Any) -> None:
     timing = line["timing"]
     assert (timing["method"], timing["cold"]) == ("graph", True)
     assert timing["sets"] == 1  # 61 KB of traffic are many caches of 4 KiB
+    assert not timing["gated"]  # the stand-in is done with a launch before it returns
+    assert len(timing["sm_mhz"]) == len(line["run_ns"])
+    assert min(timing["sm_mhz"]) > 0
+    assert timing["event_floor_ns"] < timing["sample_ns"]
     assert timing["calls"] % timing["sets"] == 0
     assert len(line["run_ns"]) >= 3
     assert (
@@ -146,7 +158,8 @@ def test_cuda_times_rotate_sets_where_one_would_stay_in_the_cache(
     assert len(line["plan_ns"]) == sets
     rotated = planned[-sets:]
     assert len({plan.launches[0].args[1].data.ptr for plan in rotated}) == sets
-    turn = ran[-line["timing"]["calls"] :]
+    timed = ran[: -PROBES * (sets - 1)]  # the others push the probe out
+    turn = timed[-line["timing"]["calls"] :]
     assert [id(plan) for plan in turn[:sets]] == [id(plan) for plan in rotated]
 
 
@@ -237,6 +250,19 @@ def test_bulk_samples_are_judged_right(
     assert not judge_sample(tensors, output, backend).passed
 
 
+def test_bulk_turns_have_queries_and_tables_of_their_own(cupy: Any) -> None:
+    case = Case(problem=PROBLEM, batch=Batch(kv_lens=LENGTHS))
+    backend, first = RawKernelBackend(CudaDevice()), bulk_tensors(case)
+    other = turned(first, 2)
+    assert other.pool.storage is first.pool.storage
+    assert not np.array_equal(other.layout.block_table, first.layout.block_table)
+    plan = backend.plan(other)
+    backend.run(plan)
+    output = backend.fetch(plan)
+    assert judge_sample(bulk_tensors(case, tile_nothing, turn=2), output, backend).passed
+    assert not judge_sample(first, output, backend).passed
+
+
 def test_bulk_sampled_sequences() -> None:
     assert sampled(LENGTHS) == (1, 2)
     assert sampled((5, 5, 5)) == (0, 2)
@@ -246,7 +272,7 @@ def test_bulk_sampled_sequences() -> None:
 @pytest.mark.parametrize("layout", [("NHD", False), ("HND", True), ("HND", False), ("NHD", True)])
 def test_bulk_pages_are_known_without_reading_them_back(layout: tuple[str, bool], cupy: Any) -> None:
     case = Case(problem=PROBLEM, batch=Batch(kv_lens=(9000,)), kv_layout=layout[0], interleaved=layout[1])
-    for tensors in (bulk_tensors(case), Stopwatch(CudaDevice()).resident_tensors(case)):
+    for tensors in (bulk_tensors(case), Stopwatch(CudaDevice()).resident_tensors(case, 0)):
         pages = np.array([17, 3, 560, 562], np.int32)
         for kind, view in enumerate((tensors.pool.k, tensors.pool.v)):
             found = pages_of(tensors, kind, pages, slice(1, None))

@@ -16,7 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pabench.errors import InvalidCase
-from pabench.timing.cold import CACHES, MAX_SETS, calls_per_sample, is_cold, rotation_sets
+from pabench.timing.clocks import strays, taken_twice, unstable
+from pabench.timing.cold import (
+    CACHES,
+    MAX_SETS,
+    L2Probe,
+    calls_per_sample,
+    is_cold,
+    rotation_sets,
+    sets_of,
+)
 from pabench.timing.sampler import StopRule, median_interval, sample, warm_up
 from pabench.timing.smi import Smi, parse_state
 
@@ -80,11 +89,68 @@ def test_sampler_refuses_a_rule_that_cannot_hold() -> None:
 
 def test_sampler_warms_up_until_two_times_agree() -> None:
     times = chain([900.0, 400.0, 200.0, 101.0, 100.0], repeat(-1.0))
-    assert warm_up(calls(times), seconds=0.0, clock=lambda: 0.0) == 100.0
+    warmth = warm_up(calls(times), seconds=0.0, clock=lambda: 0.0)
+    assert (warmth.last_ns, warmth.calls, warmth.settled) == (100.0, 5, True)
     ever = calls(float(2**i) for i in count())
-    assert warm_up(ever, limit_seconds=3.0, clock=ticking(1.0)) == 2.0**3
+    warmth = warm_up(ever, limit_seconds=3.0, clock=ticking(1.0))
+    assert (warmth.last_ns, warmth.settled) == (2.0**3, False)
     steady = calls(iter([1.0] * 6))
-    assert warm_up(steady, seconds=3.0, limit_seconds=9.0, clock=ticking(1.0)) == 1.0
+    assert warm_up(steady, seconds=3.0, limit_seconds=9.0, clock=ticking(1.0)).calls == 4
+
+
+def test_sampler_warms_up_until_the_clock_stands_still() -> None:
+    rising = chain((1000.0 + 50 * i for i in range(10)), repeat(1500.0))
+    warmth = warm_up(
+        lambda: 100.0, seconds=0.0, limit_seconds=5.0, clock=ticking(0.0625), mhz=lambda: next(rising)
+    )
+    assert warmth.settled
+    # ten looks below 1,500 MHz, then four steps until 0.2 s are over
+    assert warmth.calls == 2 + 10 + 4
+    jumping = chain.from_iterable(repeat((1000.0, 1100.0)))
+    warmth = warm_up(
+        lambda: 100.0, seconds=0.0, limit_seconds=1.0, clock=ticking(0.0625), mhz=lambda: next(jumping)
+    )
+    assert not warmth.settled
+    assert warmth.calls == 2 + 15
+
+
+def test_clock_strays_are_marked_and_kept() -> None:
+    rates = [1980.0] * 7 + [None, 1870.0, 1900.0]
+    assert strays(rates) == (False,) * 8 + (True, False)
+    assert strays([None, None]) == (False, False)
+    assert not unstable(rates)
+    assert unstable([1980.0] * 7 + [1580.0] * 3)
+    assert not unstable([1980.0] * 8 + [1580.0] * 2)
+
+
+def test_clock_that_moved_is_measured_once_more_and_no_third_time() -> None:
+    moved, still = [1980.0] * 5 + [1500.0] * 3, [1980.0] * 8
+    pauses: list[int] = []
+
+    def taken(*runs: list[float]) -> tuple[list[float], bool]:
+        left = iter(runs)
+        pauses.clear()
+        return taken_twice(lambda: next(left), lambda found: found, lambda: pauses.append(1))
+
+    assert taken(still, moved) == (still, False)
+    assert not pauses
+    assert taken(moved, still) == (still, True)
+    assert taken(moved, moved, still) == (moved, True)
+    assert len(pauses) == 1
+
+
+def test_cold_probe_tells_which_it_is_nearer_to() -> None:
+    def probe(after_ns: float, dram_ns: float = 800.0) -> L2Probe:
+        return L2Probe(hot_ns=200.0, dram_ns=dram_ns, after_ns=after_ns)
+
+    assert [probe(after).cold for after in (200.0, 390.0, 410.0, 790.0)] == [False, False, True, True]
+    assert probe(1).tells
+    assert not probe(1, dram_ns=230.0).tells
+
+
+@pytest.mark.parametrize(("policy", "sets"), [("cold-rotate", 4), ("cold-flush", 1), ("hot", 1)])
+def test_cold_policies_need_sets_of_their_own(policy: str, sets: int) -> None:
+    assert sets_of(policy, 128 * 2**20, 60 * 2**20) == sets
 
 
 @given(touched=st.integers(0, 2**36), l2=st.integers(0, 2**27))
@@ -110,6 +176,9 @@ def test_cold_samples_are_whole_turns_property(call_ns: float, sets: int) -> Non
     assert many >= sets
     assert many % sets == 0
     assert many * call_ns >= 300_000 or many + sets > 512
+    few = calls_per_sample(call_ns, sets, most=32)
+    assert few <= many
+    assert few == sets or few <= 32
 
 
 LINE = "NVIDIA H200, 580.95.05, 1980, 1980, 3201, 123.45, 700.00, 41, P0\n"

@@ -35,34 +35,49 @@ Tile = Callable[[Array, tuple[int, ...]], Any]
 """Returns an array of a shape through which a block is repeated."""
 
 
-def bulk_tensors(case: Case, tile: Tile | None = None) -> Tensors:
+def bulk_tensors(case: Case, tile: Tile | None = None, *, turn: int = 0) -> Tensors:
     """Return arrays of the shape that ``case`` asks for; family and poison of the case are not looked at.
 
     Args:
         case: decode, of any size.
         tile: makes the cache, on a device for instance; None makes it on the host.
+        turn: of the sets that take turns: each has queries and a block table of its own.
     """
+    problem = case.problem
+    layout, queries = _set(case, turn)
+    shape = pool_shape(problem, layout.num_pages, kv_layout=case.kv_layout, interleaved=case.interleaved)
+    storage = (tile or tile_on_host)(block_of(problem.kv_storage, case.seed), shape)
+    return Tensors(
+        case=case,
+        q=queries,
+        pool=KvPool(storage=storage, kv_layout=case.kv_layout, interleaved=case.interleaved),
+        layout=layout,
+        kv_lens=np.asarray(case.batch.kv_lens, dtype=np.int32),
+        qo_indptr=case.batch.qo_indptr,
+    )
+
+
+def turned(tensors: Tensors, turn: int) -> Tensors:
+    """Return ``bulk_tensors`` of the same case and another turn, over the same cache."""
+    layout, queries = _set(tensors.case, turn)
+    return replace(tensors, layout=layout, q=queries)
+
+
+def _set(case: Case, turn: int) -> tuple[PageLayout, Array]:
+    """Block table and queries of a turn."""
     problem, batch = case.problem, case.batch
+    own = [turn] if turn else []
     layout = place_pages(
         batch.kv_lens,
         problem.page_size,
         placement=case.placement,
         spare_pages=case.spare_pages,
         tail=case.tail,
-        rng=np.random.default_rng([case.seed, 1]),
+        rng=np.random.default_rng([case.seed, 1, *own]),
     )
-    shape = pool_shape(problem, layout.num_pages, kv_layout=case.kv_layout, interleaved=case.interleaved)
     rows = (batch.num_query_tokens, problem.num_qo_heads, problem.head_dim)
-    queries = np.random.default_rng([case.seed, 2]).standard_normal(rows, np.float32)
-    storage = (tile or tile_on_host)(block_of(problem.kv_storage, case.seed), shape)
-    return Tensors(
-        case=case,
-        q=encode(queries, problem.storage),
-        pool=KvPool(storage=storage, kv_layout=case.kv_layout, interleaved=case.interleaved),
-        layout=layout,
-        kv_lens=np.asarray(batch.kv_lens, dtype=np.int32),
-        qo_indptr=batch.qo_indptr,
-    )
+    queries = np.random.default_rng([case.seed, 2, *own]).standard_normal(rows, np.float32)
+    return layout, encode(queries, problem.storage)
 
 
 def tile_on_host(block: Array, shape: tuple[int, ...]) -> Array:

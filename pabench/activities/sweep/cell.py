@@ -13,6 +13,7 @@ from pabench.problem.memory import MemoryFigures, memory_figures
 from pabench.problem.problem import Problem
 from pabench.run.figures import record_of_flat
 from pabench.run.record import Record
+from pabench.timing.cold import ROTATE
 
 CELL_SCHEMA = 3
 """Goes up when the way a cell is checked, run or modelled changes, so that old results are not taken over."""
@@ -43,6 +44,7 @@ class Cell:
         lengths: text of the length spec that they were drawn from.
         seed: drives the draw and the tensors.
         kv_layout, interleaved: see ``KvPool``.
+        l2: what is done about the L2 cache, of ``POLICIES``; None on a device that has none.
     """
 
     backend: str
@@ -54,6 +56,7 @@ class Cell:
     seed: int
     kv_layout: str
     interleaved: bool
+    l2: str | None = None
 
     @property
     def id(self) -> str:
@@ -78,6 +81,7 @@ class Cell:
             f"{self.problem.num_qo_heads}:{self.problem.num_kv_heads}x{self.problem.head_dim}",
             self.problem.dtype,
             self.kv_layout + ("-strided" if self.interleaved else ""),
+            *([] if self.l2 in (None, ROTATE) else [str(self.l2)]),
         )
         return "  ".join(parts)
 
@@ -95,6 +99,7 @@ class Cell:
             "dtype": self.problem.dtype,
             "kv_layout": self.kv_layout,
             "interleaved": self.interleaved,
+            **({} if self.l2 is None else {"l2": self.l2}),
         }
 
     def memory(self) -> MemoryFigures:

@@ -13,6 +13,7 @@ from pabench.problem.problem import MAX_HEAD_DIM
 from pabench.subjects.backends.adapters.table import ADAPTERS
 from pabench.subjects.reference import BACKEND
 from pabench.subjects.registry import resolve_all
+from pabench.timing.cold import POLICIES
 
 LAYOUTS = {
     "NHD": ("NHD", False),
@@ -36,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "trace": (),
     "kernels": None,
     "inputs": None,
+    "l2": None,
     "checked": False,
     "grid": None,
 }
@@ -58,6 +60,7 @@ class SweepConfig:
         inputs: file of captured activations that cells of its heads are checked with too, or None.
         checked: look at every access on the emulated device and count traffic, instead of timing.
         grid: name or file of a grid that gives all ``AXES``, which are then empty; or None.
+        l2: policies about the L2 cache; empty for ``cold-rotate`` where there is one.
     """
 
     page_sizes: tuple[int, ...]
@@ -76,6 +79,7 @@ class SweepConfig:
     checked: bool
     grid: str | None = None
     inputs: str | None = None
+    l2: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values under the option names; ``resolve_config`` reads them back."""
@@ -94,6 +98,7 @@ class SweepConfig:
             "trace": list(self.traces),
             "kernels": self.kernels,
             "inputs": self.inputs,
+            "l2": list(self.l2),
             "checked": self.checked,
             "grid": self.grid,
         }
@@ -143,6 +148,7 @@ def resolve_config(
         kernels=None if value["kernels"] is None else _text(words["kernels"], value["kernels"]),
         inputs=None if value["inputs"] is None else _text(words["inputs"], value["inputs"]),
         checked=_flag(words["checked"], value["checked"]),
+        l2=_policies(words["l2"], value["l2"]),
     )
 
 
@@ -192,7 +198,12 @@ def _grid_config(given: Mapping[str, Any], words: Mapping[str, str], backends: S
         inputs=None if value["inputs"] is None else _text(words["inputs"], value["inputs"]),
         checked=_flag(words["checked"], value["checked"]),
         grid=_text(words["grid"], value["grid"]),
+        l2=_policies(words["l2"], value["l2"]),
     )
+
+
+def _policies(option: str, value: Any) -> tuple[str, ...]:
+    return () if value is None else parse_names(option, "L2 policy", _commas(option, value), POLICIES)
 
 
 def _text(option: str, value: Any) -> str:

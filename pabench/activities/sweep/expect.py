@@ -13,12 +13,12 @@ from statistics import median
 from typing import Any
 
 from pabench.activities.sweep.cell import Cell
+from pabench.activities.sweep.doubts import TOO_FAST, doubts, refused
 from pabench.judge.traffic import Traffic, decode_traffic
+from pabench.timing.cold import HOT
 from pabench.timing.gpus import Gpu
 
 EXPECTED_FIGURES = ("expected_floor_ns", "predicted_ns")
-TOO_FAST = 1.03
-"""More of the measured ceiling than this: the bytes are wrong, or the cache was warm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,8 @@ def against_ceilings(
 
     ``read_fraction`` is achieved over read bandwidth, ``floor_ns`` the least time by the measured ceilings
     (tensor cores by the datasheet) with one empty launch, ``floor_fraction`` that over the median; ``flags``
-    are doubts.
+    are doubts.  Of a hot cache, which memory does not bound, there are flags alone.  A time that memory
+    cannot have is refused: the cell is inconclusive, and has its samples only as evidence in ``timing``.
     """
     if (line.get("provenance") or {}).get("run_ns") != "measured" or not line.get("run_ns"):
         return {}
@@ -83,18 +84,17 @@ def against_ceilings(
     middle_ns = max(1.0, median(line["run_ns"]))
     read_fraction = float(line["achieved_gbps"]) / read_gbps
     timing = line["timing"]
-    doubts = {
-        "above 103 % of the read ceiling: wrong bytes or a warm cache": read_fraction > TOO_FAST,
-        "the cache was not cold": not timing["cold"],
-        "the host waited much longer than the events say": 2 * timing["host_waited_longer"]
-        > len(line["run_ns"]),
-    }
+    flags = doubts(timing, samples=len(line["run_ns"]))
+    if timing.get("l2") == HOT:
+        return {"flags": flags}
+    if read_fraction > TOO_FAST:
+        return refused(line, read_fraction)
     words = {"floor_ns": "modelled", "read_fraction": "measured", "floor_fraction": "measured"}
     return {
         "floor_ns": floor_ns,
         "read_fraction": read_fraction,
         "floor_fraction": floor_ns / middle_ns,
-        "flags": [text for text, holds in doubts.items() if holds],
+        "flags": flags,
         "provenance": {**line["provenance"], **words},
     }
 

@@ -14,6 +14,7 @@ from pabench.problem.batch import Batch
 from pabench.problem.checks import whole_number
 from pabench.problem.lengths import LengthSpec
 from pabench.problem.problem import Problem
+from pabench.timing.cold import ROTATE
 from pabench.workloads.families import resolve_lengths
 
 MAX_CELLS = 100_000
@@ -21,7 +22,12 @@ MAX_CELLS = 100_000
 
 
 def make_cells(
-    config: SweepConfig, specs: Sequence[LengthSpec], *, device: str, gpu: str
+    config: SweepConfig,
+    specs: Sequence[LengthSpec],
+    *,
+    device: str,
+    gpu: str,
+    policies: Sequence[str | None] = (None,),
 ) -> tuple[Cell, ...]:
     """Return all cells of the grid in the order they run, page size innermost.
 
@@ -32,6 +38,7 @@ def make_cells(
         specs: the length specs, parsed, the trace among them.
         device: name of the device, resolved.
         gpu: name of the GPU of the modelled figures, as its table spells it.
+        policies: about the L2 cache, see ``policies_of``.
 
     Raises:
         UsageError: a length spec stands twice, or the grid is too large.
@@ -44,7 +51,7 @@ def make_cells(
     rows = [
         (spec, batch) for spec in specs for batch in ((1,) if spec.explicit is not None else config.batch)
     ]
-    outer = list(product(config.backends, config.layouts, config.dtypes, config.heads))
+    outer = list(product(config.backends, config.layouts, config.dtypes, config.heads, policies))
     count = len(outer) * len(rows) * len(config.page_sizes)
     if count > MAX_CELLS:
         raise UsageError(f"the grid has {count} cells, must be at most {MAX_CELLS}")
@@ -70,15 +77,22 @@ def make_cells(
             seed=config.seed,
             kv_layout=LAYOUTS[layout][0],
             interleaved=LAYOUTS[layout][1],
+            l2=policy,
         )
-        for backend, layout, dtype, heads in outer
+        for backend, layout, dtype, heads, policy in outer
         for spec, batch in rows
         for page_size in config.page_sizes
     )
 
 
 def point_cells(
-    points: Sequence[GridPoint], backends: Sequence[str], *, seed: int, device: str, gpu: str
+    points: Sequence[GridPoint],
+    backends: Sequence[str],
+    *,
+    seed: int,
+    device: str,
+    gpu: str,
+    policies: Sequence[str | None] = (None,),
 ) -> tuple[tuple[str, Cell], ...]:
     """Return model and cell of each point for each backend, in the order of the points, backends innermost.
 
@@ -86,7 +100,7 @@ def point_cells(
         points: of a grid.
         backends: names.
         seed: drives lengths and tensors.
-        device, gpu: as for ``make_cells``.
+        device, gpu, policies: as for ``make_cells``.
 
     Raises:
         UsageError: a length spec that does not exist.
@@ -95,7 +109,7 @@ def point_cells(
     for point in points:
         spec, page_size = resolve_lengths(point.lengths), point.problem.page_size
         batch = Batch(kv_lens=spec.draw(point.batch, seed=seed, page_size=page_size))
-        for backend in backends:
+        for policy, backend in product(policies, backends):
             cell = Cell(
                 backend=backend,
                 device=device,
@@ -106,9 +120,24 @@ def point_cells(
                 seed=seed,
                 kv_layout=LAYOUTS[point.layout][0],
                 interleaved=LAYOUTS[point.layout][1],
+                l2=policy,
             )
             made.append((point.model, cell))
     return tuple(made)
+
+
+def policies_of(config: SweepConfig, device: str) -> tuple[str | None, ...]:
+    """Return what the cells of ``config`` do about the L2 cache of ``device``; None where it has none.
+
+    Raises:
+        UsageError: a policy is asked for where nothing is timed out of a cache.
+    """
+    if device == "cuda" and not config.checked:
+        return config.l2 or (ROTATE,)
+    if config.l2:
+        why = "is timed by the host's clock" if device != "cuda" else "is checked and not timed"
+        raise UsageError(f"--l2 {','.join(config.l2)}: a cell on device {device} {why}, and has no L2 policy")
+    return (None,)
 
 
 def grid_digest(cells: Sequence[Cell]) -> str:

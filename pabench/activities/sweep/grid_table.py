@@ -8,6 +8,7 @@ from typing import Any
 
 from pabench.subjects.backends.own import OWN
 from pabench.text import one_line
+from pabench.timing.cold import ROTATE
 
 PIPE_COLUMNS = 200
 PEERS_AMONG_OWN = ("torch-sdpa",)
@@ -19,6 +20,7 @@ SAME = (
     "dtype",
     "kv_layout",
     "interleaved",
+    "l2",
     "page_size",
     "lengths",
     "batch",
@@ -112,13 +114,14 @@ def _row(line: Line, lines: Sequence[Line]) -> tuple[str, ...]:
     peer, time = best_peer(line, lines), measured_ns(line)
     layout = "" if line["kv_layout"] == "NHD" and not line["interleaved"] else f" {line['kv_layout']}"
     strided = " strided" if line["interleaved"] else ""
+    policy = f" {line['l2']}" if line.get("l2") not in (None, ROTATE) else ""
     method = ["launches not captured"] if (line.get("timing") or {}).get("method") == "stream" else []
     doubts = "; ".join([*method, *(line.get("flags") or ())])
     reason = f": {line['reason']}" if line["reason"] else f" ({doubts})" if doubts else ""
     return (
         str(line.get("model") or line["heads"]),
         f"{line['batch']} x {line['lengths']}",
-        f"{line['page_size']} {line['dtype']}{layout}{strided}",
+        f"{line['page_size']} {line['dtype']}{layout}{strided}{policy}",
         str(line["backend"]),
         _microseconds(time),
         "-" if time is None else f"{line['achieved_gbps']:,.0f}",

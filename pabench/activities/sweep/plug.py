@@ -9,7 +9,7 @@ from typing import Any
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.config import SweepConfig
 from pabench.activities.sweep.expect import EXPECTED_FIGURES, against_ceilings
-from pabench.activities.sweep.grid import grid_digest, make_cells, point_cells
+from pabench.activities.sweep.grid import grid_digest, make_cells, point_cells, policies_of
 from pabench.activities.sweep.grid_file import read_grid
 from pabench.device.cache import content_key
 from pabench.device.registry import DeviceRequest
@@ -92,11 +92,19 @@ class Sweep(ActivityBase):
         """See ``Activity``."""
         self._known = facts.more
         config, gpu = self._config, self._gpu
+        policies = policies_of(config, facts.device)
         if self._grid is None:
-            self.cells = make_cells(config, self._specs, device=facts.device, gpu=gpu.name)
+            self.cells = make_cells(config, self._specs, device=facts.device, gpu=gpu.name, policies=policies)
         else:
             points = self._grid.points
-            made = point_cells(points, config.backends, seed=config.seed, device=facts.device, gpu=gpu.name)
+            made = point_cells(
+                points,
+                config.backends,
+                seed=config.seed,
+                device=facts.device,
+                gpu=gpu.name,
+                policies=policies,
+            )
             self.cells = tuple(cell for _, cell in made)
             known = self._grid.expectations
             self.expected = {cell.id: {"model": model, **known.of(cell, gpu)} for model, cell in made}

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
+from statistics import median
 from typing import Any
 
 import numpy as np
 
-from pabench.activities.sweep.bulk import bulk_tensors
+from pabench.activities.sweep.bulk import bulk_tensors, turned
 from pabench.device.base import Device
+from pabench.device.cuda_gate import CudaGate
 from pabench.device.cuda_timer import CudaTimer, Elapsed
 from pabench.errors import DeviceFault
 from pabench.kernels.ceilings import LANE_BYTES, CeilingKernels, ceiling_shapes
+from pabench.kernels.instruments import InstrumentKernels
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
 from pabench.problem.tensors import Tensors
+from pabench.timing.cold import L2Probe
 from pabench.timing.sampler import Samples, StopRule, sample, warm_up
 from pabench.timing.smi import Smi
 
@@ -28,6 +32,24 @@ CEILING_CACHES = 64
 """Sizes of the L2 cache that a ceiling moves."""
 CEILING_RULE = StopRule(least=10, most=100, seconds=0.3)
 EMPTY_LAUNCHES = 200
+EMPTY_PAIRS = 200
+PROBES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One sample of a cell.
+
+    Attributes:
+        device_ns, host_ns: see ``Elapsed``.
+        held: all was queued before the stream went on, or nobody asked.
+        mhz: clock of the multiprocessors behind the work, None where it is not known.
+    """
+
+    device_ns: float
+    host_ns: float
+    held: bool = True
+    mhz: float | None = None
 
 
 class Stopwatch:
@@ -46,22 +68,25 @@ class Stopwatch:
         self._kernels = CeilingKernels(device, self._shapes[0])
         self._sweep = self._array(LEAD_CACHES * self.timer.l2_bytes)
         self._kernels.fill(self._sweep)
+        self._instruments = InstrumentKernels(device)
+        self._gate = CudaGate(self._instruments)
+        self._floor_ns: float | None = None
         self._kept: Tensors | None = None
 
-    def tensors(self, case: Case) -> Tensors:
-        """Return ``bulk_tensors(case)``, kept for the next set of pages until ``trim``."""
+    def tensors(self, case: Case, turn: int) -> Tensors:
+        """Return ``bulk_tensors(case)`` of a turn, whose cache is kept for the next one until ``trim``."""
         if self._kept is None or self._kept.case != case:
             self._kept = None  # before the next gigabytes
             self._kept = bulk_tensors(case)
-        return self._kept
+        return turned(self._kept, turn)
 
     def trim(self) -> None:
         """Give back the memory of a cell, here and on the device."""
         self._kept = None
         self.timer.trim()
 
-    def resident_tensors(self, case: Case) -> Tensors:
-        """Return ``bulk_tensors(case)`` with a cache of its own in the device's memory."""
+    def resident_tensors(self, case: Case, turn: int) -> Tensors:
+        """Return ``bulk_tensors(case)`` of a turn with a cache of its own in the device's memory."""
 
         def tile(block: Array, shape: tuple[int, ...]) -> Any:
             elements = LANE_BYTES // block.itemsize
@@ -71,11 +96,68 @@ class Stopwatch:
             self._device.synchronize()  # before the block is given back
             return flat[: math.prod(shape)].reshape(shape)
 
-        return bulk_tensors(case, tile)
+        return bulk_tensors(case, tile, turn=turn)
 
     def elapsed(self, work: Callable[[], None], *, graph: bool) -> Elapsed:
         """Time ``work`` once behind a read that empties the cache."""
-        return self.timer.elapsed(work, lead=lambda: self._kernels.read(self._sweep), graph=graph)
+        return self.timer.elapsed(work, lead=self.flush, graph=graph)
+
+    def flush(self) -> None:
+        """Queue a read of far more than the L2 cache holds: it has nothing else afterwards."""
+        self._kernels.read(self._sweep)
+
+    def sample(self, work: Callable[[], None], *, hot: bool, graph: bool, gated: bool) -> Sample:
+        """Time ``work`` once and look at the clock behind it.
+
+        Args:
+            work: see ``CudaTimer.elapsed``.
+            hot: let ``work`` itself go before, and not a read that empties the cache.
+            graph: whether ``work`` is a capture.
+            gated: whether the stream waits until all is queued.
+        """
+        found = self.timer.elapsed(
+            work,
+            lead=work if hot else self.flush,
+            after=self._instruments.clock,
+            gate=self._gate if gated else None,
+            graph=graph,
+        )
+        return Sample(
+            device_ns=found.device_ns,
+            host_ns=found.host_ns,
+            held=found.held is not False,
+            mhz=self._instruments.mhz(),
+        )
+
+    def probe(self, between: Callable[[], None] | None) -> L2Probe:
+        """Return how long reads take: again at once, after a flush, and after ``between``.
+
+        Args:
+            between: queues on the default stream what a policy does between two uses of a byte; None where
+                it does nothing.
+        """
+        return L2Probe(
+            hot_ns=self._chased(None), dram_ns=self._chased(self.flush), after_ns=self._chased(between)
+        )
+
+    def _chased(self, between: Callable[[], None] | None) -> float:
+        times = []
+        for _ in range(PROBES):
+            self._instruments.chase()
+            if between is not None:
+                between()
+            self._instruments.chase()
+            self._device.synchronize()
+            times.append(self._instruments.chased_ns())
+        return median(times)
+
+    @property
+    def event_floor_ns(self) -> float:
+        """What two events around nothing measure: the median of many pairs, taken once."""
+        if self._floor_ns is None:
+            pairs = [self.timer.elapsed(lambda: None, graph=False).device_ns for _ in range(EMPTY_PAIRS)]
+            self._floor_ns = median(pairs)
+        return self._floor_ns
 
     def hardware(self) -> dict[str, Any]:
         """Return ``device`` (CUDA's words), ``gpu`` (its state, or why not), ``ceilings``: JSON values."""
@@ -107,7 +189,7 @@ class Stopwatch:
         return {
             **{key: max(row[key] for row in tried) for key in ("read_gbps", "copy_gbps", "fill_gbps")},
             "launch_floor_ns": launch,
-            "event_floor_ns": self._sampled(lambda: None, graph=False).median_ns,
+            "event_floor_ns": self.event_floor_ns,
             "bytes": size,
             "l2_bytes": self.timer.l2_bytes,
             "shapes": tried,

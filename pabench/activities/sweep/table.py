@@ -23,7 +23,7 @@ _ALWAYS: tuple[Column, ...] = (
     ("lengths", "", lambda line: str(line["lengths"])),
     ("batch", "", lambda line: str(line["batch"])),
 )
-_IF_VARIED = ("backend", "heads", "dtype", "kv_layout", "interleaved")
+_IF_VARIED = ("backend", "heads", "dtype", "kv_layout", "interleaved", "l2")
 GAP = 2
 
 
@@ -62,8 +62,8 @@ def _fitting(lines: Sequence[Line]) -> tuple[list[Column], list[str]]:
     gpu = lines[0]["modelled_gpu"] if lines else "GPU"
     columns: list[Column] = [*_ALWAYS]
     for name in _IF_VARIED:
-        if len({line[name] for line in lines}) > 1:
-            columns.append((name, "", lambda line, name=name: str(line[name])))  # type: ignore[misc]
+        if len({line.get(name) for line in lines}) > 1:
+            columns.append((name, "", lambda line, name=name: str(line.get(name))))  # type: ignore[misc]
     columns.append(("status", "", lambda line: str(line["status"])))
     kept = len(columns)
     columns += _figures(gpu)

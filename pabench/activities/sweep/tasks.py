@@ -35,8 +35,8 @@ def traffic(backend: Backend, device: CheckedDevice, asked: Mapping[str, Any]) -
 
 def event_times(
     backend: Backend, device: Device, asked: Mapping[str, Any]
-) -> tuple[dict[str, Any], AttentionOutput]:
-    """Return times of ``asked["cell"]`` by the device's events, and the output of what was timed."""
+) -> tuple[dict[str, Any], tuple[AttentionOutput, ...]]:
+    """Return times of ``asked["cell"]`` by the device's events, and outputs of what was timed."""
     return device_times(cell_from_dict(asked["cell"]), backend, device, _stopwatch(device))
 
 

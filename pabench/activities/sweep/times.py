@@ -85,12 +85,12 @@ class Speed:
         found = self.task(f"{TASKS}:event_times", {"cell": cell.to_dict()})
         if not isinstance(found, tuple) or len(found) != 2:
             raise NoFigures(f"a timed run returned {type(found).__name__}")
-        said, output = found
+        said, outputs = found
         figures: dict[str, Any] = {name: _times(said, name) for name in HOST_FIGURES}
         timing = said.get("timing")
         if not isinstance(timing, dict):
             raise NoFigures("a timed run does not say how it was timed")
-        figures["timing"] = {**timing, "sample_max_ratio": _judged(case, output, backend)}
+        figures["timing"] = {**timing, "sample_max_ratio": _all_judged(case, timing, outputs, backend)}
         num_bytes = decode_traffic(cell.problem, cell.batch.kv_lens).total_bytes
         figures |= {
             "run_token_heads": token_heads(case),
@@ -101,10 +101,20 @@ class Speed:
         return figures | prepared, DEVICE_WORDS | words
 
 
-def _judged(case: Case, output: Any, backend: Backend) -> float:
-    """Judge what was timed; return the worst err/T."""
+def _all_judged(case: Case, timing: Mapping[str, Any], outputs: Any, backend: Backend) -> float:
+    """Judge the sets that were fetched after timing; return the worst err/T."""
+    turns = timing.get("judged")
+    if not isinstance(turns, list) or not isinstance(outputs, tuple) or not len(turns) == len(outputs) > 0:
+        raise NoFigures("a timed run does not say which of its outputs came back")
+    if not all(type(turn) is int and turn >= 0 for turn in turns):
+        raise NoFigures(f"a timed run returned outputs of sets {turns}, must be whole numbers")
+    return max(_judged(case, *one, backend) for one in zip(turns, outputs, strict=True))
+
+
+def _judged(case: Case, turn: int, output: Any, backend: Backend) -> float:
+    """Judge one set of what was timed; return the worst err/T."""
     # queries and pages follow from the case: the cache itself need not be here
-    tensors = bulk_tensors(case, tile_nothing)
+    tensors = bulk_tensors(case, tile_nothing, turn=turn)
     if not isinstance(output, AttentionOutput):
         raise WrongOutput(f"the timed run returned {type(output).__name__}, must return AttentionOutput")
     if np.shape(output.out) != tensors.q.shape:

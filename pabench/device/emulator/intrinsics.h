@@ -1,6 +1,8 @@
 // The emulated side of pab/intrinsics.cuh: portable C++ over the fibers of emulator/lane.h.
 #pragma once
 
+#include <chrono>
+
 #include "emulator/cuda.h"
 #include "emulator/matrix.h"
 #include "emulator/numbers.h"
@@ -113,8 +115,17 @@ inline u32 ld_relaxed(const u32* address) {
   pab_emu::poll(value);
   return value;
 }
+inline u32 ld_system(const u32* address) { return ld_relaxed(address); }
 inline void st_relaxed(u32* address, u32 value) { __atomic_store_n(address, value, __ATOMIC_RELAXED); }
 inline void st_release(u32* address, u32 value) { __atomic_store_n(address, value, __ATOMIC_RELEASE); }
+
+// --- clocks -------------------------------------------------------------------------------------------------
+// The host's, for both: an emulated multiprocessor has no cycles, and nothing here says how fast one is.
+inline u64 global_ns() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return static_cast<u64>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
+}
+inline u64 cycle_count() { return global_ns(); }
 
 // --- atomics ------------------------------------------------------------------------------------------------
 // One that changes nothing may be the look of a loop that waits, and lets the others run; after any other they do so

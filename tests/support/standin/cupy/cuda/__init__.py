@@ -149,6 +149,21 @@ class MemoryPointer:
         return buffer
 
 
+class _Pinned(ctypes.Array):  # type: ignore[type-arg]
+    _type_ = ctypes.c_ubyte
+    _length_ = 256
+
+    @property
+    def ptr(self) -> int:
+        """The address."""
+        return ctypes.addressof(self)
+
+
+def alloc_pinned_memory(size: int) -> Any:
+    """Return memory of the host, a buffer with ``ptr``."""
+    return _Pinned()
+
+
 class Stream:
     """A queue whose work is done when it is queued, or recorded while it captures."""
 
