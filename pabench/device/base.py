@@ -40,7 +40,8 @@ class KernelSource:
 class Launch:
     """Grid, block, bytes of dynamic shared memory and arguments of one kernel launch.
 
-    Arguments are device arrays or numpy scalars whose type is the parameter's (``np.int32(3)``).
+    Arguments are device arrays or numpy scalars whose type is the parameter's (``np.int32(3)``).  ``names``
+    are those of the parameters, where the source does not tell them.
     """
 
     entry: str
@@ -48,6 +49,7 @@ class Launch:
     block: Dim3
     args: Sequence[Any]
     shared_bytes: int = 0
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -285,7 +285,7 @@ def _buffer_names(
     """
     labels = {number: entry.label for number, entry in enumerate(entries)} | {-1: "shared memory"}
     names = dict(labels)
-    parameters = _parameters(source, launch.entry)
+    parameters = launch.names or _parameters(source, launch.entry)
     for position in reversed(range(len(launch.args))):
         number = owners[position]
         if number is None:

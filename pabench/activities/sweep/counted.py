@@ -17,9 +17,13 @@ from pabench.subjects.backends.base import Backend
 from pabench.timing.gpus import Gpu
 from pabench.timing.roofline import closed_form_work, counted_work, modelled_time
 
-CACHE_PARAMETERS = ("k", "v", "k_cache", "v_cache")
-"""What kernels call the pages of keys and values; see the specification."""
-TABLE_PARAMETERS = ("block_table",)
+CACHE_PARAMETERS = (
+    *("k", "v", "k_cache", "v_cache"),
+    *("key_cache_ptr", "value_cache_ptr", "K_cache", "V_cache", "K_Buffer", "V_Buffer"),
+)
+"""What kernels call the pages of keys and values: ours, see the specification; vLLM's and SGLang's."""
+TABLE_PARAMETERS = ("block_table", "block_tables_ptr", "B_Loc", "Req_to_tokens", "kv_indices")
+"""What they call the table of pages; SGLang's has an entry for each token."""
 
 TRAFFIC_FIGURES = (
     "counted_kv_bytes",

@@ -58,9 +58,9 @@ def read_name(name: str) -> PtxName:
 
 
 def runs(target: str, architecture: str) -> bool:
-    """Whether PTX for ``target`` runs on ``architecture``: one as old, or, with a letter, the very same."""
+    """Whether PTX for ``target`` runs on ``architecture``: one as old, or, with a letter, the same chip."""
     if target[-1].isalpha():
-        return target == architecture
+        return _number(target)[0] == _number(architecture)[0]
     return _number(target)[0] <= _number(architecture)[0]
 
 

@@ -18,8 +18,10 @@ SUFFIX = ".ptx"
 WHEELS = ("cupy-cuda13x", "cupy-cuda12x", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime")
 OURS = re.compile(r"(^|/)pab/[^/]*$")
 USES_OURS = re.compile(r'^\s*#\s*include\s*[<"]pab/', re.MULTILINE)
-TOOLKIT = re.compile(r"(^|/)(cuda[^/]*|nvidia/[^/]+)(/targets/[^/]+)?/include/|/_cccl/|^[\w.]+$")
-"""Headers of a toolkit or its wheel, and those that NVRTC has within itself."""
+TOOLKIT = re.compile(
+    r"(^|/)(cuda[^/]*|nvidia/[^/]+)(/targets/[^/]+)?/include/|/_cccl/|(^|/)triton/language/|^[\w.]+$"
+)
+"""Headers of a toolkit or its wheel, those that NVRTC has within itself, and Triton's own functions."""
 HEADERS = Path(__file__).parent / "headers"
 """What nvcc gives a source and NVRTC does not: a prelude, and standard headers as far as kernels use them."""
 PRELUDE = "pabench_prelude.h"

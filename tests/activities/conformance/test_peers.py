@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -122,11 +123,13 @@ def test_conformance_of_absent_packages_alone_judges_nothing(tmp_path: Path) -> 
     assert {line["status"] for line in read_run(tmp_path / "run").lines} == {"unsupported"}
 
 
-def examine(folder: Path, *, subject: str = "madeup", **change: Any) -> CheckRecord:
-    """Judge a subject with one entry in the ledger, whose case is in ``folder``."""
+def examine(
+    folder: Path, *, subject: str = "madeup", device: str = "emulated", of: Case = RAGGED, **change: Any
+) -> CheckRecord:
+    """Judge a subject with one entry in the ledger, whose case ``of`` a device is in ``folder``."""
     case = folder / "a-case"
     case.mkdir()
-    saved = SavedCase(check="empty[prefill]", subject="madeup", device="emulated", case=RAGGED)
+    saved = SavedCase(check="empty[prefill]", subject="madeup", device=device, case=of)
     save_case(case, saved, "as it was")
     lines = [f"{key} = {json.dumps(value)}" for key, value in (ENTRY | {"adapter": subject} | change).items()]
     (folder / "backends.toml").write_text("\n".join(["[[deviation]]", *lines]))
@@ -169,6 +172,19 @@ def test_ledger_turns_loud_when_what_is_known_has_changed(
 ) -> None:
     outcome = examine(tmp_path, subject=subject, **change).outcome
     assert (outcome is None) if said is None else (outcome is not None and said in outcome.text)
+
+
+@pytest.mark.parametrize("device", ["emulated", "ptx:sm_80"])
+def test_a_known_case_that_is_not_taken_is_stale_on_its_own_kind_of_device_alone(
+    device: str, tmp_path: Path
+) -> None:
+    half = replace(RAGGED, problem=replace(RAGGED.problem, dtype="float16"))
+    outcome = examine(tmp_path, device=device, of=half).outcome
+    if device == "emulated":
+        assert outcome is not None
+        assert f"{STALE}its case is not supported any more" in outcome.text
+    else:
+        assert outcome is None
 
 
 def test_replay_of_a_finding_without_its_package_says_how_to_install_it(

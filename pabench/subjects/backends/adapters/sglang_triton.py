@@ -32,7 +32,7 @@ from pabench.subjects.backends.validate import check_attention, check_states
 
 TANH_ERROR = 2.0**-21
 """``2 sigmoid(2 x) - 1`` in float32: half the error of the exponential (2 units) and five roundings."""
-SPLITS = {"native": 8, "interpreted": 2}
+SPLITS = {"native": 8, "ptx": 8, "interpreted": 2}
 """Parts of the keys, by mode: SGLang's default, and fewer to be done sooner."""
 DECODE_TILE, EXTEND_ROWS, EXTEND_TILE = 32, 32, 32
 
@@ -63,7 +63,7 @@ class SglangTritonDecodeBackend:
         """Import Triton and the kernels; see ``triton_host`` and ``Peer.load`` for what is raised."""
         self._host = triton_host(self.name, device)
         self.mode = self._host.mode
-        self._modules = SGLANG.load()
+        self._modules = self._host.load(SGLANG)
         self.capabilities = replace(type(self).capabilities, dtypes=self._host.dtypes, rule=self._why_not)
 
     def _why_not(self, case: Case) -> str | None:

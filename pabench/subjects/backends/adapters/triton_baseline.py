@@ -52,12 +52,12 @@ class TritonBaselineBackend:
         from pabench.subjects.backends.adapters.triton_paged import paged_attention
 
         self._kernel = paged_attention
-        # natively its products are in float32, whatever the storage type
+        # compiled, its products are in float32, whatever the storage type
         dtypes = self._host.dtypes if self.mode == "interpreted" else type(self).capabilities.dtypes
         self.capabilities = replace(type(self).capabilities, dtypes=dtypes, rule=self._why_not)
 
     def _why_not(self, case: Case) -> str | None:
-        if (reason := why_not_grouped(case)) or self.mode == "native":
+        if (reason := self._host.why_not(case) or why_not_grouped(case)) or self._host.compiled:
             return reason
         return why_not_interpreted(case, heads=case.problem.num_kv_heads, rows=1, tile=TILE)
 

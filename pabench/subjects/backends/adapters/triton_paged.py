@@ -6,35 +6,33 @@ that it is right to the same bound on every GPU and in the interpreter. It is wr
 fast: every row reads its keys again.
 """
 
-# Triton reads the annotations of parameters, so they are not strings
-from typing import Any
-
 import triton
 import triton.language as tl
 
 
+# Triton compiles annotations with the rest, so they are its own
 @triton.jit  # type: ignore[untyped-decorator]
 def paged_attention(
-    q: Any,  # (rows, GROUP * kv heads, DIM), contiguous, as out
-    k: Any,
-    v: Any,
-    out: Any,
-    lse: Any,  # (rows, GROUP * kv heads) float32
-    block_table: Any,  # int32, rows table_stride apart
-    row_sequence: Any,  # (rows,) int32
-    row_first: Any,  # (rows,) int32, the first key that a row sees
-    row_end: Any,  # (rows,) int32, one past the last
-    row_position: Any,  # (rows,) int32
-    slopes: Any,
-    sinks: Any,
-    k_scales: Any,  # (kv heads,) float32
-    v_scales: Any,
-    sm_scale: Any,
-    soft_cap: Any,
-    table_stride: Any,
-    page_stride: Any,  # of k and v alike, in elements
-    token_stride: Any,
-    head_stride: Any,
+    q: tl.tensor,  # (rows, GROUP * kv heads, DIM), contiguous, as out
+    k: tl.tensor,
+    v: tl.tensor,
+    out: tl.tensor,
+    lse: tl.tensor,  # (rows, GROUP * kv heads) float32
+    block_table: tl.tensor,  # int32, rows table_stride apart
+    row_sequence: tl.tensor,  # (rows,) int32
+    row_first: tl.tensor,  # (rows,) int32, the first key that a row sees
+    row_end: tl.tensor,  # (rows,) int32, one past the last
+    row_position: tl.tensor,  # (rows,) int32
+    slopes: tl.tensor,
+    sinks: tl.tensor,
+    k_scales: tl.tensor,  # (kv heads,) float32
+    v_scales: tl.tensor,
+    sm_scale: tl.tensor,
+    soft_cap: tl.tensor,
+    table_stride: tl.tensor,
+    page_stride: tl.tensor,  # of k and v alike, in elements
+    token_stride: tl.tensor,
+    head_stride: tl.tensor,
     PAGE: tl.constexpr,
     GROUP: tl.constexpr,
     HEADS: tl.constexpr,  # a power of two of at least 16, no less than GROUP

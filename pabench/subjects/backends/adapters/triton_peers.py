@@ -38,15 +38,24 @@ def _quiet(*words: object) -> None:
     """Stands for a logger."""
 
 
-def _vllm_platform() -> SimpleNamespace:
-    """Return what vLLM's kernels ask of the platform: CUDA's answers where there is a GPU.
+def _capability() -> tuple[int, int] | None:
+    """Return the compute capability of what kernels are compiled for, None where they are interpreted."""
+    import torch
 
-    Without one it calls itself an XPU, since there the launchers do not ask CUDA what it can.
+    interpreted = type(TRITON.load()["triton.language"].sum).__name__ == "InterpretedFunction"
+    # answered for a device that runs PTX too, while it is the current one
+    return None if interpreted else torch.cuda.get_device_capability()
+
+
+def _vllm_platform() -> SimpleNamespace:
+    """Return what vLLM's kernels ask of the platform: CUDA's answers where kernels are compiled.
+
+    Else it calls itself an XPU, since there the launchers do not ask CUDA what it can.
     """
     import torch
 
-    cuda = torch.cuda.is_available()
-    capability = torch.cuda.get_device_capability() if cuda else (0, 0)
+    capability = _capability() or (0, 0)
+    cuda = capability != (0, 0)
     return SimpleNamespace(
         fp8_dtype=lambda: torch.float8_e4m3fn,
         is_rocm=lambda: False,
@@ -92,16 +101,14 @@ VLLM = Peer(
 
 
 def _sglang(folder: Path) -> Mapping[str, Mapping[str, Any]]:
-    import torch
-
-    TRITON.load()
+    compiled = _capability() is not None
     off = SimpleNamespace(get=lambda: False)
     names = ("SGLANG_TRITON_FP8_PREFILL_ATTN", "SGLANG_TRITON_COMPACT_EXTEND_ATTENTION")
     return {
         "sglang.srt.environ": {"envs": SimpleNamespace(**dict.fromkeys(names, off))},
         "sglang.srt.utils": {
             "get_device_core_count": lambda index=0: 0,
-            "is_cuda": torch.cuda.is_available,
+            "is_cuda": lambda: compiled,
             "is_gfx95_supported": lambda: False,
             "is_gfx1250_supported": lambda: False,
             "is_hip": lambda: False,

@@ -37,7 +37,7 @@ TILE = 32
 """Keys of the widest tile of the unified kernel, so of what it reads of the block table at once."""
 TANH_ERROR = 2.0**-21
 """``1 - 2 / (exp(2 y) + 1)`` in float32: half the error of the exponential (2 units) and five roundings."""
-SEGMENTS = {"native": 16, "interpreted": 4}
+SEGMENTS = {"native": 16, "ptx": 16, "interpreted": 4}
 """Parts of the keys, by mode: vLLM's ``NUM_PAR_SOFTMAX_SEGMENTS``, and fewer to be done sooner."""
 
 
@@ -78,11 +78,11 @@ class VllmTritonBackend:
         """Import Triton and the kernels; see ``triton_host`` and ``Peer.load`` for what is raised."""
         self._host = triton_host(self.name, device)
         self.mode = self._host.mode
-        self._modules = VLLM.load()
+        self._modules = self._host.load(VLLM)
         self.capabilities = replace(type(self).capabilities, dtypes=self._host.dtypes, rule=self._why_not)
 
     def _why_not(self, case: Case) -> str | None:
-        reason = _why_not(case)
+        reason = self._host.why_not(case) or _why_not(case)
         if reason is None and self.mode == "interpreted":
             heads, rows = case.problem.num_kv_heads, _block_rows(case)
             return why_not_interpreted(case, heads=heads, rows=rows, tile=TILE)
@@ -138,16 +138,17 @@ class VllmTritonBackend:
         storage = upload(np.array(pool.storage), dtype, where).clone()
         written = pool.with_storage(storage)
         one = torch.ones(1, device=where)
-        self._modules[CACHE].triton_reshape_and_cache_flash(
-            upload(keys, dtype, where),
-            upload(values, dtype, where),
-            by_token(written, written.k),
-            by_token(written, written.v),
-            torch.from_numpy(np.asarray(slot_mapping).astype(np.int64)).to(where),
-            "auto",
-            one,
-            one,
-        )
+        with self._host.launching():
+            self._modules[CACHE].triton_reshape_and_cache_flash(
+                upload(keys, dtype, where),
+                upload(values, dtype, where),
+                by_token(written, written.k),
+                by_token(written, written.v),
+                torch.from_numpy(np.asarray(slot_mapping).astype(np.int64)).to(where),
+                "auto",
+                one,
+                one,
+            )
         self._host.synchronize()
         return to_numpy(storage)
 
@@ -186,7 +187,7 @@ class VllmTritonSplitBackend(VllmTritonBackend):
     def _why_not(self, case: Case) -> str | None:
         if max(case.batch.query_lens) > 1 and not case.problem.causal:
             return "no split of keys without a causal mask"
-        reason = _why_not(case)
+        reason = self._host.why_not(case) or _why_not(case)
         if reason is None and self.mode == "interpreted":
             heads, splits = case.problem.num_kv_heads, SEGMENTS[self.mode]
             return why_not_interpreted(

@@ -42,6 +42,8 @@ DECODE_TILE = {True: 64, False: 32}
 DECODE_SPLITS = 4
 """Parts of the keys, as vLLM's own callers have it."""
 CONTEXT_TILE, PREFILL_ROWS = 32, 128
+LEAST_TILE = 16
+"""Keys of the smallest tile for which Triton compiles a product of matrices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +70,7 @@ class VllmTritonChunkedBackend:
         """Import Triton and the kernels; see ``triton_host`` and ``Peer.load`` for what is raised."""
         self._host = triton_host(self.name, device)
         self.mode = self._host.mode
-        self._modules = VLLM.load()
+        self._modules = self._host.load(VLLM)
         self._folder = VLLM.find().folder
         self.capabilities = replace(type(self).capabilities, dtypes=self._host.dtypes, rule=self._why_not)
 
@@ -81,11 +83,15 @@ class VllmTritonChunkedBackend:
             return "no alibi with sinks"
         if reason := why_not_grouped(case):
             return reason
+        whole = problem.page_size.bit_count() == 1  # pages of any other size are read in tiles
+        if self._host.compiled and whole and problem.page_size < LEAST_TILE:
+            return (
+                f"no pages of {problem.page_size} tokens: compiled, a page is a tile of at least {LEAST_TILE}"
+            )
         if self.mode == "interpreted":
             if not batch.is_decode:
                 heads, rows, tile = problem.num_qo_heads, PREFILL_ROWS, CONTEXT_TILE
             else:
-                whole = problem.page_size.bit_count() == 1  # pages of any other size are read in tiles
                 heads, rows, tile = problem.num_kv_heads, 1, problem.page_size if whole else CONTEXT_TILE
             return why_not_interpreted(case, heads=heads, rows=rows, tile=tile)
         return None
@@ -168,12 +174,12 @@ class VllmTritonDecodeBackend:
         """Import Triton and the kernels; see ``triton_host`` and ``Peer.load`` for what is raised."""
         self._host = triton_host(self.name, device)
         self.mode = self._host.mode
-        self._modules = VLLM.load()
+        self._modules = self._host.load(VLLM)
         self.capabilities = replace(type(self).capabilities, dtypes=self._host.dtypes, rule=self._why_not)
 
     def _why_not(self, case: Case) -> str | None:
         problem, group = case.problem, case.problem.group_size
-        reason = why_not_one_scale(case)
+        reason = self._host.why_not(case) or why_not_one_scale(case)
         if reason is None and self.mode == "interpreted":
             heads = problem.num_qo_heads if group == 1 else problem.num_kv_heads * -(-group // 16)
             tile = DECODE_TILE[group == 1]
