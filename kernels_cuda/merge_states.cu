@@ -6,17 +6,23 @@
 //          (any, num_heads), natural log; rows (num_states, num_rows) i32: which row of a state goes into a row of the
 //          result, negative for none; out (num_rows, num_heads, head_dim), lse (num_rows, num_heads).
 // Compile  PAB_DTYPE see pab/storage.cuh; PAB_VEC elements of one move (divides head_dim); PAB_WARPS warps of a block.
+//          PAB_LSE_BASE_2 1: LSEs, given and written, are in base 2.
 // Floor    each state read once, each result written once:
 //          num_rows * num_heads * (num_states + 1) * (head_dim * itemsize + 4) bytes.
 //
 // out = sum_s w_s out_s / sum_s w_s with w_s = e^(lse_s - max lse); lse = max lse + ln sum_s w_s.  A state whose LSE is
 // -inf saw no key: nothing of its output is read, so that whatever stands there cannot leak.  One state alone comes out
-// bit for bit; none gives 0 and -inf.  Sums run in the order of the states.  One warp a (row, head).
+// bit for bit; none gives 0 and -inf.  Sums run in the order of the states.  One warp a (row, head).  In place, out and
+// lse are those of the first state, and its rows stay where they are.
 #include "pab/storage.cuh"
 
 namespace pab {
 
+#if defined(PAB_LSE_BASE_2) && PAB_LSE_BASE_2
+constexpr float kLog2e = 1.0f, kLn2 = 1.0f;
+#else
 constexpr float kLog2e = 1.44269504088896341f, kLn2 = 0.693147180559945309f;
+#endif
 
 struct States {
   const u64* outs;
@@ -70,9 +76,6 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 8) merge_states(
   }
   const bool alone = live == 1;
   const float inverse = live == 0 ? 0.0f : 1.0f / sum;
-  if (lane_id() == 0) {
-    lse[item] = live == 0 ? minus_infinity() : alone ? state_lse(all, last) : fmadd(lg2(sum), kLn2, max);
-  }
   for (i32 element = static_cast<i32>(lane_id()) * kVec; element < head_dim; element += 32 * kVec) {
     Pack<Stored, kVec> result;
     if (alone) {
@@ -93,4 +96,8 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 8) merge_states(
     }
     store_pack(out + item * head_dim + element, result);
   }
+  // last of all: in place this is the LSE that the other lanes weigh the first state by
+  const float merged_lse = live == 0 ? minus_infinity() : alone ? state_lse(all, last) : fmadd(lg2(sum), kLn2, max);
+  warp_sync(kFullMask);
+  if (lane_id() == 0) lse[item] = merged_lse;
 }

@@ -67,7 +67,11 @@ PAB_FN bool sees(const MaskRow&, int) { return true; }
 PAB_FN bool sees_nothing(const MaskRow&, const RowKeys& keys) { return keys.first == keys.end; }
 #endif
 
+#if defined(PAB_LSE_BASE_2) && PAB_LSE_BASE_2
+constexpr float kLn2 = 1.0f;  // the LSE stays in base 2, as sums are
+#else
 constexpr float kLn2 = 0.693147180559945309f;
+#endif
 
 // What the value pass needs of a token, in one read that all lanes share.
 struct alignas(16) Token {

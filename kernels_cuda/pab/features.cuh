@@ -74,6 +74,7 @@ PAB_FN RowKeys keys_of_row(const Features& given, const Rows& rows, i64 query, c
     const int middle = (low + high) / 2;
     if (rows.qo_indptr[middle] <= query) low = middle; else high = middle;
   }
+  if (query >= rows.qo_indptr[rows.num_seqs]) return {low, 0, 0, 0};  // padding, behind all sequences
   const int kv_len = kv_lens[low];
   const int position = kv_len - rows.qo_indptr[low + 1] + static_cast<int>(query);
   const int end = rows.causal == 0 ? kv_len : position < 0 ? 0 : position + 1;

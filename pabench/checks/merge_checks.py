@@ -17,41 +17,60 @@ from pabench.problem.case import POISONS
 from pabench.problem.dtypes import FLOAT32, Array, dtype_by_name
 from pabench.problem.merge import MergeCase, build_merge
 from pabench.problem.poison import poison_value
-from pabench.subjects.backends.base import AttentionOutput, Backend, offered
+from pabench.subjects.backends.base import OPTIONAL, AttentionOutput, Backend, offered
 
 
 def check_merge(case: MergeCase, backend: Backend, device: Device) -> Outcome:
     """Merged states are within the bound; a state alone comes out bit for bit, none as 0 and -inf."""
-    outs, lses = build_merge(case)
+    outs, lses = _states(case, backend)
     given = {"the outputs": outs, "the LSEs": lses}
     got, stray = watched(device, given, lambda: _merge(backend, case, outs, lses))
     if stray:
         return failed(stray)
-    return _judged(case, outs, lses, got)
+    return _judged(case, outs, lses, got, backend)
+
+
+def check_merge_in_place(case: MergeCase, backend: Backend, device: Device) -> Outcome:
+    """States merged over the first of them are right, and as merged into memory of their own, bit for bit."""
+    outs, lses = _states(case, backend)
+    given = {"the outputs": outs, "the LSEs": lses}
+    got, stray = watched(device, given, lambda: _merge(backend, case, outs, lses, "merge-in-place"))
+    outcome = failed(stray) if stray else _judged(case, outs, lses, got, backend)
+    if not outcome.passed or "merge" not in backend.capabilities.operations:
+        return outcome
+    if difference := _difference(got, _merge(backend, case, outs, lses)):
+        return failed(f"merged in place instead of into memory of its own changes {difference}")
+    return outcome
 
 
 def check_merge_empty(case: MergeCase, backend: Backend, device: Device) -> Outcome:
     """What empty states hold changes no bit, and one more empty state leaves everything right."""
-    outs, lses = build_merge(case)
+    outs, lses = _states(case, backend)
     first = _merge(backend, case, outs, lses)
-    outcome = _judged(case, outs, lses, first)
+    outcome = _judged(case, outs, lses, first, backend)
     if not outcome.passed:
         return outcome
     for poison in POISONS:
-        got = _merge(backend, case, *build_merge(replace(case, poison=poison)))
+        got = _merge(backend, case, *_states(replace(case, poison=poison), backend))
         if difference := _difference(got, first):
             return failed(f"{poison} instead of {case.poison} in empty states changes {difference}")
     # the order of a sum may depend on the number of states, so not bit for bit
     blank = np.full_like(outs[:1], poison_value("nan", dtype_by_name(case.dtype)))
     for at in sorted({0, case.num_states // 2, case.num_states}):
         more = _insert(outs, at, blank), _insert(lses, at, np.full_like(lses[:1], -np.inf))
-        outcome = _judged(case, *more, _merge(backend, case, *more))
+        outcome = _judged(case, *more, _merge(backend, case, *more), backend)
         if not outcome.passed:
             return replace(outcome, text=f"with an empty state full of NaN as state {at}: {outcome.text}")
     return outcome
 
 
-def _judged(case: MergeCase, outs: Array, lses: Array, got: AttentionOutput) -> Outcome:
+def _states(case: MergeCase, backend: Backend) -> tuple[Array, Array]:
+    """The states of a case, with LSEs in the base that the backend declares."""
+    outs, lses = build_merge(case)
+    return outs, (lses / backend.profile.lse_unit).astype(np.float32)
+
+
+def _judged(case: MergeCase, outs: Array, lses: Array, got: AttentionOutput, backend: Backend) -> Outcome:
     wrong = _misfit(case, got)
     if wrong:
         return failed(wrong)
@@ -65,13 +84,14 @@ def _judged(case: MergeCase, outs: Array, lses: Array, got: AttentionOutput) -> 
         if any(a.tobytes() != b.tobytes() for a, b in zip(mine, its, strict=True)):
             text = f"{_place(row, head)} has state {state} alone and must be it, bit for bit"
             return failed(f"{text}: got {to_float64(mine[0][:4], dtype)}, LSE {mine[1]}")
-    truth = merge_truth(outs, lses, dtype)
+    unit = backend.profile.lse_unit
+    truth = merge_truth(outs, lses, dtype, lse_unit=unit)
     worst = 0.0
     for name, found, right, bound, stored in (
         ("output", got.out, truth.out, truth.out_bound, dtype),
         ("LSE", found_lse, truth.lse, truth.lse_bound, FLOAT32),
     ):
-        numbers = to_float64(found, stored)
+        numbers = to_float64(found, stored) * (unit if name == "LSE" else 1.0)
         ratios = error_ratios(numbers, right, bound, stored)
         worst = max(worst, float(ratios.max(initial=0.0)))
         if worst > 1.0:
@@ -84,10 +104,13 @@ def _judged(case: MergeCase, outs: Array, lses: Array, got: AttentionOutput) -> 
     return replace(PASSED, max_ratio=worst)
 
 
-def _merge(backend: Backend, case: MergeCase, outs: Array, lses: Array) -> AttentionOutput:
-    output = offered(backend, "merge")(outs, lses, case.dtype)
+def _merge(
+    backend: Backend, case: MergeCase, outs: Array, lses: Array, operation: str = "merge"
+) -> AttentionOutput:
+    output = offered(backend, operation)(outs, lses, case.dtype)
     if not isinstance(output, AttentionOutput):
-        raise TypeError(f"merge_states returned {type(output).__name__}, must return AttentionOutput")
+        returned = f"{OPTIONAL[operation]} returned {type(output).__name__}"
+        raise TypeError(f"{returned}, must return AttentionOutput")
     return output
 
 

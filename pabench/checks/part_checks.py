@@ -39,7 +39,9 @@ def check_parts(case: Case, backend: Backend, device: Device) -> Outcome:
         raise Unsupported("states without their LSE cannot be merged")
     outs, dtype = np.stack([output.out for output in outputs]), case.problem.storage
     merged = merge(outs, np.stack(lses), case.problem.dtype)
-    expected = within(whole, truths, merge_truth(outs, np.stack(lses), dtype))
+    expected = within(
+        whole, truths, merge_truth(outs, np.stack(lses), dtype, lse_unit=backend.profile.lse_unit)
+    )
     outcome = judge_output(given, merged, backend, reference=expected)
     if not outcome.passed:
         return replace(outcome, text=f"merged from {len(parts)} parts of the keys: {outcome.text}")

@@ -91,14 +91,14 @@ def check_replay(case: Case, backend: Backend, device: Device) -> Outcome:
         if not outcome.passed:
             return outcome
         replay = graph_of(backend, plan) if device.name == "cuda" else None
-        _rewrite(given, later, rooms)
+        rewrite(given, later, rooms)
         backend.run(plan)
         eager = backend.fetch(plan)
         outcome = judge_output(later, eager, backend)
         if not outcome.passed:
             return replace(outcome, text=f"run again after its arrays changed: {outcome.text}")
         for tensors, wanted in ((later, eager), (given, first)):
-            _rewrite(given, tensors, rooms)
+            rewrite(given, tensors, rooms)
             device.reschedule(case.seed + 1)
             try:
                 (replay or partial(backend.run, plan))()
@@ -132,7 +132,7 @@ def _later(given: Tensors) -> Tensors:
     return replace(other, layout=replace(other.layout, block_table=table))
 
 
-def _rewrite(given: Tensors, tensors: Tensors, rooms: PlainRooms) -> None:
+def rewrite(given: Tensors, tensors: Tensors, rooms: PlainRooms) -> None:
     """Write the arrays of ``tensors`` over the copies that the device has of those of ``given``."""
     wanted = inputs_of(tensors)
     for name in rooms.rewrite({name: (host, wanted[name]) for name, host in inputs_of(given).items()}):

@@ -242,9 +242,12 @@ def _explain_lse(suspect: Suspect) -> str | None:
     if got is None or math.isnan(got):
         return None
     top = float(suspect.logits(suspect.keys).max())
+    bases = ("a base-2 LSE in place of natural log", "an LSE multiplied by ln 2 once too often")
+    if suspect.lse_unit != 1.0:
+        bases = ("an LSE divided by ln 2 once too often", "a natural LSE in place of base 2")
     known = (
-        (right / math.log(2.0), "a base-2 LSE in place of natural log"),
-        (right * math.log(2.0), "an LSE multiplied by ln 2 once too often"),
+        (right / math.log(2.0), bases[0]),
+        (right * math.log(2.0), bases[1]),
         (right - top, "an LSE without the maximum added back"),
         (top, "the maximum alone, without the log of the sum"),
         (top + math.exp(right - top), "the maximum plus the sum, without the log"),

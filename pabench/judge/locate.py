@@ -87,6 +87,7 @@ def describe(
         output_wrong=dim is not None,
         wrong=wrong,
         keys_seen=keys_seen,
+        lse_unit=profile.lse_unit,
     )
     if start == seen:
         nothing = "-inf" if problem.sinks is None else "its sink"

@@ -21,7 +21,7 @@ PROFILE = ComputeProfile(p_dtype="float32", partial_dtype=None, accumulation="se
 
 
 @np.errstate(all="ignore")
-def merge_truth(outs: Array, lses: Array, dtype: DType) -> Truth:
+def merge_truth(outs: Array, lses: Array, dtype: DType, *, lse_unit: float = 1.0) -> Truth:
     """Return output and LSE of the merged states in float64, and how far a right kernel may be off.
 
     States with LSE -inf have no part, whatever their output.  Where no state is left, output is 0 and LSE
@@ -31,9 +31,10 @@ def merge_truth(outs: Array, lses: Array, dtype: DType) -> Truth:
         outs: ``(num_states, num_rows, num_heads, head_dim)``, storage form of ``dtype``.
         lses: ``(num_states, num_rows, num_heads)`` float32, finite or -inf.
         dtype: storage type.
+        lse_unit: what ``lses`` are multiplied by to be natural logarithms; the LSE of the truth is one.
     """
     live = np.isfinite(lses)
-    logits = to_float64(lses, FLOAT32)
+    logits = to_float64(lses, FLOAT32) * lse_unit
     values = np.where(live[..., None], to_float64(outs, dtype), 0.0)
     maximum = logits.max(0, keepdims=True)
     some = np.asarray(live.any(0))

@@ -67,6 +67,7 @@ class Suspect:
         output_wrong: False when only the LSE is wrong.
         wrong: which rows and heads are wrong, ``(rows, num_qo_heads)``: what is right speaks against some
             explanations.
+        lse_unit: what the kernel's LSEs are multiplied by to be natural logarithms, as ``got_lse`` is.
         keys_seen: ``(kv_len,)``, which keys the row sees; None when it sees all from ``start`` to ``seen``.
     """
 
@@ -90,6 +91,7 @@ class Suspect:
     keys: Array = field(init=False)
     values: Array = field(init=False)
     keys_seen: Array | None = None
+    lse_unit: float = 1.0
 
     def __post_init__(self) -> None:
         problem = self.tensors.case.problem

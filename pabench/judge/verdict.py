@@ -69,7 +69,8 @@ def judge(
     Args:
         tensors: what was asked.
         out: ``(rows, num_qo_heads, head_dim_v)``, storage dtype; anything else is a failing verdict.
-        lse: ``(rows, num_qo_heads)`` float32, natural log, or None with ``allow_missing_lse``.
+        lse: ``(rows, num_qo_heads)`` float32, in the base of the profile, or None with
+            ``allow_missing_lse``.
         profile: what the kernel declares about its arithmetic.
         reference: ``truth(tensors, profile)`` when the caller has it already.
         allow_missing_lse: the kernel does not offer the LSE.
@@ -88,7 +89,7 @@ def judge(
     ratios = error_ratios(got_out, expected.out, expected.out_bound, storage)
     got_lse, lse_ratios = None, np.zeros(0)
     if lse is not None:
-        got_lse = to_float64(lse, FLOAT32)
+        got_lse = to_float64(lse, FLOAT32) * profile.lse_unit
         lse_ratios = error_ratios(got_lse, expected.lse, expected.lse_bound, FLOAT32)
     checked = ratios.size + lse_ratios.size
     max_ratio = float(max(ratios.max(initial=0.0), lse_ratios.max(initial=0.0)))

@@ -106,6 +106,7 @@ def plan_decode(
     num_splits: int,
     qo_indptr: Any | None = None,
     mask: MaskBits | None = None,
+    lse_base: str = "e",
 ) -> DecodePlan:
     """Return the launches for one call.
 
@@ -119,6 +120,7 @@ def plan_decode(
         num_splits: warps that share the keys of one query row and head, at least 1.
         qo_indptr: ``(num_seqs + 1,) int32`` on the device; None when each sequence has one query token.
         mask: the keys of each row; None when causal flag and window of ``problem`` say it.
+        lse_base: of the LSE, ``e`` or ``2``.
     """
     num_seqs, max_pages = block_table.shape
     num_tokens, heads, head_dim = q.shape
@@ -152,6 +154,7 @@ def plan_decode(
         PAB_HEAD_DIM_V=problem.value_dim,
         PAB_MASK=int(mask is not None),
         **(VARIANTS | ROW_VARIANTS)[variant],
+        **({"PAB_LSE_BASE_2": 1} if lse_base == "2" else {}),
     )
     single = np.dtype(np.float32)
     out = device.empty((num_tokens, heads, problem.value_dim), problem.storage.storage)

@@ -56,7 +56,14 @@ def instances() -> Iterator[KernelInstance]:
 
 
 def plan_merge(
-    device: Device, dtype: DType, *, states: Sequence[tuple[Any, ...]], rows: Any, num_rows: int
+    device: Device,
+    dtype: DType,
+    *,
+    states: Sequence[tuple[Any, ...]],
+    rows: Any,
+    num_rows: int,
+    in_place: bool = False,
+    lse_base: str = "e",
 ) -> MergePlan:
     """Return the launch that merges ``states`` in their order.
 
@@ -64,10 +71,12 @@ def plan_merge(
         device: where all arrays lie.
         dtype: storage type of the states' outputs and of the result.
         states: of each its outputs ``(any, num_heads, head_dim)`` and its LSEs ``(any, num_heads)`` float32,
-            natural log; -inf for a row that saw no key.
+            in ``lse_base``; -inf for a row that saw no key.
         rows: ``(len(states), num_rows) int32`` on the device: which row of a state goes into a row of the
             result, negative for none.
         num_rows: rows of the result.
+        in_place: the result lies over the first state, each row of which goes into the same row.
+        lse_base: of the LSEs, given and written: ``e`` or ``2``.
 
     Raises:
         InvalidCase: no state, or states that differ in heads or head_dim.
@@ -81,8 +90,11 @@ def plan_merge(
             raise InvalidCase(
                 "state", given, f"must have {num_heads} heads of {head_dim}, and an LSE for each"
             )
-    out = device.empty((num_rows, num_heads, head_dim), dtype.storage)
-    lse = device.empty((num_rows, num_heads), np.dtype(np.float32))
+    if in_place:
+        out, lse = states[0]
+    else:
+        out = device.empty((num_rows, num_heads, head_dim), dtype.storage)
+        lse = device.empty((num_rows, num_heads), np.dtype(np.float32))
     # no wider than leaves every lane its share
     width = vector_width(head_dim, dtype, out, *(outs for outs, _ in states))
     while width > 1 and head_dim // width < 32:
@@ -98,7 +110,8 @@ def plan_merge(
             *(np.int32(num_heads), np.int32(head_dim)),
         ),
     )
-    module = device.load(kernel_source(device, FILE, **_defines(dtype, width)))
+    base = {"PAB_LSE_BASE_2": 1} if lse_base == "2" else {}
+    module = device.load(kernel_source(device, FILE, **_defines(dtype, width), **base))
     launches = (launch,) if num_rows * num_heads else ()
     return MergePlan(module=module, launches=launches, states=tuple(states), out=out, lse=lse)
 

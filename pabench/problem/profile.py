@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from pabench.errors import InvalidCase
@@ -10,6 +11,7 @@ from pabench.problem.dtypes import dtype_by_name
 
 ACCUMULATIONS = ("blocked", "serial")
 STORAGE = "storage"
+LSE_BASES = ("e", "2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class ComputeProfile:
             have about ``32 + n / 32`` links; ``serial`` when one running sum takes all n terms.
         tanh_error: absolute error of a fast tanh, 0 when none is used.
         partial_lse: parts of split keys are merged by a float32 LSE each, rather than by maximum and sum.
+        lse_base: ``e`` when LSEs, those given to a merge included, are natural logarithms; ``2`` when their
+            base is 2.
     """
 
     p_dtype: str = "float32"
@@ -35,6 +39,7 @@ class ComputeProfile:
     accumulation: str = "blocked"
     tanh_error: float = 0.0
     partial_lse: bool = False
+    lse_base: str = "e"
 
     def __post_init__(self) -> None:
         named = [name for name in (self.p_dtype, self.partial_dtype, self.kv_dtype) if name != STORAGE]
@@ -42,11 +47,17 @@ class ComputeProfile:
             if name is not None:
                 dtype_by_name(name)
         one_of("accumulation", self.accumulation, ACCUMULATIONS)
+        one_of("lse_base", self.lse_base, LSE_BASES)
         finite_number("tanh_error", self.tanh_error, low=0.0)
         if not isinstance(self.partial_lse, bool):
             raise InvalidCase("partial_lse", self.partial_lse, "must be true or false")
         if self.partial_lse and self.partial_dtype is None:
             raise InvalidCase("partial_lse", True, "needs a partial_dtype: without splits there are no parts")
+
+    @property
+    def lse_unit(self) -> float:
+        """What an LSE is multiplied by to be a natural logarithm."""
+        return math.log(2.0) if self.lse_base == "2" else 1.0
 
     def resolve(self, storage: str) -> ComputeProfile:
         """Return the profile for cases stored as ``storage``, with that filled in for ``"storage"``."""

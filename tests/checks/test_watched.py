@@ -137,7 +137,7 @@ def test_watched_large_arrays_stay_where_they_are() -> None:
 @pytest.mark.parametrize("operation", ["append", "gather", "merge"])
 def test_watched_other_operations_are_watched_too(operation: str) -> None:
     class Stub:
-        name = "stub"
+        name, profile = "stub", Good.profile
         capabilities = replace(Good.capabilities, operations=frozenset({"append", "gather", "merge"}))
 
         def _scribble(self, given: np.ndarray[Any, Any]) -> None:

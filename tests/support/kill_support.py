@@ -44,9 +44,10 @@ PLACES = {
     "gather[vast-pools]": r"(key|value) of sequence \d+, token \d+ \(page \d+\)",
     "gather": r"(key|value) of sequence \d+, token \d+ \(page \d+\), KV head \d+, dim \d+",
     **dict.fromkeys(
-        (*(f"merge[{spread}]" for spread in SPREADS), "merge-empty"),
+        (*(f"merge[{spread}]" for spread in SPREADS), "merge-empty", "merge-in-place"),
         r"row \d+, head \d+",
     ),
+    "padded-rows[prefill]": r"row \d+, which is padding",
     "allocator-invariants": r"operation \d+ \([a-z_]+\): ",
 }
 """What a verdict says about where: by check, ``attention`` for the rest."""

@@ -13,19 +13,22 @@ from pabench.checks.plan_checks import check_launch_limits, check_plans, check_r
 from pabench.checks.question import Check, Question
 from pabench.checks.questions.append import APPEND_REJECT
 from pabench.checks.reject_checks import check_reject
+from pabench.checks.served_checks import check_dummy_lengths, check_padded_rows
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
 from pabench.problem.features import all_features
 from pabench.problem.problem import Problem
 from pabench.strategies import batches, cases, ending_full, prefill_batches
 from pabench.strategies.drawn import Range
-from pabench.subjects.backends.base import LAYERS
+from pabench.subjects.backends.base import DUMMY_LENGTHS, LAYERS, PADDED_ROWS
 
 REJECT = Check(id="reject", operation="decode", run=check_reject)
 GUARD = Check(id="guard", operation="decode", run=check_guard)
 PLANS = Check(id="plans", operation="decode", run=check_plans)
 REPLAY = Check(id="replay", operation="replay", run=check_replay)
 LAYERED = Check(id="layers", operation=LAYERS, run=check_layers)
+DUMMIES = Check(id="dummy-lengths", operation=DUMMY_LENGTHS, run=check_dummy_lengths)
+PADDED = Check(id="padded-rows", operation=PADDED_ROWS, run=check_padded_rows)
 LAUNCH_LIMITS = Check(id="launch-limits", operation="decode", run=check_launch_limits)
 
 CUDA_GRID_AXIS = 65_535
@@ -38,6 +41,11 @@ Batches = Callable[[int], st.SearchStrategy[Batch]]
 
 def _plain(declared: Range, *families: str, **more: Any) -> Any:
     return cases(families=families, placements=PLACEMENTS, **more, **declared.attention)
+
+
+def _grown(page_size: int) -> st.SearchStrategy[Batch]:
+    """Lengths that outgrow what a plan for one key would cut into, beside usual ones."""
+    return batches(page_size) | batches(page_size, max_seqs=2, min_len=513, max_len=1400)
 
 
 def _flush(batch: Batches) -> Callable[[Range], Any]:
@@ -88,6 +96,28 @@ CONTRACT = (
         clauses=("C6",),
         draw=lambda declared: _plain(declared, "normal", "needle"),
         share=0.25,
+    ),
+    Question(
+        check=DUMMIES,
+        clauses=("C9",),
+        draw=lambda declared: _plain(declared, "normal", "needle", batch=_grown),
+        share=0.25,
+    ),
+    Question(
+        check=PADDED,
+        clauses=("C10",),
+        draw=lambda declared: _plain(declared, "normal", "needle"),
+        share=0.15,
+    ),
+    Question(
+        check=PADDED,
+        clauses=("C10",),
+        draw=lambda declared: _plain(declared, "normal", batch=prefill_batches),
+        label="prefill",
+        about="With several rows a sequence too, rows of padding change nothing.",
+        operation="prefill",
+        unasked=lambda declared: None if declared.offers(PADDED_ROWS) else f"offers no {PADDED_ROWS}",
+        share=0.1,
     ),
     Question(
         check=LAYERED,

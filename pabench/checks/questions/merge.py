@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pabench.checks.merge_checks import check_merge, check_merge_empty
+from pabench.checks.merge_checks import check_merge, check_merge_empty, check_merge_in_place
 from pabench.checks.part_checks import MOST_PARTS, check_parts
 from pabench.checks.question import Check, Question
 from pabench.problem.merge import SPREADS
@@ -14,6 +14,7 @@ from pabench.strategies.drawn import Range
 
 MERGE = Check(id="merge", operation="merge", run=check_merge, kind="merge")
 EMPTY = Check(id="merge-empty", operation="merge", run=check_merge_empty, kind="merge")
+IN_PLACE = Check(id="merge-in-place", operation="merge-in-place", run=check_merge_in_place, kind="merge")
 PARTS = Check(id="parts", operation="merge", run=check_parts)
 
 
@@ -45,5 +46,6 @@ MERGES = (
         for spread, words in SPREADS.items()
     ),
     Question(check=EMPTY, clauses=("M2",), draw=_states()),
+    Question(check=IN_PLACE, clauses=("M5",), draw=_states(), share=0.5),
     Question(check=PARTS, clauses=("M4",), draw=_parts, share=0.25),
 )

@@ -133,6 +133,10 @@ class RemoteBackend:
         """See ``CacheBackend``."""
         return self._method("merge_states", outs, lses, dtype)
 
+    def merge_states_in_place(self, outs: Array, lses: Array, dtype: str) -> Any:
+        """See ``CacheBackend``."""
+        return self._method("merge_states_in_place", outs, lses, dtype)
+
     def written(self, pages: Array, name: str, *given: Any, **named: Any) -> Any:
         """Call what writes into a cache larger than memory, and return these pages of what it returns."""
         return self._subject.call("pages", self._which, pages, name, given, named)

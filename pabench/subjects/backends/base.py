@@ -29,10 +29,19 @@ OPTIONAL = {
     "copy-pages": "copy_pages",
     "gather": "gather",
     "merge": "merge_states",
+    "merge-in-place": "merge_states_in_place",
 }
 """Operation to the method that a backend must have when it declares it; see ``CacheBackend``."""
 LAYERS = "layers"
 """Operation of a backend of which one plan serves all layers of a model; see ``LayeredBackend``."""
+DUMMY_LENGTHS = "dummy-lengths"
+"""Operation of a backend whose plans serve any lengths that the block table has room for, not only those up
+to the planned ones: servers capture graphs of decode at dummy lengths."""
+PADDED_ROWS = "padded-rows"
+"""Operation of a backend that takes more query rows than ``qo_indptr`` ends with; what comes out for these
+may be anything."""
+ZEROED_ROWS = "zeroed-rows"
+"""Operation of one that takes them and gives output 0 and LSE -inf there."""
 VAST_WRITES = "vast-writes"
 """Operation of a backend whose appends and copies of pages take caches larger than memory: what they return
 is then a copy of which only what is in use takes room, see ``sparse_copy``."""
@@ -48,7 +57,7 @@ class Capabilities:
         operations: subset of ``decode``, ``speculative`` (up to 8 query tokens a sequence), ``prefill`` (any
             number), ``append``, ``replay`` (a plan stays right when its arrays on the device change in place,
             lengths up to those planned included, so that a captured graph can be replayed), ``LAYERS``,
-            ``VAST_WRITES``, and those of ``OPTIONAL``.
+            ``DUMMY_LENGTHS``, ``PADDED_ROWS``, ``ZEROED_ROWS``, ``VAST_WRITES``, and those of ``OPTIONAL``.
         kv_layouts: subset of ``NHD``, ``HND``.
         interleaved: whether it takes strided views of K and V in one pool.
         lse: whether it returns the log-sum-exp.
@@ -260,6 +269,13 @@ class CacheBackend(Backend, Protocol):
             lses: ``(num_states, num_rows, num_heads)`` float32, natural log; -inf for a state that saw no
                 key, whose output may then hold anything.
             dtype: name of the storage type.
+        """
+
+    def merge_states_in_place(self, outs: Array, lses: Array, dtype: str) -> AttentionOutput:
+        """Do the same where output and LSE of the result lie over those of the first state.
+
+        Arguments are as above and stay as they are: the states that are written over are copies of the
+        backend's.
         """
 
 

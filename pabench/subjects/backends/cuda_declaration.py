@@ -39,7 +39,7 @@ class Declaration:
         dtypes: storage types the file is written for.
         max_head_dim: largest head dimension.
         p_dtype: see ``ComputeProfile``.
-        accumulation: see ``ComputeProfile``.
+        accumulation, lse_base: see ``ComputeProfile``.
         tanh_error: see ``ComputeProfile``.
         features, masks, formats: names of what it takes beyond plain decode.
         prefill: it takes several query tokens per sequence.
@@ -53,6 +53,7 @@ class Declaration:
     max_head_dim: int = 1024
     p_dtype: str = "float32"
     accumulation: str = "serial"
+    lse_base: str = "e"
     tanh_error: float = 0.0
     features: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
@@ -108,7 +109,7 @@ def _value(path: Path, name: str, text: str) -> Any:
     if name in LISTS:
         names = tuple(text.split(","))
         return tuple(dtype_by_name(one).name for one in names) if name == "dtypes" else names
-    if name in ("p_dtype", "accumulation"):
+    if name in ("p_dtype", "accumulation", "lse_base"):
         return text
     if text not in WORDS:
         raise InvalidCase(field, text, "must be true or false")

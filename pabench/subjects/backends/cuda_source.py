@@ -119,7 +119,10 @@ class CudaSourceBackend:
             requires=frozenset({"latent-cache"} if said.latent else ()),
         )
         self.profile = ComputeProfile(
-            p_dtype=said.p_dtype, accumulation=said.accumulation, tanh_error=said.tanh_error
+            p_dtype=said.p_dtype,
+            accumulation=said.accumulation,
+            tanh_error=said.tanh_error,
+            lse_base=said.lse_base,
         )
 
     def plan(self, tensors: Tensors) -> SourceCall:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pabench.device.base import Device
+from pabench.errors import Unsupported
 from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
 from pabench.kernels.decode_simple import DecodePlan, plan_decode, split_count
 from pabench.kernels.gather import plan_gather
@@ -24,7 +26,16 @@ from pabench.problem.problem import Problem
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
 from pabench.problem.vast import sparse_copy
-from pabench.subjects.backends.base import LAYERS, OPTIONAL, VAST_WRITES, AttentionOutput, Capabilities
+from pabench.subjects.backends.base import (
+    DUMMY_LENGTHS,
+    LAYERS,
+    OPTIONAL,
+    PADDED_ROWS,
+    VAST_WRITES,
+    ZEROED_ROWS,
+    AttentionOutput,
+    Capabilities,
+)
 from pabench.subjects.backends.validate import (
     check_append,
     check_append_paged,
@@ -53,6 +64,7 @@ class RawKernelBackend:
     Args:
         device: where to run.
         num_splits: warps that share the keys of a query head; None chooses by length.
+        lse_base: of the LSEs that it returns and merges, ``e`` or ``2``.
     """
 
     name = "rawkernel"
@@ -63,7 +75,10 @@ class RawKernelBackend:
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset(
-            {"decode", "speculative", "prefill", "append", "replay", LAYERS, VAST_WRITES, *OPTIONAL}
+            {
+                *("decode", "speculative", "prefill", "append", "replay"),
+                *(LAYERS, DUMMY_LENGTHS, PADDED_ROWS, ZEROED_ROWS, VAST_WRITES, *OPTIONAL),
+            }
         ),
         max_head_dim=1024,
         features=frozenset(all_features()),
@@ -72,8 +87,9 @@ class RawKernelBackend:
         p_dtype="float32", partial_dtype="float32", accumulation="blocked", tanh_error=TANH_ERROR
     )
 
-    def __init__(self, device: Device, *, num_splits: int | None = None) -> None:
+    def __init__(self, device: Device, *, num_splits: int | None = None, lse_base: str = "e") -> None:
         self._device = device
+        self.profile = replace(self.profile, lse_base=lse_base)
         self._num_splits = num_splits if num_splits is None else whole_number("num_splits", num_splits, low=1)
 
     def plan(self, tensors: Tensors) -> DecodePlan:
@@ -84,7 +100,11 @@ class RawKernelBackend:
         pool = tensors.pool.with_storage(device.to_device(tensors.pool.storage))
         whole = problem.window is None or case.masks
         seen = [n if whole else min(n, problem.window or n) for n in batch.kv_lens]
-        splits = split_count(seen, problem.num_qo_heads, num_query_tokens=batch.num_query_tokens)
+        num_rows = tensors.q.shape[0]
+        padded = num_rows > batch.num_query_tokens
+        if padded and case.masks:
+            raise Unsupported(f"{self.name}: no padded rows with a set of keys for each row")
+        splits = split_count(seen, problem.num_qo_heads, num_query_tokens=num_rows)
         return plan_decode(
             device,
             problem,
@@ -93,8 +113,9 @@ class RawKernelBackend:
             block_table=device.to_device(tensors.layout.block_table),
             kv_lens=device.to_device(tensors.kv_lens),
             num_splits=self._num_splits or splits,
-            qo_indptr=None if batch.is_decode else device.to_device(tensors.qo_indptr),
+            qo_indptr=None if batch.is_decode and not padded else device.to_device(tensors.qo_indptr),
             mask=mask_bits(device, case) if case.masks else None,
+            lse_base=self.profile.lse_base,
         )
 
     def layer(self, plan: DecodePlan, q: Array, pool: KvPool) -> DecodePlan:
@@ -222,7 +243,16 @@ class RawKernelBackend:
 
     def merge_states(self, outs: Array, lses: Array, dtype: str) -> AttentionOutput:
         """Merge attention states in their order; see ``CacheBackend.merge_states``."""
+        return self._merge(outs, lses, dtype)
+
+    def merge_states_in_place(self, outs: Array, lses: Array, dtype: str) -> AttentionOutput:
+        """Merge them over the first; see ``CacheBackend.merge_states_in_place``."""
+        return self._merge(outs, lses, dtype, in_place=True)
+
+    def _merge(self, outs: Array, lses: Array, dtype: str, *, in_place: bool = False) -> AttentionOutput:
         check_states(outs, lses, dtype)
+        if in_place:
+            outs, lses = outs.copy(), lses.copy()
         device = self._device
         num_rows = outs.shape[1]
         rows = np.broadcast_to(np.arange(num_rows, dtype=np.int32), outs.shape[:2])
@@ -234,6 +264,8 @@ class RawKernelBackend:
             ],
             rows=device.to_device(np.ascontiguousarray(rows)),
             num_rows=num_rows,
+            in_place=in_place,
+            lse_base=self.profile.lse_base,
         )
         for launch in plan.launches:
             plan.module.launch(launch)

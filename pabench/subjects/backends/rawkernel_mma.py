@@ -18,7 +18,7 @@ from pabench.problem.pool import KvPool
 from pabench.problem.problem import FEATURES
 from pabench.problem.profile import ComputeProfile
 from pabench.problem.tensors import Tensors
-from pabench.subjects.backends.base import LAYERS, AttentionOutput, Capabilities
+from pabench.subjects.backends.base import DUMMY_LENGTHS, LAYERS, AttentionOutput, Capabilities
 from pabench.subjects.backends.rawkernel import TANH_ERROR, RawKernelBackend
 from pabench.subjects.backends.validate import check_attention
 
@@ -47,7 +47,7 @@ class RawKernelMmaBackend:
         vast_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated", "ptx"}),
-        operations=frozenset({"decode", "speculative", "prefill", "append", "replay", LAYERS}),
+        operations=frozenset({"decode", "speculative", "prefill", "append", "replay", LAYERS, DUMMY_LENGTHS}),
         max_head_dim=MAX_HEAD_DIM,
         features=frozenset(FEATURES),
         rule=_why_not,
