@@ -29,6 +29,7 @@
 namespace pab {
 
 constexpr int kHeadDim = PAB_HEAD_DIM;
+constexpr int kValueDim = kHeadDim;
 constexpr int kWarps = PAB_WARPS;
 constexpr int kStages = PAB_STAGES;
 constexpr int kThreads = 32 * kWarps;
@@ -47,8 +48,6 @@ constexpr int kGroupRows = kSlice;
 constexpr int kCopiesAtOnce = 8;  // more offsets than that leave no registers to the output of a head_dim above 128
 static_assert(kHeadDim % 16 == 0, "matrix instructions take 16 elements at a time");
 static_assert(kStages >= 2, "one tile arrives while another is attended to");
-
-constexpr float kLn2 = 0.693147180559945309f;
 
 // One warp's tokens of a stage; at the end of a piece, (half of) the warp's output takes their place.
 union Slice {
@@ -71,22 +70,9 @@ struct SharedMemory {
 
 static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan computes the same size");
 
-// The kernel's arguments.
-struct Call {
-  const Stored* q;
-  const Cached *k, *v;
-  const i32* block_table;
-  Stored* out;
-  float* lse;
-  u32* arrivals;
-  float *partial_out, *partial_max, *partial_sum;
-  i32 num_qo_heads, page_size, max_pages, causal;
-  i64 page_stride, token_stride, head_stride;
-  float scale_log2;
-};
-
 }  // namespace pab
 
+#include "pab/decode_tiles.cuh"
 #include "pab/tile_copy.cuh"
 
 namespace pab {
@@ -98,31 +84,6 @@ struct State {
   LogitRow row[2];
   u32 query[kQueryInRegisters ? kSteps : 1][4];
 };
-
-// Query head of packed row `row`.
-PAB_FN i32 query_head(const Batch& batch, const Work& work, i32 row) {
-  return work.kv_head * batch.group_size + row % batch.group_size;
-}
-
-// Packed row `row` of a sequence: the row of q and out is token * num_qo_heads + head.
-PAB_FN i64 query_row(const Call& call, const Batch& batch, const Work& work, i32 row) {
-  const i32 token = row / batch.group_size;
-  return static_cast<i64>(work.first_query + token) * call.num_qo_heads + query_head(batch, work, row);
-}
-
-// Keys that packed row `row` sees: causal masks align at the bottom right.
-PAB_FN u32 row_limit(const Call& call, const Batch& batch, const Work& work, i32 row) {
-  const i32 later = call.causal ? work.query_len - 1 - row / batch.group_size : 0;
-  return static_cast<u32>(work.kv_len > later ? work.kv_len - later : 0);
-}
-
-// The page of the token of a tile that this thread looks up; negative for one that no row sees.
-PAB_FN i32 token_page(const Call& call, const Batch& batch, const Work& work) {
-  const u32 token = static_cast<u32>(work.tile) * kTile + threadIdx.x, page_size = static_cast<u32>(call.page_size);
-  if (work.tile < 0 || threadIdx.x >= kTile || token >= static_cast<u32>(work.kv_len)) return kNoToken;
-  if (token < static_cast<u32>(first_seen(batch, work.kv_len, work.query_len))) return kNoToken;
-  return call.block_table[static_cast<i64>(work.sequence) * call.max_pages + token / page_size];
-}
 
 // Starts the copies of tile `n` of the share, and of the query where a piece begins.
 PAB_FN void fetch(SharedMemory& memory, const Call& call, const Batch& batch, u32 n) {
@@ -289,7 +250,7 @@ PAB_FN void attend(State& state, const Slice& slice, const u16* query, const Fea
 
 }  // namespace pab
 
-#include "pab/decode_merge.cuh"
+#include "pab/decode_join.cuh"
 
 extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_plan(
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i64* line, pab::i32* first, pab::u32* arrivals,
@@ -318,47 +279,10 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
   const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
   const i32 group_size = num_qo_heads / num_kv_heads;
   const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, max_query_len, features};
-  // Tile n of the share is found by one thread kStages + 1 tiles ahead, its tokens are looked up kStages ahead and
-  // fetched kStages - 1 ahead, each step a barrier after the one before.  A group of copies is committed a tile, also
-  // when there is nothing left to fetch.
-  const auto find = [&](u32 n) {
-    if (threadIdx.x != 0) return;
-    next_tile(memory.walk, batch, blockIdx.x);
-    memory.works[n % kWorks] = memory.walk.work;
-  };
-  const auto look_up = [&](u32 n) { return token_page(call, batch, memory.works[n % kWorks]); };
-  const auto note = [&](u32 n, i32 page) {
-    const Work& work = memory.works[n % kWorks];
-    note_token(memory.rows[n % 2], call, work.kv_head, static_cast<u32>(work.tile) * kTile + threadIdx.x, page);
-  };
-  if (threadIdx.x == 0) {
-    begin_walk(memory.walk, batch, line, first, num_seqs, blockIdx.x, gridDim.x);
-    find(0);
-    find(1);
-  }
-  block_sync();
-  note(0, look_up(0));
-  block_sync();
-  for (u32 n = 0; n < kStages - 1; ++n) {
-    fetch(memory, call, batch, n);
-    cp_async_commit();
-    find(n + 2);
-    note(n + 1, look_up(n + 1));
-    block_sync();
-  }
-
-  PAB_REGION("tiles");
   const u32 warp = threadIdx.x / kWarpSize;
   State state;
-  for (u32 n = 0; memory.works[n % kWorks].tile >= 0; ++n) {
-    cp_async_wait<kStages - 2>();
-    block_sync();
-    fetch(memory, call, batch, n + kStages - 1);
-    cp_async_commit();
-    find(n + kStages + 1);
-    const i32 page = look_up(n + kStages);
-
-    const Work& work = memory.works[n % kWorks];
+  const auto start = [&](u32 n) { fetch(memory, call, batch, n); };
+  walk_tiles(memory, call, batch, line, first, num_seqs, start, [&](const Work& work, u32 n) {
     Slice* slices = memory.stages[n % kStages];
     const u16* query = memory.queries[static_cast<u32>(work.number) % kStages];
     if (work.begins) begin_piece(state, query, call, batch, work);
@@ -372,6 +296,5 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
       end_piece(memory, state, slices, call, batch, work);
       PAB_REGION("tiles");
     }
-    note(n + kStages, page);  // behind the products: the table entry has had time to arrive
-  }
+  });
 }

@@ -1,8 +1,8 @@
 // The work of a decode call as one line of positions, cut into equal shares: how blocks find their tiles.
 //
-// A unit is one sequence, one KV head and 16 packed rows (query token x head of the group).  Units lie on the line
-// sequence by sequence.  A share may begin and end within a unit; what a block attends to of one unit is a piece, and
-// a unit of several pieces is merged by the block that finishes last.
+// A unit is one sequence, one KV head and kUnitRows packed rows (query token x head of the group), 16 unless
+// PAB_UNIT_ROWS says so.  Units lie on the line sequence by sequence.  A share may begin and end within a unit; what a
+// block attends to of one unit is a piece, and a unit of several pieces is merged by the block that finishes last.
 //
 //   split_tiles = 0   a unit takes one position a tile and kUnitCost for its own; a share may end at any tile, so
 //                     that all shares are equal (stream-K).  Where a unit is cut depends on the whole batch.
@@ -19,7 +19,11 @@
 
 namespace pab {
 
+#ifdef PAB_UNIT_ROWS
+constexpr int kUnitRows = PAB_UNIT_ROWS;
+#else
 constexpr int kUnitRows = 16;
+#endif
 constexpr int kUnitCost = 1;  // tiles that beginning and ending a unit is worth
 constexpr i32 kAnyQueryLen = 0x7fffffff;
 

@@ -1,10 +1,10 @@
-// Tiles of the paged cache on their way to shared memory: where a token lies, and the copies of a tile's rows.
+// Tiles of the paged cache on their way to shared memory: the copies of a tile's keys and values.
 //
 // Part of paged_decode.cu and paged_prefill.cu, not of others: it uses what these define before it: kHeadDim, kThreads,
 // kTile, kGroupRows (rows of a tile that lie behind one another), kCopiesAtOnce, and Call.
 #pragma once
 
-#include "pab/fragments.cuh"
+#include "pab/tile_rows.cuh"
 
 namespace pab {
 
@@ -14,15 +14,6 @@ constexpr int kRowsAtOnce = kThreads / kCacheChunks;  // that the block copies
 // whether a thread's chunk and its place in the swizzle are the same in all rows that it copies
 constexpr bool kSameChunk =
     kThreads % kCacheChunks == 0 && kRowsAtOnce % kBankGroups == 0 && kGroupRows % kRowsAtOnce == 0;
-constexpr i32 kNoToken = -kChunkBytes;  // so that the address beside it is aligned
-
-// Notes where token `token` of a tile lies, in bytes; its page, negative for none, is first needed here.
-PAB_FN void note_token(i64* rows, const Call& call, i32 kv_head, u32 token, i32 page) {
-  if (threadIdx.x >= kTile) return;
-  const u32 page_size = static_cast<u32>(call.page_size);
-  const i64 offset = page * call.page_stride + token % page_size * call.token_stride + kv_head * call.head_stride;
-  rows[threadIdx.x] = page < 0 ? kNoToken : offset * static_cast<i64>(sizeof(Cached));
-}
 
 // Starts the copies of a tile whose tokens lie at `rows`; group(row) has the keys and values of kGroupRows rows.
 template <typename Group>

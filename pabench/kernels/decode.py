@@ -12,13 +12,13 @@ import numpy as np
 from pabench.device.base import Device, DeviceLimits, Launch
 from pabench.device.occupancy import blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
+from pabench.kernels.decode_launches import check_alignment, decode_launches
 from pabench.kernels.decode_simple import DecodePlan
-from pabench.kernels.features import LOG2_E, PLAIN, feature_arguments, variant_of
+from pabench.kernels.features import PLAIN, variant_of
 from pabench.kernels.fitted import DTYPES, PLAN_THREADS, fitted_instance, fitted_instances
-from pabench.kernels.instance import KernelEntry, KernelInstance, address_of, kernel_source
+from pabench.kernels.instance import KernelEntry, KernelInstance
 from pabench.problem.checks import INT32_MAX
 from pabench.problem.dtypes import dtype_by_name
-from pabench.problem.layout import pages_needed
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
@@ -31,8 +31,6 @@ UNIT_ROWS = 16
 WORK_BYTES, WALK_BYTES = 56, 128
 """``sizeof(Work)`` and ``sizeof(Walk)`` of ``pab/decode_line.cuh``."""
 PLAN_SHARED_BYTES = 32 * 8
-ALIGNMENT = 16
-"""Bytes of one asynchronous copy; queries, cache and output start at a multiple."""
 MAX_BLOCKS_PER_SM = 4
 OTHER_REGISTERS = 72
 
@@ -181,68 +179,24 @@ def plan_decode(
     check_alignment(q, pool)
     cached_bytes = problem.kv_storage.itemsize
     shape = shape or decode_shape(head_dim, device.limits, cached_bytes)
-    if split_tokens % shape.tile_tokens:
-        raise InvalidCase(
-            "split_tokens", split_tokens, f"must be a multiple of the tile, {shape.tile_tokens}"
-        )
     per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits, cached_bytes))
     variant = variant_of(problem)
-    more = feature_arguments(device, problem) if variant != PLAIN else ()
     instance = decode_instance(head_dim, problem.dtype, shape, per_sm, variant)
-    num_seqs, max_pages = block_table.shape
-    blocks = blocks or device.limits.multiprocessors * per_sm
-    rows = min(q.shape[0], num_seqs * max_query_len)  # a long prompt that is left alone needs no room
-    slots, meetings = _workspace(problem, num_seqs, rows, max_pages, split_tokens=split_tokens, blocks=blocks)
-    single, word = np.dtype(np.float32), np.dtype(np.uint32)
-    out = device.empty(tuple(q.shape), problem.storage.storage)
-    lse = device.empty(tuple(q.shape[:2]), single)
-    line = device.empty((num_seqs + 1,), np.dtype(np.int64))
-    first = device.empty((blocks,), np.dtype(np.int32))
-    arrivals = device.empty((meetings,), word)
-    partial_out = device.empty((slots, UNIT_ROWS, head_dim), single)
-    partial_max = device.empty((slots, UNIT_ROWS), single)
-    partial_sum = device.empty((slots, UNIT_ROWS), single)
-    split_tiles = np.int32(split_tokens // shape.tile_tokens)
-    heads = (np.int32(problem.num_qo_heads), np.int32(problem.num_kv_heads))
-    page, token, head = pool.element_strides
-    k, v = pool.k, pool.v
-    plan = Launch(
-        entry=PLAN,
-        grid=(1, 1, 1),
-        block=(PLAN_THREADS, 1, 1),
-        shared_bytes=PLAN_SHARED_BYTES,
-        args=(
-            *(kv_lens, qo_indptr, line, first, arrivals),
-            *(np.int32(num_seqs), heads[1], np.int32(problem.group_size), split_tiles),
-            *(np.int32(blocks), np.int32(meetings), np.int32(max_query_len)),
-            *more,
-        ),
+    return decode_launches(
+        device,
+        problem,
+        instance,
+        unit_rows=UNIT_ROWS,
+        tile_tokens=shape.tile_tokens,
+        blocks=blocks or device.limits.multiprocessors * per_sm,
+        split_tokens=split_tokens,
+        max_query_len=max_query_len,
+        q=q,
+        pool=pool,
+        block_table=block_table,
+        kv_lens=kv_lens,
+        qo_indptr=qo_indptr,
     )
-    decode = Launch(
-        entry=DECODE,
-        grid=(blocks, 1, 1),
-        block=(shape.threads, 1, 1),
-        shared_bytes=shape.shared_bytes(head_dim, cached_bytes),
-        args=(
-            *(q, k, v, block_table, kv_lens, qo_indptr, out, lse),
-            *(line, first, arrivals, partial_out, partial_max, partial_sum),
-            *(np.int32(num_seqs), *heads, np.int32(problem.page_size), np.int32(max_pages)),
-            *(split_tiles, np.int32(max_query_len), np.int32(problem.causal)),
-            *(np.int64(page), np.int64(token), np.int64(head)),
-            np.float32(problem.scale * LOG2_E),
-            *more,
-        ),
-    )
-    module = device.load(kernel_source(device, FILE, **instance.defines))
-    return DecodePlan(module=module, launches=(plan, decode), planning=1, q=q, k=k, v=v, out=out, lse=lse)
-
-
-def check_alignment(q: Any, pool: KvPool) -> None:
-    """Raise ``InvalidCase`` when an array does not start at a multiple of 16 bytes, an asynchronous copy."""
-    for field, array in (("q", q), ("keys", pool.k), ("values", pool.v)):
-        if address_of(array) % ALIGNMENT:
-            rule = f"must be a multiple of {ALIGNMENT} bytes"
-            raise InvalidCase(f"address of {field}", address_of(array), rule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -279,15 +233,3 @@ def why_not_decode(problem: Problem) -> str | None:
     if problem.head_dim % HEAD_DIM_STEP or problem.head_dim > MAX_HEAD_DIM:
         return f"head_dim {problem.head_dim} is not a multiple of {HEAD_DIM_STEP} up to {MAX_HEAD_DIM}"
     return None
-
-
-def _workspace(
-    problem: Problem, num_seqs: int, num_rows: int, max_pages: int, *, split_tokens: int, blocks: int
-) -> tuple[int, int]:
-    """Return the most partial results, and meeting places of pieces, that lengths within the shapes need."""
-    if not split_tokens:
-        return 2 * blocks, blocks
-    row_blocks = num_rows * problem.group_size // UNIT_ROWS + num_seqs
-    pieces = max(1, pages_needed(max_pages * problem.page_size, split_tokens))
-    count = row_blocks * problem.num_kv_heads * pieces
-    return count, count

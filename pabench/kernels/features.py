@@ -9,7 +9,7 @@ import numpy as np
 
 from pabench.device.base import Device
 from pabench.kernels.row_formats import takes_rows
-from pabench.problem.problem import Problem
+from pabench.problem.problem import CACHE_FEATURES, Problem
 
 LOG2_E = math.log2(math.e)
 PLAIN, FEATURED, E4M3_CACHE = "", " with features", " with features over e4m3"
@@ -25,10 +25,13 @@ ROW_VARIANTS = {ROW_CACHE: {"PAB_FEATURES": 1, "PAB_E4M3": 0, "PAB_ROWS": 1}}
 
 
 def variant_of(problem: Problem) -> str:
-    """Return which of ``VARIANTS`` computes ``problem``, or ``ROW_CACHE``; masks and rows go with each."""
+    """Return which of ``VARIANTS`` computes ``problem``, or ``ROW_CACHE``.
+
+    Masks, rows and how a cache lies go with each.
+    """
     if problem.kv_dtype is not None:
         return ROW_CACHE if takes_rows(problem) else E4M3_CACHE
-    return FEATURED if problem.features - {"non-causal"} else PLAIN
+    return FEATURED if problem.features - {"non-causal", *CACHE_FEATURES} else PLAIN
 
 
 def feature_arguments(device: Device, problem: Problem) -> tuple[Any, ...]:

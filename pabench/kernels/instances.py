@@ -14,6 +14,7 @@ from pabench.kernels import (
     decode_simple,
     gather,
     instruments,
+    latent,
     merge_states,
     page_copy,
     page_pool,
@@ -24,6 +25,7 @@ from pabench.kernels.instance import KernelInstance
 MODULES = (
     decode_simple,
     decode,
+    latent,
     prefill,
     append,
     gather,

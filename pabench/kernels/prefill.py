@@ -11,7 +11,7 @@ import numpy as np
 from pabench.device.base import Device, DeviceLimits, Launch
 from pabench.device.occupancy import blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
-from pabench.kernels.decode import check_alignment
+from pabench.kernels.decode_launches import check_alignment
 from pabench.kernels.decode_simple import DecodePlan
 from pabench.kernels.features import LOG2_E, PLAIN, feature_arguments, variant_of
 from pabench.kernels.fitted import PLAN_THREADS, fitted_instance, fitted_instances

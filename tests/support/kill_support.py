@@ -24,6 +24,7 @@ from pabench.subjects.allocators.entry import AllocatorEntry
 from pabench.subjects.backends.base import Backend
 from pabench.subjects.backends.rawkernel import RawKernelBackend
 from pabench.subjects.backends.rawkernel_cascade import RawKernelCascadeBackend
+from pabench.subjects.backends.rawkernel_mla import RawKernelMlaBackend
 from pabench.subjects.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.subjects.registry import load_allocator
 from tests.support.apart import CRASHED, apart
@@ -31,7 +32,11 @@ from tests.support.apart import CRASHED, apart
 BACKEND_OF = {"speculative": "rawkernel-mma", "shared-prefix": "rawkernel-cascade"}
 """One of our backends that offers what a question needs, where rawkernel does not."""
 
-TENSOR_CORE = {"rawkernel-mma": RawKernelMmaBackend, "rawkernel-cascade": RawKernelCascadeBackend}
+TENSOR_CORE = {
+    "rawkernel-mma": RawKernelMmaBackend,
+    "rawkernel-mla": RawKernelMlaBackend,
+    "rawkernel-cascade": RawKernelCascadeBackend,
+}
 
 PLACES = {
     "attention": r"sequence \d+(, query head \d+(, dim \d+)?| is empty|, query row \d+, sees no key)",

@@ -152,9 +152,9 @@ def resolve_config(
     )
 
 
-NOT_IN_GRIDS = ("rawkernel-cascade", "rawkernel-mma-fixed")
+NOT_IN_GRIDS = ("rawkernel-cascade", "rawkernel-mma-fixed", "rawkernel-mla")
 """Run over a grid only when named.  Without shared pages, and there are none, the first is another's kernel;
-the second is that kernel too, cut for equal bits and not for speed."""
+the second is that kernel too, cut for equal bits and not for speed; the third takes latent caches alone."""
 
 
 def absent_adapters() -> tuple[str, ...]:

@@ -17,6 +17,10 @@ OWN: dict[str, NamedSubject] = {
         about="rawkernel-mma with sequences cut at fixed places, so that bits do not depend on the batch",
         place="pabench.subjects.backends.rawkernel_mma_fixed:RawKernelMmaFixedBackend",
     ),
+    "rawkernel-mla": NamedSubject(
+        about="our decode over latent caches (MLA) on tensor cores",
+        place="pabench.subjects.backends.rawkernel_mla:RawKernelMlaBackend",
+    ),
     "rawkernel-cascade": NamedSubject(
         about="rawkernel-mma, which reads pages that sequences share once for all of them",
         place="pabench.subjects.backends.rawkernel_cascade:RawKernelCascadeBackend",

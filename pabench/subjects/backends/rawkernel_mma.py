@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pabench.device.base import Device
-from pabench.kernels.decode import MAX_HEAD_DIM, check_alignment, plan_decode, why_not_decode
+from pabench.kernels.decode import MAX_HEAD_DIM, plan_decode, why_not_decode
+from pabench.kernels.decode_launches import check_alignment
 from pabench.kernels.decode_simple import DecodePlan
 from pabench.kernels.fitted import DTYPES
 from pabench.kernels.layers import layer_of
