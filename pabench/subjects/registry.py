@@ -22,12 +22,12 @@ from pabench.subjects.allocators.entry import AllocatorEntry, misfit
 from pabench.subjects.allocators.table import ALLOCATORS
 from pabench.subjects.backends.adapters.table import ADAPTERS
 from pabench.subjects.backends.base import OPTIONAL, Backend, Capabilities
-from pabench.subjects.backends.contracts.table import contract_of, load_plugin
 from pabench.subjects.backends.cuda_source import CudaSourceBackend
 from pabench.subjects.backends.function import FunctionBackend
 from pabench.subjects.backends.own import OWN
 from pabench.subjects.backends.solution import SolutionBackend
 from pabench.subjects.candidates import WANTED, candidates
+from pabench.subjects.contracts import contract_of, load_plugin
 from pabench.subjects.hub import PREFIX, resolve_hub
 from pabench.subjects.importing import guarded, import_place
 from pabench.subjects.peers.named import NamedSubject
