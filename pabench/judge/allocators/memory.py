@@ -10,9 +10,8 @@ from pabench.subjects.allocators.base import PageAllocator
 from pabench.subjects.allocators.kept import Digests, KeptResults, digests
 from pabench.subjects.allocators.rounds import Rounds
 
-GROWTH_BYTES = 5 * 2**14
-"""Memory that may be kept however many calls there were: dictionaries grow in leaps, and what Python, ctypes
-and numpy set aside for a launch on the emulated device comes to 30 kB."""
+GROWTH_BYTES = 2**13
+"""Memory that may be kept however many calls there were: dictionaries grow in leaps."""
 GROWTH_PER_CALL = 4
 """Bytes more for each call: less than a number in a list takes."""
 
