@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pabench.run.record import Record
 
 DEFAULT_PROMPT = "What is the capital of France?"
-WITHOUT = ("checked", "inputs")
+WITHOUT = ("checked", "inputs", "ray")
 
 
 @click.command(name="model")

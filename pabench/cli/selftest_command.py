@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DEVICES = ("emulated", "cuda")
 CONTROL_SEEDS, MUTANT_SEEDS = 20, 3
 DEFAULT_DEADLINE_S = 30.0
-WITHOUT = ("checked", "inputs")
+WITHOUT = ("checked", "inputs", "ray")
 OWN = "own"
 
 

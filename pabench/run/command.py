@@ -22,6 +22,7 @@ from pabench.console import say
 from pabench.errors import EXIT_OK, UsageError
 from pabench.run.directory import RunDirectory, check_new
 from pabench.run.engine import Engine, cut_short
+from pabench.run.fleet import Fleet
 from pabench.run.options import Options, command_arguments, default_jobs, default_out
 from pabench.run.plug import Activity, Facts, Item
 from pabench.run.record import Record, Status
@@ -75,14 +76,19 @@ def run_activity(
     if not resumed:
         _make_room(path, overwrite=options.overwrite, dry_run=options.dry_run)
 
+    # a fleet has as many places as it has GPUs, or cores; where time is measured, one a machine
+    fleet = None if options.ray is None else _fleet(options)
+
     def jobs(facts: Facts) -> int:
+        if fleet is not None:
+            return fleet.nodes if one_job and facts.device != "cuda" else fleet.places
         return 1 if one_job or facts.device == "cuda" else shared
 
     deadline_s = None if options.in_process else options.deadline_s
     with (
         # opening a device can take minutes, and a job can be cancelled meanwhile
         stop_signals(),
-        Engine(activity, deadline_s=deadline_s, jobs=options.jobs, default_jobs=jobs) as engine,
+        Engine(activity, deadline_s=deadline_s, jobs=options.jobs, default_jobs=jobs, fleet=fleet) as engine,
     ):
         facts = engine.prepare()
         items = activity.items(facts)
@@ -123,6 +129,13 @@ def run_activity(
         say(f"{finished.not_run} of {count} not run: the budget is spent; go on with: {again}")
     write_files(activity.kind, finished.records, finished.exit_code, options, words, path)
     return finished.exit_code
+
+
+def _fleet(options: Options) -> Fleet:
+    from pabench.run.ray_fleet import RayFleet
+
+    assert options.ray is not None
+    return RayFleet(options.ray, device=options.device)
 
 
 def _verdict(path: Path) -> tuple[str, str, str]:

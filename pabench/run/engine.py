@@ -20,6 +20,7 @@ from pabench.errors import PabenchError
 from pabench.progress import Progress, make_progress
 from pabench.run.directory import RunDirectory
 from pabench.run.failures import save_failure
+from pabench.run.fleet import Fleet, FleetShard
 from pabench.run.plug import Activity, Answer, Facts, Item
 from pabench.run.record import Record, Status, exit_code
 from pabench.run.shards import Halted, LocalShard, Shard, WorkerShard
@@ -55,6 +56,7 @@ class Engine:
         deadline_s: seconds of silence that count as hanging; None runs everything in this process.
         jobs: shards; None for what ``default_jobs`` says.
         default_jobs: tells the number of shards from the first worker's facts.
+        fleet: other machines that run the items; closed with the engine.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Engine:
         deadline_s: float | None,
         jobs: int | None = None,
         default_jobs: Callable[[Facts], int] = lambda facts: 1,
+        fleet: Fleet | None = None,
     ) -> None:
         self._activity = activity
         self._deadline_s = deadline_s
@@ -71,6 +74,10 @@ class Engine:
         self._stack = ExitStack()
         self._shards: list[Shard] = []
         self._facts: Facts
+        self._found: Facts | None = None
+        self._fleet = fleet
+        if fleet is not None:
+            self._stack.callback(fleet.close)
 
     def __enter__(self) -> Engine:
         return self
@@ -85,7 +92,7 @@ class Engine:
             PabenchError: any of it is refused.
             EnvironmentRefused: any of it ends the worker.
         """
-        self._facts = self._shard().open()
+        self._facts = self._found = self._shard().open()
         return self._facts
 
     def ask(self, what: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -124,7 +131,10 @@ class Engine:
             items=missing, activity=self._activity, directory=directory, ends_at=ends_at, done=done, stop=stop
         )
         if missing:
-            for _ in range(1, max(1, min(self._jobs or self._default_jobs(self._facts), len(missing)))):
+            jobs = min(self._jobs or self._default_jobs(self._facts), len(missing))
+            if self._fleet is not None:
+                jobs = min(jobs, self._fleet.places)  # more would hold items that others could run
+            for _ in range(1, jobs):
                 self._shard()
         interrupted = False
         try:
@@ -163,6 +173,11 @@ class Engine:
         made: Shard
         if self._deadline_s is None:
             made = LocalShard(self._activity)
+        elif self._fleet is not None:
+            silence_s = self._activity.silence_s(self._deadline_s)
+            made = self._stack.enter_context(
+                FleetShard(self._activity, self._fleet, deadline_s=silence_s, expected=lambda: self._found)
+            )
         else:
             made = self._stack.enter_context(
                 WorkerShard(self._activity, deadline_s=self._activity.silence_s(self._deadline_s))
@@ -180,6 +195,7 @@ class Engine:
         def run(shard: Shard) -> None:
             try:
                 work.run(shard)
+                shard.rest()
             except BaseException as error:
                 ended.put(error)
             else:

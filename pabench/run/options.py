@@ -21,7 +21,7 @@ command_arguments: ContextVar[tuple[str, ...] | None] = ContextVar("command_argu
 """What the command line was called with, where that is not ``sys.argv``."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 MAX_DEFAULT_JOBS = 8
-OPTIONAL = ("device", "kernels", "checked", "inputs", "seed", "jobs")
+OPTIONAL = ("device", "kernels", "checked", "inputs", "seed", "jobs", "ray")
 """What an activity may have no use for; given to such a one, it is refused by name."""
 
 
@@ -37,6 +37,7 @@ class Options:
         deadline_s: seconds of silence that count as hanging.
         in_process: no worker process, for debuggers.
         jobs: workers side by side; None for the activity's own choice.
+        ray: address of a Ray cluster that runs the items, or ``local``; None for this machine.
         budget_s: no item begins later; None for no limit.
         json, junit, html: files to write.
         dry_run: name the items, write nothing.
@@ -53,6 +54,7 @@ class Options:
     deadline_s: float = 60.0
     in_process: bool = False
     jobs: int | None = None
+    ray: str | None = None
     budget_s: float | None = None
     json: Path | None = None
     junit: Path | None = None
@@ -120,6 +122,12 @@ def activity_options(
             help="Worker processes.  [default: PABENCH_JOBS, or one per core]",
         ),
         click.option(
+            "--ray",
+            metavar="ADDRESS",
+            hidden=hidden("ray"),
+            help="Run the items on a Ray cluster: HOST:PORT, auto, or local.",
+        ),
+        click.option(
             "--budget", metavar="TIME", help="Start no new work after this time, such as 540s or 9m."
         ),
         click.option("--json", "json_file", type=file, metavar="FILE", help="Write all results as JSON."),
@@ -154,7 +162,7 @@ def options_of(
             raise UsageError(f"--{name}: pabench {kind} has no use for it")
     deadline, budget, jobs, seed = (taken.pop(name) for name in ("deadline_s", "budget_s", "jobs", "seed"))
     if taken["in_process"]:
-        for option, value in (("--deadline", deadline), ("--jobs", jobs)):
+        for option, value in (("--deadline", deadline), ("--jobs", jobs), ("--ray", taken["ray"])):
             if value is not None:
                 raise UsageError(f"{option} needs worker processes, must not be given with --in-process")
     if taken["resume"] and taken["out"] is None:

@@ -30,6 +30,9 @@ class Shard(Protocol):
     def halt(self) -> None:
         """End the item in work, from another thread."""
 
+    def rest(self) -> None:
+        """Give back what others may need: no item is left for it."""
+
 
 class Halted(Exception):
     """The run was stopped while an item was in work; the message says how far it was."""
@@ -57,6 +60,9 @@ class LocalShard:
 
     def halt(self) -> None:
         """Do nothing: the interrupt has ended the item."""
+
+    def rest(self) -> None:
+        """Do nothing: the process is the run's own."""
 
     def loading(self, what: str) -> None:
         """See ``Env``."""
@@ -105,6 +111,9 @@ class WorkerShard:
     def halt(self) -> None:
         """See ``Shard``."""
         self._nursery.halt()
+
+    def rest(self) -> None:
+        """Keep the worker: the caller may have more for it."""
 
     def open(self) -> Facts:
         """Start a worker; raises what its bench refuses."""

@@ -84,7 +84,7 @@ ONLY: dict[str, set[str]] = {
     "problem": {"numpy"},
     "workloads": {"numpy", "zstandard"},
     "judge": {"numpy"},
-    "run": {"numpy", "click"},
+    "run": {"numpy", "click", "ray"},
     "analysis": {"numpy", "pandas", "scipy"},
     "comparison": {"pandas"},
 }

@@ -98,9 +98,10 @@ class SweepConfig:
             "trace": list(self.traces),
             "kernels": self.kernels,
             "inputs": self.inputs,
-            "l2": list(self.l2),
             "checked": self.checked,
             "grid": self.grid,
+            # runs from before there was a choice go on with the default
+            **({"l2": list(self.l2)} if self.l2 else {}),
         }
 
 

@@ -13,7 +13,7 @@ from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.check import CHECK_TOKENS, check_cases, check_lengths
 from pabench.activities.sweep.config import KEYS, SweepConfig, resolve_config
 from pabench.activities.sweep.config_file import read_config_file
-from pabench.activities.sweep.grid import grid_digest, make_cells
+from pabench.activities.sweep.grid import grid_digest, make_cells, policies_of
 from pabench.activities.sweep.measure import run_lengths
 from pabench.errors import InvalidCase, PabenchError, UnknownName, UsageError
 from pabench.problem.lengths import parse_lengths
@@ -129,7 +129,11 @@ def test_config_defaults_cover_all_but_page_sizes() -> None:
 
 def test_config_written_down_reads_back_equal() -> None:
     resolved = config(
-        lengths=("zipf", "list:1,2"), heads=("6:2", "8"), trace=("a.csv", "b.jsonl"), layouts="HND-strided"
+        lengths=("zipf", "list:1,2"),
+        heads=("6:2", "8"),
+        trace=("a.csv", "b.jsonl"),
+        layouts="HND-strided",
+        l2="hot",
     )
     assert set(resolved.to_dict()) == set(KEYS)
     assert resolve_config(resolved.to_dict(), backends=BACKENDS) == resolved
@@ -249,3 +253,21 @@ def test_measure_runs_as_much_of_the_batch_as_the_budget_allows() -> None:
     assert run_lengths((0, 0, 5), 4, 40) == (0, 0, 5)
     assert run_lengths((1024,), 32, 2**16) == (1024,)
     assert run_lengths((7,), 100, 10) == (1,)
+
+
+def test_l2_policies_are_an_axis_of_a_gpu_alone() -> None:
+    asked = resolve_config({"page-sizes": "8", "l2": "cold-flush,hot"}, backends=["rawkernel"])
+    plain = resolve_config({"page-sizes": "8"}, backends=["rawkernel"])
+    assert policies_of(asked, "cuda") == ("cold-flush", "hot")
+    assert policies_of(plain, "cuda") == ("cold-rotate",)
+    assert policies_of(plain, "emulated") == (None,)
+    assert "l2" not in plain.to_dict()
+    assert resolve_config(asked.to_dict(), backends=["rawkernel"]) == asked
+    with pytest.raises(UsageError, match="--l2 cold-flush,hot: a cell on device emulated is timed"):
+        policies_of(asked, "emulated")
+    with pytest.raises(UnknownName, match="cold-rotat"):
+        resolve_config({"page-sizes": "8", "l2": "cold-rotat"}, backends=["rawkernel"])
+    specs = [parse_lengths("fixed:len=40")]
+    cells = make_cells(asked, specs, device="cuda", gpu="H200", policies=policies_of(asked, "cuda"))
+    assert len({cell.id for cell in cells}) == len(cells) == 6
+    assert {cell.axes()["l2"] for cell in cells} == {"cold-flush", "hot"}
