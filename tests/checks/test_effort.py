@@ -13,7 +13,7 @@ GOOD = 'name = "mine"\nexamples = 7\nmachine_runs = 8\nmachine_steps = 9\n'
 
 
 def test_effort_grows_from_profile_to_profile() -> None:
-    assert list(EFFORTS) == ["glance", "quick", "default", "deep"]
+    assert list(EFFORTS) == ["glance", "trial", "quick", "default", "deep"]
     for less, more in zip(EFFORTS.values(), list(EFFORTS.values())[1:], strict=False):
         assert less.examples < more.examples
         assert less.machine_runs < more.machine_runs

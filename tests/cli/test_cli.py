@@ -211,7 +211,7 @@ def test_cli_doctor_cache_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_cli_list_checks_names_every_check_of_the_suite(capsys: pytest.CaptureFixture[str]) -> None:
     from pabench.checks.suite import QUESTIONS
-    from pabench.subjects.backends.base import LAYERS, OPTIONAL, VAST_WRITES
+    from pabench.subjects.backends.base import DUMMY_LENGTHS, LAYERS, OPTIONAL, PADDED_ROWS, VAST_WRITES
 
     assert run(["list", "checks", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
@@ -224,6 +224,8 @@ def test_cli_list_checks_names_every_check_of_the_suite(capsys: pytest.CaptureFi
         "append",
         "replay",
         LAYERS,
+        DUMMY_LENGTHS,
+        PADDED_ROWS,
         "allocator",
         VAST_WRITES,
         *OPTIONAL,

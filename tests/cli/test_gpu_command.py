@@ -93,7 +93,10 @@ def test_gpu_compiles_for_the_architecture_here(capability: tuple[int, int], nam
     assert architecture(*capability) == name
 
 
-SUBJECTS = ("rawkernel", "rawkernel-mma", "rawkernel-mma-fixed", "rawkernel-cascade", "scan")
+SUBJECTS = (
+    *("rawkernel", "rawkernel-cascade", "rawkernel-mla", "rawkernel-mma", "rawkernel-mma-fixed"),
+    "scan",
+)
 """What the conformance steps judge."""
 
 
@@ -123,7 +126,7 @@ PLAN = """at most 540 s:
   30 s          doctor
   90 s          kernels
   200 s         conformance-rawkernel, conformance-rawkernel-mma, conformance-rawkernel-mma-fixed, \
-conformance-rawkernel-cascade and conformance-scan, at the same time
+conformance-rawkernel-mla, conformance-rawkernel-cascade and conformance-scan, at the same time
   75 s          controls
   what is left  sweep"""
 

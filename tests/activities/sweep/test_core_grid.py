@@ -194,7 +194,6 @@ def test_against_ceilings_gives_fractions_of_what_was_measured() -> None:
 @pytest.mark.parametrize(
     ("changes", "flag"),
     [
-        ({"achieved_gbps": 4121.0}, "above 103 %"),
         ({"timing": {"cold": False, "host_waited_longer": 0}}, "not cold"),
         ({"timing": {"cold": True, "host_waited_longer": 2}}, "the host waited"),
     ],
@@ -203,6 +202,17 @@ def test_against_ceilings_doubts(changes: Mapping[str, Any], flag: str) -> None:
     cell = cells(read_grid("core-small"), "rawkernel-mma")[0]
     (found,) = against_ceilings(cell, line(cell, [160e3] * 3, **changes), H200, CEILINGS)["flags"]
     assert flag in found
+
+
+def test_against_ceilings_gives_no_speed_faster_than_memory() -> None:
+    cell = cells(read_grid("core-small"), "rawkernel-mma")[0]
+    measured = line(cell, [160e3] * 3, achieved_gbps=4121.0)
+    found = against_ceilings(cell, measured, H200, CEILINGS)
+    assert found["status"] == "inconclusive"
+    assert found["reason"].startswith("no speed: 103.0% of the measured read ceiling, must be at most 103%")
+    assert found["run_ns"] is None
+    assert found["timing"]["refused_run_ns"] == measured["run_ns"]
+    assert "status" not in against_ceilings(cell, {**measured, "achieved_gbps": 4119.0}, H200, CEILINGS)
 
 
 def test_against_ceilings_leaves_alone_what_was_not_measured() -> None:

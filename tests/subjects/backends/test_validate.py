@@ -62,7 +62,7 @@ WRONG: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     ),
     "q of other heads": (
         lambda t: replace(t, q=t.q[:, :3]),
-        "q = (3, 3, 8): must have shape (3, 4, 8)",
+        "q = (3, 3, 8): must have shape (3, 4, 8), or more rows",
     ),
     "q as float64": (
         lambda t: replace(t, q=t.q.astype(np.float64)),
