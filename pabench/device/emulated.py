@@ -120,7 +120,7 @@ class EmulatedModule:
                 raise LaunchError(f"{self._source.path.name} has no kernel {entry!r}") from None
             codes = (ctypes.c_int * MAX_PARAMETERS)()
             count = describe(codes)
-            self._signatures[entry] = [(chr(code >> 8), code & 0xFF) for code in codes[:count]]
+            self._signatures[entry] = [(chr(code >> 16), code & 0xFFFF) for code in codes[:count]]
         return self._signatures[entry]
 
     def _argument(self, launch: Launch, position: int, arg: Any) -> Any:

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "emulator/deadlock.h"
+#include "emulator/mbarrier.h"
 #include "emulator/observe.h"
 #include "emulator/schedule.h"
 #include "emulator/worker.h"
@@ -39,6 +40,7 @@ void prepare_block(Worker& w, u64 number) {
   std::memset(w.barrier_arrived, 0, sizeof w.barrier_arrived);
   std::memset(w.barrier_expected, 0, sizeof w.barrier_expected);
   std::memset(w.barrier_notes, 0, sizeof w.barrier_notes);
+  w.bulk.clear();
   w.live = w.threads;
   const u32 warp_count = (w.threads + kWarpSize - 1) / kWarpSize;
   w.warps.resize(warp_count);
@@ -61,7 +63,8 @@ void prepare_block(Worker& w, u64 number) {
       lane.index = i;
       lane.step = 0;
       lane.thread = {t % launch.block.x, t / launch.block.x % launch.block.y, t / launch.block.x / launch.block.y};
-      lane.copy_group = lane.copy_count = 0;
+      lane.copy_group = lane.copy_count = lane.bulk_group = 0;
+      lane.at_barrier = nullptr;
       lane.copies = &w.copies[t * kCopyQueue];
       lane.context = new_context(w, t);
     }
@@ -134,10 +137,23 @@ void put_away(std::unique_ptr<Worker> block, std::unique_ptr<Worker>& spare) {
 // What a launch says of a block that polls and polls.
 std::string describe_polling(const Worker& block) {
   const Lane& lane = *block.waiting;
-  char text[200];
+  char text[400];
+  std::string what = "polled memory";
+  if (lane.at_barrier) {
+    u64 word;
+    std::memcpy(&word, lane.at_barrier, sizeof word);
+    const Mbarrier barrier = Mbarrier::of(word);
+    std::snprintf(text, sizeof text, "waited at the mbarrier at byte %td of shared memory (phase of parity %u: %llu of %llu arrivals missing, ",
+                  static_cast<const unsigned char*>(lane.at_barrier) - lane.block->shared, barrier.parity,
+                  static_cast<unsigned long long>(barrier.pending), static_cast<unsigned long long>(barrier.expected));
+    what = text;
+    std::snprintf(text, sizeof text, barrier.bytes < 0 ? "%lld bytes came that were not expected)" : "%lld bytes expected that did not come)",
+                  barrier.bytes < 0 ? -barrier.bytes : barrier.bytes);
+    what += text;
+  }
   std::snprintf(text, sizeof text,
-                "polled memory for more than %u s without end [block (%u, %u, %u), thread (%u, %u, %u)]",
-                block.launch->poll_seconds, lane.block->index.x, lane.block->index.y, lane.block->index.z,
+                "%s for more than %u s without end [block (%u, %u, %u), thread (%u, %u, %u)]",
+                what.c_str(), block.launch->poll_seconds, lane.block->index.x, lane.block->index.y, lane.block->index.z,
                 lane.thread.x, lane.thread.y, lane.thread.z);
   return text;
 }

@@ -26,7 +26,7 @@ template <typename T>
 constexpr int describe() {
   const int pointer = std::is_const_v<std::remove_pointer_t<T>> ? 'c' : 'p';
   const int kind = std::is_pointer_v<T> ? pointer : std::is_floating_point_v<T> ? 'f' : std::is_signed_v<T> ? 'i' : 'u';
-  return kind * 256 + static_cast<int>(sizeof(T));
+  return (kind << 16) + static_cast<int>(sizeof(T));
 }
 
 template <typename... Args>

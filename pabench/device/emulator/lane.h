@@ -16,7 +16,8 @@ using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 
 constexpr u32 kWarpSize = 32;
-constexpr u32 kBarriers = 16;        // named barriers of a block, as on hardware
+constexpr u32 kNamedBarriers = 16;   // of a block, as on hardware
+constexpr u32 kClusterBarrier = 16, kBarriers = 17;  // that of a cluster, which is one block
 constexpr u32 kCopyQueue = 256;      // asynchronous 16-byte copies in flight per lane
 // What a block reads that nobody wrote: NaN in each floating type, from 8 bits to 64.  Not the 0xFF of fresh device
 // memory: what is computed from it is an output that is wrong, and none that was never written.
@@ -36,6 +37,7 @@ enum class Op : u32 { kSync, kShuffle, kBallot, kAny, kAll, kMatchAny, kReduceAd
 
 struct Warp;
 struct Block;
+struct Lane;
 struct Numbered;
 
 // One asynchronous copy: performed at the wait that covers it, never earlier.
@@ -47,6 +49,19 @@ struct PendingCopy {
 #ifdef PAB_EMU_CHECKED
   const void* pc;  // where it was issued
 #endif
+};
+
+// One copy between global and shared memory by the engine for bulk copies: performed some time after its issue.
+struct BulkCopy {
+  Lane* lane;             // that issued it
+  u64 barrier;            // mbarrier in shared memory that its bytes are told to; 0 for one out of shared memory
+  u32 group;              // of its lane, for one out of shared memory
+  u32 bytes;              // in shared memory
+  unsigned char* shared;
+  u64 global;             // address; of a tile the lowest of the tensor
+  bool tile;
+  int at[5];              // coordinates of a tile
+  unsigned char map[128];  // its tensor map
 };
 
 struct Lane {
@@ -70,6 +85,8 @@ struct Lane {
   void* trace = nullptr;  // the checkers' own
 #endif
 
+  const void* at_barrier = nullptr;  // mbarrier that the last poll looked at
+  u32 bulk_group = 0;  // open group of bulk copies out of shared memory
   u32 copy_group = 0;  // open group of asynchronous copies
   u32 copy_count = 0;
   PendingCopy* copies = nullptr;  // kCopyQueue of them
@@ -106,6 +123,8 @@ u64 collective(u32 mask, Op op, u64 value, u32 source);
 // Arrives at block barrier `id`; `expected` threads complete it, 0 (kAllThreads) all that have not returned.
 constexpr u32 kAllThreads = 0;
 void barrier(u32 id, u32 expected, bool wait);
+// The same for the barrier of a cluster, of which this block is all.
+void cluster_barrier();
 
 // For a barrier that counts: what this thread brings to it, before it arrives; how many brought true, after it.
 void barrier_note(u32 id, bool truth);
@@ -130,6 +149,13 @@ void copy_async(void* target, const void* source, bool valid);
 void copy_async_part(void* target, const void* source, u32 bytes, u32 given);
 void copy_commit();
 void copy_wait(u32 newest_groups_left);
+
+// Bulk copies.  One into shared memory lands when somebody waits at its mbarrier, one of many by chance; one out of it
+// when its lane waits for its group.  Each is handed out once, to be performed by who asked.
+void bulk_issue(const BulkCopy& copy);
+void bulk_commit();
+bool bulk_landing(u64 barrier, BulkCopy& copy);
+bool bulk_leaving(u32 newest_groups_left, BulkCopy& copy);
 
 // Ends the launch with a message; does not return.
 [[noreturn]] void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -53,3 +53,4 @@ struct alignas(A) Bytes {
 #include "emulator/ptx/memory.h"
 #include "emulator/ptx/warp.h"
 #include "emulator/ptx/matrix.h"
+#include "emulator/ptx/bulk.h"

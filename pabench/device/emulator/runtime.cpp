@@ -52,11 +52,11 @@ u64 collective(u32 mask, Op op, u64 value, u32 source) {
   return me->result;
 }
 
-void barrier(u32 id, u32 expected, bool wait) {
+namespace {
+
+void come_to_barrier(u32 id, u32 expected, bool wait) {
   Worker& w = *worker;
   Lane* me = current;
-  me->pc = __builtin_return_address(0);
-  if (id >= kBarriers) fault("barrier %u: there are %u barriers", id, kBarriers);
   if (expected % kWarpSize) fault("barrier %u: %u threads is not a multiple of the warp size", id, expected);
   observe::count_barrier(*me);
   if (w.barrier_arrived[id] && w.barrier_expected[id] != expected) {
@@ -73,8 +73,20 @@ void barrier(u32 id, u32 expected, bool wait) {
   if (wait && !(me->warp->runnable & bit)) suspend(me);
 }
 
+}  // namespace
+
+void barrier(u32 id, u32 expected, bool wait) {
+  current->pc = __builtin_return_address(0);
+  if (id >= kNamedBarriers) fault("barrier %u: there are %u barriers", id, kNamedBarriers);
+  come_to_barrier(id, expected, wait);
+}
+void cluster_barrier() {
+  current->pc = __builtin_return_address(0);
+  come_to_barrier(kClusterBarrier, kAllThreads, true);
+}
+
 void barrier_note(u32 id, bool truth) {
-  if (id >= kBarriers) fault("barrier %u: there are %u barriers", id, kBarriers);
+  if (id >= kNamedBarriers) fault("barrier %u: there are %u barriers", id, kNamedBarriers);
   worker->barrier_notes[id] += truth;
 }
 u32 barrier_noted(u32 id) { return worker->barrier_noted[id]; }
@@ -187,6 +199,43 @@ void copy_wait(u32 newest_groups_left) {
     }
   }
   me->copy_count = kept;
+}
+
+void bulk_issue(const BulkCopy& copy) {
+  Worker& w = *worker;
+  w.bulk.push_back(copy);
+  w.bulk.back().lane = current;
+  w.bulk.back().group = current->bulk_group;
+  if (copy.barrier) poison(copy.shared, copy.bytes);  // whoever reads before the wait reads NaN
+}
+void bulk_commit() { ++current->bulk_group; }
+
+namespace {
+
+template <typename Fits>
+bool take_bulk(u64 first, BulkCopy& copy, Fits fits) {
+  std::vector<BulkCopy>& all = worker->bulk;
+  for (u64 i = 0; i < all.size(); ++i) {
+    const u64 at = (first + i) % all.size();
+    if (!fits(all[at])) continue;
+    copy = all[at];
+    all.erase(all.begin() + static_cast<std::ptrdiff_t>(at));
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+bool bulk_landing(u64 barrier, BulkCopy& copy) {
+  return !worker->bulk.empty() && take_bulk(worker->random() % worker->bulk.size(), copy, [barrier](const BulkCopy& one) {
+    return one.barrier == barrier;
+  });
+}
+bool bulk_leaving(u32 newest_groups_left, BulkCopy& copy) {
+  return take_bulk(0, copy, [newest_groups_left](const BulkCopy& one) {
+    return !one.barrier && one.lane == current && one.group + newest_groups_left < current->bulk_group;
+  });
 }
 
 void fault(const char* format, ...) {

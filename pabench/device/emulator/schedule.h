@@ -218,7 +218,9 @@ void lane_main() {
   --w.live;
   got_on(w);
   if (me->warp->arrived) release_collectives(*me->warp);
-  if (w.barrier_arrived[0] && w.barrier_expected[0] == 0 && w.barrier_arrived[0] == w.live) release_barrier(0);
+  for (const u32 id : {0u, kClusterBarrier}) {
+    if (w.barrier_arrived[id] && w.barrier_expected[id] == 0 && w.barrier_arrived[id] == w.live) release_barrier(id);
+  }
   suspend(me);
   __builtin_unreachable();
 }

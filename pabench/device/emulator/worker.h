@@ -137,6 +137,7 @@ struct Worker {
   std::vector<UContext> contexts;
   UContext home;
 #endif
+  std::vector<BulkCopy> bulk;  // issued and not performed
   std::vector<Warp> warps;
   std::vector<u32> warp_order;
   u32 barrier_arrived[kBarriers] = {};

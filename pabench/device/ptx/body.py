@@ -77,6 +77,7 @@ class Body:
         memory: those variables.
         structures: C++ names of parameters, of the function and of its calls.
         scopes: registers declared in the open braces, name or prefix (``%r<``) to type.
+        labels: those of the open braces, name to C++ name: others may have the same name elsewhere.
         computed: floating registers that arithmetic makes: their NaN is CUDA's where the bits leave.
         branches: labels of each branch table.
         callable: names of functions that can be called.
@@ -96,6 +97,7 @@ class Body:
     branches: dict[str, list[str]] = field(default_factory=dict)
     returns: str = ""
     scopes: list[dict[str, str]] = field(default_factory=lambda: [{}])
+    labels: list[dict[str, str]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     used: dict[str, str] = field(default_factory=dict)
     carries: bool = False
@@ -111,6 +113,17 @@ class Body:
         """Return a name that was not used."""
         self.named += 1
         return f"{name}{self.named}"
+
+    def label(self, name: str) -> str:
+        """Return the C++ label for a PTX label: the innermost of that name.
+
+        Raises:
+            PtxError: no such label.
+        """
+        found = next((scope[name] for scope in reversed(self.labels) if name in scope), None)
+        if found is None:
+            raise PtxError(f"unknown label {name!r}")
+        return found
 
     def register(self, name: str) -> str | None:
         """Return the type of a register, or None where there is none of that name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pabench.device.ptx.body import Body, count_operands, identifier, opcode
+from pabench.device.ptx.body import Body, count_operands, opcode
 from pabench.device.ptx.parse import Instruction, split_operands
 from pabench.device.ptx.types import PtxError
 
@@ -13,16 +13,11 @@ LIBRARY = {
 """Functions of the device's library that PTX calls without defining them."""
 
 
-def label(name: str) -> str:
-    """Return the C++ label for a PTX label."""
-    return "L" + identifier(name)
-
-
 @opcode("bra", modifiers="uni")
 def branch(f: Body, i: Instruction) -> None:
     """Write ``bra``."""
     count_operands(i, 1)
-    f.line(f"goto {label(i.operands[0])};")
+    f.line(f"goto {f.label(i.operands[0])};")
 
 
 @opcode("brx", modifiers="idx uni")
@@ -32,7 +27,7 @@ def branch_table(f: Body, i: Instruction) -> None:
     targets = f.branches.get(i.operands[1])
     if targets is None:
         raise PtxError(f"no branch table {i.operands[1]}")
-    cases = " ".join(f"case {at}: goto {label(target)};" for at, target in enumerate(targets))
+    cases = " ".join(f"case {at}: goto {f.label(target)};" for at, target in enumerate(targets))
     f.line(f"switch ({f.value(i.operands[0], 'u32')}) {{ {cases} default: __builtin_unreachable(); }}")
 
 

@@ -60,9 +60,11 @@ class PtxModule(EmulatedModule):
         if len(launch.args) != len(signature):
             raise LaunchError(f"{launch.entry}: takes {len(signature)} arguments, got {len(launch.args)}")
         for position, (arg, (kind, size)) in enumerate(zip(launch.args, signature, strict=True)):
+            if kind == "s" and isinstance(arg, np.void) and arg.dtype.itemsize == size:
+                continue
             if kind == "s":
                 raise LaunchError(
-                    f"{launch.entry}: argument {position} is a structure, which cannot be given"
+                    f"{launch.entry}: argument {position} is a structure: give numpy.void of its {size} bytes"
                 )
             scalar = isinstance(arg, np.generic)
             given = arg.dtype.itemsize if scalar else 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pabench.device.ptx import bulk
 from pabench.device.ptx.body import SPACES, Body, count_operands, group, opcode, space_of, whole
 from pabench.device.ptx.parse import Instruction
 from pabench.device.ptx.types import PtxError, bits_type, cxx, width
@@ -14,6 +15,7 @@ ORDERS = {
     "release": "__ATOMIC_RELEASE",
     "acq_rel": "__ATOMIC_ACQ_REL",
 }
+PROXIES = "proxy async alias mbarrier_init tensormap::generic"
 SCOPES = "cta cluster gpu sys"
 CACHES = (
     "nc ca cg cs lu cv wb wt cop L1::evict_normal L1::evict_unchanged L1::evict_first L1::evict_last "
@@ -114,7 +116,11 @@ def in_space(f: Body, i: Instruction) -> None:
     f.assign(i.operands[0], "pred", known[space])
 
 
-@opcode("membar", "fence", modifiers=f"gl acq_rel acquire release sc proxy async alias {SCOPES} {WHERE}")
+@opcode(
+    "membar",
+    "fence",
+    modifiers=f"gl acq_rel acquire release sc {PROXIES} {SCOPES} {WHERE}",
+)
 def fence(f: Body, i: Instruction) -> None:
     """Write ``membar`` and ``fence``."""
     block = i.has("cta") or i.has("proxy")
@@ -122,11 +128,20 @@ def fence(f: Body, i: Instruction) -> None:
 
 
 @opcode(
-    *("prefetch", "prefetchu", "discard", "applypriority", "griddepcontrol", "setmaxnreg"),
-    modifiers=f"L1 L2 inc dec sync aligned launch_dependents wait {WHERE} {CACHES}",
+    *("prefetch", "prefetchu", "discard", "applypriority", "griddepcontrol"),
+    modifiers=f"L1 L2 launch_dependents wait {WHERE} {CACHES}",
 )
 def hint(f: Body, i: Instruction) -> None:
     """Leave out what changes no value."""
+
+
+@opcode("setmaxnreg", modifiers="inc dec sync aligned")
+def registers(f: Body, i: Instruction) -> None:
+    """Check ``setmaxnreg``, which changes no value."""
+    count_operands(i, 1)
+    count = whole(i.operands[0])
+    if count is None or not 24 <= count <= 256 or count % 8:
+        raise PtxError(f"{i.operands[0]} registers: must be a multiple of 8 from 24 to 256")
 
 
 @opcode("createpolicy", modifiers=f"fractional range cvt {CACHES}")
@@ -175,11 +190,13 @@ def atomic(f: Body, i: Instruction) -> None:
     )
 
 
-@opcode("cp", modifiers=f"async commit_group wait_group wait_all {WHERE} {CACHES}")
+@opcode("cp", modifiers=f"async commit_group wait_group wait_all {bulk.BULK} {WHERE} {CACHES}")
 def copy(f: Body, i: Instruction) -> None:
     """Write ``cp``."""
     if i.modifiers[0] != "async":
         raise PtxError("another copy than cp.async")
+    if i.has("bulk"):
+        return bulk.copy(f, i)
     if i.has("commit_group"):
         return f.line("pab_emu::copy_commit();")
     if i.has("wait_all"):

@@ -6,11 +6,11 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from pabench.device.ptx import control, convert, integer, matrix, memory, warp  # noqa: F401 - they register opcodes
 from pabench.device.ptx.body import ALLOWED, HANDLERS, Body, identifier, whole
 from pabench.device.ptx.floating import computes
+from pabench.device.ptx.labels import branches_of, labels_of
 from pabench.device.ptx.parse import (
     Function,
     Instruction,
@@ -35,6 +35,7 @@ REGISTER = re.compile(r"([%$\w]+?)(?:<(\d+)>)?")
 GLOBAL = re.compile(r"\bg_\d+\b")
 STEPS = ("ld", "st", "atom", "red", "cp", "ldmatrix", "stmatrix", "bra")
 """Where lanes in step wait for those behind: accesses, and the turns of loops."""
+CLUSTER = re.compile(r"\.reqnctapercluster\s+([\d,\s]+)")
 TOO_MANY_CALLERS = 32
 """Levels of inlining that are looked through for a line of the user's."""
 Foreign = Callable[[str], bool]
@@ -164,15 +165,15 @@ def _head(function: Function, unit: Unit) -> str:
 
 def _entry(function: Function) -> str:
     """Return what the launcher calls: the kernel with its arguments unpacked, and its parameters as codes."""
-    cells = (f"*static_cast<{structure(one)}*>(args[{at}])" for at, one in enumerate(function.parameters))
+    cells = (f"ptx::argument<{structure(one)}>(args[{at}])" for at, one in enumerate(function.parameters))
     values = ", ".join(cells)
     kinds = [
         ("p" if one.pointer else "f" if one.type in ("f32", "f64") else "b", width(one.type) // 8)
         if one.count is None
-        else ("s", 0)
+        else ("s", one.count * width(one.type) // 8)
         for one in function.parameters
     ]
-    told = " ".join(f"out[{at}] = {ord(kind) * 256 + size};" for at, (kind, size) in enumerate(kinds))
+    told = " ".join(f"out[{at}] = {ord(kind) << 16 | size};" for at, (kind, size) in enumerate(kinds))
     name, export = function.name, 'extern "C" PTX_EXPORT'
     return (
         f"{export} void pab_emu_invoke_{name}(void** args) {{ using namespace ptx::numbers; "
@@ -182,6 +183,12 @@ def _entry(function: Function) -> str:
 
 
 def _function(unit: Unit, function: Function, places: bool) -> list[str]:
+    cluster = CLUSTER.search(function.attributes)
+    if cluster and any(int(one) > 1 for one in re.findall(r"\d+", cluster[1])):
+        raise PtxError(
+            f"{function.name}: PTX line {function.line}: .reqnctapercluster {cluster[1].strip()}: "
+            "clusters of several blocks are not supported yet"
+        )
     instructions = {
         at: _located(function, one, lambda one=one: parse_instruction(one))  # type: ignore[misc]
         for at, one in enumerate(function.body)
@@ -193,7 +200,8 @@ def _function(unit: Unit, function: Function, places: bool) -> list[str]:
         structures={one.name: f"a{at}" for at, one in enumerate(function.parameters)},
         computed=_computed(instructions.values()),  # type: ignore[arg-type]
         callable=unit.callable,
-        branches=_branches(function.body),
+        branches=branches_of(function.body),
+        labels=[labels_of(function.body, 0)],
         entry=function.entry,
         lockstep=unit.lockstep,
     )
@@ -213,7 +221,7 @@ def _function(unit: Unit, function: Function, places: bool) -> list[str]:
         body.structures[one.name] = "result"
     writer = _Writer(unit=unit, function=function, body=body, places=places)
     for at, statement in enumerate(function.body):
-        _located(function, statement, lambda at=at, s=statement: writer.write(s, instructions.get(at)))  # type: ignore[misc]
+        _located(function, statement, lambda at=at: writer.write(at, instructions.get(at)))  # type: ignore[misc]
     lines = [f"{_head(function, unit)} {{", "unsigned char* const shared = ptx::shared_memory();"]
     lines += ["u32 carry = 0;"] if body.carries else []
     lines += _registers(body.used)
@@ -278,14 +286,6 @@ def _computed(instructions: Sequence[Instruction]) -> frozenset[str]:
     return frozenset(made - other)
 
 
-def _branches(body: Sequence[Statement]) -> dict[str, list[str]]:
-    found = {}
-    for before, one in pairwise(body):
-        if before.kind == "label" and one.text.startswith(".branchtargets"):
-            found[before.text] = split_operands(one.text.removeprefix(".branchtargets"))
-    return found
-
-
 @dataclass(slots=True, kw_only=True)
 class _Writer:
     """Writes the statements of one function."""
@@ -298,18 +298,21 @@ class _Writer:
     told: Place | None = None
     local_bytes: int = 0
 
-    def write(self, statement: Statement, instruction: object) -> None:
+    def write(self, at: int, instruction: object) -> None:
+        statement = self.function.body[at]
         if isinstance(instruction, Instruction):
             self._instruction(instruction)
         elif statement.kind == "open":
             self.body.scopes.append({})
+            self.body.labels.append(labels_of(self.function.body, at + 1))
             self.body.line("{")
         elif statement.kind == "close":
             self.body.scopes.pop()
+            self.body.labels.pop()
             self.body.line("}")
         elif statement.kind == "label":
             if statement.text not in self.body.branches:
-                self.body.line(f"{control.label(statement.text)}:;")
+                self.body.line(f"{self.body.label(statement.text)}:;")
         elif statement.kind == "loc":
             self._place(statement)
         else:

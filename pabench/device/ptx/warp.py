@@ -84,9 +84,15 @@ def elect(f: Body, i: Instruction) -> None:
     f.line("}")
 
 
-@opcode("bar", "barrier", modifiers="cta warp sync arrive red popc and or aligned")
+CLUSTER = "cluster wait release acquire relaxed"
+
+
+@opcode("bar", "barrier", modifiers=f"cta warp sync arrive red popc and or aligned {CLUSTER}")
 def barrier(f: Body, i: Instruction) -> None:
     """Write ``bar`` and ``barrier``."""
+    if i.has("cluster"):
+        # all of a cluster of one block meet where they wait
+        return f.line("pab_emu::cluster_barrier();" if i.has("wait") else "")
     kind = next((name for name in i.modifiers if name in ("sync", "arrive", "red")), None)
     if kind is None:
         raise PtxError("a barrier of another kind")

@@ -45,6 +45,13 @@ PTX_FN Vector<T, N> load_vector(const void* from) {
 template <typename T, int N>
 PTX_FN void store_vector(void* to, const Vector<T, N>& value) { pab::store_wide(static_cast<Vector<T, N>*>(to), value); }
 
+// An argument, which lies where the launcher has room and may be aligned to less than its parameter.
+template <typename T>
+PTX_OWN T argument(const void* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
 // Parts of parameters.
 template <typename T>
 PTX_FN T read(const void* from, int offset) {
