@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pabench.errors import EnvironmentRefused
+from pabench.timing.sampler import interval_rank
 
 TRIM = 0.2
 """Share of samples that are cut off at either end: a pre-empted sample must not decide."""
@@ -89,19 +90,12 @@ def median_interval(
 ) -> tuple[float, float, float] | None:
     """Return the median and the interval between two order statistics that covers it.
 
-    Of ``n`` samples the interval from the k-th smallest to the k-th largest misses the median with
-    probability ``2 P(Binomial(n, 1/2) < k)``, whatever the distribution.
-
     Returns:
         median, low, high; None where even smallest to largest covers less than ``confidence`` (below 6
         samples for 95 %).
     """
-    ordered, n, k, below = np.sort(np.asarray(samples, dtype=np.float64)), len(samples), 0, 0.0
-    while k < n:
-        below += math.comb(n, k) / 2.0**n
-        if 2 * below > 1 - confidence:
-            break
-        k += 1
+    ordered, n = np.sort(np.asarray(samples, dtype=np.float64)), len(samples)
+    k = interval_rank(n, confidence)
     if k == 0:
         return None
     return float(np.median(ordered)), float(ordered[k - 1]), float(ordered[n - k])

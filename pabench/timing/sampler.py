@@ -72,15 +72,23 @@ class Samples:
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the order statistics that enclose the median with 95 %; of fewer than six the extremes."""
     ordered = sorted(values)
-    k = _rank(len(ordered))
+    k = max(1, interval_rank(len(ordered)))
     return ordered[k - 1], ordered[-k]
 
 
-def _rank(n: int) -> int:
-    """The largest k with P(B(n, 1/2) < k) at most 2.5 %, at least 1."""
-    k, below = 1, 2.0**-n
-    while below + math.comb(n, k) * 2.0**-n <= (1 - CONFIDENCE) / 2:
-        below += math.comb(n, k) * 2.0**-n
+def interval_rank(n: int, confidence: float = CONFIDENCE) -> int:
+    """Return the k for which the k-th smallest to the k-th largest of ``n`` samples cover the median.
+
+    They miss it with probability ``2 P(Binomial(n, 1/2) < k)``, whatever the distribution.
+
+    Returns:
+        The largest k that misses with at most ``1 - confidence``; 0 where even the extremes miss more often.
+    """
+    k, below = 0, 0.0
+    while k < n:
+        below += math.comb(n, k) / 2.0**n
+        if 2 * below > 1 - confidence:
+            break
         k += 1
     return k
 

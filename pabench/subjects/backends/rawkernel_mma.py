@@ -60,29 +60,23 @@ class RawKernelMmaBackend:
 
     def __init__(self, device: Device, *, split_tokens: int = 0, blocks: int | None = None) -> None:
         self._device = device
-        self._split_tokens = whole_number("split_tokens", split_tokens, low=0)
-        self._blocks = blocks if blocks is None else whole_number("blocks", blocks, low=1, high=2**16)
+        self._cut: dict[str, Any] = {
+            "split_tokens": whole_number("split_tokens", split_tokens, low=0),
+            "blocks": blocks if blocks is None else whole_number("blocks", blocks, low=1, high=2**16),
+        }
         self._simple = RawKernelBackend(device)
 
     def plan(self, tensors: Tensors) -> tuple[DecodePlan, ...]:
         """Upload the arrays and build the launches: one call or two, which write the same output."""
         check_attention(self.name, self.capabilities, tensors)
-        device, batch = self._device, tensors.case.batch
-        arrays: dict[str, Any] = {
-            "q": device.to_device(tensors.q),
-            "pool": tensors.pool.with_storage(device.to_device(tensors.pool.storage)),
-            "block_table": device.to_device(tensors.layout.block_table),
-            "kv_lens": device.to_device(tensors.kv_lens),
-            "qo_indptr": device.to_device(tensors.qo_indptr),
-        }
+        device, batch, arrays = self._device, tensors.case.batch, self._uploaded(tensors)
         problem = tensors.case.problem
         long = [length for length in batch.query_lens if length > SPECULATIVE_TOKENS]
         if len(long) == batch.num_seqs:
             return (plan_prefill(device, problem, **arrays),)
-        cut: dict[str, Any] = {"split_tokens": self._split_tokens, "blocks": self._blocks}
         if not long:
-            return (plan_decode(device, problem, **arrays, **cut),)
-        short = plan_decode(device, problem, **arrays, **cut, max_query_len=SPECULATIVE_TOKENS)
+            return (plan_decode(device, problem, **arrays, **self._cut),)
+        short = plan_decode(device, problem, **arrays, **self._cut, max_query_len=SPECULATIVE_TOKENS)
         rest = plan_prefill(
             device,
             problem,
@@ -92,6 +86,16 @@ class RawKernelMmaBackend:
             beside=short,
         )
         return short, rest
+
+    def _uploaded(self, tensors: Tensors) -> dict[str, Any]:
+        upload = self._device.to_device
+        return {
+            "q": upload(tensors.q),
+            "pool": tensors.pool.with_storage(upload(tensors.pool.storage)),
+            "block_table": upload(tensors.layout.block_table),
+            "kv_lens": upload(tensors.kv_lens),
+            "qo_indptr": upload(tensors.qo_indptr),
+        }
 
     def layer(self, plan: tuple[DecodePlan, ...], q: Array, pool: KvPool) -> tuple[DecodePlan, ...]:
         """Upload another layer's arrays; see ``LayeredBackend``."""
