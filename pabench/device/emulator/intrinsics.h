@@ -1,7 +1,7 @@
 // The emulated side of pab/intrinsics.cuh: portable C++ over the fibers of emulator/lane.h.
 #pragma once
 
-#include <chrono>
+#include <ctime>
 
 #include "emulator/cuda.h"
 #include "emulator/matrix.h"
@@ -122,8 +122,10 @@ inline void st_release(u32* address, u32 value) { __atomic_store_n(address, valu
 // --- clocks -------------------------------------------------------------------------------------------------
 // The host's, for both: an emulated multiprocessor has no cycles, and nothing here says how fast one is.
 inline u64 global_ns() {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  return static_cast<u64>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
+  // not <chrono>, which alone would double what a kernel's compilation reads
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<u64>(now.tv_sec) * 1'000'000'000 + static_cast<u64>(now.tv_nsec);
 }
 inline u64 cycle_count() { return global_ns(); }
 
