@@ -27,8 +27,9 @@ FAMILY_LARGEST, FAMILY_SMALLEST = 65504.0, 2.0**-14
 SIGNS = np.array([-1.0, 1.0])
 MAX_STRETCH = 2.0**13
 """Of queries and keys, whose elements float16 must hold."""
-FULL_POISON_BYTES = 2**26
-"""Pools above this size are poisoned around the used pages only, so that untouched memory stays untouched."""
+FULL_POISON_BYTES = 2**22
+"""Larger pools are poisoned around the used pages, where a number that was cut leads, and at both ends alone:
+untouched memory stays untouched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -211,8 +212,10 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     if not whole:
         used = [layout.pages(i, n) for i, n in enumerate(case.batch.kv_lens)]
         ids = np.unique(np.concatenate(used)).astype(np.int64)
-        near = np.concatenate([ids - 1, ids, ids + 1, ids % HIGH_PAGE_BASE, np.zeros(1, np.int64)])
-        near = near[(near >= 0) & (near < layout.num_pages)]
+        cut = [ids % 2**bits for bits in (8, 15, 16)]
+        ends = [np.arange(64), np.arange(layout.num_pages - 64, layout.num_pages)]
+        near = np.concatenate([ids - 1, ids, ids + 1, ids % HIGH_PAGE_BASE, *cut, *ends])
+        near = np.unique(near[(near >= 0) & (near < layout.num_pages)])
         pool.k[near], pool.v[near] = keys, values
     elif keys.ndim:
         pool.k[...], pool.v[...] = keys, values
