@@ -28,8 +28,8 @@ class Progress(Protocol):
     def note(self, item: Labelled, text: str) -> None:
         """Say how far ``item`` is."""
 
-    def done(self, item: Labelled, status: str, reason: str | None) -> None:
-        """Note what became of ``item``, and why it is not passed."""
+    def done(self, item: Labelled, status: str, reason: str | None, seconds: float | None) -> None:
+        """Note what became of ``item``, why it is not passed, and what it took where that is known."""
 
     def __enter__(self) -> Progress:
         """Open the display."""
@@ -60,23 +60,22 @@ class PlainProgress:
 
     def __init__(self, total: int) -> None:
         self._total, self._count = total, 0
-        self._began = self._item_began = time.monotonic()
+        self._began = time.monotonic()
 
     def start(self, item: Labelled) -> None:
-        """Start the clock of one item."""
-        self._item_began = time.monotonic()
+        """Keep quiet until it is done: other items run beside it."""
 
     def note(self, item: Labelled, text: str) -> None:
         """Keep quiet: lines cannot be taken back."""
 
-    def done(self, item: Labelled, status: str, reason: str | None) -> None:
+    def done(self, item: Labelled, status: str, reason: str | None, seconds: float | None) -> None:
         """Print the item, its status and the time left at the mean pace so far."""
-        now = time.monotonic()
         self._count += 1
-        left = (now - self._began) / self._count * (self._total - self._count)
+        left = (time.monotonic() - self._began) / self._count * (self._total - self._count)
+        took = "" if seconds is None else f"{seconds:.1f} s, "
         status += f" ({one_line(reason)})" if reason else ""
         place = f"[{self._count:{len(str(self._total))}d}/{self._total}]"
-        text = f"{place} {item.label}  {status}  {now - self._item_began:.1f} s, {seconds_text(left)} left"
+        text = f"{place} {item.label}  {status}  {took}{seconds_text(left)} left"
         say(text, err=True)
 
     def __enter__(self) -> PlainProgress:
@@ -122,7 +121,7 @@ class BarProgress:
         """Show it behind the label."""
         self._bar.update(self._task, description=one_line(f"{item.label}: {text}"))
 
-    def done(self, item: Labelled, status: str, reason: str | None) -> None:
+    def done(self, item: Labelled, status: str, reason: str | None, seconds: float | None) -> None:
         """Advance; an item that is not passed leaves a line above the bar."""
         if status != "passed":
             said = one_line(f"{item.label}  {status}: {reason}")

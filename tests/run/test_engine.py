@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -192,8 +192,22 @@ def test_example_closed_standard_output_does_not_end_the_run(tmp_path: Path) -> 
 class Quiet(PlainProgress):
     """Says nothing."""
 
-    def done(self, item: Any, status: str, reason: str | None) -> None:
+    def done(self, item: Any, status: str, reason: str | None, seconds: float | None) -> None:
         pass
+
+
+def test_engine_says_what_each_item_took_though_the_next_has_begun(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display = PlainProgress(2)
+    first, second = (SimpleNamespace(label=word) for word in ("level", "noon"))
+    display.start(first)
+    display.start(second)
+    display.done(first, "passed", None, 2.94)
+    display.done(second, "passed", None, None)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("[1/2] level  passed  2.9 s, ")
+    assert lines[1] == "[2/2] noon  passed  0 s left"
 
 
 def test_engine_resumes_with_what_is_missing(tmp_path: Path) -> None:
