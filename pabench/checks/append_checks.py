@@ -122,7 +122,16 @@ def judged_append(
                 owner += _written_as(case, name[0], rows[token], head, dim)
                 owner += f": {a[wrong]:#04x}, must be {b[wrong]:#04x}"
             return failed(f"{place} belongs to {owner} and is wrong{kept}")
-    return PASSED
+    return gaps_kept(expected, after) or PASSED
+
+
+def gaps_kept(expected: KvPool, after: Array) -> Outcome | None:
+    """Say where a cache whose rows are right was written between them; None where it was not."""
+    wrong = _first_difference(after, expected.storage)
+    if wrong is None:
+        return None
+    at = ", ".join(map(str, wrong))
+    return failed(f"element [{at}] of the cache lies in a gap, which belongs to no token, and was written")
 
 
 def _stored(case: AppendCase, kind: str, rows: Array) -> Array:

@@ -111,7 +111,7 @@ def _arrays(case: AnyCase) -> dict[str, Any]:
 def _alike(case: AppendCase) -> bool:
     """Whether the cache has keys and values alike, stored as the tokens or as e4m3."""
     problem = case.problem
-    return pool_parts(problem) is None and problem.kv_dtype in (None, "e4m3")
+    return pool_parts(problem, case.gaps) is None and problem.kv_dtype in (None, "e4m3")
 
 
 def _beyond(tensors: Tensors) -> dict[str, Any]:

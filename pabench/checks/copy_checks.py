@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pabench.checks.append_checks import gaps_kept
 from pabench.checks.outcome import PASSED, Outcome, failed
 from pabench.device.base import Device
 from pabench.problem.append import AppendCase, build_append
@@ -84,7 +85,8 @@ def _wrong(
                 return f"{place} is wrong: {what}"
         late = ", and is named behind the count" if page in [target for _, target, _ in behind] else ""
         return f"{place} is wrong: nothing was to be copied there{late}"
-    return None
+    written = gaps_kept(expected, storage)
+    return None if written is None else written.text
 
 
 def _bits(array: Array, kind: np.dtype[np.unsignedinteger]) -> Array:

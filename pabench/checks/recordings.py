@@ -38,7 +38,7 @@ def keep_recording(folder: Path, case: AnyCase) -> None:
         storage=storage,
         kv_layout=case.kv_layout,
         interleaved=case.interleaved,
-        parts=pool_parts(case.problem, case.page_gaps),
+        parts=pool_parts(case.problem, case.gaps),
     )
     try:
         num_pages = pool.num_pages

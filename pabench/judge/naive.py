@@ -92,10 +92,13 @@ def _element(case: Case, page: int, offset: int, kv_head: int, which: int, num_p
     """Return where a key (``which`` 0) or value begins in the allocation, and how long it is."""
     problem, heads, size = case.problem, case.problem.num_kv_heads, case.problem.page_size
     dims = tuple(problem.row_units(kind) for kind in "kv")
-    pages = [size * heads * dims[i] + case.page_gaps[i] for i in (0, 1)]
+    rows = [dims[i] + case.row_gaps[i] for i in (0, 1)]
+    pages = [size * heads * rows[i] + case.page_gaps[i] for i in (0, 1)]
+    start = case.starts[0]
     place = offset * heads + kv_head if case.kv_layout == "NHD" else kv_head * size + offset
     if problem.latent:
-        return page * pages[0] + place * dims[0], dims[which]
+        return start + page * pages[0] + place * rows[0], dims[which]
     if case.interleaved:
-        return page * sum(pages) + which * pages[0] + place * dims[which], dims[which]
-    return which * num_pages * pages[0] + page * pages[which] + place * dims[which], dims[which]
+        return start + page * sum(pages) + which * pages[0] + place * rows[which], dims[which]
+    start += which * (num_pages * pages[0] + case.starts[1])
+    return start + page * pages[which] + place * rows[which], dims[which]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,7 +79,8 @@ def plan_gather(
         rows: ``row_arguments`` of a cache whose rows are to become numbers; strides are bytes.
     """
     num_tokens, num_heads, head_dim = targets[0].shape
-    width = min(vector_width(head_dim, stored, *caches), vector_width(head_dim, dense, *targets))
+    apart = math.gcd(head_dim, *strides)
+    width = min(vector_width(apart, stored, *caches), vector_width(head_dim, dense, *targets))
     width = 1 if rows else width
     num_seqs, max_pages = block_table.shape
     launch = Launch(

@@ -10,13 +10,13 @@ import numpy as np
 
 from pabench.errors import InvalidCase
 from pabench.problem.batch import Batch
-from pabench.problem.case import CASE_SCHEMA
+from pabench.problem.case import CASE_SCHEMA, GAPS
 from pabench.problem.checks import INT32_MAX, one_of, whole_number
 from pabench.problem.dtypes import SMALL_TYPES, Array, DType, decode, encode
 from pabench.problem.formats import CacheFormat
 from pabench.problem.identity import content_id
 from pabench.problem.layout import PageLayout
-from pabench.problem.pool import KV_LAYOUTS, KvPool, pool_parts, pool_shape
+from pabench.problem.pool import KV_LAYOUTS, NONE, Gaps, KvPool, checked_gaps, pool_parts, pool_shape
 from pabench.problem.problem import Problem
 
 
@@ -32,6 +32,7 @@ class AppendCase:
             table it follows from that and may be left out.
         kv_layout: ``NHD`` or ``HND``.
         interleaved: K and V of a page side by side.
+        page_gaps, row_gaps, starts: elements of others between, see ``Case``.
         seed: drives contents only.
         block_table: pages of each sequence, rows of one length; unused entries may be anything.
         kv_lens: with a block table, tokens of each sequence, the new ones included.
@@ -47,6 +48,9 @@ class AppendCase:
     block_table: tuple[tuple[int, ...], ...] | None = None
     kv_lens: tuple[int, ...] | None = None
     q_lens: tuple[int, ...] | None = None
+    page_gaps: tuple[int, int] = NONE
+    row_gaps: tuple[int, int] = NONE
+    starts: tuple[int, int] = NONE
 
     def __post_init__(self) -> None:
         for field in ("k_scale", "v_scale"):
@@ -57,8 +61,9 @@ class AppendCase:
         one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
         if not isinstance(self.interleaved, bool):
             raise InvalidCase("interleaved", self.interleaved, "must be true or false")
-        if self.interleaved and self.problem.latent:
-            raise InvalidCase("interleaved", True, "must be false with a latent cache")
+        gaps = checked_gaps(self.problem, self.interleaved, self.gaps)
+        for field, pair in zip(GAPS, (gaps.pages, gaps.rows, gaps.starts), strict=True):
+            object.__setattr__(self, field, pair)
         if self.is_paged:
             self._check_table()
         top = self.num_pages * self.problem.page_size - 1
@@ -73,6 +78,11 @@ class AppendCase:
     def is_paged(self) -> bool:
         """Whether the slots follow from a block table."""
         return self.block_table is not None or self.kv_lens is not None or self.q_lens is not None
+
+    @property
+    def gaps(self) -> Gaps:
+        """What lies between the pages and rows of the cache."""
+        return Gaps(pages=self.page_gaps, rows=self.row_gaps, starts=self.starts)
 
     @property
     def batch(self) -> Batch:
@@ -124,7 +134,7 @@ class AppendCase:
             found["block_table"] = [list(row) for row in self.block_table]
             found["kv_lens"] = list(self.kv_lens or ())
             found["q_lens"] = list(self.q_lens or ())
-        return found
+        return found | {field: list(getattr(self, field)) for field in GAPS if any(getattr(self, field))}
 
 
 def table_slots(layout: PageLayout, batch: Batch) -> tuple[int, ...]:
@@ -181,12 +191,14 @@ def build_append(case: AppendCase) -> tuple[KvPool, Array, Array, Array]:
     def noise(shape: tuple[int, ...], storage: np.dtype[Any]) -> Array:
         return rng.integers(0, 256, (*shape, storage.itemsize), dtype=np.uint8).view(storage)[..., 0]
 
-    shape = pool_shape(problem, case.num_pages, kv_layout=case.kv_layout, interleaved=case.interleaved)
+    shape = pool_shape(
+        problem, case.num_pages, kv_layout=case.kv_layout, interleaved=case.interleaved, gaps=case.gaps
+    )
     pool = KvPool(
         storage=noise(shape, problem.kv_storage.storage),
         kv_layout=case.kv_layout,
         interleaved=case.interleaved,
-        parts=pool_parts(problem),
+        parts=pool_parts(problem, case.gaps),
     )
     tokens = (len(case.slots), problem.num_kv_heads)
     rows = [noise((*tokens, dim), problem.storage.storage) for dim in (problem.head_dim, problem.value_dim)]

@@ -8,18 +8,19 @@ from typing import Any
 from pabench.errors import InvalidCase, UnknownName
 from pabench.problem.batch import Batch
 from pabench.problem.captured import CAPTURED
-from pabench.problem.checks import lengths_tuple, one_of, whole_number
+from pabench.problem.checks import one_of, whole_number
 from pabench.problem.families import FAMILIES
 from pabench.problem.forks import Fork, checked_forks
 from pabench.problem.identity import content_id
 from pabench.problem.masks import Given, plain, read_masks
 from pabench.problem.placement import PLACEMENT_NOTES, TABLE_TAILS
-from pabench.problem.pool import KV_LAYOUTS, NO_GAPS
+from pabench.problem.pool import KV_LAYOUTS, NONE, Gaps, checked_gaps
 from pabench.problem.problem import OPTIONAL_FIELDS, Problem
 from pabench.problem.recorded import RECORDED
 
 CASE_SCHEMA = 1
-RARE = frozenset({"shared_prefix", "inputs", "page_gaps", "masks"})
+GAPS = ("page_gaps", "row_gaps", "starts")
+RARE = frozenset({"shared_prefix", "inputs", "masks", *GAPS})
 """Fields that JSON leaves out where a case makes no use of them."""
 POISONS = ("zero", "nan", "inf", "huge")
 
@@ -40,7 +41,9 @@ class Case:
             of an earlier one, and hold its tokens.
         inputs: of the family ``captured`` the id of the capture that queries, keys and values are drawn from,
             of ``recorded`` that of the recording whose arrays they are; None of any other.
-        page_gaps: unused elements behind each page of K, and of V, as in a pool of several layers.
+        page_gaps: elements of others behind each page of K, and of V, as in a pool of several layers.
+        row_gaps: likewise behind the numbers of each token and head.
+        starts: likewise before the first page of K, and of V.
         masks: name and value of each mask beyond the causal flag and the window, see ``masks``.
     """
 
@@ -56,7 +59,9 @@ class Case:
     seed: int = 0
     shared_prefix: tuple[Fork, ...] = ()
     inputs: str | None = None
-    page_gaps: tuple[int, int] = NO_GAPS
+    page_gaps: tuple[int, int] = NONE
+    row_gaps: tuple[int, int] = NONE
+    starts: tuple[int, int] = NONE
     masks: Given = ()
 
     def __post_init__(self) -> None:
@@ -78,18 +83,14 @@ class Case:
         forks = checked_forks(self.shared_prefix, self.batch.kv_lens, self.problem.page_size)
         object.__setattr__(self, "shared_prefix", forks)
         object.__setattr__(self, "masks", read_masks(self.masks, self.problem, self.batch))
-        self._check_pool()
+        gaps = checked_gaps(self.problem, self.interleaved, self.gaps)
+        for field, pair in zip(GAPS, (gaps.pages, gaps.rows, gaps.starts), strict=True):
+            object.__setattr__(self, field, pair)
 
-    def _check_pool(self) -> None:
-        """Raise unless the cache can lie as it is asked to."""
-        gaps = lengths_tuple("page_gaps", self.page_gaps)
-        if len(gaps) != 2:
-            raise InvalidCase("page_gaps", gaps, "must have 2 entries, for K and for V")
-        object.__setattr__(self, "page_gaps", gaps)
-        if self.problem.latent and self.interleaved:
-            raise InvalidCase("interleaved", True, "must be false with a latent cache")
-        if self.problem.latent and gaps[1]:
-            raise InvalidCase("page_gaps[1]", gaps[1], "must be 0 with a latent cache")
+    @property
+    def gaps(self) -> Gaps:
+        """What lies between the pages and rows of the cache."""
+        return Gaps(pages=self.page_gaps, rows=self.row_gaps, starts=self.starts)
 
     @property
     def id(self) -> str:
@@ -99,8 +100,7 @@ class Case:
     @property
     def features(self) -> frozenset[str]:
         """What a backend must have for this case; ``non-causal`` shows with several query rows only."""
-        gaps = {"page-gaps"} if any(self.page_gaps) else set()
-        asked = self.problem.features | gaps | {name for name, _ in self.masks}
+        asked = self.problem.features | self.gaps.features | {name for name, _ in self.masks}
         return asked - {"non-causal"} if self.batch.is_decode else asked
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,8 +126,7 @@ class Case:
             found["shared_prefix"] = [list(fork) for fork in self.shared_prefix]
         if self.inputs is not None:
             found["inputs"] = self.inputs
-        if any(self.page_gaps):
-            found["page_gaps"] = list(self.page_gaps)
+        found |= {field: list(getattr(self, field)) for field in GAPS if any(getattr(self, field))}
         if self.masks:
             found["masks"] = {name: plain(value) for name, value in self.masks}
         return found

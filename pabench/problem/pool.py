@@ -2,23 +2,70 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from pabench.problem.checks import one_of
+from pabench.errors import InvalidCase
+from pabench.problem.checks import lengths_tuple, one_of
 from pabench.problem.dtypes import Array
+from pabench.problem.formats.format import ALIGNMENT
 from pabench.problem.problem import Problem
 
 KV_LAYOUTS = ("NHD", "HND")
-NO_GAPS = (0, 0)
+NONE = (0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gaps:
+    """Elements of a pool that belong to somebody else, of K and of V: nobody reads or writes them.
+
+    Attributes:
+        pages: behind each page.
+        rows: behind the numbers of each token and head.
+        starts: before the first page; where K and V share their pages, that of V is 0.
+    """
+
+    pages: tuple[int, int] = NONE
+    rows: tuple[int, int] = NONE
+    starts: tuple[int, int] = NONE
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What a backend must have for them."""
+        asked = {"page-gaps": self.pages, "kv-strides": (*self.rows, *self.starts)}
+        return frozenset(name for name, numbers in asked.items() if any(numbers))
+
+
+NO_GAPS = Gaps()
+
+
+def checked_gaps(problem: Problem, interleaved: bool, gaps: Gaps) -> Gaps:
+    """Return ``gaps`` as plain integers; raises ``InvalidCase`` where a cache cannot have them."""
+    if problem.latent and interleaved:
+        raise InvalidCase("interleaved", True, "must be false with a latent cache")
+    found = {}
+    for field, name in (("pages", "page_gaps"), ("rows", "row_gaps"), ("starts", "starts")):
+        pair = lengths_tuple(name, getattr(gaps, field))
+        if len(pair) != 2:
+            raise InvalidCase(name, pair, "must have 2 entries, for K and for V")
+        if problem.latent and pair[1]:
+            raise InvalidCase(f"{name}[1]", pair[1], "must be 0 with a latent cache")
+        if interleaved and field == "starts" and pair[1]:
+            raise InvalidCase("starts[1]", pair[1], "must be 0 where K and V lie side by side in a page")
+        if problem.kv_format is not None and problem.kv_format.scale is not None:
+            for at, gap in enumerate(pair):
+                if gap % ALIGNMENT:
+                    rule = f"must be a multiple of {ALIGNMENT} where rows hold their scales"
+                    raise InvalidCase(f"{name}[{at}]", gap, rule)
+        found[field] = pair[0], pair[1]
+    return Gaps(**found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageParts:
-    """What a page is made of where K and V differ, are one, or have gaps behind their pages.
+    """What a page is made of where K and V differ, are one, or have gaps.
 
     Attributes:
         page_size: tokens of a page.
@@ -26,7 +73,7 @@ class PageParts:
         head_dim: elements of a row of K.
         value_dim: elements of a row of V.
         latent: values are the first elements of the keys, and have no place of their own.
-        gaps: elements behind each page of K, and of V, that nobody reads or writes.
+        gaps: what lies between, and belongs to nobody here.
     """
 
     page_size: int
@@ -34,20 +81,24 @@ class PageParts:
     head_dim: int
     value_dim: int
     latent: bool
-    gaps: tuple[int, int]
+    gaps: Gaps
 
     def page(self, kind: str, kv_layout: str) -> tuple[int, int, int]:
-        """Return the shape of a page of K (``kind="k"``) or V (``"v"``)."""
+        """Return the shape of a page of K (``kind="k"``) or V (``"v"``), without gaps."""
         size, heads = self.page_size, self.num_kv_heads
         elements = self.head_dim if kind == "k" else self.value_dim
         return (size, heads, elements) if kv_layout == "NHD" else (heads, size, elements)
 
     @property
+    def row_strides(self) -> tuple[int, int]:
+        """Elements that a row of K, and of V, takes with its gap."""
+        return self.head_dim + self.gaps.rows[0], self.value_dim + self.gaps.rows[1]
+
+    @property
     def strides(self) -> tuple[int, int]:
-        """Elements that a page of K, and of V, takes with its gap; 0 for a V that lies in K."""
-        rows = self.page_size * self.num_kv_heads
-        values = 0 if self.latent else rows * self.value_dim + self.gaps[1]
-        return rows * self.head_dim + self.gaps[0], values
+        """Elements that a page of K, and of V, takes with its gaps; 0 for a V that lies in K."""
+        rows, (keys, values) = self.page_size * self.num_kv_heads, self.row_strides
+        return rows * keys + self.gaps.pages[0], 0 if self.latent else rows * values + self.gaps.pages[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,7 +110,8 @@ class KvPool:
             ``(page_size, num_kv_heads, row)`` for NHD, ``(num_kv_heads, page_size, row)`` for HND, and a row
             is ``head_dim`` elements, or the bytes of a format whose rows hold their scales.
             With ``parts`` it has no such shape: ``(num_pages, elements)``, K before V in each row, when
-            interleaved or latent; else one axis, all pages of K before those of V.
+            interleaved or latent; else one axis, all pages of K before those of V.  With an offset before
+            either it is always one axis.
         kv_layout: ``NHD`` or ``HND``.
         interleaved: K and V of a page lie side by side, so that the views of K and V are strided.
         parts: what a page is made of, None where K and V are alike and nothing lies between.
@@ -90,21 +142,33 @@ class KvPool:
     def _part(self, parts: PageParts, kind: str) -> Any:
         if parts.latent and kind == "v":
             return self._part(parts, "k")[..., : parts.value_dim]
-        page = parts.page(kind, self.kv_layout)
-        keys, values = parts.strides
-        storage, first = self.storage, 0 if kind == "k" else keys
-        if len(storage.shape) == 1:
-            count = self.num_pages
-            start, stride = (0, keys) if kind == "k" else (count * keys, values)
-            storage, first = storage[start : start + count * stride].reshape(count, stride), 0
-        return storage[:, first : first + math.prod(page)].reshape(storage.shape[0], *page)
+        outer, inner, row = parts.page(kind, self.kv_layout)
+        pages, step = self._pages(parts, kind), parts.row_strides[kind == "v"]
+        first = parts.strides[0] if kind == "v" and self._shared(parts) else 0
+        rows = pages[:, first : first + outer * inner * step].reshape(pages.shape[0], outer, inner, step)
+        return rows if step == row else rows[..., :row]
+
+    def _shared(self, parts: PageParts) -> bool:
+        """Whether a page holds K and V."""
+        return self.interleaved or parts.latent
+
+    def _pages(self, parts: PageParts, kind: str) -> Any:
+        """View of the pages that hold K or V, gaps included, ``(num_pages, elements)``."""
+        if len(self.storage.shape) > 1:
+            return self.storage
+        count, (keys, values), (start, between) = self.num_pages, parts.strides, parts.gaps.starts
+        stride = keys + values if self._shared(parts) else keys
+        if kind == "v" and not self._shared(parts):
+            start, stride = start + count * keys + between, values
+        return self.storage[start : start + count * stride].reshape(count, stride)
 
     @property
     def num_pages(self) -> int:
         """Pages in the pool."""
         if self.parts is not None:
             axes = self.storage.shape
-            return int(axes[0] if len(axes) > 1 else axes[0] // sum(self.parts.strides))
+            taken = axes[0] - sum(self.parts.gaps.starts)
+            return int(axes[0] if len(axes) > 1 else taken // sum(self.parts.strides))
         return int(self.storage.shape[0 if self.interleaved else 1])
 
     @property
@@ -116,7 +180,8 @@ class KvPool:
         """Return the elements between neighbouring pages, tokens and KV heads of K (``k``) or V (``v``)."""
         if self.parts is not None:
             within = "k" if self.parts.latent else kind
-            first, second, row = self.parts.page(within, self.kv_layout)
+            first, second, _ = self.parts.page(within, self.kv_layout)
+            row = self.parts.row_strides[within == "v"]
             page = sum(self.parts.strides) if self.interleaved else self.parts.strides[within == "v"]
         else:
             first, second, row = self.storage.shape[-3:]
@@ -133,13 +198,16 @@ class KvPool:
         if self.parts is None or len(self.storage.shape) > 1:
             axis = 0 if self.parts is not None or self.interleaved else 1
             return self.with_storage(np.take(self.storage, pages, axis))
-        ends = self.num_pages * self.parts.strides[0]
-        halves = (self.storage[:ends], self.storage[ends:])
-        rows = (half.reshape(self.num_pages, -1)[pages] for half in halves)
-        return self.with_storage(np.concatenate([row.reshape(-1) for row in rows]))
+        found, at = list[Array](), 0
+        kinds = "k" if self._shared(self.parts) else "kv"
+        for kind, start in zip(kinds, self.parts.gaps.starts, strict=False):
+            held = self._pages(self.parts, kind)
+            found += [self.storage[at : at + start], held[pages].reshape(-1)]
+            at += start + held.size
+        return self.with_storage(np.concatenate(found))
 
 
-def pool_parts(problem: Problem, gaps: tuple[int, int] = NO_GAPS) -> PageParts | None:
+def pool_parts(problem: Problem, gaps: Gaps = NO_GAPS) -> PageParts | None:
     """Return what the pages of ``problem`` are made of; None where K and V are alike and have no gaps."""
     if problem.head_dim_v is None and not problem.latent and gaps == NO_GAPS:
         return None
@@ -159,14 +227,16 @@ def pool_shape(
     *,
     kv_layout: str,
     interleaved: bool,
-    gaps: tuple[int, int] = NO_GAPS,
+    gaps: Gaps = NO_GAPS,
 ) -> tuple[int, ...]:
     """Return the shape of ``KvPool.storage``."""
     one_of("kv_layout", kv_layout, KV_LAYOUTS)
     parts = pool_parts(problem, gaps)
     if parts is not None:
-        stride = sum(parts.strides)
-        return (num_pages, stride) if interleaved or parts.latent else (num_pages * stride,)
+        stride, before = sum(parts.strides), sum(gaps.starts)
+        if (interleaved or parts.latent) and not before:
+            return num_pages, stride
+        return (before + num_pages * stride,)
     tokens_heads = (problem.page_size, problem.num_kv_heads)
     page = (*(tokens_heads if kv_layout == "NHD" else tokens_heads[::-1]), problem.row_units("k"))
     return (num_pages, 2, *page) if interleaved else (2, num_pages, *page)

@@ -19,7 +19,7 @@ MAX_SCALE = 2**20
 FEATURES = ("soft-cap", "window", "alibi", "sinks", "fp8-kv", "non-causal")
 """What a problem may ask for beyond plain attention; a backend declares those it has."""
 
-CACHE_FEATURES = ("head-dim-v", "latent-cache", "page-gaps")
+CACHE_FEATURES = ("head-dim-v", "latent-cache", "page-gaps", "kv-strides")
 """How a cache may lie beyond K and V alike, page behind page; a backend declares those it takes."""
 
 

@@ -183,14 +183,14 @@ def _wraps(case: Case) -> tuple[int, ...]:
         storage=np.empty(shape, np.uint8),
         kv_layout=case.kv_layout,
         interleaved=case.interleaved,
-        parts=pool_parts(problem, case.page_gaps),
+        parts=pool_parts(problem, case.gaps),
     )
     return wrap_pages(pool.element_strides[0], problem.kv_storage.itemsize)
 
 
 def _form(case: Case) -> dict[str, Any]:
     """What ``pool_shape`` takes of a case."""
-    return {"kv_layout": case.kv_layout, "interleaved": case.interleaved, "gaps": case.page_gaps}
+    return {"kv_layout": case.kv_layout, "interleaved": case.interleaved, "gaps": case.gaps}
 
 
 def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
@@ -207,7 +207,7 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
         storage=storage,
         kv_layout=case.kv_layout,
         interleaved=case.interleaved,
-        parts=pool_parts(problem, case.page_gaps),
+        parts=pool_parts(problem, case.gaps),
     )
     if not whole:
         used = [layout.pages(i, n) for i, n in enumerate(case.batch.kv_lens)]
@@ -337,7 +337,7 @@ def _recorded_tensors(case: Case) -> Tensors:
             storage=found.storage,
             kv_layout=case.kv_layout,
             interleaved=case.interleaved,
-            parts=pool_parts(problem, case.page_gaps),
+            parts=pool_parts(problem, case.gaps),
         ),
         layout=layout,
         kv_lens=np.asarray(batch.kv_lens, dtype=np.int32),

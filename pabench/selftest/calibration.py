@@ -18,7 +18,6 @@ from pabench.problem.dtypes import DTYPES, E4M3
 from pabench.problem.families import FAMILIES
 from pabench.problem.formats import FORMATS
 from pabench.problem.masks import MASKS, Given
-from pabench.problem.pool import NO_GAPS
 from pabench.problem.problem import CACHE_FEATURES, FEATURES
 from pabench.selftest.simulated import Make, random_make
 
@@ -96,13 +95,17 @@ def random_case(kind: str, rng: np.random.Generator, *, longest: int = 200) -> C
         k_scale=scales() if form and form.tensor_scale else None,
         v_scale=scales() if form and form.tensor_scale else None,
     )
-    gaps = (int(rng.choice([0, 3, 8])), int(rng.choice([0, 3, 8]))) if kind == "page-gaps" else NO_GAPS
+    gaps: dict[str, Any] = {
+        name: (int(rng.choice([0, 3, 8])), int(rng.choice([0, 3, 8])))
+        for name in ("page_gaps", *(("row_gaps", "starts") if kind == "kv-strides" else ()))
+        if kind in ("page-gaps", "kv-strides")
+    }
     q_lens = tuple(int(n) for n in rng.integers(0, 5, len(kv_lens))) if several else None
     batch = Batch(kv_lens=tuple(min(n, longest) for n in kv_lens), q_lens=q_lens)
     return Case(
         problem=problem,
         batch=batch,
-        page_gaps=gaps,
+        **gaps,
         masks=_random_mask(problem, batch, rng) if kind == "masks" else (),
         family=str(rng.choice(list(FAMILIES))),
         poison="nan",

@@ -16,10 +16,10 @@ from pabench.problem.dtypes import DTYPES
 from pabench.problem.families import FAMILIES
 from pabench.problem.masks import MASKS
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS, VAST
-from pabench.problem.pool import KV_LAYOUTS, NO_GAPS
+from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import MAX_HEAD_DIM, Problem
 from pabench.problem.shape import Shape
-from pabench.strategies.caches import CACHE_PROBLEMS, page_gaps
+from pabench.strategies.caches import CACHE_PROBLEMS, gap_fields
 from pabench.strategies.lengths import batches, forks
 from pabench.strategies.masks import mask_values, with_fields
 from pabench.strategies.shapes import HEAD_DIMS, PAGE_SIZES, among, feature_fields, problems, whole
@@ -102,12 +102,14 @@ def cases(
         drawn = draw(batch(problem.page_size))
     page_bytes = problem.page_size * problem.token_bytes
     fits = [p for p in placements if p != "high" or page_bytes * 2**16 <= HIGH_POOL_BYTES]
+    side_by_side = not problem.latent and draw(among(*interleaved))
+    gapped = {"page-gaps", "kv-strides"} & asked
     case = Case(
         problem=problem,
         batch=drawn,
         kv_layout=draw(among(*kv_layouts)),
-        interleaved=not problem.latent and draw(among(*interleaved)),
-        page_gaps=draw(page_gaps(problem.latent)) if "page-gaps" in asked else NO_GAPS,
+        interleaved=side_by_side,
+        **(draw(gap_fields(problem, side_by_side, gapped)) if gapped else {}),
         family=draw(among(*families)),
         poison=draw(among(*poisons)),
         placement=draw(among(*(fits or ["shuffled"]))),

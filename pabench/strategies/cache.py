@@ -19,7 +19,7 @@ from pabench.problem.merge import EMPTIES, SPREADS, MergeCase
 from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import Problem
-from pabench.strategies.caches import CACHE_PROBLEMS
+from pabench.strategies.caches import CACHE_PROBLEMS, gap_fields
 from pabench.strategies.lengths import kv_lengths
 from pabench.strategies.shapes import HEAD_DIMS, among, problems, whole
 
@@ -42,6 +42,7 @@ def append_cases(
     head_dims: Sequence[int] = HEAD_DIMS,
     formats: Sequence[str | None] = (None,),
     caches: Sequence[str] = (),
+    gaps: Sequence[str] = (),
     paged: bool = False,
 ) -> AppendCase:
     """Tokens scattered over a small pool, some of them skipped, pages in any order.
@@ -55,6 +56,7 @@ def append_cases(
         formats: names of ``FORMATS`` in which the cache may hold the tokens, with scales for all heads or one
             a head where it has such; None for the tokens' own type.
         caches: keys of ``CACHE_PROBLEMS`` that it may be, beside one whose K and V are alike.
+        gaps: of ``page-gaps`` and ``kv-strides``, those that it may have.
         paged: whether the slots follow from a block table, for the last tokens of several sequences.
     """
     name = draw(among(*formats))
@@ -71,12 +73,15 @@ def append_cases(
         own = draw(scales), None if problem.latent else draw(scales)
         problem = replace(problem, kv_dtype=row.name, k_scale=own[0], v_scale=own[1])
     where = draw(_table_places(problem.page_size) if paged else _slots(problem.page_size))
+    side_by_side = not problem.latent and draw(among(*interleaved))
+    gap = draw(among(None, None, *gaps))
     return AppendCase(
         problem=problem,
         kv_layout=draw(among(*kv_layouts)),
-        interleaved=not problem.latent and draw(among(*interleaved)),
+        interleaved=side_by_side,
         seed=draw(whole(0, 2**16)),
         **where,
+        **({} if gap is None else draw(gap_fields(problem, side_by_side, [gap]))),
     )
 
 

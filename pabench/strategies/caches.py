@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -17,6 +18,10 @@ APART_DIMS = ((24, 16), (16, 24), (192, 128))
 LATENT_GROUPS = (1, 2, 4, 5, 16, 17, 128)
 LATENT_SCALES = (0.0625, 192.0**-0.5, 0.3, 1.0)
 GAPS = (0, 1, 8, 24, 1000)
+ROW_GAPS = (0, 1, 8, 24)
+"""Also those of a row: fewer, since every token and head has one."""
+ALIGNED_GAPS = (0, 4, 8, 24)
+"""Of formats whose rows hold their scales."""
 
 
 def latent_problems(problem: Problem, max_head_dim: int) -> st.SearchStrategy[Problem]:
@@ -45,6 +50,8 @@ def apart_problems(problem: Problem, max_head_dim: int) -> st.SearchStrategy[Pro
     return _usual(pairs).map(lambda pair: replace(problem, head_dim=pair[0], head_dim_v=pair[1]))
 
 
+Fields = dict[str, Any]
+"""Of a case."""
 CACHE_PROBLEMS: dict[str, Callable[[Problem, int], st.SearchStrategy[Problem]]] = {
     "head-dim-v": apart_problems,
     "latent-cache": latent_problems,
@@ -59,8 +66,27 @@ def _usual(pairs: tuple[tuple[int, int], ...]) -> st.SearchStrategy[tuple[int, i
     return st.sampled_from([*small * 4, *pairs])
 
 
+def gap_fields(problem: Problem, interleaved: bool, asked: Collection[str]) -> st.SearchStrategy[Fields]:
+    """Fields of a case for gaps of the features ``asked``; with ``kv-strides`` pages may have some too."""
+    aligned = problem.kv_format is not None and problem.kv_format.scale is not None
+    return _gap_fields(problem.latent, interleaved, aligned, "page-gaps" in asked, "kv-strides" in asked)
+
+
 @cache
-def page_gaps(latent: bool) -> st.SearchStrategy[tuple[int, int]]:
-    """Unused elements behind the pages of K and of V, at least one of them above 0 most of the time."""
-    gap = st.sampled_from(GAPS)
-    return st.tuples(gap, st.just(0) if latent else gap).map(lambda both: both if any(both) else (8, 0))
+def _gap_fields(
+    latent: bool, interleaved: bool, aligned: bool, pages: bool, rows: bool
+) -> st.SearchStrategy[Fields]:
+    fields: dict[str, st.SearchStrategy[tuple[int, int]]] = {}
+    gap = st.sampled_from(ALIGNED_GAPS if aligned else ROW_GAPS)
+    far = st.sampled_from((*ALIGNED_GAPS, 1000) if aligned else GAPS)
+    none = st.just(0)
+    if rows:
+        fields["row_gaps"] = st.tuples(gap, none if latent else gap)
+        fields["starts"] = st.tuples(far, none if latent or interleaved else far)
+    if pages or rows:
+        fields["page_gaps"] = st.tuples(far, none if latent else far)
+    # at least one of them is there
+    least = {"row_gaps": (8, 0)} if rows else {"page_gaps": (8, 0)} if pages else {}
+    return st.fixed_dictionaries(fields).map(
+        lambda found: found if any(any(found[name]) for name in least) else found | least
+    )

@@ -66,6 +66,16 @@ def test_caches_refuse_what_contradicts_itself(fields: dict[str, Any], line: str
         ({"page_gaps": 3}, "page_gaps = 3: must be a list of token counts"),
         ({"problem": LATENT, "interleaved": True}, "interleaved = True: must be false with a latent cache"),
         ({"problem": LATENT, "page_gaps": (0, 8)}, "page_gaps[1] = 8: must be 0 with a latent cache"),
+        ({"problem": LATENT, "row_gaps": (0, 8)}, "row_gaps[1] = 8: must be 0 with a latent cache"),
+        ({"row_gaps": (1, -2)}, "row_gaps[1] = -2: must be at least 0"),
+        (
+            {"starts": (0, 4), "interleaved": True},
+            "starts[1] = 4: must be 0 where K and V lie side by side in a page",
+        ),
+        (
+            {"problem": {"kv_dtype": "int8-token-head"}, "page_gaps": (4, 2)},
+            "page_gaps[1] = 2: must be a multiple of 4 where rows hold their scales",
+        ),
     ],
 )
 def test_caches_refuse_pools_that_cannot_be(fields: dict[str, Any], line: str) -> None:
@@ -84,7 +94,9 @@ def test_caches_leave_old_cases_their_ids_and_have_one_spelling() -> None:
 
 @settings(max_examples=30)
 @given(
-    cases(required=CACHE_FEATURES[:1], max_head_dim=72) | cases(required=CACHE_FEATURES[1:], max_head_dim=72)
+    cases(required=CACHE_FEATURES[:1], max_head_dim=72)
+    | cases(required=CACHE_FEATURES[1:3], max_head_dim=72)
+    | cases(required=CACHE_FEATURES[3:])
 )
 def test_caches_are_read_back_from_json_property(drawn: Case) -> None:
     assert case_from_dict(json.loads(json.dumps(drawn.to_dict()))) == drawn
@@ -95,6 +107,7 @@ def test_caches_features_are_those_asked_for() -> None:
     assert case(problem={"head_dim_v": 16}).features == {"head-dim-v"}
     assert case(problem=LATENT).features == {"latent-cache"}
     assert case(page_gaps=(0, 3)).features == {"page-gaps"}
+    assert case(row_gaps=(0, 3)).features == case(starts=(1, 0)).features == {"kv-strides"}
 
 
 FORMS: list[dict[str, Any]] = [
@@ -105,6 +118,11 @@ FORMS: list[dict[str, Any]] = [
     {"problem": {"head_dim_v": 40}, "page_gaps": (5, 0), "interleaved": True},
     {"page_gaps": (8, 3)},
     {"page_gaps": (0, 1), "kv_layout": "HND"},
+    {"row_gaps": (8, 3)},
+    {"row_gaps": (0, 5), "starts": (7, 2), "kv_layout": "HND"},
+    {"row_gaps": (1, 2), "starts": (3, 0), "page_gaps": (4, 9), "interleaved": True},
+    {"problem": LATENT, "row_gaps": (8, 0), "starts": (5, 0), "page_gaps": (3, 0)},
+    {"problem": {"head_dim_v": 40}, "starts": (0, 9)},
 ]
 
 

@@ -45,6 +45,7 @@ FEATURES_OF = {
     "alibi-before-soft-cap": ("alibi", "soft-cap"),
     "sink-in-every-split": ("sinks",),
     "merge-without-value-scale": ("fp8-kv",),
+    "append-into-the-next-head": ("kv-strides",),
 }
 """What must be drawn for a mutant, where it is not the feature that its check is named after."""
 

@@ -60,8 +60,18 @@ def _caches(declared: Range) -> tuple[str, ...]:
     return tuple(name for name in CACHE_PROBLEMS if name in declared.features)
 
 
+def _gaps(declared: Range) -> tuple[str, ...]:
+    """Which gaps of a pool a backend takes."""
+    return tuple(name for name in ("page-gaps", "kv-strides") if name in declared.features)
+
+
+def _pools(declared: Range) -> dict[str, Any]:
+    """Arguments of ``append_cases`` for the pools that a backend takes."""
+    return {"caches": _caches(declared), "gaps": _gaps(declared)}
+
+
 def _stored(declared: Range) -> Any:
-    return append_cases(**declared.choices, formats=_formats(declared), caches=_caches(declared))
+    return append_cases(**declared.choices, **_pools(declared), formats=_formats(declared))
 
 
 def _no_formats(declared: Range) -> str | None:
@@ -69,7 +79,7 @@ def _no_formats(declared: Range) -> str | None:
 
 
 def _paged(declared: Range) -> Any:
-    return append_cases(**declared.choices, paged=True, formats=_appended(declared), caches=_caches(declared))
+    return append_cases(**declared.choices, **_pools(declared), paged=True, formats=_appended(declared))
 
 
 def few_sizes(declared: Range) -> dict[str, Any]:
@@ -79,7 +89,7 @@ def few_sizes(declared: Range) -> dict[str, Any]:
 
 def _gathered(declared: Range) -> Any:
     formats = [row.feature for row in FORMATS.values() if row.feature in declared.features]
-    kinds = [*_caches(declared), *(["page-gaps"] if "page-gaps" in declared.features else [])]
+    kinds = [*_caches(declared), *_gaps(declared)]
     asked = st.tuples(
         st.sampled_from([*[None] * (1 + len(formats) // 3), *formats, *formats]),
         st.sampled_from([None, None, *kinds]),
@@ -105,13 +115,13 @@ APPENDS = (
     Question(
         check=APPEND,
         clauses=("A1", "A2", "C7"),
-        draw=lambda declared: append_cases(**declared.choices, caches=_caches(declared)),
+        draw=lambda declared: append_cases(**declared.choices, **_pools(declared)),
         share=2.0,
     ),
     Question(
         check=E4M3,
         clauses=("A2", "A4"),
-        draw=lambda declared: append_cases(**declared.choices, formats=["e4m3"]),
+        draw=lambda declared: append_cases(**declared.choices, gaps=_gaps(declared), formats=["e4m3"]),
     ),
     Question(check=STORED, clauses=("A2", "A6"), draw=_stored, unasked=_no_formats),
     Question(check=PAGED, clauses=("A2", "A5"), draw=_paged),
@@ -159,7 +169,7 @@ COPIES = (
         check=COPY,
         clauses=("K1", "K2"),
         draw=lambda declared: append_cases(
-            **declared.choices, formats=(None, *_formats(declared)), caches=_caches(declared)
+            **declared.choices, **_pools(declared), formats=(None, *_formats(declared))
         ),
     ),
     Question(

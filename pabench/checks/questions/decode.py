@@ -61,6 +61,7 @@ FEATURES = {
     "head-dim-v": ("S7", "Values, and so outputs, are longer or shorter than queries and keys."),
     "latent-cache": ("S8", "One vector a token is the key, and its beginning the value: latent attention."),
     "page-gaps": ("S9", "Pages of K and of V lie apart, each with a stride of its own; gaps hold anything."),
+    "kv-strides": ("S10", "K and V are allocated apart: offset, page and row strides are each one's own."),
 }
 """Feature to its clause, and what is asked of it."""
 FEATURE_FAMILIES = ("normal", "needle", "spotlight", "window-edge", "saturating", "one-hot", "marker")

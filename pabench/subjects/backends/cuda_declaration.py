@@ -21,7 +21,7 @@ from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.declared import ARGUMENTS, features_of, names_of
 
 DIRECTIVE = re.compile(r"^\s*//\s*pabench:(.*)$", re.MULTILINE)
-VALUES = frozenset({"head-dim-v", "latent-cache", "page-gaps"})
+VALUES = frozenset({"head-dim-v", "latent-cache", "page-gaps", "kv-strides"})
 """Features with which values have a length and strides of their own."""
 WORDS = {"true": True, "false": False}
 LISTS = ("dtypes", "features", "masks", "formats")

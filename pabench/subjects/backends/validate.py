@@ -42,7 +42,7 @@ def check_attention(name: str, capabilities: Capabilities, tensors: Tensors) -> 
     if (pool.kv_layout, pool.interleaved) != wanted:
         given = (pool.kv_layout, pool.interleaved)
         raise InvalidCase("cache layout", given, f"must be {wanted} as in the case")
-    parts = pool_parts(problem, case.page_gaps)
+    parts = pool_parts(problem, case.gaps)
     if pool.parts != parts:
         raise InvalidCase("parts of a page", pool.parts, f"must be {parts} as in the case")
     stored = problem.kv_storage.storage
@@ -51,7 +51,7 @@ def check_attention(name: str, capabilities: Capabilities, tensors: Tensors) -> 
 
     def shape(num_pages: int) -> tuple[int, ...]:
         layout, interleaved = case.kv_layout, case.interleaved
-        return pool_shape(problem, num_pages, kv_layout=layout, interleaved=interleaved, gaps=case.page_gaps)
+        return pool_shape(problem, num_pages, kv_layout=layout, interleaved=interleaved, gaps=case.gaps)
 
     axes = len(shape(1))
     if pool.storage.ndim != axes:
@@ -192,8 +192,10 @@ def _check_tokens(
     stored = (problem.kv_storage if problem else dtype).storage
     axes = 5
     if problem is not None:
-        axes = len(pool_shape(problem, 1, kv_layout=pool.kv_layout, interleaved=pool.interleaved))
-        if pool.parts != pool_parts(problem, NO_GAPS if pool.parts is None else pool.parts.gaps):
+        gaps = NO_GAPS if pool.parts is None else pool.parts.gaps
+        layout, interleaved = pool.kv_layout, pool.interleaved
+        axes = len(pool_shape(problem, 1, kv_layout=layout, interleaved=interleaved, gaps=gaps))
+        if pool.parts != pool_parts(problem, gaps):
             raise InvalidCase("parts of a page", pool.parts, f"must be {pool_parts(problem)}, or have gaps")
     elif pool.parts is not None:
         axes = pool.storage.ndim
