@@ -47,6 +47,14 @@ constexpr int kValueVec = value_vec();
 constexpr int kValuePacks = kValueDim / kValueVec;
 constexpr int kPacksPerLane = (kValuePacks + 31) / 32;
 
+#if defined(PAB_Q_E4M3) && PAB_Q_E4M3
+using Query = u8;
+PAB_FN float query_float(Query x) { return e4m3_to_float(x); }
+#else
+using Query = Stored;
+PAB_FN float query_float(Query x) { return to_float(x); }
+#endif
+
 #if PAB_MASK
 #define PAB_MASK_PARAMETERS , const pab::u32 *mask, pab::i32 mask_words, const pab::i32 *row_keys
 #define PAB_GIVEN_MASK(query) \
@@ -131,7 +139,7 @@ PAB_FN float warp_sum(float value) {
 }  // namespace pab
 
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_simple(
-    const pab::Stored* q, const pab::Cached* k, const pab::Cached* v, const pab::i32* block_table,
+    const pab::Query* q, const pab::Cached* k, const pab::Cached* v, const pab::i32* block_table,
     const pab::i32* kv_lens, pab::Stored* out, float* lse, float* partial_out, float* partial_max,
     float* partial_sum, pab::i32 num_rows, pab::i32 num_qo_heads, pab::i32 group_size, pab::i32 page_size,
     pab::i32 max_pages, pab::i32 num_splits, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
@@ -160,13 +168,13 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
   const int end = static_cast<int>(split_end < keys.end ? split_end : keys.end);
 
   PAB_REGION("query");
-  for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) memory.query[d] = to_float(q[row * kHeadDim + d]);
+  for (int d = static_cast<int>(lane); d < kHeadDim; d += 32) memory.query[d] = query_float(q[row * kHeadDim + d]);
   warp_sync(kFullMask);
 
   // a sink is one more key, without a value, and the first split's alone; the sum is this lane's share
   float running_max = split == 0 ? sink_log2(features, head) : minus_infinity();
   float running_sum = lane == 0 && running_max > minus_infinity() ? 1.0f : 0.0f;
-  const float key_scale_log2 = scale_log2 * key_scale(features, head), slope = slope_log2(features, head);
+  const float key_scale_log2 = scale_log2 * key_scale(features, head, keys.sequence), slope = slope_log2(features, head);
   float acc[kPacksPerLane][kValueVec] = {};
   const i32* pages = block_table + keys.sequence * max_pages;
   for (i64 tile = begin; tile < end; tile += kTile) {
@@ -228,7 +236,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, 4) paged_decode_sim
     return;
   }
   // no key: output 0, LSE -inf; a NaN among the logits, or nothing but -inf, comes out as NaN
-  const float inverse = sees_nothing(mask_row, keys) ? 0.0f : value_scale(features, head) / running_sum;
+  const float inverse = sees_nothing(mask_row, keys) ? 0.0f : value_scale(features, head, keys.sequence) / running_sum;
   if (lane == 0) lse[row] = (running_max + lg2(running_sum)) * kLn2;
   for (int p = 0; p < kPacksPerLane; ++p) {
     const int element = (static_cast<int>(lane) + 32 * p) * kValueVec;
@@ -258,7 +266,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS) paged_decode_merge(
   }
   const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
   const RowKeys keys = keys_of_row(features, PAB_GIVEN_ROWS, row / num_qo_heads, kv_lens);
-  const float scale = value_scale(features, static_cast<int>(row % num_qo_heads));
+  const float scale = value_scale(features, static_cast<int>(row % num_qo_heads), keys.sequence);
   const bool nothing = sees_nothing(PAB_GIVEN_MASK(row / num_qo_heads), keys);
   const float inverse = nothing ? 0.0f : scale / sum;
   if (lane == 0) lse[row] = (max + lg2(sum)) * kLn2;

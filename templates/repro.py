@@ -61,7 +61,8 @@ def softmax_scale():
 
 def expected(arrays):
     """Return output, LSE, and sum of weight times absolute value, which a rounding is a part of."""
-    q, indptr = numbers(arrays["q"], PROBLEM["dtype"]), arrays["qo_indptr"]
+    q = arrays["queries"] if "queries" in arrays else numbers(arrays["q"], PROBLEM["dtype"])
+    indptr = arrays["qo_indptr"]
     dims = (*q.shape[:2], PROBLEM.get("head_dim_v") or PROBLEM["head_dim"])
     out, size, lse = np.zeros(dims), np.zeros(dims), np.full(q.shape[:2], -math.inf)
     slopes, sinks = PROBLEM.get("alibi_slopes"), PROBLEM.get("sinks")

@@ -10,7 +10,8 @@
 //   window         keys a row sees at most, up to its own position; 0 for all
 //   cap_log2       soft cap * log2(e), 0 for none
 //   per_head       (4, num_qo_heads): ALiBi slope * log2(e), 0 for none; sink * log2(e), -inf for none; scale of
-//                  the keys, scale of the values, 1 for none
+//                  the keys, scale of the values, 1 for none.  PAB_SEQUENCE_SCALES 1: the two scales for each sequence,
+//                  (2 + 2 * num_seqs, num_qo_heads).  Scales of queries are in those of the keys.
 //
 // Logits are in base 2 throughout.
 #pragma once
@@ -58,8 +59,19 @@ struct Features {
 
 PAB_FN float slope_log2(const Features& given, int head) { return given.per_head[head]; }
 PAB_FN float sink_log2(const Features& given, int head) { return given.per_head[given.num_qo_heads + head]; }
-PAB_FN float key_scale(const Features& given, int head) { return given.per_head[2 * given.num_qo_heads + head]; }
-PAB_FN float value_scale(const Features& given, int head) { return given.per_head[3 * given.num_qo_heads + head]; }
+
+// What dot products and outputs of a head are multiplied by.
+#if defined(PAB_SEQUENCE_SCALES) && PAB_SEQUENCE_SCALES
+PAB_FN const float* scales_of(const Features& given, i64 sequence) {
+  return given.per_head + (2 + 2 * sequence) * given.num_qo_heads;
+}
+#else
+PAB_FN const float* scales_of(const Features& given, i64) { return given.per_head + 2 * given.num_qo_heads; }
+#endif
+PAB_FN float key_scale(const Features& given, int head, i64 sequence = 0) { return scales_of(given, sequence)[head]; }
+PAB_FN float value_scale(const Features& given, int head, i64 sequence = 0) {
+  return scales_of(given, sequence)[given.num_qo_heads + head];
+}
 
 // The first key that a query row at `position` sees.
 PAB_FN int oldest_key(const Features& given, int position) {
@@ -99,8 +111,8 @@ struct Features {};
 
 PAB_FN float slope_log2(const Features&, int) { return 0.0f; }
 PAB_FN float sink_log2(const Features&, int) { return minus_infinity(); }
-PAB_FN float key_scale(const Features&, int) { return 1.0f; }
-PAB_FN float value_scale(const Features&, int) { return 1.0f; }
+PAB_FN float key_scale(const Features&, int, i64 = 0) { return 1.0f; }
+PAB_FN float value_scale(const Features&, int, i64 = 0) { return 1.0f; }
 PAB_FN int oldest_key(const Features&, int) { return 0; }
 PAB_FN RowKeys keys_of_row(const Features&, const Rows&, i64 query, const i32* kv_lens) {
   return {query, kv_lens[query] - 1, 0, kv_lens[query]};

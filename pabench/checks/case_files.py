@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pabench.judge.allocators.history import HistoryCase, history_from_dict
+from pabench.judge.gather import query_numbers
 from pabench.problem.append import AppendCase, append_case_from_dict, build_append
 from pabench.problem.case import Case, case_from_dict
 from pabench.problem.merge import MergeCase, build_merge, merge_case_from_dict
@@ -123,11 +124,17 @@ def _beyond(tensors: Tensors) -> dict[str, Any]:
         first, end = (int(row) for row in tensors.qo_indptr[sequence : sequence + 2])
         seen[first:end, :kv_len] = seen_keys(case, sequence)
     dense = {
-        name: np.concatenate([problem.decode_rows(stored, kind) for stored in of_kind])
-        * np.asarray(problem.kv_scales(kind))[:, None]
+        name: np.concatenate(
+            [
+                problem.decode_rows(stored, kind) * np.asarray(case.scales_of(kind, sequence))[:, None]
+                for sequence, stored in enumerate(of_kind)
+            ]
+        )
         for name, kind, of_kind in (
             ("keys", "k", [one.keys for one in rows]),
             ("values", "v", [one.values for one in rows]),
         )
     }
+    if problem.q_dtype is not None:
+        dense["queries"] = query_numbers(tensors)
     return {"k_cache": np.array(tensors.pool.k), "v_cache": np.array(tensors.pool.v), "seen": seen, **dense}

@@ -235,6 +235,7 @@ CORRUPTIONS: dict[str, Corruption] = {
             "sm_scale NaN": _problem(sm_scale=math.nan),
             "sm_scale infinite": _problem(sm_scale=math.inf),
             "k_scale NaN": _problem(kv_dtype="e4m3", k_scale=(math.nan,)),
+            "q_scale NaN": _problem(q_dtype="e4m3", q_scale=(math.nan,)),
             "v_scale infinite": _problem(kv_dtype="e4m3", v_scale=(math.inf,)),
         }
     ),
@@ -246,6 +247,18 @@ CORRUPTIONS: dict[str, Corruption] = {
                 kv_dtype="int8-token-head", k_scale=None, v_scale=None
             ),
             "rows of NVFP4": _problem(kv_dtype="nvfp4", k_scale=None, v_scale=None),
+            "a scale of queries that have none": _problem(q_scale=(2.0,)),
+            "queries of e5m2": _problem(q_dtype="e5m2"),
+            "scales of another number of sequences": lambda given: replace(
+                given,
+                case=replace(
+                    given.case,
+                    problem=replace(given.case.problem, kv_dtype="e4m3", k_scale=None, v_scale=None),
+                    scales=(
+                        ("k", ((1.0,) * given.case.problem.num_kv_heads,) * (given.case.batch.num_seqs + 1)),
+                    ),
+                ),
+            ),
             "a scale too many": _problem(kv_dtype="e5m2", k_scale=(1.0,) * 99),
             "scales beside those of the rows": _problem(kv_dtype="mxfp8", k_scale=(1.0,)),
             "gaps behind pages that have none": lambda given: replace(

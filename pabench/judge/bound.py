@@ -39,8 +39,8 @@ class Rounding:
     """Unit roundoffs ``u_*`` and underflow errors ``eta_*`` of one profile and storage type.
 
     Suffixes: ``p`` softmax weights as an operand, ``t`` stored partial outputs, ``k`` keys and values after
-    conversion, ``s`` the product with the scale of a quantised cache, ``o`` the output.  A rounding that does
-    not take place has 0.
+    conversion, ``s`` the product with the scale of a quantised cache, ``q`` that with the scale of quantised
+    queries, ``o`` the output.  A rounding that does not take place has 0.
     """
 
     u_p: float
@@ -52,6 +52,7 @@ class Rounding:
     u_o: float
     eta_o: float
     u_s: float
+    u_q: float
     blocked: bool
     tanh_error: float
     partial_lse: bool
@@ -66,14 +67,20 @@ class Rounding:
         return np.minimum(terms, LANES) + terms / LANES + extra
 
 
-def rounding_of(profile: ComputeProfile, storage: DType, kv_storage: DType | None = None) -> Rounding:
+def rounding_of(
+    profile: ComputeProfile,
+    storage: DType,
+    kv_storage: DType | None = None,
+    q_storage: DType | None = None,
+) -> Rounding:
     """Return the rounding constants of a kernel that declares ``profile``.
 
     Args:
         profile: the declaration.
-        storage: type of queries and output.
+        storage: type of the output, and of queries where ``q_storage`` is none.
         kv_storage: type of the cache when it is another one.  Then ``profile.kv_dtype`` may hold the numbers
             after their scale, which rounds.
+        q_storage: type of the queries when it is another one.
     """
     profile = profile.resolve(storage.name)
     weights = dtype_by_name(profile.p_dtype)
@@ -92,6 +99,7 @@ def rounding_of(profile: ComputeProfile, storage: DType, kv_storage: DType | Non
         eta_o=storage.half_subnormal,
         # the scale itself, and the product with it
         u_s=0.0 if stored is storage else 2.0 * U32,
+        u_q=0.0 if q_storage in (None, storage) else 2.0 * U32,
         blocked=profile.accumulation == "blocked",
         tanh_error=profile.tanh_error,
         partial_lse=profile.partial_lse,
@@ -99,7 +107,7 @@ def rounding_of(profile: ComputeProfile, storage: DType, kv_storage: DType | Non
 
 
 def raw_error(sizes: Array, underflow: Array, rounding: Rounding, *, head_dim: int) -> Array:
-    """Return the error of each raw logit, ``2 L_qk u32 G_j + (u_k + u_s) G_j``, plus underflow of keys.
+    """Return the error of each raw logit, ``2 L_qk u32 G_j + (u_k + u_s + u_q) G_j``, plus underflow of keys.
 
     Args:
         sizes: ``G_j``.
@@ -108,7 +116,7 @@ def raw_error(sizes: Array, underflow: Array, rounding: Rounding, *, head_dim: i
         head_dim: terms of the dot product.
     """
     chain = rounding.chain(head_dim, 3)
-    error: Array = sizes * (2.0 * chain * U32 + rounding.u_k + rounding.u_s)
+    error: Array = sizes * (2.0 * chain * U32 + rounding.u_k + rounding.u_s + rounding.u_q)
     if rounding.eta_k:
         error += rounding.eta_k * underflow
     return error

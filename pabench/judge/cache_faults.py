@@ -44,7 +44,7 @@ def _pages_as_slots(suspect: Suspect) -> Iterator[Fault]:
     page, offset = np.divmod(slots % (view.shape[0] * problem.page_size), problem.page_size)
     head = suspect.kv_head
     at = (page, offset, head) if suspect.tensors.pool.kv_layout == "NHD" else (page, head, offset)
-    keys = row_numbers(problem, view[at], "k") * problem.kv_scales("k")[head]
+    keys = row_numbers(problem, view[at], "k") * suspect.scale("k", head)
     # what such a kernel meets past its pages is not always a number; it is compared where it is
     keys = np.nan_to_num(keys)
     words = "entries of the block table taken as slots, as for pages of one token"

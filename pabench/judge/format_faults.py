@@ -36,6 +36,6 @@ def _taken(suspect: Suspect, form: CacheFormat, kind: str, mistake: Mistake) -> 
     whole = problem.latent and form.scale is not None
     with np.errstate(invalid="ignore", over="ignore"):  # poison among what no row sees
         numbers = mistake(form.parts(stored, problem.head_dim if whole else wanted))
-        mine = numbers[suspect.places, suspect.kv_head, :wanted] * problem.kv_scales(kind)[suspect.kv_head]
+        mine = numbers[suspect.places, suspect.kv_head, :wanted] * suspect.scale(kind)
         # what such a kernel takes for no number is compared where it is one
         return np.nan_to_num(mine)

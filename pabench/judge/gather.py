@@ -7,6 +7,7 @@ integer can wrap.  It shares no code with what writes the cache nor with any bac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,18 @@ def gather_tokens(
     if need > row.size:
         rule = f"token {stop - 1} of sequence {sequence} needs {need} pages of {page_size}"
         raise InvalidCase("block_table width", int(row.size), rule)
-    return gather_pages(tensors, row[:need].tolist(), kind, start, stop, head=head)
+    return gather_pages(tensors, sequence, row[:need].tolist(), kind, start, stop, head=head)
 
 
 def gather_pages(
-    tensors: Tensors, pages: Sequence[int], kind: str, start: int, stop: int, *, head: int | None = None
+    tensors: Tensors,
+    sequence: int,
+    pages: Sequence[int],
+    kind: str,
+    start: int,
+    stop: int,
+    *,
+    head: int | None = None,
 ) -> Array:
     """Like ``gather_tokens`` with the physical pages given, in logical order."""
     pool, problem = tensors.pool, tensors.case.problem
@@ -69,10 +77,20 @@ def gather_pages(
         at += count
     numbers = row_numbers(problem, stored, kind)
     if problem.kv_dtype is not None:
-        scales = problem.k_scale if kind == "k" or problem.latent else problem.v_scale
-        by_head = np.broadcast_to(np.asarray(scales or (1.0,)), problem.num_kv_heads)
+        by_head = np.asarray(tensors.case.scales_of(kind, sequence))
         numbers *= (by_head if head is None else by_head[head : head + 1])[:, None]
     return numbers if head is None else numbers[:, 0]
 
 
-__all__ = ["gather_pages", "gather_tokens", "to_float64"]
+def query_numbers(tensors: Tensors) -> Array:
+    """Return the queries, scaled, float64 ``(num_query_tokens, num_qo_heads, head_dim)``."""
+    problem, indptr = tensors.case.problem, tensors.qo_indptr.tolist()
+    found = to_float64(tensors.q, problem.q_storage)
+    if problem.q_dtype is not None:
+        for sequence, (first, end) in enumerate(pairwise(indptr)):
+            by_head = np.repeat(tensors.case.scales_of("q", sequence), problem.group_size)
+            found[first:end] *= by_head[:, None]
+    return found
+
+
+__all__ = ["gather_pages", "gather_tokens", "query_numbers", "to_float64"]

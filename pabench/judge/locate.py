@@ -75,7 +75,7 @@ def describe(
     suspect = Suspect(
         tensors=tensors,
         reference=reference,
-        rounding=rounding_of(profile, problem.storage, problem.kv_storage),
+        rounding=rounding_of(profile, problem.storage, problem.kv_storage, problem.q_storage),
         row=row,
         sequence=sequence,
         head=head,

@@ -21,7 +21,7 @@ def naive_attention(tensors: Tensors) -> tuple[Array, Array]:
     """Return ``out (rows, num_qo_heads, head_dim_v)`` and natural-log ``lse (rows, num_qo_heads)``."""
     problem = tensors.case.problem
     group = problem.num_qo_heads // problem.num_kv_heads
-    queries = to_float64(tensors.q, problem.storage)
+    queries = to_float64(tensors.q, problem.q_storage)
     out = np.zeros((*queries.shape[:2], problem.value_dim))
     lse = np.full(queries.shape[:2], -math.inf)
     for sequence in range(len(tensors.kv_lens)):
@@ -31,10 +31,11 @@ def naive_attention(tensors: Tensors) -> tuple[Array, Array]:
             position = kv_len - (last - row)
             seen = [token for token in range(kv_len) if _sees(tensors.case, sequence, position, token)]
             for head in range(problem.num_qo_heads):
+                query = queries[row, head] * _scale(tensors.case, "q", sequence, head // group)
                 slots = [_slot(tensors, sequence, token, head // group) for token in seen]
                 logits = []
                 for token, (key, _) in zip(seen, slots, strict=True):
-                    pairs = zip(queries[row, head].tolist(), key, strict=True)
+                    pairs = zip(query.tolist(), key, strict=True)
                     logit = problem.scale * math.fsum(x * y for x, y in pairs)
                     if problem.soft_cap is not None:
                         logit = problem.soft_cap * math.tanh(logit / problem.soft_cap)
@@ -78,14 +79,23 @@ def _slot(tensors: Tensors, sequence: int, token: int, kv_head: int) -> tuple[li
     problem, numbers = tensors.case.problem, tensors.pool.storage.reshape(-1)
     logical, offset = divmod(token, problem.page_size)
     page = int(tensors.layout.block_table[sequence, logical])
-    scales, found = (problem.k_scale, problem.k_scale if problem.latent else problem.v_scale), []
+    found = []
     for which in (0, 1):
         start, size = _element(tensors.case, page, offset, kv_head, which, tensors.layout.num_pages)
-        scale = scales[which] or (1.0,)
+        scale = _scale(tensors.case, "kk"[which] if problem.latent else "kv"[which], sequence, kv_head)
         # by the writer's tables, which are not those of the first truth
         stored = problem.decode_rows(numbers[start : start + size], "kv"[which])
-        found.append((stored * scale[kv_head % len(scale)]).tolist())
+        found.append((stored * scale).tolist())
     return found[0], found[1]
+
+
+def _scale(case: Case, kind: str, sequence: int, kv_head: int) -> float:
+    """Scale of one sequence and KV head, else of the head, else of all, else none."""
+    rows = dict(case.scales)
+    if kind in rows:
+        return rows[kind][sequence][kv_head]
+    scales: tuple[float, ...] = getattr(case.problem, f"{kind}_scale") or (1.0,)
+    return scales[kv_head % len(scales)]
 
 
 def _element(case: Case, page: int, offset: int, kv_head: int, which: int, num_pages: int) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from pabench.judge.bound import (
     raw_error,
     rounding_of,
 )
-from pabench.judge.gather import gather_tokens, to_float64
+from pabench.judge.gather import gather_tokens, query_numbers
 from pabench.judge.semantics import final_error, final_logits
 from pabench.judge.threads import one_blas_thread
 from pabench.problem.dtypes import Array
@@ -69,6 +69,7 @@ class _Rows:
         position: place of each row among the keys, ``(R,)``.
         slopes: ``(Hk, R, 1)``, or None without ALiBi.
         sinks: ``(Hk, R, 1)``, or None.
+        v_scale: what stored values are multiplied by, ``(Hk, 1, 1)``.
     """
 
     problem: Problem
@@ -79,6 +80,7 @@ class _Rows:
     position: Array
     slopes: Array | None
     sinks: Array | None
+    v_scale: Array
 
     def bias(self, start: int, stop: int) -> Array | None:
         """Return ``slope * (key position - query position)`` of keys ``start..stop-1``, ``(Hk, R, C)``."""
@@ -135,7 +137,7 @@ def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
     """
     problem = tensors.case.problem
     check_tensors(tensors)
-    rounding = rounding_of(profile, problem.storage, problem.kv_storage)
+    rounding = rounding_of(profile, problem.storage, problem.kv_storage, problem.q_storage)
     group, head_dim, kv_heads = problem.group_size, problem.head_dim, problem.num_kv_heads
     rows = tensors.q.shape[0]
     out = np.zeros((rows, problem.num_qo_heads, problem.value_dim))
@@ -146,7 +148,7 @@ def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
         # rows that see a key are overwritten below
         lse[:] = problem.sinks
         lse_bounds[:] = _bound_of_lone_sinks(lse, rounding)
-    queries = to_float64(tensors.q, problem.storage)
+    queries = query_numbers(tensors)
 
     def fill(sequence: int, begin: int, end: int, seen: Array | None) -> None:
         """Compute rows ``begin..end-1`` of ``sequence``, all of which see a key."""
@@ -162,6 +164,7 @@ def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
             position=np.repeat(kv_len - q_len + np.arange(begin, end), group),
             slopes=_by_head(problem, problem.alibi_slopes, count),
             sinks=_by_head(problem, problem.sinks, count),
+            v_scale=np.array(tensors.case.scales_of("v", sequence))[:, None, None],
         )
         found = _attend(part, _blocks(part, tensors, sequence), rounding)
         if count > 1 and not np.isfinite(found[0]).all():
@@ -328,7 +331,7 @@ def _attend(rows: _Rows, blocks: _Blocks, rounding: Rounding) -> tuple[Array, Ar
         total=np.exp(lse - maximum),
         o=out,
         n=size,
-        v_scale=np.array(problem.kv_scales("v"))[:, None, None],
+        v_scale=rows.v_scale,
         rounding=rounding,
     )
     lse_limit = lse_bound(weight_sum=weight_sum + merge_sum, lse=lse, n=size, rounding=rounding)

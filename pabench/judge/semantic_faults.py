@@ -9,14 +9,20 @@ from dataclasses import replace
 from pabench.judge.suspect import Fault, Suspect
 from pabench.problem.problem import MAX_SCALE, Problem
 
+SCALES = (("qkv", "the scales"), ("q", "the scale of the queries"), ("kv", "the cache's scales"))
+
 
 def semantic_faults(suspect: Suspect) -> Iterator[Fault]:
     """Yield what the row would be with one feature of the problem mistaken."""
     problem, keys, values = suspect.tensors.case.problem, suspect.keys, suspect.values
     for words, other in (*_other_scales(problem), *_other_problems(problem, suspect.head)):
         yield suspect.weighted(words, keys, values, problem=other)
+    if problem.q_dtype is not None and suspect.scale("q") != 1.0:
+        yield suspect.weighted("queries without their scale", keys / suspect.scale("q"), values)
+    if suspect.tensors.case.scales:
+        yield from _scales_of_sequences(suspect)
     if problem.kv_dtype is not None:
-        k_scale, v_scale = (problem.kv_scales(kind)[suspect.kv_head] for kind in "kv")
+        k_scale, v_scale = (suspect.scale(kind) for kind in "kv")
         for words, k_factor, v_factor in (
             ("keys without their scale", 1.0 / k_scale, 1.0),
             ("values without their scale", 1.0, 1.0 / v_scale),
@@ -28,7 +34,7 @@ def semantic_faults(suspect: Suspect) -> Iterator[Fault]:
                 yield suspect.weighted(words, keys * k_factor, values * v_factor)
         for head in range(problem.num_kv_heads):
             k_factor, v_factor = (
-                problem.kv_scales(kind)[head] / own for kind, own in (("k", k_scale), ("v", v_scale))
+                suspect.scale(kind, head) / own for kind, own in (("k", k_scale), ("v", v_scale))
             )
             for words, on_keys, on_values in (
                 ("the scale of the keys", k_factor, 1.0),
@@ -38,6 +44,18 @@ def semantic_faults(suspect: Suspect) -> Iterator[Fault]:
                 if (on_keys, on_values) != (1.0, 1.0):
                     said = f"{words} of KV head {head} in place of {suspect.kv_head}"
                     yield suspect.weighted(said, keys * on_keys, values * on_values)
+
+
+def _scales_of_sequences(suspect: Suspect) -> Iterator[Fault]:
+    """Yield what the row would be with scales of another sequence."""
+    case, head = suspect.tensors.case, suspect.kv_head
+    for sequence in range(case.batch.num_seqs):
+        factor = {kind: case.scales_of(kind, sequence)[head] / suspect.scale(kind) for kind in "qkv"}
+        for kinds, words in SCALES:
+            q, k, v = (factor[kind] if kind in kinds else 1.0 for kind in "qkv")
+            if (q * k, v) != (1.0, 1.0):
+                said = f"{words} of sequence {sequence} in place of {suspect.sequence}"
+                yield suspect.weighted(said, suspect.keys * (q * k), suspect.values * v)
 
 
 def _other_scales(problem: Problem) -> Iterator[tuple[str, Problem]]:

@@ -98,7 +98,8 @@ class Suspect:
         self.page_size = problem.page_size
         self.kv_len = int(self.tensors.kv_lens[self.sequence])
         self.pages = self.tensors.layout.pages(self.sequence, self.kv_len).tolist()
-        self.query = to_float64(self.tensors.q[self.row, self.head], problem.storage)
+        stored = to_float64(self.tensors.q[self.row, self.head], problem.q_storage)
+        self.query = stored * self.scale("q")
         self.keys, self.values = self.rows(self.pages, self.start, self.seen, self.kv_head)
         if self.keys_seen is not None:
             kept = self.keys_seen[self.start : self.seen]
@@ -132,6 +133,11 @@ class Suspect:
         """The KV head that this query head must read."""
         return self.head // self.tensors.case.problem.group_size
 
+    def scale(self, kind: str, kv_head: int | None = None) -> float:
+        """Return the scale of queries (``q``), keys (``k``) or values (``v``) of a KV head."""
+        head = self.kv_head if kv_head is None else kv_head
+        return self.tensors.case.scales_of(kind, self.sequence)[head]
+
     def rows(self, pages: list[int], start: int, stop: int, kv_head: int) -> tuple[Array, Array]:
         """Return keys and values ``(stop - start, head_dim)`` read through ``pages``, which exist."""
         at = np.arange(start, stop)
@@ -151,7 +157,7 @@ class Suspect:
         for kind, view in (("k", pool.k), ("v", pool.v)):
             place = (pages, offsets, head) if pool.kv_layout == "NHD" else (pages, head, offsets)
             numbers = row_numbers(problem, view[place], kind)
-            found.append(numbers * problem.kv_scales(kind)[head] if problem.kv_dtype else numbers)
+            found.append(numbers * self.scale(kind, head) if problem.kv_dtype else numbers)
         return found[0], found[1]
 
     def tokens(self, at: Array) -> tuple[Array, Array]:

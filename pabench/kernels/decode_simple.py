@@ -34,6 +34,7 @@ from pabench.kernels.mask_bits import MaskBits
 from pabench.kernels.row_formats import TABLE_HEAD_DIM, row_arguments, row_width
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
+from pabench.problem.scales import Scales
 
 FILE = "paged_decode_simple.cu"
 DECODE, MERGE = "paged_decode_simple", "paged_decode_merge"
@@ -107,6 +108,7 @@ def plan_decode(
     qo_indptr: Any | None = None,
     mask: MaskBits | None = None,
     lse_base: str = "e",
+    scales: Scales = (),
 ) -> DecodePlan:
     """Return the launches for one call.
 
@@ -121,6 +123,7 @@ def plan_decode(
         qo_indptr: ``(num_seqs + 1,) int32`` on the device; None when each sequence has one query token.
         mask: the keys of each row; None when causal flag and window of ``problem`` say it.
         lse_base: of the LSE, ``e`` or ``2``.
+        scales: those of each sequence, see ``Case``.
     """
     num_seqs, max_pages = block_table.shape
     num_tokens, heads, head_dim = q.shape
@@ -128,13 +131,18 @@ def plan_decode(
     if mask is not None:
         problem = replace(problem, causal=False, window=None)
     variant = variant_of(problem)
-    if variant == PLAIN and (qo_indptr is not None or mask is not None):
+    if variant == PLAIN and (qo_indptr is not None or mask is not None or problem.q_dtype):
         variant = FEATURED
     more: tuple[Any, ...] = ()
     if variant != PLAIN:
         if qo_indptr is None:
             qo_indptr = device.to_device(np.arange(num_seqs + 1, dtype=np.int32))
-        more = (qo_indptr, np.int32(num_seqs), np.int32(problem.causal), *feature_arguments(device, problem))
+        more = (
+            qo_indptr,
+            np.int32(num_seqs),
+            np.int32(problem.causal),
+            *feature_arguments(device, problem, scales, num_seqs),
+        )
         more += () if mask is None else mask.arguments
     rows_of = row_arguments(problem) if variant == ROW_CACHE else ()
     # one width for all, so that a load of keys meets as many numbers of the query
@@ -155,6 +163,8 @@ def plan_decode(
         PAB_MASK=int(mask is not None),
         **(VARIANTS | ROW_VARIANTS)[variant],
         **({"PAB_LSE_BASE_2": 1} if lse_base == "2" else {}),
+        **({"PAB_Q_E4M3": 1} if problem.q_dtype else {}),
+        **({"PAB_SEQUENCE_SCALES": 1} if scales else {}),
     )
     single = np.dtype(np.float32)
     out = device.empty((num_tokens, heads, problem.value_dim), problem.storage.storage)

@@ -210,6 +210,9 @@ def build_append(case: AppendCase) -> tuple[KvPool, Array, Array, Array]:
             )
             kept = rng.random(row.shape) < 0.125
             row[~kept] = near[~kept]
+            if SMALL_TYPES[form.numbers.name].nan is None:
+                # the type has no place for what is no number
+                row[np.isnan(decode(row, problem.storage))] = 0
         elif form is not None:
             row[...] = _in_blocks(rng, row.shape, problem, form, kind)
     if problem.latent:

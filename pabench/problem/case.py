@@ -17,10 +17,11 @@ from pabench.problem.placement import PLACEMENT_NOTES, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS, NONE, Gaps, checked_gaps
 from pabench.problem.problem import OPTIONAL_FIELDS, Problem
 from pabench.problem.recorded import RECORDED
+from pabench.problem.scales import Scales, read_scales, scales_of
 
 CASE_SCHEMA = 1
 GAPS = ("page_gaps", "row_gaps", "starts")
-RARE = frozenset({"shared_prefix", "inputs", "masks", *GAPS})
+RARE = frozenset({"shared_prefix", "inputs", "masks", "scales", *GAPS})
 """Fields that JSON leaves out where a case makes no use of them."""
 POISONS = ("zero", "nan", "inf", "huge")
 
@@ -44,6 +45,7 @@ class Case:
         page_gaps: elements of others behind each page of K, and of V, as in a pool of several layers.
         row_gaps: likewise behind the numbers of each token and head.
         starts: likewise before the first page of K, and of V.
+        scales: of queries, keys and values for each sequence and KV head, see ``scales.py``.
         masks: name and value of each mask beyond the causal flag and the window, see ``masks``.
     """
 
@@ -63,6 +65,7 @@ class Case:
     row_gaps: tuple[int, int] = NONE
     starts: tuple[int, int] = NONE
     masks: Given = ()
+    scales: Scales = ()
 
     def __post_init__(self) -> None:
         one_of("kv_layout", self.kv_layout, KV_LAYOUTS)
@@ -82,10 +85,15 @@ class Case:
         object.__setattr__(self, "seed", whole_number("seed", self.seed, low=0, high=2**64 - 1))
         forks = checked_forks(self.shared_prefix, self.batch.kv_lens, self.problem.page_size)
         object.__setattr__(self, "shared_prefix", forks)
+        object.__setattr__(self, "scales", read_scales(self.scales, self.problem, self.batch))
         object.__setattr__(self, "masks", read_masks(self.masks, self.problem, self.batch))
         gaps = checked_gaps(self.problem, self.interleaved, self.gaps)
         for field, pair in zip(GAPS, (gaps.pages, gaps.rows, gaps.starts), strict=True):
             object.__setattr__(self, field, pair)
+
+    def scales_of(self, kind: str, sequence: int) -> tuple[float, ...]:
+        """Return what stored queries (``q``), keys (``k``) or values (``v``) of each KV head stand for."""
+        return scales_of(self.scales, self.problem, kind, sequence)
 
     @property
     def gaps(self) -> Gaps:
@@ -101,6 +109,7 @@ class Case:
     def features(self) -> frozenset[str]:
         """What a backend must have for this case; ``non-causal`` shows with several query rows only."""
         asked = self.problem.features | self.gaps.features | {name for name, _ in self.masks}
+        asked |= {"sequence-scales"} if self.scales else set()
         return asked - {"non-causal"} if self.batch.is_decode else asked
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,6 +136,8 @@ class Case:
         if self.inputs is not None:
             found["inputs"] = self.inputs
         found |= {field: list(getattr(self, field)) for field in GAPS if any(getattr(self, field))}
+        if self.scales:
+            found["scales"] = {kind: [list(row) for row in rows] for kind, rows in self.scales}
         if self.masks:
             found["masks"] = {name: plain(value) for name, value in self.masks}
         return found

@@ -6,9 +6,11 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from pabench.errors import InvalidCase
 from pabench.problem.checks import finite_number, numbers_tuple, one_of, whole_number
-from pabench.problem.dtypes import Array, DType, decode, dtype_by_name, encode
+from pabench.problem.dtypes import E4M3, Array, DType, decode, dtype_by_name, encode
 from pabench.problem.formats import FORMATS, CacheFormat
 
 MAX_HEAD_DIM = 1024
@@ -22,6 +24,12 @@ FEATURES = ("soft-cap", "window", "alibi", "sinks", "fp8-kv", "non-causal")
 CACHE_FEATURES = ("head-dim-v", "latent-cache", "page-gaps", "kv-strides")
 """How a cache may lie beyond K and V alike, page behind page; a backend declares those it takes."""
 
+SCALE_FEATURES = ("fp8-q", "sequence-scales")
+"""Queries of e4m3, and scales of each sequence and KV head; a backend declares those it takes."""
+
+QUERY_TYPES = {E4M3.name: E4M3}
+"""Types of queries beside that of the output."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -32,7 +40,7 @@ class Problem:
         num_kv_heads: heads of the KV cache; query head ``h`` reads KV head ``h // group_size``.
         head_dim: elements of one head's query and key.
         page_size: tokens of one page.
-        dtype: storage type of queries, cache and output.
+        dtype: storage type of queries, cache and output, as far as nothing else is said of them.
         causal: a query row sees the keys up to its own position, aligned at the bottom right.
         sm_scale: factor on the dot products; ``None`` means ``1 / sqrt(head_dim)``.
         soft_cap: a scaled dot product x becomes ``soft_cap * tanh(x / soft_cap)``, before bias and mask.
@@ -44,6 +52,8 @@ class Problem:
         k_scale: what a stored key is multiplied by, in a format that has such scales: one number, or one per
             KV head.
         v_scale: likewise for values.
+        q_dtype: type of the queries, of ``QUERY_TYPES``; ``None`` when it is ``dtype``.
+        q_scale: what a stored query of such a type is multiplied by: one number, or one per KV head.
         head_dim_v: elements of one head's value and output; ``None`` when they are ``head_dim``.
         latent: the cache holds one vector a token, the key of a single KV head, whose first ``head_dim_v``
             numbers are the value (multi-head latent attention, absorbed; DeepSeek-AI, "DeepSeek-V2", 2024,
@@ -66,6 +76,8 @@ class Problem:
     v_scale: tuple[float, ...] | None = None
     head_dim_v: int | None = None
     latent: bool = False
+    q_dtype: str | None = None
+    q_scale: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for field, high in (("num_qo_heads", 2**16), ("num_kv_heads", 2**16), ("head_dim", MAX_HEAD_DIM)):
@@ -119,6 +131,12 @@ class Problem:
             self._set_numbers(field, lengths=(self.num_qo_heads,), low=-MAX_SCALE)
         if self.kv_dtype is not None:
             one_of("kv_dtype", self.kv_dtype, FORMATS)
+        if self.q_dtype is not None:
+            one_of("q_dtype", self.q_dtype, QUERY_TYPES)
+        elif self.q_scale is not None:
+            rule = f"needs q_dtype = one of {', '.join(QUERY_TYPES)}"
+            raise InvalidCase("q_scale", self.q_scale, rule)
+        self._set_numbers("q_scale", lengths=(1, self.num_kv_heads), low=1 / MAX_SCALE)
         for field in ("k_scale", "v_scale"):
             if getattr(self, field) is not None and not (self.kv_format and self.kv_format.tensor_scale):
                 having = ", ".join(row.name for row in FORMATS.values() if row.tensor_scale)
@@ -148,8 +166,27 @@ class Problem:
 
     @property
     def storage(self) -> DType:
-        """The storage type of queries and output, resolved."""
+        """The storage type of the output, and of queries without one of their own, resolved."""
         return dtype_by_name(self.dtype)
+
+    @property
+    def q_storage(self) -> DType:
+        """The type of the queries, resolved."""
+        return self.storage if self.q_dtype is None else QUERY_TYPES[self.q_dtype]
+
+    @property
+    def q_scales(self) -> tuple[float, ...]:
+        """What stored queries of each KV head are multiplied by."""
+        scales = self.q_scale or (1.0,)
+        return scales if len(scales) == self.num_kv_heads else scales * self.num_kv_heads
+
+    def takes_scale(self, kind: str) -> bool:
+        """Return whether queries (``q``), keys (``k``) or values (``v``) have scales beside them."""
+        if kind == "q":
+            return self.q_dtype is not None
+        return (
+            self.kv_format is not None and self.kv_format.tensor_scale and not (self.latent and kind == "v")
+        )
 
     @property
     def kv_format(self) -> CacheFormat | None:
@@ -172,6 +209,12 @@ class Problem:
             return dim
         whole = self.latent and self.kv_format.scale is not None
         return self.kv_format.row_units(self.head_dim if whole else dim)
+
+    def encode_queries(self, numbers: Array) -> Array:
+        """Round numbers, divided by their scales, to what queries are stored as."""
+        if self.q_dtype is None:
+            return encode(numbers, self.storage)
+        return encode(np.clip(numbers, -self.q_storage.maximum, self.q_storage.maximum), self.q_storage)
 
     def encode_rows(self, numbers: Array) -> Array:
         """Round numbers ``(..., dim)``, divided by their scales, to rows ``(..., row_units)``."""
@@ -206,6 +249,7 @@ class Problem:
             "non-causal": not self.causal,
             "head-dim-v": self.head_dim_v is not None and not self.latent,
             "latent-cache": self.latent,
+            "fp8-q": self.q_dtype is not None,
             **({} if self.kv_format is None else {self.kv_format.feature: True}),
         }
         return frozenset(name for name, present in asked.items() if present)

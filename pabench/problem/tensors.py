@@ -12,13 +12,13 @@ import numpy as np
 from pabench.errors import InvalidCase
 from pabench.problem.captured import CAPTURED, captured
 from pabench.problem.case import Case
-from pabench.problem.dtypes import Array, encode
+from pabench.problem.dtypes import Array
 from pabench.problem.families import FAMILIES, FamilyInput
+from pabench.problem.latent import put_values_in_keys, steered_part
 from pabench.problem.layout import PageLayout
 from pabench.problem.placement import HIGH_PAGE_BASE, VAST, place_pages
 from pabench.problem.poison import poison_row
 from pabench.problem.pool import KvPool, pool_parts, pool_shape
-from pabench.problem.problem import Problem
 from pabench.problem.recorded import RECORDED, recorded
 from pabench.problem.vast import WRAPS, reserved_zeros, wrap_pages
 from pabench.problem.visibility import unseen_tokens, visible_range
@@ -37,7 +37,7 @@ class Tensors:
     """The arrays of one case, on the host.
 
     Attributes:
-        q: ``(num_query_tokens, num_qo_heads, head_dim)``, storage dtype.
+        q: ``(num_query_tokens, num_qo_heads, head_dim)``, as the problem stores queries.
         pool: the paged cache; every slot that no query may read holds the case's poison, but that ``zero``
             leaves the tokens before a window in place.
         layout: the block table, ``(num_seqs, max_pages) int32``.
@@ -88,7 +88,7 @@ def build_tensors(case: Case) -> Tensors:
         if sequence in forks:
             parent, pages = forks[sequence]
             start = (sequences[parent].first(pages * page_size), directions[parent])
-        rows, direction = _sequence(case, *lengths, rng, start)
+        rows, direction = _sequence(case, sequence, *lengths, rng, start)
         sequences.append(rows)
         directions.append(direction)
     return lay_out(case, sequences)
@@ -223,7 +223,12 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
 
 
 def _sequence(
-    case: Case, kv_len: int, q_len: int, rng: np.random.Generator, start: tuple[SequenceRows, Array] | None
+    case: Case,
+    sequence: int,
+    kv_len: int,
+    q_len: int,
+    rng: np.random.Generator,
+    start: tuple[SequenceRows, Array] | None,
 ) -> tuple[SequenceRows, Array]:
     """One sequence, which begins with the tokens of ``start``, and the directions ``(Hk, D)`` of its keys."""
     problem = case.problem
@@ -232,11 +237,11 @@ def _sequence(
     keys = np.empty((kv_len, problem.num_kv_heads, head_dim))
     values = np.empty((kv_len, problem.num_kv_heads, problem.value_dim))
     # logit = scale * q . k along a direction of +-1, which is reach * (q size) * (k size)
-    steered = _steered(problem)
+    steered = steered_part(problem)
     reach = abs(problem.scale) * (head_dim - steered.start) or 1.0
     directions = np.empty((problem.num_kv_heads, head_dim))
     for head in range(problem.num_kv_heads):
-        logits, values[:, head] = _family(case, kv_len, rng, head)
+        logits, values[:, head] = _family(case, sequence, kv_len, rng, head)
         # queries must meet the keys of the beginning along their own direction
         direction = rng.choice(SIGNS, head_dim)
         direction = directions[head] = direction if start is None else start[1][head]
@@ -248,7 +253,7 @@ def _sequence(
         keys[:, head] = (logits / (reach * stretch))[:, None] * direction
         if problem.latent:
             scaled = abs(problem.scale) * stretch
-            direction = _put_values_in_keys(keys[:, head], values[:, head], direction, steered, scaled)
+            direction = put_values_in_keys(keys[:, head], values[:, head], direction, steered, scaled)
         # heads of a group differ in strength, so that no head can stand in for another
         strength = math.copysign(stretch, problem.scale) * (1.0 + 0.125 * (np.arange(group) % 3))
         queries[:, head * group : (head + 1) * group] = strength[:, None] * direction
@@ -268,12 +273,10 @@ def _sequence(
     keys += noise
     if case.family == "marker":
         queries[...] = 0.0
-    for kind, numbers in (("k", keys), ("v", values)):
-        if any(scale != 1.0 for scale in problem.kv_scales(kind)):
-            numbers /= np.asarray(problem.kv_scales(kind))[:, None]
+    _unscale(case, sequence, queries, keys, values)
     stored = problem.encode_rows(keys)
     rows = SequenceRows(
-        queries=encode(queries, problem.storage),
+        queries=problem.encode_queries(queries),
         keys=stored,
         values=problem.values_of(stored) if problem.latent else problem.encode_rows(values),
     )
@@ -283,37 +286,12 @@ def _sequence(
     return rows, directions
 
 
-def _steered(problem: Problem) -> slice:
-    """Elements of a key that give it its logit: all, or behind the values that a latent one begins with."""
-    return slice(problem.value_dim if problem.latent and problem.value_dim < problem.head_dim else 0, None)
-
-
-def _put_values_in_keys(keys: Array, values: Array, direction: Array, steered: slice, scaled: float) -> Array:
-    """Let latent ``keys (n, head_dim)`` begin with ``values``, and have the logits that they had; in place.
-
-    Return the direction of the queries, which have a smaller share of it where the values lie, so that no
-    logit hangs on these alone.
-
-    Args:
-        keys: multiples of ``direction``.
-        values: ``(n, head_dim_v)``.
-        direction: ``(head_dim,)``, +-1.
-        steered: elements behind the values; all, where there are none behind.
-        scaled: softmax scale times size of the queries.
-    """
-    count = values.shape[1]
-    if not steered.start:
-        # keys are values: these change along the direction, so that its logit is the wanted one
-        along = values @ direction / count
-        limit = max(1.0, float(np.abs(values).max(initial=0.0)))
-        keys += np.clip(values - along[:, None] * direction, -limit, limit)
-        return direction
-    carried = values @ direction[:count]
-    largest = float(np.abs(carried).max(initial=0.0)) * scaled
-    share = min(0.5, 1.0 / largest) if largest else 0.5
-    keys[:, :count] = values
-    keys[:, count:] -= (share * carried / (keys.shape[1] - count))[:, None] * direction[count:]
-    return np.concatenate([share * direction[:count], direction[count:]])
+def _unscale(case: Case, sequence: int, queries: Array, keys: Array, values: Array) -> None:
+    """Divide by the scales of a sequence what is ``(n, heads, dim)``, in place."""
+    for kind, numbers in (("q", queries), ("k", keys), ("v", values)):
+        scales = np.asarray(case.scales_of(kind, sequence))
+        if (scales != 1.0).any():
+            numbers /= np.repeat(scales, numbers.shape[1] // scales.size)[:, None]
 
 
 def _recorded_tensors(case: Case) -> Tensors:
@@ -321,7 +299,7 @@ def _recorded_tensors(case: Case) -> Tensors:
     problem, batch, found = case.problem, case.batch, recorded(str(case.inputs))
     shape = pool_shape(problem, found.num_pages, **_form(case))
     wanted = {
-        "q": ((batch.num_query_tokens, problem.num_qo_heads, problem.head_dim), problem.storage.storage),
+        "q": ((batch.num_query_tokens, problem.num_qo_heads, problem.head_dim), problem.q_storage.storage),
         "storage": (shape, problem.kv_storage.storage),
     }
     for name, (of_shape, dtype) in wanted.items():
@@ -356,11 +334,10 @@ def _captured_sequences(case: Case) -> list[SequenceRows]:
     forks = {child: (parent, pages * problem.page_size) for child, parent, pages in case.shared_prefix}
     for sequence, lengths in enumerate(zip(case.batch.kv_lens, case.batch.query_lens, strict=True)):
         queries, keys, values = found.draw(*lengths, rng)
-        for kind, numbers in (("k", keys), ("v", values)):
-            numbers /= np.asarray(problem.kv_scales(kind))[:, None]
+        _unscale(case, sequence, queries, keys, values)
         rows.append(
             SequenceRows(
-                queries=encode(queries, problem.storage),
+                queries=problem.encode_queries(queries),
                 keys=problem.encode_rows(keys),
                 values=problem.encode_rows(values),
             )
@@ -372,7 +349,9 @@ def _captured_sequences(case: Case) -> list[SequenceRows]:
     return rows
 
 
-def _family(case: Case, kv_len: int, rng: np.random.Generator, head: int) -> tuple[Array, Array]:
+def _family(
+    case: Case, sequence: int, kv_len: int, rng: np.random.Generator, head: int
+) -> tuple[Array, Array]:
     """Wanted logits and values of one sequence and KV head.
 
     Boundaries are page edges, multiples of 32 and the edge of the last row's window.
@@ -383,7 +362,7 @@ def _family(case: Case, kv_len: int, rng: np.random.Generator, head: int) -> tup
     edges = {*range(0, kv_len, case.problem.page_size), *range(0, kv_len, 32), first}
     around = tuple(sorted(edges | {edge - 1 for edge in edges if edge}))
     stored = case.problem.kv_format or case.problem.storage
-    scale = case.problem.kv_scales("v")[head]
+    scale = case.scales_of("v", sequence)[head]
     at = FamilyInput(
         kv_len=kv_len,
         head_dim=case.problem.value_dim,

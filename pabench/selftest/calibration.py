@@ -18,10 +18,10 @@ from pabench.problem.dtypes import DTYPES, E4M3
 from pabench.problem.families import FAMILIES
 from pabench.problem.formats import FORMATS
 from pabench.problem.masks import MASKS, Given
-from pabench.problem.problem import CACHE_FEATURES, FEATURES
+from pabench.problem.problem import CACHE_FEATURES, FEATURES, SCALE_FEATURES
 from pabench.selftest.simulated import Make, random_make
 
-KINDS = (*FEATURES, "plain", "all", *CACHE_FEATURES, "masks", "formats")
+KINDS = (*FEATURES, "plain", "all", *CACHE_FEATURES, *SCALE_FEATURES, "masks", "formats")
 """What the cases of a trial have: a feature, nothing beyond plain attention, any of ``FEATURES``, a mask, a
 cache of any format."""
 DIMS_APART = ((24, 16), (16, 24), (72, 64))
@@ -69,9 +69,14 @@ def random_case(kind: str, rng: np.random.Generator, *, longest: int = 200) -> C
         int((0, 1, 31, 33, 64, rng.integers(1, 200))[rng.integers(6)]) for _ in range(int(rng.integers(1, 3)))
     ]
     latent, head_dim = kind == "latent-cache", int(rng.choice([8, 32, 40]))
-    form = FORMATS[E4M3.name] if has("fp8-kv") else None
+    by_sequence = kind == "sequence-scales"
+    form = FORMATS[E4M3.name] if has("fp8-kv") or (kind == "fp8-q" and rng.random() < 0.5) else None
     if kind == "formats":
         form = list(FORMATS.values())[rng.integers(len(FORMATS))]
+    if by_sequence:
+        with_scale = [row for row in FORMATS.values() if row.tensor_scale]
+        form = with_scale[rng.integers(len(with_scale))]
+    small_queries = kind == "fp8-q" or (by_sequence and rng.random() < 0.5)
     apart: dict[str, Any] = {}
     if latent or kind == "head-dim-v":
         head_dim, value_dim = DIMS_APART[2 * rng.integers(2) if latent else rng.integers(3)]
@@ -92,9 +97,18 @@ def random_case(kind: str, rng: np.random.Generator, *, longest: int = 200) -> C
         alibi_slopes=tuple(rng.choice([0.0, 1.0, -0.5, 0.7, 0.01], heads)) if has("alibi") else None,
         sinks=tuple(rng.choice([-1e4, -40.0, 0.3, 5.0, 40.0, 200.0], heads)) if has("sinks") else None,
         kv_dtype=form.name if form else None,
-        k_scale=scales() if form and form.tensor_scale else None,
-        v_scale=scales() if form and form.tensor_scale else None,
+        k_scale=scales() if form and form.tensor_scale and not by_sequence else None,
+        v_scale=scales() if form and form.tensor_scale and not by_sequence else None,
+        q_dtype=E4M3.name if small_queries else None,
+        q_scale=scales() if small_queries and not by_sequence else None,
     )
+    scaled: dict[str, Any] = {
+        "scales": {
+            name: (2.0 ** rng.uniform(-3, 3, (len(kv_lens), kv_heads))).tolist()
+            for name in "qkv"
+            if by_sequence and problem.takes_scale(name)
+        }
+    }
     gaps: dict[str, Any] = {
         name: (int(rng.choice([0, 3, 8])), int(rng.choice([0, 3, 8])))
         for name in ("page_gaps", *(("row_gaps", "starts") if kind == "kv-strides" else ()))
@@ -106,6 +120,7 @@ def random_case(kind: str, rng: np.random.Generator, *, longest: int = 200) -> C
         problem=problem,
         batch=batch,
         **gaps,
+        **scaled,
         masks=_random_mask(problem, batch, rng) if kind == "masks" else (),
         family=str(rng.choice(list(FAMILIES))),
         poison="nan",

@@ -30,8 +30,9 @@ class Make:
         splits: parts of the keys that are merged.
         base2: whether logits are kept in units of ln 2.
         fast_tanh: an approximate tanh with a relative error of up to 2^-11.
-        early_scale: whether scales of an e4m3 cache are applied to the elements, or to logits and output.
+        early_scale: whether scales of queries and cache are applied to the elements, or to logits and output.
         sink_last: whether the sink comes after the keys instead of before.
+        lse_base: of the LSE that is returned, ``e`` or ``2``.
         lse_merge: whether a part keeps its LSE in place of maximum and sum.
         fault: a planted fault, empty for a right kernel.
     """
@@ -45,6 +46,7 @@ class Make:
     early_scale: bool = False
     sink_last: bool = False
     lse_merge: bool = False
+    lse_base: str = "e"
     fault: str = ""
 
     @property
@@ -56,6 +58,7 @@ class Make:
             partial_dtype=self.partial_dtype,
             tanh_error=error,
             partial_lse=self.lse_merge,
+            lse_base=self.lse_base,
         )
 
     def run(self, t: Tensors, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -85,8 +88,11 @@ class Make:
         sinks = problem.sinks
         sink = None if sinks is None else F32(sinks[head]) * unit
         k, v, k_scale, v_scale = self._stored(t, sequence, token, head // problem.group_size)
-        scale = F32(problem.scale) * k_scale
-        q = decode(t.q[row, head], problem.storage).astype(F32)
+        q = decode(t.q[row, head], problem.q_storage).astype(F32)
+        q_scale = F32(t.case.scales_of("q", sequence)[head // problem.group_size])
+        if self.early_scale:
+            q, q_scale = q * q_scale, F32(1)
+        scale = F32(problem.scale) * k_scale * q_scale
         if problem.soft_cap is None:
             x = np.asarray(k @ q, F32) * F32(scale * unit)
         else:
@@ -111,8 +117,8 @@ class Make:
             # what is stored is normalised, and with one split nothing is
             kept = decode(encode(a / s, part_type), part_type).astype(F32) * s if self.splits > 1 else a
             acc += kept * weight
-        log = (top + np.log2(total)) * LN2 if self.base2 else top + np.log(total)
-        return acc / total * v_scale, np.asarray(log, F32)
+        log = top + (np.log2(total) if self.base2 else np.log(total))
+        return acc / total * v_scale, self._returned(log)
 
     def _stored(
         self, t: Tensors, sequence: int, token: Array, kv_head: int
@@ -126,7 +132,7 @@ class Make:
         k, v = (
             problem.decode_rows(view[at], kind).astype(F32) for kind, view in (("k", pool.k), ("v", pool.v))
         )
-        k_scale, v_scale = (F32(problem.kv_scales(kind)[kv_head]) for kind in "kv")
+        k_scale, v_scale = (F32(t.case.scales_of(kind, sequence)[kv_head]) for kind in "kv")
         if self.early_scale:
             return k * k_scale, v * v_scale, F32(1), F32(1)
         return k, v, k_scale, v_scale
@@ -164,7 +170,13 @@ class Make:
         for m, _, out in parts:
             kept = decode(encode(out, part_type), part_type).astype(F32) if self.splits > 1 else out
             acc += kept * self._exp(np.asarray(m - log, F32), rng)
-        return acc * v_scale, np.asarray(log * LN2 if self.base2 else log, F32)
+        return acc * v_scale, self._returned(log)
+
+    def _returned(self, log: np.floating[Any]) -> Array:
+        """Return an LSE to the base of the logits in that of the output."""
+        if self.base2 == (self.lse_base == "2"):
+            return np.asarray(log, F32)
+        return np.asarray(log * (LN2 if self.base2 else LOG2E), F32)
 
     def _exp(self, x: Array, rng: np.random.Generator) -> Array:
         """An exponential with the relative error of the hardware's, 2^-22; it flushes denormals."""
@@ -190,6 +202,7 @@ def random_make(rng: np.random.Generator, dtype: str) -> Make:
         early_scale=bool(rng.random() < 0.5),
         sink_last=bool(rng.random() < 0.5),
         lse_merge=bool(rng.random() < 0.3),
+        lse_base=str(rng.choice(["e", "2"])),
     )
     # values of bfloat16 reach beyond float16: partial outputs that overflow are a fault and no rounding
     short = 2.0 * dtype_by_name(make.partial_dtype).maximum < dtype_by_name(dtype).maximum

@@ -22,7 +22,15 @@ from pabench.problem.shape import Shape
 from pabench.strategies.caches import CACHE_PROBLEMS, gap_fields
 from pabench.strategies.lengths import batches, forks
 from pabench.strategies.masks import mask_values, with_fields
-from pabench.strategies.shapes import HEAD_DIMS, PAGE_SIZES, among, feature_fields, problems, whole
+from pabench.strategies.shapes import (
+    HEAD_DIMS,
+    PAGE_SIZES,
+    among,
+    feature_fields,
+    problems,
+    sequence_scales,
+    whole,
+)
 
 HIGH_POOL_BYTES = 2**26
 """Pools with page ids above 65,536 are kept below this, so that they can be poisoned whole."""
@@ -116,6 +124,7 @@ def cases(
         tail=draw(among(*tails)),
         spare_pages=draw(whole(0, 4)),
         seed=draw(whole(0, 2**16)),
+        scales=draw(sequence_scales(problem, drawn.num_seqs)) if "sequence-scales" in asked else (),
         masks=tuple((name, draw(mask_values(MASKS[name], problem, drawn))) for name in masked),
         shared_prefix=draw(forks(drawn.kv_lens, problem.page_size)) if sharing else (),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pabench.problem.dtypes import DTYPES
+from pabench.problem.dtypes import DTYPES, E4M3
 from pabench.problem.formats import FORMATS, CacheFormat
 from pabench.problem.problem import FEATURES, Problem
 
@@ -133,7 +133,11 @@ def feature_fields(
     """
     # how a cache lies is drawn with the problem itself, and masks with the batch
     formats = {row.feature: row for row in FORMATS.values() if row.feature in required}
-    asked = set(required) & (set(FEATURES) | formats.keys())
+    asked = set(required) & (set(FEATURES) | formats.keys() | {"fp8-q"})
+    by_sequence = "sequence-scales" in required
+    if by_sequence and "fp8-q" not in asked and not any(row.tensor_scale for row in formats.values()):
+        # there must be something to scale
+        asked.add("fp8-kv")
     # a cache has one format
     others = sorted(set(features) & set(FEATURES) - asked - ({"fp8-kv"} if formats else set()))
     mixed = draw(EITHER) if others else False
@@ -147,16 +151,22 @@ def feature_fields(
             "alibi_slopes": _per_head(heads, tuple(2.0 ** -(8 * (h + 1) / heads) for h in range(heads)), 2.0)
         },
         "sinks": lambda: {"sinks": _per_head(heads, (0.0, 2.0, -2.0, 10.0, 40.0, -40.0, 200.0, -1e4), 8.0)},
-        **{row.feature: partial(_format_fields, row, problem) for row in FORMATS.values()},
+        **{row.feature: partial(_format_fields, row, problem, by_sequence) for row in FORMATS.values()},
+        "fp8-q": lambda: (
+            {"q_dtype": st.just(E4M3.name)}
+            | ({} if by_sequence else {"q_scale": _value_scales(problem.num_kv_heads)})
+        ),
         "non-causal": lambda: {"causal": st.just(False)},
     }
     return {name: draw(values) for feature in sorted(asked) for name, values in of_feature[feature]().items()}
 
 
-def _format_fields(row: CacheFormat, problem: Problem) -> dict[str, st.SearchStrategy[Any]]:
+def _format_fields(
+    row: CacheFormat, problem: Problem, by_sequence: bool
+) -> dict[str, st.SearchStrategy[Any]]:
     # values that lie in the keys have their scale
     kinds = ("k_scale",) if problem.latent else ("k_scale", "v_scale")
-    scaled = kinds if row.tensor_scale else ()
+    scaled = kinds if row.tensor_scale and not by_sequence else ()
     return {"kv_dtype": st.just(row.name), **dict.fromkeys(scaled, _value_scales(problem.num_kv_heads))}
 
 
@@ -169,6 +179,16 @@ def _features(others: tuple[str, ...]) -> st.SearchStrategy[set[str]]:
 def _windows(page_size: int) -> st.SearchStrategy[int]:
     edges = {size * k + d for size in (page_size, TILE_TOKENS) for k in (1, 2) for d in (-1, 0, 1)} - {0}
     return st.one_of(st.just(1), st.sampled_from(sorted(edges)), st.integers(1, 200), st.just(5000))
+
+
+def sequence_scales(problem: Problem, num_seqs: int) -> st.SearchStrategy[Any]:
+    """``scales`` of a case: of all that has some, few of them alike."""
+    row = st.lists(NUMBERS_OF_SCALES, min_size=problem.num_kv_heads, max_size=problem.num_kv_heads)
+    rows = st.lists(row, min_size=num_seqs, max_size=num_seqs)
+    return st.fixed_dictionaries({kind: rows for kind in "qkv" if problem.takes_scale(kind)})
+
+
+NUMBERS_OF_SCALES = st.sampled_from([1.0, 0.25, 3.0, 0.0625, 0.7])
 
 
 @cache

@@ -12,7 +12,9 @@ from pabench.checks.append_checks import check_append
 from pabench.checks.attention_checks import check_decode
 from pabench.checks.copy_checks import check_copy
 from pabench.checks.gather_checks import check_gather
+from pabench.device.base import KernelSource
 from pabench.device.checked import CheckedDevice
+from pabench.device.emulated import EmulatedDevice, EmulatedModule
 from pabench.problem import Batch, Case, Problem
 from pabench.problem.append import AppendCase
 from pabench.problem.dtypes import Array
@@ -56,6 +58,30 @@ def test_gaps_are_left_alone_by_our_kernels(layout: str, change: dict[str, Any])
     ):
         assert outcome.passed, outcome.text
         assert not outcome.findings
+
+
+class Recording(EmulatedDevice):
+    """Keeps the macros that kernels are compiled with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths: list[int] = []
+
+    def load(self, source: KernelSource) -> EmulatedModule:
+        self.widths.append(int(source.defines["PAB_VEC"]))
+        return super().load(source)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "widths"), [({}, {8}), ({"page_gaps": (2, 2)}, {2}), ({"row_gaps": (1, 1)}, {1})]
+)
+def test_gaps_bound_the_width_of_loads(gaps: dict[str, Any], widths: set[int]) -> None:
+    # a GPU faults where a wide load begins between two of its like
+    device = Recording()
+    case = Case(problem=PROBLEM, batch=Batch(kv_lens=(9, 4)), **gaps)
+    assert check_gather(case, RawKernelBackend(device), device).passed
+    assert check_decode(case, RawKernelBackend(device), device).passed
+    assert set(device.widths) == widths
 
 
 def test_gaps_that_an_append_or_a_copy_writes_are_seen() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pabench.judge.gather import gather_tokens, to_float64
+from pabench.judge.gather import gather_tokens, query_numbers, to_float64
 from pabench.judge.merge import merge_truth
 from pabench.judge.reference import Truth, truth
 from pabench.problem import Case, ComputeProfile, build_tensors
@@ -90,7 +90,7 @@ def sizes(tensors: Tensors) -> dict[str, float]:
         for name in largest:
             stored = gather_tokens(tensors, sequence, name, 0, length)
             largest[name] = max(largest[name], _largest(stored))
-    q = np.abs(to_float64(tensors.q, problem.storage)).sum(-1)
+    q = np.abs(query_numbers(tensors)).sum(-1)
     slope = max((abs(one) for one in problem.alibi_slopes or (0.0,)), default=0.0)
     bias = slope * max(tensors.kv_lens.tolist(), default=0)
     return {"logit": abs(problem.scale) * _largest(q) * largest["k"] + bias, "value": largest["v"]}

@@ -46,6 +46,8 @@ FEATURES_OF = {
     "sink-in-every-split": ("sinks",),
     "merge-without-value-scale": ("fp8-kv",),
     "append-into-the-next-head": ("kv-strides",),
+    "scales-of-the-first-sequence": ("fp8-kv", "sequence-scales"),
+    "value-scale-of-the-first-sequence": ("fp8-kv", "sequence-scales"),
 }
 """What must be drawn for a mutant, where it is not the feature that its check is named after."""
 

@@ -27,6 +27,8 @@ def attend(
     sinks: Any = None,
     k_scale: Any = None,
     v_scale: Any = None,
+    q_scale: Any = None,
+    out_dtype: str | None = None,
     kv_dtype: str | None = None,
     mask: Any = None,
     kv_layout: str = "NHD",
@@ -37,7 +39,9 @@ def attend(
     page_size, num_kv_heads = k_cache.shape[1:3]
     form = FORMATS[kv_dtype] if kv_dtype else None
     value_dim = v_cache.shape[-1] if form is None or form.scale is None else q.shape[2]
-    out = np.zeros((*q.shape[:2], value_dim), q.dtype)
+    if q.dtype == np.uint8:
+        q = to_float64(q, E4M3) * np.repeat(q_scale, q.shape[1] // num_kv_heads)[:, None]
+    out = np.zeros((*q.shape[:2], value_dim), out_dtype or (np.float32 if q.dtype == np.float64 else q.dtype))
     lse = np.full(q.shape[:2], -np.inf, np.float32)
     indptr = np.arange(len(kv_lens) + 1) if qo_indptr is None else qo_indptr
     for sequence, length in enumerate(kv_lens):

@@ -37,6 +37,7 @@ class Constants:
     u_k: float
     eta_k: float
     u_s: float
+    u_q: float
     u_o: float
     eta_o: float
     serial: bool
@@ -47,7 +48,7 @@ class Constants:
         return n if self.serial else n.clamp(max=32.0) + n / 32.0
 
 
-def constants(profile: ComputeProfile, storage: DType, stored: DType) -> Constants:
+def constants(profile: ComputeProfile, storage: DType, stored: DType, queries: DType) -> Constants:
     def named(name: str | None, otherwise: DType | None) -> DType | None:
         return otherwise if name is None else storage if name == "storage" else dtype_by_name(name)
 
@@ -64,6 +65,7 @@ def constants(profile: ComputeProfile, storage: DType, stored: DType) -> Constan
         u_k=kept.unit_roundoff if rounds else 0.0,
         eta_k=kept.half_subnormal if rounds else 0.0,
         u_s=0.0 if stored is storage else 2.0 * U32,
+        u_q=0.0 if queries is storage else 2.0 * U32,
         u_o=storage.unit_roundoff,
         eta_o=storage.half_subnormal,
         serial=profile.accumulation == "serial",
@@ -75,8 +77,8 @@ def constants(profile: ComputeProfile, storage: DType, stored: DType) -> Constan
 def torch_truth(tensors: Tensors, profile: ComputeProfile) -> Found:
     """What ``pabench.judge.reference.truth`` returns, as a tuple."""
     problem = tensors.case.problem
-    c = constants(profile, problem.storage, problem.kv_storage)
-    queries = torch.from_numpy(decode(tensors.q, problem.storage))
+    c = constants(profile, problem.storage, problem.kv_storage, problem.q_storage)
+    queries = torch.from_numpy(decode(tensors.q, problem.q_storage))
     out = torch.zeros((*queries.shape[:2], problem.value_dim), dtype=torch.float64)
     lse = torch.full(queries.shape[:2], -math.inf, dtype=torch.float64)
     if problem.sinks is not None:
@@ -90,6 +92,7 @@ def torch_truth(tensors: Tensors, profile: ComputeProfile) -> Found:
     for i, kv_len in enumerate(tensors.kv_lens.tolist()):
         begin, end = int(tensors.qo_indptr[i]), int(tensors.qo_indptr[i + 1])
         keys, values = (_rows(tensors, i, kv_len, kind) for kind in "kv")
+        queries[begin:end] *= _scales(tensors, "q", i).repeat_interleave(problem.group_size)[:, None]
         position = kv_len - (end - begin) + torch.arange(end - begin)
         token = torch.arange(kv_len)
         seen = torch.ones((end - begin, kv_len), dtype=torch.bool)
@@ -109,7 +112,7 @@ def torch_truth(tensors: Tensors, profile: ComputeProfile) -> Found:
                 problem, c, queries[begin:end, head], keys[:, kv_head], seen, token - position[:, None], head
             )
             found = _softmax(c, logits, error, values[:, kv_head], seen, sink=_of(problem.sinks, head))
-            some, scale = seen.any(1), problem.kv_scales("v")[kv_head]
+            some, scale = seen.any(1), float(_scales(tensors, "v", i)[kv_head])
             out[begin:end, head][some], lse[begin:end, head][some] = found[0][some], found[1][some]
             extra = c.eta_t * max(1.0, scale) + c.eta_k
             out_bound[begin:end, head][some] = found[2][some] + extra
@@ -144,7 +147,12 @@ def _rows(tensors: Tensors, sequence: int, kv_len: int, kind: str) -> Tensor:
     # an index array on either side of a slice puts its axis first: (kv_len, heads, dim) in both layouts
     stored = view[page, offset] if pool.kv_layout == "NHD" else view[page, :, offset]
     numbers = torch.from_numpy(problem.decode_rows(stored, kind))
-    return numbers * torch.tensor(problem.kv_scales(kind), dtype=torch.float64)[:, None]
+    return numbers * _scales(tensors, kind, sequence)[:, None]
+
+
+def _scales(tensors: Tensors, kind: str, sequence: int) -> Tensor:
+    """Scales of each KV head in one sequence."""
+    return torch.tensor(tensors.case.scales_of(kind, sequence), dtype=torch.float64)
 
 
 def _of(numbers: tuple[float, ...] | None, head: int) -> float | None:
@@ -158,7 +166,7 @@ def _logits(
     raw = problem.scale * (q @ keys.T)
     sizes = abs(problem.scale) * (q.abs() @ keys.abs().T)
     dims = torch.tensor(float(problem.head_dim), dtype=torch.float64)
-    error = 2.0 * (c.chain(dims) + 3.0) * U32 * sizes + (c.u_k + c.u_s) * sizes
+    error = 2.0 * (c.chain(dims) + 3.0) * U32 * sizes + (c.u_k + c.u_s + c.u_q) * sizes
     error = error + c.eta_k * abs(problem.scale) * q.abs().sum(1, keepdim=True)
     logits = raw
     if problem.soft_cap is not None:
@@ -219,7 +227,7 @@ def _softmax(
 def torch_merge_truth(outs: Array, lses: Array, dtype: DType) -> Found:
     """What ``pabench.judge.merge.merge_truth`` returns, as a tuple: a row and head at a time."""
     profile = ComputeProfile(p_dtype="float32", partial_dtype=None, accumulation="serial")
-    c = constants(profile, dtype, dtype)
+    c = constants(profile, dtype, dtype, dtype)
     states = torch.from_numpy(decode(outs, dtype))
     logits = torch.from_numpy(lses.astype(np.float64))
     out, lse = torch.zeros_like(states[0]), torch.full_like(logits[0], -math.inf)

@@ -42,6 +42,15 @@ FORMATS: dict[str, CacheFormat] = {
             mistakes={"bits of e5m2 taken for e4m3": mistakes.as_type(E4M3)},
         ),
         CacheFormat(
+            name="int8",
+            feature="kv-int8",
+            clause="F24",
+            about="A cache of int8 with scales for K and V, per tensor or per KV head.",
+            numbers=INT8,
+            tensor_scale=True,
+            mistakes={"its numbers taken without their sign": mistakes.unsigned},
+        ),
+        CacheFormat(
             name="int8-token-head",
             feature="kv-int8-token-head",
             clause="F17",

@@ -23,6 +23,7 @@ from pabench.subjects.backends.declared import ARGUMENTS, features_of, names_of
 DIRECTIVE = re.compile(r"^\s*//\s*pabench:(.*)$", re.MULTILINE)
 VALUES = frozenset({"head-dim-v", "latent-cache", "page-gaps", "kv-strides"})
 """Features with which values have a length and strides of their own."""
+SCALES = ("q_scale", "k_scale", "v_scale")
 WORDS = {"true": True, "false": False}
 LISTS = ("dtypes", "features", "masks", "formats")
 NUMBERS = {"threads": (1, 1024), "shared_bytes": (0, 232448), "max_head_dim": (1, 1024)}
@@ -133,6 +134,8 @@ def more_arguments(
         if argument.cuda in SCALARS:
             found.append(SCALARS[argument.cuda](value))
             continue
+        if "sequence-scales" in features and name in SCALES:
+            value = np.broadcast_to(value, (tensors.case.batch.num_seqs, problem.num_kv_heads))
         value = np.ascontiguousarray(value)
         found.append(device.to_device(value.view(np.uint8) if value.dtype == bool else value))
         if value.ndim == 2:
@@ -143,6 +146,8 @@ def more_arguments(
 def defines_of(features: frozenset[str], problem: Problem) -> Mapping[str, str]:
     """Return the macros that sizes and types beyond those of plain decode have in a file."""
     found = {"PAB_HEAD_DIM_V": str(problem.value_dim)} if features & VALUES else {}
+    if "fp8-q" in features:
+        found["PAB_Q_E4M3"] = str(int(problem.q_dtype == "e4m3"))
     for row in FORMATS.values():
         if row.feature in features:
             found[f"PAB_{row.name.upper().replace('-', '_')}"] = str(int(problem.kv_dtype == row.name))

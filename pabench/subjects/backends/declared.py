@@ -76,9 +76,15 @@ def _floats(numbers: Sequence[float] | None) -> Array | None:
 
 
 def _scales(kind: str) -> Callable[[Tensors], Array | None]:
+    """A scale for each KV head, or, where the case has such, for each sequence and KV head."""
+
     def of(tensors: Tensors) -> Array | None:
-        problem = tensors.case.problem
-        return _floats(problem.kv_scales(kind)) if problem.kv_dtype else None
+        case = tensors.case
+        if case.scales:
+            rows = [case.scales_of(kind, sequence) for sequence in range(case.batch.num_seqs)]
+            return np.asarray(rows, np.float32)
+        scaled = case.problem.q_dtype if kind == "q" else case.problem.kv_dtype
+        return _floats(case.scales_of(kind, 0)) if scaled else None
 
     return of
 
@@ -136,6 +142,10 @@ ARGUMENTS: dict[str, Argument] = {
         cuda="const float*",
     ),
     **{f"{kind}_scale": _scale_argument(kind) for kind in "kv"},
+    "out_dtype": Argument(
+        features=frozenset({"fp8-q"}), declares=frozenset(), of=lambda t: t.case.problem.dtype
+    ),
+    "q_scale": Argument(features=frozenset({"fp8-q"}), of=_scales("q"), neutral=_ones, cuda="const float*"),
     "kv_dtype": Argument(
         features=frozenset(row.feature for row in FORMATS.values()) - E4M3_FEATURE,
         declares=frozenset(),

@@ -90,7 +90,7 @@ class FunctionBackend:
         latent = self._declared.latent
         return FunctionCall(
             arguments=(
-                given(tensors.q, problem.storage),
+                given(tensors.q, problem.q_storage),
                 *((pool.k,) if latent else (pool.k, pool.v)),
                 given(tensors.layout.block_table),
                 given(tensors.kv_lens),

@@ -116,6 +116,7 @@ class RawKernelBackend:
             qo_indptr=None if batch.is_decode and not padded else device.to_device(tensors.qo_indptr),
             mask=mask_bits(device, case) if case.masks else None,
             lse_base=self.profile.lse_base,
+            scales=case.scales,
         )
 
     def layer(self, plan: DecodePlan, q: Array, pool: KvPool) -> DecodePlan:

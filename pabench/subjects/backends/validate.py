@@ -35,8 +35,8 @@ def check_attention(name: str, capabilities: Capabilities, tensors: Tensors) -> 
     if tensors.q.shape != expected and not (more and tensors.q.shape[0] > expected[0]):
         words = ", or more rows" if PADDED_ROWS in capabilities.operations else ""
         raise InvalidCase("q", tensors.q.shape, f"must have shape {expected}{words}")
-    if tensors.q.dtype != problem.storage.storage:
-        raise InvalidCase("q", str(tensors.q.dtype), f"must be stored as {problem.storage.storage}")
+    if tensors.q.dtype != problem.q_storage.storage:
+        raise InvalidCase("q", str(tensors.q.dtype), f"must be stored as {problem.q_storage.storage}")
     pool, layout = tensors.pool, tensors.layout
     wanted = (case.kv_layout, case.interleaved)
     if (pool.kv_layout, pool.interleaved) != wanted:

@@ -65,6 +65,7 @@ def test_cuda_source_with_every_feature_is_right(device: EmulatedDevice, name: s
         ("sinks", "if (sinks[head] > minus_infinity())", "if (false)"),
         ("k_scale", "sm_scale * k_scale[kv_head]", "sm_scale"),
         ("v_scale", "* v_scale[kv_head] :", ":"),
+        ("q_scale", "* q_scale[kv_head]", ""),
         ("qo_indptr", "while (qo_indptr[sequence + 1] <= token_row) ++sequence", "sequence = 0"),
         (
             "window",

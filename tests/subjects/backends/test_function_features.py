@@ -50,6 +50,8 @@ CASES = {
     "sinks": case_of(sinks=HEADS),
     "k_scale": case_of(kv_dtype="e4m3", k_scale=(0.5, 3.0)),
     "v_scale": case_of(kv_dtype="e4m3", v_scale=(0.5, 3.0)),
+    "q_scale": case_of(q_dtype="e4m3", q_scale=(0.5, 3.0)),
+    "out_dtype": case_of(q_dtype="e4m3", dtype="float16"),
     "kv_dtype": case_of(kv_dtype="e5m2", k_scale=(0.5, 3.0)),
     "qo_indptr": case_of(q_lens=(3, 1, 6)),
     "causal": case_of(q_lens=(3, 1, 6), causal=False),
@@ -69,6 +71,7 @@ def test_function_gets_what_its_parameters_name(device: EmulatedDevice, name: st
     @functools.wraps(attend)
     def deaf(*given: Any, **named: Any) -> Any:
         quiet = {"causal": True, "kv_layout": "NHD", "k_scale": np.ones(2), "v_scale": np.ones(2)}
+        quiet["q_scale"] = np.ones(2)
         return attend(*given, **{**named, name: quiet.get(name)})
 
     case = CASES[name]

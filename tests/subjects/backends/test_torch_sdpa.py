@@ -17,7 +17,7 @@ from pabench.problem import Batch, Case, KvPool, Problem, build_tensors
 from pabench.problem.dtypes import DTYPES, Array
 from pabench.problem.families import FAMILIES
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
-from pabench.problem.problem import CACHE_FEATURES
+from pabench.problem.problem import CACHE_FEATURES, SCALE_FEATURES
 from pabench.problem.profile import ComputeProfile
 from pabench.selftest.calibration import KINDS, random_case
 from pabench.subjects.backends.base import attend
@@ -128,7 +128,7 @@ def test_torch_sdpa_is_right_on_any_case_property(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if kind not in (*CACHE_FEATURES, "masks", "formats")]
+    "kind", [kind for kind in KINDS if kind not in (*CACHE_FEATURES, *SCALE_FEATURES, "masks", "formats")]
 )
 def test_torch_sdpa_is_right_with_every_feature(kind: str) -> None:
     for number in range(40):
