@@ -349,7 +349,12 @@ def _add_spread(target: Array, drift: Array, values: Array, out: Array) -> None:
     span = min(keys, max(1, SPREAD_ELEMENTS // head_dim))
     rows = max(1, SPREAD_ELEMENTS // (span * head_dim))
     for head, start, row in product(range(heads), range(0, keys, span), range(0, count, rows)):
-        distance = values[head, None, start : start + span] - out[head, row : row + rows, None]
-        np.abs(distance, out=distance)
         weights = drift[head, row : row + rows, None, start : start + span]
-        target[head, row : row + rows] += (weights @ distance)[:, 0]
+        # keys outside a window and behind a row add nothing
+        heavy = np.flatnonzero(weights.any((0, 1)))
+        if not heavy.size:
+            continue
+        first, end = int(heavy[0]), int(heavy[-1]) + 1
+        distance = values[head, None, start + first : start + end] - out[head, row : row + rows, None]
+        np.abs(distance, out=distance)
+        target[head, row : row + rows] += (weights[..., first:end] @ distance)[:, 0]

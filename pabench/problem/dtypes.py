@@ -7,6 +7,7 @@ uint8: ``DType.storage`` is the numpy type of the array, ``encode`` and ``decode
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -104,18 +105,37 @@ class SmallType:
 
     def encode(self, values: Array) -> Array:
         """Round to nearest, ties to even bits; what is too large becomes the last magnitude."""
-        wide = np.asarray(values, dtype=np.float64)
-        magnitude = np.abs(wide)
+        wide = np.asarray(values)
+        wide = wide if wide.dtype.kind == "f" else wide.astype(np.float64)
+        if self.signed == "complement":
+            # the bits of a whole number are that number; NaN has none, and becomes the largest
+            code = np.rint(np.fmin(np.abs(wide), self.magnitudes[-1])).astype(np.int64)
+            return (np.where(wide < 0.0, -code, code) & (2**self.bits - 1)).astype(np.uint8)
+        odd = _float32_bits_to_odd(wide)
+        return _rounded(self.dtype.name)[(odd >> 16) | ((odd & 0xFFFF) != 0)]
+
+    def nearest(self, values: Array) -> Array:
+        """Return the same of float64 ``values``, found among the ties."""
+        magnitude = np.abs(values)
         code = np.searchsorted(self.ties, magnitude)  # a tie goes down ...
         on_tie = self.ties[np.minimum(code, self.ties.size - 1)] == magnitude
         code = code + (on_tie & (code % 2 == 1))  # ... unless that is odd
-        if self.signed == "complement":
-            code = np.where(wide < 0.0, -code, code) & (2**self.bits - 1)
         if self.nan is not None:
-            code = np.where(np.isnan(wide), self.nan, code)
+            code = np.where(np.isnan(values), self.nan, code)
         if self.signed == "bit":
-            code = code | np.where(np.signbit(wide), 2 ** (self.bits - 1), 0)
+            code = code | np.where(np.signbit(values), 2 ** (self.bits - 1), 0)
         return code.astype(np.uint8)
+
+
+@cache
+def _rounded(name: str) -> Array:
+    """Bits of a floating-point type for each upper half of a float32, whose last bit says whether it was cut.
+
+    The half has 8 bits of a number, two more than any of these types at least, so that no tie is lost.
+    """
+    halves = np.arange(2**16, dtype=np.uint32) << 16
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        return SMALL_TYPES[name].nearest(halves.view(np.float32).astype(np.float64))
 
 
 def _floating(exponent_bits: int, fraction_bits: int, bias: int, count: int) -> Array:

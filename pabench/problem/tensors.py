@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from pabench.problem.latent import put_values_in_keys, steered_part
 from pabench.problem.layout import PageLayout
 from pabench.problem.placement import HIGH_PAGE_BASE, VAST, place_pages
 from pabench.problem.poison import poison_row
-from pabench.problem.pool import KvPool, pool_parts, pool_shape
+from pabench.problem.pool import NONE, KvPool, pool_parts, pool_shape
 from pabench.problem.recorded import RECORDED, recorded
 from pabench.problem.vast import WRAPS, reserved_zeros, wrap_pages
 from pabench.problem.visibility import unseen_tokens, visible_range
@@ -79,6 +80,19 @@ def build_tensors(case: Case) -> Tensors:
         return lay_out(case, _captured_sequences(case))
     if case.family == RECORDED:
         return _recorded_tensors(case)
+    return lay_out(case, _drawn_sequences(_contents(case)))
+
+
+def _contents(case: Case) -> Case:
+    """Return the case of the same tokens whose layout is the plainest."""
+    plain = {"placement": "identity", "tail": "minus-one", "spare_pages": 0, "poison": "zero"}
+    where = {"kv_layout": "NHD", "interleaved": False, "page_gaps": NONE, "row_gaps": NONE, "starts": NONE}
+    return replace(case, **plain, **where)
+
+
+@lru_cache(maxsize=1)
+def _drawn_sequences(case: Case) -> tuple[SequenceRows, ...]:
+    """The tokens of a case; kept, since what is asked next is often the same in other places."""
     rng, page_size = _generator(case, stream=0), case.problem.page_size
     forks = {child: (parent, pages) for child, parent, pages in case.shared_prefix}
     sequences: list[SequenceRows] = []
@@ -89,9 +103,11 @@ def build_tensors(case: Case) -> Tensors:
             parent, pages = forks[sequence]
             start = (sequences[parent].first(pages * page_size), directions[parent])
         rows, direction = _sequence(case, sequence, *lengths, rng, start)
+        for array in (rows.queries, rows.keys, rows.values):
+            array.setflags(write=False)
         sequences.append(rows)
         directions.append(direction)
-    return lay_out(case, sequences)
+    return tuple(sequences)
 
 
 def lay_out(case: Case, sequences: Sequence[SequenceRows]) -> Tensors:
