@@ -12,7 +12,7 @@ import numpy as np
 
 from pabench.errors import InvalidCase
 from pabench.problem.captured import CAPTURED, captured
-from pabench.problem.case import Case
+from pabench.problem.case import GAPS, Case
 from pabench.problem.dtypes import Array
 from pabench.problem.families import FAMILIES, FamilyInput
 from pabench.problem.latent import put_values_in_keys, steered_part
@@ -85,9 +85,12 @@ def build_tensors(case: Case) -> Tensors:
 
 def _contents(case: Case) -> Case:
     """Return the case of the same tokens whose layout is the plainest."""
-    plain = {"placement": "identity", "tail": "minus-one", "spare_pages": 0, "poison": "zero"}
-    where = {"kv_layout": "NHD", "interleaved": False, "page_gaps": NONE, "row_gaps": NONE, "starts": NONE}
-    return replace(case, **plain, **where)
+    plain: dict[str, Any] = {
+        **{"placement": "identity", "tail": "minus-one", "spare_pages": 0, "poison": "zero"},
+        **{"kv_layout": "NHD", "interleaved": False, "masks": ()},
+        **dict.fromkeys(GAPS, NONE),
+    }
+    return replace(case, **plain)
 
 
 @lru_cache(maxsize=1)

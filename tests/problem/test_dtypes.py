@@ -14,6 +14,7 @@ from pabench.problem.dtypes import (
     DTYPES,
     FLOAT16,
     FLOAT32,
+    SMALL_TYPES,
     Array,
     DType,
     decode,
@@ -120,3 +121,19 @@ def test_dtypes_as_torch_property(value: float, name: str) -> None:
 def test_dtypes_unknown_name(name: str, nearest: str) -> None:
     with pytest.raises(UnknownName, match=f"unknown dtype .*{nearest}"):
         dtype_by_name(name)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("name", sorted(SMALL_TYPES))
+def test_dtypes_small_ones_are_rounded_as_among_their_ties(name: str, kind: type) -> None:
+    small = SMALL_TYPES[name]
+    edges = np.concatenate([small.magnitudes, small.ties, [0.0, 1e-300, 1e-45, 65504.0, 3e38, 1e300, np.inf]])
+    near = [edges, np.nextafter(edges, np.inf), np.nextafter(edges, 0.0), edges * (1 + 2.0**-20)]
+    with np.errstate(over="ignore", under="ignore"):
+        values = np.concatenate([*near, np.random.default_rng(0).normal(0.0, 30.0, 4000)]).astype(kind)
+    values = np.concatenate([values, -values, np.array([np.nan, -np.nan], kind)])
+    wide = values.astype(np.float64)
+    wanted = small.nearest(wide)
+    if small.signed == "complement":
+        wanted = np.where(wide < 0.0, -wanted.astype(np.int64), wanted) & (2**small.bits - 1)
+    np.testing.assert_array_equal(encode(values, small.dtype), wanted)

@@ -243,3 +243,18 @@ def test_families_marker_and_constant_values() -> None:
     cancelling = build_tensors(replace(CASE, family="cancelling-value"))
     signs = np.sign(_gather(cancelling, cancelling.pool.v)[2][:, 0, 0])
     np.testing.assert_array_equal(signs, [1, -1] * 4 + [1])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[::3])
+def test_tensors_are_the_same_whatever_was_asked_before(layout: dict[str, Any]) -> None:
+    first = build_tensors(replace(CASE, poison="zero"))
+    before = (first.q.tobytes(), first.pool.storage.tobytes())
+    moved = build_tensors(replace(CASE, **layout))
+    for tensors in (first, moved):
+        # whoever writes into what he was given changes nobody else's
+        tensors.q[...] = 7
+        tensors.pool.storage[...] = 7
+    again = build_tensors(replace(CASE, poison="zero"))
+    assert (again.q.tobytes(), again.pool.storage.tobytes()) == before
+    other = build_tensors(replace(CASE, poison="zero", seed=CASE.seed + 1))
+    assert other.q.tobytes() != before[0]
