@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pabench.checks.faults import FoundFault
+from pabench.run.failures import FAILURES
 from pabench.run.record import Record, Status
 from pabench.text import one_line
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 MOST_SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class CheckResult:
     """The verdict on a callable.
 
@@ -29,7 +30,7 @@ class CheckResult:
         ended: how the process that called it ended before its time; empty where it did not.
         causes: what is wrong, what fails most checks first; one fault is one cause.
         records: of each check.
-        run: the run directory, with the failing cases.
+        run: the run directory, with the failing cases; a temporary one without any goes with this object.
         output: what was printed, its own output included.
     """
 
@@ -45,6 +46,11 @@ class CheckResult:
     def passed(self) -> bool:
         """Whether all that it offers is right."""
         return self.exit_code == 0
+
+    @property
+    def keeps_cases(self) -> bool:
+        """Whether the run directory has failing cases, which stay for ``pabench replay``."""
+        return any(record.failure is not None for record in self.records)
 
     def __bool__(self) -> bool:
         return self.passed
@@ -84,6 +90,8 @@ class CheckResult:
             yield f"NOT JUDGED {self.subject}: {self.ended or self._why()}"
         if self.ended and self.causes:
             yield f"  {self.ended}"
+        if self.keeps_cases:
+            yield f"  failing cases: {self.run / FAILURES}"
         if counts[Status.UNSUPPORTED]:
             yield f"  not offered, not judged: {counts[Status.UNSUPPORTED]} checks"
 
