@@ -11,9 +11,11 @@ import pytest
 from pabench.device.registry import open_device
 from pabench.errors import PabenchError, Unsupported, UsageError
 from pabench.exchange.definition import definition_of
-from pabench.exchange.paged import PagedAttention, paged_attention
+from pabench.exchange.paged import PagedAttention
+from pabench.exchange.paged_definition import paged_attention
 from pabench.exchange.solution import read_solution
 from pabench.exchange.workload import case_of, own_workloads, read_workloads
+from pabench.problem.case import Case
 from pabench.problem.recorded import keep
 from pabench.problem.tensors import build_tensors
 from pabench.subjects.registry import load_backend
@@ -66,7 +68,7 @@ def decode_workload(root: Path, **changed: Any) -> Path:
 def test_inputs_come_back_as_the_case_they_were_made_of(shape: dict[str, bool]) -> None:
     attention = attention_of(**shape)
     for workload in own_workloads(attention):
-        assert workload.case is not None
+        assert isinstance(workload.case, Case)
         tensors = build_tensors(workload.case)
         case, recording = attention.recorded(attention.arguments(tensors))
         keep(recording)
@@ -81,6 +83,7 @@ def test_inputs_come_back_as_the_case_they_were_made_of(shape: dict[str, bool]) 
 def test_workload_of_a_file_has_its_table_and_nan_where_nobody_reads(tmp_path: Path) -> None:
     attention = attention_of()
     case, recording = case_of(read_workloads(decode_workload(tmp_path))[0], attention, tmp_path)
+    assert isinstance(case, Case)
     assert recording is not None
     keep(recording)
     tensors = build_tensors(case)
@@ -235,7 +238,7 @@ def test_outputs_are_taken_as_the_solution_gives_them(tmp_path: Path, way: str) 
     [file] = write_set(tmp_path, about, one)
     backend = load_backend(str(file), open_device("emulated", must_run=False))
     workload = own_workloads(attention_of())[1]
-    assert workload.case is not None
+    assert isinstance(workload.case, Case)
     plan = backend.plan(build_tensors(workload.case))
     backend.run(plan)
     found = backend.fetch(plan)
