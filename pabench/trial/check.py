@@ -19,7 +19,7 @@ from pabench.checks.faults import faults_of
 from pabench.cli.main import run
 from pabench.errors import EnvironmentRefused, UsageError, reason
 from pabench.run.read import JOURNAL, RUN_FILE, read_run
-from pabench.trial.callables import name_of, registered
+from pabench.trial.callables import name_of, place_of, registered
 from pabench.trial.result import CheckResult
 
 POLL_S = 0.05
@@ -82,7 +82,7 @@ def check(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    if not result.keeps_cases:
+    if not result.failures:
         weakref.finalize(result, _remove, folder, os.getpid())
     return result
 
@@ -117,6 +117,7 @@ def _judged(
         )
     return CheckResult(
         subject=name_of(function),
+        place=place_of(function),
         exit_code=code,
         ended=ended,
         causes=faults,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pabench.checks.faults import FoundFault
-from pabench.run.failures import FAILURES
 from pabench.run.record import Record, Status
 from pabench.text import one_line
 
@@ -26,6 +26,7 @@ class CheckResult:
 
     Attributes:
         subject: its name.
+        place: where a replay finds it, ``file.py:name``.
         exit_code: that of ``pabench conformance``: 0 right, 1 wrong, 5 nothing was judged.
         ended: how the process that called it ended before its time; empty where it did not.
         causes: what is wrong, what fails most checks first; one fault is one cause.
@@ -35,6 +36,7 @@ class CheckResult:
     """
 
     subject: str
+    place: str
     exit_code: int
     ended: str
     causes: tuple[FoundFault, ...]
@@ -48,9 +50,9 @@ class CheckResult:
         return self.exit_code == 0
 
     @property
-    def keeps_cases(self) -> bool:
-        """Whether the run directory has failing cases, which stay for ``pabench replay``."""
-        return any(record.failure is not None for record in self.records)
+    def failures(self) -> tuple[Path, ...]:
+        """Folders of the failing cases, which ``pabench replay`` takes."""
+        return tuple(self.run / record.failure.path for record in self.records if record.failure is not None)
 
     def __bool__(self) -> bool:
         return self.passed
@@ -90,8 +92,9 @@ class CheckResult:
             yield f"NOT JUDGED {self.subject}: {self.ended or self._why()}"
         if self.ended and self.causes:
             yield f"  {self.ended}"
-        if self.keeps_cases:
-            yield f"  failing cases: {self.run / FAILURES}"
+        if self.failures:
+            words = ["pabench", "replay", str(self.failures[0]), "--backend", self.place]
+            yield f"  again: {shlex.join(words)}"
         if counts[Status.UNSUPPORTED]:
             yield f"  not offered, not judged: {counts[Status.UNSUPPORTED]} checks"
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import pabench
+from pabench.cli.main import run
 from pabench.errors import UnknownName, UsageError
 
 ONE = "decode[normal]"
@@ -88,8 +90,10 @@ def test_check_keeps_a_folder_for_failing_cases_alone(temporary: Path) -> None:
     gc.collect()
     [folder] = temporary.iterdir()
     [case] = (folder / "run" / "failures").iterdir()
-    assert f"failing cases: {case.parent}" in said
-    assert (case / "case.json").is_file()
+    assert f"again: pabench replay {case} --backend" in said
+    words = shlex.split(said.partition("again: pabench ")[2].splitlines()[0])
+    assert run(words) == 1
+    assert run([*words[:-1], "FILE.py:kernel"]) == 4
 
 
 def test_check_interrupted_or_hung_leaves_no_folder(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,4 +265,4 @@ def test_check_in_a_script_needs_no_guard(tmp_path: Path, temporary: Path) -> No
     assert done.returncode == 9, done.stderr
     assert done.stdout.startswith("FAIL ")
     assert "NoneType" in done.stdout
-    assert f"failing cases: {temporary}" in done.stdout
+    assert f"pabench replay {temporary}" in done.stdout
