@@ -40,7 +40,7 @@ LIST = "sparse_indices"
 LAST, ROWS, SCALE = "kv_last_page_len", "qo_indptr", "sm_scale"
 GQA_SCALES, MLA_SCALES = ("k_scale", "v_scale"), ("ckv_scale", "kpe_scale")
 """Of a cache of e4m3, what its numbers are multiplied by."""
-OUTPUT, LSE = "output", "lse"
+OUTPUT, LSE, ASKS_LSE = "output", "lse", "return_lse"
 CACHE = "_cache"
 """How the names of caches end."""
 
@@ -56,6 +56,7 @@ class PagedAttention:
         kv_dtype: ``e4m3`` for a cache of that, else None.
         prefill: sequences have any number of query rows.
         listed: entries of a row of ``sparse_indices``; None where rows see the keys of their sequence.
+        whole_pages: nothing says how full the last pages are, so they are full.
     """
 
     definition: Definition
@@ -64,6 +65,7 @@ class PagedAttention:
     prefill: bool
     kv_dtype: str | None = None
     listed: int | None = None
+    whole_pages: bool = False
 
     @property
     def lse(self) -> bool:
@@ -96,7 +98,7 @@ class PagedAttention:
         One that the definition calls optional and that means nothing here is None.
         """
         problem, pool = tensors.case.problem, tensors.pool
-        given: dict[str, Any] = {ROWS: tensors.qo_indptr, SCALE: problem.scale}
+        given: dict[str, Any] = {ROWS: tensors.qo_indptr, SCALE: problem.scale, ASKS_LSE: self.lse}
         if self.listed is None:
             table = tensors.layout.to_csr(tensors.case.batch.kv_lens)
             given |= dict(
@@ -154,7 +156,8 @@ class PagedAttention:
             *((257, 64, 1, 500), (1025,), tuple(range(1, 34))),
         )
         found = []
-        for seed, kv_lens in enumerate(lengths):
+        for seed, drawn in enumerate(lengths):
+            kv_lens = tuple(-(-length // page) * page for length in drawn) if self.whole_pages else drawn
             q_lens = tuple(min(length, 1 + 7 * (at % 3)) for at, length in enumerate(kv_lens))
             lists = tuple(spread_list(length, self.listed or 0) for length in kv_lens)
             found.append(
@@ -207,6 +210,8 @@ class PagedAttention:
                 return "scales per head: a definition has one for the whole cache"
             if not self.scales and scales[0] != 1.0:
                 return f"no inputs {' and '.join(MLA_SCALES if problem.latent else GQA_SCALES)}"
+        if self.whole_pages and any(length % problem.page_size for length in case.batch.kv_lens):
+            return f"pages that are not full: no input {LAST}"
         lists = dict(case.masks).get(TOKENS, ())
         if self.listed is not None and any(len(one) > self.listed for one in lists):
             return f"lists of more than {self.listed} tokens"
@@ -219,7 +224,8 @@ class PagedAttention:
             InvalidCase: an input is missing, or does not fit the definition or the others.
         """
         for name, spec in self.definition.inputs.items():
-            if given.get(name) is None and not spec.optional:
+            needed = not spec.optional or name in (*self.tables, *(MLA if self.shape.latent else GQA))
+            if given.get(name) is None and needed:
                 raise InvalidCase(f"{self.definition.name}: {name}", None, "is missing")
         given = {name: one for name, one in given.items() if one is not None}
         shapes = {name: np.shape(given[name]) for name in given if self.definition.inputs[name].shape}
@@ -280,8 +286,7 @@ class PagedAttention:
         if LAST in self.definition.inputs:
             last = np.asarray(given[LAST])
         else:
-            # with pages of one token they are full where there are any
-            last = np.asarray(np.diff(given[TABLE[0]]) > 0, dtype=np.int32)
+            last = np.asarray(np.diff(given[TABLE[0]]) > 0, dtype=np.int32) * self.shape.page_size
         table = CsrTable(indptr=given[TABLE[0]], indices=given[TABLE[1]], last_page_len=last)
         layout, kv_lens = layout_from_csr(table, page_size=self.shape.page_size, num_pages=num_pages)
         return layout, kv_lens, ()

@@ -69,8 +69,6 @@ def paged_attention(definition: Definition) -> PagedAttention:
     if not e4m3 and (found := [name for name in scales if name in inputs and not inputs[name].optional]):
         raise declined(f"{found[0]} is of a cache of {FLOAT8}, and this one is of {min(wide)}")
     shape = _latent_shape(definition) if latent else _shape(definition)
-    if shape.page_size > 1 and not listed and LAST not in inputs:
-        raise declined(f"pages of {shape.page_size} tokens and no {LAST}, which says how full the last is")
     causal = re.search(r"non.?causal", definition.name) is None
     return PagedAttention(
         definition=definition,
@@ -78,6 +76,7 @@ def paged_attention(definition: Definition) -> PagedAttention:
         dtype=min(wide),
         prefill=ROWS in inputs or listed,
         kv_dtype="e4m3" if e4m3 else None,
+        whole_pages=not listed and LAST not in inputs and shape.page_size > 1,
         listed=_constants(definition, LIST, 2)[0] if listed else None,
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pabench.exchange.paged import PagedAttention
 from pabench.exchange.paged_definition import paged_attention
 from pabench.exchange.solution import read_solution
 from pabench.exchange.workload import case_of, own_workloads, read_workloads
+from pabench.problem.batch import Batch
 from pabench.problem.case import Case
 from pabench.problem.recorded import keep
 from pabench.problem.tensors import build_tensors
@@ -117,7 +119,6 @@ def test_definitions_that_break_a_rule_are_refused(changed: dict[str, Any], said
     [
         (lambda d: d["inputs"].pop("k_cache"), "is no paged attention"),
         (lambda d: d["inputs"].update(mask={"shape": None, "dtype": "bool"}), "input 'mask' is none of"),
-        (lambda d: d["inputs"].pop("kv_last_page_len"), "pages of 4 tokens and no kv_last_page_len"),
         (lambda d: d["axes"].update(page_size={"type": "var"}), "axis page_size of k_cache must be const"),
         (lambda d: d["inputs"]["q"].update(dtype="float16"), "of float16, float32: must be one of"),
         (lambda d: d["outputs"].update(attn=d["outputs"].pop("output")), "must be output"),
@@ -246,3 +247,35 @@ def test_outputs_are_taken_as_the_solution_gives_them(tmp_path: Path, way: str) 
     assert found.out.shape == (3, 4, 16)
     assert np.isfinite(found.out).all()
     assert np.isfinite(found.lse).all()
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_definitions_that_flashinfer_dumps_have_full_pages(latent: bool, tmp_path: Path) -> None:
+    """Nothing says how full the last page is; tables are optional there, and asked for all the same."""
+    about = definition(latent=latent)
+    del about["inputs"]["kv_last_page_len"]
+    about["inputs"]["return_lse"] = {"shape": None, "dtype": "int32", "optional": True}
+    for name in ("kv_indptr", "kv_indices", "sm_scale"):
+        about["inputs"][name]["optional"] = True
+    attention = paged_attention(definition_of(about, "d"))
+    assert isinstance(attention, PagedAttention)
+    text = source(about).replace("    starts, first", "    assert return_lse is True\n    starts, first", 1)
+    [file] = write_set(tmp_path, about, solution(about, "right", text))
+    backend = load_backend(str(file), open_device("emulated", must_run=False))
+    for workload in own_workloads(attention):
+        assert isinstance(workload.case, Case)
+        assert not any(length % 4 for length in workload.case.batch.kv_lens)
+        tensors = build_tensors(workload.case)
+        again, _ = attention.recorded(attention.arguments(tensors))
+        assert again.batch == workload.case.batch
+        plan = backend.plan(tensors)
+        backend.run(plan)
+        found = backend.fetch(plan)
+        assert found.lse is not None
+        assert np.isfinite(found.out).all()
+    odd = replace(workload.case, batch=Batch(kv_lens=(5,)))
+    assert backend.capabilities.why_not(odd) == "pages that are not full: no input kv_last_page_len"
+    with pytest.raises(UsageError, match="kv_indptr = None: is missing"):
+        attention.recorded(
+            {name: one for name, one in attention.arguments(tensors).items() if name != "kv_indptr"}
+        )

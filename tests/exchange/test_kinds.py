@@ -154,6 +154,7 @@ STORED = {"type": "safetensors", "path": "t.safetensors", "tensor_key": "kv_indp
         ("lists", {"sparse_indices": np.full((3, 40), 7, np.int32)}, "axis topk must be 48"),
         ("append", {"append_key": np.zeros((6, 2, 16), np.int32)}, "must be random: an append is judged"),
         ("append", {"positions": np.arange(6, dtype=np.int32)}, "must be those of the last tokens"),
+        ("append", {"batch_indices": np.asarray([2, 0, 2, 2, 2, 2], np.int32)}, "must be those of the last"),
         (
             "append",
             {"batch_indices": np.full(6, 3, np.int32)},
