@@ -39,7 +39,7 @@ READERS: dict[str, Callable[[Any], AnyCase]] = {
 REPRO_FILE, REPRO_TOOLS = "repro.py", "repro_tools.py"
 SCRIPTS = {"attention": REPRO_FILE, "append": "repro_append.py", "merge": "repro_merge.py"}
 """Template of the script by the kind of case."""
-APPENDS = ("append", "append-e4m3", "append-paged")
+APPENDS = ("append", "append-e4m3", "append-paged", "workload-append")
 """Checks of appending; other checks use its cases for something else."""
 MAX_ARRAY_BYTES = 2**26
 """Larger caches are left out of ``arrays.npz``; the case rebuilds them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pabench.checks.question import AllocatorCheck, Check, Question
 from pabench.checks.suite import QUESTIONS
-from pabench.checks.workloads import WORKLOAD
+from pabench.checks.workloads import WORKLOADS
 from pabench.errors import UnknownName
 
 CHECKS: dict[str, Check] = {row.check.id: row.check for row in QUESTIONS if isinstance(row, Question)}
@@ -17,8 +17,8 @@ ALLOCATOR_CHECKS: dict[str, AllocatorCheck] = {
 
 def check_by_id(name: str) -> Check:
     """Return a check of backends, that of workloads included; raises ``UnknownName``."""
-    if name == WORKLOAD.id:
-        return WORKLOAD
+    if name in WORKLOADS:
+        return WORKLOADS[name]
     if name not in CHECKS:
         raise UnknownName("check", name, [*CHECKS, *ALLOCATOR_CHECKS])
     return CHECKS[name]

@@ -113,6 +113,7 @@ class Search:
             supported=self._supports,
             takes=lambda case: can.why_not(case) is None,
             only=can.only,
+            num_states=can.num_states,
         )
 
     def announce(self, case: AnyCase) -> None:

@@ -25,10 +25,11 @@ DEFINITIONS, SOLUTIONS = "definitions", "solutions"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """An input or output: ``shape`` names axes, None for a scalar."""
+    """An input or output: ``shape`` names axes, None for a scalar; an ``optional`` input may be None."""
 
     shape: tuple[str, ...] | None
     dtype: str
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,11 +167,12 @@ def _tensor(where: str, given: Any, axes: Mapping[str, int | None]) -> TensorSpe
     shape, dtype = given["shape"], given.get("dtype")
     if dtype not in DTYPES:
         raise InvalidCase(f"{where}.dtype", dtype, f"must be one of {', '.join(DTYPES)}")
+    optional = field(where, given, "optional", bool, default=False)
     if shape is None:
-        return TensorSpec(shape=None, dtype=dtype)
+        return TensorSpec(shape=None, dtype=dtype, optional=optional)
     if not isinstance(shape, list) or not all(isinstance(axis, str) for axis in shape):
         raise InvalidCase(f"{where}.shape", shape, "must be a list of axes, or null for a scalar")
     for axis in shape:
         if axis not in axes:
             raise InvalidCase(f"{where}.shape", axis, f"must be one of the axes {', '.join(axes)}")
-    return TensorSpec(shape=tuple(shape), dtype=dtype)
+    return TensorSpec(shape=tuple(shape), dtype=dtype, optional=optional)

@@ -19,6 +19,7 @@ from pabench.problem.merge import EMPTIES, SPREADS, MergeCase
 from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import Problem
+from pabench.problem.shape import Shape
 from pabench.strategies.caches import CACHE_PROBLEMS, gap_fields
 from pabench.strategies.lengths import kv_lengths
 from pabench.strategies.shapes import HEAD_DIMS, among, problems, whole
@@ -44,6 +45,7 @@ def append_cases(
     caches: Sequence[str] = (),
     gaps: Sequence[str] = (),
     paged: bool = False,
+    only: Shape | None = None,
 ) -> AppendCase:
     """Tokens scattered over a small pool, some of them skipped, pages in any order.
 
@@ -58,6 +60,7 @@ def append_cases(
         caches: keys of ``CACHE_PROBLEMS`` that it may be, beside one whose K and V are alike.
         gaps: of ``page-gaps`` and ``kv-strides``, those that it may have.
         paged: whether the slots follow from a block table, for the last tokens of several sequences.
+        only: the one shape that the kernel is compiled for.
     """
     name = draw(among(*formats))
     row = None if name is None else FORMATS[name]
@@ -65,7 +68,9 @@ def append_cases(
         # several blocks, the last of which is not full
         head_dims = [dim for dim in BLOCK_DIMS if dim > row.block][:1]
     problem = draw(problems(dtypes=dtypes, head_dims=head_dims))
-    kind = draw(among(None, *caches))
+    kind = draw(among(None, *caches)) if only is None else None
+    if only is not None:
+        problem = only.of(problem)
     if kind is not None:
         problem = draw(CACHE_PROBLEMS[kind](problem, SMALL_DIM))
     if row is not None:
@@ -99,6 +104,7 @@ def high_append_cases(
     interleaved: Sequence[bool] = (False, True),
     dtypes: Sequence[str] = tuple(DTYPES),
     paged: bool = False,
+    only: Shape | None = None,
 ) -> AppendCase:
     """Tokens for the first pages and those around 65,536, of at most 256 bytes; see ``append_cases``."""
     heads, page_size = draw(among(1, 2)), draw(among(1, 2))
@@ -109,6 +115,8 @@ def high_append_cases(
         page_size=page_size,
         dtype=draw(among(*dtypes)),
     )
+    if only is not None:
+        problem, page_size = only.of(problem), only.page_size
     num_pages = HIGH_PAGE_BASE + draw(st.integers(2, 4))
     pages = draw(st.permutations([0, 1, *range(HIGH_PAGE_BASE - 2, num_pages)]))
     if paged:
@@ -162,12 +170,14 @@ def merge_cases(
     dtypes: Sequence[str] = tuple(DTYPES),
     head_dims: Sequence[int] = HEAD_DIMS,
     spreads: Sequence[str] = tuple(SPREADS),
+    num_heads: int | None = None,
+    num_states: int | None = None,
 ) -> MergeCase:
     """Up to 20 states of a few rows, none, some or all of them empty."""
     return MergeCase(
-        num_states=draw(st.one_of(st.integers(1, 4), st.integers(1, 20))),
+        num_states=num_states or draw(st.one_of(st.integers(1, 4), st.integers(1, 20))),
         num_rows=draw(st.integers(1, 6)),
-        num_heads=draw(st.integers(1, 5)),
+        num_heads=num_heads or draw(st.integers(1, 5)),
         head_dim=draw(among(*sorted(head_dims))),
         dtype=draw(among(*dtypes)),
         spread=draw(among(*spreads)),

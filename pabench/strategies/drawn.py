@@ -46,6 +46,7 @@ class Range:
         supported: whether it declares that it can run a case.
         takes: the same, asked of cases that nobody is going to judge.
         only: the one shape that it is compiled for, or None.
+        num_states: how many states it merges at a time, or None.
     """
 
     subject: str
@@ -60,6 +61,7 @@ class Range:
     supported: Callable[[Case], bool]
     takes: Callable[[Case], bool]
     only: Shape | None = None
+    num_states: int | None = None
 
     @property
     def layouts(self) -> dict[str, Any]:
@@ -70,6 +72,22 @@ class Range:
     def choices(self) -> dict[str, Any]:
         """``layouts`` with the usual head dimensions, for cases that are no attention."""
         return {**self.layouts, "head_dims": self.head_dims()}
+
+    @property
+    def appends(self) -> dict[str, Any]:
+        """Arguments of ``append_cases``."""
+        return {**self.choices, "only": self.only}
+
+    @property
+    def merges(self) -> dict[str, Any]:
+        """Arguments of ``merge_cases``."""
+        heads = None if self.only is None else self.only.num_qo_heads
+        return {
+            "dtypes": self.dtypes,
+            "head_dims": self.head_dims(),
+            "num_heads": heads,
+            "num_states": self.num_states,
+        }
 
     @property
     def far(self) -> dict[str, Any]:

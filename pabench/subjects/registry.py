@@ -25,7 +25,7 @@ from pabench.subjects.backends.base import OPTIONAL, Backend, Capabilities
 from pabench.subjects.backends.cuda_source import CudaSourceBackend
 from pabench.subjects.backends.function import FunctionBackend
 from pabench.subjects.backends.own import OWN
-from pabench.subjects.backends.solution import SolutionBackend
+from pabench.subjects.backends.solution import solution_backend
 from pabench.subjects.candidates import WANTED, candidates
 from pabench.subjects.contracts import contract_of, load_plugin
 from pabench.subjects.hub import PREFIX, resolve_hub
@@ -144,7 +144,7 @@ def load_backend(asked: str | Reference, device: Device) -> Backend:
     reference = asked if isinstance(asked, Reference) else resolve(BACKEND, asked)
     if reference.place.endswith(SOLUTION):
         path = Path(reference.place)
-        return guarded(reference, lambda: SolutionBackend(reference.name, path, device))
+        return guarded(reference, lambda: solution_backend(reference.name, path, device))
     if reference.place.endswith(SOURCE):
         source = CudaSourceBackend(Path(reference.place), device)
         source.name = reference.name

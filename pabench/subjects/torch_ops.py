@@ -43,5 +43,11 @@ def load_operator(found: re.Match[str], load: Callable[[str], ModuleType]) -> An
     if operator is None:
         where = found["where"]
         said = f"{where} registers none" if where else f"name what registers it: file.py:torch.ops.{space}..."
+        names = sorted(
+            name.partition("::")[2]
+            for name in torch._C._dispatch_get_all_op_names()
+            if name.startswith(f"{space}::")
+        )
+        said += f"; torch.ops.{space} has {', '.join(names)}" if names else ""
         raise UsageError(f"there is no torch.ops.{space}.{found['name']}: {said}")
     return operator

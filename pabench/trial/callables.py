@@ -6,8 +6,9 @@ import inspect
 import itertools
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -55,3 +56,16 @@ def name_of(function: Any) -> str:
     """Return what a callable is called; ``kernel`` where it has no name that Python could write."""
     name = str(getattr(function, "__name__", ""))
     return name if name.isidentifier() else "kernel"
+
+
+def place_of(function: Any) -> str:
+    """Return where ``pabench replay --backend`` finds a callable, ``file.py:name``.
+
+    ``FILE.py`` stands for the file of one that has none, or is no attribute of its module.
+    """
+    name, file = name_of(function), "FILE.py"
+    if getattr(function, "__qualname__", "") == name:
+        with suppress(TypeError, OSError):
+            found = Path(inspect.getfile(function))
+            file = str(found) if found.is_file() else file
+    return f"{file}:{name}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ from pabench.checks.faults import faults_of
 from pabench.cli.main import run
 from pabench.errors import EnvironmentRefused, UsageError, reason
 from pabench.run.read import JOURNAL, RUN_FILE, read_run
-from pabench.trial.callables import name_of, registered
+from pabench.trial.callables import name_of, place_of, registered
 from pabench.trial.result import CheckResult
 
 POLL_S = 0.05
 GRACE_S = 10.0
 """For the run to be closed after a Ctrl-C."""
 OUTPUT = "output.txt"
+TEMPORARY = "pabench-check-"
 
 
 def check(
@@ -53,7 +56,8 @@ def check(
         only: ids of checks, as ``pabench conformance -k`` takes them.
         seed: of all draws.
         device: see ``pabench list devices``; numpy functions need none.
-        out: folder for the run; a temporary one that stays when it is None.
+        out: folder for the run.  With None it is a temporary one, which stays where it holds failing cases,
+            named in the verdict, and goes with the result where it holds none.
         deadline_s: for one check.
         declared: what attributes of the function may declare too: ``dtypes``, ``features``, ``masks``,
             ``formats``, ``prefill``, ``append``, ``layout``, ``lse``, ``arrays`` and the rest of
@@ -65,25 +69,46 @@ def check(
     Raises:
         UsageError: no callable, or a declaration or option that is refused.
     """
-    folder = Path(tempfile.mkdtemp(prefix="pabench-check-")) if out is None else Path(out)
-    words = ["conformance", "--profile", profile, "--seed", str(seed), "--device", device]
-    words += ["--in-process", "--out", str(folder / "run")]
-    if only is not None:
-        words += ["-k", only]
     if not deadline_s > 0:
         raise UsageError(f"deadline_s = {deadline_s}: must be above 0")
+    words = ["conformance", "--profile", profile, "--seed", str(seed), "--device", device, "--in-process"]
+    if only is not None:
+        words += ["-k", only]
+    if out is not None:
+        return _judged(function, declared, words, Path(out), deadline_s)
+    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY))
+    try:
+        result = _judged(function, declared, words, folder, deadline_s)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if not result.failures:
+        weakref.finalize(result, _remove, folder, os.getpid())
+    return result
+
+
+def _judged(
+    function: Callable[..., Any],
+    declared: Mapping[str, Any],
+    words: list[str],
+    folder: Path,
+    deadline_s: float,
+) -> CheckResult:
+    """Run the suite in a fork, with its run directory and what it prints in ``folder``."""
+    run_folder = folder / "run"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         output = (folder / OUTPUT).open("wb")
     except OSError as error:
         raise EnvironmentRefused(f"cannot write {folder}: {reason(error)}") from error
     with output, registered(function, declared) as place:
-        code, ended = _apart([*words, "--backend", place], output.fileno(), folder / "run", deadline_s)
+        words = [*words, "--out", str(run_folder), "--backend", place]
+        code, ended = _apart(words, output.fileno(), run_folder, deadline_s)
     printed = (
         (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").replace(place, name_of(function))
     )
-    there = (folder / "run" / RUN_FILE).is_file()
-    records = read_run(folder / "run").records if there else ()
+    there = (run_folder / RUN_FILE).is_file()
+    records = read_run(run_folder).records if there else ()
     faults = faults_of([{**record.flat(), "subject": name_of(function)} for record in records])
     if not there and not ended:
         # a declaration, an option or this machine was refused before any check
@@ -92,13 +117,20 @@ def check(
         )
     return CheckResult(
         subject=name_of(function),
+        place=place_of(function),
         exit_code=code,
         ended=ended,
         causes=faults,
         records=records,
-        run=folder / "run",
+        run=run_folder,
         output=printed,
     )
+
+
+def _remove(folder: Path, owner: int) -> None:
+    """Remove the folder of a result that is gone; a fork of its process has a copy and leaves it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _apart(words: list[str], output: int, folder: Path, deadline_s: float) -> tuple[int, str]:

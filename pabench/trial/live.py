@@ -28,7 +28,8 @@ import numpy as np
 
 from pabench.errors import EXIT_FAILURE, EXIT_OK, InvalidCase, reason
 from pabench.exchange.definition import read_definition
-from pabench.exchange.paged import LSE, OUTPUT, SCALE, TABLE, paged_attention, used_pages
+from pabench.exchange.paged import LSE, OUTPUT, TABLE, PagedAttention
+from pabench.exchange.paged_definition import paged_attention
 from pabench.problem.checks import whole_number
 from pabench.run.failures import CASE_FILE, CASE_SCHEMA
 from pabench.subjects.backends.solution import natural_log
@@ -63,7 +64,7 @@ class Judged:
     """The wrapped kernel; see ``judged``."""
 
     kernel: Callable[..., Any]
-    attention: Any
+    attention: PagedAttention
     every: int
     folder: Path
     deadline_s: float
@@ -107,13 +108,21 @@ class Judged:
     def _inputs(self, given: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
         names = list(self.attention.definition.inputs)
         by_name = {**dict(zip(names, given, strict=False)), **named}
-        if missing := [name for name in names if name not in by_name]:
+        inputs = self.attention.definition.inputs
+        if missing := [name for name in names if name not in by_name and not inputs[name].optional]:
             raise InvalidCase("call", missing, "must give all inputs of the definition")
-        indptr, indices = (_host(by_name[name]) for name in TABLE)
-        # buffers of servers are longer than what is in use
-        found = {**by_name, "kv_indptr": indptr, "kv_indices": indices[: int(indptr[-1])]}
-        found = used_pages({name: found[name] for name in names})
-        return {name: float(one) if name == SCALE else _host(one) for name, one in found.items()}
+        attention = self.attention
+        found = {**by_name, **{name: _host(by_name[name]) for name in attention.tables}}
+        if TABLE[0] in found:
+            # buffers of servers are longer than what is in use
+            found[TABLE[1]] = found[TABLE[1]][: int(found[TABLE[0]][-1])]
+        used, _ = attention.used(found)
+        found = {name: {**found, **used}.get(name) for name in names}
+        shapes = attention.definition.inputs
+        return {
+            name: None if one is None else _host(one) if shapes[name].shape is not None else float(one)
+            for name, one in found.items()
+        }
 
     def _outputs(self, given: tuple[Any, ...], named: Mapping[str, Any], result: Any) -> dict[str, Any]:
         definition = self.attention.definition

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,21 +20,23 @@ if TYPE_CHECKING:
 MOST_SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class CheckResult:
     """The verdict on a callable.
 
     Attributes:
         subject: its name.
+        place: where a replay finds it, ``file.py:name``.
         exit_code: that of ``pabench conformance``: 0 right, 1 wrong, 5 nothing was judged.
         ended: how the process that called it ended before its time; empty where it did not.
         causes: what is wrong, what fails most checks first; one fault is one cause.
         records: of each check.
-        run: the run directory, with the failing cases.
+        run: the run directory, with the failing cases; a temporary one without any goes with this object.
         output: what was printed, its own output included.
     """
 
     subject: str
+    place: str
     exit_code: int
     ended: str
     causes: tuple[FoundFault, ...]
@@ -45,6 +48,11 @@ class CheckResult:
     def passed(self) -> bool:
         """Whether all that it offers is right."""
         return self.exit_code == 0
+
+    @property
+    def failures(self) -> tuple[Path, ...]:
+        """Folders of the failing cases, which ``pabench replay`` takes."""
+        return tuple(self.run / record.failure.path for record in self.records if record.failure is not None)
 
     def __bool__(self) -> bool:
         return self.passed
@@ -84,6 +92,9 @@ class CheckResult:
             yield f"NOT JUDGED {self.subject}: {self.ended or self._why()}"
         if self.ended and self.causes:
             yield f"  {self.ended}"
+        if self.failures:
+            words = ["pabench", "replay", str(self.failures[0]), "--backend", self.place]
+            yield f"  again: {shlex.join(words)}"
         if counts[Status.UNSUPPORTED]:
             yield f"  not offered, not judged: {counts[Status.UNSUPPORTED]} checks"
 

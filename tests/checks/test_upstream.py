@@ -7,28 +7,43 @@ from pathlib import Path
 
 import pytest
 
+from pabench.checks.failures import load_case
 from pabench.checks.upstream import SCRIPT, entries, script_of
 from pabench.cli.main import run
 from pabench.errors import Unsupported
 from pabench.subjects.registry import known
 
 SCRIPTED = {name: entry for name, entry in entries().items() if script_of(entry) is not None}
-# the package without its dependencies: what it imports and does not use is replaced while it is imported
+# the package without its dependencies: what it imports and does not use is replaced while it is imported; a
+# case that was saved as compiled code is shown as such
 DRIVER = """
 import runpy, sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 from pabench.subjects.registry import known
-kind, adapter, script = sys.argv[1:]
-for peer in known(kind)[adapter].peers:
-    modules = peer.load()
-    if peer.stays:
-        sys.path.append(str(peer.find().folder))
-        continue
-    sys.modules.update(modules)
-    for name in modules:
-        for depth in range(1, name.count(".") + 1):
-            package = ".".join(name.split(".")[:depth])
-            sys.modules.setdefault(package, type(sys)(package)).__path__ = []
-runpy.run_path(script)
+kind, adapter, script, device = sys.argv[1:]
+launching = nullcontext()
+if device.startswith("ptx"):
+    from pabench.device.registry import open_device
+    from pabench.subjects.backends.adapters.triton_host import triton_host
+    launching = triton_host(adapter, open_device(device)).launching()
+with launching:
+    first, *others = known(kind)[adapter].peers
+    for peer in (*others, first):
+        modules = peer.load()
+        if peer.stays:
+            sys.path.append(str(peer.find().folder))
+            continue
+        sys.modules.update(modules)
+        for name in modules:
+            for depth in range(1, name.count(".") + 1):
+                package = ".".join(name.split(".")[:depth])
+                sys.modules.setdefault(package, type(sys)(package)).__path__ = []
+    # asked by a kernel's caller for one of another vendor
+    asked = SimpleNamespace(use_rocm_custom_paged_attention=lambda *asked: False)
+    sys.modules.setdefault("vllm.platforms", type(sys)("vllm.platforms"))
+    sys.modules.setdefault("vllm.platforms.rocm", asked)
+    runpy.run_path(script)
 """
 
 
@@ -62,11 +77,18 @@ def test_scripts_show_their_defect(name: str, tmp_path: Path) -> None:
             peer.find()
     except Unsupported as lacking:
         pytest.skip(str(lacking))
-    words = [sys.executable, "-c", DRIVER, entry.subject_kind, entry.adapter, str(entry.folder / SCRIPT)]
+    told = [entry.subject_kind, entry.adapter, str(entry.folder / SCRIPT), load_case(entry.folder).device]
+    words = [sys.executable, "-c", DRIVER, *told]
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "TRITON_INTERPRET": "1"}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=300)
     assert "AssertionError: got " in done.stderr, done.stdout + done.stderr
+
+
+def test_each_defect_has_a_script() -> None:
+    assert [
+        name for name, entry in entries().items() if entry.kind == "defect" and name not in SCRIPTED
+    ] == []
 
 
 def test_findings_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixture[str]) -> None:

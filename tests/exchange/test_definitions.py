@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 from pabench.device.registry import open_device
 from pabench.errors import PabenchError, Unsupported, UsageError
 from pabench.exchange.definition import definition_of
-from pabench.exchange.paged import PagedAttention, paged_attention
+from pabench.exchange.paged import PagedAttention
+from pabench.exchange.paged_definition import paged_attention
 from pabench.exchange.solution import read_solution
 from pabench.exchange.workload import case_of, own_workloads, read_workloads
+from pabench.problem.batch import Batch
+from pabench.problem.case import Case
 from pabench.problem.recorded import keep
 from pabench.problem.tensors import build_tensors
 from pabench.subjects.registry import load_backend
@@ -66,7 +70,7 @@ def decode_workload(root: Path, **changed: Any) -> Path:
 def test_inputs_come_back_as_the_case_they_were_made_of(shape: dict[str, bool]) -> None:
     attention = attention_of(**shape)
     for workload in own_workloads(attention):
-        assert workload.case is not None
+        assert isinstance(workload.case, Case)
         tensors = build_tensors(workload.case)
         case, recording = attention.recorded(attention.arguments(tensors))
         keep(recording)
@@ -81,6 +85,7 @@ def test_inputs_come_back_as_the_case_they_were_made_of(shape: dict[str, bool]) 
 def test_workload_of_a_file_has_its_table_and_nan_where_nobody_reads(tmp_path: Path) -> None:
     attention = attention_of()
     case, recording = case_of(read_workloads(decode_workload(tmp_path))[0], attention, tmp_path)
+    assert isinstance(case, Case)
     assert recording is not None
     keep(recording)
     tensors = build_tensors(case)
@@ -114,7 +119,6 @@ def test_definitions_that_break_a_rule_are_refused(changed: dict[str, Any], said
     [
         (lambda d: d["inputs"].pop("k_cache"), "is no paged attention"),
         (lambda d: d["inputs"].update(mask={"shape": None, "dtype": "bool"}), "input 'mask' is none of"),
-        (lambda d: d["inputs"].pop("kv_last_page_len"), "pages of 4 tokens and no kv_last_page_len"),
         (lambda d: d["axes"].update(page_size={"type": "var"}), "axis page_size of k_cache must be const"),
         (lambda d: d["inputs"]["q"].update(dtype="float16"), "of float16, float32: must be one of"),
         (lambda d: d["outputs"].update(attn=d["outputs"].pop("output")), "must be output"),
@@ -235,7 +239,7 @@ def test_outputs_are_taken_as_the_solution_gives_them(tmp_path: Path, way: str) 
     [file] = write_set(tmp_path, about, one)
     backend = load_backend(str(file), open_device("emulated", must_run=False))
     workload = own_workloads(attention_of())[1]
-    assert workload.case is not None
+    assert isinstance(workload.case, Case)
     plan = backend.plan(build_tensors(workload.case))
     backend.run(plan)
     found = backend.fetch(plan)
@@ -243,3 +247,35 @@ def test_outputs_are_taken_as_the_solution_gives_them(tmp_path: Path, way: str) 
     assert found.out.shape == (3, 4, 16)
     assert np.isfinite(found.out).all()
     assert np.isfinite(found.lse).all()
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_definitions_that_flashinfer_dumps_have_full_pages(latent: bool, tmp_path: Path) -> None:
+    """Nothing says how full the last page is; tables are optional there, and asked for all the same."""
+    about = definition(latent=latent)
+    del about["inputs"]["kv_last_page_len"]
+    about["inputs"]["return_lse"] = {"shape": None, "dtype": "int32", "optional": True}
+    for name in ("kv_indptr", "kv_indices", "sm_scale"):
+        about["inputs"][name]["optional"] = True
+    attention = paged_attention(definition_of(about, "d"))
+    assert isinstance(attention, PagedAttention)
+    text = source(about).replace("    starts, first", "    assert return_lse is True\n    starts, first", 1)
+    [file] = write_set(tmp_path, about, solution(about, "right", text))
+    backend = load_backend(str(file), open_device("emulated", must_run=False))
+    for workload in own_workloads(attention):
+        assert isinstance(workload.case, Case)
+        assert not any(length % 4 for length in workload.case.batch.kv_lens)
+        tensors = build_tensors(workload.case)
+        again, _ = attention.recorded(attention.arguments(tensors))
+        assert again.batch == workload.case.batch
+        plan = backend.plan(tensors)
+        backend.run(plan)
+        found = backend.fetch(plan)
+        assert found.lse is not None
+        assert np.isfinite(found.out).all()
+    odd = replace(workload.case, batch=Batch(kv_lens=(5,)))
+    assert backend.capabilities.why_not(odd) == "pages that are not full: no input kv_last_page_len"
+    with pytest.raises(UsageError, match="kv_indptr = None: is missing"):
+        attention.recorded(
+            {name: one for name, one in attention.arguments(tensors).items() if name != "kv_indptr"}
+        )

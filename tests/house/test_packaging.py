@@ -180,7 +180,13 @@ def test_packaging_wheel_passes_the_newcomers_script(dist: Path, tmp_path: Path)
         "import sys\nimport pabench\nfrom right import decode\n"
         "found = pabench.check(decode, only='decode[normal]')\nprint(found)\nsys.exit(not found)\n"
     )
-    environment = {"PATH": str(binaries), "PYTHONPATH": str(desk), "HOME": str(tmp_path), "CXX": "/none"}
+    environment = {
+        "PATH": str(binaries),
+        "PYTHONPATH": str(desk),
+        "HOME": str(tmp_path),
+        "CXX": "/none",
+        "TMPDIR": str(tmp_path),
+    }
 
     def ran(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

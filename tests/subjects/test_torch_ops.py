@@ -71,7 +71,7 @@ def test_torch_operator_of_a_package_of_its_name(tmp_path: Path, monkeypatch: py
     ("name", "said"),
     [
         ("torch.ops.pab_none.decode", "there is no torch.ops.pab_none.decode: name what registers it"),
-        ("ops.py:torch.ops.pab_three.encode", "ops.py registers none"),
+        ("ops.py:torch.ops.pab_three.encode", "ops.py registers none; torch.ops.pab_three has decode"),
         ("ops.py:torch.ops.pab_three.decode.fast", "there is no torch.ops.pab_three.decode"),
         ("none.py:torch.ops.pab_three.decode", "none.py: no such file"),
         ("no_such_module:torch.ops.pab_three.decode", "no module named 'no_such_module'"),

@@ -118,7 +118,8 @@ def source(about: dict[str, Any], mistake: str | None = None) -> str:
     """Return a right kernel for a definition, or one with a mistake."""
     inputs = about["inputs"]
     latent, prefill = "q_nope" in inputs, "qo_indptr" in inputs
-    last = "kv_last_page_len[seq]" if "kv_last_page_len" in inputs else "(1 if len(pages) else 0)"
+    size = "ckv_cache.shape[1]" if latent else "k_cache.shape[1]"
+    last = "kv_last_page_len[seq]" if "kv_last_page_len" in inputs else f"({size} if len(pages) else 0)"
     rows = f"len({'q_nope' if latent else 'q'})"
     listed = ".tolist()" if latent else ""
     text = (MLA if latent else GQA).format(

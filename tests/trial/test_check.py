@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import pabench
+from pabench.cli.main import run
 from pabench.errors import UnknownName, UsageError
 
 ONE = "decode[normal]"
@@ -63,6 +66,50 @@ def test_check_of_one_fault_is_one_cause(tmp_path: Path) -> None:
     assert (found.run / "report.html").is_file()
     page = (found.run / "report.html").read_text()
     assert page.index("its last key missing") < page.index('id="conformance"')
+
+
+def test_check_keeps_a_folder_for_failing_cases_alone(temporary: Path) -> None:
+    """A right kernel's run goes with its result, a refused call leaves nothing, a failing case is named."""
+    found = pabench.check(right, only=ONE)
+    assert found.run.parent.parent == temporary
+    assert found.to_frame()["status"].tolist() == ["passed"]
+    if os.fork() == 0:  # as a pool of workers would
+        del found
+        gc.collect()
+        os._exit(0)
+    os.wait()
+    assert (found.run / "report.html").is_file()
+    del found
+    gc.collect()
+    assert not list(temporary.iterdir())
+    for refused in ({"only": "decod"}, {"deadline_s": 0}, {"dtype": "float16"}, {"dtypes": "float16"}):
+        with pytest.raises(UsageError):
+            pabench.check(right, **refused)
+    assert not list(temporary.iterdir())
+    said = str(pabench.check(without_the_last_key, only=ONE))
+    gc.collect()
+    [folder] = temporary.iterdir()
+    [case] = (folder / "run" / "failures").iterdir()
+    assert f"again: pabench replay {case} --backend" in said
+    words = shlex.split(said.partition("again: pabench ")[2].splitlines()[0])
+    assert run(words) == 1
+    assert run([*words[:-1], "FILE.py:kernel"]) == 4
+
+
+def test_check_interrupted_or_hung_leaves_no_folder(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = pabench.check(lambda *given: time.sleep(600), only=ONE, deadline_s=1)
+    assert "hung" in str(found)
+    del found
+    gc.collect()
+    assert not list(temporary.iterdir())
+
+    def interrupted(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pabench.trial.check._apart", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pabench.check(right, only=ONE)
+    assert not list(temporary.iterdir())
 
 
 def test_check_of_lambdas_and_objects() -> None:
@@ -194,7 +241,7 @@ def test_check_leaves_this_process_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_check_in_a_script_needs_no_guard(tmp_path: Path) -> None:
+def test_check_in_a_script_needs_no_guard(tmp_path: Path, temporary: Path) -> None:
     """A script that judges its own function does not import itself again, and its exit code is its own."""
     script = tmp_path / "mine.py"
     script.write_text(
@@ -209,7 +256,7 @@ def test_check_in_a_script_needs_no_guard(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(root), "TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -218,3 +265,4 @@ def test_check_in_a_script_needs_no_guard(tmp_path: Path) -> None:
     assert done.returncode == 9, done.stderr
     assert done.stdout.startswith("FAIL ")
     assert "NoneType" in done.stdout
+    assert f"pabench replay {temporary}" in done.stdout

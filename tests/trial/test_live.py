@@ -12,10 +12,12 @@ import pytest
 from pabench.cli.main import run
 from pabench.errors import PabenchError
 from pabench.exchange.definition import definition_of
-from pabench.exchange.paged import paged_attention
+from pabench.exchange.paged_definition import paged_attention
 from pabench.exchange.workload import own_workloads
+from pabench.problem.case import Case
 from pabench.problem.tensors import build_tensors
 from pabench.trial.live import judged
+from tests.support.trace_kinds import KINDS
 from tests.support.trace_sets import definition, solution, source, write_set
 
 ABOUT = definition()
@@ -31,7 +33,7 @@ def call(**shape: Any) -> dict[str, Any]:
     """The inputs of one call, with a list of pages longer than what is in use, as servers have it."""
     attention = paged_attention(definition_of(definition(**shape), "d"))
     case = own_workloads(attention)[2].case
-    assert case is not None
+    assert isinstance(case, Case)
     given = attention.arguments(build_tensors(case))
     return {**given, "kv_indices": np.append(given["kv_indices"], [-7, 2**30]).astype(np.int32)}
 
@@ -117,3 +119,19 @@ def test_what_cannot_be_wrapped_is_refused(
     Path("f").write_text(json.dumps({}))
     with pytest.raises(PabenchError, match=said):
         judged(kernel(), about, **{"folder": "live", **changed})
+
+
+def test_live_calls_with_lists_of_slots_are_judged(tmp_path: Path) -> None:
+    kind = KINDS["lists"]
+    file = tmp_path / "lists.json"
+    file.write_text(json.dumps(kind.definition))
+    attention = paged_attention(definition_of(kind.definition, "d"))
+    case = own_workloads(attention)[1].case
+    assert isinstance(case, Case)
+    given = attention.arguments(build_tensors(case))
+    for text, counted in ((kind.right, "right"), (kind.right.replace(*kind.wrong["cut"]), "wrong")):
+        module = ModuleType("kernel")
+        exec(text, vars(module))
+        run_ = judged(module.run, file, every=1, folder=tmp_path / counted)
+        run_(**given)
+        assert getattr(run_.close(), counted) == 1, run_.counts

@@ -9,7 +9,7 @@ from pabench.activities.conformance.request import ConformanceRequest
 from pabench.checks.selection import SEPARATORS, select
 from pabench.checks.spec_version import read_spec
 from pabench.checks.suite import questions_for
-from pabench.checks.workloads import WORKLOAD, workloads_of
+from pabench.checks.workloads import WORKLOAD, workload_check, workloads_of
 from pabench.errors import Unsupported
 from pabench.strategies.drawing import require_reproducible
 from pabench.subjects.reference import BACKEND
@@ -66,10 +66,10 @@ def _workloads(subject: str, file: str | None) -> list[Planned]:
     asked = workloads_of(subject, file)
     if asked is None:
         return []
-    named = {"definition": asked.attention.definition.name, "solution": asked.solution}
+    named = {"definition": asked.meant.definition.name, "solution": asked.solution}
     return [
         Planned(
-            question=f"{WORKLOAD.id}[{one.uuid}]",
+            question=f"{workload_check(asked.meant).id}[{one.uuid}]",
             subject=subject,
             subject_kind=BACKEND,
             workload={**named, "workload": one.to_dict()},

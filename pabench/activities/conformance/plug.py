@@ -13,7 +13,7 @@ from pabench.activities.conformance.request import ConformanceRequest
 from pabench.activities.conformance.secret import shown_seed
 from pabench.checks.case_files import READERS, save_arrays
 from pabench.checks.suite import question_by_id
-from pabench.checks.workloads import WORKLOAD, workload_question
+from pabench.checks.workloads import WORKLOADS, workload_question
 from pabench.device.registry import DeviceRequest
 from pabench.problem.recorded import RECORDED
 from pabench.run.plug import ActivityBase, Facts, FailingCase
@@ -139,4 +139,6 @@ class Conformance(ActivityBase):
 
 
 def _sentence(asked: Planned) -> str:
-    return WORKLOAD.about if asked.workload is not None else question_by_id(asked.question).sentence
+    if asked.workload is not None:
+        return WORKLOADS[asked.question.partition("[")[0]].about
+    return question_by_id(asked.question).sentence

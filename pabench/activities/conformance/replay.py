@@ -19,7 +19,7 @@ from pabench.errors import UsageError
 from pabench.judge.verdict import judge
 from pabench.problem.case import Case
 from pabench.problem.tensors import build_tensors
-from pabench.subjects.backends.solution import PROFILE
+from pabench.subjects.backends.solution_call import PROFILE
 from pabench.subjects.reference import BACKEND
 from pabench.text import shown_path
 

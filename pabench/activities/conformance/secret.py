@@ -27,7 +27,7 @@ def with_secret(request: ConformanceRequest, *, seed_given: bool) -> Conformance
     text = os.environ.pop(SECRET, "")
     if len(text) < MIN_LENGTH:
         said = f"has {len(text)} characters" if text else "is not set"
-        raise UsageError(f"--secret-seed: ${SECRET} {said}; must have at least {MIN_LENGTH}")
+        raise UsageError(f"--secret-seed: ${SECRET} {said}; must have at least {MIN_LENGTH} characters")
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
     fingerprint = hashlib.sha256(b"fingerprint" + digest).hexdigest()[:12]
     return replace(request, seed=int.from_bytes(digest[:7], "big"), secret=f"secret {fingerprint}")

@@ -20,6 +20,7 @@ from pabench.checks.questions.decode import no_vast_pools
 from pabench.checks.reject_checks import check_append_reject
 from pabench.checks.vast_checks import check_append_paged_vast, check_append_vast, check_copy_vast
 from pabench.problem.case import Case
+from pabench.problem.dtypes import DTYPES
 from pabench.problem.formats import FORMATS
 from pabench.strategies import APPEND_SCALES, append_cases, cases, high_append_cases, vast_page_cases
 from pabench.strategies.cache import SMALL_DIM
@@ -39,6 +40,8 @@ VAST_COPY = Check(id="copy-pages-vast", operation=VAST_WRITES, run=check_copy_va
 GATHER = Check(id="gather", operation="gather", run=check_gather)
 
 HIGH = "Pages around 65,536, where an id cut to 16 bits names another page."
+MOST_PAGE_BYTES = 256
+"""Of the keys of a page in a cache of 65,536 pages."""
 SCALES = (*APPEND_SCALES, 1.8263888359069824, 1.7786458730697632)
 """With the last two, 9 times the scale is next to a tie of bfloat16 or float16, and on it in float32."""
 
@@ -70,8 +73,20 @@ def _pools(declared: Range) -> dict[str, Any]:
     return {"caches": _caches(declared), "gaps": _gaps(declared)}
 
 
+def _large_pages(declared: Range) -> str | None:
+    """Why a cache of 65,536 pages is too large for a kernel that is compiled for one shape, or None."""
+    only = declared.only
+    if only is None:
+        return None
+    largest = max(DTYPES[name].storage.itemsize for name in declared.dtypes)
+    row = only.page_size * only.num_kv_heads * only.head_dim * largest
+    if row <= MOST_PAGE_BYTES:
+        return None
+    return f"65,536 pages of {row} bytes are not drawn: at most {MOST_PAGE_BYTES} bytes are"
+
+
 def _stored(declared: Range) -> Any:
-    return append_cases(**declared.choices, **_pools(declared), formats=_formats(declared))
+    return append_cases(**declared.appends, **_pools(declared), formats=_formats(declared))
 
 
 def _no_formats(declared: Range) -> str | None:
@@ -79,7 +94,7 @@ def _no_formats(declared: Range) -> str | None:
 
 
 def _paged(declared: Range) -> Any:
-    return append_cases(**declared.choices, **_pools(declared), paged=True, formats=_appended(declared))
+    return append_cases(**declared.appends, **_pools(declared), paged=True, formats=_appended(declared))
 
 
 def few_sizes(declared: Range) -> dict[str, Any]:
@@ -115,31 +130,33 @@ APPENDS = (
     Question(
         check=APPEND,
         clauses=("A1", "A2", "C7"),
-        draw=lambda declared: append_cases(**declared.choices, **_pools(declared)),
+        draw=lambda declared: append_cases(**declared.appends, **_pools(declared)),
         share=2.0,
     ),
     Question(
         check=E4M3,
         clauses=("A2", "A4"),
-        draw=lambda declared: append_cases(**declared.choices, gaps=_gaps(declared), formats=["e4m3"]),
+        draw=lambda declared: append_cases(**declared.appends, gaps=_gaps(declared), formats=["e4m3"]),
     ),
     Question(check=STORED, clauses=("A2", "A6"), draw=_stored, unasked=_no_formats),
     Question(check=PAGED, clauses=("A2", "A5"), draw=_paged),
     Question(
         check=APPEND,
         clauses=("A1", "A2"),
-        draw=lambda declared: high_append_cases(**declared.layouts, paged=False),
+        draw=lambda declared: high_append_cases(**declared.layouts, only=declared.only),
         label="high-page-ids",
         about=HIGH,
         share=0.15,
+        unasked=_large_pages,
     ),
     Question(
         check=PAGED,
         clauses=("A2", "A5"),
-        draw=lambda declared: high_append_cases(**declared.layouts, paged=True),
+        draw=lambda declared: high_append_cases(**declared.layouts, only=declared.only, paged=True),
         label="high-page-ids",
         about=HIGH,
         share=0.15,
+        unasked=_large_pages,
     ),
     Question(
         check=VAST_APPEND,
@@ -161,7 +178,7 @@ APPENDS = (
 APPEND_REJECT = Question(
     check=REJECT,
     clauses=("A3", "C1"),
-    draw=lambda declared: append_cases(**declared.choices),
+    draw=lambda declared: append_cases(**declared.appends),
     share=0.25,
 )
 COPIES = (
@@ -169,7 +186,7 @@ COPIES = (
         check=COPY,
         clauses=("K1", "K2"),
         draw=lambda declared: append_cases(
-            **declared.choices, **_pools(declared), formats=(None, *_formats(declared))
+            **declared.appends, **_pools(declared), formats=(None, *_formats(declared))
         ),
     ),
     Question(

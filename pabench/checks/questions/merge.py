@@ -19,7 +19,7 @@ PARTS = Check(id="parts", operation="merge", run=check_parts)
 
 
 def _states(**choices: Any) -> Callable[[Range], Any]:
-    return lambda declared: merge_cases(dtypes=declared.dtypes, head_dims=declared.head_dims(), **choices)
+    return lambda declared: merge_cases(**declared.merges, **choices)
 
 
 def _parts(declared: Range) -> Any:

@@ -117,6 +117,7 @@ def _backend(subject: Caller, told: dict[str, Any]) -> BackendFacts:
     known["max_head_dim"] = int(known["max_head_dim"])
     for field in ("interleaved", "lse", "vast_pools", "validates", "merges_prefixes"):
         known[field] = bool(known[field])
+    known["num_states"] = None if known["num_states"] is None else int(known["num_states"])
     known["only"] = None if known["only"] is None else Shape(**known["only"])
     known["rule"] = _asked_there(subject) if known["rule"] else None
     return BackendFacts(

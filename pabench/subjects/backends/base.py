@@ -70,6 +70,7 @@ class Capabilities:
         merges_prefixes: whether it finds pages that sequences share and reads them once; results are then
             right as ever, but not those of private copies to the last bit.
         only: the one shape that it is compiled for; None where it takes others.
+        num_states: how many states it merges at a time; None for any number.
         rule: any further condition on a case; returns the reason why not, or None.
     """
 
@@ -86,6 +87,7 @@ class Capabilities:
     validates: bool = True
     merges_prefixes: bool = False
     only: Shape | None = None
+    num_states: int | None = None
     rule: Callable[[Case], str | None] | None = None
 
     def __post_init__(self) -> None:

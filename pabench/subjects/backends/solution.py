@@ -1,51 +1,36 @@
 """A Solution of FlashInfer Trace as a backend: its entry point is called as its Definition says.
 
-Inputs come in the order of the definition: torch tensors where the sources import torch or Triton, else numpy
-arrays (CuPy's on ``cuda``).  In destination-passing style outputs come allocated behind them, full of NaN, so
-that what is not written shows.  The LSE is in base 2, and turned into the natural log here.
+The LSE of attention is in base 2, and turned into the natural log here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pabench.device.base import Device
-from pabench.errors import Unsupported
 from pabench.exchange.definition import find_definition, root_of
-from pabench.exchange.paged import LSE, OUTPUT, SCALE, PagedAttention, paged_attention
-from pabench.exchange.solution import CALLED, read_solution
-from pabench.problem.case import Case
-from pabench.problem.dtypes import FLOAT32, Array, dtype_by_name, encode
-from pabench.problem.pool import KvPool
-from pabench.problem.profile import ComputeProfile
+from pabench.exchange.merge import StateMerge
+from pabench.exchange.page_append import PageAppend
+from pabench.exchange.paged import LSE, OUTPUT, PagedAttention
+from pabench.exchange.solution import read_solution
+from pabench.exchange.stated import stated
+from pabench.problem.dtypes import FLOAT32
+from pabench.problem.masks.sets import TOKENS
 from pabench.problem.tensors import Tensors
-from pabench.subjects.backends.base import AttentionOutput, Capabilities
-from pabench.subjects.backends.solution_source import entry_point
+from pabench.subjects.backends.base import AttentionOutput, Backend, Capabilities
+from pabench.subjects.backends.solution_cache import AppendSolution, MergeSolution
+from pabench.subjects.backends.solution_call import PROFILE, SolutionBackend, SolutionCall, SolutionFunction
 from pabench.subjects.backends.validate import check_attention
 
-ON_TORCH = frozenset({"torch", "triton"})
 BOTH = frozenset({"decode", "speculative", "prefill"})
-PROFILE = ComputeProfile(p_dtype="storage", partial_dtype="storage", partial_lse=True)
-"""A Solution declares no roundings: those that kernels of this field make are granted."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class SolutionCall:
-    """Arguments of one call by name, its outputs where they are passed, and what it returned."""
-
-    inputs: Mapping[str, Any]
-    outputs: Mapping[str, Any]
-    result: Any = None
-
-
-class SolutionBackend:
-    """Attention by calling a solution's entry point; see the module's head.
+def solution_backend(name: str, path: Path, device: Device) -> Backend:
+    """Return a solution as a backend.
 
     Args:
         name: in reports.
@@ -56,34 +41,43 @@ class SolutionBackend:
         UsageError: the solution or its definition breaks a rule, or its code raises.
         Unsupported: the definition is of something else, or the language is not called.
     """
+    solution = read_solution(path)
+    definition = find_definition(root_of(path), solution.definition)
+    meant = stated(definition)
+    function = SolutionFunction(solution, definition, path, name, device)
+    match meant:
+        case PageAppend():
+            return AppendSolution(name, meant, function, device)
+        case StateMerge():
+            return MergeSolution(name, meant, function, device)
+        case PagedAttention():
+            return AttentionSolution(name, meant, function, device)
 
-    takes_resident = False
 
-    def __init__(self, name: str, path: Path, device: Device) -> None:
-        self.name = name
-        solution = read_solution(path)
-        self.attention: PagedAttention = paged_attention(find_definition(root_of(path), solution.definition))
-        if solution.language not in CALLED:
-            rule = f"language {solution.language!r}, called are {' and '.join(CALLED)}"
-            raise Unsupported(f"solution {solution.name!r}: {rule}")
-        self._passes_outputs = solution.passes_outputs
-        on_torch = bool(solution.imports & ON_TORCH)
-        self._arrays = _torch_arrays(name, device) if on_torch else _device_arrays(device)
-        self._function: Callable[..., Any] = entry_point(solution, path.name)
-        only = self.attention.shape
+class AttentionSolution(SolutionBackend):
+    """Attention by calling a solution's entry point."""
+
+    def __init__(
+        self, name: str, attention: PagedAttention, function: SolutionFunction, device: Device
+    ) -> None:
+        super().__init__(name, function)
+        self._attention = attention
+        only = attention.shape
         features = {"latent-cache"} if only.latent else {"head-dim-v"} if only.head_dim_v else set()
+        features |= {"fp8-kv"} if attention.kv_dtype else set()
+        features |= {TOKENS} if attention.listed is not None else set()
         free = set() if only.causal else {"non-causal"}
         self.capabilities = Capabilities(
-            dtypes=frozenset({self.attention.dtype}),
+            dtypes=frozenset({attention.dtype}),
             devices=frozenset({device.name}),
-            operations=BOTH if self.attention.prefill else frozenset({"decode"}),
+            operations=BOTH if attention.prefill else frozenset({"decode"}),
             kv_layouts=frozenset({"NHD"}),
             interleaved=False,
             features=frozenset(features | free),
             requires=frozenset(features),
-            lse=self.attention.lse,
+            lse=attention.lse,
             only=only,
-            rule=None if SCALE in self.attention.definition.inputs else _default_scale,
+            rule=attention.why_not,
             # a definition says nothing of what is refused
             validates=False,
         )
@@ -92,43 +86,19 @@ class SolutionBackend:
     def plan(self, tensors: Tensors) -> SolutionCall:
         """Upload the inputs, and outputs full of NaN."""
         check_attention(self.name, self.capabilities, tensors)
-        given = self.attention.arguments(tensors)
-        dtype = self.attention.dtype
-        inputs = {
-            name: self._arrays.up(value, dtype) if isinstance(value, np.ndarray) else value
-            for name, value in given.items()
-        }
-        outputs = {}
-        if self._passes_outputs:
-            for name, (shape, stored) in self.attention.outputs(len(tensors.q)).items():
-                nothing = encode(np.full(shape, math.nan), dtype_by_name(stored))
-                outputs[name] = self._arrays.up(nothing, stored)
-        return SolutionCall(inputs=inputs, outputs=outputs)
+        attention = self._attention
+        given = attention.arguments(tensors)
+        dtypes = {name: attention.stored(name).name for name in given if name not in attention.tables}
+        return self._function.prepared(given, dtypes, attention.outputs(len(tensors.q)))
 
     def run(self, plan: SolutionCall) -> None:
-        """Call the entry point, by position as the benchmark of FlashInfer does."""
-        plan.result = self._function(*plan.inputs.values(), *plan.outputs.values())
+        """Call the entry point."""
+        self._function.call(plan)
 
     def fetch(self, plan: SolutionCall) -> AttentionOutput:
         """Copy the outputs to the host; the judge looks at their shapes and types."""
-        found = plan.outputs if self._passes_outputs else self._named(plan.result)
-        out, lse = (self._arrays.down(found.get(name)) for name in (OUTPUT, LSE))
-        return AttentionOutput(out=out, lse=natural_log(lse))
-
-    def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
-        """Refuse: attention writes no cache."""
-        raise Unsupported(f"{self.name}: no append")
-
-    def _named(self, result: Any) -> Mapping[str, Any]:
-        """What was returned, by the names of the outputs: a mapping, one for each, or a single one."""
-        if isinstance(result, Mapping):
-            return result
-        values = result if isinstance(result, tuple | list) else (result,)
-        return dict(zip(self.attention.definition.outputs, values, strict=False))
-
-
-def _default_scale(case: Case) -> str | None:
-    return None if case.problem.sm_scale is None else f"no input {SCALE}"
+        found = self._function.result(plan)
+        return AttentionOutput(out=found[OUTPUT], lse=natural_log(found.get(LSE)))
 
 
 def natural_log(lse: Any) -> Any:
@@ -136,33 +106,3 @@ def natural_log(lse: Any) -> Any:
     if not isinstance(lse, np.ndarray) or lse.dtype != FLOAT32.storage:
         return lse
     return (lse.astype(np.float64) * math.log(2.0)).astype(np.float32)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrays:
-    """How arrays in storage form reach a solution, ``up(array, dtype)``, and come back, ``down(array)``."""
-
-    up: Callable[[Array, str], Any]
-    down: Callable[[Any], Any]
-
-
-def _device_arrays(device: Device) -> Arrays:
-    def down(array: Any) -> Any:
-        device.synchronize()
-        return device.to_host(array) if hasattr(array, "dtype") else array
-
-    return Arrays(up=lambda array, dtype: device.to_device(array), down=down)
-
-
-def _torch_arrays(name: str, device: Device) -> Arrays:
-    from pabench.subjects.backends.torch_place import torch_place
-    from pabench.subjects.backends.torch_tensors import to_numpy, upload
-
-    where = torch_place(name, device)
-
-    def up(array: Array, dtype: str) -> Any:
-        # torch knows no memory that may not be written; whole numbers have no storage type of ours
-        own = array if array.flags.writeable else array.copy()
-        return upload(own, "" if own.dtype.kind == "i" else dtype, where)
-
-    return Arrays(up=up, down=lambda tensor: to_numpy(tensor) if hasattr(tensor, "detach") else tensor)

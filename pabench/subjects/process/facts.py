@@ -12,7 +12,7 @@ from pabench.subjects.allocators.capabilities import Capabilities as AllocatorCa
 from pabench.subjects.allocators.entry import AllocatorEntry
 from pabench.subjects.backends.base import Backend, Capabilities
 from pabench.subjects.backends.function import FunctionBackend
-from pabench.subjects.backends.solution import SolutionBackend
+from pabench.subjects.backends.solution_call import SolutionBackend
 from pabench.subjects.reference import ALLOCATOR, BACKEND
 from pabench.subjects.registry import known, load_allocator, load_backend
 
