@@ -59,7 +59,7 @@ CELL_OPTIONAL: dict[str, Rule] = {
     **dict.fromkeys(("counted_load_sectors", "counted_store_sectors"), COUNT),
     **dict.fromkeys(("wavefronts", "bank_conflicts", "page_table_reads"), COUNT),
     **dict.fromkeys(("sectors_per_request", "counted_modelled_ns", "closed_form_modelled_ns"), NUMBER),
-    **dict.fromkeys(("plan_ns", "prepare_ns", "run_ns"), SAMPLES),
+    **dict.fromkeys(("plan_ns", "prepare_ns", "run_ns", "run_cycles"), SAMPLES),
     "interleaved": FLAG,
     "check": OBJECT,
     "exact": EXACT,
