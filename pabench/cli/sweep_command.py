@@ -63,6 +63,9 @@ Numbers are lists (8,16,32) or ranges (16:64:16, 1:64:x2). An option overrides -
     metavar="LIST",
     help="L2 cache while timing on a GPU: cold-rotate, cold-flush, hot.  [default: cold-rotate]",
 )
+@click.option(
+    "--replicates", metavar="N", help="Fresh processes that time each cell.  [default: 5 on a GPU, else 1]"
+)
 @click.option("--grid", metavar="NAME", help="Grid of shapes: core-small, core, core-full or a TOML file.")
 @click.option("--config", metavar="FILE", help="TOML file with these options as keys.")
 @activity_options()
@@ -143,8 +146,7 @@ def _stored_config(path: Path) -> Mapping[str, Any]:
     run = read_run(path)
     if run.kind != "sweep":
         raise UsageError(f"--out {path}: holds a {run.kind} run, not a sweep")
-    stored: Mapping[str, Any] = run.record["config"]
-    return stored
+    return {"replicates": 1, **run.record["config"]}
 
 
 def _print(plug: Sweep, config: SweepConfig, records: Sequence[Record]) -> None:
@@ -160,7 +162,7 @@ def _print(plug: Sweep, config: SweepConfig, records: Sequence[Record]) -> None:
 
 def _cell_lines(plug: Sweep, cells: Sequence[Cell]) -> Iterator[str]:
     for cell in cells:
-        yield f"{cell.id}  {cell.label}{_expected(plug.expected.get(cell.id))}"
+        yield f"{cell.id}  {cell.label}{_expected(plug.expected.get(cell.question))}"
 
 
 def _expected(figures: Mapping[str, Any] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import pandas as pd
 
 from pabench import __version__
 from pabench.analysis.frame import frame_of
-from pabench.analysis.statistics import median_interval, series_of
+from pabench.analysis.statistics import series_of, typical_interval
 from pabench.comparison.traces import trace_bytes
 from pabench.comparison.words import cell
 from pabench.errors import EnvironmentRefused
@@ -20,6 +21,7 @@ from pabench.run.files import plain, pretty
 from pabench.run.junit import junit_text
 from pabench.run.read import Run
 from pabench.run.record import JUDGED, Figure, Provenance, Record
+from pabench.run.replicates import by_replicate
 from pabench.run.schema import SCHEMA
 
 MARKDOWN_FIGURES = 6
@@ -98,7 +100,7 @@ def _bmf(runs: Sequence[Run]) -> bytes:
         measures = {
             name: metric
             for name, figure in record.figures.items()
-            if figure.provenance != Provenance.MODELLED and (metric := _metric(figure)) is not None
+            if figure.provenance != Provenance.MODELLED and (metric := _metric(record, name)) is not None
         }
         if measures:
             name = record.subject.name
@@ -123,18 +125,20 @@ def _records(runs: Sequence[Run]) -> list[Record]:
     return [record for run in runs for record in run.records]
 
 
-def _metric(figure: Figure) -> dict[str, float] | None:
-    value = figure.value
+def _metric(record: Record, name: str) -> dict[str, float] | None:
+    value = record.figures[name].value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"value": float(value)}
     try:
-        samples = [float(one) for one in series_of(value).samples]
+        series = series_of(by_replicate(record, name))
     except (ValueError, TypeError):
         return None
-    found = median_interval(samples)
+    found = None
+    with contextlib.suppress(EnvironmentRefused):  # without scipy a value has no interval
+        found = typical_interval(series)
     if found is None:
-        return {"value": median(samples)}
-    return {"value": found[0], "lower_value": found[1], "upper_value": found[2]}
+        return {"value": series.median}
+    return {"value": series.median, "lower_value": found[0], "upper_value": found[1]}
 
 
 def _shown(figure: Figure | None) -> str:

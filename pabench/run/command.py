@@ -26,6 +26,7 @@ from pabench.run.fleet import Fleet
 from pabench.run.options import Options, command_arguments, default_jobs, default_out
 from pabench.run.plug import Activity, Facts, Item
 from pabench.run.record import Record, Status
+from pabench.run.replicates import folded
 from pabench.run.signals import no_stop, stop_signals
 from pabench.text import one_line
 
@@ -121,13 +122,14 @@ def run_activity(
     again = resume_line(path)
     if finished.interrupted:
         say(f"pabench: interrupted: {len(ran)} of {count} are in {path}; go on with: {again}", err=True)
+    records = folded(finished.records)
     word, colour, sentence = _verdict(path)
     say(sentence, lead=word, colour=colour)
-    for line in (words.summary or plain_summary)(finished.records) or ():
+    for line in (words.summary or plain_summary)(records) or ():
         say(line)
     if finished.not_run:
         say(f"{finished.not_run} of {count} not run: the budget is spent; go on with: {again}")
-    write_files(activity.kind, finished.records, finished.exit_code, options, words, path)
+    write_files(activity.kind, records, finished.exit_code, options, words, path)
     return finished.exit_code
 
 

@@ -134,7 +134,7 @@ class RunDirectory:
             UsageError: not a run directory, of another kind, or damaged elsewhere than at its end.
             EnvironmentRefused: it cannot be written, or another process is writing it.
         """
-        found = read_run(path)
+        found = read_run(path, fold=False)
         if found.kind != kind:
             raise UsageError(f"{path} holds a {found.kind} run, not a {kind} run")
         if found.record["schema"] != SCHEMA:
@@ -143,7 +143,7 @@ class RunDirectory:
         try:
             journal = _locked(path)
             # read again: another process may have finished a line between the first look and the lock
-            found = read_run(path)
+            found = read_run(path, fold=False)
             content = (path / JOURNAL).read_bytes()
             end, complete = journal_end(content)
             journal.truncate(end)
@@ -181,7 +181,7 @@ class RunDirectory:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """Records that were there at ``open`` and those appended since; see ``Run.records``."""
+        """Records that were there at ``open`` and those appended since, one a line of the journal."""
         return tuple(self._records)
 
     @property

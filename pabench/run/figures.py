@@ -11,6 +11,7 @@ from pabench.run.record import Failure, Figure, Provenance, Record, Status, Subj
 SUFFIXES = {
     "_ns": "ns",
     "_s": "s",
+    "_cycles": "cycles",
     "_bytes": "bytes",
     "_gbps": "GB/s",
     "_tokens": "tokens",

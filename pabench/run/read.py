@@ -10,6 +10,7 @@ from typing import Any
 
 from pabench.errors import UsageError, reason
 from pabench.run.record import Record, Status
+from pabench.run.replicates import folded
 from pabench.run.schema import read_line, validate_run
 
 RUN_FILE = "run.json"
@@ -25,7 +26,7 @@ class Run:
         path: the folder.
         record: ``run.json``.
         records: the journal in its order, without a torn last line, and without what an interrupt had cut
-            short and a resumed run has asked again.
+            short and a resumed run has asked again; replicates of an item are one, see ``folded``.
         torn: whether the last line was cut short by a kill.
     """
 
@@ -45,8 +46,8 @@ class Run:
         return str(self.record["kind"])
 
 
-def read_run(path: Path) -> Run:
-    """Read and validate one run directory.
+def read_run(path: Path, *, fold: bool = True) -> Run:
+    """Read and validate one run directory; without ``fold`` a record is a line of the journal.
 
     Raises:
         UsageError: no such folder, no ``run.json``, text that is not JSON, or a field that breaks the schema;
@@ -71,7 +72,9 @@ def read_run(path: Path) -> Run:
             where = f"{journal_path}:{number}"
             line = _parse(raw, where, one_line=True)
             records = with_record(records, read_line(line, where, schema=record["schema"]))
-    return Run(path=path, record=record, records=tuple(records), torn=end < len(content))
+    return Run(
+        path=path, record=record, records=folded(records) if fold else tuple(records), torn=end < len(content)
+    )
 
 
 def with_record(records: list[Record], record: Record) -> list[Record]:

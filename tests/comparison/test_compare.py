@@ -83,6 +83,47 @@ def test_compare_names_the_ten_cells_that_are_slower(
     assert "10 FASTER" in capsys.readouterr().out
 
 
+def replicated(folder: Path, *, seed: int, factor: float, clock: float = 1.0) -> Path:
+    """Cells of five processes that differ by 1 %, a line each; ``clock`` slows that of the first ten."""
+    rng, lines = np.random.default_rng(seed), []
+    for replicate in range(1, 6):
+        for place, line in enumerate(timed_cells()):
+            stretched = place < SLOWER
+            noise = 0.01 * rng.standard_normal() + 0.005 * rng.standard_normal(20)
+            samples = 1e5 * np.exp(noise) * (factor if stretched else 1.0)
+            mhz = 1980.0 * (clock if stretched else 1.0)
+            own = {"id": f"cell-{place}-{replicate}", "item": f"cell-{place}", "replicate": replicate}
+            words = {**line["provenance"], "run_ns": "measured", "run_cycles": "measured"}
+            series = {"run_ns": samples.tolist(), "run_cycles": (samples * mhz / 1e3).tolist()}
+            lines.append({**line, **own, **series, "provenance": words})
+    return write_run(folder, "sweep", lines)
+
+
+def test_compare_takes_a_process_for_one_observation(tmp_path: Path) -> None:
+    base = replicated(tmp_path / "a", seed=1, factor=1.0)
+    same, slow = (replicated(tmp_path / name, seed=2, factor=one) for name, one in (("b", 1.0), ("c", 1.05)))
+    assert len(read_run(base).records) == CELLS
+    timed = pabench.compare(base, same).query("figure == 'run_ns'")
+    assert not {"SLOWER", "FASTER"} & set(timed["change"])
+    assert (timed["reason"].str.contains("replicates") | (timed["change"] == "SAME")).all()
+    timed = pabench.compare(base, slow).query("figure == 'run_ns'")
+    assert list(timed["change"] == "SLOWER") == [place < SLOWER for place in range(CELLS)]
+
+
+def test_compare_is_unsure_where_time_and_cycles_disagree(tmp_path: Path) -> None:
+    """8 % longer at a clock that is 10 % slower: in cycles the kernel is faster."""
+    base = replicated(tmp_path / "a", seed=1, factor=1.0)
+    throttled = replicated(tmp_path / "b", seed=2, factor=1.08, clock=0.9)
+    timed = pabench.compare(base, throttled).query("figure == 'run_ns'")[:SLOWER]
+    assert set(timed["change"]) == {"UNSURE"}
+    said = timed["reason"].str.fullmatch(
+        r"1\.0\d\d times as long, 0\.9\d\d times the cycles: the clock differs"
+    )
+    assert said.all()
+    both = replicated(tmp_path / "c", seed=2, factor=1.08)
+    assert set(pabench.compare(base, both).query("figure == 'run_ns'")["change"][:SLOWER]) == {"SLOWER"}
+
+
 def test_compare_is_unsure_where_noise_hides_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = sweep(tmp_path / "a", run_ns=[100.0, 130.0, 80.0, 110.0, 95.0])
     new = sweep(tmp_path / "b", run_ns=[104.0, 128.0, 84.0, 112.0, 99.0])

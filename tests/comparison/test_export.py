@@ -51,6 +51,26 @@ def test_export_to_bmf_has_medians_with_their_interval_and_nothing_modelled(
     assert set(first["num_pages"]) == {"value"}
 
 
+def test_export_to_bmf_of_replicates_has_the_interval_of_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = []
+    for replicate, middle in enumerate((90.0, 95.0, 100.0, 105.0, 110.0), start=1):
+        own = {"id": f"c-{replicate}", "item": "c", "replicate": replicate}
+        lines.append(
+            {**cell(8, "azure-conv", 1), **own, "run_ns": [middle + step for step in (-1, 0, 1)] * 20}
+        )
+    folder = write_run(tmp_path / "a", "sweep", lines)
+    (told,) = json.loads(export(capsys, str(folder), "--to", "bmf")).values()
+    # pooled, the 300 samples would have put the median between 99 and 101
+    assert told["run_ns"]["value"] == 100.0
+    assert 88 < told["run_ns"]["lower_value"] < 94
+    assert 106 < told["run_ns"]["upper_value"] < 112
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    (told,) = json.loads(export(capsys, str(folder), "--to", "bmf")).values()
+    assert told["run_ns"] == {"value": 100.0}
+
+
 def test_export_to_bmf_leaves_out_what_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [check("k", "decode", max_ratio=0.5), check("k", "append", status="failed", reason="wrong")]
     folder = write_run(tmp_path / "a", "conformance", lines)

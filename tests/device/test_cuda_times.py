@@ -130,7 +130,9 @@ def test_cuda_times_a_cell_as_a_graph_out_of_a_cold_cache(cupy: Any) -> None:
     )
     assert line["provenance"]["run_ns"] == line["provenance"]["achieved_gbps"] == "measured"
     assert line["provenance"]["plan_ns"] == "host"
-    assert line["provenance"]["prepare_ns"] == "measured"
+    assert line["provenance"]["prepare_ns"] == line["provenance"]["run_cycles"] == "measured"
+    assert len(line["run_cycles"]) == len(line["run_ns"])
+    assert timing["poisoned"]
     assert line["run_token_heads"] == sum(LENGTHS) * 4
     assert 0 < timing["sample_max_ratio"] <= 1
 
@@ -227,6 +229,28 @@ def test_cuda_times_judge_what_was_timed(
     line = measured(LargeOnly(device), device)
     assert line["status"] == "failed"
     assert text in line["reason"]
+    assert line["check"]["passed"]
+    assert line["run_ns"] is None
+
+
+class Stops(RawKernelBackend):
+    """Writes its results for the first plans of a cell, and then no more."""
+
+    left = 30
+
+    def run(self, plan: Any) -> None:
+        self.left -= 1
+        if self.left > 0:
+            super().run(plan)
+
+
+def test_cuda_times_of_a_kernel_that_stops_writing_are_none(cupy: Any) -> None:
+    device = CudaDevice()
+    backend = Stops(device)
+    backend.captures = False
+    line = measured(backend, device)
+    assert line["status"] == "failed"
+    assert line["reason"].endswith("(results were NaN before each sample)")
     assert line["check"]["passed"]
     assert line["run_ns"] is None
 

@@ -50,6 +50,7 @@ class SweepBench(BenchBase):
         self._here: dict[str, Backend] = {}
         self._apart: dict[str, RemoteSubject] = {}
         self._absent: dict[str, str] = {}
+        self._asked: dict[str, int | None] = {}
         self._stack = contextlib.ExitStack()
         self._announced: Case | None = None
 
@@ -98,6 +99,7 @@ class SweepBench(BenchBase):
         cell, began = cell_from_dict(item), time.monotonic()
         self._announced = None
         try:
+            self._freshen(cell)
             found = self._answer(cell)
         except SubjectEnded as ended:
             status = Status.HUNG if ended.ending.hung else Status.CRASHED
@@ -147,6 +149,13 @@ class SweepBench(BenchBase):
         if made.facts.lacking is not None:
             raise Unsupported(made.facts.lacking)
         self._apart[name] = made
+
+    def _freshen(self, cell: Cell) -> None:
+        """Give each replicate a process of the backend that has timed for no other."""
+        before = self._asked.setdefault(cell.backend, cell.replicate)
+        if before != cell.replicate and cell.backend in self._apart:
+            self._apart[cell.backend].restart()
+        self._asked[cell.backend] = cell.replicate
 
     def _renew(self, name: str) -> None:
         """Start a process again whose CUDA context is lost: no later call in it would work."""

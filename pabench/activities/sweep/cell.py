@@ -45,6 +45,7 @@ class Cell:
         seed: drives the draw and the tensors.
         kv_layout, interleaved: see ``KvPool``.
         l2: what is done about the L2 cache, of ``POLICIES``; None on a device that has none.
+        replicate: which of several fresh processes is asked, from 1; None where there is one.
     """
 
     backend: str
@@ -57,18 +58,24 @@ class Cell:
     kv_layout: str
     interleaved: bool
     l2: str | None = None
+    replicate: int | None = None
 
     @property
     def id(self) -> str:
+        """That of the question, and the replicate behind it where there are several."""
+        return self.question if self.replicate is None else f"{self.question}-{self.replicate}"
+
+    @property
+    def question(self) -> str:
         """First 16 hex digits of the SHA-256 over everything that determines what is asked."""
-        question = {
+        asked = {
             "schema": CELL_SCHEMA,
             "kv_lens": self.batch.kv_lens,
             "gpu": self.gpu,
             "problem": self.problem.to_dict(),
             **self.axes(),
         }
-        return content_id(question)
+        return content_id(asked)
 
     @property
     def label(self) -> str:
@@ -83,7 +90,7 @@ class Cell:
             self.kv_layout + ("-strided" if self.interleaved else ""),
             *([] if self.l2 in (None, ROTATE) else [str(self.l2)]),
         )
-        return "  ".join(parts)
+        return "  ".join(parts) + (f"  process {self.replicate}" if self.replicate is not None else "")
 
     def axes(self) -> dict[str, Any]:
         """Return the cell's coordinates as they stand in its journal line."""

@@ -38,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "kernels": None,
     "inputs": None,
     "l2": None,
+    "replicates": None,
     "checked": False,
     "grid": None,
 }
@@ -45,6 +46,7 @@ AXES = ("page-sizes", "lengths", "trace", "batch", "heads", "head-dim", "dtypes"
 """What a grid gives, and nobody else beside it."""
 KEYS = ("page-sizes", *DEFAULTS)
 MAX_SEED = 2**63 - 1
+MAX_REPLICATES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class SweepConfig:
         checked: look at every access on the emulated device and count traffic, instead of timing.
         grid: name or file of a grid that gives all ``AXES``, which are then empty; or None.
         l2: policies about the L2 cache; empty for ``cold-rotate`` where there is one.
+        replicates: fresh processes of each backend that time every cell; None for what suits the device.
     """
 
     page_sizes: tuple[int, ...]
@@ -80,6 +83,7 @@ class SweepConfig:
     grid: str | None = None
     inputs: str | None = None
     l2: tuple[str, ...] = ()
+    replicates: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values under the option names; ``resolve_config`` reads them back."""
@@ -102,6 +106,7 @@ class SweepConfig:
             "grid": self.grid,
             # runs from before there was a choice go on with the default
             **({"l2": list(self.l2)} if self.l2 else {}),
+            **({} if self.replicates is None else {"replicates": self.replicates}),
         }
 
 
@@ -150,6 +155,7 @@ def resolve_config(
         inputs=None if value["inputs"] is None else _text(words["inputs"], value["inputs"]),
         checked=_flag(words["checked"], value["checked"]),
         l2=_policies(words["l2"], value["l2"]),
+        replicates=_replicates(words["replicates"], value["replicates"]),
     )
 
 
@@ -200,11 +206,16 @@ def _grid_config(given: Mapping[str, Any], words: Mapping[str, str], backends: S
         checked=_flag(words["checked"], value["checked"]),
         grid=_text(words["grid"], value["grid"]),
         l2=_policies(words["l2"], value["l2"]),
+        replicates=_replicates(words["replicates"], value["replicates"]),
     )
 
 
 def _policies(option: str, value: Any) -> tuple[str, ...]:
     return () if value is None else parse_names(option, "L2 policy", _commas(option, value), POLICIES)
+
+
+def _replicates(option: str, value: Any) -> int | None:
+    return None if value is None else _one_number(option, value, low=1, high=MAX_REPLICATES)
 
 
 def _text(option: str, value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pabench.activities.sweep.cell import Cell
-from pabench.activities.sweep.measure import PREPARE
+from pabench.activities.sweep.measure import CYCLES, PREPARE
 from pabench.activities.sweep.stopwatch import Sample
 from pabench.device.base import Device
 from pabench.errors import Unsupported
@@ -52,6 +52,7 @@ class Instruments(Protocol):
 
     timer: Any
     smi: Any
+    persisting: Any
 
     def tensors(self, case: Case, turn: int) -> Tensors:
         """Return the inputs of a turn, on the host."""
@@ -59,8 +60,19 @@ class Instruments(Protocol):
     def resident_tensors(self, case: Case, turn: int) -> Tensors:
         """Return them with the cache on the device."""
 
-    def sample(self, work: Callable[[], None], *, hot: bool, graph: bool, gated: bool) -> Sample:
-        """Time ``work`` once."""
+    def sample(
+        self,
+        work: Callable[[], None],
+        *,
+        hot: bool,
+        graph: bool,
+        gated: bool,
+        before: Callable[[], None] = lambda: None,
+    ) -> Sample:
+        """Time ``work`` once, some time behind ``before``."""
+
+    def poison(self, array: Any) -> None:
+        """Queue NaN over an array of results."""
 
     def flush(self) -> None:
         """Queue a read that empties the cache."""
@@ -79,8 +91,9 @@ class Instruments(Protocol):
 def device_times(
     cell: Cell, backend: Backend, device: Device, stopwatch: Instruments
 ) -> tuple[dict[str, Any], tuple[AttentionOutput, ...]]:
-    """Return ``plan_ns``, ``run_ns``, ``PREPARE`` and ``timing``, and outputs of plans that were timed.
+    """Return times by name, with ``timing``, and outputs of plans that were timed.
 
+    Times are ``plan_ns``, ``run_ns``, ``PREPARE`` where it is apart, and ``CYCLES`` where the clock is known.
     ``run_ns`` are samples of one call, each the mean over the calls of a sample.  ``timing`` says how it was
     measured: ``judged`` names the set of each output.
 
@@ -124,6 +137,7 @@ class _Measurement:
 
     def all(self) -> tuple[dict[str, Any], tuple[AttentionOutput, ...]]:
         watch, backend = self.stopwatch, self.backend
+        reset = watch.persisting.reset()
         plan_ns = self._plan()
         first = watch.sample(lambda: backend.run(self.plans[0]), hot=False, graph=False, gated=False)
         captures = bool(getattr(backend, "captures", False))
@@ -139,7 +153,7 @@ class _Measurement:
         gated = watch.sample(work, hot=hot, graph=graph, gated=True).held
 
         def once() -> float:
-            found = watch.sample(work, hot=hot, graph=graph, gated=gated)
+            found = watch.sample(work, hot=hot, graph=graph, gated=gated, before=self._poison)
             self._mhz.append(found.mhz)
             self._waited.append(found.host_ns > 2 * found.device_ns + HIDDEN_NS)
             return found.device_ns / calls
@@ -149,6 +163,8 @@ class _Measurement:
             lambda: self._taken(once), lambda found: self._mhz, lambda: time.sleep(PAUSE_S)
         )
         after, grown = watch.smi.read(), watch.timer.held_bytes() - held
+        # before anything else runs, that might write what the samples left out
+        judged, outputs = self._fetched()
         low, high = taken.interval_ns
         timing = {
             "method": "graph" if graph else "stream",
@@ -169,17 +185,39 @@ class _Measurement:
             "measured_again": again,
             "host_waited_longer": sum(self._waited),
             "allocated_bytes": max(0, grown),
+            "poisoned": self._poisons,
+            "judged": judged,
+            "persisting_reset": reset,
+            "persisting_bytes": watch.persisting.room(),
             "probe": self._probe(),
             "before": None if before is None else before.moving(),
             "after": None if after is None else after.moving(),
         }
         times: dict[str, Any] = {"plan_ns": plan_ns, "run_ns": list(taken.values_ns), "timing": timing}
+        if all(self._mhz):
+            rates = zip(taken.values_ns, self._mhz, strict=True)
+            times[CYCLES] = [spent_ns * float(mhz or 0.0) / 1e3 for spent_ns, mhz in rates]
         if LAYERS in backend.capabilities.operations:
             times[PREPARE] = _prepare_ns(layered(backend), self.plans[0], watch, calls)
+        return times, outputs
+
+    @property
+    def _poisons(self) -> bool:
+        """Whether the backend shows where its results are."""
+        return hasattr(self.backend, "outputs")
+
+    def _poison(self) -> None:
+        """Put NaN where the results of all sets are: what is not written again is seen when it is judged."""
+        if self._poisons:
+            for plan in self.plans:
+                for array in self.backend.outputs(plan):  # type: ignore[attr-defined]
+                    self.stopwatch.poison(array)
+
+    def _fetched(self) -> tuple[list[int], tuple[AttentionOutput, ...]]:
+        """Return some of the sets, drawn, with what the last sample left in them."""
         rng = np.random.default_rng([self.case.seed, len(self.plans)])
         judged = sorted(rng.choice(self.sets, min(JUDGED_SETS, self.sets), replace=False).tolist())
-        timing["judged"] = judged
-        return times, tuple(backend.fetch(self.plans[turn]) for turn in judged)
+        return judged, tuple(self.backend.fetch(self.plans[turn]) for turn in judged)
 
     def _plan(self) -> list[int]:
         """Plan each set, with queries, table and pages of its own; return the times."""

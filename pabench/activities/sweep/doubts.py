@@ -13,7 +13,7 @@ TOO_FAST = 1.03
 """More of the measured read ceiling than this: the bytes are wrong, or the cache was warm."""
 FLOORS = 5.0
 """Samples shorter than so many times of nothing are mostly the clock's."""
-SPEED = ("run_ns", "prepare_ns", "achieved_gbps")
+SPEED = ("run_ns", "run_cycles", "prepare_ns", "achieved_gbps")
 
 
 def doubts(timing: Mapping[str, Any], *, samples: int) -> list[str]:
@@ -32,6 +32,7 @@ def doubts(timing: Mapping[str, Any], *, samples: int) -> list[str]:
         "the backend synchronizes: launches are in the time": not timing.get("gated", True)
         and timing["method"] == "stream",
         "a timed call allocates memory": timing.get("allocated_bytes", 0) > 0,
+        "the backend keeps lines in the L2 cache": not hot and timing.get("persisting_bytes", 0) > 0,
         f"shorter than {FLOORS:g} empty measurements": sample_ns < FLOORS * floor_ns,
         "unstable: the clock moved by more than 5 %": timing.get("clock_unstable", False),
     }

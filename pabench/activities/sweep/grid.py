@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 from pabench.activities.sweep.cell import Cell
@@ -17,6 +18,8 @@ from pabench.problem.problem import Problem
 from pabench.timing.cold import ROTATE
 from pabench.workloads.families import resolve_lengths
 
+REPLICATES = 5
+"""Fresh processes that time a cell on a GPU; ``docs/compare.md`` says what so many find."""
 MAX_CELLS = 100_000
 """Largest grid; a bigger one is almost certainly a typo."""
 
@@ -138,6 +141,45 @@ def policies_of(config: SweepConfig, device: str) -> tuple[str | None, ...]:
         why = "is timed by the host's clock" if device != "cuda" else "is checked and not timed"
         raise UsageError(f"--l2 {','.join(config.l2)}: a cell on device {device} {why}, and has no L2 policy")
     return (None,)
+
+
+def replicates_of(config: SweepConfig, device: str, *, apart: bool) -> int:
+    """Return how many fresh processes time each cell: ``REPLICATES`` on a GPU, else 1, unless some are asked.
+
+    Args:
+        config: may ask for a number.
+        device: name of the device, resolved.
+        apart: whether backends have processes of their own.
+
+    Raises:
+        UsageError: several are asked for, where there is nothing that could differ from process to process.
+    """
+    if config.replicates is None:
+        return REPLICATES if device == "cuda" and not config.checked and apart else 1
+    if config.replicates > 1 and (config.checked or not apart):
+        why = "is checked: its counts do not vary" if config.checked else "has no processes with --in-process"
+        raise UsageError(f"--replicates {config.replicates}: a sweep that {why}, must be 1")
+    return config.replicates
+
+
+def in_turns(cells: Sequence[Cell], replicates: int) -> tuple[Cell, ...]:
+    """Return the cells in the order they are timed: each by one backend after the other, in rounds.
+
+    A round asks one fresh process of each backend for all cells, the next one takes the backends of a cell in
+    the opposite order (A B, B A, A B, ...): what drifts on a machine meets all alike.  A budget that ends
+    early leaves all cells with fewer replicates, and not some without.
+    """
+    turns: dict[str, list[Cell]] = {}
+    for cell in cells:
+        turns.setdefault(replace(cell, backend="").question, []).append(cell)
+    if replicates == 1:
+        return tuple(cell for turn in turns.values() for cell in turn)
+    return tuple(
+        replace(cell, replicate=number)
+        for number in range(1, replicates + 1)
+        for turn in turns.values()
+        for cell in (turn if number % 2 else reversed(turn))
+    )
 
 
 def grid_digest(cells: Sequence[Cell]) -> str:

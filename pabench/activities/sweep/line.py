@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pabench.activities.sweep.cell import COUNTED_FIGURES, Cell
@@ -27,11 +28,12 @@ def blank_line(cell: Cell) -> dict[str, Any]:
     line: dict[str, Any] = {
         "kind": "sweep",
         "id": cell.id,
-        "label": cell.label,
+        "label": replace(cell, replicate=None).label,
         "subject": cell.backend,
         "subject_kind": "backend",
         "status": Status.INTERRUPTED,
         "reason": None,
+        **({} if cell.replicate is None else {"item": cell.question, "replicate": cell.replicate}),
         **cell.axes(),
         **cell.counted(),
         "check": None,

@@ -18,6 +18,8 @@ TOKEN_HEAD_BUDGET = {"cuda": 2**23, "emulated": 2**16, "ptx": 2**16}
 that a run stays under a tenth of a second; on a GPU the bound only keeps the host's memory in check."""
 PREPARE = "prepare_ns"
 """Figure: of ``run_ns``, what a backend does once a step for all layers of a model."""
+CYCLES = "run_cycles"
+"""Figure: ``run_ns`` in cycles of the multiprocessors at the clock of each sample."""
 SAMPLES = {"cuda": 20, "emulated": 5, "ptx": 5}
 
 

@@ -9,7 +9,14 @@ from typing import Any
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.config import SweepConfig
 from pabench.activities.sweep.expect import EXPECTED_FIGURES, against_ceilings
-from pabench.activities.sweep.grid import grid_digest, make_cells, point_cells, policies_of
+from pabench.activities.sweep.grid import (
+    grid_digest,
+    in_turns,
+    make_cells,
+    point_cells,
+    policies_of,
+    replicates_of,
+)
 from pabench.activities.sweep.grid_file import read_grid
 from pabench.device.cache import content_key
 from pabench.device.registry import DeviceRequest
@@ -69,8 +76,10 @@ class Sweep(ActivityBase):
         self._device.check()
         self._deadline_s = deadline_s
         self._known: Mapping[str, Any] | None = None
+        self._replicates = 1
         self._hardware: Mapping[str, Any] | None = None
         self.cells: tuple[Cell, ...] = ()
+        """What is asked, in the order of the grid; ``items`` are these, or replicates of them."""
         self.expected: dict[str, Mapping[str, Any]] = {}
 
     def setup(self) -> Mapping[str, Any]:
@@ -109,7 +118,12 @@ class Sweep(ActivityBase):
             known = self._grid.expectations
             self.expected = {cell.id: {"model": model, **known.of(cell, gpu)} for model, cell in made}
         _check_inputs(self.cells)
-        return self.cells
+        self._replicates = replicates_of(config, facts.device, apart=self._deadline_s is not None)
+        self.noun = "cell" if self._replicates == 1 else "timed cell"
+        # the host's clock on the emulated device compares nothing: there the order is that of the axes
+        if facts.device != "cuda" and self._replicates == 1:
+            return self.cells
+        return in_turns(self.cells, self._replicates)
 
     def config(self, facts: Facts) -> Mapping[str, Any]:
         """Return what ``run.json`` keeps as configuration.
@@ -119,7 +133,10 @@ class Sweep(ActivityBase):
         """
         digests = {"cells": grid_digest(self.cells), "kernels": kernels_digest(self._config.kernels)}
         grid = {} if self._grid is None else {"expected": dict(self.expected)}
-        return {**self._config.to_dict(), "num_cells": len(self.cells), "digests": digests, **grid}
+        asked = {name: value for name, value in self._config.to_dict().items() if name != "replicates"}
+        # runs from before there was a choice go on with one
+        several = {} if self._replicates == 1 else {"replicates": self._replicates}
+        return {**asked, **several, "num_cells": len(self.cells), "digests": digests, **grid}
 
     def differs(self, key: str, was: Any, now: Any) -> str:
         """Say of digests what they stand for."""
@@ -162,7 +179,7 @@ class Sweep(ActivityBase):
     def finish(self, item: Cell, record: Record) -> Record:
         """Add what was expected, and the fractions of the ceilings."""
         line = record.flat()
-        if figures := self.expected.get(item.id):
+        if figures := self.expected.get(item.question):
             words = {name: "modelled" for name in EXPECTED_FIGURES if figures[name] is not None}
             line = {**line, **figures, "provenance": {**line["provenance"], **words}}
         if self._hardware:

@@ -14,6 +14,7 @@ import numpy as np
 from pabench.activities.sweep.bulk import bulk_tensors, turned
 from pabench.device.base import Device
 from pabench.device.cuda_gate import CudaGate
+from pabench.device.cuda_persisting import PersistingLines
 from pabench.device.cuda_timer import CudaTimer, Elapsed
 from pabench.errors import DeviceFault
 from pabench.kernels.ceilings import LANE_BYTES, CeilingKernels, ceiling_shapes
@@ -58,6 +59,7 @@ class Stopwatch:
     Attributes:
         timer: of the device.
         smi: of the same GPU.
+        persisting: lines of its L2 cache that stay.
     """
 
     def __init__(self, device: Device) -> None:
@@ -70,6 +72,7 @@ class Stopwatch:
         self._kernels.fill(self._sweep)
         self._instruments = InstrumentKernels(device)
         self._gate = CudaGate(self._instruments)
+        self.persisting = PersistingLines()
         self._floor_ns: float | None = None
         self._kept: Tensors | None = None
 
@@ -106,7 +109,15 @@ class Stopwatch:
         """Queue a read of far more than the L2 cache holds: it has nothing else afterwards."""
         self._kernels.read(self._sweep)
 
-    def sample(self, work: Callable[[], None], *, hot: bool, graph: bool, gated: bool) -> Sample:
+    def sample(
+        self,
+        work: Callable[[], None],
+        *,
+        hot: bool,
+        graph: bool,
+        gated: bool,
+        before: Callable[[], None] = lambda: None,
+    ) -> Sample:
         """Time ``work`` once and look at the clock behind it.
 
         Args:
@@ -114,10 +125,16 @@ class Stopwatch:
             hot: let ``work`` itself go before, and not a read that empties the cache.
             graph: whether ``work`` is a capture.
             gated: whether the stream waits until all is queued.
+            before: queued before all of it, and before the cache is emptied.
         """
+
+        def lead() -> None:
+            before()
+            (work if hot else self.flush)()
+
         found = self.timer.elapsed(
             work,
-            lead=work if hot else self.flush,
+            lead=lead,
             after=self._instruments.clock,
             gate=self._gate if gated else None,
             graph=graph,
@@ -128,6 +145,13 @@ class Stopwatch:
             held=found.held is not False,
             mhz=self._instruments.mhz(),
         )
+
+    def poison(self, array: Any) -> None:
+        """Queue bits that are NaN, of whatever type, over an array of the device, CuPy's or torch's."""
+        if hasattr(array, "fill_"):
+            array.fill_(math.nan)
+        elif array.nbytes:
+            array.data.memset_async(0xFF, array.nbytes)
 
     def probe(self, between: Callable[[], None] | None) -> L2Probe:
         """Return how long reads take: again at once, after a flush, and after ``between``.

@@ -13,7 +13,7 @@ import numpy as np
 from pabench.activities.sweep.bulk import bulk_tensors, judge_sample, tile_nothing
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.counted import TRAFFIC_FIGURES, TRAFFIC_TIMES
-from pabench.activities.sweep.measure import PREPARE, part_case, token_heads
+from pabench.activities.sweep.measure import CYCLES, PREPARE, part_case, token_heads
 from pabench.judge.traffic import decode_traffic
 from pabench.problem.case import Case
 from pabench.subjects.backends.base import AttentionOutput, Backend
@@ -98,6 +98,8 @@ class Speed:
             "achieved_gbps": num_bytes / max(1.0, median(figures["run_ns"])),
         }
         prepared, words = _prepared(said, "measured")
+        if said.get(CYCLES) is not None:
+            prepared, words = prepared | {CYCLES: _times(said, CYCLES)}, words | {CYCLES: "measured"}
         return figures | prepared, DEVICE_WORDS | words
 
 
@@ -108,7 +110,12 @@ def _all_judged(case: Case, timing: Mapping[str, Any], outputs: Any, backend: Ba
         raise NoFigures("a timed run does not say which of its outputs came back")
     if not all(type(turn) is int and turn >= 0 for turn in turns):
         raise NoFigures(f"a timed run returned outputs of sets {turns}, must be whole numbers")
-    return max(_judged(case, *one, backend) for one in zip(turns, outputs, strict=True))
+    try:
+        return max(_judged(case, *one, backend) for one in zip(turns, outputs, strict=True))
+    except WrongOutput as error:
+        if not timing.get("poisoned"):
+            raise
+        raise WrongOutput(f"{error} (results were NaN before each sample)") from None
 
 
 def _judged(case: Case, turn: int, output: Any, backend: Backend) -> float:

@@ -141,11 +141,13 @@ class AttentionOutput:
 class Backend(Protocol):
     """Something that computes attention over a paged cache.
 
-    Three attributes are optional.  ``attend_at_once(tensors)`` plans, runs and fetches: a backend in another
+    Four attributes are optional.  ``attend_at_once(tensors)`` plans, runs and fetches: a backend in another
     process then answers in one trip.  ``captures`` is true when ``run`` queues all its work on CuPy's current
     stream and never waits: a sweep on a GPU then times it as a CUDA graph.  ``takes_resident`` is true when
     ``plan`` takes a cache that is an array of the device already, as ``Device.to_device`` does: gigabytes
-    then need not be copied.
+    then need not be copied.  ``outputs(plan)`` returns the arrays that ``run`` writes and ``fetch`` reads, of
+    CuPy or torch, none before the first ``run``: a sweep on a GPU then fills them with NaN before each
+    sample, and sees what is not written.
     """
 
     name: str

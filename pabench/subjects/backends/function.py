@@ -104,6 +104,15 @@ class FunctionBackend:
         """Call the function."""
         plan.result = self._arrays.call(self._function, *plan.arguments, **plan.named)
 
+    def outputs(self, plan: FunctionCall) -> tuple[Any, ...]:
+        """Return what the last call returned, as far as it is arrays."""
+        found = plan.result if isinstance(plan.result, tuple | list) else (plan.result,)
+        return tuple(
+            one
+            for one in found
+            if hasattr(one, "fill_") or hasattr(getattr(one, "data", None), "memset_async")
+        )
+
     def fetch(self, plan: FunctionCall) -> AttentionOutput:
         """Copy what the function returned to the host; the judge looks at its shapes and types."""
         self._device.synchronize()

@@ -139,6 +139,10 @@ class RawKernelBackend:
         self.prepare(plan)
         self.run_layer(plan)
 
+    def outputs(self, plan: DecodePlan) -> tuple[Any, ...]:
+        """Return output and LSE on the device."""
+        return plan.out, plan.lse
+
     def fetch(self, plan: DecodePlan) -> AttentionOutput:
         """Wait and copy output and LSE to the host."""
         self._device.synchronize()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 from pabench.kernels.cascade import CascadePlan, plan_cascade
@@ -58,6 +60,10 @@ class RawKernelCascadeBackend:
         """Queue the launches."""
         for module, launch in plan.steps:
             module.launch(launch)
+
+    def outputs(self, plan: CascadePlan) -> tuple[Any, ...]:
+        """Return output and LSE on the device."""
+        return plan.out, plan.lse
 
     def fetch(self, plan: CascadePlan) -> AttentionOutput:
         """Wait and copy output and LSE to the host."""

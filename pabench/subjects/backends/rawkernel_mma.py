@@ -122,6 +122,10 @@ class RawKernelMmaBackend:
         self.prepare(plan)
         self.run_layer(plan)
 
+    def outputs(self, plan: tuple[DecodePlan, ...]) -> tuple[Any, ...]:
+        """Return output and LSE on the device, into which all calls write."""
+        return self._simple.outputs(plan[0])
+
     def fetch(self, plan: tuple[DecodePlan, ...]) -> AttentionOutput:
         """Wait and copy output and LSE to the host."""
         return self._simple.fetch(plan[0])

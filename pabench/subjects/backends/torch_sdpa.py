@@ -137,6 +137,10 @@ class TorchSdpaBackend:
             plan.out[rows] = out.transpose(0, 1).to(plan.out.dtype)
             plan.lse[rows] = torch.logsumexp(logits, dim=2).transpose(0, 1)
 
+    def outputs(self, plan: SdpaPlan) -> tuple[torch.Tensor, ...]:
+        """Return output and LSE."""
+        return plan.out, plan.lse
+
     def fetch(self, plan: SdpaPlan) -> AttentionOutput:
         """Return the output in the storage type of the case, and the float32 natural-log LSE."""
         return AttentionOutput(out=to_numpy(plan.out), lse=plan.lse.cpu().numpy().copy())

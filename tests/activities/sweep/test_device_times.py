@@ -89,14 +89,33 @@ class Watch:
             capture=lambda work: work,
         )
         self.smi = SimpleNamespace(read=lambda: None)
+        self.kept = self.resets = 0
+        self.persisting = SimpleNamespace(reset=self.reset, room=lambda: self.kept)
         self.event_floor_ns = FLOOR_NS
+
+    def reset(self) -> bool:
+        self.resets += 1
+        self.kept = 0
+        return True
 
     def tensors(self, case: Case, turn: int) -> Tensors:
         return bulk_tensors(case, turn=turn)
 
     resident_tensors = tensors
 
-    def sample(self, work: Callable[[], None], *, hot: bool, graph: bool, gated: bool) -> Sample:
+    def poison(self, array: Any) -> None:
+        array.fill(np.nan)
+
+    def sample(
+        self,
+        work: Callable[[], None],
+        *,
+        hot: bool,
+        graph: bool,
+        gated: bool,
+        before: Callable[[], None] = lambda: None,
+    ) -> Sample:
+        before()
         (work if hot else self.gpu.flush)()
         began = self.gpu.now_ns
         work()
@@ -136,6 +155,7 @@ class Backend:
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu, self.planned, self.ran = gpu, list[Tensors](), list[int]()
+        self.outs: dict[int, Any] = {}
 
     def plan(self, tensors: Tensors) -> int:
         self.planned.append(tensors)
@@ -144,9 +164,16 @@ class Backend:
     def run(self, plan: int) -> None:
         self.ran.append(plan)
         self.gpu.read(self.seen(plan), BYTES)
+        self.write(plan)
+
+    def write(self, plan: int) -> None:
+        self.outs.setdefault(plan, np.empty((3, 4, 64))).fill(plan)
+
+    def outputs(self, plan: int) -> tuple[Any, ...]:
+        return (self.outs[plan],) if plan in self.outs else ()
 
     def fetch(self, plan: int) -> AttentionOutput:
-        return AttentionOutput(out=np.full((3, 4, 64), plan), lse=None)
+        return AttentionOutput(out=self.outs[plan].copy(), lse=None)
 
 
 @pytest.fixture(autouse=True)
@@ -253,6 +280,87 @@ def test_device_times_say_where_a_sample_is_nearly_nothing() -> None:
     watch.event_floor_ns = COLD_NS / 4
     found, _ = timed(watch, Backend(gpu), replace(CELL, l2="cold-flush"))
     assert doubts(found["timing"], samples=20) == ["shorter than 5 empty measurements"]
+
+
+@pytest.mark.parametrize("stops_after", [11, 60])
+def test_device_times_see_a_kernel_that_stops_writing(stops_after: int) -> None:
+    """After the first call of each set, or in the midst of the samples: its results are those of before."""
+    gpu = Gpu()
+
+    class Stops(Backend):
+        def write(self, plan: int) -> None:
+            if len(self.ran) <= stops_after:
+                super().write(plan)
+
+    backend = Stops(gpu)
+    found, outputs = timed(Watch(gpu), backend)
+    assert len(backend.ran) > 200
+    assert found["timing"]["poisoned"]
+    assert all(np.isnan(output.out).all() for output in outputs)
+
+
+def test_device_times_say_where_results_cannot_be_poisoned() -> None:
+    gpu = Gpu()
+
+    class Hidden(Backend):
+        outputs = property()
+
+    assert not hasattr(Hidden(gpu), "outputs")
+    found, outputs = timed(Watch(gpu), Hidden(gpu))
+    assert not found["timing"]["poisoned"]
+    assert not any(np.isnan(output.out).any() for output in outputs)
+
+
+def test_device_times_fetch_before_the_probe_runs_the_sets_again() -> None:
+    gpu = Gpu()
+    watch, order = Watch(gpu), list[str]()
+    probe = watch.probe
+
+    class Fetched(Backend):
+        def fetch(self, plan: int) -> AttentionOutput:
+            order.append("fetch")
+            return super().fetch(plan)
+
+    def probed(between: Callable[[], None] | None) -> L2Probe:
+        order.append("probe")
+        return probe(between)
+
+    watch.probe = probed  # type: ignore[method-assign]
+    timed(watch, Fetched(gpu))
+    assert order == ["fetch"] * 3 + ["probe"]
+
+
+def test_device_times_take_lines_that_stay_away_before_the_cell_and_say_who_keeps_them() -> None:
+    gpu = Gpu()
+    watch = Watch(gpu)
+    watch.kept = 4096  # of whoever was here before
+    found, _ = timed(watch, Backend(gpu))
+    assert (watch.resets, found["timing"]["persisting_reset"], found["timing"]["persisting_bytes"]) == (
+        1,
+        True,
+        0,
+    )
+    assert doubts(found["timing"], samples=20) == []
+
+    class Keeps(Backend):
+        def plan(self, tensors: Tensors) -> int:
+            watch.kept = 8192
+            return super().plan(tensors)
+
+    found, _ = timed(watch, Keeps(gpu))
+    assert found["timing"]["persisting_bytes"] == 8192
+    assert doubts(found["timing"], samples=20) == ["the backend keeps lines in the L2 cache"]
+
+
+def test_device_times_in_cycles_of_the_clock_of_each_sample() -> None:
+    gpu = Gpu()
+    rates = iter([1980.0] * 10 + [1500.0] * 2 + [1980.0] * 1000)
+    found, _ = timed(Watch(gpu, mhz=rates), Backend(gpu))
+    expected = [COLD_NS * mhz / 1e3 for mhz in found["timing"]["sm_mhz"]]
+    assert found["run_cycles"] == pytest.approx(expected)
+    assert len(set(np.round(found["run_cycles"]))) == 2
+    blind, _ = timed(Watch(gpu, mhz=repeat(None)), Backend(gpu))
+    assert "run_cycles" not in blind
 
 
 def test_device_times_need_room_for_the_sets() -> None:

@@ -134,6 +134,7 @@ def test_config_written_down_reads_back_equal() -> None:
         trace=("a.csv", "b.jsonl"),
         layouts="HND-strided",
         l2="hot",
+        replicates="3",
     )
     assert set(resolved.to_dict()) == set(KEYS)
     assert resolve_config(resolved.to_dict(), backends=BACKENDS) == resolved

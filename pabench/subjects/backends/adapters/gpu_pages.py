@@ -114,6 +114,10 @@ class GpuBackend(ABC):
         """Make the call."""
         plan.result = plan.call()
 
+    def outputs(self, plan: GpuPlan) -> tuple[torch.Tensor, ...]:
+        """Return what the last call returned."""
+        return tuple(one for one in plan.result or () if one is not None)
+
     def fetch(self, plan: GpuPlan) -> AttentionOutput:
         """Wait, and return output and LSE in our conventions."""
         if plan.result is None:

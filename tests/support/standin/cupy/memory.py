@@ -20,14 +20,19 @@ class ndarray(np.ndarray[Any, np.dtype[Any]]):  # noqa: N801
 
     @property
     def data(self) -> Any:
-        """Return the pointer, with ``memset``."""
+        """Return the pointer, with ``memset`` and ``memset_async``."""
 
         def memset(value: int, count: int) -> None:
             if count != self.nbytes:
                 raise ValueError(f"memset of {count} bytes in an array of {self.nbytes}")
             self.reshape(-1).view(np.uint8)[:] = value
 
-        return SimpleNamespace(ptr=self.ctypes.data, memset=memset)
+        def memset_async(value: int, count: int) -> None:
+            from .cuda import Stream
+
+            Stream.current()._take(lambda: memset(value, count))
+
+        return SimpleNamespace(ptr=self.ctypes.data, memset=memset, memset_async=memset_async)
 
 
 def new_array(shape: Any, dtype: Any) -> ndarray:
