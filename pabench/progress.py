@@ -1,4 +1,7 @@
-"""Progress on standard error: a bar on a terminal, one line a finished item elsewhere; with time left."""
+"""Progress on standard error: a bar on a terminal, one line per finished item elsewhere; with time left.
+
+What is unsupported took no time and is counted at the end of the run: it has no line.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import Protocol
 
 from pabench.console import say
 from pabench.text import one_line
+
+UNSUPPORTED = "unsupported"
 
 
 class Labelled(Protocol):
@@ -28,8 +33,8 @@ class Progress(Protocol):
     def note(self, item: Labelled, text: str) -> None:
         """Say how far ``item`` is."""
 
-    def done(self, item: Labelled, status: str, reason: str | None, seconds: float | None) -> None:
-        """Note what became of ``item``, why it is not passed, and what it took where that is known."""
+    def done(self, item: Labelled, status: str, why: str | None, seconds: float | None) -> None:
+        """Note what became of ``item``, in a few words why it is not passed, and what it took if known."""
 
     def __enter__(self) -> Progress:
         """Open the display."""
@@ -56,7 +61,7 @@ def seconds_text(seconds: float) -> str:
 
 
 class PlainProgress:
-    """One line a finished item."""
+    """One line per finished item."""
 
     def __init__(self, total: int) -> None:
         self._total, self._count = total, 0
@@ -68,12 +73,14 @@ class PlainProgress:
     def note(self, item: Labelled, text: str) -> None:
         """Keep quiet: lines cannot be taken back."""
 
-    def done(self, item: Labelled, status: str, reason: str | None, seconds: float | None) -> None:
+    def done(self, item: Labelled, status: str, why: str | None, seconds: float | None) -> None:
         """Print the item, its status and the time left at the mean pace so far."""
         self._count += 1
+        if status == UNSUPPORTED:
+            return
         left = (time.monotonic() - self._began) / self._count * (self._total - self._count)
         took = "" if seconds is None else f"{seconds:.1f} s, "
-        status += f" ({one_line(reason)})" if reason else ""
+        status += f" ({one_line(why)})" if why else ""
         place = f"[{self._count:{len(str(self._total))}d}/{self._total}]"
         text = f"{place} {item.label}  {status}  {took}{seconds_text(left)} left"
         say(text, err=True)
@@ -121,10 +128,10 @@ class BarProgress:
         """Show it behind the label."""
         self._bar.update(self._task, description=one_line(f"{item.label}: {text}"))
 
-    def done(self, item: Labelled, status: str, reason: str | None, seconds: float | None) -> None:
+    def done(self, item: Labelled, status: str, why: str | None, seconds: float | None) -> None:
         """Advance; an item that is not passed leaves a line above the bar."""
-        if status != "passed":
-            said = one_line(f"{item.label}  {status}: {reason}")
+        if status not in ("passed", UNSUPPORTED):
+            said = one_line(f"{item.label}  {status}: {why}")
             self._bar.console.print(said, markup=False, emoji=False)
         self._bar.advance(self._task)
 

@@ -30,9 +30,13 @@ def load(place):
     if not where.endswith(".py"):
         sys.path.insert(0, str(Path.cwd()))
         return getattr(importlib.import_module(where), name)
-    spec = importlib.util.spec_from_file_location("kernel_under_test", where)
-    if spec is None or not Path(where).is_file():
+    # the run was started in a folder above this one, unless its --out was elsewhere
+    folders = [Path.cwd(), *Path(__file__).resolve().parents]
+    path = next((folder / where for folder in folders if (folder / where).is_file()), None)
+    if path is None:
         raise SystemExit(f"{where}: no such file; name the kernel: python repro.py my_kernel.py:name")
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location("kernel_under_test", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return getattr(module, name)

@@ -45,8 +45,8 @@ class FoundFault:
 
     @property
     def first(self) -> Mapping[str, Any]:
-        """The line of the first check that shows it."""
-        return self.lines[0]
+        """The line of the first check that shows it without a variation of its own, if there is one."""
+        return _plainest(self.lines)
 
 
 def faults_of(lines: Sequence[Mapping[str, Any]]) -> tuple[FoundFault, ...]:
@@ -71,7 +71,7 @@ def faults_of(lines: Sequence[Mapping[str, Any]]) -> tuple[FoundFault, ...]:
         )
         mine = [line for line in left if line["subject"] == subject and name in (line.get("causes") or {})]
         left = [line for line in left if line not in mine]
-        found.append(_fault(mine, str(mine[0]["causes"][name])))
+        found.append(_fault(mine, str(_plainest(mine)["causes"][name])))
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for line in left:
         words = _said(line)
@@ -84,9 +84,13 @@ def _fault(lines: Sequence[Mapping[str, Any]], words: str) -> FoundFault:
     return FoundFault(
         subject=str(lines[0]["subject"]),
         words=words,
-        place=place_of(lines[0].get("reason")),
+        place=place_of(_plainest(lines).get("reason")),
         lines=tuple(lines),
     )
+
+
+def _plainest(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return next((line for line in lines if PLACE.match(str(line.get("reason") or ""))), lines[0])
 
 
 def _said(line: Mapping[str, Any]) -> str:
@@ -104,3 +108,21 @@ def place_of(reason: str | None) -> str:
     text = one_line(reason or "")
     place = PLACE.search(text)
     return "" if place is None else text[place.start() :].split("; ")[0]
+
+
+def verdict_lines(reason: str | None) -> list[str]:
+    """Return a verdict in lines: what explains it, where it is seen, the numbers, how much is wrong.
+
+    A reason that is no judged output is a line of its own.
+    """
+    text = one_line(reason or "")
+    found = PLACE.search(text)
+    if found is None:
+        return [text]
+    counts = COUNTS.search(text)
+    variation, judged = text[: found.start()].strip(": "), COUNTS.sub("", text[found.start() :])
+    at, *more = judged.split("; ")
+    where, _, numbers = at.partition(": ")
+    explained = [more.pop()] if more and " match" in more[-1] else []
+    lines = [*explained, ", ".join(part for part in (where, variation) if part), numbers, *more]
+    return [line for line in (*lines, counts[0].strip(" ()") if counts else "") if line]

@@ -100,7 +100,9 @@ def standing_lines(found: Sequence[Standing]) -> Iterator[str]:
             held = [claim.name for claim in claims if claim.held]
             parts += [f"{kind} {', '.join(held) or 'none'}"] if claims else []
         yield f"{subject.subject}: {'; '.join(parts)}"
-        yield from (f"  no {claim.name}: {claim.why}" for claim in subject.badges if claim.state == "absent")
+        for claim in subject.badges:
+            if claim.state == "absent":
+                yield f"  badge {claim.name} is optional and not earned: {claim.why}"
 
 
 def _standing(subject: str, kind: str, device: str, lines: Sequence[Line]) -> Standing:

@@ -134,7 +134,9 @@ def _broken(records: Sequence[Record]) -> Iterator[str]:
         else:
             yield f"{status} {fault.words}: {len(fault.checks)} checks of {fault.subject}"
             if fault.place:
-                yield f"  first: {fault.checks[0]}: {fault.place}"
+                where, _, numbers = fault.place.partition(": ")
+                yield f"  first: {fault.first['check']}, {where}"
+                yield f"    {numbers}"
             more = len(fault.checks) - SHOWN_CHECKS
             yield f"  in: {', '.join(fault.checks[:SHOWN_CHECKS])}{f' and {more} more' if more > 0 else ''}"
         for finding in record.details["findings"][1:SHOWN_FINDINGS]:

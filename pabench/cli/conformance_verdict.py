@@ -44,7 +44,7 @@ def _cause(fault: FoundFault) -> dict[str, Any]:
         "status": str(fault.first["status"]),
         "reason": str(fault.first.get("reason") or ""),
         "next_step": str(
-            failure.get("replay") or f"fix what is said, then ask again: -k {fault.checks[0]!r}"
+            failure.get("replay") or f"fix what is said, then ask again: -k {fault.first['check']!r}"
         ),
     }
 

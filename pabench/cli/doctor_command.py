@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import click
 from pabench import __version__
 from pabench.cli.doctor_peers import peer_facts
 from pabench.cli.stamp import stamped
+from pabench.cli.text_table import screen_width
 from pabench.console import say
 from pabench.errors import EnvironmentRefused
 from pabench.run import provenance
@@ -162,14 +164,26 @@ def _text(facts: dict[str, Any]) -> str:
             known = ", ".join(f"{name} {version}" for name, version in found.items() if version)
             absent = ", ".join(name for name, version in found.items() if not version)
             lines += [f"{part:<10} {known}", f"{'':<10} not installed: {absent or 'none'}"]
-        elif part in ("resources", "backends", "peers"):
+        elif part == "backends":
+            # where they stand is for --json; which package each needs, for --peers
+            lines.append(f"{part:<10} {', '.join(found)}")
+        elif part in ("resources", "peers"):
             lines += [
                 f"{part if not n else '':<10} {_line(row, name)}"
                 for n, (name, row) in enumerate(found.items())
             ]
         else:
             lines.append(f"{part:<10} {_line(found)}")
-    return "\n".join(lines)
+    width, said = screen_width(), []
+    for line in lines:
+        said += [line] if width is None else _folded(line, width)
+    return "\n".join(said)
+
+
+def _folded(line: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        line, max(width, 40), subsequent_indent=" " * 11, break_on_hyphens=False, break_long_words=False
+    )
 
 
 def _line(row: dict[str, Any], name: str = "") -> str:

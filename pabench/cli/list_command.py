@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pabench.cli.stamp import stamped
-from pabench.cli.text_table import text_table
+from pabench.cli.text_table import screen_width, text_table
 from pabench.console import say
 from pabench.errors import UnknownName
 
@@ -23,6 +23,9 @@ SKETCH_UNICODE = "▁▂▃▄▅▆▇█"
 SKETCH_ASCII = ".:-=+*%@"
 
 ENTRY_POINT = "an entry point of an installed package"
+
+IN_JSON = ("object", "source")
+"""What programs ask for, and a table for people has no use for."""
 
 ROWS: dict[str, Callable[[], Rows]] = {}
 
@@ -193,7 +196,7 @@ def _models() -> Rows:
             "about": model.title,
             "layers": model.num_layers,
             "kv_heads": model.num_kv_heads,
-            "bytes_a_token": model.token_bytes(2),
+            "bytes_per_token": model.token_bytes(2),
             "source": model.source,
         }
         for model in MODELS.values()
@@ -266,11 +269,12 @@ def command(what: str | None, as_json: bool) -> None:
         return
     if what == "lengths":
         say(
-            f"{SKETCH_DRAWS} draws each; a column of the sketch is a doubling of the length, from 1 to "
-            f"{2 ** (SKETCH_BINS - 1):,} tokens and more.\n"
+            f"{SKETCH_DRAWS} draws each; a column of the sketch is a doubling of the length,\n"
+            f"from 1 to {2 ** (SKETCH_BINS - 1):,} tokens and more.\n"
             "Other lengths: list:100,250,17 (themselves), or --trace FILE.\n"
         )
-    say(text_table(rows))
+    shown = [{name: value for name, value in row.items() if name not in IN_JSON} for row in rows]
+    say(text_table(shown, width=screen_width(), keep=("about",), elsewhere="--json"))
 
 
 def _json(what: str, rows: Sequence[Any]) -> str:

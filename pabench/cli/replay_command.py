@@ -13,7 +13,6 @@ from pabench.console import say
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
 from pabench.run.files import atomic_write_text, check_output, pretty
 from pabench.run.options import deadline_of, poll_seconds
-from pabench.text import one_line
 
 if TYPE_CHECKING:
     from pabench.activities.conformance.replay import Replayed
@@ -94,9 +93,14 @@ def command(
 
 
 def _told(replayed: Replayed, json_file: Path | None) -> int:
+    from pabench.checks.faults import verdict_lines
+
     state = "PASSED" if replayed.passed else "FAILED"
     where = f" on {replayed.device}" if replayed.device else ""
-    say(f"{state} {replayed.subject} {replayed.check}{where}: {one_line(replayed.text)}")
+    head, *rest = verdict_lines(replayed.text)
+    say(f"{state} {replayed.subject} {replayed.check}{where}: {head}")
+    for line in rest:
+        say(f"  {line}")
     if replayed.traceback:
         say(replayed.traceback.rstrip())
     if json_file is not None:

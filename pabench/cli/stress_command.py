@@ -101,15 +101,17 @@ def command(
 
 def _table(records: Sequence[Any]) -> Iterator[str]:
     """What fits on a screen; the report and the journal have the rest."""
-    from pabench.cli.text_table import text_table
+    from pabench.cli.text_table import screen_width, text_table
     from pabench.report.stress import figures_of
 
     rows = []
+    several = len({record.subject.name for record in records}) > 1
     for record in records:
         shown = figures_of(record.flat())
         rows.append(
-            {
-                "allocator": record.subject.name,
+            # the first line says which allocator it is, unless there are several
+            ({"allocator": record.subject.name} if several else {})
+            | {
                 "scenario": record.details["check"],
                 "status": str(record.status),
                 "first (host)": shown.first,
@@ -117,7 +119,7 @@ def _table(records: Sequence[Any]) -> Iterator[str]:
                 "memory (counted)": shown.memory,
             }
         )
-    yield text_table(rows) if rows else "nothing ran"
+    yield text_table(rows, width=screen_width()) if rows else "nothing ran"
     for record in records:
         if record.reason is not None:
             yield f"{record.label}: {record.status}: {one_line(record.reason)}"

@@ -105,14 +105,16 @@ class SmallType:
 
     def encode(self, values: Array) -> Array:
         """Round to nearest, ties to even bits; what is too large becomes the last magnitude."""
-        wide = np.asarray(values)
+        wide: Array = np.asarray(values)
         wide = wide if wide.dtype.kind == "f" else wide.astype(np.float64)
         if self.signed == "complement":
             # the bits of a whole number are that number; NaN has none, and becomes the largest
-            code = np.rint(np.fmin(np.abs(wide), self.magnitudes[-1])).astype(np.int64)
-            return (np.where(wide < 0.0, -code, code) & (2**self.bits - 1)).astype(np.uint8)
+            code: Array = np.rint(np.fmin(np.abs(wide), self.magnitudes[-1])).astype(np.int64)
+            bits: Array = (np.where(wide < 0.0, -code, code) & (2**self.bits - 1)).astype(np.uint8)
+            return bits
         odd = _float32_bits_to_odd(wide)
-        return _rounded(self.dtype.name)[(odd >> 16) | ((odd & 0xFFFF) != 0)]
+        coded: Array = _rounded(self.dtype.name)[(odd >> 16) | ((odd & 0xFFFF) != 0)]
+        return coded
 
     def nearest(self, values: Array) -> Array:
         """Return the same of float64 ``values``, found among the ties."""

@@ -291,7 +291,7 @@ class _Work:
         record = write(self.activity, self.directory, item, answer)
         for one in (record, *answer.more):
             self.done[one.id] = one
-        self.display.done(item, str(record.status), record.reason, record.duration_s)
+        self.display.done(item, str(record.status), self.activity.brief(record), record.duration_s)
 
     def _known(self) -> list[Record]:
         with self._lock:

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pabench.run.record import Record
+from pabench.text import one_line
+
+BRIEF_LIMIT = 120
 
 
 class Item(Protocol):
@@ -162,6 +165,9 @@ class Activity(Protocol):
     def finish(self, item: Any, record: Record) -> Record:
         """Return a record with what only this side knows."""
 
+    def brief(self, record: Record) -> str | None:
+        """Return in a few words why a record is not passed, for the line of progress; None where it is."""
+
     def silence_s(self, deadline_s: float) -> float:
         """Return how long a worker may be silent, in seconds, when one call may take ``deadline_s``."""
 
@@ -210,6 +216,10 @@ class ActivityBase:
     def finish(self, item: Any, record: Record) -> Record:
         """Leave the record as it is."""
         return record
+
+    def brief(self, record: Record) -> str | None:
+        """Return the reason, its middle left out where it is long."""
+        return None if record.reason is None else one_line(record.reason, BRIEF_LIMIT)
 
     def silence_s(self, deadline_s: float) -> float:
         """Return the deadline itself: the worker makes the calls."""

@@ -83,7 +83,9 @@ class CheckResult:
             cause = self.causes[0]
             yield f"FAIL {cause.words}: {_checks(cause)} of {self.subject}"
             if cause.place:
-                yield f"  {cause.checks[0]}: {cause.place}"
+                where, _, numbers = cause.place.partition(": ")
+                yield f"  {cause.first['check']}, {where}"
+                yield f"    {numbers}"
             for other in self.causes[1:MOST_SHOWN]:
                 yield f"  also: {other.words}: {_checks(other)}"
             if len(self.causes) > MOST_SHOWN:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pabench.checks.faults import faults_of
+from pabench.checks.faults import faults_of, verdict_lines
 
 PLACE = "sequence 0, query head 1, dim 2: err/T 9, got 1, expected 2 within 3"
 
@@ -59,3 +59,29 @@ def test_faults_that_nothing_explains_are_told_by_their_words() -> None:
 
 def test_faults_of_a_right_run_are_none() -> None:
     assert faults_of([line("a", "", status="passed")]) == ()
+
+
+def test_faults_show_the_check_without_a_variation() -> None:
+    lines = [
+        line("a", f"with 3 pages: {PLACE}; x", "x"),
+        line("b", f"{PLACE}; x", "x"),
+        line("c", PLACE, "x"),
+    ]
+    (fault,) = faults_of(lines)
+    assert fault.first["check"] == "b"
+    assert (fault.words, fault.place, fault.checks) == ("x (bound 7)", PLACE, ("a", "b", "c"))
+
+
+def test_faults_verdict_in_lines_has_the_cause_first() -> None:
+    explained = "the row sees 2 keys; the output matches x"
+    said = f"with 3 pages: {PLACE}; {explained} (3 of 9 outputs and 1 of 1 lse wrong)"
+    assert verdict_lines(said) == [
+        "the output matches x",
+        "sequence 0, query head 1, dim 2, with 3 pages",
+        "err/T 9, got 1, expected 2 within 3",
+        "the row sees 2 keys",
+        "3 of 9 outputs and 1 of 1 lse wrong",
+    ]
+    assert verdict_lines(PLACE) == ["sequence 0, query head 1, dim 2", "err/T 9, got 1, expected 2 within 3"]
+    assert verdict_lines("KeyError: 'nope' (k.py:3 in decode)") == ["KeyError: 'nope' (k.py:3 in decode)"]
+    assert verdict_lines(None) == [""]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pabench.activities.sweep.table import print_table
 from pabench.cli.conformance_summary import summary_lines
+from pabench.cli.list_command import ROWS
 from pabench.cli.main import run
 from pabench.cli.text_table import text_table
 from pabench.console import say
+from pabench.progress import make_progress
 from pabench.report.verdict_line import verdict_line
 from pabench.run.read import read_run
 from tests.support.report_data import check, failed_check, record_of, sweep_lines, write_run
@@ -102,7 +105,53 @@ def test_terminal_text_table_leaves_out_the_last_columns_by_name() -> None:
     assert whole.splitlines()[0].split() == ["name", "status", "one", "two"]
     cut = text_table(rows, width=42).splitlines()
     assert cut[0].split() == ["name", "status"]
-    assert cut[2] == "no room for: one, two; the report has all"
+    assert " ".join(cut[2:]) == "no room for: one, two; the report has all"
+    kept = text_table(rows, width=42, keep=("two",)).splitlines()
+    assert kept[0].split() == ["name", "two"]
+
+
+def test_terminal_text_table_wraps_text_before_it_leaves_columns_out() -> None:
+    about = "what it does, in more words than a line of the screen has room for"
+    rows = [
+        {"name": "mine", "runs": "something 1.2.3", "about": about},
+        {"name": "x", "runs": "", "about": "-"},
+    ]
+    lines = text_table(rows, width=48).splitlines()
+    assert max(map(len, lines)) <= 48
+    assert " ".join(line[23:].strip() for line in lines[1:-1]) == about
+    assert lines[-1].split() == ["x", "-"]
+
+
+@pytest.mark.parametrize("what", sorted(ROWS))
+def test_terminal_lists_fit_80_columns(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["list", what]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # a path of a resource is as long as it is
+    assert what == "resources" or max(map(len, lines)) <= 80
+    assert "about" not in ROWS[what]()[0] or any("about" in line.split() for line in lines)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_terminal_progress_has_no_line_for_what_is_unsupported(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    done = {"a": ("passed", None), "b": ("unsupported", "offers no b"), "c": ("failed", "no last key")}
+    with make_progress(4) as progress:
+        for name, (status, why) in done.items():
+            item = SimpleNamespace(label=f"item {name}")
+            progress.start(item)
+            progress.done(item, status, why, 0.1)
+    said = stream.getvalue()
+    assert "item c" in said
+    assert "no last key" in said
+    assert "offers no b" not in said
+    if not terminal:
+        assert [line[:5] for line in said.splitlines()] == ["[1/4]", "[3/4]"]
 
 
 def test_terminal_json_of_commands_has_schema_and_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -273,6 +273,7 @@ def test_definitions_that_flashinfer_dumps_have_full_pages(latent: bool, tmp_pat
         found = backend.fetch(plan)
         assert found.lse is not None
         assert np.isfinite(found.out).all()
+    assert isinstance(workload.case, Case)
     odd = replace(workload.case, batch=Batch(kv_lens=(5,)))
     assert backend.capabilities.why_not(odd) == "pages that are not full: no input kv_last_page_len"
     with pytest.raises(UsageError, match="kv_indptr = None: is missing"):

@@ -130,7 +130,7 @@ def test_dtypes_small_ones_are_rounded_as_among_their_ties(name: str, kind: type
     edges = np.concatenate([small.magnitudes, small.ties, [0.0, 1e-300, 1e-45, 65504.0, 3e38, 1e300, np.inf]])
     near = [edges, np.nextafter(edges, np.inf), np.nextafter(edges, 0.0), edges * (1 + 2.0**-20)]
     with np.errstate(over="ignore", under="ignore"):
-        values = np.concatenate([*near, np.random.default_rng(0).normal(0.0, 30.0, 4000)]).astype(kind)
+        values: Array = np.concatenate([*near, np.random.default_rng(0).normal(0.0, 30.0, 4000)]).astype(kind)
     values = np.concatenate([values, -values, np.array([np.nan, -np.nan], kind)])
     wide = values.astype(np.float64)
     wanted = small.nearest(wide)

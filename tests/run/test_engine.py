@@ -192,7 +192,7 @@ def test_example_closed_standard_output_does_not_end_the_run(tmp_path: Path) -> 
 class Quiet(PlainProgress):
     """Says nothing."""
 
-    def done(self, item: Any, status: str, reason: str | None, seconds: float | None) -> None:
+    def done(self, item: Any, status: str, why: str | None, seconds: float | None) -> None:
         pass
 
 

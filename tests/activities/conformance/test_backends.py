@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pabench.checks.faults import verdict_lines
 from pabench.cli.main import run
 from pabench.run.read import read_run
 from pabench.subjects.backends import own
@@ -77,7 +78,10 @@ def test_conformance_gives_a_verdict_on(
     assert verdict == result["reason"]
     assert run([*REPLAY, str(folder)]) == 1
     said, *more = capfd.readouterr().out.splitlines()
-    assert said == f"FAILED {backend} {result['check']} on emulated: {result['reason']}"
+    first, *lines = verdict_lines(result["reason"])
+    assert said == f"FAILED {backend} {result['check']} on emulated: {first}"
+    assert more[: len(lines)] == [f"  {line}" for line in lines]
+    more = more[len(lines) :]
     # what a subject raised comes with all of its traceback; a wrong answer has none
     raised = "(" in result["reason"] and ".py:" in result["reason"]
     head = ["Traceback (most recent call last):"] if raised else []

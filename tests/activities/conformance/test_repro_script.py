@@ -102,6 +102,23 @@ def test_repro_script_tells_a_right_kernel_from_a_wrong_one(tmp_path: Path) -> N
     assert roundings(wrong, "LSE") > 10_000
 
 
+def test_repro_script_finds_the_kernel_in_a_folder_above_it(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one" / "failures" / "case"
+    folder.mkdir(parents=True)
+    (tmp_path / "mine.py").write_text("from beside import decode\n")
+    (tmp_path / "beside.py").write_text(KERNELS.read_text())
+    save_case(
+        folder, SavedCase(case=PLAIN, check="decode", subject="mine.py:decode", device="emulated"), "wrong"
+    )
+    command = [sys.executable, REPRO_FILE]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.stderr, ended.returncode) == ("", 0)
+    assert roundings(ended.stdout, "output") < 4
+    (tmp_path / "mine.py").unlink()
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert "mine.py: no such file; name the kernel" in ended.stderr
+
+
 CACHE_KERNELS = """
 import numpy as np
 

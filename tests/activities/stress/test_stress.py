@@ -192,7 +192,10 @@ def test_stress_timeouts_and_crashes_are_results(tmp_path: Path) -> None:
     assert "4 crashed" in page
 
 
-def test_stress_command_from_options_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stress_command_from_options_to_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     out, file = tmp_path / "run", tmp_path / "lines.json"
     small = ["--max-requests", "16", "--pages", "64", "--rounds", "3", "--page-size", "4"]
     chosen = ["--allocator", "oracle-length", "--allocator", "scan", "--device", "emulated"]
@@ -200,6 +203,9 @@ def test_stress_command_from_options_to_report(tmp_path: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert "oracle-length  churn" in printed
     assert f"report: {out / 'report.html'}" in printed
+    table = [line for line in printed.splitlines() if not line.startswith("report: ")]
+    assert max(map(len, table)) <= 80
+    assert table[1].split()[:3] == ["allocator", "scenario", "status"]
     told = json.loads(file.read_text())
     lines = list(read_run(out).lines)
     assert told["records"] == [record.to_line() for record in read_run(out).records]
