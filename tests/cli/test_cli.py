@@ -154,7 +154,10 @@ def test_cli_list_names_itself(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("what", ["backends", "devices", "families", "dtypes", "placements", "gpus"])
-def test_cli_list_text_and_json_agree(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cli_list_text_and_json_agree(
+    what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     assert run(["list", what, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert run(["list", what]) == 0
