@@ -1,7 +1,7 @@
 """Reads stored tokens through the block table and widens them to float64, exactly.
 
-The judge's own way to the data: page by page, with Python integers as page ids, so that no width of an
-integer can wrap.  It shares no code with what writes the cache nor with any backend.
+The judge's own way to the data: page ids have 64 bits, so that none can wrap.  It shares no code with what
+writes the cache nor with any backend.
 """
 
 from __future__ import annotations
@@ -63,18 +63,14 @@ def gather_pages(
     slots = view if pool.kv_layout == "NHD" else view.swapaxes(1, 2)
     if head is not None:
         slots = slots[:, :, head : head + 1]
-    page_size, num_pages = problem.page_size, int(view.shape[0])
-    stored = np.empty((max(0, stop - start), *slots.shape[2:]), dtype=view.dtype)
-    at = start
-    while at < stop:
-        logical, offset = divmod(at, page_size)
-        count = min(page_size - offset, stop - at)
-        page = int(pages[logical])
-        if not 0 <= page < num_pages:
-            rule = f"logical page {logical} must be a page of the pool, 0 to {num_pages - 1}"
-            raise InvalidCase("page id", page, rule)
-        stored[at - start : at - start + count] = slots[page, offset : offset + count]
-        at += count
+    logical, offset = np.divmod(np.arange(start, max(start, stop)), problem.page_size)
+    page, num_pages = np.asarray(pages, dtype=np.int64)[logical], int(view.shape[0])
+    outside = np.flatnonzero((page < 0) | (page >= num_pages))
+    if outside.size:
+        at = int(outside[0])
+        rule = f"logical page {logical[at]} must be a page of the pool, 0 to {num_pages - 1}"
+        raise InvalidCase("page id", int(page[at]), rule)
+    stored = slots[page, offset]
     numbers = row_numbers(problem, stored, kind)
     if problem.kv_dtype is not None:
         by_head = np.asarray(tensors.case.scales_of(kind, sequence))

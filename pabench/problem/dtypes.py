@@ -258,8 +258,10 @@ def _float32_bits_to_odd(values: Array) -> Array:
     if values.dtype.itemsize <= single.dtype.itemsize:
         return bits
     back = single.astype(values.dtype)
-    cut = bits - (np.abs(back) > np.abs(values)).astype(np.uint32)
-    return np.where((back == values) | np.isnan(values), bits, cut | np.uint32(1))
+    np.subtract(bits, np.abs(back) > np.abs(values), out=bits)
+    # a NaN is unequal to itself, and one with its last bit set is another NaN
+    np.bitwise_or(bits, back != values, out=bits)
+    return bits
 
 
 def decode(stored: Array, dtype: DType) -> Array:

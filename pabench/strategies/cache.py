@@ -79,7 +79,7 @@ def append_cases(
         problem = replace(problem, kv_dtype=row.name, k_scale=own[0], v_scale=own[1])
     where = draw(_table_places(problem.page_size) if paged else _slots(problem.page_size))
     side_by_side = not problem.latent and draw(among(*interleaved))
-    gap = draw(among(None, None, *gaps))
+    gap = draw(among(None, None, *gaps)) if gaps else None
     return AppendCase(
         problem=problem,
         kv_layout=draw(among(*kv_layouts)),

@@ -29,7 +29,7 @@ from pabench.checks.suite import BY_ID
 from pabench.cli.main import run
 from pabench.device.cuda import why_no_cuda
 from pabench.errors import PabenchError
-from pabench.problem.problem import CACHE_FEATURES, FEATURES
+from pabench.problem.problem import CACHE_FEATURES, FEATURES, SCALE_FEATURES
 from pabench.run.read import read_run
 from pabench.subjects.backends.base import OPTIONAL, ZEROED_ROWS
 from pabench.subjects.backends.rawkernel import RawKernelBackend
@@ -114,9 +114,10 @@ def test_conformance_quick_passes(
     # lengths when it plans
     optional = {name for name in BY_ID if name.split("[")[0] in CHECKS and operation_of(name) in OPTIONAL}
     optional |= {"replay", "parted-latents"} | {name for name in BY_ID if "vast" in name}
-    # ... nor a cache whose keys and values differ, nor sets of keys
+    # ... nor a cache whose keys and values differ, nor scales of sequences, nor sets of keys
     parts = {name: name.partition("[")[2].rstrip("]") for name in BY_ID}
-    optional |= {name for name, part in parts.items() if name.startswith("masked[") or part in CACHE_FEATURES}
+    without = (*CACHE_FEATURES, *SCALE_FEATURES)
+    optional |= {name for name, part in parts.items() if name.startswith("masked[") or part in without}
     missing = {("torch-sdpa", name) for name in optional} if "torch-sdpa" in subjects else set()
     # what takes seconds is asked from the default profile on
     judged = {

@@ -17,7 +17,7 @@ from pabench.problem.pool import KvPool, pool_shape
 from pabench.subjects.backends.base import attend
 from pabench.subjects.registry import load_backend
 from tests.subjects.backends.test_cuda_source import edit
-from tests.subjects.backends.test_function_features import CASES, case_of
+from tests.subjects.backends.test_function_features import BY_SEQUENCE, CASES, case_of
 
 SOURCE = Path(__file__).resolve().parents[2] / "support" / "cuda" / "featured.cu"
 LATENT: dict[str, Any] = {"num_qo_heads": 4, "num_kv_heads": 1, "head_dim": 16, "head_dim_v": 8}
@@ -98,6 +98,18 @@ def test_cuda_source_is_compiled_for_a_format_of_the_table(
     edit(source, "formats=e4m3", "formats=e4m3,e5m2")
     edit(source, '#include "pab/storage.cuh"', READS_E5M2.replace("<< 8", f"<< {shift}"))
     assert verdict(source, device, CASES["kv_dtype"]).passed is (shift == 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sequence", ["sequence", "0"])
+def test_cuda_source_gets_scales_of_each_sequence(
+    device: EmulatedDevice, source: Path, sequence: str
+) -> None:
+    edit(source, "sinks,fp8-q", "sinks,fp8-q,sequence-scales")
+    for kind in "kvq":
+        edit(source, f"const float* {kind}_scale", f"const float* {kind}_scale, long long {kind}_step")
+        edit(source, f"{kind}_scale[kv_head]", f"{kind}_scale[{sequence} * {kind}_step + kv_head]")
+    assert verdict(source, device, BY_SEQUENCE).passed is (sequence == "sequence")
 
 
 def test_cuda_source_declares_features(device: EmulatedDevice, source: Path) -> None:

@@ -30,7 +30,7 @@ def device() -> EmulatedDevice:
 
 
 def case_of(q_lens: tuple[int, ...] | None = None, masks: Any = (), **changes: Any) -> Case:
-    layout = {name: changes.pop(name) for name in ("kv_layout", "page_gaps") if name in changes}
+    layout = {name: changes.pop(name) for name in ("kv_layout", "page_gaps", "scales") if name in changes}
     problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=16, page_size=4, **changes)
     batch = Batch(kv_lens=(3, 5, 40), q_lens=q_lens)
     return Case(problem=problem, batch=batch, poison="nan", masks=masks, **layout)
@@ -124,6 +124,27 @@ def test_function_declares_features_beside_its_parameters(device: EmulatedDevice
     told = {"features": ("head-dim-v", "page-gaps")}
     case = case_of(head_dim_v=8, page_gaps=(3, 5))
     assert verdict(device, anything, case, **told).passed
+
+
+BY_SEQUENCE = case_of(
+    kv_dtype="e4m3",
+    scales={"k": [[1.0, 0.5], [2.0, 0.25], [0.5, 1.0]], "v": [[1.0, 2.0], [3.0, 0.5], [0.25, 4.0]]},
+)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_function_gets_scales_of_each_sequence(device: EmulatedDevice, order: int) -> None:
+    def by_sequence(
+        q: Any, k: Any, v: Any, table: Any, lens: Any, scale: float, *, k_scale: Any, v_scale: Any
+    ) -> Any:
+        found = [
+            attend(q[i : i + 1], k, v, table[i : i + 1], lens[i : i + 1], scale, k_scale=mine, v_scale=other)
+            for i, (mine, other) in enumerate(zip(k_scale[::order], v_scale[::order], strict=True))
+        ]
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+    told = {"features": ("sequence-scales",)}
+    assert verdict(device, by_sequence, BY_SEQUENCE, **told).passed is (order == 1)
 
 
 def test_function_with_latent_caches_has_features_too(device: EmulatedDevice) -> None:
