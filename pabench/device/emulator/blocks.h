@@ -41,6 +41,7 @@ void prepare_block(Worker& w, u64 number) {
   std::memset(w.barrier_expected, 0, sizeof w.barrier_expected);
   std::memset(w.barrier_notes, 0, sizeof w.barrier_notes);
   w.bulk.clear();
+  for (WarpProducts& one : w.products) one.issued = one.computed = one.waited = one.group = 0;
   w.live = w.threads;
   const u32 warp_count = (w.threads + kWarpSize - 1) / kWarpSize;
   w.warps.resize(warp_count);
@@ -65,6 +66,7 @@ void prepare_block(Worker& w, u64 number) {
       lane.thread = {t % launch.block.x, t / launch.block.x % launch.block.y, t / launch.block.x / launch.block.y};
       lane.copy_group = lane.copy_count = lane.bulk_group = 0;
       lane.at_barrier = nullptr;
+      lane.at_product = false;
       lane.copies = &w.copies[t * kCopyQueue];
       lane.context = new_context(w, t);
     }
@@ -138,7 +140,8 @@ void put_away(std::unique_ptr<Worker> block, std::unique_ptr<Worker>& spare) {
 std::string describe_polling(const Worker& block) {
   const Lane& lane = *block.waiting;
   char text[400];
-  std::string what = "polled memory";
+  std::string what = lane.at_product ? "waited at a wgmma.wait_group for a warp of the warpgroup that does not come to the product"
+                                     : "polled memory";
   if (lane.at_barrier) {
     u64 word;
     std::memcpy(&word, lane.at_barrier, sizeof word);

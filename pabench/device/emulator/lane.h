@@ -86,6 +86,7 @@ struct Lane {
 #endif
 
   const void* at_barrier = nullptr;  // mbarrier that the last poll looked at
+  bool at_product = false;  // whether the last poll was for another warp to issue a wgmma
   u32 bulk_group = 0;  // open group of bulk copies out of shared memory
   u32 copy_group = 0;  // open group of asynchronous copies
   u32 copy_count = 0;

@@ -10,7 +10,7 @@
 
 namespace pab_emu {
 
-enum class MatrixKind : u32 { kLoad, kLoadTransposed, kMultiplyF16, kMultiplyBf16 };
+enum class MatrixKind : u32 { kLoad, kLoadTransposed, kMultiplyF16, kMultiplyBf16, kGroupIssue, kGroupCommit, kGroupWait };
 
 // ldmatrix.x4: lane i reads row i % 8 of matrix i / 8, 16 bytes at `row`.  Ends the launch when a row is not aligned or
 // not in the block's shared memory.

@@ -98,6 +98,9 @@ void multiply(MatrixProduct* const* lanes, Widen widen) {
   }
 }
 
+// wgmma: emulator/warpgroup_compute.h.
+void run_group(Lane* const* lanes, MatrixKind kind, void* const* shares);
+
 // Computes one instruction for the 32 lanes, from what each published.
 void run_matrix(Lane* const* lanes, MatrixKind kind) {
   void* shares[kWarpSize];
@@ -109,6 +112,9 @@ void run_matrix(Lane* const* lanes, MatrixKind kind) {
     case MatrixKind::kLoadTransposed: distribute_rows(rows, true); break;
     case MatrixKind::kMultiplyF16: multiply(products, [](pab::u16 x) { return pab::half_to_float(x); }); break;
     case MatrixKind::kMultiplyBf16: multiply(products, [](pab::u16 x) { return pab::bf16_to_float(x); }); break;
+    case MatrixKind::kGroupIssue:
+    case MatrixKind::kGroupCommit:
+    case MatrixKind::kGroupWait: run_group(lanes, kind, shares); break;
   }
 }
 

@@ -27,6 +27,9 @@ inline void count_collective(Lane&, Op) {}
 inline void count_barrier(Lane&) {}
 inline void count_commit(Lane&) {}
 inline void count_mma(Warp&, const char*) {}
+inline void product_begin(Lane&, u32, u32) {}
+inline void product_read(Lane&, const void*, const void*, u32, u32) {}
+inline void product_done(Lane&, u32, u32) {}
 inline void fault(const Lane&, const char*) {}
 inline void deadlock(Worker&, const std::string&) {}
 

@@ -54,3 +54,4 @@ struct alignas(A) Bytes {
 #include "emulator/ptx/warp.h"
 #include "emulator/ptx/matrix.h"
 #include "emulator/ptx/bulk.h"
+#include "emulator/ptx/warpgroup.h"

@@ -19,6 +19,7 @@
 #include "emulator/observe.h"
 #include "emulator/schedule.h"
 #include "emulator/switch.h"
+#include "emulator/warpgroup_compute.h"
 #ifdef PAB_EMU_CHECKED
 #include "emulator/checked/runner.h"
 #else

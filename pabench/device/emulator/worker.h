@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "emulator/lane.h"
+#include "emulator/warpgroup.h"
 
 #ifdef PAB_EMU_UCONTEXT
 #include <ucontext.h>
@@ -138,6 +139,8 @@ struct Worker {
   UContext home;
 #endif
   std::vector<BulkCopy> bulk;  // issued and not performed
+  std::vector<WarpProducts> products;  // of wgmma, one a warp
+  std::vector<unsigned char> product_rows;  // for one of them: rows of both matrices
   std::vector<Warp> warps;
   std::vector<u32> warp_order;
   u32 barrier_arrived[kBarriers] = {};

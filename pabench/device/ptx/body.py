@@ -78,6 +78,8 @@ class Body:
         structures: C++ names of parameters, of the function and of its calls.
         scopes: registers declared in the open braces, name or prefix (``%r<``) to type.
         labels: those of the open braces, name to C++ name: others may have the same name elsewhere.
+        results: registers that may hold what a product of a warpgroup makes, its mark until it is waited for.
+        inputs: registers that such a product takes, of which it is noted when they were written.
         computed: floating registers that arithmetic makes: their NaN is CUDA's where the bits leave.
         branches: labels of each branch table.
         callable: names of functions that can be called.
@@ -94,6 +96,8 @@ class Body:
     structures: dict[str, str]
     computed: frozenset[str]
     callable: dict[str, str]
+    results: frozenset[str] = frozenset()
+    inputs: frozenset[str] = frozenset()
     branches: dict[str, list[str]] = field(default_factory=dict)
     returns: str = ""
     scopes: list[dict[str, str]] = field(default_factory=lambda: [{}])
@@ -136,8 +140,13 @@ class Body:
                 return found
         return None
 
-    def value(self, operand: str, kind: str) -> str:
+    def value(self, operand: str, kind: str, *, settled: bool = True) -> str:
         """Return the expression of an operand read as type ``kind``.
+
+        Args:
+            operand: register, constant or name.
+            kind: type to read it as.
+            settled: it must be there: not what a product of a warpgroup has yet to make.
 
         Raises:
             PtxError: no such register or variable, or one that does not fit.
@@ -146,7 +155,7 @@ class Body:
             return f"(!{self.value(operand[1:], kind)})"
         target = cxx(kind)
         if (found := self.register(operand)) is not None:
-            return self._register_as(operand, found, kind)
+            return self._register_as(operand, found, kind, settled)
         if operand in SPECIAL:
             return f"static_cast<{target}>({SPECIAL[operand]})"
         if (constant := self._constant(operand, kind)) is not None:
@@ -158,8 +167,10 @@ class Body:
             return f"reinterpret_cast<{target}>(&{self.structures[operand]})"
         raise PtxError(f"unknown operand {operand!r}")
 
-    def _register_as(self, name: str, found: str, kind: str) -> str:
+    def _register_as(self, name: str, found: str, kind: str, settled: bool) -> str:
         here, target, source = identifier(name), cxx(kind), cxx(found)
+        if settled and name in self.results:
+            here = f"ptx::needed({here})"
         if name in self.computed and target[0] != "f":
             number = here if source[0] == "f" else f"__builtin_bit_cast(f{width(found)}, {here})"
             here, source = f"ptx::bits({number})", f"u{width(found)}"
@@ -203,8 +214,16 @@ class Body:
         """Return the bits of an operand that leaves the arithmetic: a NaN that was computed is CUDA's."""
         return self.value(operand, bits_type(kind))
 
-    def assign(self, destination: str, kind: str, expression: str) -> None:
-        """Write ``destination = expression``, which has type ``kind``.
+    def move(self, destination: str, kind: str, source: str) -> None:
+        """Write ``destination = source``, of which nobody needs to know the value."""
+        self.assign(destination, kind, self.value(source, kind, settled=False), written=False)
+        if destination in self.inputs:
+            to = identifier(destination)
+            known = source in self.inputs
+            self.line(f"PTX_MOVED({to}, {identifier(source)});" if known else f"PTX_SET({to});")
+
+    def assign(self, destination: str, kind: str, expression: str, *, written: bool = True) -> None:
+        """Write ``destination = expression``, which has type ``kind``; ``written`` where it is no move.
 
         Raises:
             PtxError: no such register, or one that does not take such a value.
@@ -227,6 +246,8 @@ class Body:
         else:
             # a value narrower than its register is extended by its own sign
             self.line(f"{here} = static_cast<{target}>(static_cast<{source}>({expression}));")
+        if written and destination in self.inputs:
+            self.line(f"PTX_WROTE({here});")
 
     def address(self, operand: str, space: str) -> str:
         """Return a host pointer for an operand in brackets, of type ``unsigned char*``."""

@@ -262,4 +262,4 @@ def move(f: Body, i: Instruction) -> None:
         )
         f.assign(to, f"b{width(kind)}", f"static_cast<{whole}>({' | '.join(packed)})")
     else:
-        f.assign(to, bits_type(kind), f.bits(source, kind))
+        f.move(to, bits_type(kind), source)

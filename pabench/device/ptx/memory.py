@@ -123,8 +123,10 @@ def in_space(f: Body, i: Instruction) -> None:
 )
 def fence(f: Body, i: Instruction) -> None:
     """Write ``membar`` and ``fence``."""
+    if i.has("proxy") and i.has("async"):
+        return f.line("ptx::proxy_fence();")
     block = i.has("cta") or i.has("proxy")
-    f.line(f"pab::fence_{'block' if block else 'device'}();")
+    return f.line(f"pab::fence_{'block' if block else 'device'}();")
 
 
 @opcode(

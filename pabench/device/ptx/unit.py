@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pabench.device.ptx import control, convert, integer, matrix, memory, warp  # noqa: F401 - they register opcodes
+from pabench.device.ptx import control, convert, integer, matrix, memory, warp, wgmma  # noqa: F401 - they register opcodes
 from pabench.device.ptx.body import ALLOWED, HANDLERS, Body, identifier, whole
 from pabench.device.ptx.floating import computes
 from pabench.device.ptx.labels import branches_of, labels_of
@@ -194,7 +194,10 @@ def _function(unit: Unit, function: Function, places: bool) -> list[str]:
         for at, one in enumerate(function.body)
         if one.kind == "instruction"
     }
+    results, inputs = wgmma.fragments(instructions.values())  # type: ignore[arg-type]
     body = Body(
+        results=results,
+        inputs=inputs,
         addresses=dict(unit.addresses),
         memory=dict(unit.variables),
         structures={one.name: f"a{at}" for at, one in enumerate(function.parameters)},
@@ -225,6 +228,8 @@ def _function(unit: Unit, function: Function, places: bool) -> list[str]:
     lines = [f"{_head(function, unit)} {{", "unsigned char* const shared = ptx::shared_memory();"]
     lines += ["u32 carry = 0;"] if body.carries else []
     lines += _registers(body.used)
+    if inputs:
+        lines.append("PTX_FENCES " + " ".join(f"PTX_BESIDE({identifier(one)})" for one in sorted(inputs)))
     if function.returns:
         body.line(f"return {body.returns};")
     return [*lines, *_on_their_lines(body.lines), "}"]

@@ -68,11 +68,12 @@ inline void note_cells(Site& site, const Trace& t, u64 address, u32 event, u32 b
 }
 
 // The long way: every check.
-[[gnu::noinline]] void access_in_full(Lane* me, u64 address, u32 bytes, Access kind, const void* pc) {
+[[gnu::noinline]] void access_in_full(Lane* me, u64 address, u32 bytes, Access kind, const void* pc, u32 product = 0) {
   Trace& t = trace_of(*me);
   BlockTrace& block = *t.block;
   Checked& checked = *block.checked;
   Touch touch{me, address, bytes, kind, pc};
+  touch.product = product;
   if (!locate(checked, block, touch)) return;
   check_alignment(checked, touch);
   check_written(checked, touch);
@@ -83,6 +84,7 @@ inline void note_cells(Site& site, const Trace& t, u64 address, u32 event, u32 b
     if (cells.reads) {
       from = *readers_at(cells, address & ~u64{3});
       event = check_races(t, touch, cells);
+      if (kind == Access::kProductRead) check_proxies(t, touch, cells);
     }
   }
   if (kind != Access::kRead && kind != Access::kWrite) return;
@@ -196,7 +198,7 @@ inline bool short_write(const Trace& t, const Site& site, u64 address) {
 inline bool count_access(Lane& me, u64 address, u32 bytes, Access kind, const void* pc) {
   if (!(me.watch & kCount)) return false;
   if (kind == Access::kRead) note(me, Instruction::load, address, bytes, pc);
-  if (kind == Access::kWrite || kind == Access::kAtomicWrite) note(me, Instruction::store, address, bytes, pc);
+  if (kind == Access::kWrite || kind == Access::kAtomicWrite || kind == Access::kBulkWrite) note(me, Instruction::store, address, bytes, pc);
   if (kind == Access::kAtomicRead) note_poll(me, address, bytes, pc);
   if (kind == Access::kAsyncRead) note(me, Instruction::async_load, address, bytes, pc);
   if (kind == Access::kAsyncWrite) note(me, Instruction::async_store, address, bytes, pc);

@@ -51,6 +51,23 @@ void note_fence(bool device) {
   observe::fence(*current, device);
 }
 
+void note_proxy_fence() {
+  current->pc = PAB_EMU_HERE;
+  observe::proxy_fence(*current);
+}
+void note_bulk_read(const void* from) { observe::bulk_read(*current, from, PAB_EMU_HERE); }
+void note_bulk_target(const void* to) { observe::bulk_target(*current, to, PAB_EMU_HERE); }
+void store_bulk(void* to, Vec16 value) {
+  observe::access(reinterpret_cast<u64>(to), 16, Access::kBulkWrite, PAB_EMU_HERE);
+  std::memcpy(to, &value, 16);
+}
+void note_unfenced(bool none) {
+  current->pc = PAB_EMU_HERE;
+  if (current->watch == kCount) return;
+  report_sync(*current, "wgmma", none ? "wgmma with no wgmma.fence before it"
+                                      : "wgmma takes a register that was written after the last wgmma.fence");
+}
+
 template <typename T>
 T keep_extreme(T* place, T value, bool largest, const void* pc) {
   const u64 address = reinterpret_cast<u64>(place);

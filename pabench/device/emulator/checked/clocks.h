@@ -18,9 +18,26 @@ inline bool in_flight(const Event& e) {
   return e.kind == static_cast<u32>(Access::kAsyncRead) || e.kind == static_cast<u32>(Access::kAsyncWrite);
 }
 
+// Whether what lanes `lanes` did in event `e` is part of `known`.
+inline bool covered(const Known& known, const Event& e, u32 lanes) {
+  const View* view = view_of(known, e.block);
+  if (!view) return false;
+  if (e.stamp < view->all || e.stamp < view->tick(warp_part(e.warp))) return true;
+  for (u32 rest = lanes; rest; rest &= rest - 1) {
+    const u32 thread = e.warp * kWarpSize + static_cast<u32>(__builtin_ctz(rest));
+    if (e.stamp >= view->tick(thread_part(thread))) return false;
+  }
+  return true;
+}
+
+inline bool by_product(const Event& e) { return e.kind == static_cast<u32>(Access::kProductRead); }
+// Whether `t` follows some thread of a warp that waited for the product which read in `e`.
+bool follows_product(const Event& e, const Trace& t);
+
 // Whether what lanes `lanes` did in event `e` happened before what `t` does now.
 inline bool ordered(const Event& e, u32 lanes, const Trace& t) {
   if (in_flight(e)) return false;
+  if (by_product(e)) return follows_product(e, t);
   const BlockTrace& block = *t.block;
   if (e.block == block.number) {
     if (e.stamp < block.barrier) return true;
@@ -34,14 +51,17 @@ inline bool ordered(const Event& e, u32 lanes, const Trace& t) {
       if (!lanes) return true;
     }
   }
-  const View* view = view_of(t.known, e.block);
-  if (!view) return false;
-  if (e.stamp < view->all || e.stamp < view->tick(warp_part(e.warp))) return true;
-  for (u32 rest = lanes; rest; rest &= rest - 1) {
-    const u32 thread = e.warp * kWarpSize + static_cast<u32>(__builtin_ctz(rest));
-    if (e.stamp >= view->tick(thread_part(thread))) return false;
+  return covered(t.known, e, lanes);
+}
+
+bool follows_product(const Event& e, const Trace& t) {
+  for (const ProductWait& wait : t.block->product_waits[e.stamp]) {
+    const Event after{nullptr, e.block, wait.tick, static_cast<std::uint16_t>(wait.warp), static_cast<unsigned char>(Access::kRead), 15};
+    for (u32 lane = 0; lane < kWarpSize; ++lane) {
+      if (ordered(after, 1u << lane, t)) return true;
+    }
   }
-  return true;
+  return false;
 }
 
 // All that happened before `t`, its own past included; begins a new stretch.
@@ -168,6 +188,16 @@ inline void order_fence(Trace& t, Scope scope) {
     learn(t, t.observed[s]);
     t.observed[s] = nullptr;
   }
+}
+
+// What was ordered before a fence of the proxies is there for wgmma and for bulk copies.
+inline void order_proxies(Trace& t) { t.proxied = publish(t); }
+// Whether some thread has made such a fence behind event `e`: its own, the reader's, or one between.
+inline bool proxied(const Event& e, u32 lanes, const Trace& t) {
+  const BlockTrace& block = *t.block;
+  const Trace& writer = block.lanes[e.warp * kWarpSize + static_cast<u32>(__builtin_ctz(lanes))];
+  if (covered(writer.proxied, e, lanes) || covered(t.proxied, e, lanes)) return true;
+  return std::any_of(block.lanes.begin(), block.lanes.end(), [&](const Trace& one) { return covered(one.proxied, e, lanes); });
 }
 
 // An atomic operation as it takes effect; `order` is the compiler's number of a memory order.

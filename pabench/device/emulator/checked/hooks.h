@@ -27,6 +27,15 @@ void store_vec16(void* to, Vec16 value);
 
 // A fence of the calling thread; `device`: at device scope, else for its block.
 void note_fence(bool device);
+// A fence that shows to wgmma and to bulk copies what threads wrote; 16 bytes that a bulk copy is to read, or to write,
+// from its issue on.
+void note_proxy_fence();
+void note_bulk_read(const void* from);
+void note_bulk_target(const void* to);
+// wgmma takes a register that was written since the last wgmma.fence, or there was none.
+void note_unfenced(bool none);
+// 16 bytes that a bulk copy writes.
+void store_bulk(void* to, Vec16 value);
 
 // Keeps the larger or smaller of two values: one operation, as on a GPU.
 u32 atomic_extreme(u32* address, u32 value, bool largest);

@@ -28,7 +28,8 @@ inline Sets& sets_of(Trace& t, bool shared) { return shared ? t.block->sets : t.
 
 // The number of the event of this stretch; 0 when there is no room for more.
 inline u32 event_of(Trace& t, const Touch& touch, u32 mask) {
-  const Event wanted{touch.pc, t.block->number, t.stamp, static_cast<std::uint16_t>(t.warp->number),
+  const u32 stamp = touch.kind == Access::kProductRead ? touch.product : t.stamp;
+  const Event wanted{touch.pc, t.block->number, stamp, static_cast<std::uint16_t>(t.warp->number),
                      static_cast<unsigned char>(touch.kind), static_cast<unsigned char>(mask)};
   const auto same = [&wanted](const Event& e) {
     return e.pc == wanted.pc && e.stamp == wanted.stamp && e.kind == wanted.kind && e.mask == wanted.mask &&
@@ -36,8 +37,9 @@ inline u32 event_of(Trace& t, const Touch& touch, u32 mask) {
   };
   WarpTrace& warp = *t.warp;
   if (touch.shared()) {
-    std::vector<Event>& events = in_flight(wanted) ? warp.late : warp.events;
-    const u32 late = in_flight(wanted) ? kLate : 0, first = warp.number << kEventIndexBits | late;
+    const bool asynchronous = in_flight(wanted) || by_product(wanted);
+    std::vector<Event>& events = asynchronous ? warp.late : warp.events;
+    const u32 late = asynchronous ? kLate : 0, first = warp.number << kEventIndexBits | late;
     const u32 count = static_cast<u32>(events.size());
     for (u32 back = 1; back <= std::min(count, 8u); ++back) {
       if (same(events[count - back])) return first | (count - back);

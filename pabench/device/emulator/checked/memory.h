@@ -31,6 +31,8 @@ enum class Access : u32 {
   kAsyncWrite,
   kLandedRead,
   kLandedWrite,
+  kProductRead,  // by wgmma, until a warp has waited for it
+  kBulkWrite,    // by the engine for bulk copies, of the thread that waits for it
 };
 constexpr const char* kAccessNames[] = {"read",
                                         "write",
@@ -40,7 +42,9 @@ constexpr const char* kAccessNames[] = {"read",
                                         "asynchronous read",
                                         "asynchronous write",
                                         "asynchronous read",
-                                        "asynchronous write"};
+                                        "asynchronous write",
+                                        "read by wgmma",
+                                        "bulk write"};
 
 // One access by one thread, with the place that it hits.
 struct Touch {
@@ -53,10 +57,11 @@ struct Touch {
   u64 offset = 0;                    // within it
   unsigned char* written = nullptr;  // map of the bytes touched; null: all written
   const Buffer* memory = nullptr;    // null: shared
+  u32 product = 0;                   // of a read by wgmma, its number in the block
   bool shared() const { return buffer == kSharedMemory; }
   bool writes() const {
     return kind == Access::kWrite || kind == Access::kAtomic || kind == Access::kAtomicWrite ||
-           kind == Access::kAsyncWrite;
+           kind == Access::kAsyncWrite || kind == Access::kBulkWrite;
   }
   bool reads() const { return !writes() || kind == Access::kAtomic; }
 };

@@ -99,6 +99,7 @@ inline void block_begin(Worker& w) {
     t.dirty = false;
     t.known = nullptr;
     for (u32 s = 0; s < kScopes; ++s) t.fenced[s] = t.observed[s] = nullptr;
+    t.proxied = nullptr;
     w.lanes[i].trace = &t;
   }
   block.knows = block.observes = false;
@@ -116,6 +117,7 @@ inline void block_begin(Worker& w) {
   block.sets.concurrent = false;
   block.sets.clear();
   block.variables.at.clear();
+  block.product_waits.clear();
   counters::begin_block(w, checked.counters);
 }
 inline void block_end(Worker&) {}
@@ -165,6 +167,24 @@ inline void fence(Lane& lane, bool device) {
   order_fence(trace_of(lane), device ? kDeviceScope : kBlockScope);
 }
 
+inline void proxy_fence(Lane& lane) {
+  if (trace_of(lane).block->checked->wants(kCheckRace)) order_proxies(trace_of(lane));
+}
+// 16 bytes of shared memory that a bulk copy is to read or to write: what must have happened before its issue.
+template <typename Check>
+void bulk_issued(Lane& lane, const void* at, Access kind, const void* pc, Check check) {
+  Trace& t = trace_of(lane);
+  Checked& checked = *t.block->checked;
+  Touch touch{&lane, reinterpret_cast<u64>(at), 16, kind, pc};
+  if (checked.wants(kCheckRace) && locate(checked, *t.block, touch)) check(t, touch, cells_of(*t.block, touch));
+}
+inline void bulk_read(Lane& lane, const void* from, const void* pc) {
+  bulk_issued(lane, from, Access::kAsyncRead, pc, check_proxies);
+}
+inline void bulk_target(Lane& lane, const void* to, const void* pc) {
+  bulk_issued(lane, to, Access::kBulkWrite, pc, check_overwritten);
+}
+
 // Issue of an asynchronous copy: its accesses happen some time before its wait ends.
 inline bool copy_issue(Lane& lane, const PendingCopy& copy) {
   if (copy.source) access(reinterpret_cast<u64>(copy.source), copy.given, Access::kAsyncRead, copy.pc);
@@ -190,6 +210,22 @@ inline void copy_land(Lane& lane, const PendingCopy& copy) {
 // The 16 bytes that a lane names to ldmatrix.
 inline void matrix_row(const void* row, const void* pc) {
   access(reinterpret_cast<u64>(row), 16, Access::kRead, pc);
+}
+
+// A product of wgmma by the warpgroup of warp `first`: 16 bytes that it reads, and its end for the warp of `lane`.
+inline u32 product_in_block(u32 first, u32 number) { return number * (kWarpSize / 4) + first / 4; }
+inline void product_begin(Lane& lane, u32 first, u32 number) {
+  auto& waits = trace_of(lane).block->product_waits;
+  if (waits.size() <= product_in_block(first, number)) waits.resize(product_in_block(first, number) + 1);
+}
+inline void product_read(Lane& lane, const void* at, const void* pc, u32 first, u32 number) {
+  if (lane.watch == kCount) return;
+  count_step(lane, pc);
+  access_in_full(&lane, reinterpret_cast<u64>(at), 16, Access::kProductRead, pc, product_in_block(first, number));
+}
+inline void product_done(Lane& lane, u32 first, u32 number) {
+  const Trace& t = trace_of(lane);
+  t.block->product_waits[product_in_block(first, number)].push_back({t.warp->number, t.stamp});
 }
 
 inline void poll(Lane& lane) { count_step(lane, lane.pc); }

@@ -22,7 +22,7 @@ struct Actor {
 
 inline bool writes(Access kind) {
   return kind != Access::kRead && kind != Access::kAtomicRead && kind != Access::kAsyncRead &&
-         kind != Access::kLandedRead;
+         kind != Access::kLandedRead && kind != Access::kProductRead;
 }
 inline bool is_atomic(Access kind) {
   return kind == Access::kAtomic || kind == Access::kAtomicRead || kind == Access::kAtomicWrite;
@@ -63,6 +63,10 @@ inline void report_race(Actor& actor, const Event& e, u32 lanes, u64 word, u32 m
   if (!blocks && !warps && lane == actor.t.lane) {
     finding.text = std::string(finding.at.action) + " and " + finding.other.action +
                    " of the same bytes by one thread with no wait between them";
+  }
+  if (by_product(e)) {
+    finding.text = std::string(finding.at.action) + " and " + finding.other.action +
+                   " of the same bytes with no wgmma.wait_group between them";
   }
   const u64 first = word + static_cast<u32>(__builtin_ctz(mask));
   finding.buffer = touch.buffer;
@@ -140,7 +144,7 @@ inline u32 joined(Actor& actor, u32 old, u64 word, u32 mask) {
 
 // One word of an access: `mask` of its bytes.
 inline void race_word(Actor& actor, u32* writes_at, u32* readers, u64 word, u32 mask) {
-  const bool plain = actor.kind == Access::kWrite || actor.kind == Access::kAsyncWrite;
+  const bool plain = actor.kind == Access::kWrite || actor.kind == Access::kAsyncWrite || actor.kind == Access::kBulkWrite;
   if (!plain || (mask & (mask - 1)) == 0) {
     for (u32 old = load_cell(readers);;) {
       const u32 now = joined(actor, old, word, mask);
@@ -217,6 +221,47 @@ inline Cells cells_of(BlockTrace& block, const Touch& touch) {
 }
 inline u32* writes_at(const Cells& cells, u64 word) { return reinterpret_cast<u32*>(cells.writes + 2 * word); }
 inline u32* readers_at(const Cells& cells, u64 word) { return reinterpret_cast<u32*>(cells.reads + word); }
+
+// Tells of accesses that are not ordered before a write that begins now and is noted when it is done.
+inline void check_overwritten(Trace& t, Touch& touch, const Cells& cells) {
+  Actor actor{t, touch, 0, touch.kind};
+  for (u64 word = touch.address; word < touch.address + touch.bytes; word += 4) {
+    for (u32 half = 0; half < 2; ++half) race_with_write(actor, load_cell(writes_at(cells, word) + half), word, 15u);
+    const Members members = members_of(sets_of(t, true), load_cell(readers_at(cells, word)));
+    for (u32 i = 0; i < members.count; ++i) {
+      const Event& e = event_at(t, true, members.at[i].event);
+      if (!ordered(e, members.at[i].lanes, t)) report_race(actor, e, members.at[i].lanes, word, e.mask);
+    }
+  }
+}
+
+// Tells of a word that a thread wrote as threads do, and that wgmma or a bulk copy reads with no fence between.
+inline void check_proxy(Trace& t, const Touch& touch, u32 cell, u64 word) {
+  if (!cell) return;
+  const Event& e = event_at(t, true, cell >> 5);
+  const u32 lanes = 1u << (cell & 31);
+  const bool plain = e.kind == static_cast<u32>(Access::kWrite) || e.kind == static_cast<u32>(Access::kLandedWrite);
+  if (!plain || !ordered(e, lanes, t) || proxied(e, lanes, t)) return;
+  Finding finding;
+  finding.check = "race";
+  finding.at = party_of(t, e, cell & 31);
+  finding.other = party_of(touch);
+  finding.has_other = true;
+  finding.text = std::string(finding.at.action) + " and " + finding.other.action + " of the same bytes with no fence.proxy.async between them";
+  finding.buffer = touch.buffer;
+  finding.offset = touch.offset + (word - touch.address);
+  finding.bytes = 4;
+  t.block->checked->findings.add(std::move(finding));
+}
+inline void check_proxies(Trace& t, Touch& touch, const Cells& cells) {
+  for (u64 word = touch.address & ~u64{3}; word < touch.address + touch.bytes; word += 4) {
+    for (u32 half = 0; half < 2; ++half) check_proxy(t, touch, load_cell(writes_at(cells, word) + half), word);
+    const Members members = members_of(sets_of(t, true), load_cell(readers_at(cells, word)));
+    for (u32 i = 0; i < members.count; ++i) {
+      check_proxy(t, touch, cell_of(members.at[i].event, static_cast<u32>(__builtin_ctz(members.at[i].lanes))), word);
+    }
+  }
+}
 
 // Checks all words of an access and notes it; returns its event (0: none), for `cell_event` of a site.
 inline u32 check_races(Trace& t, Touch& touch, const Cells& cells) {

@@ -47,6 +47,7 @@ struct Trace {
   Known known;               // of threads, beyond what block and warp have in common
   Known fenced[kScopes];     // what a relaxed atomic operation hands on: known at the last fence
   Known observed[kScopes];   // what atomic operations brought, for a fence to accept
+  Known proxied;             // what was ordered before the last fence to the async proxy
 };
 
 inline Trace& trace_of(const Lane& lane) { return *static_cast<Trace*>(lane.trace); }
@@ -80,6 +81,11 @@ struct Arrival {
   bool wait;
 };
 
+// A warp that waited for a product of wgmma, and the tick at which it had.
+struct ProductWait {
+  u32 warp, tick;
+};
+
 struct BlockTrace {
   Worker* worker = nullptr;
   Checked* checked = nullptr;
@@ -100,6 +106,7 @@ struct BlockTrace {
   std::vector<u32> shared_writes, shared_reads;
   Sets sets;                // of readers of shared memory
   SyncVariables variables;  // in shared memory
+  std::vector<std::vector<ProductWait>> product_waits;  // by number of the product in the block
   const Buffer* last_buffer = nullptr;
 };
 

@@ -121,7 +121,11 @@ PTX_FN void announce(const pab_emu::BulkCopy& copy) {
 PTX_FN void land(const pab_emu::BulkCopy& copy) {
   for (u32 n = 0; n < copy.bytes / 16; ++n) {
     const Piece to = piece(copy, n);
+#ifdef PAB_EMU_CHECKED
+    pab_emu::store_bulk(to.shared, std::bit_cast<pab_emu::Vec16>(fetched(to)));
+#else
     store_vector<u64, 2>(to.shared, fetched(to));
+#endif
   }
 }
 PTX_FN void leave(const pab_emu::BulkCopy& copy) {
@@ -185,11 +189,19 @@ PTX_OWN pab_emu::BulkCopy tile_copy(void* shared, const void* map_at, const s32 
 }
 PTX_FN void bulk_in(const pab_emu::BulkCopy& copy) {
   announce(copy);
+#ifdef PAB_EMU_CHECKED
+  for (u32 n = 0; n < copy.bytes / 16; ++n) pab_emu::note_bulk_target(piece(copy, n).shared);
+#endif
   pab_emu::bulk_issue(copy);
   // who performs the copy has seen what the issuing thread had
   barrier_change(reinterpret_cast<void*>(copy.barrier), 0, 0);
 }
-PTX_FN void bulk_out(const pab_emu::BulkCopy& copy) { pab_emu::bulk_issue(copy); }
+PTX_FN void bulk_out(const pab_emu::BulkCopy& copy) {
+#ifdef PAB_EMU_CHECKED
+  for (u32 n = 0; n < copy.bytes / 16; ++n) pab_emu::note_bulk_read(piece(copy, n).shared);
+#endif
+  pab_emu::bulk_issue(copy);
+}
 PTX_FN void bulk_wait(u32 newest_groups_left) {
   pab_emu::BulkCopy copy;
   while (pab_emu::bulk_leaving(newest_groups_left, copy)) leave(copy);
