@@ -66,17 +66,11 @@ test-peers: $(VENV)/.dev-ready ## Install other projects' packages into .peers, 
 	PABENCH_PEERS=.peers $(PABENCH) doctor --peers --strict
 	PABENCH_PEERS=.peers $(BIN)/python -m pytest tests/subjects tests/activities/conformance/test_peers.py $(ARGS)
 
-# What runs without a GPU in minutes; interpreted Triton takes an hour and more: make weather SUBJECTS="--backend vllm-triton ..."
-SUBJECTS ?= --allocator vllm-block-pool --allocator vllm-kv-cache-manager --allocator sglang-paged \
-    --allocator transformers-block-manager --allocator torch-paged --backend transformers-paged --backend torch-flex
+# Interpreted Triton takes an hour and more, so its kernels are judged compiled: make weather ARGS="--budget 5m"
 WEATHER ?= runs/weather
-weather: $(VENV)/.dev-ready ## Judge other projects' packages in .peers, and write a page by version and clause
-	@for peer in vllm==0.33.0 sglang==0.5.23 transformers==5.17.0; do \
-	    test -d .peers/$$(echo $$peer | sed 's/-/_/g; s/==\(.*\)/-\1.dist-info/') || \
-	    $(PIP) install --quiet --no-deps --no-build-isolation --target .peers $$peer || exit 1; \
-	done
-	PABENCH_PEERS=.peers $(PABENCH) conformance --profile quick $(SUBJECTS) --out $(WEATHER) --overwrite || test $$? -eq 1
-	$(PABENCH) weather $(WEATHER) --out $(WEATHER)/weather.html --json $(WEATHER)/weather.json $(if $(SINCE),--since $(SINCE))
+SINCE ?= results/weather/weather.json
+weather: $(VENV)/.dev-ready ## Judge other projects' packages, pinned and newest, and write a page by version and clause
+	$(BIN)/python suites/weather/weather.py --pinned "$(PEERS)" --out $(WEATHER) --since $(SINCE) $(ARGS)
 
 spec: $(VENV)/.dev-ready ## Write the newest version of the specification anew, from what the suite asks
 	$(BIN)/python -m pabench.checks.spec_version

@@ -29,7 +29,7 @@ def command(runs: tuple[Path, ...], out: Path, json_file: Path | None, since: Pa
       pabench weather runs/peers --out weather.html --since weather.json
     """
     from pabench.exchange.json_files import parse, read_text
-    from pabench.report.weather import changes, rows_of, weather_html, weather_json, weather_rows
+    from pabench.report.weather import changes, rows_of, unjudged, weather_html, weather_json, weather_rows
     from pabench.run.read import read_runs
 
     for option, file in (("--out", out), ("--json", json_file)):
@@ -38,13 +38,16 @@ def command(runs: tuple[Path, ...], out: Path, json_file: Path | None, since: Pa
     before = None
     if since is not None:
         before = rows_of(parse(read_text(since, "--since"), f"--since {since}"), f"--since {since}")
-    rows = weather_rows(read_runs(runs))
+    read = read_runs(runs)
+    rows, absent = weather_rows(read), unjudged(read)
     if not rows:
         raise UsageError("no run judges a package of another project", hint="make weather")
     changed = [] if before is None else list(changes(rows, before))
     for line in changed:
         say(line)
+    for line in absent:
+        say(f"not judged: {line}")
     if json_file is not None:
         atomic_write_text(json_file, pretty(weather_json(rows)))
-    atomic_write_text(out, weather_html(rows, changed, compared=before is not None))
+    atomic_write_text(out, weather_html(rows, changed, compared=before is not None, absent=absent))
     say(str(out))

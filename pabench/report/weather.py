@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,10 +13,15 @@ from pabench.checks.standing import standings
 from pabench.errors import InvalidCase
 from pabench.report.templates import template
 from pabench.run.read import Run
+from pabench.subjects.peers.peer import release
 
 SCHEMA = 1
 STATES = {"kept": "kept", "deviating": "known", "broken": "BROKEN", "open": ""}
 """State of a clause to its word in a cell; ``known`` is a deviation that the ledger has."""
+
+
+PEERLESS = re.compile(r" in '[^']*'(?= cannot be imported: )|(?<= is not installed)(?=: )")
+"""Marks a reason that says that a package is absent or of no use; what it matches, a folder, is left out."""
 
 
 class Row(NamedTuple):
@@ -49,12 +55,29 @@ def weather_rows(runs: Sequence[Run]) -> list[Row]:
             }
             # a question is about many clauses, the ledger says which of them a deviation breaks
             named = _clauses_of(run.lines, standing.subject, standing.subject_kind)
-            for clause in standing.deviating:
-                states[clause] = "deviating" if clause in named else "kept"
+            states |= dict.fromkeys(standing.deviating, "kept")
+            states |= {clause: "deviating" for clause in named if states.get(clause) != "broken"}
             rows.append(
                 Row(standing.subject, standing.subject_kind, line["version"], line.get("mode") or "", states)
             )
-    return sorted(rows, key=lambda row: (row.kind, row.key, row.version))
+    return sorted(rows, key=lambda row: (row.kind, row.key, release(row.version)))
+
+
+def unjudged(runs: Sequence[Run]) -> list[str]:
+    """Return what of other projects was not judged, and why, a line each: subjects, or the end of a run."""
+    found: dict[tuple[str, str], str] = {}
+    for run in runs:
+        if run.kind != "conformance":
+            continue
+        judged = {line["subject"] for line in run.lines if line.get("version")}
+        if run.record.get("not_run"):
+            who = ", ".join(sorted(judged))
+            found["", who] = f"{run.record['not_run']} checks of {who}: the budget was spent"
+        for line in run.lines:
+            if line["subject"] not in judged and PEERLESS.search(str(line.get("reason"))):
+                why = PEERLESS.sub("", str(line["reason"])).partition(";")[0].partition(": pip ")[0]
+                found.setdefault((line["subject"], why), f"{line['subject']}: {why}")
+    return sorted(found.values())
 
 
 def _clauses_of(lines: Sequence[Mapping[str, Any]], subject: str, kind: str) -> set[str]:
@@ -87,13 +110,19 @@ def rows_of(data: Any, where: str) -> list[Row]:
 
 
 def changes(rows: Sequence[Row], before: Sequence[Row]) -> Iterator[str]:
-    """Yield what differs from an earlier page, a line each."""
-    known = {row.key: row for row in before}
+    """Yield what differs from an earlier page, a line each.
+
+    A row is compared with the one of its own version, else with the newest version that was there.
+    """
+    same = {(row.key, row.version): row for row in before}
+    latest = {row.key: row for row in sorted(before, key=lambda row: release(row.version))}
+    gone = dict(same)
     for row in rows:
-        was = known.pop(row.key, None)
+        was = same.get((row.key, row.version)) or latest.get(row.key)
         if was is None:
             yield f"{row.key} {row.version}: new on this page"
             continue
+        gone.pop((row.key, was.version), None)
         version = row.version if row.version == was.version else f"{was.version} to {row.version}"
         for clause in CLAUSES:
             now, then = row.states.get(clause, "open"), was.states.get(clause, "open")
@@ -101,11 +130,13 @@ def changes(rows: Sequence[Row], before: Sequence[Row]) -> Iterator[str]:
                 yield f"{row.key} {version}: {clause} {then} became {now}"
         if row.version != was.version and row.states == was.states:
             yield f"{row.key} {version}: nothing else changed"
-    for key, was in known.items():
-        yield f"{key} {was.version}: no longer on this page"
+    for key, version in gone:
+        yield f"{key} {version}: no longer on this page"
 
 
-def weather_html(rows: Sequence[Row], changed: Sequence[str], *, compared: bool) -> str:
+def weather_html(
+    rows: Sequence[Row], changed: Sequence[str], *, compared: bool, absent: Sequence[str] = ()
+) -> str:
     """Return the page, without a script; the same rows give the same bytes."""
     tables = [
         (kind, [row for row in rows if row.kind == kind]) for kind in dict.fromkeys(row.kind for row in rows)
@@ -116,7 +147,9 @@ def weather_html(rows: Sequence[Row], changed: Sequence[str], *, compared: bool)
             for kind, found in tables
         ],
         words=STATES,
+        tested={clause: f"tested by {', '.join(checks)}" for clause, checks in CLAUSES.items()},
         changed=changed,
         compared=compared,
+        absent=absent,
         version=__version__,
     )

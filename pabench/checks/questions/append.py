@@ -82,7 +82,7 @@ def _large_pages(declared: Range) -> str | None:
     row = only.page_size * only.num_kv_heads * only.head_dim * largest
     if row <= MOST_PAGE_BYTES:
         return None
-    return f"pages of {row} bytes: 65,536 of them are too large, pages may have {MOST_PAGE_BYTES} bytes"
+    return f"65,536 pages of {row} bytes are too large a cache: at most {MOST_PAGE_BYTES} bytes a page"
 
 
 def _stored(declared: Range) -> Any:
