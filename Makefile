@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test nightly check fuzz style test-peers weather spec api test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
+.PHONY: help sweep test nightly check fuzz style test-peers test-pages weather spec api test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,11 @@ WEATHER ?= runs/weather
 SINCE ?= results/weather/weather.json
 weather: $(VENV)/.dev-ready ## Judge other projects' packages, pinned and newest, and write a page by version and clause
 	$(BIN)/python suites/weather/weather.py --pinned "$(PEERS)" --out $(WEATHER) --since $(SINCE) $(ARGS)
+
+# The package carries axe-core as one file; what drives its browser is ours.
+test-pages: $(VENV)/.dev-ready ## Test the pages by axe-core in Chromium, which must be installed
+	$(PIP) install --quiet --no-deps axe-playwright-python
+	$(BIN)/python -m pytest tests/report/test_accessibility.py $(ARGS)
 
 spec: $(VENV)/.dev-ready ## Write the newest version of the specification anew, from what the suite asks
 	$(BIN)/python -m pabench.checks.spec_version

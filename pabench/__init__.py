@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pabench.comparison.compare import compare
     from pabench.trial.check import check
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "check", "compare", "read"]
 _PLACES = {
     "check": "pabench.trial.check",

@@ -253,7 +253,7 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
             return
         if self.decodes:
             run = partial(judge_tables, self.trial, self.asking.device)
-            self._close(self.asking.witness.judge(self._case(), run))
+            self._close(self.asking.observer.judge(self._case(), run))
             return
         outcome = self._judge("drain", {})
         if outcome.passed:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from pabench.checks.case_files import AnyCase
+from pabench.checks.observer import CaseObserver
 from pabench.checks.outcome import Outcome
-from pabench.checks.witness import Witness
 from pabench.device.base import Device
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 from pabench.subjects.allocators.capabilities import Capabilities
@@ -16,7 +16,7 @@ class Asking(Protocol):
     """Who runs a machine: makes its allocators, hears of its steps and takes its verdict."""
 
     device: Device
-    witness: Witness
+    observer: CaseObserver
 
     @property
     def can(self) -> Capabilities:

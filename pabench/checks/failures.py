@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from pabench.checks.case_files import READERS, AnyCase, SavedCase
+from pabench.checks.observer import CaseObserver
 from pabench.checks.outcome import Outcome
 from pabench.checks.question import Maker
 from pabench.checks.registry import ALLOCATOR_CHECKS, check_by_id
-from pabench.checks.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import InvalidCase, Unsupported, UsageError
 from pabench.judge.allocators.history import HistoryCase
@@ -90,7 +90,11 @@ def subject_of(saved: SavedCase, asked: str | None = None) -> tuple[str, str]:
 
 
 def judge_again(
-    saved: SavedCase, name: str, subject: Backend | Maker, device: Device, witness: Witness | None = None
+    saved: SavedCase,
+    name: str,
+    subject: Backend | Maker,
+    device: Device,
+    observer: CaseObserver | None = None,
 ) -> Outcome:
     """Judge a saved case with a backend, or with what makes an allocator; a crash becomes the outcome's text.
 
@@ -98,21 +102,21 @@ def judge_again(
         UnknownName: no such check.
         Unsupported: the subject declares that it cannot run the case.
     """
-    case, witness = saved.case, witness or Witness()
+    case, observer = saved.case, observer or CaseObserver()
     if isinstance(case, HistoryCase):
         history, new = case, cast(Maker, subject)
         run = ALLOCATOR_CHECKS[_check_id(saved.check)].run
-        return witness.judged(witness.judge(case, lambda: run(history, new, device)), device)
+        return observer.judged(observer.judge(case, lambda: run(history, new, device)), device)
     check, backend = check_by_id(_check_id(saved.check)), cast(Backend, subject)
     if check.operation not in backend.capabilities.operations:
         raise Unsupported(f"{name}: no {check.operation}")
     if isinstance(case, Case) and (reason := backend.capabilities.why_not(case)):
         raise Unsupported(f"{name}: {reason}")
-    return witness.judged(witness.judge(case, lambda: check.run(case, backend, device)), device)
+    return observer.judged(observer.judge(case, lambda: check.run(case, backend, device)), device)
 
 
 def rerun(
-    saved: SavedCase, device: Device, *, subject: str | None = None, witness: Witness | None = None
+    saved: SavedCase, device: Device, *, subject: str | None = None, observer: CaseObserver | None = None
 ) -> Outcome:
     """Load the subject of a saved case, or another one, in this process, and judge the case again.
 
@@ -123,8 +127,8 @@ def rerun(
     """
     kind, name = subject_of(saved, subject)
     if kind == ALLOCATOR:
-        return judge_again(saved, name, partial(load_allocator(name).make, device), device, witness)
-    return judge_again(saved, name, load_backend(name, device), device, witness)
+        return judge_again(saved, name, partial(load_allocator(name).make, device), device, observer)
+    return judge_again(saved, name, load_backend(name, device), device, observer)
 
 
 def case_bytes(case: AnyCase) -> int:

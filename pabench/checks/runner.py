@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pabench.checks.case_files import AnyCase
 from pabench.checks.effort import Effort
+from pabench.checks.observer import CaseObserver
 from pabench.checks.outcome import Outcome, raised
 from pabench.checks.process import one_torch_thread
 from pabench.checks.question import AnyQuestion
@@ -17,7 +18,6 @@ from pabench.checks.results import CheckResult
 from pabench.checks.scope import EVERYTHING, Scope
 from pabench.checks.search import CheckFailed, Search
 from pabench.checks.subject_facts import Judged
-from pabench.checks.witness import Witness
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 from pabench.run.record import Status
@@ -39,7 +39,7 @@ class CheckRunner:
         effort: how many cases a question draws.
         seed: of the generated cases.
         scope: what cases are drawn from, within what a subject declares.
-        witness: hears of each case before it is judged.
+        observer: hears of each case before it is judged.
         record: of the question that is being asked, or was last.
     """
 
@@ -47,7 +47,7 @@ class CheckRunner:
     effort: Effort
     seed: int
     scope: Scope = EVERYTHING
-    witness: Witness = field(default_factory=Witness)
+    observer: CaseObserver = field(default_factory=CaseObserver)
     record: CheckRecord = field(default_factory=CheckRecord)
 
     def ask(self, question: AnyQuestion, subject: Judged) -> CheckRecord:
@@ -63,7 +63,7 @@ class CheckRunner:
             effort=self.effort,
             seed=self.seed,
             scope=self.scope,
-            witness=self.witness,
+            observer=self.observer,
         )
         self.record = search.record
         # the verdict of a failure is in the record

@@ -16,6 +16,7 @@ from hypothesis.strategies import SearchStrategy
 from pabench.checks.case_files import AnyCase
 from pabench.checks.effort import Effort
 from pabench.checks.failures import load_case
+from pabench.checks.observer import CaseObserver
 from pabench.checks.outcome import Outcome, failed
 from pabench.checks.process import raise_if_interrupted
 from pabench.checks.question import AllocatorQuestion, AllocatorRange, AnyQuestion, Question
@@ -23,7 +24,6 @@ from pabench.checks.record import CheckRecord
 from pabench.checks.scope import EVERYTHING, Scope
 from pabench.checks.space import refused
 from pabench.checks.subject_facts import Judged
-from pabench.checks.witness import Witness
 from pabench.device.base import Device, device_kind
 from pabench.errors import Unsupported
 from pabench.judge.allocators.history import HistoryCase
@@ -66,7 +66,7 @@ class Search:
     effort: Effort
     seed: int
     scope: Scope = EVERYTHING
-    witness: Witness = field(default_factory=Witness)
+    observer: CaseObserver = field(default_factory=CaseObserver)
     record: CheckRecord = field(default_factory=CheckRecord)
 
     def run(self, question: AnyQuestion) -> None:
@@ -79,7 +79,7 @@ class Search:
         self.record.check, self.record.about = question.id, question.sentence
         if isinstance(question, AllocatorQuestion) and self.subject.allocator is not None:
             self.record.about = question.sentence_for(self.can)
-        self.witness.check(self.record.check, self.record.about)
+        self.observer.check(self.record.check, self.record.about)
         if self.subject.lacking is not None:
             raise Unsupported(self.subject.lacking)
         if isinstance(question, Question):
@@ -118,12 +118,12 @@ class Search:
 
     def announce(self, case: AnyCase) -> None:
         """Say what is about to run, so that a crash has its case."""
-        self.witness.case(case)
+        self.observer.case(case)
 
     def note(self, case: AnyCase, outcome: Outcome) -> None:
         """Record a judgement; raise ``CheckFailed`` when it is a failure that no known deviation explains."""
         raise_if_interrupted()
-        outcome = self.witness.judged(outcome, self.device)
+        outcome = self.observer.judged(outcome, self.device)
         for deviation in self.subject.known:
             if deviation.explains(self.record.check, case, outcome):
                 self.record.count(case)
@@ -205,7 +205,7 @@ class Search:
                 continue
             case = saved.case
             try:
-                outcome = self.witness.judge(case, partial(run, case))
+                outcome = self.observer.judge(case, partial(run, case))
             except Unsupported as declined:
                 if device_kind(saved.device) != device_kind(self.device.name):
                     continue  # what another kind of device takes need not be taken here
@@ -235,7 +235,7 @@ class Search:
     def _judge(self, case: AnyCase, run: Callable[[], Outcome]) -> None:
         """Judge ``case`` and note the outcome, or why it was declined."""
         try:
-            outcome = self.witness.judge(case, run)
+            outcome = self.observer.judge(case, run)
         except Unsupported as why:
             self.record.declined = str(why)
             return

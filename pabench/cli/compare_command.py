@@ -7,14 +7,17 @@ from pathlib import Path
 import click
 
 from pabench.console import say
+from pabench.errors import EXIT_OK, UsageError
 from pabench.run.files import atomic_write_text, check_output, pretty
 
 FILE = click.Path(path_type=Path)
 
 
 @click.command(name="compare")
-@click.argument("base", metavar="BASE", type=FILE)
-@click.argument("new", metavar="NEW", type=FILE)
+@click.argument("runs", nargs=-1, metavar="[BASE] NEW", type=FILE)
+@click.option("--baseline", metavar="NAME", help="Compare with this baseline instead of BASE.")
+@click.option("--save", metavar="NAME", help="Keep the run as a baseline of this name; compare nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace the baseline of --save.")
 @click.option(
     "--only", metavar="CLASSES", help="Compare only these classes: verdicts,counted,timed.  [default: all]"
 )
@@ -39,8 +42,10 @@ FILE = click.Path(path_type=Path)
 @click.option("--html", type=FILE, metavar="FILE", help="Write an HTML page.")
 @click.option("--junit", type=FILE, metavar="FILE", help="Write JUnit XML.")
 def command(
-    base: Path,
-    new: Path,
+    runs: tuple[Path, ...],
+    baseline: str | None,
+    save: str | None,
+    overwrite: bool,
     only: str | None,
     threshold: float,
     accept: Path | None,
@@ -60,7 +65,23 @@ def command(
     Examples:
       pabench compare runs/main runs/branch
       pabench compare runs/main runs/branch --only verdicts,counted --markdown comment.md
+      pabench compare runs/main --save main
+      pabench compare runs/branch --baseline main
     """
+    from pabench.comparison.baselines import find_baseline, save_baseline
+
+    if save is not None and baseline is not None:
+        raise UsageError("--save compares nothing, so --baseline must not be given with it")
+    if overwrite and save is None:
+        raise UsageError("--overwrite replaces the baseline of --save: give that too")
+    wanted = 2 if save is None and baseline is None else 1
+    if len(runs) != wanted:
+        said = "two runs, BASE and NEW" if wanted == 2 else "one run"
+        raise UsageError(f"{len(runs)} runs given: must be {said}", hint="pabench list baselines shows names")
+    if save is not None:
+        say(f"kept as baseline {save}: {save_baseline(runs[0], save, overwrite=overwrite)}")
+        return EXIT_OK
+    base, new = (runs[0], runs[1]) if baseline is None else (find_baseline(baseline), runs[0])
     from pabench.comparison.accept import read_accepted
     from pabench.comparison.compare import compare_runs
     from pabench.comparison.delta import CLASSES

@@ -227,6 +227,22 @@ def _prefixes() -> Rows:
     return [{"name": n, "defaults": dict(k.defaults), "about": k.about} for n, k in PREFIXES.items()]
 
 
+@_lists("baselines")
+def _baselines() -> Rows:
+    from pabench.comparison.baselines import baselines
+
+    return [
+        {
+            "name": one.name,
+            "kind": one.run.kind,
+            "results": len(one.run.records),
+            "started": one.run.record["started"],
+            "subjects": list(dict.fromkeys(record.subject.name for record in one.run.records)),
+        }
+        for one in baselines()
+    ]
+
+
 @_lists("gpus")
 def _gpus() -> Rows:
     from pabench.timing.gpus import GPUS

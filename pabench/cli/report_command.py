@@ -32,7 +32,14 @@ from pabench.run.files import check_output
     metavar="DIR",
     help="In place of runs: one page over all runs in a folder, with what changed from run to run.",
 )
-def command(runs: tuple[Path, ...], out: Path | None, base: Path | None, folder: Path | None) -> None:
+@click.option(
+    "--interactive",
+    is_flag=True,
+    help="Write a page with charts to explore too, beside the report: NAME-interactive.html.",
+)
+def command(
+    runs: tuple[Path, ...], out: Path | None, base: Path | None, folder: Path | None, interactive: bool
+) -> None:
     """Render one HTML file from one or more run directories and print its path.
 
     \b
@@ -40,11 +47,12 @@ def command(runs: tuple[Path, ...], out: Path | None, base: Path | None, folder:
       pabench report runs/sweep-20260301T120000Z
       pabench report runs/conformance runs/sweep --out report.html
       pabench report runs/branch --base runs/main
+      pabench report runs/sweep --interactive
       pabench report --index runs
     """
     if folder is not None:
-        if runs or base is not None:
-            raise UsageError("--index takes a folder in place of runs and of --base")
+        if runs or base is not None or interactive:
+            raise UsageError("--index takes a folder in place of runs, of --base and of --interactive")
         from pabench.report.index import render_index
 
         if out is not None:
@@ -60,3 +68,7 @@ def command(runs: tuple[Path, ...], out: Path | None, base: Path | None, folder:
     from pabench.report.render import render_report
 
     say(str(render_report(runs, out, base=base)))
+    if interactive:
+        from pabench.report.interactive import render_interactive
+
+        say(str(render_interactive(runs, out.with_name(f"{out.stem}-interactive.html"))))

@@ -56,12 +56,12 @@ def control_lines(records: Sequence[Record], seeds: int, *, beside_tool: bool) -
         theirs = tool_counts(records)
         yield (
             f"compute-sanitizer: {theirs['flagged']}/{theirs['looked_for']} flagged where a tool looks, "
-            f"{theirs['twins_flagged']} twins flagged"
+            f"{theirs['twins_flagged']} correct look-alikes flagged"
         )
     ours = counts(records)
     yield (
         f"{ours['right']}/{ours['controls']} flagged, {ours['false_alarms']} false alarms "
-        f"in {ours['twins']} twins, {seeds} schedules each"
+        f"in {ours['twins']} correct look-alikes, {seeds} schedules each"
     )
 
 

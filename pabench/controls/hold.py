@@ -73,7 +73,7 @@ def controls_hold(device: CheckedDevice) -> list[str]:
     return []
 
 
-def open_believed(request: DeviceRequest, *, must_run: bool = True) -> Device:
+def open_verified(request: DeviceRequest, *, must_run: bool = True) -> Device:
     """Open a device; a checked one only when it finds what it must find and nothing else.
 
     Args:

@@ -77,7 +77,7 @@ class CheckedDevice(EmulatedDevice):
         checks: which of ``memory``, ``init``, ``race`` and ``sync``.
         count: count instructions and traffic; with no checks the fastest way to have them.
         collect: keep findings in ``findings`` instead of raising ``KernelFindings`` at the end of a launch.
-        step_budget: accesses, meetings and polls of one block; a block that makes more ends as a finding.
+        step_budget: accesses, barriers and polls of one block; a block that makes more ends as a finding.
             0 for no bound.
         options: those of ``EmulatedDevice``.
 

@@ -1,11 +1,11 @@
 """The process that workers are forked from: it has imported everything, and run nothing that is not ours.
 
-A worker is then there in hundredths of a second, however often one dies.  The nursery does two things: when
+A worker is then there in hundredths of a second, however often one dies.  It does two things: when
 told to (byte ``s``, with the worker's socket and output as descriptors) it forks, and reports how the worker
 ended; told so (byte ``r``) it kills all that the worker has left behind and forgets it.  One worker at a
 time.  Its parent's end, known by the end of the control socket, is its own and the worker's.
 
-A process that a worker starts and leaves, in a session of its own or not, becomes a child of the nursery
+A process that a worker starts and leaves, in a session of its own or not, becomes a child of the fork server
 (``PR_SET_CHILD_SUBREAPER``), so that it is found and ends with its worker.
 """
 
@@ -94,7 +94,7 @@ def _fork(work: Work, control: socket.socket, descriptors: list[int]) -> int:
     parent = os.getpid()
     child = os.fork()
     if not child:
-        # nothing may bring the child back into the nursery's loop
+        # nothing may bring the child back into the fork server's loop
         try:
             control.close()
             _become_worker(parent, output=descriptors[1])
@@ -166,7 +166,7 @@ def _bury(child: int, own: set[int]) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         for pid in left:
-            # those whose parent has just died are the nursery's own by now; the next look finds the others
+            # those whose parent has just died are ours by now; the next look finds the others
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
         time.sleep(0.001)

@@ -12,7 +12,7 @@ from pabench.run.bench_worker import ENTRY, answer_of, answer_to_message, make_b
 from pabench.run.channel import Message, raise_refusal
 from pabench.run.plug import Activity, Answer, Facts, FailingCase, Item
 from pabench.run.record import Status
-from pabench.run.workers import Nursery, Worker, WorkerEnded
+from pabench.run.workers import ForkServer, Worker, WorkerEnded
 
 
 class Shard(Protocol):
@@ -82,7 +82,7 @@ class WorkerShard:
         self._activity, self._deadline_s = activity, deadline_s
         module = activity.bench.rpartition(":")[0]
         # imported once, before workers are forked; a file is the worker's to load
-        self._nursery = Nursery(ENTRY, preload=() if module.endswith(".py") else (module,))
+        self._fork_server = ForkServer(ENTRY, preload=() if module.endswith(".py") else (module,))
         self._worker: Worker | None = None
         self._facts: Facts
 
@@ -94,7 +94,7 @@ class WorkerShard:
 
     def close(self) -> None:
         """End the worker."""
-        self._nursery.close()
+        self._fork_server.close()
 
     def renew(self, activity: Activity) -> Facts:
         """Go on with another activity that has the same bench; raises what its bench refuses."""
@@ -110,14 +110,14 @@ class WorkerShard:
 
     def halt(self) -> None:
         """See ``Shard``."""
-        self._nursery.halt()
+        self._fork_server.halt()
 
     def rest(self) -> None:
         """Keep the worker: the caller may have more for it."""
 
     def open(self) -> Facts:
         """Start a worker; raises what its bench refuses."""
-        worker = self._nursery.start()
+        worker = self._fork_server.start()
         worker.send({"bench": self._activity.bench, "setup": dict(self._activity.setup())})
         return self._ready(worker)
 
@@ -188,7 +188,7 @@ class WorkerShard:
         try:
             message = worker.receive(self._deadline_s)
         except WorkerEnded:
-            if self._nursery.halted:
+            if self._fork_server.halted:
                 raise KeyboardInterrupt from None
             raise
         raise_refusal(message)

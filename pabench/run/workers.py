@@ -47,7 +47,7 @@ class WorkerEnded(Exception):
 
 
 class Control(Channel):
-    """The socket to the nursery: orders go out as bytes, reports come in as messages."""
+    """The socket to the fork server: orders go out as bytes, reports come in as messages."""
 
     def order(self, order: bytes, descriptors: tuple[int, ...] = ()) -> None:
         """Send ``s`` with a worker's socket and output, or ``r``."""
@@ -55,7 +55,7 @@ class Control(Channel):
 
 
 class Worker:
-    """A running worker; made by ``Nursery.start``.
+    """A running worker; made by ``ForkServer.start``.
 
     Attributes:
         pid: its process, which leads a process group of its own.
@@ -74,7 +74,7 @@ class Worker:
                 control.order(b"s", (theirs.fileno(), output))
                 answer = control.receive()
                 if answer is None:
-                    raise ConnectionResetError("the nursery is gone")
+                    raise ConnectionResetError("the fork server is gone")
             except BaseException:
                 ours.close()
                 os.close(self._output)
@@ -185,7 +185,7 @@ class Worker:
     def _signal(
         self, number: int, kills: tuple[Callable[[int, int], None], ...] = (os.killpg, os.kill)
     ) -> None:
-        # not yet buried by the nursery, so the number is still the worker's own
+        # not yet buried by the fork server, so the number is still the worker's own
         if self._ended is None:
             for kill in kills:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -225,7 +225,7 @@ class Worker:
         return self._said.decode(errors="replace")
 
 
-class Nursery:
+class ForkServer:
     """Starts workers that run one function; a context manager that leaves no process behind.
 
     Args:
@@ -288,7 +288,7 @@ class Nursery:
             self._worker = None
 
     def close(self) -> None:
-        """End worker and nursery."""
+        """End worker and fork server."""
         if self._process is None:
             return
         # the end of the socket is the order to end, and to take the worker along
@@ -304,7 +304,7 @@ class Nursery:
         self._process = None
         self._log.close()
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> ForkServer:
         return self
 
     def __exit__(
@@ -317,7 +317,7 @@ class Nursery:
         self._proven = False
         ours, theirs = socket.socketpair()
         self._control = Control(ours)
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the nursery
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the fork server
         arguments = [json.dumps(self._path), str(theirs.fileno()), self._entry, *self._preload]
         with theirs:
             self._process = subprocess.Popen(

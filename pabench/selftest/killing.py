@@ -75,7 +75,7 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fate:
+class MutantResult:
     """What became of a mutant.
 
     Attributes:
@@ -145,7 +145,7 @@ class Stage:
     most: int | None = None
 
 
-class Killer:
+class MutantRunner:
     """Judges mutants one after another; a context manager that leaves no process behind.
 
     Args:
@@ -172,7 +172,7 @@ class Killer:
         self._experience = Experience()
         self._shard: WorkerShard | None = None
 
-    def __enter__(self) -> Killer:
+    def __enter__(self) -> MutantRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -183,14 +183,16 @@ class Killer:
         if self._shard is not None:
             self._shard.close()
 
-    def judge(self, mutant: Mutant) -> Fate:
+    def judge(self, mutant: Mutant) -> MutantResult:
         """Plant ``mutant`` and look what kills it.
 
         Raises:
             UsageError: it does not fit its file.
         """
         if not subjects_of(mutant.file):
-            return Fate(mutant=mutant, refused=f"no backend or allocator here is made of {mutant.file}")
+            return MutantResult(
+                mutant=mutant, refused=f"no backend or allocator here is made of {mutant.file}"
+            )
         with tempfile.TemporaryDirectory(prefix="pabench-mutant-", dir=self._scratch) as folder:
             if not mutant.file.endswith(".py"):
                 kernels = overlay(mutant, resource_dir("kernels_cuda"), Path(folder) / "kernels")
@@ -198,11 +200,11 @@ class Killer:
             package = overlay_package(mutant, Path(folder) / "package")
             return self._fate(mutant, None, (str(package),))
 
-    def _fate(self, mutant: Mutant, kernels: Path | None, path: tuple[str, ...]) -> Fate:
+    def _fate(self, mutant: Mutant, kernels: Path | None, path: tuple[str, ...]) -> MutantResult:
         stages = [one for one in stages_of(mutant) if one.hasty or not self._hasty]
         units = units_of(mutant.file)
         if not stages:
-            return Fate(mutant=mutant, refused=f"no check of the suite runs {mutant.file}")
+            return MutantResult(mutant=mutant, refused=f"no check of the suite runs {mutant.file}")
         kills: list[Kill | None] = []
         cases = first = 0
         for seed in self._seeds:
@@ -212,7 +214,7 @@ class Killer:
                 try:
                     found, judged = self._run(stages[index], mutant, units, seed, kernels, path)
                 except DoesNotCompile as refused:
-                    return Fate(mutant=mutant, refused=f"does not compile: {refused}")
+                    return MutantResult(mutant=mutant, refused=f"does not compile: {refused}")
                 if found is not None:
                     first = index
                     break
@@ -221,7 +223,7 @@ class Killer:
             if found is None:
                 break  # it lives; other seeds would say the same at the same price
         kills += [None] * (len(self._seeds) - len(kills))
-        return Fate(mutant=mutant, kills=tuple(kills), cases=cases)
+        return MutantResult(mutant=mutant, kills=tuple(kills), cases=cases)
 
     def _run(
         self,

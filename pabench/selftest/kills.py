@@ -14,7 +14,7 @@ from pabench.run.figures import figures_of
 from pabench.run.plug import ActivityBase, Answer, BenchBase, Env, Facts
 from pabench.run.record import Record, Status
 from pabench.selftest.item import KIND, TestItem
-from pabench.selftest.killing import EMULATED, Fate, Killer
+from pabench.selftest.killing import EMULATED, MutantResult, MutantRunner
 from pabench.selftest.mutants import Mutant, content_id, mutant_of_dict
 from pabench.tracebacks import described
 
@@ -99,7 +99,7 @@ class KillBench(BenchBase):
 
     def __init__(self, setup: Mapping[str, Any], env: Env) -> None:
         self._setup, self._env = setup, env
-        self._killer: Killer | None = None
+        self._killer: MutantRunner | None = None
 
     def open(self) -> Mapping[str, Any]:
         """See ``Bench``."""
@@ -111,7 +111,7 @@ class KillBench(BenchBase):
         asked, began = TestItem(**item), time.monotonic()
         mutant = mutant_of_dict(asked.asked)
         if self._killer is None:
-            self._killer = Killer(
+            self._killer = MutantRunner(
                 seeds=range(self._setup["seeds"]),
                 hasty=self._setup["hasty"],
                 deadline_s=self._setup["deadline_s"],
@@ -134,7 +134,7 @@ class KillBench(BenchBase):
             self._killer = None
 
 
-def record_of_fate(blank: Record, fate: Fate) -> Record:
+def record_of_fate(blank: Record, fate: MutantResult) -> Record:
     """Return the record of what became of a mutant."""
     figures: dict[str, Any] = {"cases": fate.cases}
     if fate.kills:

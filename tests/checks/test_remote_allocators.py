@@ -20,7 +20,7 @@ from pabench.errors import UnknownName, Unsupported
 from pabench.judge.allocators.history import HistoryCase
 from pabench.judge.allocators.operations import Operation
 from pabench.judge.allocators.refusals import unrefused, vain_request
-from pabench.run.workers import Nursery
+from pabench.run.workers import ForkServer
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.entry import AllocatorEntry
 from pabench.subjects.allocators.rounds import Call
@@ -38,13 +38,13 @@ POOL = PoolShape(num_pages=7, page_size=1, max_seqs=1, max_pages_per_seq=1)
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery("tests.support.remote_allocators:serve") as made:
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer("tests.support.remote_allocators:serve") as made:
         yield made
 
 
-def remote(nursery: Nursery, name: str, **options: Any) -> RemoteSubject:
-    return RemoteSubject(nursery, EMULATED, "allocator", name, **{"deadline_s": 120.0, **options})
+def remote(fork_server: ForkServer, name: str, **options: Any) -> RemoteSubject:
+    return RemoteSubject(fork_server, EMULATED, "allocator", name, **{"deadline_s": 120.0, **options})
 
 
 def found(name: str) -> AllocatorEntry:
@@ -89,9 +89,9 @@ def operations(seed: int, offers: frozenset[str]) -> Iterator[Operation]:
 
 @pytest.mark.parametrize("check", [name for name in ALLOCATOR_CHECKS if name != "allocator-concurrent"])
 @pytest.mark.parametrize("name", SUBJECTS)
-def test_remote_allocator_is_judged_as_here(nursery: Nursery, name: str, check: str) -> None:
+def test_remote_allocator_is_judged_as_here(fork_server: ForkServer, name: str, check: str) -> None:
     run, passed = ALLOCATOR_CHECKS[check].run, 0
-    with remote(nursery, name) as subject:
+    with remote(fork_server, name) as subject:
         for case in histories(name, 4):
             local = tried(lambda case=case: run(case, partial(load_allocator(name).make, DEVICE), DEVICE))  # type: ignore[misc]
             assert tried(lambda case=case: subject.judge(run, case)) == local  # type: ignore[misc]
@@ -100,7 +100,7 @@ def test_remote_allocator_is_judged_as_here(nursery: Nursery, name: str, check: 
 
 
 @pytest.mark.parametrize("name", ["ticket", "stack", "scan"])
-def test_remote_pools_are_launched_as_here(nursery: Nursery, name: str) -> None:
+def test_remote_pools_are_launched_as_here(fork_server: ForkServer, name: str) -> None:
     run = ALLOCATOR_CHECKS["allocator-concurrent"].run
     steps: tuple[Operation, ...] = (
         ("launch", {"counts": [1, 2, 0, 8, 3, 2], "frees": 0}),
@@ -108,7 +108,7 @@ def test_remote_pools_are_launched_as_here(nursery: Nursery, name: str) -> None:
         ("churn", {"threads": 64, "rounds": 5, "most": 2}),
         ("drain", {}),
     )
-    with remote(nursery, name) as subject:
+    with remote(fork_server, name) as subject:
         for schedule in range(3):
             case = HistoryCase(shape=POOL, operations=steps, schedule=schedule)
             local = tried(lambda case=case: run(case, partial(load_allocator(name).make, DEVICE), DEVICE))  # type: ignore[misc]
@@ -121,9 +121,9 @@ def test_remote_pools_are_launched_as_here(nursery: Nursery, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTY if name != "Dies"])
-def test_remote_faulty_allocators_get_the_words_they_get_here(nursery: Nursery, name: str) -> None:
+def test_remote_faulty_allocators_get_the_words_they_get_here(fork_server: ForkServer, name: str) -> None:
     run, wrong = ALLOCATOR_CHECKS["allocator-invariants"].run, 0
-    with remote(nursery, name) as subject:
+    with remote(fork_server, name) as subject:
         for case in histories(name, 4):
             local = tried(lambda case=case: run(case, partial(found(name).make, DEVICE), DEVICE))  # type: ignore[misc]
             there = tried(lambda case=case: subject.judge(run, case))  # type: ignore[misc]
@@ -135,8 +135,8 @@ def test_remote_faulty_allocators_get_the_words_they_get_here(nursery: Nursery, 
     assert wrong >= 2
 
 
-def test_remote_allocator_that_dies_is_told_and_made_again(nursery: Nursery) -> None:
-    with remote(nursery, "Dies") as subject:
+def test_remote_allocator_that_dies_is_told_and_made_again(fork_server: ForkServer) -> None:
+    with remote(fork_server, "Dies") as subject:
         allocator = subject.new_allocator(SHAPE)
         allocator.alloc(0, 5)
         with pytest.raises(SubjectEnded, match="SIGABRT"):
@@ -148,11 +148,11 @@ def test_remote_allocator_that_dies_is_told_and_made_again(nursery: Nursery) -> 
 
 
 @pytest.mark.parametrize("name", ["host", "scan", "buddy"])
-def test_remote_allocator_does_what_one_here_does(nursery: Nursery, name: str) -> None:
+def test_remote_allocator_does_what_one_here_does(fork_server: ForkServer, name: str) -> None:
     """Any call, sensible or not, gives the same result or error and leaves the same state."""
     rng, shape = random.Random(3), shape_of(9, 4, 4, 5)
     here = load_allocator(name).make(DEVICE, shape)
-    with remote(nursery, name) as subject:
+    with remote(fork_server, name) as subject:
         there = subject.new_allocator(shape)
         assert there.capabilities == here.capabilities
         assert there.name == here.name
@@ -167,9 +167,9 @@ def test_remote_allocator_does_what_one_here_does(nursery: Nursery, name: str) -
 
 
 @pytest.mark.parametrize("name", ["scan", "stack"])
-def test_remote_kernels_refuse_what_they_refuse_here(nursery: Nursery, name: str) -> None:
+def test_remote_kernels_refuse_what_they_refuse_here(fork_server: ForkServer, name: str) -> None:
     here = load_allocator(name).make(DEVICE, SHAPE)
-    with remote(nursery, name) as subject:
+    with remote(fork_server, name) as subject:
         there = subject.new_allocator(SHAPE)
         assert there.kernel_entries == here.kernel_entries
         assert there.kernel_entries
@@ -180,8 +180,8 @@ def test_remote_kernels_refuse_what_they_refuse_here(nursery: Nursery, name: str
             assert unrefused(there, operation) is None
 
 
-def test_remote_results_are_asked_again_where_they_are(nursery: Nursery) -> None:
-    with remote(nursery, "ReturnsLiveTable") as subject:
+def test_remote_results_are_asked_again_where_they_are(fork_server: ForkServer) -> None:
+    with remote(fork_server, "ReturnsLiveTable") as subject:
         allocator = subject.new_allocator(SHAPE)
         allocator.alloc(0, 5)
         first = allocator.handed_out()
@@ -193,22 +193,22 @@ def test_remote_results_are_asked_again_where_they_are(nursery: Nursery) -> None
         assert allocator.length(0) == 3
 
 
-def test_remote_allocator_refuses_shapes_and_names_as_here(nursery: Nursery) -> None:
-    with remote(nursery, "scan") as subject, pytest.raises(Unsupported, match=r"scan: swap_pages = 3"):
+def test_remote_allocator_refuses_shapes_and_names_as_here(fork_server: ForkServer) -> None:
+    with remote(fork_server, "scan") as subject, pytest.raises(Unsupported, match=r"scan: swap_pages = 3"):
         subject.new_allocator(replace(SHAPE, swap_pages=3))
-    with pytest.raises(UnknownName, match="unknown allocator 'hots'"), remote(nursery, "hots"):
+    with pytest.raises(UnknownName, match="unknown allocator 'hots'"), remote(fork_server, "hots"):
         pass
-    with remote(nursery, "host") as subject, pytest.raises(TypeError, match="host is no backend"):
+    with remote(fork_server, "host") as subject, pytest.raises(TypeError, match="host is no backend"):
         _ = subject.backend
 
 
-def test_remote_peer_says_its_version_or_what_is_lacking(nursery: Nursery) -> None:
+def test_remote_peer_says_its_version_or_what_is_lacking(fork_server: ForkServer) -> None:
     name, lacking = "vllm-block-pool", None
     try:
         load_allocator(name)
     except Unsupported as error:
         lacking = str(error)
-    with remote(nursery, name) as subject:
+    with remote(fork_server, name) as subject:
         assert (subject.facts.lacking, subject.facts.package) == (lacking, ALLOCATORS[name].package)
         if lacking is None:
             assert subject.facts.version == ALLOCATORS[name].version()

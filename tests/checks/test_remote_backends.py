@@ -27,7 +27,7 @@ from pabench.device.registry import DeviceRequest
 from pabench.errors import EnvironmentRefused, OutOfPages, PabenchError, UsageError
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.placement import VAST
-from pabench.run.workers import Nursery
+from pabench.run.workers import ForkServer
 from pabench.strategies.attention import cases, vast_page_cases
 from pabench.strategies.cache import append_cases, merge_cases
 from pabench.strategies.lengths import prefill_batches, speculative_batches
@@ -51,15 +51,15 @@ FLAT = replace(CASE, batch=Batch(kv_lens=(9, 5)))
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery(ENTRY, path=[str(FILES)]) as made:
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer(ENTRY, path=[str(FILES)]) as made:
         yield made
 
 
 @contextlib.contextmanager
-def backend(nursery: Nursery, name: str, **options: Any) -> Iterator[RemoteSubject]:
+def backend(fork_server: ForkServer, name: str, **options: Any) -> Iterator[RemoteSubject]:
     options = {"deadline_s": 120.0, **options}
-    with RemoteSubject(nursery, options.pop("device", EMULATED), "backend", name, **options) as subject:
+    with RemoteSubject(fork_server, options.pop("device", EMULATED), "backend", name, **options) as subject:
         yield subject
 
 
@@ -80,10 +80,10 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_remote_rawkernel_is_judged_as_here(nursery: Nursery, name: str) -> None:
+def test_remote_rawkernel_is_judged_as_here(fork_server: ForkServer, name: str) -> None:
     check, here = CHECKS[name], RawKernelBackend(DEVICE)
     outcomes = []
-    with backend(nursery, "rawkernel") as subject:
+    with backend(fork_server, "rawkernel") as subject:
 
         @settings(
             max_examples=4,
@@ -104,9 +104,9 @@ def test_remote_rawkernel_is_judged_as_here(nursery: Nursery, name: str) -> None
 
 
 @pytest.mark.parametrize("placement", [VAST, "high"])
-def test_remote_pools_larger_than_memory_are_lent(nursery: Nursery, placement: str) -> None:
+def test_remote_pools_larger_than_memory_are_lent(fork_server: ForkServer, placement: str) -> None:
     found = []
-    with backend(nursery, "rawkernel") as subject:
+    with backend(fork_server, "rawkernel") as subject:
 
         @settings(max_examples=3, deadline=None, database=None, phases=[Phase.generate])
         @seed(5)
@@ -134,10 +134,10 @@ LOCALLY_JUDGED = (
 
 @pytest.mark.parametrize("name", LOCALLY_JUDGED)
 def test_remote_bad_backends_get_the_words_they_get_here(
-    nursery: Nursery, name: str, capfd: pytest.CaptureFixture[str]
+    fork_server: ForkServer, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     local = tried(lambda: CHECKS["decode"].run(CASE, load_backend(BAD + name, DEVICE), DEVICE))
-    with backend(nursery, BAD + name) as subject:
+    with backend(fork_server, BAD + name) as subject:
         remote = tried(lambda: subject.judge(CHECKS["decode"].run, CASE))
     assert isinstance(local, Outcome)
     assert isinstance(remote, Outcome)
@@ -164,8 +164,8 @@ def test_remote_bad_backends_get_the_words_they_get_here(
         ("ChangesTable", "decode", r"ValueError: .* read-only \(bad_backends.py:\d+ in fetch\)"),
     ],
 )
-def test_remote_bad_backends_are_seen(nursery: Nursery, name: str, check: str, words: str) -> None:
-    with backend(nursery, BAD + name) as subject:
+def test_remote_bad_backends_are_seen(fork_server: ForkServer, name: str, check: str, words: str) -> None:
+    with backend(fork_server, BAD + name) as subject:
         outcome = tried(lambda: subject.judge(CHECKS[check].run, CASE))
         assert isinstance(outcome, Outcome)
         assert not outcome.passed
@@ -175,8 +175,8 @@ def test_remote_bad_backends_are_seen(nursery: Nursery, name: str, check: str, w
         assert said(again) == said(outcome)
 
 
-def test_remote_hang_is_told_with_its_place(nursery: Nursery) -> None:
-    with backend(nursery, BAD + "Loops", deadline_s=2.0) as subject:
+def test_remote_hang_is_told_with_its_place(fork_server: ForkServer) -> None:
+    with backend(fork_server, BAD + "Loops", deadline_s=2.0) as subject:
         outcome = tried(lambda: subject.judge(CHECKS["decode"].run, CASE))
         assert re.fullmatch(r"hung: no progress for 2 s in run \(isolation_backends.py:\d+\)", said(outcome))
 
@@ -195,8 +195,8 @@ def test_remote_hang_is_told_with_its_place(nursery: Nursery) -> None:
         ("ReturnsHonestSubclass", r"right: .*"),
     ],
 )
-def test_remote_nonsense_is_described_and_judged_here(nursery: Nursery, name: str, words: str) -> None:
-    with backend(nursery, REMOTE + name) as subject:
+def test_remote_nonsense_is_described_and_judged_here(fork_server: ForkServer, name: str, words: str) -> None:
+    with backend(fork_server, REMOTE + name) as subject:
         outcome = subject.judge(CHECKS["decode"].run, CASE)
     assert re.fullmatch(words, outcome.text), outcome
     assert outcome.passed == (name == "ReturnsHonestSubclass")
@@ -204,73 +204,73 @@ def test_remote_nonsense_is_described_and_judged_here(nursery: Nursery, name: st
 
 @pytest.mark.parametrize("name", ["OneOutput", "OneWorkspace", "one_output_for_all_calls"])
 @pytest.mark.parametrize("where", ["here", "there"])
-def test_remote_one_output_for_all_calls_is_seen(nursery: Nursery, name: str, where: str) -> None:
+def test_remote_one_output_for_all_calls_is_seen(fork_server: ForkServer, name: str, where: str) -> None:
     if where == "here":
         outcome = check_plans(FLAT, load_backend(REMOTE + name, DEVICE), DEVICE)
     else:
-        with backend(nursery, REMOTE + name) as subject:
+        with backend(fork_server, REMOTE + name) as subject:
             outcome = subject.judge(check_plans, FLAT)
     assert not outcome.passed
     words = r"plan 1 of two: " + (r"another call changes .*" if name == "OneOutput" else r"sequence .*")
     assert re.fullmatch(words, outcome.text), outcome
 
 
-def test_remote_right_function_passes_the_plans(nursery: Nursery) -> None:
-    with backend(nursery, REMOTE + "right") as subject:
+def test_remote_right_function_passes_the_plans(fork_server: ForkServer) -> None:
+    with backend(fork_server, REMOTE + "right") as subject:
         assert subject.judge(check_plans, FLAT).passed
 
 
 @pytest.mark.parametrize("name", ["ChangesDirectory", "RoundsDown", "ClearsEnvironment", "LooksForTruth"])
-def test_remote_tampering_stays_where_it_is(nursery: Nursery, name: str) -> None:
+def test_remote_tampering_stays_where_it_is(fork_server: ForkServer, name: str) -> None:
     before = (Path.cwd(), dict(os.environ), np.float32(1) / np.float32(3), np.abs(-1.0))
-    with backend(nursery, REMOTE + name) as subject:
+    with backend(fork_server, REMOTE + name) as subject:
         assert subject.judge(CHECKS["decode"].run, CASE).passed
     assert before == (Path.cwd(), dict(os.environ), np.float32(1) / np.float32(3), np.abs(-1.0))
-    with backend(nursery, str((FILES / "good.py").relative_to(Path.cwd())) + ":decode") as subject:
+    with backend(fork_server, str((FILES / "good.py").relative_to(Path.cwd())) + ":decode") as subject:
         assert subject.judge(CHECKS["decode"].run, CASE).passed
 
 
-def test_remote_patched_numpy_moves_no_verdict(nursery: Nursery) -> None:
-    with backend(nursery, REMOTE + "PatchesNumpy") as subject:
+def test_remote_patched_numpy_moves_no_verdict(fork_server: ForkServer) -> None:
+    with backend(fork_server, REMOTE + "PatchesNumpy") as subject:
         for _ in range(2):
             assert not subject.judge(CHECKS["decode"].run, CASE).passed
     assert not np.isnan(1.0)
 
 
-def test_remote_closed_descriptors_are_an_end_by_name(nursery: Nursery) -> None:
-    with backend(nursery, REMOTE + "ClosesDescriptors") as subject:
+def test_remote_closed_descriptors_are_an_end_by_name(fork_server: ForkServer) -> None:
+    with backend(fork_server, REMOTE + "ClosesDescriptors") as subject:
         outcome = tried(lambda: subject.judge(CHECKS["decode"].run, CASE))
         assert isinstance(outcome, Outcome)
         assert not outcome.passed
         assert outcome.crashed
 
 
-def test_remote_inputs_cannot_be_written(nursery: Nursery) -> None:
-    with backend(nursery, REMOTE + "WritesInputs") as subject:
+def test_remote_inputs_cannot_be_written(fork_server: ForkServer) -> None:
+    with backend(fork_server, REMOTE + "WritesInputs") as subject:
         assert subject.judge(CHECKS["decode"].run, CASE).passed
-    with backend(nursery, REMOTE + "WritesThroughMemory") as subject:
+    with backend(fork_server, REMOTE + "WritesThroughMemory") as subject:
         outcome = tried(lambda: subject.judge(CHECKS["decode"].run, CASE))
         assert said(outcome).startswith("killed by SIGSEGV"), outcome
 
 
-def test_remote_conditions_are_asked_over_there(nursery: Nursery) -> None:
-    with backend(nursery, REMOTE + "HasRule") as subject:
+def test_remote_conditions_are_asked_over_there(fork_server: ForkServer) -> None:
+    with backend(fork_server, REMOTE + "HasRule") as subject:
         why_not = subject.backend.capabilities.why_not
         assert why_not(CASE) == "two sequences at most"
         assert why_not(FLAT) is None
         assert why_not(replace(CASE, problem=replace(CASE.problem, dtype="float16"))) == "no dtype float16"
-    with backend(nursery, REMOTE + "HasReason") as subject:
+    with backend(fork_server, REMOTE + "HasReason") as subject:
         assert subject.backend.capabilities.why_not(replace(CASE, seed=13)) == "not today"
         assert subject.backend.capabilities.why_not(CASE) is None
-    with backend(nursery, "rawkernel") as subject:
+    with backend(fork_server, "rawkernel") as subject:
         assert subject.backend.capabilities.rule is None
         assert subject.backend.capabilities == RawKernelBackend.capabilities
         assert subject.backend.profile == RawKernelBackend.profile
         assert (subject.backend.captures, subject.backend.takes_resident) == (True, True)
 
 
-def test_remote_errors_arrive_as_what_they_are(nursery: Nursery) -> None:
-    with backend(nursery, REMOTE + "RaisesOurs") as subject:
+def test_remote_errors_arrive_as_what_they_are(fork_server: ForkServer) -> None:
+    with backend(fork_server, REMOTE + "RaisesOurs") as subject:
 
         def error(number: int, kind: type[Exception]) -> Any:
             with pytest.raises(kind) as found:
@@ -294,12 +294,12 @@ def test_remote_errors_arrive_as_what_they_are(nursery: Nursery) -> None:
         assert subject.lives == 1
 
 
-def test_remote_findings_of_a_checked_device_arrive(nursery: Nursery) -> None:
+def test_remote_findings_of_a_checked_device_arrive(fork_server: ForkServer) -> None:
     checked = DeviceRequest(name="emulated", checked=True)
     place = REMOTE + "ReadsBehind"
     with pytest.raises(KernelFindings) as here:
         attend(load_backend(place, CheckedDevice()), build_tensors(CASE))
-    with backend(nursery, place, device=checked) as subject, pytest.raises(KernelFindings) as there:
+    with backend(fork_server, place, device=checked) as subject, pytest.raises(KernelFindings) as there:
         attend(subject.backend, build_tensors(CASE))
     # where the memory lies that is strayed into differs from process to process
     marks = [
@@ -313,7 +313,7 @@ def test_remote_findings_of_a_checked_device_arrive(nursery: Nursery) -> None:
     assert raised(again) == raised(here.value)
 
 
-def test_remote_loading_is_refused_as_here(nursery: Nursery) -> None:
+def test_remote_loading_is_refused_as_here(fork_server: ForkServer) -> None:
     refused: list[tuple[str, type[Exception], str]] = [
         ("no-such-backend", UsageError, "unknown backend"),
         ("tests.support.stub_backends:NoCapabilities", UsageError, "has no 'capabilities'"),
@@ -321,21 +321,21 @@ def test_remote_loading_is_refused_as_here(nursery: Nursery) -> None:
         ("tests.support.isolation_backends:DiesAtLoad", EnvironmentRefused, r"cannot be loaded: aborted"),
     ]
     for name, kind, words in refused:
-        with pytest.raises(kind, match=words), backend(nursery, name):
+        with pytest.raises(kind, match=words), backend(fork_server, name):
             pass
     with (
         pytest.raises(EnvironmentRefused, match="cannot be loaded: hung"),
-        backend(nursery, "tests.support.isolation_backends:HangsAtLoad", deadline_s=0.5),
+        backend(fork_server, "tests.support.isolation_backends:HangsAtLoad", deadline_s=0.5),
     ):
         pass
 
 
 def test_remote_subject_lives_on_after_its_process(
-    nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fork_server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MARK", str(tmp_path / "mark"))
-    # the nursery has the environment of its start
-    with Nursery(ENTRY) as own, backend(own, REMOTE + "DiesFirst") as subject:
+    # the fork server has the environment of its start
+    with ForkServer(ENTRY) as own, backend(own, REMOTE + "DiesFirst") as subject:
         subject.begin_case()
         plan = subject.backend.plan(build_tensors(CASE))
         with pytest.raises(SubjectEnded, match="SIGABRT") as ended:
@@ -353,7 +353,7 @@ def test_remote_subject_lives_on_after_its_process(
 
 def test_remote_subject_leaves_no_process_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIDS", str(tmp_path / "pids"))
-    with Nursery(ENTRY) as own, backend(own, REMOTE + "LeavesProcesses") as subject:
+    with ForkServer(ENTRY) as own, backend(own, REMOTE + "LeavesProcesses") as subject:
         assert subject.judge(CHECKS["decode"].run, CASE).passed
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 2
@@ -377,8 +377,8 @@ def test_remote_subject_leaves_no_process_behind(tmp_path: Path, monkeypatch: py
         ("exc_terminal.py:decode", r"ValueError: .*red.* \(exc_terminal.py:2 in decode\)"),
     ],
 )
-def test_remote_files_of_strangers(nursery: Nursery, name: str, words: str) -> None:
-    with backend(nursery, str(FILES / name)) as subject:
+def test_remote_files_of_strangers(fork_server: ForkServer, name: str, words: str) -> None:
+    with backend(fork_server, str(FILES / name)) as subject:
         outcome = tried(lambda: subject.judge(CHECKS["decode"].run, CASE))
     assert isinstance(outcome, Outcome)
     assert re.fullmatch(words, outcome.text, re.DOTALL), outcome
@@ -394,9 +394,9 @@ def test_remote_files_of_strangers_are_all_tried() -> None:
     assert tried_files == {str(path.relative_to(FILES)) for path in FILES.rglob("*.py")}
 
 
-def test_remote_cheat_changes_no_verdict_beside_it(nursery: Nursery) -> None:
+def test_remote_cheat_changes_no_verdict_beside_it(fork_server: ForkServer) -> None:
     for name in ("cheat_patches_the_judge.py", "wrong.py", "cheat_patches_the_judge.py"):
-        with backend(nursery, str(FILES / name) + ":decode") as subject:
+        with backend(fork_server, str(FILES / name) + ":decode") as subject:
             assert not subject.judge(CHECKS["decode"].run, CASE).passed
-    with backend(nursery, str(FILES / "good.py") + ":decode") as subject:
+    with backend(fork_server, str(FILES / "good.py") + ":decode") as subject:
         assert subject.judge(CHECKS["decode"].run, CASE).passed

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import strategies as st
 
 from pabench.checks.effort import Effort
+from pabench.checks.observer import CaseObserver
 from pabench.checks.outcome import PASSED, Outcome, failed
 from pabench.checks.question import Check, Question
 from pabench.checks.runner import Answer, CheckRunner
 from pabench.checks.subject_facts import Judged
-from pabench.checks.witness import Witness
 from pabench.errors import Unsupported
 from pabench.problem import Batch, Case, Problem
 from tests.support.probe import DEVICE
@@ -96,9 +96,9 @@ def test_runner_lets_through_what_is_about_the_process() -> None:
     def judged(outcome: Outcome, device: Any) -> Outcome:
         raise Ended
 
-    witness = Witness()
-    witness.judged = judged  # type: ignore[method-assign]
-    runner = CheckRunner(device=DEVICE, effort=EFFORT, seed=0, witness=witness)
+    observer = CaseObserver()
+    observer.judged = judged  # type: ignore[method-assign]
+    runner = CheckRunner(device=DEVICE, effort=EFFORT, seed=0, observer=observer)
     with pytest.raises(Ended):
         runner.answer(question(lambda case: PASSED), Judged(name="good", kind="backend", backend=GOOD))
 

@@ -94,7 +94,7 @@ def test_checked_sync_of_shuffles_from_absent_lanes(seed: int) -> None:
 )
 def test_checked_sync_ends_loops_by_their_steps(entry: str, args: tuple[Any, ...], line: str) -> None:
     found = one("meetings", entry, *args, grid=2, step_budget=20_000)
-    assert found.text == "a block made 20000 steps (accesses, meetings and polls) and has not ended"
+    assert found.text == "a block made 20000 steps (accesses, barriers and polls) and has not ended"
     assert found.at.place.line == line_of("meetings", line)
     # of two blocks that wait for each other the second is not run on once the first has fallen
     assert (found.at.block, found.count) == ((0, 0, 0), 1 if entry == "each_for_the_other" else 2)

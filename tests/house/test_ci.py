@@ -159,3 +159,69 @@ def test_ci_action_knows_every_input_that_is_given_to_it() -> None:
     scripts = re.findall(r"run: \|\n((?: {8}.*\n)+)|run: (?!\|)(.*)", action)
     assert len(scripts) == 3
     assert not [script for pair in scripts for script in pair if "${{" in script]
+
+
+def action_steps() -> list[str]:
+    """The scripts of action.yml, in their order: install, judge, end."""
+    action = (ROOT / "action.yml").read_text(encoding="utf-8")
+    found = re.findall(r"run: \|\n((?: {8}.*\n)+)|run: (?!\|)(.*)", action)
+    return ["\n".join(line[8:] for line in many.splitlines()) or one for many, one in found]
+
+
+def act(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a step as GitHub does: bash, ending at the first error."""
+    return subprocess.run(
+        ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", script],
+        cwd=folder,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("GITHUB")},
+            "GITHUB_ACTION_PATH": str(ROOT),
+            "GITHUB_OUTPUT": str(folder / "outputs"),
+            "PABENCH": f"{sys.executable} -m pabench",
+            "PYTHONPATH": str(ROOT),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "files"),
+    [
+        ("--backend absent.py:decode --device emulated", "4", []),
+        ("--allocator $(touch${IFS}broken);touch,broken", "4", []),
+        pytest.param(" ".join(FEW), "1", ["badge.json", "report.html"], marks=pytest.mark.slow),
+    ],
+)
+def test_ci_action_hands_on_the_code_and_leaves_the_report(
+    given: str, code: str, files: list[str], tmp_path: Path
+) -> None:
+    loop = "    for i, n in enumerate(kv_lens):\n"
+    wrong = own_kernel().replace(loop, "    for i, n in enumerate(kv_lens - (kv_lens > 1)):\n")
+    (tmp_path / "my_kernel.py").write_text(wrong, encoding="utf-8")
+    _, judge, end = action_steps()
+    inputs = {"PABENCH_ARGS": given, "PABENCH_SWEEP": "", "PABENCH_BASE": "", "PABENCH_OUT": "out"}
+    done = act(judge, tmp_path, **inputs)
+    # the step itself never fails, so that the artifact is kept
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "outputs").read_text() == f"code={code}\n"
+    assert not (tmp_path / "broken").exists()
+    assert set(files) <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert act(end, tmp_path, CODE=code).returncode == int(code)
+    assert act(end, tmp_path, CODE="0").returncode == 0
+
+
+def test_ci_action_installs_what_is_there(tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > said\n')
+    program.chmod(0o755)
+    done = act(action_steps()[0], tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 0, done.stderr
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said[:3] == ["-m", "pip", "install"]
+    constraints, package = Path(said[said.index("-c") + 1]), Path(said[-1])
+    assert constraints.is_file()
+    assert (package / "pyproject.toml").is_file()

@@ -70,7 +70,7 @@ def test_docs_commands_run(page: Path, tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "pabench", *words[1:]],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PABENCH_BASELINES": str(tmp_path / "baselines")},
             capture_output=True,
             text=True,
             timeout=1200,

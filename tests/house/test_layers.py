@@ -86,7 +86,7 @@ ONLY: dict[str, set[str]] = {
     "judge": {"numpy"},
     "run": {"numpy", "click", "ray"},
     "analysis": {"numpy", "pandas", "scipy"},
-    "comparison": {"pandas"},
+    "comparison": {"pandas", "platformdirs"},
 }
 
 # no files, processes or network where only the question is stated

@@ -18,19 +18,19 @@ from pabench.errors import EnvironmentRefused, PabenchError, UnknownName
 from pabench.run import channel, workers
 from pabench.run.channel import raise_refusal, refusal
 from pabench.run.ending import Ending
-from pabench.run.workers import Nursery, WorkerEnded
+from pabench.run.workers import ForkServer, WorkerEnded
 
 LONG = 300.0
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery("tests.support.isolation_work:work") as made:
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer("tests.support.isolation_work:work") as made:
         yield made
 
 
-def ending(nursery: Nursery, order: dict[str, object]) -> Ending:
-    worker = nursery.start()
+def ending(fork_server: ForkServer, order: dict[str, object]) -> Ending:
+    worker = fork_server.start()
     worker.send(order)
     with pytest.raises(WorkerEnded) as ended:
         worker.receive(LONG)
@@ -52,8 +52,8 @@ def wait_until_dead(pid: int) -> None:
         time.sleep(0.01)
 
 
-def test_isolation_worker_is_the_first_to_go_when_memory_runs_out(nursery: Nursery) -> None:
-    worker = nursery.start()
+def test_isolation_worker_is_the_first_to_go_when_memory_runs_out(fork_server: ForkServer) -> None:
+    worker = fork_server.start()
     worker.send({"do": "first to go"})
     assert int(worker.receive(LONG)["score"]) == 1000
     worker.stop()
@@ -74,14 +74,14 @@ def test_isolation_worker_is_the_first_to_go_when_memory_runs_out(nursery: Nurse
     ids=lambda value: value["do"] if isinstance(value, dict) else "",
 )
 def test_isolation_names_how_a_worker_ended(
-    nursery: Nursery, order: dict[str, object], text: str, monkeypatch: pytest.MonkeyPatch
+    fork_server: ForkServer, order: dict[str, object], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "close" in str(order["do"]):
         monkeypatch.setattr(workers, "DUMP_SECONDS", 0.2)  # these live on
-    found = ending(nursery, order)
+    found = ending(fork_server, order)
     assert re.fullmatch(text, found.text), found
     assert not found.hung
-    worker = nursery.start()
+    worker = fork_server.start()
     worker.send({"do": "echo"})
     assert worker.receive(LONG) == {"do": "echo"}
 
@@ -94,8 +94,8 @@ def test_isolation_names_how_a_worker_ended(
         ("babble for ever", r".*"),
     ],
 )
-def test_isolation_ends_what_makes_no_progress(nursery: Nursery, order: str, place: str) -> None:
-    worker = nursery.start()
+def test_isolation_ends_what_makes_no_progress(fork_server: ForkServer, order: str, place: str) -> None:
+    worker = fork_server.start()
     worker.send({"do": order})
     with pytest.raises(WorkerEnded) as ended:
         worker.receive(0.3)
@@ -104,29 +104,31 @@ def test_isolation_ends_what_makes_no_progress(nursery: Nursery, order: str, pla
     assert not alive(worker.pid)
 
 
-def test_isolation_hears_all_that_was_said_before_the_end(nursery: Nursery) -> None:
-    worker = nursery.start()
+def test_isolation_hears_all_that_was_said_before_the_end(fork_server: ForkServer) -> None:
+    worker = fork_server.start()
     worker.send({"do": "say and die", "count": 2000})
     assert [worker.receive(LONG)["number"] for _ in range(2000)] == list(range(2000))
     with pytest.raises(WorkerEnded, match="exited with status 0"):
         worker.receive(LONG)
 
 
-def test_isolation_counts_what_waits_as_progress(nursery: Nursery) -> None:
-    worker = nursery.start()
+def test_isolation_counts_what_waits_as_progress(fork_server: ForkServer) -> None:
+    worker = fork_server.start()
     worker.send({"do": "echo"})
     assert select.select([worker._channel], [], [], LONG)[0]
     assert worker.receive(0.0) == {"do": "echo"}
 
 
-def test_isolation_takes_messages_of_any_size(nursery: Nursery) -> None:
-    worker, big = nursery.start(), {"do": "echo", "list": list(range(200_000)), "text": "\n\0ü\ud800"}
+def test_isolation_takes_messages_of_any_size(fork_server: ForkServer) -> None:
+    worker, big = fork_server.start(), {"do": "echo", "list": list(range(200_000)), "text": "\n\0ü\ud800"}
     worker.send(big)
     assert worker.receive(LONG) == big
 
 
-def test_isolation_keeps_a_workers_output_out(nursery: Nursery, capfd: pytest.CaptureFixture[str]) -> None:
-    worker = nursery.start()
+def test_isolation_keeps_a_workers_output_out(
+    fork_server: ForkServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    worker = fork_server.start()
     worker.send({"do": "babble"})
     assert worker.receive(LONG) == {"done": True}
     worker.stop()
@@ -134,15 +136,15 @@ def test_isolation_keeps_a_workers_output_out(nursery: Nursery, capfd: pytest.Ca
     assert printed.out == printed.err == ""
 
 
-def test_isolation_tells_a_fault_of_its_own_from_one_of_the_work(nursery: Nursery) -> None:
-    worker = nursery.start()
+def test_isolation_tells_a_fault_of_its_own_from_one_of_the_work(fork_server: ForkServer) -> None:
+    worker = fork_server.start()
     worker.send({"do": "raise"})
     with pytest.raises(PabenchError, match="a worker process failed: ValueError: first line"):
         worker.receive(LONG)
 
 
-def test_isolation_worker_leads_a_group_that_dies_with_it(nursery: Nursery) -> None:
-    worker = nursery.start()
+def test_isolation_worker_leads_a_group_that_dies_with_it(fork_server: ForkServer) -> None:
+    worker = fork_server.start()
     worker.send({"do": "who"})
     said = worker.receive(LONG)
     assert said["pid"] == said["group"] == worker.pid != os.getpid()
@@ -155,8 +157,8 @@ def test_isolation_worker_leads_a_group_that_dies_with_it(nursery: Nursery) -> N
 
 @pytest.mark.parametrize("end", ["stop", "exit", "close"])
 def test_isolation_ends_what_a_worker_has_started_elsewhere(end: str) -> None:
-    with Nursery("tests.support.isolation_work:work") as nursery:
-        worker = nursery.start()
+    with ForkServer("tests.support.isolation_work:work") as fork_server:
+        worker = fork_server.start()
         worker.send({"do": "leave daemons"})
         pids = worker.receive(LONG)["pids"]
         assert all(map(alive, pids))
@@ -168,16 +170,16 @@ def test_isolation_ends_what_a_worker_has_started_elsewhere(end: str) -> None:
             with pytest.raises(WorkerEnded):
                 worker.receive(LONG)
         if end != "close":
-            # the nursery lives on, and so does what it starts next
-            following = nursery.start()
+            # the fork server lives on, and so does what it starts next
+            following = fork_server.start()
             following.send({"do": "echo"})
             assert following.receive(LONG) == {"do": "echo"}
     for pid in pids:
         wait_until_dead(pid)
 
 
-def test_isolation_carries_bytes_and_descriptors(nursery: Nursery, tmp_path: Path) -> None:
-    worker, big = nursery.start(), os.urandom(3_000_001)
+def test_isolation_carries_bytes_and_descriptors(fork_server: ForkServer, tmp_path: Path) -> None:
+    worker, big = fork_server.start(), os.urandom(3_000_001)
     worker.send({"do": "parts"}, [b"\n{}\n", big])
     assert worker.receive(LONG) == {"sizes": [4, len(big)], "parts": [big, b"\n{}\n"]}
     worker.send({"do": "echo"})
@@ -199,18 +201,20 @@ def test_isolation_carries_bytes_and_descriptors(nursery: Nursery, tmp_path: Pat
         ("[1]\n", r"b'\[1\]'"),
     ],
 )
-def test_isolation_refuses_what_is_no_message(nursery: Nursery, text: str, said: str) -> None:
-    found = ending(nursery, {"do": "say", "text": text})
+def test_isolation_refuses_what_is_no_message(fork_server: ForkServer, text: str, said: str) -> None:
+    found = ending(fork_server, {"do": "say", "text": text})
     assert re.fullmatch(rf"wrote into the suite's own channel: {said}", found.text), found
 
 
-def test_isolation_refuses_a_line_without_end(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_isolation_refuses_a_line_without_end(
+    fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(channel, "MAX_LINE_BYTES", 2**20)
-    assert "bytes without an end" in ending(nursery, {"do": "babble without a line"}).text
+    assert "bytes without an end" in ending(fork_server, {"do": "babble without a line"}).text
 
 
-def test_isolation_death_is_noticed_though_a_child_holds_the_channel(nursery: Nursery) -> None:
-    worker = nursery.start()
+def test_isolation_death_is_noticed_though_a_child_holds_the_channel(fork_server: ForkServer) -> None:
+    worker = fork_server.start()
     worker.send({"do": "leave a child"})
     child = int(worker.receive(LONG)["child"])
     worker.send({"do": "exit", "status": 5})
@@ -220,16 +224,16 @@ def test_isolation_death_is_noticed_though_a_child_holds_the_channel(nursery: Nu
 
 
 @pytest.mark.parametrize("order", ["fork", "fork in C"])
-def test_isolation_notices_a_copy_of_the_worker(nursery: Nursery, order: str) -> None:
-    worker = nursery.start()
+def test_isolation_notices_a_copy_of_the_worker(fork_server: ForkServer, order: str) -> None:
+    worker = fork_server.start()
     worker.send({"do": order})
     assert worker.receive(LONG) == {"copy": True}
     worker.send({"do": "echo"})
     assert worker.receive(LONG) == {"do": "echo"}
 
 
-def test_isolation_copy_of_a_worker_does_not_speak(nursery: Nursery) -> None:
-    worker = nursery.start()
+def test_isolation_copy_of_a_worker_does_not_speak(fork_server: ForkServer) -> None:
+    worker = fork_server.start()
     worker.send({"do": "fork and speak"})
     worker.send({"do": "echo"})
     assert worker.receive(LONG) == {"done": True}
@@ -238,14 +242,14 @@ def test_isolation_copy_of_a_worker_does_not_speak(nursery: Nursery) -> None:
 
 def test_isolation_entry_that_cannot_be_imported_is_refused_once() -> None:
     with (
-        Nursery("tests.no_such_module:work") as broken,
+        ForkServer("tests.no_such_module:work") as broken,
         pytest.raises(EnvironmentRefused, match=r"No module named 'tests\.no_such_module'"),
     ):
         broken.start()
 
 
-def test_isolation_nursery_that_was_killed_is_replaced() -> None:
-    with Nursery("tests.support.isolation_work:work") as made:
+def test_isolation_fork_server_that_was_killed_is_replaced() -> None:
+    with ForkServer("tests.support.isolation_work:work") as made:
         worker = made.start()
         worker.send({"do": "who"})
         os.kill(worker.receive(LONG)["parent"], signal.SIGKILL)
@@ -258,13 +262,13 @@ def test_isolation_nursery_that_was_killed_is_replaced() -> None:
 
 SUPERVISOR = """
 import sys, time
-from pabench.run.workers import Nursery
-nursery = Nursery("tests.support.isolation_work:work")
-worker = nursery.start()
+from pabench.run.workers import ForkServer
+fork_server = ForkServer("tests.support.isolation_work:work")
+worker = fork_server.start()
 worker.send({"do": "leave a child"})
 child = worker.receive(60.0)["child"]
 worker.send({"do": "loop"})
-print(nursery._process.pid, worker.pid, child, flush=True)
+print(fork_server._process.pid, worker.pid, child, flush=True)
 time.sleep(3600)
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pabench.selftest.killing import ASSEMBLY, PTX, Killer, device_of
+from pabench.selftest.killing import ASSEMBLY, PTX, MutantRunner, device_of
 from pabench.selftest.mutants import load_mutants
 from tests.device.test_nvrtc import needs_nvrtc
 
@@ -28,7 +28,7 @@ def test_assembly_has_faults_and_all_are_judged_from_ptx() -> None:
 @pytest.mark.parametrize("name", SAMPLE)
 def test_fault_in_the_assembly_is_killed(name: str) -> None:
     mutant = MUTANTS[name]
-    with Killer(seeds=(0,)) as killer:
+    with MutantRunner(seeds=(0,)) as killer:
         fate = killer.judge(mutant)
     assert fate.status == "killed", fate
     (kill,) = fate.kills

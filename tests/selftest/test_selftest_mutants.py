@@ -16,7 +16,7 @@ from pabench.errors import EnvironmentRefused, UsageError
 from pabench.resources import resource_dir
 from pabench.run.plug import Facts
 from pabench.selftest.calibration import Trial
-from pabench.selftest.killing import Fate, Kill, Killer, stages_of
+from pabench.selftest.killing import Kill, MutantResult, MutantRunner, stages_of
 from pabench.selftest.kills import Mutants, counts, record_of_fate
 from pabench.selftest.mutants import Mutant, load_mutants, mutated
 from pabench.selftest.mutation import changes_of, excuse_for, generated, mutant_of
@@ -189,7 +189,7 @@ def test_selftest_mutants_resumed_patiently_judges_again_what_lived_in_haste() -
     hasty, patient = (Mutants(mutants, seeds=1, hasty=h, deadline_s=30, config={}) for h in (True, False))
     kill = Kill(check="decode[normal]", subject="rawkernel", text="wrong", max_ratio=7.0)
     done = [
-        record_of_fate(item.blank("emulated"), Fate(mutant=mutant, kills=(found,)))
+        record_of_fate(item.blank("emulated"), MutantResult(mutant=mutant, kills=(found,)))
         for item, mutant, found in zip(hasty.items(FACTS), mutants[:2], (kill, None), strict=False)
     ]
     assert hasty.config(FACTS) == patient.config(FACTS)
@@ -206,10 +206,10 @@ def test_selftest_mutants_lie_in_a_folder_that_ends_with_the_run(tmp_path: Path)
     scratch = Path(plug.setup()["scratch"])
     seen: list[list[str]] = []
 
-    class Looking(Killer):
-        def _fate(self, mutant: Mutant, kernels: Path | None, path: tuple[str, ...]) -> Fate:
+    class Looking(MutantRunner):
+        def _fate(self, mutant: Mutant, kernels: Path | None, path: tuple[str, ...]) -> MutantResult:
             seen.append([one.name[:15] for one in scratch.iterdir()])
-            return Fate(mutant=mutant)
+            return MutantResult(mutant=mutant)
 
     with Looking(seeds=[0], scratch=str(scratch)) as killer:
         killer.judge(LIVING)
@@ -227,10 +227,10 @@ def test_selftest_mutants_fates_are_counted() -> None:
     kill = Kill(check="decode[normal]", subject="rawkernel", text="wrong", max_ratio=7.0)
     other = Kill(check="poison", subject="rawkernel", text="wrong", max_ratio=3.0)
     fates = [
-        Fate(mutant=mutant, kills=(kill, kill)),
-        Fate(mutant=mutant, kills=(other, kill)),
-        Fate(mutant=mutant, kills=(kill, None), cases=60),
-        Fate(mutant=mutant, refused="does not compile"),
+        MutantResult(mutant=mutant, kills=(kill, kill)),
+        MutantResult(mutant=mutant, kills=(other, kill)),
+        MutantResult(mutant=mutant, kills=(kill, None), cases=60),
+        MutantResult(mutant=mutant, refused="does not compile"),
     ]
     assert [fate.status for fate in fates] == ["killed", "killed", "lives", "refused"]
     assert [fate.smallest_ratio for fate in fates] == [7.0, 3.0, 7.0, None]
@@ -305,7 +305,7 @@ class FailingKiller:
 
     def close(self) -> None: ...
 
-    def judge(self, mutant: Mutant) -> Fate:
+    def judge(self, mutant: Mutant) -> MutantResult:
         if self.broken:
             raise RuntimeError("used again after it broke down")
         self.broken = mutant.id in ("zero", "refused")
@@ -314,13 +314,13 @@ class FailingKiller:
         if mutant.id == "refused":
             raise EnvironmentRefused("cannot write /x: No space left on device")
         kill = Kill(check="decode[normal]", subject="host", text="wrong", max_ratio=2.0)
-        return Fate(mutant=mutant, kills=(kill if mutant.id != "alive" else None,))
+        return MutantResult(mutant=mutant, kills=(kill if mutant.id != "alive" else None,))
 
 
 def test_selftest_mutants_one_that_cannot_be_judged_loses_no_other(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pabench.selftest.kills.Killer", FailingKiller)
+    monkeypatch.setattr("pabench.selftest.kills.MutantRunner", FailingKiller)
     names = ("first", "zero", "refused", "second", "third")
     path = tmp_path / "mine.toml"
     path.write_text(
@@ -353,7 +353,7 @@ def test_selftest_mutants_one_that_cannot_be_judged_loses_no_other(
 def test_selftest_mutants_killer_leaves_the_sources_alone() -> None:
     before = (KERNELS / "kv_append.cu").read_bytes()
     (mutant,) = (m for m in load_mutants(OWN / "kernels.toml") if m.id == "kv-head-modulo")
-    with Killer(seeds=[0]) as killer:
+    with MutantRunner(seeds=[0]) as killer:
         fate = killer.judge(mutant)
         assert (
             killer.judge(Mutant(id="m", file="ceilings.cu", before="a", after="b", **FIELDS)).refused

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from pabench.run.channel import Channel
-from pabench.run.workers import Nursery, WorkerEnded
+from pabench.run.workers import ForkServer, WorkerEnded
 
 CRASHED = "crashed"
 
@@ -22,7 +22,7 @@ def apart(judge: Callable[..., str | None], *, silence_s: float = 300.0, **order
         silence_s: after so long it counts as hanging, a verdict too.
         order: JSON values.
     """
-    worker = _nursery().start()
+    worker = _fork_server().start()
     worker.send({"module": judge.__module__, "name": judge.__name__, "order": order})
     try:
         answer = worker.receive(silence_s)
@@ -42,7 +42,7 @@ def work(channel: Channel) -> None:
 
 
 @cache
-def _nursery() -> Nursery:
-    nursery = Nursery(f"{__name__}:{work.__name__}")
-    atexit.register(nursery.close)
-    return nursery
+def _fork_server() -> ForkServer:
+    fork_server = ForkServer(f"{__name__}:{work.__name__}")
+    atexit.register(fork_server.close)
+    return fork_server

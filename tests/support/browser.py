@@ -1,9 +1,10 @@
-"""A page in headless Chromium, scripts off: boxes, screenshots and prints over the DevTools protocol."""
+"""A page in headless Chromium, scripts off: boxes, screenshots, prints, audits, by the DevTools protocol."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import importlib.util
 import json
 import os
 import select
@@ -16,12 +17,21 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 MISSING = "no Chromium here: apt-get install chromium"
+AXE = "axe_playwright_python"
+NO_AXE = f"no axe-core here: pip install --no-deps {AXE.replace('_', '-')}"
+RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 DEADLINE_S = 120.0
 
 
 def chromium() -> str | None:
     """Return the program, or None where there is none."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+def axe() -> Path | None:
+    """Return the script of axe-core, which a package on PyPI carries, or None where that is not installed."""
+    found = importlib.util.find_spec(AXE)
+    return None if found is None or found.origin is None else Path(found.origin).with_name("axe.min.js")
 
 
 class Browser:
@@ -97,6 +107,29 @@ class Browser:
         self._ask("Emulation.setEmulatedMedia", media="")
         done = self._ask("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=True)
         return base64.b64decode(done["data"]).count(b"/Type /Page\n")
+
+    def violations(self, script: Path) -> list[str]:
+        """Return what axe-core finds against WCAG 2.2 AA and good practice: rule, element and why."""
+        self.let_scripts_run(True)
+        self.evaluate(script.read_text(encoding="utf-8"))
+        asked = f"axe.run({{runOnly: {json.dumps(RULES)}}}).then(found => JSON.stringify(found.violations))"
+        violations = json.loads(self.evaluate(asked))
+        self.let_scripts_run(False)
+        return [
+            f"{rule['id']}: {node['html'][:200]}: {node.get('failureSummary')}"
+            for rule in violations
+            for node in rule["nodes"]
+        ]
+
+    def evaluate(self, expression: str) -> Any:
+        """Return the value of a JavaScript expression, or of its promise; scripts must run for the latter."""
+        answer = self._ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def let_scripts_run(self, value: bool) -> None:
+        """Let pages opened from now on run their scripts."""
+        self._ask("Emulation.setScriptExecutionDisabled", value=not value)
 
     def close(self) -> None:
         """End the browser."""

@@ -19,18 +19,18 @@ from pabench.activities.conformance.smallest import smallest
 from pabench.checks.case_files import AnyCase
 from pabench.checks.effort import EFFORTS
 from pabench.checks.ledger import known_deviations
+from pabench.checks.observer import CaseObserver
 from pabench.checks.outcome import Outcome
 from pabench.checks.process import own_process
 from pabench.checks.question import AnyQuestion
 from pabench.checks.remote.errors import SubjectEnded
-from pabench.checks.remote.nursery import shared_nursery
+from pabench.checks.remote.fork_server import shared_fork_server
 from pabench.checks.remote.subject import RemoteSubject
 from pabench.checks.runner import CheckRunner
 from pabench.checks.subject_facts import Judged, SubjectFacts, load_judged, load_subject
 from pabench.checks.suite import question_by_id
-from pabench.checks.witness import Witness
 from pabench.checks.workloads import workload_question
-from pabench.controls.hold import open_believed
+from pabench.controls.hold import open_verified
 from pabench.device.base import Device
 from pabench.device.registry import DeviceRequest
 from pabench.errors import DeviceFault, EnvironmentRefused, PabenchError, Unsupported
@@ -47,7 +47,7 @@ def _nothing() -> None:
     pass
 
 
-class JudgeWitness(Witness):
+class JudgeObserver(CaseObserver):
     """Remembers the case in flight, and says now and then that the judge is alive."""
 
     isolated = True
@@ -96,7 +96,7 @@ class ConformanceBench(BenchBase):
         self._wanted, self._deadline_s = DeviceRequest(**setup["device"]), setup["deadline_s"]
         self._path, self._known = tuple(setup["path"]), setup["known"]
         self._env, self._stack = env, contextlib.ExitStack()
-        self._witness = Witness() if self._deadline_s is None else JudgeWitness(env)
+        self._observer = CaseObserver() if self._deadline_s is None else JudgeObserver(env)
         self._device: Device | None = None
         self._remote: RemoteSubject | None = None
 
@@ -106,7 +106,7 @@ class ConformanceBench(BenchBase):
             return dict(self._known)
         if self._deadline_s is None or self._wanted.checked:
             self._env.loading(f"device {self._wanted.name!r}")
-            self._device = open_believed(self._wanted, must_run=False)
+            self._device = open_verified(self._wanted, must_run=False)
         found = []
         for kind, name in self._request.subjects:
             self._env.loading(f"{kind} {name!r}")
@@ -132,7 +132,7 @@ class ConformanceBench(BenchBase):
             record = replace(asked.blank(self._device_name()), status=Status.FAILED, reason=asked.broken)
             return Answer(record=record)
         question = self._question(asked)
-        self._witness.check(asked.question, asked.about)
+        self._observer.check(asked.question, asked.about)
         with own_process(interruptible=self._deadline_s is None):
             try:
                 subject, device = self._judged(asked.subject_kind, asked.subject)
@@ -141,7 +141,7 @@ class ConformanceBench(BenchBase):
                     effort=replace(EFFORTS[self._request.profile], shrink=not self._request.stop),
                     seed=self._request.seed,
                     scope=self._request.scope,
-                    witness=self._witness,
+                    observer=self._observer,
                 )
                 found = runner.answer(question, subject)
             except SubjectEnded as ended:
@@ -185,7 +185,7 @@ class ConformanceBench(BenchBase):
         with own_process(interruptible=self._deadline_s is None):
             try:
                 subject, device = self._judged(kind, name)
-                begin = self._witness.begin if isinstance(self._witness, JudgeWitness) else _nothing
+                begin = self._observer.begin if isinstance(self._observer, JudgeObserver) else _nothing
                 return why_broken(subject, device, begin)
             except (KeyboardInterrupt, EnvironmentRefused):
                 raise
@@ -219,7 +219,7 @@ class ConformanceBench(BenchBase):
         self._stack.close()
         self._remote = None
         made = RemoteSubject(
-            shared_nursery(self._path),
+            shared_fork_server(self._path),
             self._wanted,
             kind,
             name,
@@ -227,15 +227,15 @@ class ConformanceBench(BenchBase):
             loaded=self._known is not None,
         )
         self._remote = self._stack.enter_context(made)
-        if isinstance(self._witness, JudgeWitness):
-            self._witness.begin = made.begin_case
+        if isinstance(self._observer, JudgeObserver):
+            self._observer.begin = made.begin_case
         return made
 
     def _ended(self, asked: CheckItem, question: AnyQuestion, ending: Ending, began: float) -> Answer:
         """The verdict of a question whose subject's process ended, with the smallest case that ends one."""
-        remote, witness = self._remote, self._witness
-        case = witness.announced if isinstance(witness, JudgeWitness) else None
-        cases = witness.cases if isinstance(witness, JudgeWitness) else 0
+        remote, observer = self._remote, self._observer
+        case = observer.announced if isinstance(observer, JudgeObserver) else None
+        cases = observer.cases if isinstance(observer, JudgeObserver) else 0
         if case is None or remote is None:
             ending = Ending(text=f"before its first case: {ending.text}", hung=ending.hung)
         elif not self._request.stop:

@@ -95,10 +95,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def pabench_device(pytestconfig: pytest.Config) -> Any:
     """The device of ``--pabench-device``."""
-    from pabench.controls.hold import open_believed
+    from pabench.controls.hold import open_verified
     from pabench.device.registry import DeviceRequest
 
-    return open_believed(DeviceRequest(name=pytestconfig.option.pabench_device))
+    return open_verified(DeviceRequest(name=pytestconfig.option.pabench_device))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pabench.checks.outcome import Outcome, raised
 from pabench.checks.recordings import keep_recording, read_arrays
 from pabench.checks.remote.errors import SubjectEnded
 from pabench.checks.remote.subject import RemoteSubject
-from pabench.controls.hold import open_believed
+from pabench.controls.hold import open_verified
 from pabench.device.base import Device
 from pabench.device.registry import DeviceRequest
 from pabench.errors import UsageError
@@ -85,11 +85,11 @@ def replay(request: ReplayRequest, *, deadline_s: float | None) -> Replayed:
     )
     kind, name = subject_of(saved, request.subject)
     if deadline_s is None:
-        device = open_believed(wanted)
+        device = open_verified(wanted)
         outcome = rerun(saved, device, subject=name)
         return _replayed(saved, name, device.name, outcome)
     if wanted.checked:
-        open_believed(wanted)
+        open_verified(wanted)
     with RemoteSubject(None, wanted, kind, name, deadline_s=deadline_s) as remote:
         remote.begin_case()
         try:

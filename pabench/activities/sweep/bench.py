@@ -14,9 +14,9 @@ from pabench.activities.sweep.line import answer, blank_line, failing_case
 from pabench.activities.sweep.run_cell import preflight, run_cell
 from pabench.activities.sweep.times import TASKS, Speed, Tasks
 from pabench.checks.remote.errors import SubjectEnded
-from pabench.checks.remote.nursery import shared_nursery
+from pabench.checks.remote.fork_server import shared_fork_server
 from pabench.checks.remote.subject import RemoteSubject
-from pabench.controls.hold import open_believed
+from pabench.controls.hold import open_verified
 from pabench.device.base import Device
 from pabench.device.registry import DeviceRequest
 from pabench.errors import DeviceFault, PabenchError, Unsupported
@@ -61,7 +61,7 @@ class SweepBench(BenchBase):
             return dict(self._known)
         if self._deadline_s is None or self._request.checked:
             self._env.loading(f"device {self._request.name!r}")
-            self._device = open_believed(self._request)
+            self._device = open_verified(self._request)
         for name in self._names:
             self._env.loading(f"backend {name!r}")
             try:
@@ -140,11 +140,11 @@ class SweepBench(BenchBase):
     def _load(self, name: str) -> None:
         if self._deadline_s is None:
             if self._device is None:
-                self._device = open_believed(self._request)
+                self._device = open_verified(self._request)
             self._here[name] = load_backend(name, self._device)
             return
-        nursery = shared_nursery(place=self._names.index(name))
-        made = RemoteSubject(nursery, self._request, BACKEND, name, deadline_s=self._deadline_s)
+        fork_server = shared_fork_server(place=self._names.index(name))
+        made = RemoteSubject(fork_server, self._request, BACKEND, name, deadline_s=self._deadline_s)
         made = self._stack.enter_context(made)
         if made.facts.lacking is not None:
             raise Unsupported(made.facts.lacking)
@@ -172,5 +172,5 @@ class SweepBench(BenchBase):
         for subject in self._apart.values():
             return subject.facts.device_name, subject.facts.device_description
         if self._device is None:
-            self._device = open_believed(self._request)
+            self._device = open_verified(self._request)
         return self._device.name, self._device.description

@@ -26,7 +26,7 @@ from pabench.errors import EnvironmentRefused, PabenchError, Unsupported
 from pabench.problem.vast import lent_by
 from pabench.run.channel import Message
 from pabench.run.ending import Ending
-from pabench.run.workers import DEFAULT_DEADLINE_S, Nursery, Worker, WorkerEnded
+from pabench.run.workers import DEFAULT_DEADLINE_S, ForkServer, Worker, WorkerEnded
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.process.memory import lent
 
@@ -45,18 +45,18 @@ class RemoteSubject:
         trips: how many calls were answered, or should have been.
 
     Args:
-        nursery: where the process is started, which then serves nobody else; None for one of its own.
+        fork_server: where the process is started, which then serves nobody else; None for one of its own.
         device: opened in the subject's process.
         kind: ``backend`` or ``allocator``.
         name: of the subject, or its place.
         deadline_s: seconds that one call may take.
-        path: for a nursery of its own, folders in which modules are looked for first.
+        path: for a fork server of its own, folders in which modules are looked for first.
         loaded: another process has loaded it before: that it cannot be loaded is its end, and no refusal.
     """
 
     def __init__(
         self,
-        nursery: Nursery | None,
+        fork_server: ForkServer | None,
         device: DeviceRequest,
         kind: str,
         name: str,
@@ -68,8 +68,8 @@ class RemoteSubject:
         self.kind, self.name, self.deadline_s = kind, name, deadline_s
         self.lives, self.trips = 0, 0
         self._loaded = loaded
-        self._own = nursery is None
-        self._nursery = Nursery(ENTRY, path=path) if nursery is None else nursery
+        self._own = fork_server is None
+        self._fork_server = ForkServer(ENTRY, path=path) if fork_server is None else fork_server
         self._request = device
         self._worker: Worker | None = None
         self._sent: set[int] = set()
@@ -154,11 +154,11 @@ class RemoteSubject:
         self._start()
 
     def close(self) -> None:
-        """End the process, and the nursery when it has one of its own."""
+        """End the process, and the fork server when it has one of its own."""
         self._end()
         self._lending.close()
         if self._own:
-            self._nursery.close()
+            self._fork_server.close()
 
     # --- for the proxies ------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class RemoteSubject:
             SubjectRaised: the subject raised what is no error of ours.
             PabenchError: the subject raised it, of this very class.
             SubjectEnded: the process ended, or was ended.
-            KeyboardInterrupt: the nursery was halted.
+            KeyboardInterrupt: the fork server was halted.
         """
         self.ready()
         waiting, self._waiting = self._waiting, []
@@ -219,7 +219,7 @@ class RemoteSubject:
             answer = self._answer(worker.receive(self.deadline_s))
         except WorkerEnded as ended:
             self._end()
-            if self._nursery.halted:
+            if self._fork_server.halted:
                 raise KeyboardInterrupt from None
             raise SubjectEnded(ended.ending) from None
         except PabenchError as broke:
@@ -249,7 +249,7 @@ class RemoteSubject:
 
     def _start(self) -> None:
         self._end(wait=True)
-        self._worker = self._nursery.start()
+        self._worker = self._fork_server.start()
         self._sent = set()
         self.lives += 1
         device = self._request.to_dict()

@@ -27,7 +27,7 @@ from pabench.subjects.process.tasks import told as told_result
 
 
 def work(channel: Channel) -> None:
-    """Serve one subject: what a worker of the nursery does."""
+    """Serve one subject: what a worker of the fork server does."""
     served = Served(channel)
     while (message := channel.receive()) is not None:
         served.hear(message)

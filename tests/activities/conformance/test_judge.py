@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from pabench.activities.conformance.bench import JudgeWitness
+from pabench.activities.conformance.bench import JudgeObserver
 from pabench.activities.conformance.request import ConformanceRequest, request_from_dict
 from pabench.activities.conformance.smallest import ALONE, smallest
 from pabench.checks.case_files import AnyCase
@@ -129,29 +129,29 @@ def test_judge_leaves_a_process_whose_cuda_context_is_lost() -> None:
     def lost() -> None:
         raise DeviceFault("the CUDA device reports: an illegal memory access")
 
-    witness = JudgeWitness(Ears())  # type: ignore[arg-type]
+    observer = JudgeObserver(Ears())  # type: ignore[arg-type]
     fine: Any = SimpleNamespace(name="cuda", synchronize=lambda: None)
     broken: Any = SimpleNamespace(name="cuda", synchronize=lost)
     host: Any = SimpleNamespace(name="emulated", synchronize=lost)
     wrong = failed("wrong")
-    assert witness.judged(wrong, fine) == wrong
-    assert witness.judged(PASSED, broken) == PASSED
-    assert witness.judged(wrong, host) == wrong
+    assert observer.judged(wrong, fine) == wrong
+    assert observer.judged(PASSED, broken) == PASSED
+    assert observer.judged(wrong, host) == wrong
     with pytest.raises(SubjectEnded, match="DeviceFault: the CUDA device reports: an illegal memory access"):
-        witness.judged(wrong, broken)
+        observer.judged(wrong, broken)
 
 
 def test_judge_says_now_and_then_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("pabench.activities.conformance.bench.time.monotonic", lambda: now[0])
     ears = Ears()
-    witness = JudgeWitness(ears)  # type: ignore[arg-type]
+    observer = JudgeObserver(ears)  # type: ignore[arg-type]
     case = Case(problem=PROBLEM, batch=Batch(kv_lens=(7,)))
-    witness.check("decode", "")
+    observer.check("decode", "")
     for step in (0.0, 0.4, 0.4, 0.1, 0.6):
         now[0] += step
-        witness.case(case)
+        observer.case(case)
     assert ears.heard == ["3 cases", "5 cases"]
-    assert (witness.cases, witness.announced) == (5, case)
-    witness.check("append", "")
-    assert (witness.cases, witness.announced) == (0, None)
+    assert (observer.cases, observer.announced) == (5, case)
+    observer.check("append", "")
+    assert (observer.cases, observer.announced) == (0, None)

@@ -27,7 +27,7 @@ struct Request {
   const Buffer* buffers;
   u32 buffer_count;
   u32 checks;
-  u64 step_budget;  // accesses, meetings and polls of one block; 0 for no bound
+  u64 step_budget;  // accesses, barriers and polls of one block; 0 for no bound
 };
 
 // The last buffer that starts at or before `address`, or null.

@@ -83,7 +83,7 @@ inline void report_deadlock(Worker& w, const std::string& text) {
   lane.pc = pc;
   const u64 budget = trace_of(lane).block->checked->request.step_budget;
   report_sync(lane, "step", "a block made " + std::to_string(budget) +
-                                " steps (accesses, meetings and polls) and has not ended");
+                                " steps (accesses, barriers and polls) and has not ended");
   leave_block();
 }
 

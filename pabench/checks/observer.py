@@ -11,7 +11,7 @@ from pabench.device.base import Device
 from pabench.errors import EnvironmentRefused, Unsupported
 
 
-class Witness:
+class CaseObserver:
     """Lets everything pass: for a run within the process of the command itself.
 
     Attributes:
