@@ -222,5 +222,8 @@ class Contents:
     def _at(slots: Array, places: Array) -> Array:
         """What stands in ``places``, nothing where there is no such slot."""
         there = (places >= 0) & (places < slots.size)
-        found: Array = np.where(there, slots[np.where(there, places, 0)] if slots.size else NOTHING, NOTHING)
+        if there.all():
+            found: Array = slots[places]
+            return found
+        found = np.where(there, slots[np.where(there, places, 0)] if slots.size else NOTHING, NOTHING)
         return found
