@@ -25,7 +25,7 @@ from pabench.judge.allocators.memory import HandedOut, grown_memory
 from pabench.judge.allocators.model import ModelAllocator
 from pabench.judge.allocators.operations import READERS_ONLY, Operation
 from pabench.judge.allocators.refusals import unrefused
-from pabench.judge.allocators.streams import Turns, turns_of
+from pabench.judge.allocators.streams import Turns, images_of, turns_of
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator
 from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt
@@ -209,7 +209,8 @@ class Trial:
             return f"invariant 5: {name} {given} changed {moved}"
         self.contents.copy(rows_of(got.copies))
         if name == "alloc":
-            self.contents.start(given["sequence"], given["stream"], given["adapter"], given["salt"])
+            names = given["adapter"], given["salt"], images_of(given.get("images", ()))
+            self.contents.start(given["sequence"], given["stream"], *names)
         at = 0
         for sequence, count in served:
             self.contents.write(sequence, slots[at : at + count * len(groups)])
