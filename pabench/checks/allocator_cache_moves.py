@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pabench.checks.allocator_draws import Space
+from pabench.checks.allocator_draws import Space, words_of
 from pabench.checks.allocator_steps import HistorySteps
-from pabench.judge.allocators.streams import Turns, flat
+from pabench.judge.allocators.contents import Reader
+from pabench.judge.allocators.streams import Turns, flat, flat_images
 
 
 class CacheMoves(HistorySteps):
@@ -20,7 +21,7 @@ class CacheMoves(HistorySteps):
         count = self._part(sequence) if self._maybe(0.2) else held
         self._step("commit", sequence=sequence, tokens=count)
         if count >= self.shape.page_size:
-            self.offered.append((reader.turns, (reader.adapter, reader.salt)))
+            self.offered.append((reader.turns, _space(reader)))
             if self._maybe(0.6):
                 self._look_nearby(count)
         then = self._one(["", "free", "rewind", "rewind"])
@@ -32,7 +33,7 @@ class CacheMoves(HistorySteps):
     def _rewind(self, sequence: int, count: int) -> None:
         """Cut and write on as a speculative decoder does, also within a page that is cached by now."""
         reader = self.trial.contents.live[sequence]
-        before = reader.turns, (reader.adapter, reader.salt)
+        before = reader.turns, _space(reader)
         self._cut(sequence, self.rng.randint(count // 2, count))
         more = self._one([1, self._count(), max(1, count - len(reader.tokens))])
         if self._maybe(0.4) and self._on("append_batch"):
@@ -43,7 +44,7 @@ class CacheMoves(HistorySteps):
             held = len(reader.tokens)
             self._step("commit", sequence=sequence, tokens=held)
             self._look_for(before, count + 1)
-            self._look_for((reader.turns, before[1]), held + 1)
+            self._look_for((reader.turns, _space(reader)), held + 1)
 
     def _look_nearby(self, count: int) -> None:
         """Look for what is nearly the prompt that was committed last."""
@@ -57,8 +58,8 @@ class CacheMoves(HistorySteps):
 
     def _look_for(self, offer: tuple[Turns, Space], tokens: int) -> None:
         if self._on("lookup"):
-            turns, (adapter, salt) = offer
-            words = {"stream": turns[0][1], "turns": flat(turns), "adapter": adapter, "salt": salt}
+            turns, space = offer
+            words = {"stream": turns[0][1], "turns": flat(turns), **words_of(space)}
             self._step("lookup", tokens=tokens, **words)
 
     def _look(self) -> None:
@@ -89,3 +90,7 @@ class CacheMoves(HistorySteps):
         forged = self._one([*self.trial.hit.pages, *held[:6], self.rng.randint(-1, self.shape.num_pages)])
         pages = [forged] if self._maybe() else []
         self._step("adopt", sequence=self._one([*self._dead[:1], 0]), pages=pages)
+
+
+def _space(reader: Reader) -> Space:
+    return reader.adapter, reader.salt, tuple(flat_images(reader.images))

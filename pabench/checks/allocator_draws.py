@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -18,8 +19,8 @@ SMALL_PAGES = [4, 3, 2, 1, 8]
 PAGES = [*SMALL_PAGES, 4, 1, 16, 32, 64, 128, 256, 24]
 """Those that are served are among them."""
 
-Space = tuple[str, str]
-"""Adapter and salt of a prompt."""
+Space = tuple[str, str, tuple[int, ...]]
+"""Adapter, salt and images of a prompt, the last as ``flat_images`` writes them."""
 
 
 def small_pools(can: Capabilities, page_sizes: list[int] = PAGES) -> st.SearchStrategy[PoolShape]:
@@ -92,7 +93,33 @@ def spaces(rng: random.Random) -> list[Space]:
     alone = [(both, (adapter, "")), ((adapter, ""), (other, "")), (("", salt), ("", another))]
     alone += [((adapter, ""), ("", adapter)), (neither, (adapter, "")), (neither, ("", salt))]
     # no more: what is shared by nobody shows nothing
-    return [*rng.choice(joined), *rng.choice(alone)]
+    return [(*names, ()) for names in (*rng.choice(joined), *rng.choice(alone))]
+
+
+def image_spaces(rng: random.Random, page_size: int) -> list[Space]:
+    """Draw prompts that differ in their images alone: in one, in its place, or in how far it goes."""
+    first = rng.choice([0, 1, page_size - 1, page_size, rng.randrange(2 * page_size)])
+    image = rng.randrange(2**30)
+    second = first + rng.choice([1, 2, page_size, page_size + 1])
+    one = (first, second - first, image)
+    two = (second + rng.choice([0, 0, 1]), rng.choice([1, 2, page_size]), rng.choice([image, image ^ 1]))
+    near = [
+        (*one[:2], image ^ rng.choice([1, 2**8, 2**29]), *two),
+        (*one, *two[:2], two[2] ^ 2),
+        (*one[:2], two[2], *two[:2], image),  # each in the other's place
+        (first + 1, *one[1:], two[0] + 1, *two[1:]),
+        (*one, two[0], two[1] + 1, two[2]),
+        one,
+        (),
+    ]
+    chosen = [(*one, *two), *rng.sample(near, 3)]
+    return [("", "", images) for images in dict.fromkeys(chosen)]
+
+
+def words_of(space: Space) -> dict[str, Any]:
+    """Return the fields of an operation that name a space."""
+    adapter, salt, images = space
+    return {"adapter": adapter, "salt": salt} | ({"images": [*images]} if images else {})
 
 
 def _near(rng: random.Random, name: str) -> str:

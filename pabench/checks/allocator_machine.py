@@ -16,7 +16,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from pabench.checks.allocator_cache_moves import CacheMoves
 from pabench.checks.allocator_checks import check_repeats
-from pabench.checks.allocator_draws import PAGES, SMALL_PAGES, grouped_pools, small_pools, spaces, streams
+from pabench.checks.allocator_draws import (
+    PAGES,
+    SMALL_PAGES,
+    Space,
+    grouped_pools,
+    image_spaces,
+    small_pools,
+    spaces,
+    streams,
+    words_of,
+)
 from pabench.checks.allocator_steps import HistoryOver
 from pabench.checks.table_decode import judge_tables
 from pabench.judge.allocators.trial import Trial
@@ -39,6 +49,9 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
     def _pools(self) -> st.SearchStrategy[PoolShape]:
         return small_pools(self.can, SMALL_PAGES if self.decodes else PAGES)
 
+    def _spaces(self, rng: random.Random) -> list[Space]:
+        return spaces(rng)
+
     @initialize(
         data=st.data(),
         without=st.sets(st.sampled_from(GROUPS), max_size=5),
@@ -49,7 +62,7 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
         self.can = self.asking.can
         self.shape = data.draw(self._pools())
         self.without = without
-        self.streams, self.spaces = streams(random.Random(words)), spaces(random.Random(words))
+        self.streams, self.spaces = streams(random.Random(words)), self._spaces(random.Random(words))
         self.history, self.offered = [], []
         self.asking.announce(self._case())
         self.trial = Trial(self.asking.new_allocator(self.shape))
@@ -99,10 +112,10 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
     # --- starting -------------------------------------------------------------------------------------------
 
     def _alloc(self) -> None:
-        sequence, tokens, (adapter, salt) = self._one(self._dead[:6]), self._count(), self._one(self.spaces)
+        sequence, tokens, space = self._one(self._dead[:6]), self._count(), self._one(self.spaces)
         final = tokens + self._count() if self._on("final") and self._maybe() else None
         stream = self._one(self.streams)
-        self._new(sequence, tokens, final_tokens=final, stream=stream, adapter=adapter, salt=salt)
+        self._new(sequence, tokens, final_tokens=final, stream=stream, **words_of(space))
 
     def _fork(self) -> None:
         """Fork, and mostly grow one of the two, both at once, or everything; also when no page is left."""
@@ -265,6 +278,13 @@ class DecodingMachine(AllocatorMachine):
     """At its end a decode kernel reads the cache through the tables."""
 
     decodes = True
+
+
+class ImageMachine(AllocatorMachine):
+    """Prompts differ in the images that their tokens stand for, and in nothing else but their tokens."""
+
+    def _spaces(self, rng: random.Random) -> list[Space]:
+        return image_spaces(rng, self.shape.page_size)
 
 
 class GroupMachine(AllocatorMachine):

@@ -162,6 +162,10 @@ def _explain(record: Record) -> Iterator[str]:
         yield f"  again: {record.failure.replay}"
     for reason, count in details.get("skip_reasons", {}).items():
         yield f"{who}: {count:,} requests skipped: {one_line(reason)}"
+    for one in details.get("priorities", ()):
+        clock = f"{one['ttft_s_p50']:.4g} s, p99 {one['ttft_s_p99']:.4g} s" if one["served"] else "-"
+        served = f"{one['served']:,} of {one['requests']:,} served, {one['preemptions']:,} preemptions"
+        yield f"{who}: priority {one['priority']}: {served}, TTFT p50 {clock}"
     if checked := details.get("checked_steps"):
         yield f"{who}: invariants hold after each of {checked:,} steps"
     if kernel := details.get("kernel"):
@@ -203,7 +207,8 @@ def _config(given: Mapping[str, Any], options: Options) -> ServingConfig:
         **{name: given[name] for name in ("block_tokens", "time_unit", "turns")},
         count=given["requests"] or (small.get("count") if given["trace"] is None else None),
         seed=options.seed,
-        scheduler=scheduler.name,
+        scheduler=given["scheduler"],
+        priorities=_shares(given["priorities"]),
         allocators=tuple(dict.fromkeys(given["allocator"])) or (scheduler.allocator,),
         page_sizes=tuple(dict.fromkeys(parse_numbers("--page-sizes", given["page_sizes"]))),
         model=model.name,
@@ -215,6 +220,15 @@ def _config(given: Mapping[str, Any], options: Options) -> ServingConfig:
         tpot_limit_s=_seconds("--tpot-limit-ms", given["tpot_limit_ms"]),
         **_clock(given, gpu, weight_bytes),
     )
+
+
+def _shares(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple(float(share) for share in text.split(","))
+    except ValueError:
+        raise UsageError(f"--priorities {text!r}: must be shares, such as 0.1,0.9") from None
 
 
 def _clock(given: Mapping[str, Any], gpu: Gpu, weight_bytes: float) -> dict[str, Any]:

@@ -38,11 +38,16 @@ OTHERS = (
         help="Shared prefixes, see `pabench list prefixes`.  [default: the trace's, else none]",
     ),
     click.option(
+        "--priorities",
+        metavar="LIST",
+        help="Shares of priority classes, most urgent first, such as 0.1,0.9.  [default: one class]",
+    ),
+    click.option(
         "--scheduler",
         default="fcfs",
         show_default=True,
         metavar="NAME",
-        help="Scheduler, see `pabench list schedulers`.",
+        help="Scheduler, see `pabench list schedulers`, or FILE.py:NAME.",
     ),
     click.option(
         "--allocator",

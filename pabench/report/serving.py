@@ -261,6 +261,13 @@ def _notes(lines: Sequence[Line]) -> tuple[str, ...]:
                 f"{who}: {whole(kernel['launches'])} steps were decoded by the kernel, "
                 f"{whole(kernel['sequences'])} sequences, worst err/T {digits(number(kernel['max_ratio']))}."
             )
+        for one in line.data.get("priorities") or ():
+            served, preemptions = f"{whole(one['served'])} of {whole(one['requests'])}", one["preemptions"]
+            p50, p99 = (digits(number(one[name])) for name in ("ttft_s_p50", "ttft_s_p99"))
+            found.append(
+                f"{who}: priority {one['priority']}: {served} served, {whole(preemptions)} preemptions, "
+                f"TTFT p50 {p50} s, p99 {p99} s."
+            )
         for why, count in (line.data.get("skip_reasons") or {}).items():
             found.append(f"{who}: {whole(count)} requests skipped: {why}.")
     return tuple(found)

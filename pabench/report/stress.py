@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -67,6 +67,14 @@ def figures_of(data: Mapping[str, Any]) -> StressFigures:
     )
 
 
+OVER_TIME: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("spread", "spread", digits),
+    ("scattered", "neighbours apart", percent),
+    ("run_pages", "pages per run", digits),
+    ("copies", "copies to move a sequence", digits),
+)
+
+
 def _each(data: Mapping[str, Any], name: str, middle: float) -> str:
     """The share of one request, or page, in a call for many."""
     size = number(data.get("size"))
@@ -81,9 +89,9 @@ def _memory(data: Mapping[str, Any]) -> str:
         said.append(f"{least} to {most}")
     elif occupancy := _numbers(data.get("occupancy")):
         said.append(f"{percent(median(occupancy))} in use")
-    for name, word in (("spread", "spread"), ("scattered", "neighbours apart")):
+    for name, word, show in OVER_TIME:
         if series := _numbers(data.get(name)):
-            shown = [digits(value) if name == "spread" else percent(value) for value in _over_time(series)]
+            shown = [show(value) for value in _over_time(series)]
             said.append(f"{word} {' → '.join(shown)}")
     if data.get("refused"):
         said.append(f"{whole(data['refused'])} refused")

@@ -21,6 +21,7 @@ from pabench.run.rules import (
     OBJECT,
     PAGE_MODEL,
     POSITIVE,
+    PRIORITIES,
     PROMPTS,
     RATIOS,
     SAMPLES,
@@ -107,7 +108,7 @@ STRESS_OPTIONAL: dict[str, Rule] = {
     **dict.fromkeys(("requests", "served", "refused"), COUNT),
     **dict.fromkeys(("make_first_ns", "take_first_ns", "give_first_ns", "refusal_first_ns"), COUNT),
     **dict.fromkeys(("take_ns", "give_ns", "refusal_ns"), SAMPLES),
-    **dict.fromkeys(("occupancy", "spread", "scattered", "utilisation"), SAMPLES),
+    **dict.fromkeys(("occupancy", "spread", "scattered", "run_pages", "copies", "utilisation"), SAMPLES),
     "provenance": WORDS,
 }
 
@@ -126,6 +127,7 @@ SERVING_OPTIONAL: dict[str, Rule] = {
     "series": SERIES,
     "curves": CURVES,
     "skip_reasons": COUNTS,
+    "priorities": PRIORITIES,
     "page_model": PAGE_MODEL,
     "kernel": KERNEL,
     "failure": OBJECT,

@@ -121,6 +121,15 @@ PAGE_MODEL: Rule = (
         curve=list_of(lambda pair: list_of(_finite)(pair) and len(pair) == 2),
     ),
 )
+PRIORITIES: Rule = (
+    "a list of objects of priority, requests, served, preemptions, ttft_s_p50 and ttft_s_p99",
+    list_of(
+        has(
+            **dict.fromkeys(("priority", "requests", "served", "preemptions"), _whole(0)),
+            **dict.fromkeys(("ttft_s_p50", "ttft_s_p99"), _or_null(_finite)),
+        )
+    ),
+)
 RATIOS: Rule = ("a list of numbers", list_of(_or_null(_number)))
 PROMPTS: Rule = ("a list of objects of text and tokens", list_of(has(text=_text, tokens=_whole(0))))
 PER_TOKEN: Mapping[str, Callable[[Any], bool]] = {

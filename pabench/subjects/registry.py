@@ -104,6 +104,16 @@ def resolve(kind: str, text: str) -> Reference:
         if text.endswith(PYTHON):
             raise UsageError(f"{kind} {text!r}: {_what_to_name(kind, text, _file(kind, text, text))}")
         raise UnknownName(kind, text, places(kind))
+    return resolve_place(kind, text)
+
+
+def resolve_place(kind: str, text: str) -> Reference:
+    """Find what stands at ``file.py:name`` or ``module:name`` without running any of its code.
+
+    Raises:
+        UsageError: no such file or module, or no attribute.
+    """
+    where, _, attribute = text.rpartition(":")
     if not attribute.isidentifier():
         raise UsageError(
             f"{kind} {text!r}: {attribute!r} is no name in Python; must be file.py:name or module:name"

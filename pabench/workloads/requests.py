@@ -28,6 +28,7 @@ class Requests:
         segments: which prompts begin alike; None when none do.
         turns: which requests wait for the end of others; None when none does.
         forks: sequences that go on from each prompt (parallel sampling); 1 for one answer.
+        priorities: class of each request, int64 ``(n,)``, 0 for the most urgent; None where all are alike.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Requests:
     segments: Segments | None = None
     turns: Turns | None = None
     forks: int = 1
+    priorities: Array | None = None
 
     def __post_init__(self) -> None:
         size = self.prompt_tokens.size
@@ -47,6 +49,8 @@ class Requests:
         for column in ("prompt_tokens", "output_tokens", "arrival_s"):
             if getattr(self, column).shape != (size,):
                 raise InvalidCase(column, getattr(self, column).shape, f"must have shape ({size},)")
+        if self.priorities is not None and self.priorities.shape != (size,):
+            raise InvalidCase("priorities", self.priorities.shape, f"must have shape ({size},)")
         longest = int((self.prompt_tokens + self.output_tokens).max())
         if longest > MAX_LENGTH:
             raise InvalidCase("requests", longest, f"must have at most {MAX_LENGTH} tokens each")

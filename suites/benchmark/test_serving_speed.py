@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pabench.activities.serving.driver import Limits
 from pabench.activities.serving.executors import NullExecutor
+from pabench.activities.serving.limits import Limits
 from pabench.activities.serving.records import Served
 from pabench.activities.serving.schedulers import SCHEDULERS
 from pabench.activities.serving.serve import serve

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pabench.activities.serving.driver import Limits
 from pabench.activities.serving.executors import NullExecutor
+from pabench.activities.serving.limits import Limits
 from pabench.activities.serving.schedulers import scheduler_by_name
 from pabench.activities.serving.serve import serve
 from pabench.errors import EnvironmentRefused, UsageError

@@ -14,8 +14,9 @@ from pabench.activities.model.choose import choose
 from pabench.activities.model.job import Job
 from pabench.activities.model.language import LanguageModel
 from pabench.activities.model.memory import PREFIXES, Copied, PagedMemory, pool_for
-from pabench.activities.serving.driver import Driver, Limits
+from pabench.activities.serving.driver import Driver
 from pabench.activities.serving.executors import StepWork
+from pabench.activities.serving.limits import Limits
 from pabench.activities.serving.schedulers import Scheduler, scheduler_by_name
 from pabench.device.base import Device
 from pabench.errors import Unsupported

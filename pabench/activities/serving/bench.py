@@ -14,7 +14,7 @@ from pabench.activities.serving.clock import clock_of, page_model
 from pabench.activities.serving.columns import write_columns
 from pabench.activities.serving.config import config_from_dict
 from pabench.activities.serving.executors import Executor
-from pabench.activities.serving.metrics import figures, latency_columns, provenance_of
+from pabench.activities.serving.metrics import by_priority, figures, latency_columns, provenance_of
 from pabench.activities.serving.oracle_mode import Watch, failing_history
 from pabench.activities.serving.recorded import JudgedAllocator, RecordedAllocator, Violation
 from pabench.activities.serving.records import Served
@@ -173,6 +173,7 @@ class ServingBench(BenchBase):
                 "series": series(served.steps, served.samples, int(blank.details["num_pages"])),
                 "curves": curves(latency_columns(requests, served)),
                 "skip_reasons": skips,
+                **({"priorities": classes} if (classes := by_priority(requests, served)) else {}),
                 **more,
             },
         )

@@ -27,6 +27,8 @@ def write_columns(folder: Path, name: str, requests: Requests, served: Served) -
         "request_prompt_tokens": requests.prompt_tokens,
         "request_output_tokens": requests.output_tokens,
     }
+    if requests.priorities is not None:
+        columns["request_priority"] = requests.priorities
     try:
         folder.mkdir(exist_ok=True)
         # savez puts its suffix behind a name that lacks it

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pabench.activities.serving.driver import Limits
+from pabench.activities.serving.limits import Limits
 from pabench.activities.serving.schedulers import scheduler_by_name
 from pabench.errors import InvalidCase
 from pabench.problem.checks import finite_number, one_of, whole_number
 from pabench.problem.layout import pages_needed
 from pabench.subjects.allocators.base import PoolShape
+from pabench.workloads.priorities import checked_shares
 
 EXECUTORS = ("null", "model", "kernel")
 MAX_TABLE_ENTRIES = 2**28
@@ -28,6 +29,7 @@ class ServingConfig:
         lengths, outputs: specs of prompt and output lengths; None for the defaults.
         count: requests; None for all of the trace, or the default.
         arrivals, prefixes: specs; None for the default.
+        priorities: shares of the priority classes, the most urgent first; none for one class.
         seed: of all draws.
         scheduler: who runs.
         allocators: names; each serves the whole workload, at each page size.
@@ -65,6 +67,7 @@ class ServingConfig:
     count: int | None = None
     arrivals: str | None = None
     prefixes: str | None = None
+    priorities: tuple[float, ...] = ()
     seed: int = 0
     executor: str = "null"
     swap_slots: int = 0
@@ -85,6 +88,7 @@ class ServingConfig:
     def __post_init__(self) -> None:
         one_of("executor", self.executor, EXECUTORS)
         scheduler_by_name(self.scheduler)
+        checked_shares(self.priorities)
         for field in ("pool_slots", "max_seqs", "kernel_steps", "gpus", "token_budget", "sample_steps"):
             whole_number(field, getattr(self, field), low=1, high=2**40)
         for field in ("swap_slots", "check_steps"):
@@ -137,5 +141,5 @@ class ServingConfig:
 
 def config_from_dict(data: Mapping[str, Any]) -> ServingConfig:
     """Read ``ServingConfig.to_dict`` back, from JSON too."""
-    lists = {name: tuple(data[name]) for name in ("allocators", "page_sizes")}
+    lists = {name: tuple(data.get(name, ())) for name in ("allocators", "page_sizes", "priorities")}
     return ServingConfig(**{**data, **lists})

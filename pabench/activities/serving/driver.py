@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
 from pabench.activities.serving.arrivals import Arrivals
+from pabench.activities.serving.choices import candidates_of, check_offered, outranked, rank_of, victim_of
 from pabench.activities.serving.executors import Executor, StepWork
+from pabench.activities.serving.limits import Limits
+from pabench.activities.serving.queue import Queue
 from pabench.activities.serving.records import SAMPLE_COLUMNS, STEP_COLUMNS, RequestLog, Table
-from pabench.activities.serving.schedulers import Scheduler, victim_of
+from pabench.activities.serving.schedulers import Scheduler
 from pabench.activities.serving.seats import Seat, Seats
-from pabench.errors import InvalidCase, OutOfPages, Unsupported
-from pabench.problem.checks import whole_number
+from pabench.errors import OutOfPages
 from pabench.problem.dtypes import Array
 from pabench.problem.layout import pages_needed
 from pabench.subjects.allocators.base import PageAllocator
@@ -30,28 +31,6 @@ from pabench.workloads.requests import Requests, prompt_tokens_of
 
 NOTHING = np.empty(0, np.int64)
 NEVER_FITS, EMPTY = "never fits the pool", "has no prompt or asks for no output"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a step may hold.
-
-    Attributes:
-        token_budget: tokens computed in a step; one prompt that is longer goes alone, unless it is chunked.
-        reserve_pages: admission leaves so many pages available (the watermark).
-        sample_steps: every so many steps memory is split.
-        prefix_cache: look prompts up, and offer them when they are done.
-    """
-
-    token_budget: int = 8192
-    reserve_pages: int = 0
-    sample_steps: int = 16
-    prefix_cache: bool = False
-
-    def __post_init__(self) -> None:
-        whole_number("token_budget", self.token_budget, low=1)
-        whole_number("reserve_pages", self.reserve_pages, low=0)
-        whole_number("sample_steps", self.sample_steps, low=1)
 
 
 class Driver:
@@ -65,13 +44,15 @@ class Driver:
         executor: Executor,
         limits: Limits,
     ) -> None:
-        self._check(requests, allocator, scheduler, limits)
+        check_offered(allocator, scheduler, requests, prefix_cache=limits.prefix_cache)
         self.requests, self.scheduler, self.executor, self.limits = requests, scheduler, executor, limits
         self.seats = Seats(allocator, limits.reserve_pages)
         self.log = RequestLog(requests.num_requests)
         self.steps, self.samples = Table(STEP_COLUMNS), Table(SAMPLE_COLUMNS)
         self.clock, self.number, self.ended = 0.0, 0, 0
-        self.queue: deque[int] = deque()
+        self._candidate = candidates_of(requests, self.log.preemptions)
+        self._rank = rank_of(scheduler, self._candidate)
+        self.queue = Queue(self._rank)
         self.running: dict[int, Seat] = {}  # in order of admission
         self.swapped: deque[int] = deque()
         self.away: dict[int, Seat] = {}
@@ -89,19 +70,6 @@ class Driver:
         self._last_token: dict[int, float] = {}
         self._returned: deque[tuple[int, int]] = deque()  # step in which a request was swapped in
 
-    @staticmethod
-    def _check(requests: Requests, allocator: PageAllocator, scheduler: Scheduler, limits: Limits) -> None:
-        needed = {"alloc", "append", "free"}
-        needed |= {"fork"} if requests.forks > 1 else set()
-        needed |= {"swap_out", "swap_in"} if scheduler.preemption == "swap" else set()
-        needed |= {"lookup", "adopt", "commit"} if limits.prefix_cache else set()
-        if missing := sorted(needed - allocator.capabilities.operations):
-            raise Unsupported(f"{allocator.name} offers no {', '.join(missing)}")
-        if requests.forks > allocator.shape.max_seqs:
-            raise InvalidCase(
-                "forks", requests.forks, f"must be at most {allocator.shape.max_seqs} sequences"
-            )
-
     # --- one step ----------------------------------------------------------------------------------------
 
     def step(self) -> bool:
@@ -110,6 +78,7 @@ class Driver:
             return False
         self.number += 1
         before = sum(self.seats.ns.values())
+        yielded = self._make_way()
         preempted, moved = self._decode()
         decodes, context = self._decoding().size, self._context
         prefills, admitted = list[tuple[int, int]](), 0
@@ -129,7 +98,7 @@ class Driver:
         self.steps.add(
             (
                 *(self.clock, took, running, len(self.queue) + len(self.swapped), decodes),
-                *(sum(new for new, _ in prefills), context, admitted, finished, preempted, used),
+                *(sum(new for new, _ in prefills), context, admitted, finished, preempted + yielded, used),
                 sum(self.seats.ns.values()) - before,
             )
         )
@@ -158,7 +127,7 @@ class Driver:
         if final > shape.max_tokens or pages > shape.num_pages:
             self._skip(request, NEVER_FITS)
         else:
-            self.queue.append(request)
+            self.queue.come(request)
 
     def _skip(self, request: int, reason: str) -> None:
         self.log.skipped[request] = reason
@@ -220,14 +189,14 @@ class Driver:
     def _admit(self, chunks: list[tuple[int, int]]) -> int:
         """Start requests from the queue, adding their prompts to ``chunks``; return how many."""
         scheduler, forks = self.scheduler, self.requests.forks
-        if not self.queue or len(self.seats.spare) < forks or self.queue[0] == self._blocked:
+        if not self.queue or len(self.seats.spare) < forks or self.queue.first == self._blocked:
             return 0
         if scheduler.static and (self.running or self._done):
             return 0
         budget = self.limits.token_budget - self._decoding().size - sum(new for new, _ in chunks)
         admitted = 0
         while self.queue and len(self.seats.spare) >= forks:
-            request = self.queue[0]
+            request = self.queue.first
             if request == self._blocked or (scheduler.chunked and budget <= 0):
                 break
             target = self._prompt[request] + self.log.generated[request]
@@ -243,10 +212,10 @@ class Driver:
                 if self.running or self.away or self._done:
                     self._blocked = request
                     break
-                self.queue.popleft()
+                self.queue.leave()
                 self._skip(request, NEVER_FITS)
                 continue
-            self.queue.popleft()
+            self.queue.leave()
             seat.done = max(chunk, hit)
             chunks.append((seat.done - hit, hit))
             budget -= seat.done - hit
@@ -339,11 +308,30 @@ class Driver:
             self.seats.leave(self._done)
             self._done.clear()
 
-    def _preempt(self) -> int:
-        """Make a request go; return the tokens that moved to the swap store."""
-        request = victim_of(self.scheduler, self.running, self.requests, self.log.preemptions)
+    def _make_way(self) -> int:
+        """Let requests go that come behind the first one that waits, where that makes room for it."""
+        if not (self.scheduler.preempts and self.queue and self._rank):
+            return 0
+        first, size = self.queue.first, self.seats.allocator.shape.page_size
+        target = self._prompt[first] + self.log.generated[first]
+        pages = pages_needed(target, size) + self.limits.reserve_pages - self.seats.available
+        lacks = pages, self.requests.forks - len(self.seats.spare)
+        gone = outranked(self.running, first, self._rank, self._room, lacks) if max(lacks) > 0 else []
+        for request in gone:
+            self._preempt(request)
+        return len(gone)
+
+    def _room(self, request: int) -> tuple[int, int]:
+        slots, size = self.running[request].slots, self.seats.allocator.shape.page_size
+        held = self.seats.lengths(slots[: self.running[request].live])
+        return sum(pages_needed(tokens, size) for tokens in held), len(slots)
+
+    def _preempt(self, request: int | None = None) -> int:
+        """Make a request go, the one that the scheduler names if none is; return the tokens swapped out."""
+        alone = request is None and len(self.running) == 1 and not (self._done or self.away)
+        if request is None:
+            request = victim_of(self.scheduler, self.running, self._rank, self._candidate)
         seat = self.running.pop(request)
-        alone = not (self.running or self._done or self.away)
         self._prefilling.pop(request, None)
         slots = seat.slots[: seat.live]
         lengths = self.seats.lengths(slots)
@@ -372,7 +360,7 @@ class Driver:
         """Queue a request whose pages are gone; one with several answers begins anew."""
         if self.requests.forks > 1:
             self.log.generated[request] = 0
-        self.queue.appendleft(request)
+        self.queue.come_again(request)
 
     def _swap_in(self) -> int:
         """Bring back what was swapped out, oldest first; return the tokens that moved."""

@@ -47,6 +47,26 @@ def latency_columns(requests: Requests, served: Served) -> dict[str, Array]:
     }
 
 
+def by_priority(requests: Requests, served: Served) -> list[dict[str, Any]]:
+    """Return what became of each priority class, the most urgent first; nothing where there is one class."""
+    if requests.priorities is None:
+        return []
+    columns, log = latency_columns(requests, served), served.log.columns()
+    done, found = np.flatnonzero(~np.isnan(log["finish_s"])), []
+    for priority in np.unique(requests.priorities).tolist():
+        mine = columns["ttft_s"][requests.priorities[done] == priority]
+        found.append(
+            {
+                "priority": priority,
+                "requests": int((requests.priorities == priority).sum()),
+                "served": mine.size,
+                "preemptions": int(log["preemptions"][requests.priorities == priority].sum()),
+                **{f"ttft_s_p{at}": float(np.percentile(mine, at)) if mine.size else None for at in (50, 99)},
+            }
+        )
+    return found
+
+
 def figures(
     requests: Requests,
     served: Served,

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pabench.activities.serving import paper
-from pabench.activities.serving.driver import Limits
 from pabench.activities.serving.executors import NullExecutor
+from pabench.activities.serving.limits import Limits
 from pabench.activities.serving.records import Served
 from pabench.activities.serving.schedulers import SCHEDULERS
 from pabench.activities.serving.serve import serve

@@ -7,8 +7,9 @@ from time import perf_counter_ns
 
 import numpy as np
 
-from pabench.activities.serving.driver import Driver, Limits
+from pabench.activities.serving.driver import Driver
 from pabench.activities.serving.executors import Executor
+from pabench.activities.serving.limits import Limits
 from pabench.activities.serving.records import Served
 from pabench.activities.serving.schedulers import Scheduler
 from pabench.subjects.allocators.base import PageAllocator

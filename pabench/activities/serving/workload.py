@@ -12,6 +12,7 @@ from pabench.errors import UsageError
 from pabench.workloads.arrivals import with_arrivals
 from pabench.workloads.families import length_families, resolve_lengths
 from pabench.workloads.prefixes import with_prefixes
+from pabench.workloads.priorities import with_priorities
 from pabench.workloads.requests import Requests, draw_requests, requests_of_trace
 
 DEFAULT_REQUESTS = 1000
@@ -41,6 +42,8 @@ class Workload:
             columns += [shared.ids, shared.tokens, shared.indptr, shared.output_ids]
         if requests.turns is not None:
             columns += [requests.turns.after, requests.turns.delay_s]
+        if requests.priorities is not None:
+            columns.append(requests.priorities)
         for column in columns:
             digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()[:16]
@@ -66,6 +69,9 @@ def make_workload(config: ServingConfig) -> Workload:
     if config.prefixes is not None:
         requests = with_prefixes(requests, config.prefixes, seed=config.seed)
         texts.append(config.prefixes)
+    requests = with_priorities(requests, config.priorities, seed=config.seed)
+    if config.priorities:
+        texts.append(f"priorities {','.join(f'{share:g}' for share in config.priorities)}")
     texts += [arrivals, f"{requests.num_requests} requests", f"seed {config.seed}"]
     return Workload(requests=requests, text=", ".join(texts))
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pabench.activities.stress.cell import StressCell
-from pabench.activities.stress.sound import held_pages, scattered, spread, unsound
+from pabench.activities.stress.sound import held_pages, runs, scattered, spread, unsound
 from pabench.errors import OutOfPages
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 from pabench.subjects.allocators.device_tables import DeviceTables
@@ -109,7 +109,8 @@ def churn(cell: StressCell, make: Make, alive: Callable[[], None]) -> Figures:
     held: dict[int, int] = {}
     unused = list(range(cell.num_pages))
     refused, asked = 0, 0
-    series: dict[str, list[float]] = {"occupancy": [], "spread": [], "scattered": []}
+    names = ("occupancy", "spread", "scattered", "run_pages", "copies")
+    series: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(cell.rounds):
         gone = rng.sample(sorted(held), len(held) // 3)
         if gone:
@@ -129,9 +130,9 @@ def churn(cell: StressCell, make: Make, alive: Callable[[], None]) -> Figures:
         alive()
         check(allocator, pages=sum(held.values()))
         now = held_pages(allocator)
-        series["occupancy"].append(now.size / cell.num_pages)
-        series["spread"].append(spread(now))
-        series["scattered"].append(scattered(allocator))
+        found = (now.size / cell.num_pages, spread(now), scattered(allocator), *runs(allocator))
+        for name, value in zip(names, found, strict=True):
+            series[name].append(value)
     return {"requests": asked, "served": asked - refused, "refused": refused, **series, **clock.figures()}
 
 

@@ -46,3 +46,16 @@ def scattered(allocator: PageAllocator) -> float:
     pairs = int(np.count_nonzero(both))
     apart = int(np.count_nonzero(both & (table[:, 1:] - table[:, :-1] != 1)))
     return apart / pairs if pairs else 0.0
+
+
+def runs(allocator: PageAllocator) -> tuple[float, float]:
+    """Return the pages of a run of neighbouring ids, and the runs of a sequence, both on average.
+
+    A run moves to another memory, or to another machine, in one copy.
+    """
+    table = allocator.block_table().astype(np.int64)
+    held = table != NULL_PAGE
+    begins = held.copy()
+    begins[:, 1:] &= (table[:, 1:] - table[:, :-1] != 1) | ~held[:, :-1]
+    found, sequences = int(np.count_nonzero(begins)), int(np.count_nonzero(held.any(axis=1)))
+    return (int(np.count_nonzero(held)) / found, found / sequences) if found else (0.0, 0.0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pabench.checks.allocator_checks import check_concurrent, check_history, check_table_decode
 from pabench.checks.allocator_histories import corners, crowd, large_pool, long_rows, rounds, thousand
-from pabench.checks.allocator_machine import AllocatorMachine, DecodingMachine, GroupMachine
+from pabench.checks.allocator_machine import AllocatorMachine, DecodingMachine, GroupMachine, ImageMachine
 from pabench.checks.question import AllocatorCheck, AllocatorQuestion, AllocatorRange
 from pabench.judge.allocators.history import HistoryCase
 from pabench.judge.allocators.operations import Operation
@@ -89,6 +89,10 @@ def _no_groups(declared: AllocatorRange) -> str | None:
     return None if declared.can.groups else f"{declared.subject} keeps no KV groups"
 
 
+def _no_images(declared: AllocatorRange) -> str | None:
+    return None if declared.can.images else f"{declared.subject} keeps no images apart"
+
+
 def _with_time(declared: AllocatorRange) -> str | None:
     return (
         None if declared.runs >= MANY_RUNS else "takes seconds a history: asked from the default profile on"
@@ -121,6 +125,15 @@ ALLOCATORS = (
         about="Full, window and state layers share one pool: each keeps what its next query needs.",
         share=0.5,
         unasked=_no_groups,
+    ),
+    AllocatorQuestion(
+        check=INVARIANTS,
+        clauses=("P18",),
+        machine=ImageMachine,
+        label="images",
+        about="The same tokens with another image, or with it in another place, are no hit.",
+        share=0.2,
+        unasked=_no_images,
     ),
     AllocatorQuestion(
         check=INVARIANTS,

@@ -1,4 +1,4 @@
-"""An allocator in another process: an operation is one trip, and brings the state after it along."""
+"""An allocator in another process: an operation is one trip, and brings along what it has changed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from pabench.subjects.allocators.kept import Digests
 from pabench.subjects.allocators.results import Granted, Hit, MemorySplit, Prompt
 from pabench.subjects.allocators.rounds import Call, Rounds
 from pabench.subjects.process.allocator_calls import STATE
+
+PLACES = {name: place for place, name in enumerate(STATE)}
+"""Where what can be read stands in a state."""
 
 
 class RemoteAllocator(PageAllocator):
@@ -200,13 +203,15 @@ class RemoteAllocator(PageAllocator):
         return self._ask("operate", name, given, named)
 
     def _ask(self, call: str, *given: Any) -> Any:
-        """Call what answers with a result and the state after it."""
+        """Call what answers with a result and what of the state has changed."""
         self._must_live()
-        result, self._state = self._subject.call(call, self._number, *given)
+        result, news = self._subject.call(call, self._number, *given)
+        told = zip(news, self._state, strict=True)
+        self._state = [now if now is not None else before for now, before in told]
         return _value(result)
 
     def _read(self, name: str) -> Any:
-        return _value(self._state[list(STATE).index(name)])
+        return _value(self._state[PLACES[name]])
 
     def _new_pool(self) -> RemotePool:
         self._must_live()

@@ -139,7 +139,7 @@ def _made(kind: str, values: list[Any]) -> Any:
         "output": (AttentionOutput, ("out", "lse")),
         "granted": (Granted, ("new_slots", "copies", "refused")),
         "hit": (Hit, ("prompt", "pages")),
-        "prompt": (Prompt, ("tokens", "adapter", "salt")),
+        "prompt": (Prompt, ("tokens", "adapter", "salt", "images")),
         "split": (MemorySplit, ("tokens", "reserved", "internal", "external")),
     }
     if kind not in kinds:

@@ -10,7 +10,7 @@ import numpy as np
 from pabench.errors import InvalidCase, OutOfPages
 from pabench.judge.allocators.contents import Contents, Reader
 from pabench.judge.allocators.operations import arguments
-from pabench.judge.allocators.streams import tokens_of, turns_of
+from pabench.judge.allocators.streams import cut_images, images_of, tokens_of, turns_of
 from pabench.subjects.allocators.base import PageAllocator
 from pabench.subjects.allocators.results import Hit, Prompt
 from pabench.subjects.allocators.rounds import Call
@@ -63,7 +63,8 @@ def outcome_of(allocator: PageAllocator, call: Call) -> Any:
 def _prompt(given: dict[str, Any], page_size: int) -> Prompt:
     turns, count = turns_of(given["stream"], given["turns"]), max(0, given["tokens"])
     tokens = tuple(tokens_of(turns, 0, count, page_size))
-    return Prompt(tokens=tokens, adapter=given["adapter"], salt=given["salt"])
+    images = cut_images(images_of(given.get("images", ())), count)
+    return Prompt(tokens=tokens, adapter=given["adapter"], salt=given["salt"], images=images)
 
 
 def _committed(given: dict[str, Any], contents: Contents) -> Prompt:

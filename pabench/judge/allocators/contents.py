@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pabench.judge.allocators.streams import Turns, cut, tokens_of, turns_of
+from pabench.judge.allocators.streams import Turns, cut, cut_images, tokens_of, turns_of
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.groups import KvGroup
-from pabench.subjects.allocators.results import NULL_PAGE, Prompt
+from pabench.subjects.allocators.results import NULL_PAGE, Image, Prompt
 
 NOTHING = -1
 """Stands where no token was written."""
+Word = int | tuple[int, str, int]
+"""A token id; with the hash of the image that it stands for, and its place in it."""
 
 
 @dataclass(slots=True)
@@ -27,6 +29,7 @@ class Reader:
 
     Attributes:
         turns: the streams that its tokens come from.
+        images: what tokens stand for, also those that are still to come.
         tokens: the token ids that it must read, position by position.
         meanings: of them, from the start on, in each group.
         serials: of the writes that put them there, int64 ``(groups, len(tokens))``; ``NOTHING`` for what was
@@ -36,6 +39,7 @@ class Reader:
     turns: Turns
     adapter: str = ""
     salt: str = ""
+    images: tuple[Image, ...] = ()
     tokens: list[int] = field(default_factory=list)
     meanings: list[list[int]] = field(default_factory=list)
     serials: Array = field(default_factory=lambda: np.empty((1, 0), np.int64))
@@ -44,7 +48,9 @@ class Reader:
         """Return its first ``count`` tokens, continued from its stream where it is shorter."""
         held = len(self.tokens)
         more = tokens_of(self.turns, held, max(0, count - held), page_size)
-        return Prompt(tokens=tuple(self.tokens[: max(count, 0)] + more), adapter=self.adapter, salt=self.salt)
+        tokens = tuple(self.tokens[: max(count, 0)] + more)
+        images = cut_images(self.images, len(tokens))
+        return Prompt(tokens=tokens, adapter=self.adapter, salt=self.salt, images=images)
 
 
 @dataclass(slots=True)
@@ -69,19 +75,22 @@ class Contents:
     _slots: Array = field(init=False)
     _store: Array = field(init=False)
     _meaning: list[int] = field(default_factory=list)
-    _known: dict[tuple[int, int], int] = field(default_factory=dict)
+    _known: dict[tuple[int, Word], int] = field(default_factory=dict)
     _spaces: dict[tuple[int, str, str], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._slots = np.full(self.num_pages * self.page_size, NOTHING, np.int64)
         self._store = np.full(self.swap_pages * self.page_size, NOTHING, np.int64)
 
-    def start(self, sequence: int, stream: int, adapter: str, salt: str) -> None:
+    def start(
+        self, sequence: int, stream: int, adapter: str, salt: str, images: tuple[Image, ...] = ()
+    ) -> None:
         """Start a reader without tokens."""
         self.live[sequence] = Reader(
             turns=turns_of(stream, ()),
             adapter=adapter,
             salt=salt,
+            images=images,
             meanings=[[] for _ in self.groups],
             serials=np.empty((len(self.groups), 0), np.int64),
         )
@@ -111,6 +120,8 @@ class Contents:
         """Cut a live sequence; its next tokens come from ``stream`` where that is given."""
         reader = self.live[sequence]
         reader.turns = cut(reader.turns, length, stream)
+        if stream is not None:
+            reader.images = cut_images(reader.images, length)
         reader.serials = reader.serials[:, :length]
         del reader.tokens[length:]
         for meanings in reader.meanings:
@@ -135,7 +146,8 @@ class Contents:
         of = self.live[parent]
         turns = cut(of.turns, len(of.tokens), stream)
         known = list(of.tokens), [list(meanings) for meanings in of.meanings], of.serials
-        self.live[child] = Reader(turns, of.adapter, of.salt, *known)
+        images = cut_images(of.images, len(of.tokens))
+        self.live[child] = Reader(turns, of.adapter, of.salt, images, *known)
 
     def adopt(self, sequence: int, prompt: Prompt, turns: Turns, pages: Sequence[int]) -> str | None:
         """Start a reader of cached pages, one group behind the other.
@@ -145,7 +157,8 @@ class Contents:
         """
         of_block = sum(self.page_size // group.page_size for group in self.groups)
         count = min(len(pages) // of_block * self.page_size, len(prompt.tokens))
-        reader = Reader(cut(turns, count), prompt.adapter, prompt.salt)
+        images = cut_images(prompt.images, count)
+        reader = Reader(cut(turns, count), prompt.adapter, prompt.salt, images)
         reader.tokens = list(prompt.tokens[:count])
         reader.serials = np.full((len(self.groups), count), NOTHING, np.int64)
         rest, position = np.asarray(pages, np.int64), np.arange(count)
@@ -190,14 +203,14 @@ class Contents:
 
     def _mean(self, at: int, reader: Reader, tokens: Sequence[int]) -> list[int]:
         """The meanings in a group of more tokens behind those of a reader."""
-        known = self._known
-        if len(reader.meanings) > at and reader.meanings[at]:
-            before = reader.meanings[at][-1]
+        known, held = self._known, reader.meanings[at] if len(reader.meanings) > at else []
+        if held:
+            before = held[-1]
         else:
             space = (at, reader.adapter, reader.salt)
             before = -1 - self._spaces.setdefault(space, len(self._spaces))
         found = []
-        for token in tokens:
+        for token in _shown(reader.images, tokens, len(held)):
             before = known.setdefault((before, token), len(known))
             found.append(before)
         return found
@@ -222,5 +235,17 @@ class Contents:
     def _at(slots: Array, places: Array) -> Array:
         """What stands in ``places``, nothing where there is no such slot."""
         there = (places >= 0) & (places < slots.size)
-        found: Array = np.where(there, slots[np.where(there, places, 0)] if slots.size else NOTHING, NOTHING)
+        if there.all():
+            found: Array = slots[places]
+            return found
+        found = np.where(there, slots[np.where(there, places, 0)] if slots.size else NOTHING, NOTHING)
         return found
+
+
+def _shown(images: Sequence[Image], tokens: Sequence[int], first: int) -> list[Word]:
+    """Tokens from position ``first`` on, each with what it stands for."""
+    found: list[Word] = [*tokens]
+    for start, count, key in images:
+        for position in range(max(start, first), min(start + count, first + len(tokens))):
+            found[position - first] = (tokens[position - first], key, position - start)
+    return found

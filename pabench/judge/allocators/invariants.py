@@ -78,6 +78,8 @@ def _held(lengths: Array, table: Array, page_size: int, *, windows: bool) -> Arr
     need = -(-np.maximum(lengths, 0) // page_size)
     columns = np.arange(table.shape[1])
     inside, null = columns < need[:, None], table == NULL_PAGE
+    if not (inside == null).any():
+        return inside
     behind = np.argwhere(~inside & ~null)
     if behind.size:
         sequence = behind[0, 0]
@@ -96,6 +98,10 @@ def _held(lengths: Array, table: Array, page_size: int, *, windows: bool) -> Arr
 
 def _not_to_be_held(table: Array, held: Array, can: Any, top: int) -> str | None:
     """A page that nobody may hold, or this sequence not once more."""
+    pages = table[held]
+    within = not pages.size or (pages.min() >= 0 and pages.max() < top)
+    if within and not can.reserved_pages and np.bincount(pages, minlength=1).max() <= 1:
+        return None  # each has one holder
     barred = np.zeros(top + 1, bool)
     barred[list(can.reserved_pages)] = True
     outside = held & ((table < 0) | (table >= top))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pabench.judge.allocators.operations import Operation
+from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator
-from pabench.subjects.allocators.kept import Digests, KeptResults, digests
+from pabench.subjects.allocators.kept import MOST_TABLES, Digests, KeptResults, digests
 from pabench.subjects.allocators.rounds import Rounds
 
 GROWTH_BYTES = 2**13
@@ -26,12 +30,14 @@ class HandedOut:
 
     subject: PageAllocator
     _first: list[tuple[str, Digests]] = field(default_factory=list)
+    _tables: deque[Array] = field(default_factory=lambda: deque(maxlen=MOST_TABLES))
     _kept: KeptResults = field(default_factory=KeptResults)
 
     def keep(self, operation: Operation, result: Any) -> None:
         """Remember what an operation gave, and the table after it."""
         table = self.subject.block_table()
-        self._first.append((operation[0], digests(result, table)))
+        self._first.append((operation[0], digests(result)))
+        self._tables.append(np.array(table))
         if not hasattr(self.subject, "handed_out"):
             self._kept.keep(result, table)
 
@@ -41,6 +47,8 @@ class HandedOut:
         again: list[Digests] = ask()
         if len(again) != len(self._first):
             return f"{len(again)} results are there of {len(self._first)} operations"
+        for (_, first), table in zip(self._first[-len(self._tables) :], self._tables, strict=True):
+            first |= digests(None, table)
         for number, ((name, first), now) in enumerate(zip(self._first, again, strict=True), start=1):
             for part, said in now.items():
                 if said != first.get(part):

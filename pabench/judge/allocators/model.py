@@ -27,7 +27,7 @@ class ModelAllocator(ModelState):
 
     name = "model"
     capabilities = Capabilities(
-        operations=frozenset(OPERATIONS), watermark=True, groups=frozenset(GROUP_KINDS)
+        operations=frozenset(OPERATIONS), watermark=True, images=True, groups=frozenset(GROUP_KINDS)
     )
 
     def __init__(self, shape: PoolShape, *, batch_mode: str = "all") -> None:

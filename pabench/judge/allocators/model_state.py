@@ -12,13 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from pabench.errors import OutOfPages
+from pabench.judge.allocators.streams import cut_images
 from pabench.judge.allocators.windows import pages_unseen
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
-from pabench.subjects.allocators.results import NULL_PAGE, Prompt
+from pabench.subjects.allocators.results import NULL_PAGE, Image, Prompt
 
-Key = tuple[int, str, str, tuple[int, ...]]
-"""Group, adapter, salt, and every token from the start of the sequence to the end of the page."""
+Key = tuple[int, str, str, tuple[int, ...], tuple[Image, ...]]
+"""Group, adapter, salt, and every token and image from the start of the sequence to the end of the page."""
 
 
 class ModelState(PageAllocator):
@@ -167,7 +168,8 @@ class ModelState(PageAllocator):
         """The keys of the prompt's full pages in a group."""
         size = self._groups[at].page_size
         ends = range(size, len(prompt.tokens) + 1, size)
-        return [(at, prompt.adapter, prompt.salt, prompt.tokens[:end]) for end in ends]
+        names = at, prompt.adapter, prompt.salt
+        return [(*names, prompt.tokens[:end], cut_images(prompt.images, end)) for end in ends]
 
     def _run(self, prompt: Prompt, longest: int) -> int:
         """Tokens, up to ``longest``, of the full pages of the only group that are all cached."""

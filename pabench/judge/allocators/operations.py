@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pabench.errors import InvalidCase
+from pabench.judge.allocators.streams import images_of
 from pabench.problem.checks import INT32_MAX, whole_number
 
 Operation = tuple[str, dict[str, Any]]
@@ -42,7 +43,9 @@ FIELDS: dict[str, dict[str, str]] = {
 
 ADDED: dict[str, dict[str, Any]] = {"truncate": {"stream": None}, "lookup": {"turns": []}}
 """Fields that histories before schema 4 do not have, and what they mean by that."""
-READERS_ONLY = frozenset({"stream", "turns", "adapter", "salt"})
+OPTIONAL = {"alloc": {"images": "numbers"}, "lookup": {"images": "numbers"}}
+"""Fields that need not be there: position, tokens and image, again and again."""
+READERS_ONLY = frozenset({"stream", "turns", "adapter", "salt", "images"})
 """Fields that say what tokens are written, of which the allocator is told nothing but in a prompt."""
 
 CONCURRENT_FIELDS: dict[str, dict[str, str]] = {
@@ -79,9 +82,14 @@ def operation_from_json(entry: Any, *, added: Mapping[str, dict[str, Any]] | Non
         raise InvalidCase("operation", name, f"must be one of {', '.join(known)}")
     if added and isinstance(given, dict):
         given = added.get(name, {}) | given
-    if not isinstance(given, dict) or given.keys() != known[name].keys():
+    fields = known[name]
+    if isinstance(given, dict):
+        fields = fields | {field: kind for field, kind in OPTIONAL.get(name, {}).items() if field in given}
+    if not isinstance(given, dict) or given.keys() != fields.keys():
         raise InvalidCase(f"fields of {name}", given, f"must be {', '.join(known[name]) or 'none'}")
-    return name, {field: _value(f"{name}.{field}", kind, given[field]) for field, kind in known[name].items()}
+    read = {field: _value(f"{name}.{field}", kind, given[field]) for field, kind in fields.items()}
+    images_of(read.get("images", ()))
+    return name, read
 
 
 def _value(field: str, kind: str, value: Any) -> Any:

@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from pabench.errors import InvalidCase
+from pabench.problem.checks import INT32_MAX
+from pabench.subjects.allocators.results import Image, checked_images
+
 RUN = 4
 """Tokens of a word where pages are small: smaller than some of them, and larger than others."""
 SMALL_PAGE = 8
@@ -94,6 +98,28 @@ def turns_of(stream: int, rest: Sequence[int]) -> Turns:
         if position > found[-1][0] and following >= 0:
             found.append((position, following))
     return tuple(found)
+
+
+def images_of(numbers: Sequence[int]) -> tuple[Image, ...]:
+    """Read images that are written as plain numbers: position, tokens, image, position, tokens, image, ..
+
+    Raises:
+        InvalidCase: they are incomplete, or not one behind the other.
+    """
+    if len(numbers) % 3:
+        raise InvalidCase("images", list(numbers), "must be position, tokens and image, again and again")
+    parts = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+    return checked_images([(first, count, f"{image:x}") for first, count, image in parts], INT32_MAX)
+
+
+def flat_images(images: Sequence[Image]) -> list[int]:
+    """Return images as plain numbers, which ``images_of`` reads back."""
+    return [number for first, count, key in images for number in (first, count, int(key, 16))]
+
+
+def cut_images(images: Sequence[Image], length: int) -> tuple[Image, ...]:
+    """Return what of images lies in the first ``length`` tokens."""
+    return tuple((first, min(count, length - first), key) for first, count, key in images if first < length)
 
 
 def _of_stream(stream: int, low: int, high: int, run: int) -> list[int]:

@@ -25,7 +25,7 @@ from pabench.judge.allocators.memory import HandedOut, grown_memory
 from pabench.judge.allocators.model import ModelAllocator
 from pabench.judge.allocators.operations import READERS_ONLY, Operation
 from pabench.judge.allocators.refusals import unrefused
-from pabench.judge.allocators.streams import Turns, turns_of
+from pabench.judge.allocators.streams import Turns, images_of, turns_of
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator
 from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt
@@ -34,6 +34,8 @@ from pabench.subjects.allocators.rounds import Call, Rounds, run_rounds
 GROWING = ("alloc", "append", "append_batch")
 PAGE_COUNTS = ("free_pages", "evictable_pages", "returning_pages", "free_swap_pages")
 MOVING = ("swap_out", "swap_in")
+LOOKING = ("lookup", "commit", "evict", "begin_step", "end_step")
+"""Operations behind which every sequence reads what it read before, from the same pages."""
 CROWD = 64
 """Sequences that make a crowd."""
 MOST_CALLS = 1024
@@ -64,6 +66,7 @@ class Trial:
     _model_hit: Hit = field(init=False)
     _calls: deque[tuple[Call, Call]] = field(default_factory=lambda: deque(maxlen=MOST_CALLS))
     _handed: HandedOut = field(init=False)
+    _read: tuple[Array, Array] | None = None  # lengths and table that every sequence was read through last
     fence: Fence = field(default_factory=Fence)
 
     def __post_init__(self) -> None:
@@ -119,6 +122,8 @@ class Trial:
         found = found or self._effect(name, given, got, expected, table)
         # a look at everything costs as much as there is: of a crowd that comes one by one every 16th will do
         glance = name == "alloc" and subject.shape.max_seqs > CROWD and self.steps % 16
+        if name not in LOOKING:
+            self._read = None
         return found or (None if glance else self._check())
 
     # --- what may be refused --------------------------------------------------------------------------------
@@ -204,7 +209,8 @@ class Trial:
             return f"invariant 5: {name} {given} changed {moved}"
         self.contents.copy(rows_of(got.copies))
         if name == "alloc":
-            self.contents.start(given["sequence"], given["stream"], given["adapter"], given["salt"])
+            names = given["adapter"], given["salt"], images_of(given.get("images", ()))
+            self.contents.start(given["sequence"], given["stream"], *names)
         at = 0
         for sequence, count in served:
             self.contents.write(sequence, slots[at : at + count * len(groups)])
@@ -238,8 +244,29 @@ class Trial:
     # --- what holds afterwards ------------------------------------------------------------------------------
 
     def _check(self) -> str | None:
-        subject, model, contents = self.subject, self._model, self.contents
+        subject = self.subject
         lengths, table = subject.lengths(), subject.block_table()
+        if self._read is None or not all(map(np.array_equal, self._read, (lengths, table))):
+            if found := self._unlike_contents(lengths, table):
+                return found
+            self._read = lengths.copy(), table.copy()
+        elif found := self._unlike_store() or violation(subject):
+            return found
+        return self._unlike_model(table)
+
+    def _unlike_store(self) -> str | None:
+        """The first sequence that is swapped out and is not to be, or the other way round."""
+        subject, model = self.subject, self._model
+        if "swap_out" in subject.capabilities.operations:
+            for sequence in range(subject.shape.max_seqs):
+                said, must = subject.swapped(sequence), model.swapped(sequence)
+                if said != must:
+                    return f"sequence {sequence} has {said} tokens swapped out, must have {must}"
+        return None
+
+    def _unlike_contents(self, lengths: Array, table: Array) -> str | None:
+        """The first sequence that does not read what it must, or the first invariant that does not hold."""
+        subject, contents = self.subject, self.contents
         wanted = np.full(subject.shape.max_seqs, -1, np.int64)
         for sequence, reader in contents.live.items():
             wanted[sequence] = len(reader.tokens)
@@ -248,16 +275,10 @@ class Trial:
             sequence = int(unlike[0])
             has, must = (None if of[sequence] < 0 else of[sequence] for of in (lengths, wanted))
             return f"sequence {sequence} has length {has}, must have {must}"
-        if "swap_out" in subject.capabilities.operations:
-            for sequence in range(subject.shape.max_seqs):
-                if subject.swapped(sequence) != model.swapped(sequence):
-                    said, must = subject.swapped(sequence), model.swapped(sequence)
-                    return f"sequence {sequence} has {said} tokens swapped out, must have {must}"
-        if found := violation(subject):
+        if found := self._unlike_store() or violation(subject):
             return found
-        if found := contents.misread(table):
-            return f"invariant 7: {found}"
-        return self._unlike_model(table)
+        found = contents.misread(table)
+        return f"invariant 7: {found}" if found else None
 
     def _unlike_model(self, table: Array) -> str | None:
         """The first difference in what model and subject hold."""

@@ -41,6 +41,7 @@ class Capabilities:
         progress: ``sequential`` on the host; on a device ``lock-free`` or ``blocking``.
         reserved_pages: ids that are never granted; ids run from 0 to ``num_pages`` plus their number, less 1.
         watermark: whether ``PoolShape.reserve_pages`` is kept.
+        images: whether prompts with images are kept apart by them, see ``Prompt``.
         groups: kinds of KV groups that it keeps in one pool; none where it has a single table of full pages.
     """
 
@@ -53,6 +54,7 @@ class Capabilities:
     progress: str = "sequential"
     reserved_pages: frozenset[int] = frozenset()
     watermark: bool = False
+    images: bool = False
     groups: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -66,8 +68,9 @@ class Capabilities:
         one_of("progress", self.progress, PROGRESS)
         for page in self.reserved_pages:
             whole_number("reserved page", page, low=0)
-        if not isinstance(self.watermark, bool):
-            raise InvalidCase("watermark", self.watermark, "must be true or false")
+        for name in ("watermark", "images"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidCase(name, getattr(self, name), "must be true or false")
         for kind in self.groups:
             one_of("kind of a group", kind, GROUP_KINDS)
         if self.groups and (self.batch_mode, self.order) not in (("all", "fifo"), ("all", "set")):

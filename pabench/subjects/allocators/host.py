@@ -14,7 +14,14 @@ from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
 from pabench.subjects.allocators.host_batch import count_vector, index_vector, ranks, within
-from pabench.subjects.allocators.host_grants import NO_COPIES, NO_POSITIONS, granted, slots_of, within_page
+from pabench.subjects.allocators.host_grants import (
+    NO_COPIES,
+    NO_POSITIONS,
+    granted,
+    page_list,
+    slots_of,
+    within_page,
+)
 from pabench.subjects.allocators.host_state import HostState
 from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt
 
@@ -23,7 +30,7 @@ class HostAllocator(HostState):
     """Grants the ids of the reference model, in bulk."""
 
     name = "host"
-    capabilities = Capabilities(operations=frozenset(OPERATIONS), watermark=True)
+    capabilities = Capabilities(operations=frozenset(OPERATIONS), watermark=True, images=True)
 
     def __init__(self, shape: PoolShape, *, batch_mode: str = "all") -> None:
         one_of("batch_mode", batch_mode, ("all", "prefix"))
@@ -34,6 +41,15 @@ class HostAllocator(HostState):
 
     def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
         """See ``PageAllocator``; pages are taken when needed, so ``final_tokens`` changes nothing."""
+        plain = type(sequence) is int and type(tokens) is int and final_tokens is None
+        # what is plainly right, with free pages enough; of all else the general way speaks
+        if plain and 0 <= sequence < self._max_seqs and 0 <= tokens <= self._max_tokens:
+            need, dead = self._pages_of(tokens), self._lengths.item(sequence) < 0
+            if dead and need <= self._ring.count - self._reserve and sequence not in self._swapped:
+                pages, first = self._ring.take(need), sequence * self._width
+                self._flat[first : first + need] = pages
+                self._lengths[sequence] = tokens
+                return page_list(pages, tokens, self._page_size)
         sequence = self._new(sequence)
         if type(tokens) is not int or tokens < 0:
             tokens = whole_number("tokens", tokens, low=0)
@@ -196,6 +212,8 @@ class HostAllocator(HostState):
 
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``."""
+        if type(sequences) is list and len(sequences) == 1 and self._ends_plainly(sequences[0]):
+            return
         named = [self.check_index(sequence) for sequence in sequences]
         if len(set(named)) != len(named):
             raise InvalidCase("sequences", named, "must each be freed once")

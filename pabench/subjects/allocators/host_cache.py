@@ -1,8 +1,8 @@
 """The prefix cache of the host allocator: chained hashes, with the tokens compared on every hit.
 
-A node stands for one full page of tokens behind one chain of such pages.  It is found by a hash of its
-parent's hash and its tokens, and taken only if parent and tokens are the same: a collision costs a
-comparison, never a wrong hit.
+A node stands for one full page of tokens, and of the images that they stand for, behind one chain of such
+pages.  It is found by a hash of its parent's hash and its tokens, and taken only if parent and tokens are
+the same: a collision costs a comparison, never a wrong hit.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 import numpy as np
 
 from pabench.errors import InvalidCase
 from pabench.subjects.allocators.results import NULL_PAGE, Prompt
+
+Words = tuple[Any, ...]
+"""The token ids of a page, and behind them what of them stands for images."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,7 +32,7 @@ class Node:
     """
 
     parent: Node | None
-    tokens: tuple[int, ...]
+    tokens: Words
     hash: int
     page: int = NULL_PAGE
     children: int = 0
@@ -74,7 +78,7 @@ class PrefixCache:
         The last token's is not among them.  It ends where nothing that follows is cached.
         """
         node = self._roots.get((prompt.adapter, prompt.salt))
-        for tokens in self._pages(prompt.tokens[:-1]):
+        for tokens in self._pages(prompt, len(prompt.tokens) - 1):
             node = node and self._find(node, tokens)
             if node is None:
                 return
@@ -87,7 +91,7 @@ class PrefixCache:
             InvalidCase: a page was committed with other tokens.
         """
         self.check(prompt, row)
-        parts = self._pages(prompt.tokens)
+        parts = self._pages(prompt, len(prompt.tokens))
         node = self._roots.setdefault((prompt.adapter, prompt.salt), Node(None, (), 0))
         for tokens, page in zip(parts, row, strict=False):
             node = self._find(node, tokens) or self._insert(node, tokens)
@@ -99,7 +103,7 @@ class PrefixCache:
 
     def check(self, prompt: Prompt, row: Sequence[int]) -> None:
         """Raise ``InvalidCase`` when a page was committed with other tokens."""
-        parts = self._pages(prompt.tokens)
+        parts = self._pages(prompt, len(prompt.tokens))
         node = self._roots.get((prompt.adapter, prompt.salt))
         for tokens, page in zip(parts, row, strict=False):
             node = node and self._find(node, tokens)
@@ -131,21 +135,24 @@ class PrefixCache:
             entries.append((page, chain, next(name for name, root in self._roots.items() if root is at)))
         return repr((entries, list(self.unused), np.flatnonzero(self.cached).tolist())).encode()
 
-    def _pages(self, tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The full pages of tokens."""
-        size = self._page_size
-        return [tokens[at : at + size] for at in range(0, len(tokens) - size + 1, size)]
+    def _pages(self, prompt: Prompt, count: int) -> list[Words]:
+        """The full pages of the first ``count`` tokens."""
+        size, tokens = self._page_size, prompt.tokens
+        pages: list[Words] = [tokens[at : at + size] for at in range(0, count - size + 1, size)]
+        if prompt.images:
+            pages = [page + prompt.images_in(at * size, (at + 1) * size) for at, page in enumerate(pages)]
+        return pages
 
-    def _hash(self, parent: Node, tokens: tuple[int, ...]) -> int:
+    def _hash(self, parent: Node, tokens: Words) -> int:
         return hash((parent.hash, tokens)) & self._mask
 
-    def _find(self, parent: Node, tokens: tuple[int, ...]) -> Node | None:
+    def _find(self, parent: Node, tokens: Words) -> Node | None:
         for node in self._buckets.get(self._hash(parent, tokens), ()):
             if node.parent is parent and node.tokens == tokens:
                 return node
         return None
 
-    def _insert(self, parent: Node, tokens: tuple[int, ...]) -> Node:
+    def _insert(self, parent: Node, tokens: Words) -> Node:
         node = Node(parent, tokens, self._hash(parent, tokens))
         self._buckets.setdefault(node.hash, []).append(node)
         parent.children += 1

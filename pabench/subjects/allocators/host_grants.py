@@ -56,6 +56,35 @@ def within_page(slot: int, tokens: int) -> Granted:
     return made
 
 
+class PageList(Granted):
+    """A grant of the first slots of whole pages: the pages until somebody asks."""
+
+    __slots__ = ("_pages", "_size", "_tokens")
+
+    copies: Array = NO_COPIES
+    refused: Array = NO_POSITIONS
+
+    @property
+    def new_slots(self) -> Array:
+        """The slots, int64, an array of its own each time."""
+        of: Any = self
+        return slots_of(of._pages, 0, of._tokens, of._size)
+
+
+_put_pages, _put_tokens, _put_size = (
+    cast(Any, getattr(PageList, name)).__set__ for name in ("_pages", "_tokens", "_size")
+)
+
+
+def page_list(pages: Array, tokens: int, page_size: int) -> Granted:
+    """Return a grant of ``tokens`` from the start of the first page on; ``pages`` is its own from now on."""
+    made = _new(PageList)
+    _put_pages(made, pages)
+    _put_tokens(made, tokens)
+    _put_size(made, page_size)
+    return made
+
+
 def slots_of(pages: Array, offset: int, tokens: int, page_size: int) -> Array:
     """Return the slots of ``tokens`` from ``offset`` of the first page on, int64."""
     slots: Array = pages.astype(np.int64)[:, None] * page_size + np.arange(page_size)

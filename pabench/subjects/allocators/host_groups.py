@@ -66,7 +66,10 @@ class HostGroups(HostAllocator):
 
     name = "host-groups"
     capabilities = Capabilities(
-        operations=frozenset(OPERATIONS) - {"free_window"}, watermark=True, groups=frozenset(GROUP_KINDS)
+        operations=frozenset(OPERATIONS) - {"free_window"},
+        watermark=True,
+        images=True,
+        groups=frozenset(GROUP_KINDS),
     )
 
     def _start(self) -> None:
@@ -170,6 +173,9 @@ class HostGroups(HostAllocator):
         for group, row in self._rows(sequence):
             self._leave(row[: group.pages(tokens)])
         self._lengths[sequence] = -1
+
+    def _ends_plainly(self, sequence: int) -> bool:
+        return False
 
     def _end_many(self, sequences: list[int]) -> None:
         for sequence in sequences:

@@ -41,6 +41,7 @@ class HostState(PageAllocator):
         # asked for on every call, and a property is a call
         self._max_seqs, self._max_tokens = shape.max_seqs, shape.max_tokens
         self._width, self._page_size = shape.max_pages_per_seq, shape.page_size
+        self._reserve = shape.reserve_pages
         self._cache = PrefixCache(shape.num_pages, shape.page_size, shape.hash_bits)
         self._cached = self._cache.cached
         self._swapped: dict[int, tuple[int, Array]] = {}
@@ -167,6 +168,21 @@ class HostState(PageAllocator):
         self._give_back(row)
         row[:] = NULL_PAGE
         self._lengths[sequence] = -1
+
+    def _ends_plainly(self, sequence: int) -> bool:
+        """End a live sequence while no page is shared, cached or in use by a step, or return False."""
+        if self._shared or self._steps or len(self._cache):
+            return False
+        if type(sequence) is not int or not 0 <= sequence < self._max_seqs:
+            return False
+        first, tokens = sequence * self._width, self._lengths.item(sequence)
+        pages = self._flat[first : first + self._pages_of(tokens)]
+        if tokens < 0 or (tokens and pages.item(0) == NULL_PAGE):
+            return False
+        self._ring.push(pages)
+        pages.fill(NULL_PAGE)
+        self._lengths[sequence] = -1
+        return True
 
     def _end_many(self, sequences: list[int]) -> None:
         """End live sequences while no page is shared or cached: all rows at once."""

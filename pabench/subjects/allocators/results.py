@@ -11,6 +11,8 @@ from pabench.errors import InvalidCase
 from pabench.problem.checks import INT32_MAX, lengths_tuple
 from pabench.problem.dtypes import Array
 
+Image = tuple[int, int, str]
+"""First position, tokens that stand for it, and a hash of what it shows."""
 NULL_PAGE = -1
 """Stands in a table where there is no page: past the end of a sequence, or given up by a sliding window."""
 
@@ -59,17 +61,50 @@ class Prompt:
         tokens: token ids, from the start of the sequence.
         adapter: weights that act on it (such as a LoRA); other weights, other values.
         salt: keeps users apart that must not see each other's timing.
+        images: in the order of their positions.  The token ids that stand for two images may be the same.
     """
 
     tokens: tuple[int, ...]
     adapter: str = ""
     salt: str = ""
+    images: tuple[Image, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", lengths_tuple("tokens", self.tokens, low=-INT32_MAX))
+        object.__setattr__(self, "images", checked_images(self.images, len(self.tokens)))
         for name in ("adapter", "salt"):
             if not isinstance(getattr(self, name), str):
                 raise InvalidCase(name, getattr(self, name), "must be text")
+
+    def images_in(self, first: int, end: int) -> tuple[tuple[int, int, str, int], ...]:
+        """Return what stands for images from token ``first`` to before ``end``.
+
+        Of each image: its first token from ``first`` on, how many there are, its hash, and how many of its
+        tokens come before.
+        """
+        found = []
+        for start, count, key in self.images:
+            low, high = max(start, first), min(start + count, end)
+            if low < high:
+                found.append((low - first, high - low, key, low - start))
+        return tuple(found)
+
+
+def checked_images(images: object, most: int) -> tuple[Image, ...]:
+    """Return the images of a prompt of ``most`` tokens; raises ``InvalidCase`` for what cannot be."""
+    rule = "must be (first position, tokens, hash), one behind the other, within the tokens"
+    if not isinstance(images, list | tuple):
+        raise InvalidCase("images", images, rule)
+    found, free = list[Image](), 0
+    for image in images:
+        if not isinstance(image, list | tuple) or [type(part) for part in image] != [int, int, str]:
+            raise InvalidCase("image", image, rule)
+        first, count, key = image
+        if first < free or count < 1 or first + count > most:
+            raise InvalidCase("image", image, rule)
+        free = first + count
+        found.append((first, count, key))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,15 +155,13 @@ def split_of(
         page_size: slots of a page, which all of ``sizes`` divide.
         num_pages: of the pool.
     """
-    fill: dict[int, int] = {}
-    width = table.shape[1] // len(sizes)
-    for sequence in np.flatnonzero(lengths > 0).tolist():
-        length = int(lengths[sequence])
-        for group, size in enumerate(sizes):
-            row = table[sequence, group * width :][: min(width, -(-length // size))].tolist()
-            for column, page in enumerate(row):
-                if page >= 0:
-                    slots = min(size, length - column * size) * (page_size // size)
-                    fill[page] = max(fill.get(page, 0), slots)
-    tokens, held, slots = sum(fill.values()), len(fill) * page_size, num_pages * page_size
-    return MemorySplit(tokens=tokens, reserved=0, internal=held - tokens, external=slots - held)
+    fill = np.zeros(max(num_pages, int(table.max(initial=-1)) + 1), np.int64)
+    width, live = table.shape[1] // len(sizes), np.flatnonzero(lengths > 0)
+    for group, size in enumerate(sizes):
+        rows, columns = table[live, group * width : (group + 1) * width], np.arange(width)
+        slots = np.minimum(size, lengths[live, None] - columns * size) * (page_size // size)
+        there = (slots > 0) & (rows >= 0)
+        np.maximum.at(fill, rows[there], slots[there])
+    tokens, held = int(fill.sum()), int(np.count_nonzero(fill)) * page_size
+    slots_of_all = num_pages * page_size
+    return MemorySplit(tokens=tokens, reserved=0, internal=held - tokens, external=slots_of_all - held)

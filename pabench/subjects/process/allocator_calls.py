@@ -1,10 +1,12 @@
-"""Calls of an allocator: each returns its result and the state after it, both in one trip."""
+"""Calls of an allocator: each returns its result and what of the state has changed, both in one trip."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from pabench.device.base import Device
 from pabench.kernels.pool_launches import PoolLaunches
@@ -13,6 +15,7 @@ from pabench.subjects.allocators.capabilities import OPERATIONS
 from pabench.subjects.allocators.entry import AllocatorEntry
 from pabench.subjects.allocators.kept import KeptResults
 from pabench.subjects.allocators.pool import PoolAllocator
+from pabench.subjects.allocators.results import MemorySplit
 from pabench.subjects.allocators.rounds import Call, run_rounds
 from pabench.subjects.process.answers import Plain
 from pabench.subjects.process.facts import declared
@@ -32,6 +35,7 @@ STATE: dict[str, Callable[[PageAllocator], Any]] = {
     "memory_split": lambda made: made.memory_split(),
 }
 """What can be read of an allocator at any time."""
+TOLD_BY_REPR = {int, str, bool, type(None)}
 
 
 class AllocatorCalls:
@@ -42,6 +46,7 @@ class AllocatorCalls:
         self._device = device
         self._made: dict[int, PageAllocator] = {}
         self._kept: dict[int, KeptResults] = {}
+        self._marks: dict[int, list[Any]] = {}
         self._pools: dict[int, PoolLaunches] = {}
 
     @property
@@ -55,13 +60,14 @@ class AllocatorCalls:
         """Make an empty allocator; return what it is, and its state."""
         made = self._made[number] = self._entry.make(self._device, shape)
         self._kept[number] = KeptResults()
+        self._marks[number] = [None] * len(STATE)
         about = Plain(
             name=str(made.name),
             capabilities=declared(made.capabilities),
             pool=isinstance(made, PoolAllocator),
             kernel_entries=sorted(made.kernel_entries),
         )
-        return [about, self._state(made)[0]]
+        return [about, self._state(number)[0]]
 
     def operate(self, number: int, name: str, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Do an operation; return what it returned or raised, and the state after it."""
@@ -69,7 +75,7 @@ class AllocatorCalls:
             raise ValueError(f"no operation {name!r}")
         made = self._made[number]
         result = _tried(lambda: getattr(made, name)(*given, **named))
-        state, table = self._state(made)
+        state, table = self._state(number)
         self._kept[number].keep(result[0] if isinstance(result, list) else None, table)
         return [result, state]
 
@@ -81,18 +87,19 @@ class AllocatorCalls:
         """See ``run_rounds``; return its results and the state after it."""
         made = self._made[number]
         done = _tried(lambda: list(run_rounds(made, calls, times)))
-        return [done, self._state(made)[0]]
+        return [done, self._state(number)[0]]
 
     def launch(self, number: int, entry: str, columns: tuple[tuple[int, ...], ...]) -> Any:
-        """Launch a kernel on a request that nobody has checked; return its answer and the state after it."""
+        """Launch a kernel on a request that nobody has checked; return its answer and what has changed."""
         made = self._made[number]
         said = _tried(lambda: Plain(made.launch(entry, columns)))
-        return [said, self._state(made)[0]]
+        return [said, self._state(number)[0]]
 
     def drop(self, number: int) -> None:
         """Forget an allocator."""
         self._made.pop(number, None)
         self._kept.pop(number, None)
+        self._marks.pop(number, None)
 
     def make_pool(self, number: int, of: int) -> int:
         """Make an empty pool of the kind that an allocator runs on; return its pages."""
@@ -110,11 +117,28 @@ class AllocatorCalls:
         """See ``PoolLaunches.churn``."""
         return list(self._pools[number].churn(held, threads=threads, rounds=rounds, most=most))
 
-    def _state(self, made: PageAllocator) -> tuple[list[Any], Any]:
-        """All that can be read, and the table once more as it is."""
+    def _state(self, number: int) -> tuple[list[Any], Any]:
+        """What can be read, None for what is as it was told last; and the table once more as it is."""
+        made, marks = self._made[number], self._marks[number]
         state = {name: _tried(lambda read=read: read(made)) for name, read in STATE.items()}  # type: ignore[misc]
-        table = state["block_table"]
-        return list(state.values()), table[0] if isinstance(table, list) else None
+        table, news = state["block_table"], list(state.values())
+        for place, said in enumerate(news):
+            mark = _mark(said[0]) if isinstance(said, list) else None
+            if mark is not None and mark == marks[place]:
+                news[place] = None
+            marks[place] = mark
+        return news, table[0] if isinstance(table, list) else None
+
+
+def _mark(value: Any) -> Any:
+    """What is equal only for values that are told alike; None for a value that says nothing of the kind."""
+    if type(value) is np.ndarray:
+        return value.dtype, value.shape, value.tobytes()
+    if type(value) is MemorySplit:
+        value = [value.tokens, value.reserved, value.internal, value.external]
+    if type(value) in TOLD_BY_REPR or (type(value) is list and {type(one) for one in value} <= TOLD_BY_REPR):
+        return repr(value)
+    return None
 
 
 def _tried(read: Callable[[], Any]) -> Any:

@@ -89,7 +89,7 @@ KNOWN: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (AttentionOutput, "output", ("out", "lse")),
     (Granted, "granted", ("slots", "copies", "refused")),
     (Hit, "hit", ("prompt", "pages")),
-    (Prompt, "prompt", ("tokens", "adapter", "salt")),
+    (Prompt, "prompt", ("tokens", "adapter", "salt", "images")),
     (MemorySplit, "split", ("tokens", "reserved", "internal", "external")),
 )
 """Results of the protocols: type, name in a description, fields that are told."""

@@ -53,6 +53,8 @@ class Inputs:
 
     def place_of(self, array: Array) -> tuple[int, int] | None:
         """Return segment and offset of an array that lies in the inputs, or None."""
+        if not self._segments:
+            return None
         address = array.__array_interface__["data"][0]
         for number, (memory, start) in self._segments.items():
             if start <= address < start + len(memory):

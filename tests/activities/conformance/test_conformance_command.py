@@ -47,11 +47,13 @@ ALLOCATOR = {
     CONCURRENT,
     "allocator-invariants[corners]",
     "allocator-invariants[groups]",
+    "allocator-invariants[images]",
     *LATER,
 }
 LACKING = {
     "allocator-invariants[corners]": {"ticket", "stack"},
     "allocator-invariants[groups]": {"scan", "ticket", "stack", "host"},
+    "allocator-invariants[images]": {"scan", "ticket", "stack"},
 }
 """Who declares nothing of what a check asks."""
 DEFAULT_ALLOCATORS = {"scan", "ticket", "stack", "host"}

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pabench.activities.serving import schedulers
-from pabench.activities.serving.driver import NEVER_FITS, Limits
+from pabench.activities.serving.driver import NEVER_FITS
 from pabench.activities.serving.executors import NullExecutor
+from pabench.activities.serving.limits import Limits
 from pabench.activities.serving.metrics import latency_columns
 from pabench.activities.serving.recorded import JudgedAllocator
 from pabench.activities.serving.schedulers import (
     SCHEDULERS,
-    Running,
+    Candidate,
     Scheduler,
     scheduler_by_name,
     scheduler_names,
@@ -90,15 +91,15 @@ def test_driver_preempts_the_newest_and_computes_again() -> None:
 
 
 def test_driver_preempts_whom_the_scheduler_says() -> None:
-    told: list[Sequence[Running]] = []
+    told: list[Sequence[Candidate]] = []
 
-    def oldest(running: Sequence[Running]) -> int:
+    def oldest(running: Sequence[Candidate]) -> int:
         told.append(running)
         return running[0].request
 
     own = Scheduler(name="own", about="the oldest goes", victim=oldest)
     served = serve(asked((4, 7), (4, 7)), pool(pages=4), own, NullExecutor(1.0), Limits())
-    assert told == [[(0, 4, 7, 0), (1, 4, 7, 0)]]
+    assert told == [[(0, 4, 7, 0, 0), (1, 4, 7, 0, 0)]]
     assert served.log.preemptions == [1, 0]
     assert served.log.finish_s == [9, 7]
     stranger = replace(own, victim=lambda running: 5)

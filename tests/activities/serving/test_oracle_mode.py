@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.activities.serving.driver import Limits
 from pabench.activities.serving.executors import NullExecutor, StepWork
 from pabench.activities.serving.kernel import KernelExecutor
+from pabench.activities.serving.limits import Limits
 from pabench.activities.serving.oracle_mode import Watch, failing_history
 from pabench.activities.serving.recorded import JudgedAllocator, RecordedAllocator, Violation
 from pabench.activities.serving.schedulers import SCHEDULERS

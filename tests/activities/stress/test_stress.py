@@ -12,7 +12,7 @@ import pytest
 from pabench.activities.stress.bench import run_cell as run_record
 from pabench.activities.stress.cell import SCENARIOS, SIZED, StressCell, stress_cells
 from pabench.activities.stress.plug import Stress
-from pabench.activities.stress.sound import scattered, spread
+from pabench.activities.stress.sound import runs, scattered, spread
 from pabench.cli.main import run
 from pabench.device.base import Device
 from pabench.device.registry import DeviceRequest
@@ -87,7 +87,7 @@ def test_stress_of_ours_is_sound(name: str, scenario: str) -> None:
         assert line["take_first_ns"] > 0
         assert len(line["take_ns"]) == len(line["give_ns"]) >= 1
     elif scenario == "churn":
-        assert [len(line[key]) for key in ("spread", "scattered", "occupancy")] == [4, 4, 4]
+        assert [len(line[key]) for key in ("spread", "run_pages", "copies", "occupancy")] == [4] * 4
         assert min(line["spread"]) >= 1
     elif scenario == "oversubscription":
         assert line["served"] == 16
@@ -119,6 +119,9 @@ def test_stress_measures_of_fragmentation() -> None:
     host.append(0, 4)  # pages 0, 1, then 3, 4 behind the other's 2
     assert host.pages(0) == (0, 1, 3, 4)
     assert scattered(host) == 1 / 3
+    # 0 and 1, 3 and 4, and the other's 2: five pages in three runs of two sequences
+    assert runs(host) == (5 / 3, 3 / 2)
+    assert runs(HostAllocator(shape_of(8, 2, 3, 4))) == (0, 0)
 
 
 class Lying(HostAllocator):
@@ -217,6 +220,7 @@ def test_stress_command_from_options_to_report(
     page = (out / "report.html").read_text()
     assert "18 stress cells ran." in page
     assert "neighbours apart" in page
+    assert "copies to move a sequence" in page
 
 
 @pytest.mark.parametrize(
