@@ -66,13 +66,13 @@ def explorer(runs: Sequence[Run]) -> dict[str, Any]:
     figures = sorted({name for row in rows for name in row["figures"]})
     axes = sorted({name for row in rows for name in row["axes"]})
     distinct = {name: {row.get(name) for row in values} for name in (*TOLD, *axes)}
-    across = [name for name in axes if len(distinct[name]) > 1] or ["label"]
-    colours = [
-        name
-        for name in ("subject", "run", *axes, "status")
-        if 1 < len(distinct[name]) <= MOST_COLOURS and name != across[0]
-    ] or ["subject"]
+    numbers = {name for name in axes if all(isinstance(row.get(name, 0), int | float) for row in values)}
+    across = [name for name in axes if name in numbers and len(distinct[name]) > 1] or ["label"]
     first = "page_size" if "page_size" in across else across[0]
+    told = [name for name in ("subject", "lengths", "run", *axes, "status") if name in distinct]
+    colours = [
+        name for name in dict.fromkeys(told) if 1 < len(distinct[name]) <= MOST_COLOURS and name != first
+    ] or ["subject"]
     return {
         "data": {"values": values},
         "params": [
@@ -95,7 +95,7 @@ def explorer(runs: Sequence[Run]) -> dict[str, Any]:
                 "field": "x",
                 "type": "quantitative" if across != ["label"] else "nominal",
                 "title": None,
-                "scale": {"zero": False},
+                **({} if across == ["label"] else {"scale": {"zero": False, "padding": 24}}),
             },
             "y": {"field": "y", "type": "quantitative", "title": None, "scale": {"zero": False}},
             "color": {"field": "c", "type": "nominal", "title": None},
@@ -117,12 +117,13 @@ def _row(run: Run, record: Record) -> dict[str, dict[str, Any]]:
         value = _number(figure.value)
         if value is not None:
             many = "median of " if isinstance(figure.value, list | tuple) else ""
-            figures[f"{many}{name} [{figure.unit}, {figure.provenance}]"] = value
+            where = ", ".join(word for word in (figure.unit, str(figure.provenance)) if word)
+            figures[f"{many}{name} [{where}]"] = value
     told = (run.path.name, record.subject.name, record.label, str(record.status))
     axes = {
         name: value
         for name, value in record.details.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name not in TOLD
+        if isinstance(value, int | float | str) and not isinstance(value, bool) and name not in TOLD
     }
     return {"told": dict(zip(TOLD, told, strict=True)), "axes": axes, "figures": figures}
 
@@ -137,7 +138,7 @@ def _number(value: object) -> float | None:
 
 def _likely(figures: Sequence[str]) -> str:
     """What a reader looks for first: waste, then whatever was measured, then the first."""
-    for words in ("internal_fragmentation", ", measured]", ", counted]"):
+    for words in ("internal_fragmentation", "measured]", "counted]"):
         for name in figures:
             if words in name:
                 return name

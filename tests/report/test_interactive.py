@@ -21,11 +21,12 @@ def test_interactive_has_each_figure_with_unit_and_provenance(tmp_path: Path) ->
     figure, across, colour, *_ = chart["params"]
     assert figure["value"].startswith("internal_fragmentation [")
     assert all(
-        re.fullmatch(r".+ \[[^,]*, (counted|modelled|measured|host)\]", one)
+        re.fullmatch(r".+ \[([^,]+, )?(counted|modelled|measured|host)\]", one)
         for one in figure["bind"]["options"]
     )
     assert (across["value"], "batch" in across["bind"]["options"]) == ("page_size", True)
-    assert colour["value"] in colour["bind"]["options"]
+    assert colour["value"] == "lengths"
+    assert "page_size" not in colour["bind"]["options"]
     assert len(chart["data"]["values"]) == len(sweep_lines())
     waste = {row["page_size"]: row[figure["value"]] for row in chart["data"]["values"]}
     assert set(waste) == {line["page_size"] for line in sweep_lines()}
