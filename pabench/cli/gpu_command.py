@@ -14,7 +14,7 @@ import click
 
 from pabench.console import say
 from pabench.errors import EnvironmentRefused, UnknownName, UsageError
-from pabench.run.options import parse_seconds
+from pabench.run.options import parse_seconds, whole
 from pabench.run.signals import stop_signals
 
 if TYPE_CHECKING:
@@ -22,11 +22,19 @@ if TYPE_CHECKING:
 
 PARTS = ("check", "sweep", "all")
 CONFORMANCE = "conformance"
+ALLOCATORS, KINDS = "allocators", "kinds"
+SWEEP_SECONDS = {ALLOCATORS: 25.0, KINDS: 60.0, "sweep": 3600.0}
+"""Likewise, of the second part."""
 CHECK_SECONDS = {"doctor": 30.0, "kernels": 90.0, CONFORMANCE: 200.0, "controls": 75.0}
 """At most; what a step does not use is the sweep's."""
 SWEEP_MARGIN = 30.0
 """Seconds of the sweep's time in which no cell begins: the last one ends, and the report is written."""
 PEERS = ("torch-sdpa",)
+STRESS = (
+    *("stress", "--device", "cuda", "--allocator", "scan", "--scenario", "requests"),
+    *("--max-requests", "1024", "--budget", "15s"),
+)
+"""What pages cost that are taken and given back on the GPU."""
 
 
 @click.command()
@@ -34,14 +42,25 @@ PEERS = ("torch-sdpa",)
     "--part", default="all", metavar="NAME", help="Part to run: check, sweep or all.", show_default=True
 )
 @click.option("--grid", default="core", metavar="NAME", help="Grid of the sweep.", show_default=True)
+@click.option(
+    "--kinds",
+    default="kinds",
+    metavar="NAME",
+    help="Grid of calls other than plain decode.",
+    show_default=True,
+)
+@click.option("--replicates", metavar="N", help="Fresh processes that time each cell.  [default: 5]")
 @click.option("--budget", default="540s", metavar="TIME", help="Total time budget.", show_default=True)
 @click.option("--out", metavar="DIR", help="Run directory.  [default: runs/gpu-TIME]")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
-def command(part: str, grid: str, budget: str, out: str | None, resume: bool) -> int:
+def command(
+    part: str, grid: str, kinds: str, replicates: str | None, budget: str, out: str | None, resume: bool
+) -> int:
     """Check and measure our kernels on this machine's GPU.
 
     check: versions, kernels compiled for this GPU, conformance, controls under compute-sanitizer.
-    sweep: memory ceilings, then the core grid beside every backend that is installed.
+    sweep: memory ceilings; the allocator; append, merge, copies, prefill, formats, windows, latent caches and
+    shared beginnings; then the core grid, beside every backend that is installed.
 
     \b
     Examples:
@@ -60,7 +79,13 @@ def command(part: str, grid: str, budget: str, out: str | None, resume: bool) ->
     from pabench.device.cuda import why_no_cuda
     from pabench.run.directory import check_new
 
-    read_grid(grid)
+    for name in (grid, kinds):
+        read_grid(name)
+    several = (
+        []
+        if replicates is None
+        else ["--replicates", str(whole("--replicates", replicates, low=1, high=100))]
+    )
     if why := why_no_cuda():
         raise EnvironmentRefused(f"no CUDA device: {why}", hint="pabench gpu needs an NVIDIA GPU and CuPy")
     folder = Path(out) if out is not None else Path("runs") / f"gpu-{datetime.now(UTC):%Y%m%d-%H%M%S}"
@@ -68,7 +93,7 @@ def command(part: str, grid: str, budget: str, out: str | None, resume: bool) ->
     if not resume:
         check_new(folder)
         begin(folder)
-    steps = [step for step in _steps(folder, grid) if part in (step.part, "all")]
+    steps = [step for step in _steps(folder, grid, kinds, several) if part in (step.part, "all")]
     say(f"{plan_of(steps, ends_at - began)}\nfolder: {folder}")
     with stop_signals():
         outcomes = run_steps(steps, folder, ends_at=ends_at, done=done, show=say)
@@ -90,7 +115,7 @@ def architecture(major: int, minor: int) -> str:
     return known[max(fitting, default=min(known))]
 
 
-def _steps(folder: Path, grid: str) -> tuple[Step, ...]:
+def _steps(folder: Path, grid: str, kinds: str = "kinds", more: Sequence[str] = ()) -> tuple[Step, ...]:
     from pabench.cli.gpu_steps import Step
 
     controls = ("selftest", "--controls", "--device", "cuda", "--seeds", "1", *_quick_controls())
@@ -114,12 +139,21 @@ def _steps(folder: Path, grid: str) -> tuple[Step, ...]:
             for name, words in fixed.items()
         ),
         Step(
-            name="sweep",
+            name=ALLOCATORS,
             part="sweep",
-            seconds=3600.0,
-            words=partial(_sweep, folder, grid),
-            shown=True,
-            complete=partial(_all_cells_ran, folder / "sweep"),
+            seconds=SWEEP_SECONDS[ALLOCATORS],
+            words=partial(_same, (*STRESS, "--out", str(_unused(folder / ALLOCATORS)))),
+        ),
+        *(
+            Step(
+                name=name,
+                part="sweep",
+                seconds=SWEEP_SECONDS[name],
+                words=partial(_sweep, folder / name, which, more),
+                shown=True,
+                complete=partial(_all_cells_ran, folder / name),
+            )
+            for name, which in ((KINDS, kinds), ("sweep", grid))
         ),
     )
 
@@ -141,14 +175,14 @@ def _same(words: Sequence[str], seconds: float) -> Sequence[str]:
     return words
 
 
-def _sweep(folder: Path, grid: str, seconds: float) -> Sequence[str]:
+def _sweep(out: Path, grid: str, more: Sequence[str], seconds: float) -> Sequence[str]:
     from pabench.run.read import RUN_FILE
 
-    out, budget = folder / "sweep", max(1, round(seconds - SWEEP_MARGIN))
+    budget = max(1, round(seconds - SWEEP_MARGIN))
     words = ["sweep", "--out", str(out), "--budget", f"{budget}s"]
     if (out / RUN_FILE).is_file():
         return [*words, "--resume"]
-    return [*words, "--grid", grid, "--device", "cuda"]
+    return [*words, "--grid", grid, "--device", "cuda", *more]
 
 
 def _all_cells_ran(out: Path) -> bool:

@@ -66,7 +66,9 @@ Numbers are lists (8,16,32) or ranges (16:64:16, 1:64:x2). An option overrides -
 @click.option(
     "--replicates", metavar="N", help="Fresh processes that time each cell.  [default: 5 on a GPU, else 1]"
 )
-@click.option("--grid", metavar="NAME", help="Grid of shapes: core-small, core, core-full or a TOML file.")
+@click.option(
+    "--grid", metavar="NAME", help="Grid of shapes: core-small, core, core-full, kinds or a TOML file."
+)
 @click.option("--config", metavar="FILE", help="TOML file with these options as keys.")
 @activity_options()
 def command(*, config: str | None, **given: Any) -> int:
@@ -158,6 +160,8 @@ def _print(plug: Sweep, config: SweepConfig, records: Sequence[Record]) -> None:
         print_table(lines)
     else:
         print_grid_table(lines, plug.hardware)
+        for text in plug.operations:
+            say(text)
 
 
 def _cell_lines(plug: Sweep, cells: Sequence[Cell]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Bytes that a decode step must move and operations it must do: the floor, not what a kernel does.
+"""Bytes that an attention step must move and operations it must do: the floor, not what a kernel does.
 
 Closed forms per layer, with ``H_q``, ``H_kv`` heads, keys of d and values of d_v numbers, s bytes a number
 and L keys: attention reads ``H_kv (d + d_v) s L`` bytes of cache (``H_kv d s L`` where values lie in the
@@ -25,7 +25,7 @@ LSE_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """Bytes and operations of one decode step of one layer.
+    """Bytes and operations of one step of one layer.
 
     Attributes:
         kv_bytes: distinct cached tokens that a window leaves, K and V.
@@ -61,25 +61,32 @@ class Traffic:
 
 
 def decode_traffic(problem: Problem, kv_lens: Sequence[int], *, layout: PageLayout | None = None) -> Traffic:
-    """Return the traffic of one query token per sequence over ``kv_lens`` cached tokens.
+    """Return the traffic of one query token per sequence; see ``batch_traffic``."""
+    return batch_traffic(problem, Batch(kv_lens=tuple(kv_lens)), layout=layout)
+
+
+def batch_traffic(problem: Problem, batch: Batch, *, layout: PageLayout | None = None) -> Traffic:
+    """Return the traffic of the query tokens of ``batch`` over its cached tokens.
 
     Args:
         problem: heads, head dimension, page size, storage type.
-        kv_lens: cached tokens of each sequence.
+        batch: query and cached tokens of each sequence.
         layout: block table; with it, pages that sequences share count once.  Without it nothing is shared.
 
     Raises:
         InvalidCase: a length is not a token count, or the table does not cover the lengths.
     """
-    batch = Batch(kv_lens=tuple(kv_lens))
     lengths = batch.kv_lens
-    firsts = [0 if problem.window is None else max(0, n - problem.window) for n in lengths]
+    firsts = [
+        0 if problem.window is None else max(0, kv_len - max(0, q_len - 1) - problem.window)
+        for q_len, kv_len in zip(batch.query_lens, lengths, strict=True)
+    ]
     tokens = sum(lengths) - sum(firsts)
     entries = sum(pages_needed(n, problem.page_size) for n in lengths)
     pages = entries = entries - sum(first // problem.page_size for first in firsts)
     if layout is not None:
         tokens, pages = _distinct(problem.page_size, lengths, firsts, layout)
-    vectors = batch.num_seqs * problem.num_qo_heads
+    vectors = batch.num_query_tokens * problem.num_qo_heads
     number_bytes = vectors * problem.storage.itemsize
     return Traffic(
         kv_bytes=tokens * problem.token_bytes,

@@ -14,7 +14,7 @@ from pabench.timing.roofline import LEFT_OUT
 
 SAME_CASE = (
     *("backend", "lengths", "batch", "page_size", "seed", "heads", "head_dim", "dtype"),
-    *("kv_layout", "interleaved", "tokens", "num_pages"),
+    *("kv_layout", "interleaved", "kv_dtype", "q_len", "shared_pages", "tokens", "num_pages"),
 )
 """What two cells share when they ask for the same: all but the device, and the GPU of the model."""
 
@@ -119,7 +119,7 @@ def _whole_batch(line: Line) -> bool:
     done, tokens, heads = (line.data.get(key) for key in ("run_token_heads", "tokens", "heads"))
     if done is None or tokens is None or not re.fullmatch(r"\d+:\d+", str(heads)):
         return False
-    return bool(done == tokens * int(str(heads).split(":")[0]))
+    return bool(done == tokens * int(str(heads).split(":")[0]) * (line.data.get("q_len") or 1))
 
 
 def _title(line: Line) -> str:

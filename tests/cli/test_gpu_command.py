@@ -26,7 +26,7 @@ from pabench.errors import UsageError
 from pabench.run.read import read_run
 from pabench.run.signals import stop_signals
 from pabench.subjects.backends.adapters.table import ADAPTERS
-from tests.support.standin_support import FOLDER, ROOT, in_new_process, tiny_grid
+from tests.support.standin_support import FOLDER, ROOT, in_new_process, tiny_grid, tiny_kinds
 from tests.support.standin_support import cupy as cupy
 
 BLOCKED = ("platformdirs", "vl_convert", "pytest_benchmark", "ray", "xdist", "ziglang", "mpmath")
@@ -67,6 +67,8 @@ def test_gpu_without_a_gpu_is_one_line_and_exit_code_7(
         (["--budget", "soon"], "--budget 'soon': must be a time such as"),
         (["--resume"], "--resume: needs the folder of the run"),
         (["--grid", "cor"], "unknown grid 'cor'; did you mean 'core'"),
+        (["--kinds", "kind"], "unknown grid 'kind'; did you mean 'kinds'"),
+        (["--replicates", "0"], "--replicates '0': must be a whole number from 1 to 100"),
         (["--resume", "--out", "absent"], "--resume: cannot read absent/steps.json"),
     ],
 )
@@ -105,7 +107,7 @@ def test_gpu_steps_are_what_the_parts_promise(cupy: Any, tmp_path: Path) -> None
     judged = [f"conformance-{name}" for name in SUBJECTS]
     assert {name: one.part for name, one in made.items()} == {
         **dict.fromkeys(("doctor", "kernels", *judged, "controls"), "check"),
-        "sweep": "sweep",
+        **dict.fromkeys(("allocators", "kinds", "sweep"), "sweep"),
     }
     assert {name for name, one in made.items() if one.group} == set(judged)
     said = {name: " ".join(one.words(300.0)) for name, one in made.items()}
@@ -117,6 +119,7 @@ def test_gpu_steps_are_what_the_parts_promise(cupy: Any, tmp_path: Path) -> None
     assert "--allocator scan" in said["conformance-scan"]
     assert said["controls"].count("--only") >= 4
     assert said["sweep"].endswith("sweep --budget 270s --grid core --device cuda")
+    assert said["kinds"].endswith("kinds --budget 270s --grid kinds --device cuda")
     alone = [one.seconds for one in made.values() if one.part == "check" and not one.group]
     assert sum(alone) + made["conformance-scan"].seconds < 540 - 120
     assert plan_of(made.values(), 540.0) == PLAN
@@ -128,6 +131,8 @@ PLAN = """at most 540 s:
   200 s         conformance-rawkernel, conformance-rawkernel-mma, conformance-rawkernel-mma-fixed, \
 conformance-rawkernel-mla, conformance-rawkernel-cascade and conformance-scan, at the same time
   75 s          controls
+  25 s          allocators
+  60 s          kinds
   what is left  sweep"""
 
 
@@ -324,15 +329,16 @@ def test_gpu_sweeps_from_make_to_the_report_with_packages_missing(tmp_path: Path
     block.mkdir()
     (block / "sitecustomize.py").write_text(BLOCK)
     out = tmp_path / "run"
-    grid = tiny_grid(tmp_path)
+    grid, kinds = tiny_grid(tmp_path), tiny_kinds(tmp_path)
     done = in_new_process(
         *("make", "gpu-sweep", f"PYTHON={sys.executable}"),
-        f"ARGS=--grid {grid} --out {out} --budget 120s",
+        f"ARGS=--grid {grid} --kinds {kinds} --replicates 1 --out {out} --budget 240s",
         folder=ROOT,
         paths=(FOLDER, block),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "measured ceilings: read" in done.stdout
+    assert "kinds: ok" in done.stdout
     assert "sweep: ok" in done.stdout
     sweep = read_run(out / "sweep")
     assert sweep.record["hardware"]["gpu"] == {"problem": "nvidia-smi is not installed"}
@@ -346,9 +352,41 @@ def test_gpu_sweeps_from_make_to_the_report_with_packages_missing(tmp_path: Path
     named = absent[1].split(", ") if absent else []
     assert sorted([*named, *(name for name in states if name in ADAPTERS)]) == sorted(ADAPTERS)
     assert all(line["timing"]["method"] == "graph" for line in sweep.lines if line["status"] == "passed")
-    assert [row["name"] for row in json.loads((out / "steps.json").read_text())] == ["sweep"]
+    assert [row["name"] for row in json.loads((out / "steps.json").read_text())] == [
+        "allocators",
+        "kinds",
+        "sweep",
+    ]
+    assert {line["status"] for line in read_run(out / "allocators").lines} == {"passed"}
+    assert {line["status"] for line in read_run(out / "kinds").lines} == {"passed"}
+    assert read_run(out / "kinds").record["hardware"]["operations"]
     page = (out / "report.html").read_text()
     assert "No charts on this page: vl-convert-python cannot be imported" in page
+
+
+def test_gpu_kinds_are_timed_each_by_the_backends_that_are_for_it(tmp_path: Path) -> None:
+    out = tmp_path / "kinds"
+    words = ("sweep", "--grid", str(tiny_kinds(tmp_path)), "--device", "cuda", "--replicates", "2")
+    done = in_new_process(
+        *(sys.executable, "-m", "pabench", *words, "--out", str(out)), folder=tmp_path, paths=(FOLDER,)
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    beside = read_run(out).record
+    told = {one["name"]: one for one in beside["hardware"]["operations"]}
+    assert {name: one["reason"] for name, one in told.items()} == dict.fromkeys(
+        ("append", "merge", "copy-pages")
+    )
+    assert all(one["gbps"] > 0 and len(one["run_ns"]) > 1 for one in told.values())
+    assert beside["config"]["expected_operations"].keys() == told.keys()
+    assert "append of 300: " in done.stdout
+    others = read_run(out).lines
+    assert {(line["model"], line["backend"]): line["status"] for line in others} == {
+        ("prefill", "rawkernel-mma"): "passed",
+        ("latent", "rawkernel-mla"): "passed",
+        ("tiny", "rawkernel-cascade"): "passed",
+    }
+    assert [len(line["replicates"]) for line in others] == [2, 2, 2]
+    assert all(len(one["samples"]) > 1 for line in others for one in line["replicates"])
 
 
 BLOCK = f"""

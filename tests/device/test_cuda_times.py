@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pabench.activities.sweep import operations
 from pabench.activities.sweep.bulk import (
     bulk_tensors,
     judge_sample,
@@ -21,6 +22,10 @@ from pabench.activities.sweep.bulk import (
     turned,
 )
 from pabench.activities.sweep.cell import Cell
+from pabench.activities.sweep.grid_file import MOVED
+from pabench.activities.sweep.grid_table import operation_text
+from pabench.activities.sweep.operations import OPERATIONS, moved_bytes, operation_times
+from pabench.activities.sweep.operations_judged import timed_operation, why_wrong
 from pabench.activities.sweep.run_cell import run_cell
 from pabench.activities.sweep.stopwatch import PROBES, Stopwatch
 from pabench.activities.sweep.times import Speed
@@ -28,6 +33,7 @@ from pabench.cli.main import run
 from pabench.device.cuda import CudaDevice
 from pabench.device.cuda_timer import CudaTimer
 from pabench.errors import DeviceFault
+from pabench.kernels.append import append_tokens
 from pabench.kernels.ceilings import CeilingKernels, CeilingShape
 from pabench.problem import Batch, Case, Problem
 from pabench.problem.dtypes import BFLOAT16, DTYPES, encode
@@ -231,6 +237,126 @@ def test_cuda_times_judge_what_was_timed(
     assert text in line["reason"]
     assert line["check"]["passed"]
     assert line["run_ns"] is None
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "prefill": {"q_len": 24},
+    "window": {"problem": replace(PROBLEM, window=20)},
+    "e4m3": {"problem": replace(PROBLEM, kv_dtype="e4m3")},
+    "shared": {"shared_pages": 2, "batch": Batch(kv_lens=(40, 35, 77))},
+    "latent": {
+        "problem": Problem(
+            num_qo_heads=4,
+            num_kv_heads=1,
+            head_dim=96,
+            head_dim_v=64,
+            page_size=16,
+            dtype="bfloat16",
+            latent=True,
+            sm_scale=0.1,
+        ),
+        "q_len": 5,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cuda_times_of_calls_that_are_no_plain_decode(
+    kind: str, cupy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, device = replace(cell(), **KINDS[kind]), CudaDevice()
+    line = measured(RawKernelBackend(device), device, of=asked)
+    assert line["status"] == "passed", line["reason"]
+    assert line["provenance"]["run_ns"] == "measured"
+    assert 0 < line["timing"]["sample_max_ratio"] <= 1
+    case = asked.case(asked.batch.kv_lens)
+    assert line["dram_bytes"] == asked.traffic().total_bytes
+    assert line["run_token_heads"] == 4 * sum(
+        kv_len * q_len for kv_len, q_len in zip(case.batch.kv_lens, case.batch.query_lens, strict=True)
+    )
+    # the last row of the longest sequence is judged, whatever the kind
+    monkeypatch.setattr(LargeOnly, "place", (case.batch.num_query_tokens - 1, 3, 7))
+    wrong = measured(LargeOnly(device), device, of=asked)
+    assert wrong["status"] == "failed", wrong["reason"]
+    assert wrong["check"]["passed"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"kv_dtype": "e4m3-token-head"}, "format e4m3-token-head"),
+        ({"head_dim_v": 32}, "K and V of different"),
+    ],
+)
+def test_cuda_times_refuse_caches_of_which_no_block_can_be_repeated(
+    changes: dict[str, Any], text: str, cupy: Any
+) -> None:
+    device = CudaDevice()
+    line = measured(RawKernelBackend(device), device, of=replace(cell(), problem=replace(PROBLEM, **changes)))
+    assert line["status"] == "unsupported"
+    assert line["reason"].startswith(f"no timed inputs with {text}")
+
+
+SIZES = {"append": 300, "merge": 70, "copy-pages": 20}
+
+
+def asked(name: str, *, damage: Any = None) -> tuple[Any, str | None]:
+    """Times of an operation, and what the judge says of what it left."""
+    device = CudaDevice()
+    times, left = operation_times(device, Stopwatch(device), name, SIZES[name])
+    if damage is not None:
+        damage(left[0])
+    return times, why_wrong(name, SIZES[name], left)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_cuda_times_of_operations_beside_attention_are_judged(name: str, cupy: Any) -> None:
+    assert set(OPERATIONS) == set(MOVED) == set(SIZES)
+    times, wrong = asked(name)
+    assert wrong is None
+    assert min(times) > 0
+
+    def damaged(array: Any) -> None:
+        array[0, 1, ..., 3] ^= 0x4000
+
+    assert asked(name, damage=damaged)[1] is not None
+    assert why_wrong(name, SIZES[name], None) is not None
+
+
+def test_cuda_times_of_an_operation_that_stops_writing_are_none(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    append = append_tokens
+
+    def stops(*given: Any, **named: Any) -> None:
+        ran.append(1)
+        if len(ran) < 3:
+            append(*given, **named)
+
+    monkeypatch.setattr(operations, "append_tokens", stops)
+    # neither captured, which would have the second call for good, nor written
+    monkeypatch.setattr(CudaTimer, "capture", lambda self, work: None)
+    assert str(asked("append")[1]).endswith("numbers that append left are wrong")
+
+
+def test_operation_that_goes_wrong_has_a_reason_and_no_time() -> None:
+    def wrong(place: str, arguments: Any) -> Any:
+        raise ValueError("no such kernel")
+
+    told = timed_operation(wrong, "merge", 40)
+    assert (told["run_ns"], told["gbps"]) == (None, None)
+    assert told["reason"].startswith("ValueError: no such kernel")
+    assert operation_text(told, {"copy_gbps": 1.0}).startswith("merge of 40: no time: ValueError: no such")
+    told = timed_operation(lambda place, arguments: ([1.0], None), "merge", 40)
+    assert told["reason"] == "merge left NoneType, must be 2 arrays"
+
+
+def test_operations_move_what_their_arrays_hold() -> None:
+    token = 2 * 8 * 128 * 2
+    assert moved_bytes("append", 10) == 10 * (2 * token + 8)
+    assert moved_bytes("copy-pages", 10) == 2 * 10 * 16 * token + 120
+    assert moved_bytes("merge", 10) == 10 * 3 * 32 * (256 + 4) + 2 * 10 * 4
 
 
 class Stops(RawKernelBackend):

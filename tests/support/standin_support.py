@@ -38,6 +38,46 @@ lengths = ["fixed:len={mean}", "uniform:low=1,high={twice}"]
 )
 
 
+KINDS = (
+    EXPECT
+    + """
+[operations]
+append = { size = 300, fraction = 0.8 }
+merge = { size = 40, fraction = 0.8 }
+copy-pages = { size = 20, fraction = 0.8 }
+[model.prefill]
+heads = "4:2"
+head_dim = 128
+[model.latent]
+heads = "16:1"
+head_dim = 576
+head_dim_v = 512
+latent = true
+sm_scale = 0.07
+[[points]]
+grid = "small"
+models = ["prefill"]
+shapes = ["2x40"]
+lengths = ["fixed:len={mean}"]
+queries = 24
+backends = ["rawkernel-mma"]
+[[points]]
+grid = "small"
+models = ["latent"]
+shapes = ["2x40"]
+lengths = ["fixed:len={mean}"]
+backends = ["rawkernel-mla"]
+[[points]]
+grid = "small"
+models = ["tiny"]
+shapes = ["3x80"]
+lengths = ["fixed:len={mean}"]
+shared = 48
+backends = ["rawkernel-cascade"]
+"""
+)
+
+
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The stand-in, under CuPy's name."""
@@ -52,6 +92,13 @@ def tiny_grid(folder: Path) -> Path:
     """Write a grid of two small points."""
     path = folder / "tiny.toml"
     path.write_text(TINY, encoding="utf-8")
+    return path
+
+
+def tiny_kinds(folder: Path) -> Path:
+    """Write a grid of small calls that are no plain decode."""
+    path = folder / "tiny-kinds.toml"
+    path.write_text(KINDS, encoding="utf-8")
     return path
 
 

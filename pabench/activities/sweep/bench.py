@@ -11,6 +11,7 @@ from typing import Any
 
 from pabench.activities.sweep.cell import Cell, cell_from_dict
 from pabench.activities.sweep.line import answer, blank_line, failing_case
+from pabench.activities.sweep.operations_judged import timed_operation
 from pabench.activities.sweep.run_cell import preflight, run_cell
 from pabench.activities.sweep.times import TASKS, Speed, Tasks
 from pabench.checks.remote.errors import SubjectEnded
@@ -74,7 +75,8 @@ class SweepBench(BenchBase):
         return {"device": device, "description": description, "absent": dict(self._absent)}
 
     def ask(self, what: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Plan the smallest problem of a cell (``preflight``), or measure the ceilings (``hardware``).
+        """Plan the smallest problem of a cell (``preflight``), or measure the ceilings (``hardware``), and
+        ``operations`` with them.
 
         A compiler that is missing shows before any file is written.
         """
@@ -89,8 +91,11 @@ class SweepBench(BenchBase):
         present = [name for name in self._names if name not in self._absent]
         if not present:
             return {"hardware": None}
+        task = self._backend(present[0])[1]
         try:
-            return {"hardware": self._backend(present[0])[1](f"{TASKS}:ceilings", {})}
+            found = task(f"{TASKS}:ceilings", {})
+            told = [timed_operation(task, name, size) for name, size in what.get("operations", {}).items()]
+            return {"hardware": {**found, **({"operations": told} if told else {})}}
         except SubjectEnded as ended:
             raise DeviceFault(f"the ceilings of this GPU cannot be measured: {ended.ending.text}") from None
 

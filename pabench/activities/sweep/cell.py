@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
+from pabench.judge.traffic import Traffic, batch_traffic
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
 from pabench.problem.identity import content_id
 from pabench.problem.memory import MemoryFigures, memory_figures
 from pabench.problem.problem import Problem
+from pabench.problem.tensors import layout_of
 from pabench.run.figures import record_of_flat
 from pabench.run.record import Record
 from pabench.timing.cold import ROTATE
@@ -40,10 +42,12 @@ class Cell:
         device: name of the device it runs on, never ``auto``.
         gpu: name of the GPU that the modelled figures are for.
         problem: heads, head dimension, page size, dtype.
-        batch: KV lengths, drawn; one query token a sequence.
+        batch: KV lengths, drawn.
         lengths: text of the length spec that they were drawn from.
         seed: drives the draw and the tensors.
         kv_layout, interleaved: see ``KvPool``.
+        q_len: query tokens of each sequence, the last of its tokens; 1 is decode, more prefill.
+        shared_pages: the first pages of every sequence, which are those of the first one.
         l2: what is done about the L2 cache, of ``POLICIES``; None on a device that has none.
         replicate: which of several fresh processes is asked, from 1; None where there is one.
     """
@@ -57,6 +61,8 @@ class Cell:
     seed: int
     kv_layout: str
     interleaved: bool
+    q_len: int = 1
+    shared_pages: int = 0
     l2: str | None = None
     replicate: int | None = None
 
@@ -83,10 +89,12 @@ class Cell:
         parts = (
             f"page {self.problem.page_size}",
             self.lengths,
+            *([] if self.q_len == 1 else [f"{self.q_len} queries"]),
+            *([] if not self.shared_pages else [f"{self.shared_pages} shared pages"]),
             f"batch {self.batch.num_seqs}",
             self.backend,
             f"{self.problem.num_qo_heads}:{self.problem.num_kv_heads}x{self.problem.head_dim}",
-            self.problem.dtype,
+            self.problem.dtype + (f" {self.problem.kv_dtype}" if self.problem.kv_dtype else ""),
             self.kv_layout + ("-strided" if self.interleaved else ""),
             *([] if self.l2 in (None, ROTATE) else [str(self.l2)]),
         )
@@ -106,6 +114,9 @@ class Cell:
             "dtype": self.problem.dtype,
             "kv_layout": self.kv_layout,
             "interleaved": self.interleaved,
+            **({} if self.q_len == 1 else {"q_len": self.q_len}),
+            **({} if not self.shared_pages else {"shared_pages": self.shared_pages}),
+            **({} if self.problem.kv_dtype is None else {"kv_dtype": self.problem.kv_dtype}),
             **({} if self.l2 is None else {"l2": self.l2}),
         }
 
@@ -142,11 +153,25 @@ class Cell:
         """Return the cell as plain JSON values; ``cell_from_dict`` reads them back."""
         return {**asdict(self), "problem": self.problem.to_dict(), "batch": list(self.batch.kv_lens)}
 
+    def traffic(self) -> Traffic:
+        """Return the bytes and operations of the whole batch, shared pages once."""
+        case = self.case(self.batch.kv_lens)
+        return batch_traffic(self.problem, case.batch, layout=layout_of(case) if self.shared_pages else None)
+
     def case(self, kv_lens: tuple[int, ...], **options: Any) -> Case:
-        """Return a decode case with the cell's shape, layout and seed over ``kv_lens`` tokens."""
+        """Return a case with the cell's shape, layout and seed over ``kv_lens`` tokens.
+
+        A sequence that is shorter has fewer query tokens, and fewer pages to share.
+        """
         options = {"problem": self.problem, **options}
+        pages = [min(self.shared_pages, (length - 1) // self.problem.page_size) for length in kv_lens]
+        forks = [(place, 0, min(pages[0], own)) for place, own in enumerate(pages) if place]
         return Case(
-            batch=Batch(kv_lens=kv_lens),
+            batch=Batch(
+                kv_lens=kv_lens,
+                q_lens=None if self.q_len == 1 else tuple(min(self.q_len, length) for length in kv_lens),
+            ),
+            shared_prefix=tuple(fork for fork in forks if fork[2] > 0),
             kv_layout=self.kv_layout,
             interleaved=self.interleaved,
             seed=self.seed,

@@ -160,8 +160,9 @@ def resolve_config(
 
 
 NOT_IN_GRIDS = ("rawkernel-cascade", "rawkernel-mma-fixed", "rawkernel-mla")
-"""Run over a grid only when named.  Without shared pages, and there are none, the first is another's kernel;
-the second is that kernel too, cut for equal bits and not for speed; the third takes latent caches alone."""
+"""Run over a grid only when named, by a point of it or as an option.  The first is another's kernel where no
+pages are shared; the second is that kernel too, cut for equal bits and not for speed; the third takes latent
+caches alone."""
 
 
 def absent_adapters() -> tuple[str, ...]:
@@ -185,7 +186,11 @@ def _grid_config(given: Mapping[str, Any], words: Mapping[str, str], backends: S
         if key in given:
             raise UsageError(f"{words[key]}: must not be given, the grid gives all axes")
     # without a GPU other projects' kernels run in interpreters: cells would take hours and say nothing
-    left_out = (*NOT_IN_GRIDS, *(absent_adapters() if given.get("device") == "cuda" else ADAPTERS))
+    from pabench.activities.sweep.grid_file import read_grid  # which needs this module
+
+    named = read_grid(_text(words["grid"], given["grid"])).backends
+    absent = absent_adapters() if given.get("device") == "cuda" else tuple(ADAPTERS)
+    left_out = {*NOT_IN_GRIDS, *absent} - set(named)
     asked = tuple(name for name in backends if name not in left_out)
     value = {**DEFAULTS, "backend": asked, **given}
     return SweepConfig(

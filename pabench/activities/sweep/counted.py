@@ -11,8 +11,8 @@ from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.measure import part_case, token_heads
 from pabench.device.checked import CheckedDevice
 from pabench.device.counters import Counters
-from pabench.judge.traffic import Traffic, decode_traffic
-from pabench.problem.tensors import build_tensors
+from pabench.judge.traffic import Traffic, batch_traffic
+from pabench.problem.tensors import build_tensors, layout_of
 from pabench.subjects.backends.base import Backend
 from pabench.timing.gpus import Gpu
 from pabench.timing.roofline import closed_form_work, counted_work, modelled_time
@@ -52,7 +52,8 @@ def counted(cell: Cell, backend: Backend, device: CheckedDevice, gpu: Gpu) -> di
     case = part_case(cell)
     device.counters.clear()
     backend.run(backend.plan(build_tensors(case)))
-    floor = decode_traffic(cell.problem, case.batch.kv_lens)
+    layout = layout_of(case) if case.shared_prefix else None
+    floor = batch_traffic(cell.problem, case.batch, layout=layout)
     figures: dict[str, Any] = dict.fromkeys((*TRAFFIC_FIGURES, *TRAFFIC_TIMES))
     figures |= {
         "run_token_heads": token_heads(case),

@@ -17,7 +17,6 @@ from pabench.activities.sweep.measure import CYCLES, PREPARE
 from pabench.activities.sweep.stopwatch import Sample
 from pabench.device.base import Device
 from pabench.errors import Unsupported
-from pabench.judge.traffic import decode_traffic
 from pabench.problem.case import Case
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import LAYERS, AttentionOutput, Backend, LayeredBackend, layered
@@ -101,7 +100,7 @@ def device_times(
         Unsupported: the GPU has not the memory.
     """
     policy = cell.l2 or ROTATE
-    traffic = decode_traffic(cell.problem, cell.batch.kv_lens)
+    traffic = cell.traffic()
     l2_bytes = stopwatch.timer.l2_bytes
     sets = sets_of(policy, traffic.total_bytes, l2_bytes)
     _check_room(cell, sets, stopwatch.timer.free_bytes())

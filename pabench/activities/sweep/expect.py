@@ -14,7 +14,7 @@ from typing import Any
 
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.doubts import TOO_FAST, doubts, refused
-from pabench.judge.traffic import Traffic, decode_traffic
+from pabench.judge.traffic import Traffic
 from pabench.timing.cold import HOT
 from pabench.timing.gpus import Gpu
 
@@ -23,10 +23,14 @@ EXPECTED_FIGURES = ("expected_floor_ns", "predicted_ns")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedFraction:
-    """The part of the floor's speed that cells of ``backend`` with so many 10^6 bytes shall reach."""
+    """The part of the floor's speed that cells of ``backend`` with so many 10^6 bytes shall reach.
+
+    ``models`` are those that it holds for, by name; all where there are none.
+    """
 
     backend: str
     even: bool
+    models: tuple[str, ...]
     from_mb: float
     fraction: float
 
@@ -44,9 +48,9 @@ class Expectations:
     tensor_reach: float
     fractions: tuple[ExpectedFraction, ...]
 
-    def of(self, cell: Cell, gpu: Gpu) -> dict[str, float | None]:
+    def of(self, cell: Cell, gpu: Gpu, *, model: str = "") -> dict[str, float | None]:
         """Return ``expected_floor_ns`` and ``predicted_ns``, the latter None where nobody predicts."""
-        traffic = decode_traffic(cell.problem, cell.batch.kv_lens)
+        traffic = cell.traffic()
         floor_ns = _floor_ns(
             traffic,
             memory_gbps=self.memory_reach * gpu.memory_gbps,
@@ -56,7 +60,9 @@ class Expectations:
         fits = (
             rule.fraction
             for rule in self.fractions
-            if (rule.backend, rule.even) == (cell.backend, even) and traffic.total_bytes >= 1e6 * rule.from_mb
+            if (rule.backend, rule.even) == (cell.backend, even)
+            and traffic.total_bytes >= 1e6 * rule.from_mb
+            and (not rule.models or model in rule.models)
         )
         fraction = next(fits, None)
         return {
@@ -77,7 +83,7 @@ def against_ceilings(
     """
     if (line.get("provenance") or {}).get("run_ns") != "measured" or not line.get("run_ns"):
         return {}
-    traffic = decode_traffic(cell.problem, cell.batch.kv_lens)
+    traffic = cell.traffic()
     read_gbps = float(ceilings["read_gbps"])
     busy_ns = _floor_ns(traffic, memory_gbps=read_gbps, tflops=_peak_tflops(cell, gpu))
     floor_ns = busy_ns + float(ceilings["launch_floor_ns"] or 0.0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 
 from pabench.activities.sweep.cell import Cell
-from pabench.activities.sweep.config import LAYOUTS, SweepConfig
+from pabench.activities.sweep.config import LAYOUTS, NOT_IN_GRIDS, SweepConfig
 from pabench.activities.sweep.grid_file import GridPoint
 from pabench.errors import UsageError
 from pabench.problem.batch import Batch
@@ -101,18 +101,21 @@ def point_cells(
 
     Args:
         points: of a grid.
-        backends: names.
+        backends: names; one of ``NOT_IN_GRIDS`` that points name is for these alone.
         seed: drives lengths and tensors.
         device, gpu, policies: as for ``make_cells``.
 
     Raises:
         UsageError: a length spec that does not exist.
     """
+    named = {name for point in points for name in point.backends}
+    everywhere = [name for name in backends if name not in NOT_IN_GRIDS or name not in named]
     made = []
     for point in points:
         spec, page_size = resolve_lengths(point.lengths), point.problem.page_size
         batch = Batch(kv_lens=spec.draw(point.batch, seed=seed, page_size=page_size))
-        for policy, backend in product(policies, backends):
+        asked = [name for name in backends if name in (point.backends or everywhere)]
+        for policy, backend in product(policies, asked):
             cell = Cell(
                 backend=backend,
                 device=device,
@@ -123,6 +126,8 @@ def point_cells(
                 seed=seed,
                 kv_layout=LAYOUTS[point.layout][0],
                 interleaved=LAYOUTS[point.layout][1],
+                q_len=point.q_len,
+                shared_pages=point.shared_pages,
                 l2=policy,
             )
             made.append((point.model, cell))

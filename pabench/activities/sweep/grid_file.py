@@ -2,7 +2,8 @@
 importance.
 
 The head of ``suites/grids/core.toml`` says what the tables mean.  ``core-small``, ``core`` (its medium grid)
-and ``core-full`` are names of that file's grids; ``FILE`` or ``FILE:small`` reads another one.
+and ``core-full`` are names of that file's grids, ``kinds`` is that of ``kinds.toml``; ``FILE`` or
+``FILE:small`` reads another one.
 """
 
 from __future__ import annotations
@@ -25,10 +26,19 @@ from pabench.resources import resource_dir
 from pabench.tables import read_toml
 
 SIZES = ("small", "medium", "full")
-NAMES = {"core-small": "small", "core": "medium", "core-full": "full"}
-MODEL_KEYS = ("heads", "head_dim", "soft_cap", "window")
+NAMES = {
+    "core-small": ("core", "small"),
+    "core": ("core", "medium"),
+    "core-full": ("core", "full"),
+    "kinds": ("kinds", "full"),
+}
+FEATURE_KEYS = ("soft_cap", "window", "kv_dtype", "head_dim_v", "latent", "sm_scale")
+MODEL_KEYS = ("heads", "head_dim", *FEATURE_KEYS)
 POINT_DEFAULTS: Mapping[str, list[Any]] = {"page_sizes": [16], "dtypes": ["bfloat16"], "layouts": ["NHD"]}
-POINT_KEYS = ("grid", "models", "shapes", "lengths", *POINT_DEFAULTS)
+AXIS_KEYS = ("models", "shapes", "lengths", *POINT_DEFAULTS)
+POINT_KEYS = ("grid", *AXIS_KEYS, "queries", "shared", "backends")
+MOVED = ("append", "merge", "copy-pages")
+"""Operations that move bytes, see ``operations.py``."""
 SHAPE = re.compile(r"(\d{1,5})x(\d{1,9})")
 
 
@@ -42,6 +52,9 @@ class GridPoint:
         batch: sequences.
         lengths: text of a length spec.
         layout: name in ``LAYOUTS``.
+        q_len: query tokens of each sequence.
+        shared_pages: the first pages of every sequence, which are those of the first one.
+        backends: the only ones that it is for; all where there are none.
     """
 
     model: str
@@ -49,14 +62,27 @@ class GridPoint:
     batch: int
     lengths: str
     layout: str
+    q_len: int = 1
+    shared_pages: int = 0
+    backends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridFile:
-    """Points, the most important first, and what is expected of them."""
+    """Points, the most important first, and what is expected of them.
+
+    ``operations`` are those beside attention that are timed with the ceilings: by name their size, and the
+    part of the reachable bandwidth that is expected.
+    """
 
     points: tuple[GridPoint, ...]
     expectations: Expectations
+    operations: Mapping[str, tuple[int, float]]
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """Those that points name."""
+        return tuple(dict.fromkeys(name for point in self.points for name in point.backends))
 
 
 def read_grid(name: str) -> GridFile:
@@ -67,7 +93,8 @@ def read_grid(name: str) -> GridFile:
         UnknownName: a key or model that does not exist.
     """
     if name in NAMES:
-        path, size = resource_dir("suites") / "grids" / "core.toml", NAMES[name]
+        file, size = NAMES[name]
+        path = resource_dir("suites") / "grids" / f"{file}.toml"
     else:
         file, _, given = name.rpartition(":")
         path, size = (Path(file), given) if given in SIZES and file else (Path(name), "full")
@@ -88,7 +115,7 @@ def read_grid(name: str) -> GridFile:
 
 
 def _grid(data: Mapping[str, Any], size: str) -> GridFile:
-    _keys("table of the grid", data, ("expect", "model", "points"))
+    _keys("table of the grid", data, ("expect", "model", "points", "operations"))
     models = _table("model", data["model"])
     for name, model in models.items():
         _keys("key of a model", _table(f"model.{name}", model), MODEL_KEYS)
@@ -101,14 +128,30 @@ def _grid(data: Mapping[str, Any], size: str) -> GridFile:
         points.update(dict.fromkeys(_points(models, table)))
     if not points:
         raise UsageError(f"has no points of size {size}")
-    return GridFile(points=tuple(points), expectations=_expectations(data["expect"]))
+    operations = _operations(_table("operations", data.get("operations", {})))
+    return GridFile(points=tuple(points), expectations=_expectations(data["expect"]), operations=operations)
+
+
+def _operations(table: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
+    _keys("operation", table, MOVED)
+    for name, given in table.items():
+        _keys("key of an operation", _table(f"operations.{name}", given), ("size", "fraction"))
+    return {
+        name: (whole_number("size", given["size"], low=1, high=2**24), _part("fraction", given["fraction"]))
+        for name, given in table.items()
+    }
 
 
 def _points(models: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[GridPoint]:
     table = {**POINT_DEFAULTS, **table}
-    for key in POINT_KEYS[1:]:
+    for key in AXIS_KEYS:
         if not isinstance(table[key], list) or not table[key]:
             raise InvalidCase(key, table[key], "must be a list that is not empty")
+    queries = whole_number("queries", table.get("queries", 1), low=1, high=2**16)
+    shared = whole_number("shared", table.get("shared", 0), low=0, high=2**30)
+    only = table.get("backends", [])
+    if not isinstance(only, list) or not all(isinstance(name, str) for name in only):
+        raise InvalidCase("backends", only, "must be a list of names of backends")
     axes = (table[key] for key in ("models", "shapes", "lengths", "dtypes", "layouts", "page_sizes"))
     for model, shape, lengths, dtype, layout, page_size in product(*axes):
         if not isinstance(model, str) or model not in models:
@@ -127,12 +170,14 @@ def _points(models: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[Gri
                 head_dim=given["head_dim"],
                 page_size=whole_number("page_sizes", page_size, low=1, high=2**20),
                 dtype=one_of("dtypes", dtype, DTYPES),
-                soft_cap=given.get("soft_cap"),
-                window=given.get("window"),
+                **{key: given[key] for key in FEATURE_KEYS if key in given},
             ),
             batch=batch,
             lengths=str(lengths).replace("{mean}", str(mean)).replace("{twice}", str(2 * mean)),
             layout=one_of("layouts", layout, LAYOUTS),
+            q_len=queries,
+            shared_pages=shared // page_size,
+            backends=tuple(only),
         )
 
 
@@ -140,11 +185,12 @@ def _expectations(table: Mapping[str, Any]) -> Expectations:
     _keys("key of expect", _table("expect", table), ("memory_reach", "tensor_reach", "fraction"))
     rules = []
     for rule in _tables("expect.fraction", table.get("fraction", [])):
-        _keys("key of expect.fraction", rule, ("backend", "even", "from_mb", "fraction"))
+        _keys("key of expect.fraction", rule, ("backend", "even", "from_mb", "fraction", "models"))
         rules.append(
             ExpectedFraction(
                 backend=str(rule["backend"]),
                 even=bool(rule["even"]),
+                models=tuple(str(name) for name in rule.get("models", [])),
                 from_mb=finite_number("from_mb", rule["from_mb"], low=0.0),
                 fraction=_part("fraction", rule["fraction"]),
             )

@@ -24,6 +24,8 @@ SAME = (
     "page_size",
     "lengths",
     "batch",
+    "q_len",
+    "shared_pages",
     "seed",
 )
 
@@ -64,6 +66,15 @@ def print_grid_table(lines: Sequence[Line], hardware: Mapping[str, Any] | None) 
     states = [line["status"] for line in lines]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     console.print(f"{len(lines)} cells: {counts or 'none'}", markup=False)
+
+
+def operation_text(found: Mapping[str, Any], ceilings: Mapping[str, Any]) -> str:
+    """Return what an operation beside attention took, in one line."""
+    head = f"{found['name']} of {found['size']:,}"
+    if found["run_ns"] is None:
+        return f"{head}: no time: {found['reason']}"
+    time, rate = median(found["run_ns"]) / 1e3, found["gbps"]
+    return f"{head}: {time:,.1f} us, {rate:,.0f} GB/s, {rate / ceilings['copy_gbps']:.3f} of copy (measured)"
 
 
 def ceilings_text(hardware: Mapping[str, Any]) -> str:
@@ -110,6 +121,12 @@ def _same(one: Line, other: Line) -> bool:
     return all(one.get(key) == other.get(key) for key in SAME)
 
 
+def _kind(line: Line) -> str:
+    """What makes a call other than plain decode."""
+    queries = f", {line['q_len']} queries" if line.get("q_len") else ""
+    return queries + (f", {line['shared_pages']} pages shared" if line.get("shared_pages") else "")
+
+
 def _row(line: Line, lines: Sequence[Line]) -> tuple[str, ...]:
     peer, time = best_peer(line, lines), measured_ns(line)
     layout = "" if line["kv_layout"] == "NHD" and not line["interleaved"] else f" {line['kv_layout']}"
@@ -120,7 +137,7 @@ def _row(line: Line, lines: Sequence[Line]) -> tuple[str, ...]:
     reason = f": {line['reason']}" if line["reason"] else f" ({doubts})" if doubts else ""
     return (
         str(line.get("model") or line["heads"]),
-        f"{line['batch']} x {line['lengths']}",
+        f"{line['batch']} x {line['lengths']}{_kind(line)}",
         f"{line['page_size']} {line['dtype']}{layout}{strided}{policy}",
         str(line["backend"]),
         _microseconds(time),

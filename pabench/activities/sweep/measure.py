@@ -67,14 +67,17 @@ def part_case(cell: Cell) -> Case:
     """Return the part of the cell that a device without events runs."""
     return cell.case(
         run_lengths(
-            cell.batch.kv_lens, cell.problem.num_qo_heads, TOKEN_HEAD_BUDGET[device_kind(cell.device)]
+            cell.batch.kv_lens,
+            cell.problem.num_qo_heads * cell.q_len,
+            TOKEN_HEAD_BUDGET[device_kind(cell.device)],
         )
     )
 
 
 def token_heads(case: Case) -> int:
-    """Return KV tokens x query heads that a run of ``case`` works on."""
-    return sum(case.batch.kv_lens) * case.problem.num_qo_heads
+    """Return KV tokens x query rows and heads that a run of ``case`` works on, those masked included."""
+    lengths = zip(case.batch.kv_lens, case.batch.query_lens, strict=True)
+    return sum(kv_len * q_len for kv_len, q_len in lengths) * case.problem.num_qo_heads
 
 
 def measure(cell: Cell, backend: Backend, device: Device) -> HostTimes:

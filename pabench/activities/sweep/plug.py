@@ -18,6 +18,8 @@ from pabench.activities.sweep.grid import (
     replicates_of,
 )
 from pabench.activities.sweep.grid_file import read_grid
+from pabench.activities.sweep.grid_table import operation_text
+from pabench.activities.sweep.operations import moved_bytes
 from pabench.device.cache import content_key
 from pabench.device.registry import DeviceRequest
 from pabench.errors import DeviceFault, EnvironmentRefused, UsageError
@@ -116,7 +118,9 @@ class Sweep(ActivityBase):
             )
             self.cells = tuple(cell for _, cell in made)
             known = self._grid.expectations
-            self.expected = {cell.id: {"model": model, **known.of(cell, gpu)} for model, cell in made}
+            self.expected = {
+                cell.id: {"model": model, **known.of(cell, gpu, model=model)} for model, cell in made
+            }
         _check_inputs(self.cells)
         self._replicates = replicates_of(config, facts.device, apart=self._deadline_s is not None)
         self.noun = "cell" if self._replicates == 1 else "timed cell"
@@ -132,11 +136,26 @@ class Sweep(ActivityBase):
         kernel sources, so that a resumed run cannot mix results of two; of a grid, what is expected.
         """
         digests = {"cells": grid_digest(self.cells), "kernels": kernels_digest(self._config.kernels)}
-        grid = {} if self._grid is None else {"expected": dict(self.expected)}
+        grid = (
+            {}
+            if self._grid is None
+            else {"expected": dict(self.expected), **self._expected_operations(facts)}
+        )
         asked = {name: value for name, value in self._config.to_dict().items() if name != "replicates"}
         # runs from before there was a choice go on with one
         several = {} if self._replicates == 1 else {"replicates": self._replicates}
         return {**asked, **several, "num_cells": len(self.cells), "digests": digests, **grid}
+
+    def _expected_operations(self, facts: Facts) -> dict[str, Any]:
+        """Times of operations beside attention, before any is measured."""
+        if self._grid is None or not self._grid.operations or facts.device != "cuda":
+            return {}
+        reach = self._grid.expectations.memory_reach * self._gpu.memory_gbps
+        told = {
+            name: {"size": size, "predicted_ns": moved_bytes(name, size) / (fraction * reach)}
+            for name, (size, fraction) in self._grid.operations.items()
+        }
+        return {"expected_operations": told}
 
     def differs(self, key: str, was: Any, now: Any) -> str:
         """Say of digests what they stand for."""
@@ -165,11 +184,23 @@ class Sweep(ActivityBase):
         """
         if facts.device == "cuda" and "hardware" not in directory.run:
             try:
-                directory.note(hardware=engine.ask({"hardware": True})["hardware"])
+                asked = (
+                    {}
+                    if self._grid is None
+                    else {name: size for name, (size, _) in self._grid.operations.items()}
+                )
+                found = engine.ask({"hardware": True, "operations": asked})
+                directory.note(hardware=found["hardware"])
             except WorkerEnded as ended:
                 said = f"the ceilings of this GPU cannot be measured: {ended.ending.text}"
                 raise DeviceFault(said) from None
         self._hardware = directory.run.get("hardware")
+
+    @property
+    def operations(self) -> list[str]:
+        """What was measured beside the cells, a line each."""
+        told = (self._hardware or {}).get("operations") or []
+        return [operation_text(one, self._hardware["ceilings"]) for one in told] if self._hardware else []
 
     @property
     def hardware(self) -> Mapping[str, Any] | None:

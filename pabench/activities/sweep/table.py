@@ -23,7 +23,17 @@ _ALWAYS: tuple[Column, ...] = (
     ("lengths", "", lambda line: str(line["lengths"])),
     ("batch", "", lambda line: str(line["batch"])),
 )
-_IF_VARIED = ("backend", "heads", "dtype", "kv_layout", "interleaved", "l2")
+_IF_VARIED = (
+    "backend",
+    "heads",
+    "dtype",
+    "kv_layout",
+    "interleaved",
+    "l2",
+    "kv_dtype",
+    "q_len",
+    "shared_pages",
+)
 GAP = 2
 
 

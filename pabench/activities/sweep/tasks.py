@@ -13,9 +13,11 @@ from pabench.activities.sweep.cell import cell_from_dict
 from pabench.activities.sweep.counted import counted
 from pabench.activities.sweep.device_times import device_times
 from pabench.activities.sweep.measure import measure
+from pabench.activities.sweep.operations import operation_times
 from pabench.activities.sweep.stopwatch import Stopwatch
 from pabench.device.base import Device
 from pabench.device.checked import CheckedDevice
+from pabench.problem.dtypes import Array
 from pabench.subjects.backends.base import AttentionOutput, Backend
 from pabench.timing.gpus import gpu_by_name
 
@@ -43,6 +45,13 @@ def event_times(
 def ceilings(backend: Backend, device: Device, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return what this GPU is and reaches at best; see ``Stopwatch.hardware``."""
     return _stopwatch(device).hardware()
+
+
+def operation(
+    backend: Backend, device: Device, asked: Mapping[str, Any]
+) -> tuple[list[float], tuple[Array, ...]]:
+    """Return times of an operation of ours beside attention, and what it left."""
+    return operation_times(device, _stopwatch(device), asked["name"], asked["size"])
 
 
 def _stopwatch(device: Device) -> Stopwatch:

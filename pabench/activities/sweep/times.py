@@ -14,7 +14,6 @@ from pabench.activities.sweep.bulk import bulk_tensors, judge_sample, tile_nothi
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.counted import TRAFFIC_FIGURES, TRAFFIC_TIMES
 from pabench.activities.sweep.measure import CYCLES, PREPARE, part_case, token_heads
-from pabench.judge.traffic import decode_traffic
 from pabench.problem.case import Case
 from pabench.subjects.backends.base import AttentionOutput, Backend
 
@@ -91,7 +90,7 @@ class Speed:
         if not isinstance(timing, dict):
             raise NoFigures("a timed run does not say how it was timed")
         figures["timing"] = {**timing, "sample_max_ratio": _all_judged(case, timing, outputs, backend)}
-        num_bytes = decode_traffic(cell.problem, cell.batch.kv_lens).total_bytes
+        num_bytes = cell.traffic().total_bytes
         figures |= {
             "run_token_heads": token_heads(case),
             "dram_bytes": num_bytes,
@@ -124,8 +123,9 @@ def _judged(case: Case, turn: int, output: Any, backend: Backend) -> float:
     tensors = bulk_tensors(case, tile_nothing, turn=turn)
     if not isinstance(output, AttentionOutput):
         raise WrongOutput(f"the timed run returned {type(output).__name__}, must return AttentionOutput")
-    if np.shape(output.out) != tensors.q.shape:
-        raise WrongOutput(f"out of the timed run has shape {np.shape(output.out)}, must be {tensors.q.shape}")
+    wanted = (*tensors.q.shape[:2], case.problem.value_dim)
+    if np.shape(output.out) != wanted:
+        raise WrongOutput(f"out of the timed run has shape {np.shape(output.out)}, must be {wanted}")
     verdict = judge_sample(tensors, output, backend)
     if not verdict.passed:
         raise WrongOutput(verdict.text)
@@ -141,7 +141,7 @@ def _prepared(said: Any, word: str) -> Figures:
 
 def _times(said: Any, name: str) -> list[float]:
     found = said.get(name) if isinstance(said, dict) else None
-    if not isinstance(found, list) or not found or not all(map(_is_time, found)):
+    if not isinstance(found, list) or not found or not all(map(is_time, found)):
         raise NoFigures(f"{name} of a timed run is no list of times")
     return found
 
@@ -150,10 +150,11 @@ def _figure(said: Any, name: str) -> Any:
     if not isinstance(said, dict) or name not in said:
         raise NoFigures(f"a counted run does not say {name}")
     found: Any = said[name]
-    if found is not None and not isinstance(found, str) and not _is_time(found):
+    if found is not None and not isinstance(found, str) and not is_time(found):
         raise NoFigures(f"{name} of a counted run is no number")
     return found
 
 
-def _is_time(value: Any) -> bool:
+def is_time(value: Any) -> bool:
+    """Return whether a value is a finite number, 0 at least."""
     return type(value) in (int, float) and math.isfinite(value) and value >= 0

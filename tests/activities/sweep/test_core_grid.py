@@ -13,7 +13,7 @@ from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.config import absent_adapters, resolve_config
 from pabench.activities.sweep.expect import Expectations, against_ceilings
 from pabench.activities.sweep.grid import point_cells
-from pabench.activities.sweep.grid_file import NAMES, GridFile, read_grid
+from pabench.activities.sweep.grid_file import GridFile, read_grid
 from pabench.activities.sweep.grid_table import best_peer, ceilings_text, print_grid_table
 from pabench.errors import UnknownName, UsageError
 from pabench.judge.traffic import decode_traffic
@@ -50,7 +50,7 @@ def cells(found: GridFile, *backends: str) -> list[Cell]:
 
 
 def test_grid_sizes_contain_one_another_and_begin_alike() -> None:
-    small, medium, full = (read_grid(name).points for name in NAMES)
+    small, medium, full = (read_grid(name).points for name in ("core-small", "core", "core-full"))
     assert (len(small), len(medium), len(full)) == (6, 44, 72)
     assert medium[:6] == full[:6] == small
     assert full[:44] == medium
@@ -68,6 +68,48 @@ def test_grid_core_has_the_points_it_is_known_for() -> None:
         assert (1, "fixed") in shapes
     mentioned = {rule.backend for rule in read_grid("core").expectations.fractions}
     assert mentioned <= OWN.keys()
+
+
+def test_grid_of_kinds_has_what_is_no_plain_decode_each_with_its_backends() -> None:
+    found = read_grid("kinds")
+    config = resolve_config({"grid": "kinds", "device": "emulated"}, backends=list(OWN))
+    assert set(found.backends) <= set(config.backends) <= OWN.keys()
+    made = [(model, cell) for model, cell in made_of(found, config.backends)]
+    kinds = {
+        "prefill": {cell.backend for _, cell in made if cell.q_len > 8 and not cell.problem.latent},
+        "formats": {cell.backend for _, cell in made if cell.problem.kv_dtype},
+        "windows": {cell.backend for _, cell in made if cell.problem.window},
+        "latent": {cell.backend for _, cell in made if cell.problem.latent},
+        "shared": {cell.backend for _, cell in made if cell.shared_pages},
+    }
+    everywhere = {"rawkernel", "rawkernel-mma", "torch-sdpa"}
+    assert kinds == {
+        **dict.fromkeys(("prefill", "formats", "windows"), everywhere),
+        "latent": {"rawkernel-mla"},
+        "shared": {"rawkernel-cascade", "rawkernel-mma"},
+    }
+    # what is predicted of our best backend for each kind, before anything is measured
+    predicted = {
+        cell.backend for model, cell in made if found.expectations.of(cell, H200, model=model)["predicted_ns"]
+    }
+    assert predicted == {"rawkernel-mma", "rawkernel-mla", "rawkernel-cascade"}
+    # none but those of these kinds take them for other grids
+    assert not set(resolve_config({"grid": "core"}, backends=list(OWN)).backends) & {"rawkernel-mla"}
+
+
+def test_traffic_of_kinds_counts_rows_and_shared_pages_once() -> None:
+    by_model = {(model, cell.q_len): cell for model, cell in made_of(read_grid("kinds"), ["rawkernel-mma"])}
+    prefill, shared = by_model["llama-3-8b-prefill", 4096], by_model["llama-3-8b", 1]
+    moved = prefill.traffic()
+    assert moved.kv_bytes == 4 * 4096 * 4096
+    assert moved.q_bytes == moved.out_bytes == 4 * 4096 * 32 * 128 * 2
+    assert moved.flops == 4 * 2 * 32 * 256 * (4096 * 4097 // 2)
+    assert shared.traffic().tokens == 3072 + 64 * 1024
+    assert shared.traffic().kv_bytes == (3072 + 64 * 1024) * 4096
+
+
+def made_of(found: GridFile, backends: Any) -> Any:
+    return point_cells(found.points, backends, seed=0, device="cuda", gpu="h200")
 
 
 def test_grid_floors_are_those_of_the_notes() -> None:
@@ -121,6 +163,11 @@ def test_grid_files_have_sizes_and_keep_the_first_of_two_alike(tmp_path: Path) -
         ('shapes = ["3x100"]', "shapes = []", "shapes = []: must be a list that is not empty"),
         ('shapes = ["3x100"]', 'shapes = "3x100"', "must be a list that is not empty"),
         ('models = ["tiny"]', 'models = ["tine"]', "unknown model of a grid 'tine'; did you mean 'tiny'"),
+        ("[expect]", "[operations.append]\nsize = 0\nfraction = 1\n[expect]", "size = 0: must be at least 1"),
+        ("[expect]", "[operations.apend]\n[expect]", "unknown operation 'apend'; did you mean 'append'"),
+        ('grid = "small"', 'grid = "small"\nqueries = 0', "queries = 0: must be at least 1"),
+        ('grid = "small"', 'grid = "small"\nshared = -1', "shared = -1: must be at least 0"),
+        ('grid = "small"', 'grid = "small"\nbackends = "a"', "backends = 'a': must be a list of names"),
         ('grid = "small"', 'grid = "tall"', "grid = 'tall': must be one of small, medium, full"),
         ("fraction = 0.5", "fraction = 0.0", "fraction = 0.0: must be at least 1e-06"),
         ("fraction = 0.5", "fraction = 1.5", "fraction = 1.5: must be at most 1"),

@@ -1,0 +1,165 @@
+"""Operations beside attention on a GPU: append, merge and copies of pages, by our own kernels.
+
+They move bytes and do little else, so that a copy of memory is their measure.  This runs where the device is;
+``operations_judged.py`` says what they should have left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pabench.activities.sweep.stopwatch import Stopwatch
+from pabench.device.base import Device
+from pabench.kernels.append import append_tokens
+from pabench.kernels.merge_states import plan_merge
+from pabench.kernels.page_copy import copy_pages
+from pabench.problem.dtypes import BFLOAT16, Array, encode
+from pabench.problem.pool import KvPool
+from pabench.timing.sampler import sample, warm_up
+
+HEADS, QUERY_HEADS, HEAD_DIM, PAGE_SIZE = 8, 32, 128, 16
+"""Of Llama-3-8B, in bfloat16."""
+STATES = 2
+TOKEN_BYTES = 2 * HEADS * HEAD_DIM * BFLOAT16.itemsize
+ROW_BYTES = QUERY_HEADS * (HEAD_DIM * BFLOAT16.itemsize + 4)
+SHOWN = 256
+"""Tokens or rows that come back to be judged, from the first on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """An operation that is ready to run.
+
+    Attributes:
+        run: queues it.
+        written: arrays that it writes whole.
+        shown: what is fetched of them afterwards.
+    """
+
+    run: Callable[[], None]
+    written: tuple[Any, ...]
+    shown: tuple[Any, ...]
+
+
+def moved_bytes(name: str, size: int) -> int:
+    """Return the bytes that an operation of ``size`` must read and write."""
+    if name == "append":
+        return size * (2 * TOKEN_BYTES + 8)
+    if name == "merge":
+        return (STATES + 1) * size * ROW_BYTES + STATES * size * 4
+    return 2 * size * PAGE_SIZE * TOKEN_BYTES + 12 * size
+
+
+def operation_times(
+    device: Device, stopwatch: Stopwatch, name: str, size: int
+) -> tuple[list[float], tuple[Array, ...]]:
+    """Return nanoseconds of each call out of a cold cache, and what the last one left.
+
+    Args:
+        device: the current CUDA device.
+        stopwatch: of it.
+        name: of ``OPERATIONS``.
+        size: tokens, rows or pages.
+    """
+    work = OPERATIONS[name](device, size)
+    work.run()  # compilers are done before anything is timed or captured
+    device.synchronize()
+    replay = stopwatch.timer.capture(work.run)
+
+    def poison() -> None:
+        for array in work.written:
+            stopwatch.poison(array)
+
+    def once() -> float:
+        found = stopwatch.sample(
+            replay or work.run, hot=False, graph=replay is not None, gated=False, before=poison
+        )
+        return found.device_ns
+
+    warm_up(once)
+    taken = sample(once)
+    left = tuple(device.to_host(array) for array in work.shown)
+    stopwatch.trim()
+    return list(taken.values_ns), left
+
+
+def _append(device: Device, size: int) -> Work:
+    tokens, slots = tokens_of(size), order_of(size)
+    storage = device.empty((2, -(-size // PAGE_SIZE), PAGE_SIZE, HEADS, HEAD_DIM), BFLOAT16.storage)
+    pool = KvPool(storage=storage, kv_layout="NHD", interleaved=False)
+    keys, values, mapping = (device.to_device(array) for array in (tokens[0], tokens[1], slots))
+
+    def run() -> None:
+        append_tokens(
+            device, BFLOAT16, pool=pool, keys=keys, values=values, slot_mapping=mapping, page_size=PAGE_SIZE
+        )
+
+    return Work(run=run, written=(storage,), shown=(storage[:, : SHOWN // PAGE_SIZE],))
+
+
+def _merge(device: Device, size: int) -> Work:
+    outs, lses = states_of(size)
+    states = [(device.to_device(out), device.to_device(lse)) for out, lse in zip(outs, lses, strict=True)]
+    rows = device.to_device(np.tile(np.arange(size, dtype=np.int32), (STATES, 1)))
+    plan = plan_merge(device, BFLOAT16, states=states, rows=rows, num_rows=size)
+
+    def run() -> None:
+        for launch in plan.launches:
+            plan.module.launch(launch)
+
+    return Work(run=run, written=(plan.out, plan.lse), shown=(plan.out[:SHOWN], plan.lse[:SHOWN]))
+
+
+def _copies(device: Device, size: int) -> Work:
+    pages = np.concatenate([pages_of(size), np.zeros_like(pages_of(size))])
+    storage = device.to_device(pages)
+    pool = KvPool(storage=storage, kv_layout="NHD", interleaved=True)
+    moves = np.stack([order_of(size), size + np.arange(size), np.full(size, PAGE_SIZE)], 1).astype(np.int32)
+    copies, count = device.to_device(moves), device.to_device(np.array([size], np.int64))
+    targets = storage[size:]
+    return Work(
+        run=lambda: copy_pages(device, [pool], copies, count),
+        written=(targets,),
+        shown=(targets[: SHOWN // PAGE_SIZE],),
+    )
+
+
+OPERATIONS: Mapping[str, Callable[[Device, int], Work]] = {
+    "append": _append,
+    "merge": _merge,
+    "copy-pages": _copies,
+}
+
+
+def order_of(size: int) -> Array:
+    """Return the slots of the tokens, or the pages that are copied."""
+    return np.random.default_rng(1).permutation(size)
+
+
+def tokens_of(size: int) -> Array:
+    """Return keys and values of the tokens."""
+    return _bits((2, size, HEADS, HEAD_DIM))
+
+
+def pages_of(size: int) -> Array:
+    """Return the pages before they are copied."""
+    return _bits((size, 2, PAGE_SIZE, HEADS, HEAD_DIM))
+
+
+def states_of(size: int) -> tuple[Array, Array]:
+    """Return outputs and LSEs of the states."""
+    lses = np.random.default_rng(2).standard_normal((STATES, size, QUERY_HEADS), np.float32)
+    return _numbers((STATES, size, QUERY_HEADS, HEAD_DIM)), lses
+
+
+def _numbers(shape: tuple[int, ...]) -> Array:
+    return encode(np.random.default_rng(0).standard_normal(shape, np.float32), BFLOAT16)
+
+
+def _bits(shape: tuple[int, ...]) -> Array:
+    """Bits of finite numbers of any size: what is moved is compared bit for bit."""
+    return np.random.default_rng(0).integers(0, 0x7F80, shape, BFLOAT16.storage)
