@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import re
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ import numpy as np
 from pabench.device.base import DeviceLimits, KernelSource, Launch
 from pabench.device.cache import cached_file, content_key
 from pabench.device.checked import CheckedDevice
-from pabench.device.emulated import COMMENT, KERNEL_FLAGS, EmulatedDevice, EmulatedModule
+from pabench.device.emulated import COMMENT, KERNEL_FLAGS, EmulatedDevice, EmulatedModule, NativeLaunch
 from pabench.device.findings import Finding
 from pabench.device.headers import header_texts, include_dirs
 from pabench.device.ptx.architectures import SHARED, PtxName, runs
+from pabench.device.ptx.in_step import Memory
 from pabench.device.ptx.parse import parse
 from pabench.device.ptx.source import SUFFIX, USES_OURS, compile_ptx, compiler_key, is_foreign, read_source
 from pabench.device.ptx.types import PtxError
@@ -35,6 +37,7 @@ FLAGS = (
 
 PLAIN = PtxName()
 UNSYNCED = "lanes with no warp sync between them"
+IN_STEP = "; right only while the lanes of a warp run in step"
 
 
 class PtxModule(EmulatedModule):
@@ -191,15 +194,55 @@ class CheckedPtxDevice(_FromPtx, CheckedDevice):
         options: those of ``CheckedDevice``.
     """
 
+    _before: tuple[KernelSource, Memory] | None = None
+
     def __init__(self, asked: PtxName = PLAIN, **options: Any) -> None:
         super().__init__(**options)
         self._name_it(asked)
 
+    def _start(
+        self,
+        runtime: ctypes.CDLL,
+        asked: NativeLaunch,
+        launch: Launch,
+        source: KernelSource,
+        message: ctypes.Array[ctypes.c_char],
+        constant: Sequence[bool],
+    ) -> None:
+        """See ``CheckedDevice``; what memory holds before is kept, for the other schedule."""
+        compares = "race" in self.checks and not self._asked.lockstep
+        self._before = (source, Memory(self._allocations.native()[1])) if compares else None
+        try:
+            super()._start(runtime, asked, launch, source, message, constant)
+        finally:
+            self._before = None
+
     def _read(self, raw: list[dict[str, Any]], launch: Launch, names: dict[int, str]) -> list[Finding]:
         """See ``CheckedDevice``; two lanes of a warp at two lines may be right on hardware, which is told."""
-        return [
-            replace(one, text=f"{one.text}; right only while the lanes of a warp run in step")
-            if one.other and one.text.endswith(UNSYNCED) and one.at.place != one.other.place
-            else one
-            for one in super()._read(raw, launch, names)
+        found = super()._read(raw, launch, names)
+        unsynced = [
+            one.other is not None and one.text.endswith(UNSYNCED) and one.at.place != one.other.place
+            for one in found
         ]
+        if not any(unsynced):
+            return found
+        # what ended a block early leaves nothing to compare
+        whole = all(one.check in ("race", "init") for one in found)
+        said = IN_STEP + (self._in_step(launch) if whole else "")
+        return [
+            replace(one, text=one.text + said) if relies else one
+            for one, relies in zip(found, unsynced, strict=True)
+        ]
+
+    def _in_step(self, launch: Launch) -> str:
+        if self._before is None or not self._before[1].whole:
+            return ""
+        source, memory = self._before
+        twin = PtxDevice(
+            replace(self._asked, lockstep=True),
+            seed=self.seed,
+            workers=self.workers,
+            kernels=self.kernels,
+            poll_seconds=self.poll_seconds,
+        )
+        return memory.compared(lambda: twin.load(source).launch(launch))

@@ -14,7 +14,8 @@ import torch
 
 from pabench.device.checked import KernelFindings
 from pabench.device.ptx.device import CheckedPtxDevice, PtxDevice
-from pabench.errors import LaunchError, Unsupported
+from pabench.device.registry import open_device
+from pabench.errors import DeviceFault, LaunchError, Unsupported
 from pabench.judge.verdict import Verdict, judge
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.profile import ComputeProfile
@@ -90,6 +91,43 @@ def test_findings_name_line_and_parameter_of_the_kernel(tmp_path: Path) -> None:
     path.write_text(re.sub(r"@%p\d+ st\.global", "st.global", PTX.read_text()))
     with pytest.raises(KernelFindings, match=r"memory: .* in out .*write at paged_decode\.py:\d+"):
         decoded(CheckedPtxDevice(checks=("memory",)), path)
+
+
+def attended(text: str, tmp_path: Path, *, checked: bool = False) -> tuple[float, float]:
+    """Return how far the attention with wgmma is off, and what its roundings to bfloat16 allow."""
+    path = tmp_path / "group_attention.ptx"
+    path.write_text(text)
+    told = json.loads((FOLDER / "group_attention.json").read_text())
+    compiled = TritonKernel(name="group_attention", path=path, **told)
+    random = np.random.default_rng(2)
+    q, k, v = (torch.from_numpy(random.standard_normal((n, 64))).to(torch.bfloat16) for n in (64, 150, 150))
+    out = torch.zeros((64, 64), dtype=torch.bfloat16)
+    device: Any = open_device("ptx:sm_90a", checked=checked, poll_seconds=5)
+    compiled.load(device).launch(compiled.launch((1, 1, 1), [q, k, v, out, 150, 0.125]))
+    wide = [one.double().numpy() for one in (q, k, v, out)]
+    weights = np.exp(wide[0] @ wide[1].T * 0.125)
+    exact = weights / weights.sum(1, keepdims=True) @ wide[2]
+    # half a unit in the last of 8 bits: of each weight, which sum up to 1, and of the result
+    return float(np.abs(wide[3] - exact).max()), 2**-9 * 2.1 * float(np.abs(wide[2]).max())
+
+
+WGMMA = FOLDER / "group_attention.ptx"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checked", [False, True])
+def test_products_of_a_warpgroup_that_triton_compiled_are_right(checked: bool, tmp_path: Path) -> None:
+    assert "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16" in WGMMA.read_text()
+    found, allowed = attended(WGMMA.read_text(), tmp_path, checked=checked)
+    assert found <= allowed
+
+
+@pytest.mark.slow
+def test_a_wait_that_triton_wrote_is_needed(tmp_path: Path) -> None:
+    text, count = re.subn(r"wgmma\.wait_group\.sync\.aligned\s+\d+;", "", WGMMA.read_text())
+    assert count
+    with pytest.raises(DeviceFault, match=r"read before a wgmma\.wait_group covers it"):
+        attended(text, tmp_path)
 
 
 def test_what_the_device_cannot_run_yet_is_unsupported(tmp_path: Path) -> None:

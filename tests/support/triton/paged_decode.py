@@ -67,22 +67,25 @@ SIGNATURE = {
 CONSTANTS = {"GROUP": 4, "PAGE": 4, "DIM": 16, "TILE": 16}
 
 
-def main() -> None:
-    """Write ``paged_decode.ptx``, and what a launch needs beside it."""
+def write(
+    kernel: Any, signature: dict[str, str], constants: dict[str, int], *, capability: int, warps: int
+) -> None:
+    """Write the PTX of a kernel beside its source, and what a launch needs."""
     os.environ["TRITON_BACKENDS_IN_TREE"] = "1"
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    source = ASTSource(fn=paged_decode, signature=SIGNATURE, constexprs=CONSTANTS)
-    made: Any = triton.compile(source, target=GPUTarget("cuda", 80, 32), options={"num_warps": 1})
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    made: Any = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
     here = Path(__file__).parent
     text = made.asm["ptx"].split("\t.section\t.debug")[0]
     for folder in (here.parents[2], Path(triton.__file__).parents[1]):
         text = text.replace(f"{folder}/", "")
-    (here / "paged_decode.ptx").write_text(text)
-    told = {"signature": SIGNATURE, "warps": made.metadata.num_warps, "shared_bytes": made.metadata.shared}
-    (here / "paged_decode.json").write_text(json.dumps(told, indent=2) + "\n")
+    name = kernel.fn.__name__
+    (here / f"{name}.ptx").write_text(text)
+    told = {"signature": signature, "warps": made.metadata.num_warps, "shared_bytes": made.metadata.shared}
+    (here / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    write(paged_decode, SIGNATURE, CONSTANTS, capability=80, warps=1)
