@@ -239,6 +239,7 @@ def test_doctor_peers_says_how_to_install_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PABENCH_PEERS", str(tmp_path))
+    monkeypatch.delenv("COLUMNS", raising=False)  # tests side by side have one
     if not _absent("sglang-paged"):
         pytest.skip("sglang is installed where pabench is")
     assert run(["doctor", "--peers"]) == EXIT_OK
