@@ -63,7 +63,7 @@ def missing(space: Space, without: dict[str, list[str]]) -> dict[str, tuple[str,
 
 @pytest.mark.slow
 def test_space_of_quick_has_no_gap() -> None:
-    """Of the narrower backend; `test_conformance_quick_passes` asks it of rawkernel, which takes all."""
+    """Of the narrower backend; `test_conformance_profile_passes` asks it of rawkernel, which takes all."""
     space, _, without = drawn("rawkernel-mma", "quick", 30)
     assert missing(space, without) == {}
     for axis in AXES:

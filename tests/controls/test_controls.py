@@ -199,7 +199,7 @@ def test_selftest_prints_a_table_and_writes_json(capsys: pytest.CaptureFixture[s
     assert lines[2].split() == ["past_table_by_one", "memory", "memory", "yes", "2/2"]
     assert lines[3].split() == ["table_to_its_end", "none", "-", "-", "0/2"]
     assert lines[-2:] == [
-        "4/4 flagged, 0 false alarms in 4 twins, 2 schedules each",
+        "4/4 flagged, 0 false alarms in 4 correct look-alikes, 2 schedules each",
         f"report: {out / 'report.html'}",
     ]
     told = json.loads(file.read_text())
@@ -220,7 +220,7 @@ def test_selftest_fails_for_a_blind_checker(capsys: pytest.CaptureFixture[str], 
     assert run([*asked, "--out", str(tmp_path / "run")]) == 1
     out = capsys.readouterr().out
     assert "WRONG shared_tail_unwritten: sums a shared tile whose tail nobody filled: seed 0: missed" in out
-    assert "0/1 flagged, 0 false alarms in 0 twins" in out
+    assert "0/1 flagged, 0 false alarms in 0 correct look-alikes" in out
 
 
 def test_selftest_counts_a_twin_that_fails_as_a_false_alarm() -> None:

@@ -256,7 +256,7 @@ def test_report_every_number_of_a_sweep_is_read_back_from_the_page(tmp_path: Pat
     lines = sweep_lines(page_sizes=(8, 16, 32, 64, 128), lengths=lengths, batches=(1, 8, 64))
     assert len(lines) == 300
     tables = Tables(render_html(read_runs([write_run(tmp_path / "run", "sweep", lines)]))).tables
-    head, *rows = tables["All cells"]
+    head, *rows = tables["All cells, table"]
     labels = [text.split("\n")[0].strip() for text in head]
     assert len(rows) == 300
     by_place = {(line["lengths"], str(line["batch"]), str(line["page_size"])): line for line in lines}

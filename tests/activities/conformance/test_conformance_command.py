@@ -82,27 +82,42 @@ def pabench(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
 
 
 @pytest.mark.parametrize(
-    ("subjects", "expected", "lacking", "least"),
+    ("subjects", "profile", "expected", "lacking", "least"),
     [
-        (WHOLE["pabench conformance --profile quick"], set(BY_ID), {"scan", "host"}, 1000),
+        # the same checks with fewer cases: the whole profile is the night's
+        ((), "trial", set(BY_ID), {"scan", "host"}, 1500),
+        pytest.param(
+            WHOLE["pabench conformance --profile quick"],
+            "quick",
+            set(BY_ID),
+            {"scan", "host"},
+            4000,
+            marks=pytest.mark.nightly,
+        ),
         pytest.param(
             WHOLE["pabench conformance --backend torch-sdpa --profile quick"],
+            "quick",
             set(BY_ID) - ALLOCATOR,
             set(),
             1000,
             marks=pytest.mark.nightly,
         ),
-        (("--allocator", "model"), ALLOCATOR, {"model"}, 50),
+        pytest.param(("--allocator", "model"), "quick", ALLOCATOR, {"model"}, 50, marks=pytest.mark.nightly),
     ],
-    ids=["rawkernel", "torch-sdpa", "model"],
+    ids=["rawkernel-trial", "rawkernel", "torch-sdpa", "model"],
 )
 @pytest.mark.slow
-def test_conformance_quick_passes(
-    subjects: tuple[str, ...], expected: set[str], lacking: set[str], least: int, tmp_path: Path
+def test_conformance_profile_passes(
+    subjects: tuple[str, ...],
+    profile: str,
+    expected: set[str],
+    lacking: set[str],
+    least: int,
+    tmp_path: Path,
 ) -> None:
     files = ["--json", "run/r.json", "--junit", "run/r.xml", "--html", "r.html", "--artifacts", "run"]
     # the longest test of all, which would be the last one running
-    result = pabench(*BASE, *subjects, *files, "--jobs", "2", cwd=tmp_path)
+    result = pabench(*BASE, "--profile", profile, *subjects, *files, "--jobs", "2", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     record = json.loads((tmp_path / "run" / "r.json").read_text())
     assert {line["check"] for line in record["results"]} == expected
