@@ -27,7 +27,7 @@ PAB_FN void copy_tile(const i64* rows, const Call& call, const Group& group) {
     const int place = chunk_offset<kCacheChunks>(first, chunk) / static_cast<int>(sizeof(Cached));
     keys += kChunkBytes * chunk;
     values += kChunkBytes * chunk;
-    i64 offsets[kTile / kRowsAtOnce];  // all before the first copy, which the next load would wait for
+    i64 offsets[kSameChunk ? kTile / kRowsAtOnce : 1];  // all before the first copy: the next load would wait for it
 #pragma unroll
     for (int i = 0; i < kTile / kRowsAtOnce; ++i) offsets[i] = rows[first + i * kRowsAtOnce];
 #pragma unroll
