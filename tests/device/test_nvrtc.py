@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pabench.device.base import KernelSource
+from pabench.device.emulated import LIMITS
 from pabench.device.nvrtc import (
     ARCHITECTURES,
     compile_cubin,
@@ -22,6 +23,8 @@ from pabench.device.nvrtc import (
 )
 from pabench.device.ptxas import parse_functions
 from pabench.errors import CompileError, EnvironmentRefused
+from pabench.kernels.decode import decode_instance, decode_shape
+from pabench.kernels.features import E4M3_CACHE
 from pabench.kernels.instances import kernel_instances
 from pabench.kernels.static_sources import file_sources
 from pabench.kernels.static_table import compile_one
@@ -113,6 +116,20 @@ def test_nvrtc_leaves_room_to_the_tightest_kernels(
         for row in compile_one(instance, architecture).rows:
             assert row.usage.spill_bytes == 0
             assert row.usage.registers <= 250, (instance.label, row.usage)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("head_dim", [16, 32, 48])
+def test_nvrtc_compiles_decode_of_e4m3_for_small_head_dims(head_dim: int) -> None:
+    """Their rows are so short that a block copies more of them at once than a tile has."""
+    shape = decode_shape(head_dim, LIMITS, cached_bytes=1)
+    instance = decode_instance(head_dim, "float16", shape, 2, E4M3_CACHE)
+    source = KernelSource(
+        path=KERNELS_CUDA / instance.file,
+        include_dir=KERNELS_CUDA,
+        defines={name: str(value) for name, value in instance.defines.items()},
+    )
+    assert compile_cubin(source, "sm_80").image.startswith(b"\x7fELF")
 
 
 @needs_nvrtc
