@@ -231,9 +231,9 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     if not whole:
         used = [layout.pages(i, n) for i, n in enumerate(case.batch.kv_lens)]
         ids = np.unique(np.concatenate(used)).astype(np.int64)
-        cut = [ids % 2**bits for bits in (8, 15, 16)]
+        cut = [ids % base for base in (2**8, 2**15, HIGH_PAGE_BASE)]
         ends = [np.arange(64), np.arange(layout.num_pages - 64, layout.num_pages)]
-        near = np.concatenate([ids - 1, ids, ids + 1, ids % HIGH_PAGE_BASE, *cut, *ends])
+        near = np.concatenate([ids - 1, ids, ids + 1, *cut, *ends])
         near = np.unique(near[(near >= 0) & (near < layout.num_pages)])
         pool.k[near], pool.v[near] = keys, values
     elif keys.ndim:
