@@ -5,10 +5,10 @@
 #pragma once
 
 #include <bit>
-#include <cmath>
 #include <cstring>
 
 #include "emulator/lane.h"
+#include "emulator/maths.h"
 
 #define __global__
 #define __device__

@@ -210,17 +210,17 @@ inline void cp_async_wait() { pab_emu::copy_wait(N); }
 
 // --- math ---------------------------------------------------------------------------------------------------
 // Denormal results are flushed as the .ftz forms do.
-inline float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+inline float flush(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x; }
 // PTX allows ex2 a relative error of 2^-22, lg2 the same but absolute between 1/2 and 2, rcp 2^-23 relative; the
 // rounding to float takes 2^-24 of it.  Of its table of special values ex2 of a zero, and of what is flushed to one,
 // is 1 exactly: sums that are merged rely on it.
 inline float ex2(float x) {
-  const double exact = std::exp2(static_cast<double>(x)), off_by = flush(x) == 0.0f ? 0.0 : 0.75 * 0x1p-22;
+  const double exact = exp2(static_cast<double>(x)), off_by = flush(x) == 0.0f ? 0.0 : 0.75 * 0x1p-22;
   return flush(pab_emu::approximate(exact, exact * off_by, x));
 }
 inline float lg2(float x) {
-  const double exact = std::log2(static_cast<double>(flush(x)));
-  const double size = x > 0.5f && x < 2.0f ? 1.0 : std::fabs(exact);
+  const double exact = log2(static_cast<double>(flush(x)));
+  const double size = x > 0.5f && x < 2.0f ? 1.0 : fabs(exact);
   return pab_emu::approximate(exact, size * 0.75 * 0x1p-22, x);
 }
 inline float rcp(float x) {
@@ -229,15 +229,15 @@ inline float rcp(float x) {
 }
 // PTX allows tanh a relative error of 2^-11; it does not leave [-1, 1].
 inline float fast_tanh(float x) {
-  const double exact = std::tanh(static_cast<double>(x));
+  const double exact = tanh(static_cast<double>(x));
   const float y = pab_emu::approximate(exact, exact * 0.99 * 0x1p-11, x);
-  return std::fabs(y) > 1.0f ? std::copysign(1.0f, y) : y;
+  return fabsf(y) > 1.0f ? copysignf(1.0f, y) : y;
 }
 inline float stored_float(float value) { return canonical(value); }
 inline u32 float_bits(float value) { return std::bit_cast<u32>(value); }
 inline float float_of_bits(u32 bits) { return std::bit_cast<float>(bits); }
 inline float minus_infinity() { return std::bit_cast<float>(0xFF800000u); }
-inline float fmadd(float a, float b, float c) { return std::fma(a, b, c); }
+inline float fmadd(float a, float b, float c) { return fmaf(a, b, c); }
 
 // --- conversion ---------------------------------------------------------------------------------------------
 // float_to_half, half_to_float, float_to_bf16, bf16_to_float: emulator/numbers.h
