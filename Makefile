@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test nightly check fuzz style test-peers test-pages weather spec api test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
+.PHONY: help sweep test nightly check costs fuzz style test-peers test-pages weather spec api test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,17 +34,21 @@ help: ## Show this list
 sweep: $(VENV)/.ready ## Set up, then sweep page sizes 8, 16 and 32 on the emulated device
 	$(PABENCH) sweep --page-sizes 8,16,32 --device emulated $(ARGS)
 
-# Types are one of the tests, which takes one core.  One planted fault in six, the same ones every time;
-# `make nightly` runs them all
-test: style ## Set up, then run the linters and the tests
+# Types are one of the tests, which takes one core.  Which tests: tests/conftest.py, by tests/costs.txt
+test: style ## Set up, then run the linters and the tests: under 9 minutes on 2 cores, for the commit
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal --without-nightly $(ARGS)
 
-nightly: style ## The same with every planted fault and the longest runs
+nightly: style ## The same with every planted fault and whatever takes long
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal $(ARGS)
 
-# A test among the slowest shown that takes long is marked `slow`, or its file named in tests/conftest.py.
 check: style ## Set up, then run the linters and the quick tests: under 2 minutes, for the next edit
 	$(BIN)/python -m pytest tests -m "not slow" -n $(WORKERS) --dist worksteal --durations 5 --durations-min 3 $(ARGS)
+
+costs: $(VENV)/.dev-ready ## Run every test and write tests/costs.txt, by which check and test choose
+	rm -f .costs
+	PABENCH_TEST_COSTS=$(CURDIR)/.costs $(BIN)/python -m pytest tests -p tests.support.costs -n $(WORKERS) --dist worksteal $(ARGS)
+	PABENCH_TEST_COSTS=$(CURDIR)/.costs $(BIN)/python -m tests.support.costs
+	rm -f .costs
 
 # `make test` draws the same examples every time; this draws others
 fuzz: $(VENV)/.dev-ready ## Run the property tests with random seeds: SEEDS=20 SECONDS=3600

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from pabench.strategies.drawing import no_foreign_constants
+from tests.support.costs import read as costs_of_tests
 
 # The same examples every time and everywhere, whatever a CI or an example database would add; `make fuzz`
 # loads the other profile.  No deadline: the machine may be busy.
@@ -19,55 +20,39 @@ settings.register_profile("test", derandomize=True, deadline=None, print_blob=Tr
 settings.register_profile("fuzz", derandomize=False, deadline=None, print_blob=True, database=None)
 settings.load_profile("test")
 
-SLOW = (
-    "activities/conformance/",
-    "activities/model/",
-    "activities/serving/test_reproduce.py",
-    "activities/serving/test_serving_command.py",
-    "activities/stress/",
-    "activities/sweep/test_checked.py",
-    "activities/sweep/test_core_grid.py",
-    "activities/sweep/test_isolation_sweep.py",
-    "activities/sweep/test_kernels.py",
-    "activities/sweep/test_sweep_command.py",
-    "cli/test_gpu_command.py",
-    "cli/test_kernels_command.py",
-    "device/test_cuda_times.py",
-    "selftest/test_kill_",
-    "selftest/test_selftest_mutants.py",
+SLOW_S, NIGHT_S = 0.3, 1.5
+"""From how many CPU seconds on `make check` leaves out a test, and `make test`: see tests/costs.txt."""
+EVERY_COMMIT = (
+    "activities/conformance/test_bad_backends.py::test_bad_backends_each_get_a_verdict_by_name",
+    "activities/conformance/test_checked.py::"
+    "test_conformance_checked_finds_what_the_oracle_cannot_see[options0]",
+    "activities/conformance/test_conformance_command.py::test_conformance_profile_passes[rawkernel-trial]",
+    "activities/conformance/test_isolation_conformance.py::"
+    "test_isolation_every_end_is_a_verdict_and_the_run_is_complete",
+    "activities/serving/test_reproduce.py::test_reproduction_meets_every_acceptance",
+    "activities/serving/test_serving_run.py::test_serving_interrupted_is_closed_and_goes_on[15]",
+    "activities/sweep/test_sweep_command.py::"
+    "test_sweep_stopped_in_the_middle_loses_no_cell_and_repeats_none[9]",
+    "checks/test_remote_backends.py::test_remote_cheat_changes_no_verdict_beside_it",
+    "checks/test_space.py::test_space_of_quick_has_no_gap",
+    "cli/test_gpu_command.py::test_gpu_machine_may_lack_what_is_not_needed[conformance]",
+    "device/ptx/test_backends.py::test_removed_barrier_is_named_with_both_lines",
+    "device/ptx/test_device.py::test_our_kernels_have_the_bits_of_the_emulated_device[sm_80-rawkernel-mma-]",
+    "emulator/test_build.py::test_emulated_build_compiles_once_and_again_after_changes",
+    "exchange/test_solutions_judged.py::test_each_solution_has_its_status",
+    "house/test_docs.py::test_docs_commands_run[README]",
+    "house/test_packaging.py::test_packaging_installed_pabench_is_whole[wheel]",
+    "house/test_prose.py::test_prose_has_none_of_the_fragments",
+    "house/test_types.py::test_types_are_right_everywhere",
+    "house/test_without_torch.py::test_without_torch_a_numpy_function_is_judged[right-0]",
 )
-"""Whole runs of a command, and the kill matrices, by how their places begin; single tests are marked."""
-
-
+"""What `make test` runs whatever it costs: one long test of each promise."""
 KILLS, NIGHTS = "selftest/test_kill_", 6
 """Where each planted fault is a test, and of how many `make test` runs one: the same ones every time."""
-DOCS = "house/test_docs.py::test_docs_commands_run"
-NIGHTLY = (
-    "activities/conformance/test_conformance_command.py::test_conformance_seed_decides_the_cases",
-    "activities/conformance/test_isolation_conformance.py::"
-    "test_isolation_of_a_kernel_that_takes_its_process_along[loops for ever]",
-    "activities/conformance/test_isolation_conformance.py::"
-    "test_isolation_of_a_kernel_that_takes_its_process_along[writes wild]",
-    "activities/conformance/test_jobs.py::test_jobs_change_no_result",
-    "cli/test_gpu_command.py::test_gpu_checks_to_their_end_with_packages_missing",
-    "cli/test_gpu_command.py::test_gpu_kinds_are_timed_each_by_the_backends_that_are_for_it",
-    "controls/test_controls.py::test_controls_do_not_hold_for_a_blind_checker",
-    "house/test_ci.py::test_ci_recipe_with_a_failing_kernel_leaves_everything_and_exits_1",
-    "house/test_packaging.py::test_packaging_wheel_passes_the_newcomers_script",
-    "report/test_foreign_runs.py::test_foreign_value_of_any_kind_is_refused_or_shown[sweep-two-lines-one-id]",
-    "selftest/test_kill_allocators.py::test_kill_allocators_kills[host-stale-hashes-after-truncate]",
-    "selftest/test_kill_allocators.py::test_kill_allocators_kills[host-a-page-lost-every-2000-frees]",
-    "selftest/test_kill_allocators.py::test_kill_allocators_kills[host-memory-grows-with-each-call]",
-    "selftest/test_kill_vast.py::test_kill_vast_kills[simple-position-of-15-bits]",
-    "selftest/test_kill_vast.py::test_kill_vast_kills_what_a_crowd_shows[scan-crowd-forgets-the-first-round]",
-    "selftest/test_selftest_mutants.py::test_selftest_mutants_command_from_elsewhere",
-    *(
-        f"{DOCS}[{page}]"
-        for page in ("backends", "runs", "allocators", "gpu", "findings", "serving", "power")
-    ),
-    *(f"{DOCS}[{page}]" for page in ("kernels", "emulated-device", "compare")),
-)
-"""Single tests of 10 to 45 s each, by place and name; a test that is long on purpose has the mark."""
+
+
+GONE = pytest.StashKey[list[str]]()
+"""Tests that are named above or in tests/costs.txt and were not collected."""
 
 
 def pytest_configure() -> None:
@@ -91,18 +76,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what `make check` leaves out, and leave out what `make test` does."""
-    night = []
+    costs, night, tests = costs_of_tests(), [], set()
     for item in items:
-        place = os.path.relpath(item.path, Path(__file__).parent)
-        if place.startswith(SLOW):
+        test = f"{os.path.relpath(item.path, Path(__file__).parent)}::{item.nodeid.split('::', 1)[1]}"
+        tests.add(test)
+        cost = costs.get(test, 0.0)
+        if cost >= SLOW_S:
             item.add_marker("slow")
         case = getattr(item, "callspec", None)
         if (
             item.get_closest_marker("nightly")
-            or f"{place}::{item.name}" in NIGHTLY
-            or (place.startswith(KILLS) and case is not None and crc32(case.id.encode()) % NIGHTS)
+            or (cost >= NIGHT_S and test not in EVERY_COMMIT)
+            or (test.startswith(KILLS) and case is not None and crc32(case.id.encode()) % NIGHTS)
         ):
             night.append(item)
+    config.stash[GONE] = [test for test in (*costs, *EVERY_COMMIT) if test not in tests]
     if config.getoption("--without-nightly"):
         config.hook.pytest_deselected(items=night)
         left = set(night)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ TEXT = (EMULATOR / "maths.h").read_text()
 OF_ONE, OF_TWO = (
     re.findall(rf"^PAB_EMU_OF_{count}\((\w+)\)", TEXT, re.MULTILINE) for count in ("ONE", "TWO")
 )
-PYTHON = {
+PYTHON: dict[str, Callable[..., float]] = {
     "rint": round,
     "nearbyint": round,
     "round": lambda x: math.floor(x + 0.5),

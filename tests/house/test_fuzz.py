@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.conftest import SLOW
 from tests.support import fuzz
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,12 +80,6 @@ def test_fuzz_ends_in_time_and_says_when_nothing_ran(
     property_test.write_text("def test_of_none(): ...")
     assert fuzz.fuzz([1], [str(property_test)], workers="0", seconds=600) == 5
     assert "seed 1: pytest ended with code 5" in capfd.readouterr().out
-
-
-def test_fuzz_and_check_name_no_file_that_is_gone() -> None:
-    tests = ROOT / "tests"
-    files = [path.relative_to(tests).as_posix() for path in tests.rglob("test_*.py")]
-    assert [place for place in SLOW if not any(file.startswith(place) for file in files)] == []
 
 
 def test_fuzz_knows_the_files_with_property_tests() -> None:
