@@ -92,6 +92,7 @@ struct Lane {
   u32 copy_count = 0;
   PendingCopy* copies = nullptr;  // kCopyQueue of them
 #ifdef PAB_EMU_CHECKED
+  const unsigned char* storing = nullptr;  // the bytes of the store that it makes, where they are known before it
   u32 watch = 0;   // Request::checks, while a launch is counted
   u64 region = 0;  // of the code that runs, where an entry of the log holds it
   u64 *log_begin = nullptr, *log_next = nullptr, *log_end = nullptr;  // see checked/log.h

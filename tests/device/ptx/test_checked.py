@@ -34,6 +34,24 @@ NEIGHBOUR = """extern "C" __global__ void neighbour(int* out) {
   }
 }
 """
+REDUNDANT = """template <typename T> __device__ T made(unsigned number) { return static_cast<T>(number); }
+template <> __device__ uint4 made<uint4>(unsigned number) { return make_uint4(number, 1, number, 2); }
+#define STORES(name, type)                                                     \\
+  extern "C" __global__ void name(type* out, unsigned apart) {                 \\
+    __shared__ type room;                                                      \\
+    const type value = made<type>(7 + apart * (threadIdx.x % 32));             \\
+    room = value;                                                              \\
+    out[blockIdx.x] = value;                                                   \\
+    __syncthreads();                                                           \\
+    out[blockIdx.x + 2] = room;                                                \\
+  }
+STORES(bytes, unsigned char)
+STORES(halves, unsigned short)
+STORES(words, unsigned)
+STORES(doubles, unsigned long long)
+STORES(vectors, uint4)
+"""
+WIDTHS = {"bytes": 1, "halves": 2, "words": 4, "doubles": 8, "vectors": 16}
 WANT = np.array([[(t + 1) % 32 + r for t in range(32)] for r in range(4)], np.int32)
 
 
@@ -76,6 +94,34 @@ def test_reliance_on_lanes_in_step_is_a_finding_with_both_lines(name: str, tmp_p
     told = [str(one) for one in caught.value.findings]
     assert any("write at neighbour.cu:4 " in one and "read at neighbour.cu:6 " in one for one in told), told
     run(name, tmp_path, checked=True)
+
+
+def stores(module: Any, entry: str, out: Any, *, apart: int, warps: int) -> list[str]:
+    """Return what two blocks find whose lanes all write to one place numbers that are ``apart``."""
+    launch = Launch(entry=entry, grid=(2, 1, 1), block=(32 * warps, 1, 1), args=(out, np.uint32(apart)))
+    try:
+        module.launch(launch)
+    except KernelFindings as caught:
+        return [str(one) for one in caught.findings]
+    return []
+
+
+@needs_nvrtc
+@pytest.mark.slow
+def test_lanes_that_store_the_same_bytes_in_one_instruction_do_not_race(tmp_path: Path) -> None:
+    """Which lane lands is undefined and makes no difference; other bytes and those of another warp race."""
+    path = tmp_path / "redundant.cu"
+    path.write_text(REDUNDANT, encoding="utf-8")
+    for seed in range(2):
+        device: Any = open_device("ptx:sm_80", checked=True, seed=seed)
+        module = device.load(KernelSource(path=path, include_dir=resource_dir("kernels_cuda")))
+        for entry, width in WIDTHS.items():
+            out = device.zeros((4 * width,), np.dtype(np.uint8))
+            assert stores(module, entry, out, apart=0, warps=1) == []
+            for apart, warps in ((1, 1), (0, 2)):
+                found = stores(module, entry, out, apart=apart, warps=warps)
+                assert all("write and write of the same bytes" in one for one in found)
+                assert {"shared memory" in one for one in found} == {True, False}, found
 
 
 def test_memory_is_as_it_was_after_both_schedules() -> None:

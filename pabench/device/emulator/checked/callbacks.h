@@ -37,11 +37,25 @@ Vec16 load_vec16(const void* from) {
   if (!observe::only_counted<16, Access::kRead>(reinterpret_cast<u64>(from), pc)) return load_vec16_anyhow(from, pc);
   return vec16_at(from);
 }
+// Shows the checkers what the running thread is about to write.
+class Storing {
+ public:
+  explicit Storing(const void* bytes) {
+    if (current) current->storing = static_cast<const unsigned char*>(bytes);
+  }
+  ~Storing() {
+    if (current) current->storing = nullptr;
+  }
+  Storing(const Storing&) = delete;
+  Storing& operator=(const Storing&) = delete;
+};
 void store_bits(void* to, u64 bits, u32 bytes) {
+  const Storing shown(&bits);
   observe::access_of<Access::kWrite>(reinterpret_cast<u64>(to), bytes, PAB_EMU_HERE);
   std::memcpy(to, &bits, bytes);
 }
 void store_vec16(void* to, Vec16 value) {
+  const Storing shown(&value);
   observe::access<16, Access::kWrite>(reinterpret_cast<u64>(to), PAB_EMU_HERE);
   std::memcpy(to, &value, 16);
 }

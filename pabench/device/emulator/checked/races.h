@@ -80,18 +80,29 @@ inline bool replace_cell(u32* cell, u32& old, u32 now) {
   return __atomic_compare_exchange_n(cell, &old, now, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE);
 }
 
-// Whether the write in `cell` races with the actor; tells of it.
+// Whether the actor stores, in the instruction of `event`, what another lane has just stored in bytes `mask` of `word`.
+inline bool stores_the_same(const Actor& actor, u32 event, u64 word, u32 mask) {
+  const unsigned char* bytes = actor.touch.lane->storing;
+  if (!bytes || actor.kind != Access::kWrite || event != actor.event) return false;
+  for (u32 rest = mask; rest; rest &= rest - 1) {
+    const u64 at = word + static_cast<u32>(__builtin_ctz(rest));
+    if (*reinterpret_cast<const unsigned char*>(at) != bytes[at - actor.touch.address]) return false;
+  }
+  return true;
+}
+
+// Whether the write in `cell` meets the actor with nothing between them; tells of it where that is a race.
 inline bool race_with_write(Actor& actor, u32 cell, u64 word, u32 mask) {
   if (!cell || cell == actor.cell()) return false;
   const Event& e = event_at(actor.t, actor.touch.shared(), cell >> 5);
   const u32 lanes = 1u << (cell & 31);
   if (!(e.mask & mask) || !conflict(static_cast<Access>(e.kind), actor.kind)) return false;
   if (ordered(e, lanes, actor.t)) return false;
-  report_race(actor, e, lanes, word, e.mask & mask);
+  if (!stores_the_same(actor, cell >> 5, word, e.mask & mask)) report_race(actor, e, lanes, word, e.mask & mask);
   return true;
 }
 
-// Of two writes that race the lower stays, so that the pair of the lowest two is found in every order.
+// Of two writes that meet the lower stays, so that the pair of the lowest two is found in every order.
 inline bool lower(const Actor& actor, u32 cell) {
   const Event& e = event_at(actor.t, actor.touch.shared(), cell >> 5);
   return before(party_of(actor.t, e, cell & 31), party_of(actor.touch));
@@ -103,7 +114,8 @@ inline u32 joined(Actor& actor, u32 old, u64 word, u32 mask) {
   Sets& sets = sets_of(t, actor.touch.shared());
   const u32 mine = actor.cell();
   if (!old || old == mine) return mine;
-  if (old & kSet) {
+  const bool stores = actor.kind == Access::kWrite;  // of one byte; whether it races depends on the value
+  if (old & kSet && !stores) {
     const u64 step = sets[old].step.load(std::memory_order_acquire);
     if (step >> 32 == mine) return static_cast<u32>(step);
   }
@@ -113,6 +125,10 @@ inline u32 joined(Actor& actor, u32 old, u64 word, u32 mask) {
   for (u32 i = 0; i < before.count; ++i) {
     Member member = before.at[i];
     if (member.event == actor.event) {
+      const u32 others = member.lanes & ~(1u << t.lane);
+      if (stores && others && !stores_the_same(actor, member.event, word, mask)) {
+        report_race(actor, event_at(t, actor.touch.shared(), member.event), others, word, mask);
+      }
       member.lanes |= 1u << t.lane;
       there = true;
       after.add(member);
@@ -138,7 +154,7 @@ inline u32 joined(Actor& actor, u32 old, u64 word, u32 mask) {
     *highest = after.at[--after.count];
   }
   const u32 now = cell_with(sets, after);
-  if (old & kSet && !races && now) sets[old].step.store(u64{mine} << 32 | now, std::memory_order_release);
+  if (old & kSet && !races && !stores && now) sets[old].step.store(u64{mine} << 32 | now, std::memory_order_release);
   return now;
 }
 

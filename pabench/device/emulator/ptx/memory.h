@@ -36,7 +36,13 @@ struct alignas(sizeof(T) * N) Vector {
 template <typename T>
 PTX_FN T load(const void* from) { return *static_cast<const typename Cell<T>::type*>(from); }
 template <typename T>
-PTX_FN void store(void* to, T value) { *static_cast<typename Cell<T>::type*>(to) = value; }
+PTX_FN void store(void* to, T value) {
+#ifdef PAB_EMU_CHECKED
+  pab_emu::store_bits(to, value, sizeof value);  // which tells the checkers what is written
+#else
+  *static_cast<typename Cell<T>::type*>(to) = value;
+#endif
+}
 template <typename T, int N>
 PTX_FN Vector<T, N> load_vector(const void* from) {
   static_assert(sizeof(T) * N <= 16, "a vector has at most 16 bytes");
