@@ -37,6 +37,12 @@ def small_pools(can: Capabilities, page_sizes: list[int] = PAGES) -> st.SearchSt
     )
 
 
+def tiered_pools(can: Capabilities) -> st.SearchStrategy[PoolShape]:
+    """Such pools above a lower tier of one to eight pages."""
+    pools, hosts = small_pools(can, SMALL_PAGES), st.sampled_from([2, 3, 4, 1, 8])
+    return st.builds(lambda shape, pages: replace(shape, host_pages=pages), pools, hosts)
+
+
 def grouped_pools(can: Capabilities) -> st.SearchStrategy[PoolShape]:
     """Such pools, shared by one to four groups of the kinds that are kept."""
     return small_pools(can).flatmap(lambda shape: _grouped(shape, sorted(can.groups)))

@@ -46,8 +46,9 @@ def outcome(allocator: PageAllocator, call: Call) -> Any:
 
 
 def state(allocator: PageAllocator) -> tuple[Any, ...]:
-    coming = allocator.evictable_pages, allocator.returning_pages
-    counts = (allocator.free_pages, *coming, allocator.free_swap_pages)
+    coming = allocator.evictable_pages, allocator.returning_pages, allocator.pinned_pages
+    lower = allocator.free_host_pages, allocator.cached_host_pages
+    counts = (allocator.free_pages, *coming, *lower, allocator.free_swap_pages)
     away = tuple(allocator.swapped(sequence) for sequence in range(allocator.shape.max_seqs))
     refcounts = allocator.refcounts()
     held = None if refcounts is None else refcounts.tolist()
@@ -88,6 +89,11 @@ def random_call(rng: random.Random, shape: PoolShape, live: list[int], operation
         "evict": lambda a: a.evict(count),
         "swap_out": lambda a: a.swap_out(some),
         "swap_in": lambda a: a.swap_in(some),
+        "move_down": lambda a: a.move_down(count),
+        "load": lambda a: a.load(prompt),
+        "end_copy": lambda a: a.end_copy(),
+        "pin": lambda a: a.pin(a.lookup(prompt)),
+        "unpin": lambda a: a.unpin(a.lookup(prompt)),
         "begin_step": lambda a: a.begin_step(),
         "end_step": lambda a: a.end_step(),
         "reset": lambda a: a.reset(),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pabench.checks.allocator_checks import check_concurrent, check_history, check_table_decode
 from pabench.checks.allocator_histories import corners, crowd, large_pool, long_rows, rounds, thousand
 from pabench.checks.allocator_machine import AllocatorMachine, DecodingMachine, GroupMachine, ImageMachine
+from pabench.checks.allocator_tier_machine import TierMachine
 from pabench.checks.question import AllocatorCheck, AllocatorQuestion, AllocatorRange
 from pabench.judge.allocators.history import HistoryCase
 from pabench.judge.allocators.operations import Operation
@@ -89,6 +90,11 @@ def _no_groups(declared: AllocatorRange) -> str | None:
     return None if declared.can.groups else f"{declared.subject} keeps no KV groups"
 
 
+def _no_tiers(declared: AllocatorRange) -> str | None:
+    offered = {"move_down", "load", "end_copy", "commit", "lookup"} <= declared.can.operations
+    return None if offered else f"{declared.subject} has one tier"
+
+
 def _no_images(declared: AllocatorRange) -> str | None:
     return None if declared.can.images else f"{declared.subject} keeps no images apart"
 
@@ -125,6 +131,15 @@ ALLOCATORS = (
         about="Full, window and state layers share one pool: each keeps what its next query needs.",
         share=0.5,
         unasked=_no_groups,
+    ),
+    AllocatorQuestion(
+        check=INVARIANTS,
+        clauses=("P19",),
+        machine=TierMachine,
+        label="tiers",
+        about="Cached pages move to a lower tier and come back as they were; what is pinned stays.",
+        share=0.4,
+        unasked=_no_tiers,
     ),
     AllocatorQuestion(
         check=INVARIANTS,

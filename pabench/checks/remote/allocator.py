@@ -87,6 +87,24 @@ class RemoteAllocator(PageAllocator):
         found: int = self._read("free_swap_pages")
         return found
 
+    @property
+    def pinned_pages(self) -> int:
+        """See ``PageAllocator``."""
+        found: int = self._read("pinned_pages")
+        return found
+
+    @property
+    def free_host_pages(self) -> int:
+        """See ``PageAllocator``."""
+        found: int = self._read("free_host_pages")
+        return found
+
+    @property
+    def cached_host_pages(self) -> int:
+        """See ``PageAllocator``."""
+        found: int = self._read("cached_host_pages")
+        return found
+
     def refcounts(self) -> Array | None:
         """See ``PageAllocator``."""
         found: Array | None = self._read("refcounts")
@@ -174,6 +192,28 @@ class RemoteAllocator(PageAllocator):
     def end_step(self) -> None:
         """See ``PageAllocator``."""
         self._do("end_step")
+
+    def move_down(self, pages: int) -> Array:
+        """See ``PageAllocator``."""
+        found: Array = self._do("move_down", pages)
+        return found
+
+    def load(self, prompt: Prompt) -> Array:
+        """See ``PageAllocator``."""
+        found: Array = self._do("load", prompt)
+        return found
+
+    def end_copy(self) -> None:
+        """See ``PageAllocator``."""
+        self._do("end_copy")
+
+    def pin(self, hit: Hit) -> None:
+        """See ``PageAllocator``."""
+        self._do("pin", hit)
+
+    def unpin(self, hit: Hit) -> None:
+        """See ``PageAllocator``."""
+        self._do("unpin", hit)
 
     def reset(self) -> None:
         """See ``PageAllocator``."""

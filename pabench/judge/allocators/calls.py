@@ -26,15 +26,17 @@ class Refused:
 
 
 def call_of(name: str, given: dict[str, Any], hit: Hit, contents: Contents) -> Call:
-    """Return what an allocator is called with by an operation; ``hit`` is of the lookup before it."""
+    """Return what an allocator is called with by an operation; ``hit`` is the one that it is about."""
     if name == "alloc":
         return name, (given["sequence"], given["tokens"]), {"final_tokens": given["final_tokens"]}
     if name == "append_batch":
         return name, _spelled(given["sequences"], given["tokens"]), {}
-    if name == "lookup":
+    if name in ("lookup", "load"):
         return name, (_prompt(given, contents.page_size),), {}
     if name == "commit":
         return name, (given["sequence"], _committed(given, contents)), {}
+    if name in ("pin", "unpin"):
+        return name, (hit,), {}
     if name == "adopt":
         found = Hit(prompt=hit.prompt, pages=hit.pages + tuple(given["pages"]))
         return name, (given["sequence"], found), {}

@@ -62,6 +62,7 @@ class Contents:
         page_size: slots of a page, in which each group has room for its tokens.
         num_pages: page ids there are, those never granted included.
         swap_pages: of the store.
+        host_pages: of the lower tier.
         live: sequence to what it reads.
         swapped: the same for sequences in the swap store.
     """
@@ -70,10 +71,12 @@ class Contents:
     page_size: int
     num_pages: int
     swap_pages: int = 0
+    host_pages: int = 0
     live: dict[int, Reader] = field(default_factory=dict)
     swapped: dict[int, Reader] = field(default_factory=dict)
     _slots: Array = field(init=False)
     _store: Array = field(init=False)
+    _lower: Array = field(init=False)
     _meaning: list[int] = field(default_factory=list)
     _known: dict[tuple[int, Word], int] = field(default_factory=dict)
     _spaces: dict[tuple[int, str, str], int] = field(default_factory=dict)
@@ -81,6 +84,7 @@ class Contents:
     def __post_init__(self) -> None:
         self._slots = np.full(self.num_pages * self.page_size, NOTHING, np.int64)
         self._store = np.full(self.swap_pages * self.page_size, NOTHING, np.int64)
+        self._lower = np.full(self.host_pages * self.page_size, NOTHING, np.int64)
 
     def start(
         self, sequence: int, stream: int, adapter: str, salt: str, images: tuple[Image, ...] = ()
@@ -140,6 +144,14 @@ class Contents:
         """Copy back from the swap store."""
         self._move(self._store, self._slots, moves)
         self.live[sequence] = self.swapped.pop(sequence)
+
+    def land(self, moves: Iterable[Sequence[int]], *, down: bool) -> None:
+        """Copy between the tiers."""
+        self._move(*((self._slots, self._lower) if down else (self._lower, self._slots)), moves)
+
+    def page(self, page: int) -> Array:
+        """Return the serial numbers of what stands in a page, a copy."""
+        return self._slots[page * self.page_size : (page + 1) * self.page_size].copy()
 
     def fork(self, parent: int, child: int, stream: int) -> None:
         """Let ``child`` read what ``parent`` does, and go on with a stream of its own."""

@@ -17,6 +17,8 @@ from pabench.subjects.allocators.base import PageAllocator, PoolShape
 from pabench.subjects.allocators.groups import KvGroup
 
 HISTORY_SCHEMA = 4
+ADDED_SIZES: dict[str, Any] = {"groups": [], "host_pages": 0}
+"""Sizes of a pool that need not be there, and what they are then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -45,9 +47,10 @@ class HistoryCase:
         """Return the case as plain JSON values."""
         operations = [[name, given] for name, given in self.operations]
         shape, schedule = asdict(self.shape), self.schedule
-        if not shape["groups"]:
-            # as histories were written before there were groups, so that their ids stay
-            del shape["groups"]
+        for field in ADDED_SIZES:
+            # as histories were written before there were such, so that their ids stay
+            if not shape[field]:
+                del shape[field]
         return {"schema": HISTORY_SCHEMA, "shape": shape, "operations": operations, "schedule": schedule}
 
 
@@ -64,7 +67,7 @@ def history_from_dict(data: Any) -> HistoryCase:
     if data.keys() != {"schema", "shape", "operations", "schedule"}:
         raise InvalidCase("history", sorted(data), "must have schema, shape, operations and schedule")
     shape, names = data["shape"], {field.name for field in fields(PoolShape)}
-    if not isinstance(shape, dict) or {**shape, "groups": []}.keys() != names:
+    if not isinstance(shape, dict) or (ADDED_SIZES | shape).keys() != names:
         raise InvalidCase("history.shape", shape, f"must have the fields {', '.join(sorted(names))}")
     groups = tuple(_group(entry) for entry in _list("history.shape.groups", shape.get("groups", [])))
     added = ADDED if data["schema"] < 4 else None

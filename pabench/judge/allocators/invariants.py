@@ -1,8 +1,8 @@
 """What holds of an allocator at any time, read through its protocol alone.
 
 Numbers follow the specification: 1 conservation, 2 ownership, 3 table length, 10 reference counts, 12 waste
-(a consequence of 3), 15 honest figures, 16 pages on their way back.  A violation is returned as words, never
-raised.
+(a consequence of 3), 15 honest figures, 16 pages on their way back, 19 tiers.  A violation is returned as
+words, never raised.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def violation(allocator: PageAllocator) -> str | None:
         return found
     counted = np.bincount(table[held], minlength=top)
     returning = allocator.returning_pages
-    if returning and can.returns == "at-once" and "begin_step" not in can.operations:
+    if returning and can.returns == "at-once" and not {"begin_step", "move_down"} & can.operations:
         return f"invariant 16: {returning} pages are on their way back, none are declared to be ever"
     refcounts = allocator.refcounts()
     if refcounts is not None:
@@ -58,13 +58,18 @@ def violation(allocator: PageAllocator) -> str | None:
             said = f"page {page} is said to be held {refcounts[page]} times"
             return f"invariant 10: {said}, stands in {counted[page]} table entries"
     in_use, free, evictable = np.count_nonzero(counted), allocator.free_pages, allocator.evictable_pages
-    lost = shape.num_pages - in_use - free - evictable - returning
+    pinned = allocator.pinned_pages
+    lost = shape.num_pages - in_use - free - evictable - returning - pinned
     # whoever reserves holds more pages than stand in tables
-    short = any(count < 0 for count in (lost, free, evictable, returning))
+    short = any(count < 0 for count in (lost, free, evictable, returning, pinned))
     if short or (lost and can.refusal != "fragmenting"):
         parts = f"{in_use} held, {free} free and {evictable} evictable pages"
         parts = f"{parts}, {returning} on their way back" if returning else parts
+        parts = f"{parts}, {pinned} pinned" if pinned else parts
         return f"invariant 1: {parts}, must add up to {shape.num_pages}"
+    room, stored = allocator.free_host_pages, allocator.cached_host_pages
+    if min(room, stored) < 0 or room + stored > shape.host_pages:
+        return f"invariant 19: {room} free and {stored} cached host pages of {shape.host_pages}"
     split = allocator.memory_split()
     sums = split.tokens + split.reserved + split.internal + split.external
     slots = shape.num_pages * shape.page_size

@@ -24,6 +24,8 @@ def leftovers(allocator: PageAllocator) -> str | None:
     if free + evictable + returning != shape.num_pages:
         parts = f"{free} free and {evictable} evictable pages"
         parts = f"{parts}, {returning} on their way back," if returning else parts
+        pinned = allocator.pinned_pages
+        parts = f"{parts}, {pinned} pinned," if pinned else parts
         return f"invariant 13: {parts} after every sequence has ended, must be {shape.num_pages} together"
     if allocator.free_swap_pages != shape.swap_pages:
         said = f"{allocator.free_swap_pages} free swap pages after every sequence has ended"

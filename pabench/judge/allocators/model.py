@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from pabench.errors import InvalidCase, OutOfPages
-from pabench.judge.allocators.model_state import ModelState
+from pabench.judge.allocators.model_tiers import ModelTiers
 from pabench.judge.allocators.windows import pages_unseen
 from pabench.problem.checks import one_of, whole_number
 from pabench.problem.dtypes import Array
@@ -22,7 +22,7 @@ Request = tuple[int, int]
 """Sequence, and tokens to add."""
 
 
-class ModelAllocator(ModelState):
+class ModelAllocator(ModelTiers):
     """Requests are served in their order, groups in theirs."""
 
     name = "model"
@@ -139,16 +139,9 @@ class ModelAllocator(ModelState):
 
     def adopt(self, sequence: int, hit: Hit) -> None:
         """See ``PageAllocator``."""
-        sequence = self._new(sequence)
-        blocks, odd = divmod(len(hit.pages), self.shape.block_pages)
-        tokens = blocks * self.shape.page_size
-        if odd or tokens >= max(1, len(hit.prompt.tokens)) or self._hit(hit.prompt, tokens) != [*hit.pages]:
-            raise InvalidCase("hit", hit.pages, "must be cached still; look it up again")
+        sequence, tokens = self._new(sequence), self._still(hit)
         self.check_length(sequence, tokens)
-        self._admit(sum(page in self._evictable for page in hit.pages))
-        self._evictable = [page for page in self._evictable if page not in hit.pages]
-        for step in self._steps:
-            step[:] = [[page for page in pages if page not in hit.pages] for pages in step]
+        self._hold(hit.pages)
         rest = list(hit.pages)
         counts = [group.pages(tokens) for group in self._groups]
         self._begin(sequence, [[rest.pop(0) for _ in range(count)] for count in counts], tokens)
@@ -207,6 +200,9 @@ class ModelAllocator(ModelState):
         """See ``PageAllocator``."""
         if self._steps:
             raise InvalidCase("steps in flight", len(self._steps), "must all have ended before a reset")
+        if self._copies or self._pins:
+            open_ended = f"{len(self._copies)} and {self._pins.total()}"
+            raise InvalidCase("copies in flight, pins", open_ended, "must be 0 before a reset")
         if there := sorted((*self._tokens, *self._swapped)):
             raise InvalidCase("sequences", there, "must all be freed before a reset")
         self._start()

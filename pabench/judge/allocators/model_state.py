@@ -6,8 +6,9 @@ the whole prefix that it ends, so that no hash can go wrong.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,10 +17,19 @@ from pabench.judge.allocators.streams import cut_images
 from pabench.judge.allocators.windows import pages_unseen
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
-from pabench.subjects.allocators.results import NULL_PAGE, Image, Prompt
+from pabench.subjects.allocators.results import NULL_PAGE, Hit, Image, Prompt
 
 Key = tuple[int, str, str, tuple[int, ...], tuple[Image, ...]]
 """Group, adapter, salt, and every token and image from the start of the sequence to the end of the page."""
+
+
+class Copy(NamedTuple):
+    """A page on its way between the tiers: the prefix that it ends, and where it is in either."""
+
+    key: Key
+    page: int
+    host: int
+    down: bool
 
 
 class ModelState(PageAllocator):
@@ -43,6 +53,10 @@ class ModelState(PageAllocator):
         self._evictable: list[int] = []  # least recently used first
         # for each step in flight, oldest first, what was given back while it was the latest, call by call
         self._steps: deque[list[list[int]]] = deque()
+        self._pins: Counter[Hit] = Counter()
+        self._free_host = deque(range(self.shape.host_pages))
+        self._below: dict[Key, int] = {}  # longest there first
+        self._copies: deque[list[Copy]] = deque()  # oldest first
 
     # --- state ----------------------------------------------------------------------------------------
 
@@ -71,7 +85,24 @@ class ModelState(PageAllocator):
     @property
     def returning_pages(self) -> int:
         """See ``PageAllocator``."""
-        return sum(len(pages) for step in self._steps for pages in step)
+        copied = sum(len(copies) for copies in self._copies)
+        return copied + sum(len(pages) for step in self._steps for pages in step)
+
+    @property
+    def pinned_pages(self) -> int:
+        """See ``PageAllocator``."""
+        pinned = {page for hit in self._pins for page in hit.pages}
+        return len(pinned - {page for table in self._tables.values() for page in table} - {NULL_PAGE})
+
+    @property
+    def free_host_pages(self) -> int:
+        """See ``PageAllocator``."""
+        return len(self._free_host)
+
+    @property
+    def cached_host_pages(self) -> int:
+        """See ``PageAllocator``."""
+        return len(self._below)
 
     @property
     def free_swap_pages(self) -> int:
@@ -79,8 +110,9 @@ class ModelState(PageAllocator):
         return len(self._free_swap)
 
     def refcount(self, page: int) -> int:
-        """Return how many table entries hold ``page``."""
-        return sum(table.count(page) for table in self._tables.values())
+        """Return how many table entries and pins hold ``page``."""
+        pins = sum(count * hit.pages.count(page) for hit, count in self._pins.items())
+        return pins + sum(table.count(page) for table in self._tables.values())
 
     def refcounts(self) -> Array:
         """See ``PageAllocator``."""
@@ -98,7 +130,8 @@ class ModelState(PageAllocator):
     def fingerprint(self) -> bytes:
         """See ``PageAllocator``."""
         parts = (self._free, self._free_swap, self._tables, self._tokens, self._swapped, self._cache)
-        return repr((*parts, self._evictable, self._steps)).encode()
+        tiers = (self._pins, self._free_host, self._below, self._copies)
+        return repr((*parts, self._evictable, self._steps, *tiers)).encode()
 
     # --- parts ----------------------------------------------------------------------------------------
 
@@ -138,6 +171,7 @@ class ModelState(PageAllocator):
     def _give_back(self, pages: Sequence[int]) -> None:
         """Pages that stand in no table any more: cached ones become evictable, the last first."""
         held = {page for table in self._tables.values() for page in table}
+        held |= {page for hit in self._pins for page in hit.pages}
         gone = [page for page in pages if page != NULL_PAGE and page not in held]
         if self._steps:
             self._steps[-1].append(gone)

@@ -34,6 +34,13 @@ FIELDS: dict[str, dict[str, str]] = {
     # a step is launched; the oldest one has ended
     "begin_step": {},
     "end_step": {},
+    # pages of the tiers: as many as may move, what is to be loaded, and the oldest copy has landed
+    "move_down": {"pages": "number"},
+    "load": {"tokens": "number", "turns": "numbers", **PROMPT},
+    "end_copy": {},
+    # the last hit, or with unpin the one that was pinned `place` pins after the oldest that is left
+    "pin": {},
+    "unpin": {"place": "number"},
     "reset": {},
     # do the last operations again and again, looking at nothing; the pool is empty before and after
     "rounds": {"last": "number", "times": "number"},
@@ -43,7 +50,7 @@ FIELDS: dict[str, dict[str, str]] = {
 
 ADDED: dict[str, dict[str, Any]] = {"truncate": {"stream": None}, "lookup": {"turns": []}}
 """Fields that histories before schema 4 do not have, and what they mean by that."""
-OPTIONAL = {"alloc": {"images": "numbers"}, "lookup": {"images": "numbers"}}
+OPTIONAL = {name: {"images": "numbers"} for name in ("alloc", "lookup", "load")}
 """Fields that need not be there: position, tokens and image, again and again."""
 READERS_ONLY = frozenset({"stream", "turns", "adapter", "salt", "images"})
 """Fields that say what tokens are written, of which the allocator is told nothing but in a prompt."""

@@ -26,15 +26,20 @@ from pabench.judge.allocators.model import ModelAllocator
 from pabench.judge.allocators.operations import READERS_ONLY, Operation
 from pabench.judge.allocators.refusals import unrefused
 from pabench.judge.allocators.streams import Turns, images_of, turns_of
+from pabench.judge.allocators.tiers import Tiers
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator
+from pabench.subjects.allocators.capabilities import TIER_OPERATIONS
 from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt
 from pabench.subjects.allocators.rounds import Call, Rounds, run_rounds
 
 GROWING = ("alloc", "append", "append_batch")
-PAGE_COUNTS = ("free_pages", "evictable_pages", "returning_pages", "free_swap_pages")
+PAGE_COUNTS = (
+    *("free_pages", "evictable_pages", "returning_pages", "free_swap_pages"),
+    *("pinned_pages", "free_host_pages", "cached_host_pages"),
+)
 MOVING = ("swap_out", "swap_in")
-LOOKING = ("lookup", "commit", "evict", "begin_step", "end_step")
+LOOKING = ("lookup", "commit", "evict", "begin_step", "end_step", "move_down", "pin", "unpin")
 """Operations behind which every sequence reads what it read before, from the same pages."""
 CROWD = 64
 """Sequences that make a crowd."""
@@ -53,6 +58,7 @@ class Trial:
         turns: the streams of the prompt that was looked up.
         steps: operations so far.
         fence: steps in flight.
+        tiers: copies in flight, and pins.
         keeps: whether all that is handed out is kept, and asked again by ``drain``.
     """
 
@@ -68,11 +74,13 @@ class Trial:
     _handed: HandedOut = field(init=False)
     _read: tuple[Array, Array] | None = None  # lengths and table that every sequence was read through last
     fence: Fence = field(default_factory=Fence)
+    tiers: Tiers = field(init=False)
 
     def __post_init__(self) -> None:
         shape, can = self.subject.shape, self.subject.capabilities
         pages = shape.num_pages + len(can.reserved_pages)
-        self.contents = Contents(shape.kv_groups, shape.page_size, pages, shape.swap_pages)
+        self.contents = Contents(shape.kv_groups, shape.page_size, pages, shape.swap_pages, shape.host_pages)
+        self.tiers = Tiers(self.contents)
         self._handed = HandedOut(self.subject)
         mode = can.batch_mode
         self._model = ModelAllocator(self.subject.shape, batch_mode="prefix" if mode == "prefix" else "all")
@@ -90,9 +98,10 @@ class Trial:
         if wrong := unrefused(subject, operation):
             return wrong
         table, before = subject.block_table().copy(), self._state()
-        call = call_of(name, given, self.hit, self.contents)
+        hits = self._hits(name, given)
+        call = call_of(name, given, hits[0], self.contents)
         ordered = in_order(given, subject.capabilities.order)
-        ours = call_of(name, ordered, self._model_hit, self.contents)
+        ours = call_of(name, ordered, hits[1], self.contents)
         self._calls.append((call, ours))
         got = outcome_of(subject, call)
         if self.keeps:
@@ -120,11 +129,21 @@ class Trial:
             return f"{_words(operation)} changed the state, must only look"
         found = self.fence.passed(name, table, subject.block_table())
         found = found or self._effect(name, given, got, expected, table)
+        if subject.shape.host_pages or self.tiers.pinned:
+            found = found or self.tiers.done(name, given, (got, expected), hits)
+            found = found or self.tiers.broken(subject.block_table(), {*got} if name == "evict" else set())
         # a look at everything costs as much as there is: of a crowd that comes one by one every 16th will do
         glance = name == "alloc" and subject.shape.max_seqs > CROWD and self.steps % 16
         if name not in LOOKING:
             self._read = None
         return found or (None if glance else self._check())
+
+    def _hits(self, name: str, given: dict[str, Any]) -> tuple[Hit, Hit]:
+        """The hit that an operation is about, as the subject and as the model gave it."""
+        if name == "unpin" and 0 <= given["place"] < len(self.tiers.pinned):
+            pin = self.tiers.pinned[given["place"]]
+            return pin[0], pin[1]
+        return self.hit, self._model_hit
 
     # --- what may be refused --------------------------------------------------------------------------------
 
@@ -307,8 +326,8 @@ class Trial:
         if not 0 < last <= len(known) or times < 1:
             raise Unsupported(f"rounds of the last {last} operations, {times} times: there are {len(known)}")
         calls, ours = ([pair[side] for pair in known[-last:]] for side in (0, 1))
-        if {"adopt", "swap_in"} & {call[0] for call in calls}:
-            raise Unsupported("rounds adopt nothing and swap nothing in")
+        if {"adopt", "swap_in", *TIER_OPERATIONS} & {call[0] for call in calls}:
+            raise Unsupported("rounds adopt nothing, swap nothing in and move nothing between tiers")
         free = subject.free_pages + subject.returning_pages
         if self.contents.live or self.contents.swapped or free != subject.shape.num_pages:
             raise Unsupported("rounds begin with an empty pool")
@@ -324,9 +343,15 @@ class Trial:
         """Free everything and take the whole pool once: what is lost or held twice shows here."""
         shape, can = self.subject.shape, self.subject.capabilities
         there = [*self.contents.live, *self.contents.swapped]
-        while self.fence.steps:
-            if found := self.perform(("end_step", {})):
-                return found
+        steps, copies, pins = self.fence.steps, self.tiers.flights, self.tiers.pinned
+        for still, end in (
+            (steps, ("end_step", {})),
+            (copies, ("end_copy", {})),
+            (pins, ("unpin", {"place": 0})),
+        ):
+            while still:
+                if found := self.perform(end):
+                    return found
         if there and (found := self.perform(("free", {"sequences": there}))):
             return found
         if "evict" in can.operations and (found := self.perform(("evict", {"pages": shape.num_pages}))):

@@ -56,6 +56,8 @@ class PageAllocator(ArgumentChecks):
         self.shape = shape
         if shape.swap_pages and "swap_out" not in self.capabilities.operations:
             raise Unsupported(f"{self.name}: swap_pages = {shape.swap_pages}: swaps nothing, must be 0")
+        if shape.host_pages and "move_down" not in self.capabilities.operations:
+            raise Unsupported(f"{self.name}: host_pages = {shape.host_pages}: has one tier, must be 0")
         if shape.reserve_pages and not self.capabilities.watermark:
             raise Unsupported(f"{self.name}: reserve_pages = {shape.reserve_pages}: keeps none, must be 0")
         if lacking := sorted({group.kind for group in shape.groups} - self.capabilities.groups):
@@ -86,7 +88,25 @@ class PageAllocator(ArgumentChecks):
 
     @property
     def returning_pages(self) -> int:
-        """Pages that nobody holds and that are on their way back: they are not to be granted yet."""
+        """Pages that nobody holds and that are on their way back: they are not to be granted yet.
+
+        So are those that a copy between the tiers reads or writes.
+        """
+        return 0
+
+    @property
+    def pinned_pages(self) -> int:
+        """Cached pages that no sequence holds, and that a pin keeps."""
+        return 0
+
+    @property
+    def free_host_pages(self) -> int:
+        """Pages of the lower tier that hold nothing, and that no copy reads or writes."""
+        return self.shape.host_pages
+
+    @property
+    def cached_host_pages(self) -> int:
+        """Pages of the lower tier that hold a prefix, and that no copy reads or writes."""
         return 0
 
     @property
@@ -95,7 +115,7 @@ class PageAllocator(ArgumentChecks):
         return self.shape.swap_pages
 
     def refcounts(self) -> Array | None:
-        """Return how many table entries hold each page id, int32, as the allocator itself counts.
+        """Return how many table entries hold each page id, int32, as the allocator itself counts.  No pins.
 
         None when it keeps no such count.
         """
@@ -123,7 +143,7 @@ class PageAllocator(ArgumentChecks):
     def fingerprint(self) -> bytes:
         """Return bytes that are equal when the whole state is, as far as the allocator can show it."""
         parts = (self.free_pages, self.evictable_pages, self.returning_pages, self.free_swap_pages)
-        counts = np.array(parts)
+        counts = np.array((*parts, self.pinned_pages, self.free_host_pages, self.cached_host_pages))
         return self.lengths().tobytes() + self.block_table().tobytes() + counts.tobytes()
 
     def memory_split(self) -> MemorySplit:
@@ -287,11 +307,64 @@ class PageAllocator(ArgumentChecks):
         """
         raise self.no("end_step")
 
-    def reset(self) -> None:
-        """Return to the state of a new allocator, the cache emptied.
+    # --- two tiers ------------------------------------------------------------------------------------
+
+    def move_down(self, pages: int) -> Array:
+        """Let up to ``pages`` evictable pages go to the lower tier, least recently used first.
+
+        They leave the cache, and are free when the copy has ended.  Where the lower tier has no page free,
+        the prefix that has been there longest makes room; pages that copies read or write make none.
+
+        Returns:
+            Int32 ``(n, 3)``: copy the first ``[i, 2]`` slots of page ``[i, 0]`` to host page ``[i, 1]``.  It
+            is in flight until ``end_copy``, unless it is empty.
+        """
+        raise self.no("move_down")
+
+    def load(self, prompt: Prompt) -> Array:
+        """Bring back what the lower tier has of a prompt, page by page to where neither tier has one.
+
+        The pages are cached and evictable when the copy has ended, free where the prefix has been cached
+        again meanwhile; the host pages are free then.  As in ``lookup`` the last token's page is left out.
+
+        Returns:
+            Int32 ``(n, 3)``: copy the first ``[i, 2]`` slots of host page ``[i, 0]`` to page ``[i, 1]``.  It
+            is in flight until ``end_copy``, unless it is empty.
 
         Raises:
-            InvalidCase: a sequence is live or swapped out, or a step in flight.
+            OutOfPages: too few pages are available above the watermark.
+        """
+        raise self.no("load")
+
+    def end_copy(self) -> None:
+        """Say that the oldest copy in flight has landed.
+
+        Raises:
+            InvalidCase: no copy is in flight.
+        """
+        raise self.no("end_copy")
+
+    def pin(self, hit: Hit) -> None:
+        """Keep the pages of a hit until ``unpin``, as one more holder of each: where and as they are.
+
+        Raises:
+            OutOfPages, InvalidCase: as for ``adopt``.
+        """
+        raise self.no("pin")
+
+    def unpin(self, hit: Hit) -> None:
+        """End one pin of a hit.
+
+        Raises:
+            InvalidCase: it is not pinned.
+        """
+        raise self.no("unpin")
+
+    def reset(self) -> None:
+        """Return to the state of a new allocator, the cache and the lower tier emptied.
+
+        Raises:
+            InvalidCase: a sequence is live or swapped out, a step or a copy in flight, or a hit pinned.
         """
         raise self.no("reset")
 

@@ -8,10 +8,12 @@ from pabench.errors import InvalidCase
 from pabench.problem.checks import one_of, whole_number
 from pabench.subjects.allocators.groups import GROUP_KINDS
 
+TIER_OPERATIONS = ("move_down", "load", "end_copy", "pin", "unpin")
 OPERATIONS = (
     *("alloc", "append", "append_batch", "fork", "truncate", "free", "free_window"),
     *("commit", "lookup", "adopt", "evict", "swap_out", "swap_in", "reset"),
     *("begin_step", "end_step"),
+    *TIER_OPERATIONS,
 )
 ORDERS = ("fifo", "sequence", "set")
 DETERMINISM = ("ids", "counts")

@@ -14,7 +14,10 @@ from pabench.subjects.allocators.capabilities import Capabilities
 
 NEEDED = ("alloc", "append", "free")
 """Operations without which nothing can be asked of an allocator."""
-PROPERTIES = ("free_pages", "evictable_pages", "returning_pages", "free_swap_pages")
+PROPERTIES = (
+    *("free_pages", "evictable_pages", "returning_pages", "free_swap_pages"),
+    *("pinned_pages", "free_host_pages", "cached_host_pages"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

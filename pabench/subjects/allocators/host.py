@@ -22,11 +22,11 @@ from pabench.subjects.allocators.host_grants import (
     slots_of,
     within_page,
 )
-from pabench.subjects.allocators.host_state import HostState
+from pabench.subjects.allocators.host_tiers import HostTiers
 from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt
 
 
-class HostAllocator(HostState):
+class HostAllocator(HostTiers):
     """Grants the ids of the reference model, in bulk."""
 
     name = "host"
@@ -254,18 +254,10 @@ class HostAllocator(HostState):
     def adopt(self, sequence: int, hit: Hit) -> None:
         """See ``PageAllocator``."""
         sequence = self._new(sequence)
-        if self._cache.lookup(hit.prompt)[: len(hit.pages)] != hit.pages:
-            raise InvalidCase("hit", hit.pages, "must be cached still; look it up again")
+        self._check_cached(hit)
         tokens = len(hit.pages) * self.shape.page_size
         self.check_length(sequence, tokens)
-        unused = [page for page in hit.pages if page in self._cache.unused]
-        self._admit(len(unused))
-        for page in unused:
-            del self._cache.unused[page]
-        free = {*unused, *self._call_back(hit.pages)}
-        used = np.array([page for page in hit.pages if page not in free], np.int64)
-        self._shares[used] += 1
-        self._shared += used.size
+        self._hold(hit.pages)
         self._table[sequence, : len(hit.pages)] = hit.pages
         self._lengths[sequence] = tokens
 
@@ -326,6 +318,7 @@ class HostAllocator(HostState):
         """See ``PageAllocator``."""
         if self._steps:
             raise InvalidCase("steps in flight", len(self._steps), "must all have ended before a reset")
+        self._check_tiers_idle()
         there = [*np.flatnonzero(self._lengths >= 0).tolist(), *self._swapped]
         if there:
             raise InvalidCase("sequences", sorted(there), "must all be freed before a reset")

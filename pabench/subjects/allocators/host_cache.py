@@ -28,13 +28,15 @@ class Node:
 
     Attributes:
         page: the page that holds it, or ``NULL_PAGE``.
-        children: nodes behind this one.
+        host: the page of the lower tier that holds it, or ``NULL_PAGE``.
+        children: nodes behind this one, and one more while it is in the lower tier or on its way.
     """
 
     parent: Node | None
     tokens: Words
     hash: int
     page: int = NULL_PAGE
+    host: int = NULL_PAGE
     children: int = 0
 
 
@@ -73,16 +75,20 @@ class PrefixCache:
         return tuple(takewhile(NULL_PAGE.__lt__, self.known(prompt)))
 
     def known(self, prompt: Prompt) -> Iterator[int]:
-        """Give the page of each full page of tokens, ``NULL_PAGE`` where it is not cached.
+        """Give the page of each of ``nodes``, ``NULL_PAGE`` where it is not cached."""
+        return (node.page for node in self.nodes(prompt))
 
-        The last token's is not among them.  It ends where nothing that follows is cached.
+    def nodes(self, prompt: Prompt) -> Iterator[Node]:
+        """Give the node of each full page of tokens; the last token's is not among them.
+
+        It ends where nothing that follows is held.
         """
         node = self._roots.get((prompt.adapter, prompt.salt))
         for tokens in self._pages(prompt, len(prompt.tokens) - 1):
             node = node and self._find(node, tokens)
             if node is None:
                 return
-            yield node.page
+            yield node
 
     def commit(self, prompt: Prompt, row: Sequence[int]) -> None:
         """Enter the full pages of ``prompt``, which lie in the pages of ``row``; known prefixes stay.
@@ -96,9 +102,7 @@ class PrefixCache:
         for tokens, page in zip(parts, row, strict=False):
             node = self._find(node, tokens) or self._insert(node, tokens)
             if node.page == NULL_PAGE and page != NULL_PAGE:
-                node.page = page
-                self._node[page] = node
-                self.cached[page] = True
+                self.enter(node, page)
         self._prune(node)
 
     def check(self, prompt: Prompt, row: Sequence[int]) -> None:
@@ -110,11 +114,27 @@ class PrefixCache:
             if page in self._node and self._node[page] is not node:
                 raise InvalidCase("prompt", prompt, f"page {page} was committed with other tokens")
 
+    def enter(self, node: Node, page: int) -> None:
+        """Let ``page`` hold what a node stands for."""
+        node.page = page
+        self._node[page] = node
+        self.cached[page] = True
+
     def forget(self, page: int) -> None:
         """Take a cached page out of the cache."""
+        self.release(self.leave(page))
+
+    def leave(self, page: int) -> Node:
+        """Take a cached page out of the cache and return its node, which stays until ``release``."""
         node = self._node.pop(page)
         node.page = NULL_PAGE
+        node.children += 1
         self.cached[page] = False
+        return node
+
+    def release(self, node: Node) -> None:
+        """A node is kept for nothing but its page and those behind it."""
+        node.children -= 1
         self._prune(node)
 
     def evict(self, count: int) -> list[int]:

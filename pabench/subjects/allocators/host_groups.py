@@ -16,7 +16,7 @@ from pabench.errors import InvalidCase, OutOfPages
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
-from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
+from pabench.subjects.allocators.capabilities import OPERATIONS, TIER_OPERATIONS, Capabilities
 from pabench.subjects.allocators.groups import GROUP_KINDS, KvGroup
 from pabench.subjects.allocators.host import HostAllocator
 from pabench.subjects.allocators.host_cache import PrefixCache
@@ -66,7 +66,7 @@ class HostGroups(HostAllocator):
 
     name = "host-groups"
     capabilities = Capabilities(
-        operations=frozenset(OPERATIONS) - {"free_window"},
+        operations=frozenset(OPERATIONS) - {"free_window", *TIER_OPERATIONS},
         watermark=True,
         images=True,
         groups=frozenset(GROUP_KINDS),
@@ -181,8 +181,10 @@ class HostGroups(HostAllocator):
         for sequence in sequences:
             self._end(sequence)
 
+    # not offered: windows slide by themselves, and there is one tier
     free_window = PageAllocator.free_window
-    """Not offered: windows slide by themselves."""
+    move_down, load, end_copy = PageAllocator.move_down, PageAllocator.load, PageAllocator.end_copy
+    pin, unpin = PageAllocator.pin, PageAllocator.unpin
 
     # --- prefix cache -----------------------------------------------------------------------------------
 
@@ -214,15 +216,7 @@ class HostGroups(HostAllocator):
         if odd or self._needed(self._known(hit.prompt), tokens) != hit.pages:
             raise InvalidCase("hit", hit.pages, "must be cached still; look it up again")
         self.check_length(sequence, tokens)
-        unused = [page for page in hit.pages if page in self._cache.unused]
-        self._admit(len(unused))
-        for page in unused:
-            del self._cache.unused[page]
-        held = [page for page in hit.pages if page != NULL_PAGE]
-        nobodys = {*unused, *self._call_back(held)}
-        used = np.array([page for page in held if page not in nobodys], np.int64)
-        self._shares[used] += 1
-        self._shared += used.size
+        self._hold(hit.pages)
         rest = list(hit.pages)
         for group, row in self._rows(sequence):
             count = group.pages(tokens)

@@ -218,6 +218,18 @@ class HostState(PageAllocator):
             pages = pages[~cached]
         self._ring.push(pages)
 
+    def _hold(self, pages: Sequence[int]) -> None:
+        """Take cached pages for one more holder; raises ``OutOfPages`` where the watermark needs them."""
+        held = [page for page in pages if page != NULL_PAGE]
+        unused = [page for page in held if page in self._cache.unused]
+        self._admit(len(unused))
+        for page in unused:
+            del self._cache.unused[page]
+        nobodys = {*unused, *self._call_back(held)}
+        used = np.array([page for page in held if page not in nobodys], np.int64)
+        self._shares[used] += 1
+        self._shared += used.size
+
     def _call_back(self, wanted: Sequence[int]) -> set[int]:
         """Pages among ``wanted`` that are on their way back, and no longer so."""
         called: set[int] = set()

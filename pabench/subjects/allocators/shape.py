@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from pabench.errors import InvalidCase
 from pabench.problem.checks import whole_number
 from pabench.subjects.allocators.groups import KvGroup, checked_groups
 
@@ -22,6 +23,7 @@ class PoolShape:
             available, so that those that run can grow.
         hash_bits: how much of a prefix hash is used, 1 to 64; few bits make unlike prefixes collide, which
             must not show.
+        host_pages: pages of the lower tier, to which cached pages move down; none where there are groups.
         groups: KV groups that share the pool, each with ``max_pages_per_seq`` columns of its own, one behind
             the other.  Their page sizes divide ``page_size``, at whose multiples hits end.  None stands for
             one group of kind ``full``.
@@ -34,11 +36,12 @@ class PoolShape:
     swap_pages: int = 0
     reserve_pages: int = 0
     hash_bits: int = 64
+    host_pages: int = 0
     groups: tuple[KvGroup, ...] = ()
 
     def __post_init__(self) -> None:
         limits = {"num_pages": (1, 2**30), "swap_pages": (0, 2**30), "reserve_pages": (0, 2**30)}
-        limits["hash_bits"] = (1, 64)
+        limits |= {"hash_bits": (1, 64), "host_pages": (0, 2**30)}
         for field in fields(self):
             if field.name == "groups":
                 continue
@@ -46,6 +49,8 @@ class PoolShape:
             number = whole_number(field.name, getattr(self, field.name), low=low, high=high)
             object.__setattr__(self, field.name, number)
         object.__setattr__(self, "groups", checked_groups(self.groups, self.page_size))
+        if self.groups and self.host_pages:
+            raise InvalidCase("host_pages", self.host_pages, "must be 0 where there are groups")
 
     @property
     def kv_groups(self) -> tuple[KvGroup, ...]:

@@ -28,6 +28,9 @@ STATE: dict[str, Callable[[PageAllocator], Any]] = {
     "evictable_pages": lambda made: made.evictable_pages,
     "returning_pages": lambda made: made.returning_pages,
     "free_swap_pages": lambda made: made.free_swap_pages,
+    "pinned_pages": lambda made: made.pinned_pages,
+    "free_host_pages": lambda made: made.free_host_pages,
+    "cached_host_pages": lambda made: made.cached_host_pages,
     "refcounts": lambda made: made.refcounts(),
     "swapped": lambda made: [made.swapped(sequence) for sequence in range(made.shape.max_seqs)],
     # only ever compared with another one

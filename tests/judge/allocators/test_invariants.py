@@ -322,7 +322,8 @@ def test_allocators_invariants_say_what_is_not_judged() -> None:
     about = check.about_of(ScanAllocator.capabilities)
     assert about.endswith(
         "Not offered and not judged: "
-        "8 of 16, commit, lookup, adopt, evict, swap_out, swap_in, begin_step, end_step."
+        "13 of 21, commit, lookup, adopt, evict, swap_out, swap_in, begin_step, end_step, "
+        "move_down, load, end_copy, pin, unpin."
     )
     assert check.about_of(HostAllocator.capabilities) == check.about
 
@@ -396,7 +397,8 @@ def test_allocators_invariants_hold_any_mode_to_legal_subsets() -> None:
 
 # --- the whole specification, step by step ------------------------------------------------------------------
 
-WHOLE = PoolShape(num_pages=8, page_size=4, max_seqs=5, max_pages_per_seq=5, swap_pages=3)
+WHOLE = PoolShape(num_pages=8, page_size=4, max_seqs=5, max_pages_per_seq=5, swap_pages=3, host_pages=3)
+BEGINNING: dict[str, Any] = {"tokens": 9, "turns": [], "stream": 1, "adapter": "", "salt": ""}
 LONG: list[Operation] = [
     *(alloc(0, 10), ("commit", {"sequence": 0, "tokens": 10})),
     ("fork", {"parent": 0, "child": 1, "stream": 0}),
@@ -408,7 +410,10 @@ LONG: list[Operation] = [
         ("free_window", {"sequence": 1, "keep_from": 5}),
         ("truncate", {"sequence": 2, "length": 6, "stream": 3}),
     ),
-    *(append(2, 1), free(1, 2), ("evict", {"pages": 3}), ("reset", {})),
+    *(append(2, 1), free(1, 2), ("evict", {"pages": 3})),
+    *(alloc(0, 8), ("commit", {"sequence": 0, "tokens": 8}), ("lookup", BEGINNING), ("pin", {})),
+    *(free(0), ("unpin", {"place": 0}), ("move_down", {"pages": 2}), ("end_copy", {})),
+    *(("load", BEGINNING), ("end_copy", {}), ("evict", {"pages": 2}), ("reset", {})),
     *(("begin_step", {}), alloc(3, 2), free(3), ("end_step", {})),
     *(alloc(3, 9), append(3, 4), free(3), ("rounds", {"last": 3, "times": 5}), ("drain", {})),
 ]
