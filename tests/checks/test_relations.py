@@ -15,7 +15,7 @@ from pabench.checks.questions import relations as suite
 from pabench.checks.relation_checks import RELATIONS, carried_truth
 from pabench.errors import Unsupported
 from pabench.judge.reference import truth
-from pabench.problem import Batch, Case, ComputeProfile, Problem, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, build_tensors
 from pabench.problem.dtypes import FLOAT32, encode
 from pabench.problem.problem import CACHE_FEATURES, FEATURES
 from pabench.problem.tensors import Tensors, lay_out, sequences_of
@@ -23,7 +23,7 @@ from pabench.strategies import cases
 from pabench.subjects.backends.base import AttentionOutput
 from tests.support.stub_backends import Good
 
-EXACT = ComputeProfile()
+EXACT = NumericsProfile()
 
 
 @settings(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pabench.checks.effort import EFFORTS, Effort
+from pabench.checks.case_budget import CASE_BUDGETS, CaseBudget
 from pabench.checks.ledger import Deviation
 from pabench.checks.question import AnyQuestion
 from pabench.checks.record import CheckRecord
@@ -105,13 +105,13 @@ def ask(
     subject: Backend | AllocatorEntry,
     device: Device,
     *,
-    effort: Effort | None = None,
+    case_budget: CaseBudget | None = None,
     profile: str = "quick",
     seed: int = 0,
     name: str = "subject",
     known: tuple[Deviation, ...] = (),
 ) -> CheckRecord:
-    """Ask one question, without making a failure smaller unless ``effort`` says so."""
+    """Ask one question, without making a failure smaller unless ``case_budget`` says so."""
     entry = isinstance(subject, AllocatorEntry)
     judged = Judged(
         name=name,
@@ -120,9 +120,9 @@ def ask(
         backend=None if isinstance(subject, AllocatorEntry) else subject,
         known=known,
     )
-    effort = effort or replace(EFFORTS[profile], shrink=False)
+    case_budget = case_budget or replace(CASE_BUDGETS[profile], shrink=False)
     row = question_by_id(question) if isinstance(question, str) else question
-    return CheckRunner(device=device, effort=effort, seed=seed).ask(row, judged)
+    return CheckRunner(device=device, case_budget=case_budget, seed=seed).ask(row, judged)
 
 
 def examine(

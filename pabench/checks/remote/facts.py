@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pabench.errors import PabenchError, UsageError
 from pabench.problem.case import Case
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.shape import Shape
 from pabench.subjects.allocators.capabilities import Capabilities as AllocatorCapabilities
 from pabench.subjects.backends.base import Capabilities
@@ -46,7 +46,7 @@ class BackendFacts:
 
     name: str
     capabilities: Capabilities
-    profile: ComputeProfile
+    profile: NumericsProfile
     captures: bool
     takes_resident: bool
 
@@ -123,7 +123,7 @@ def _backend(subject: Caller, told: dict[str, Any]) -> BackendFacts:
     return BackendFacts(
         name=str(told["name"]),
         capabilities=Capabilities(**known),
-        profile=ComputeProfile(**told["profile"]),
+        profile=NumericsProfile(**told["profile"]),
         captures=bool(told["captures"]),
         takes_resident=bool(told["takes_resident"]),
     )

@@ -18,7 +18,7 @@ from pabench.problem.features import all_features
 from pabench.problem.placement import VAST
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.shape import Shape
 from pabench.problem.tensors import Tensors
 
@@ -152,7 +152,7 @@ class Backend(Protocol):
 
     name: str
     capabilities: Capabilities
-    profile: ComputeProfile
+    profile: NumericsProfile
 
     def plan(self, tensors: Tensors) -> Any:
         """Upload and convert ``tensors``, choose the launch; everything that is not the computation."""

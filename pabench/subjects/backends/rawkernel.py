@@ -11,7 +11,7 @@ import numpy as np
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
-from pabench.kernels.decode_simple import DecodePlan, plan_decode, split_count
+from pabench.kernels.decode_simple import AttentionPlan, plan_decode, split_count
 from pabench.kernels.gather import plan_gather
 from pabench.kernels.layers import layer_of
 from pabench.kernels.mask_bits import mask_bits
@@ -23,7 +23,7 @@ from pabench.problem.dtypes import DTYPES, E4M3, Array, dtype_by_name
 from pabench.problem.features import all_features
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.problem.vast import sparse_copy
 from pabench.subjects.backends.base import (
@@ -83,7 +83,7 @@ class RawKernelBackend:
         max_head_dim=1024,
         features=frozenset(all_features()),
     )
-    profile = ComputeProfile(
+    profile = NumericsProfile(
         p_dtype="float32", partial_dtype="float32", accumulation="blocked", tanh_error=TANH_ERROR
     )
 
@@ -92,7 +92,7 @@ class RawKernelBackend:
         self.profile = replace(self.profile, lse_base=lse_base)
         self._num_splits = num_splits if num_splits is None else whole_number("num_splits", num_splits, low=1)
 
-    def plan(self, tensors: Tensors) -> DecodePlan:
+    def plan(self, tensors: Tensors) -> AttentionPlan:
         """Upload the arrays and build the launches."""
         check_attention(self.name, self.capabilities, tensors)
         device, case = self._device, tensors.case
@@ -119,31 +119,31 @@ class RawKernelBackend:
             scales=case.scales,
         )
 
-    def layer(self, plan: DecodePlan, q: Array, pool: KvPool) -> DecodePlan:
+    def layer(self, plan: AttentionPlan, q: Array, pool: KvPool) -> AttentionPlan:
         """Upload another layer's arrays; see ``LayeredBackend``."""
         device = self._device
         return layer_of(device, plan, device.to_device(q), pool.with_storage(device.to_device(pool.storage)))
 
-    def prepare(self, plan: DecodePlan) -> None:
+    def prepare(self, plan: AttentionPlan) -> None:
         """Queue the launches that serve all layers."""
         for launch in plan.launches[: plan.planning]:
             plan.module.launch(launch)
 
-    def run_layer(self, plan: DecodePlan) -> None:
+    def run_layer(self, plan: AttentionPlan) -> None:
         """Queue the others."""
         for launch in plan.launches[plan.planning :]:
             plan.module.launch(launch)
 
-    def run(self, plan: DecodePlan) -> None:
+    def run(self, plan: AttentionPlan) -> None:
         """Queue all launches."""
         self.prepare(plan)
         self.run_layer(plan)
 
-    def outputs(self, plan: DecodePlan) -> tuple[Any, ...]:
+    def outputs(self, plan: AttentionPlan) -> tuple[Any, ...]:
         """Return output and LSE on the device."""
         return plan.out, plan.lse
 
-    def fetch(self, plan: DecodePlan) -> AttentionOutput:
+    def fetch(self, plan: AttentionPlan) -> AttentionOutput:
         """Wait and copy output and LSE to the host."""
         self._device.synchronize()
         return AttentionOutput(out=self._device.to_host(plan.out), lse=self._device.to_host(plan.lse))
