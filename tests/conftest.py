@@ -58,8 +58,8 @@ NIGHTLY = (
     "selftest/test_kill_allocators.py::test_kill_allocators_kills[host-stale-hashes-after-truncate]",
     "selftest/test_kill_allocators.py::test_kill_allocators_kills[host-a-page-lost-every-2000-frees]",
     "selftest/test_kill_allocators.py::test_kill_allocators_kills[host-memory-grows-with-each-call]",
-    "selftest/test_kill_vast.py::test_kill_vast_kills[simple-position-of-15-bits]",
-    "selftest/test_kill_vast.py::test_kill_vast_kills_what_a_crowd_shows[scan-crowd-forgets-the-first-round]",
+    "selftest/test_kill_huge_pool.py::test_kill_huge_pool_kills[simple-position-of-15-bits]",
+    "selftest/test_kill_huge_pool.py::test_kill_huge_pool_kills_what_a_crowd_shows[scan-crowd-forgets-the-first-round]",
     "selftest/test_selftest_mutants.py::test_selftest_mutants_command_from_elsewhere",
     *(
         f"{DOCS}[{page}]"

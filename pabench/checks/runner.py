@@ -104,7 +104,7 @@ class CheckRunner:
             findings=() if verdict is None else verdict.findings,
             deviations=tuple(record.deviations.values()),
             operations=record.operations,
-            lacks=record.lacks,
+            missing_badges=record.missing_badges,
             space=record.space.to_json(),
             refused=record.refused,
             causes={} if verdict is None else {cause.name: cause.words for cause in verdict.causes},

@@ -208,7 +208,7 @@ def test_relations_see_a_backend_that_breaks_them(name: str) -> None:
     relation = RELATIONS[name]
     right = relation(case_for(name), Truthful(lambda *_: None), None)  # type: ignore[arg-type]
     assert right.passed
-    assert right.lacks == ()
+    assert right.missing_badges == ()
     wrong = relation(case_for(name), Truthful(MISTAKES[name]), None)  # type: ignore[arg-type]
     assert not wrong.passed
     words = "this changes the output" if relation.exact else "with "
@@ -225,7 +225,7 @@ def test_relations_of_bits_alone_cost_the_badge_and_not_the_check(name: str, bad
 
     outcome = RELATIONS[name](CASE, Truthful(shaky), None)  # type: ignore[arg-type]
     assert outcome.passed
-    ((found, why),) = outcome.lacks
+    ((found, why),) = outcome.missing_badges
     assert found == badge
     assert "this changes the output in" in why
 

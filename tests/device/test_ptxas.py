@@ -62,7 +62,7 @@ ptxas info    : Used 255 registers, 532 bytes cmem[0]
 
 
 @pytest.mark.parametrize(
-    "lacks", ["Function properties for second", "0 bytes stack frame", "Used 32 registers"]
+    "missing_badges", ["Function properties for second", "0 bytes stack frame", "Used 32 registers"]
 )
 def test_ptxas_missing_figures_are_an_error_and_no_zero(lacks: str) -> None:
     assert lacks in LOG

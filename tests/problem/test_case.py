@@ -197,6 +197,10 @@ def test_batch_rows_and_sequences() -> None:
     assert Batch(kv_lens=(5, 0)).query_lens == (1, 1)
 
 
+def test_case_of_an_older_file_has_the_new_name_of_its_placement() -> None:
+    assert case_from_dict({**CASE.to_dict(), "placement": "vast"}).placement == "huge-pool"
+
+
 def test_case_is_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         CASE.seed = 3  # type: ignore[misc]

@@ -41,12 +41,19 @@ TENSOR_CORE = {
 PLACES = {
     "attention": r"sequence \d+(, query head \d+(, dim \d+)?| is empty|, query row \d+, sees no key)",
     **dict.fromkeys(
-        ("append", "append-e4m3", "append-stored", "append-paged", "append-vast", "append-paged-vast"),
+        (
+            "append",
+            "append-e4m3",
+            "append-stored",
+            "append-paged",
+            "append-huge-pool",
+            "append-paged-huge-pool",
+        ),
         r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, (dim|byte) \d+",
     ),
     "copy-pages": r"layer \d+: (key|value) in page \d+, offset \d+, KV head \d+, dim \d+",
-    "copy-pages-vast": r"layer \d+: (key|value) in page \d+, offset \d+, KV head \d+, dim \d+",
-    "gather[vast-pools]": r"(key|value) of sequence \d+, token \d+ \(page \d+\)",
+    "copy-pages-huge-pool": r"layer \d+: (key|value) in page \d+, offset \d+, KV head \d+, dim \d+",
+    "gather[huge-pool]": r"(key|value) of sequence \d+, token \d+ \(page \d+\)",
     "gather": r"(key|value) of sequence \d+, token \d+ \(page \d+\), KV head \d+, dim \d+",
     **dict.fromkeys(
         (*(f"merge[{spread}]" for spread in SPREADS), "merge-empty", "merge-in-place"),

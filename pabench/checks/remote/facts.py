@@ -115,7 +115,7 @@ def _backend(subject: Caller, told: dict[str, Any]) -> BackendFacts:
     for field in ("dtypes", "devices", "operations", "kv_layouts", "features", "requires"):
         known[field] = frozenset(str(one) for one in known[field])
     known["max_head_dim"] = int(known["max_head_dim"])
-    for field in ("interleaved", "lse", "vast_pools", "validates", "merges_prefixes"):
+    for field in ("interleaved", "lse", "huge_pools", "validates", "merges_prefixes"):
         known[field] = bool(known[field])
     known["num_states"] = None if known["num_states"] is None else int(known["num_states"])
     known["only"] = None if known["only"] is None else Shape(**known["only"])

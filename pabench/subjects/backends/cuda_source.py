@@ -104,7 +104,7 @@ class CudaSourceBackend:
         self._features = said.all_features(path.name)
         self._names = {name for name, word in (("STORED", STORED), ("CACHED", CACHED)) if word.search(text)}
         self.capabilities = Capabilities(
-            vast_pools=True,
+            huge_pools=True,
             dtypes=frozenset(said.dtypes),
             devices=frozenset({"ptx"} if compiled else {"cuda", "emulated", "ptx"}),
             operations=frozenset(

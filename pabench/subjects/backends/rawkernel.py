@@ -21,17 +21,17 @@ from pabench.kernels.row_formats import row_arguments, takes_rows
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import DTYPES, E4M3, Array, dtype_by_name
 from pabench.problem.features import all_features
+from pabench.problem.huge_pool import sparse_copy
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
-from pabench.problem.vast import sparse_copy
 from pabench.subjects.backends.base import (
     DUMMY_LENGTHS,
+    HUGE_POOL_WRITES,
     LAYERS,
     OPTIONAL,
     PADDED_ROWS,
-    VAST_WRITES,
     ZEROED_ROWS,
     AttentionOutput,
     Capabilities,
@@ -45,13 +45,13 @@ from pabench.subjects.backends.validate import (
     check_states,
 )
 
-VAST_BYTES = 2**31
+HUGE_POOL_BYTES = 2**31
 """Caches above this size are copied as far as they are in use."""
 
 
 def copied(storage: Array) -> Array:
     """Return a copy of a cache on the host."""
-    return sparse_copy(storage) if storage.nbytes > VAST_BYTES else storage.copy()
+    return sparse_copy(storage) if storage.nbytes > HUGE_POOL_BYTES else storage.copy()
 
 
 TANH_ERROR = 2.0**-20
@@ -71,13 +71,13 @@ class RawKernelBackend:
     captures = True
     takes_resident = True
     capabilities = Capabilities(
-        vast_pools=True,
+        huge_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset(
             {
                 *("decode", "speculative", "prefill", "append", "replay"),
-                *(LAYERS, DUMMY_LENGTHS, PADDED_ROWS, ZEROED_ROWS, VAST_WRITES, *OPTIONAL),
+                *(LAYERS, DUMMY_LENGTHS, PADDED_ROWS, ZEROED_ROWS, HUGE_POOL_WRITES, *OPTIONAL),
             }
         ),
         max_head_dim=1024,
@@ -305,7 +305,7 @@ class RawKernelBackend:
 
     def _result(self, storage: Any) -> Array:
         """Return a cache that was written, on the host; one larger than memory lies there."""
-        return storage if storage.nbytes > VAST_BYTES else self._device.to_host(storage)
+        return storage if storage.nbytes > HUGE_POOL_BYTES else self._device.to_host(storage)
 
 
 def _row_sizes(problem: Problem, *, raw: bool) -> tuple[int, int]:

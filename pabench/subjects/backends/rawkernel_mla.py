@@ -28,7 +28,7 @@ class RawKernelMlaBackend(RawKernelMmaBackend):
 
     name = "rawkernel-mla"
     capabilities = Capabilities(
-        vast_pools=True,
+        huge_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset({"decode", "speculative", "prefill", "append", "replay", LAYERS}),

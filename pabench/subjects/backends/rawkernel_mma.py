@@ -45,7 +45,7 @@ class RawKernelMmaBackend:
     captures = True
     takes_resident = True
     capabilities = Capabilities(
-        vast_pools=True,
+        huge_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset({"decode", "speculative", "prefill", "append", "replay", LAYERS, DUMMY_LENGTHS}),
