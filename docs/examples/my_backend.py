@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.validate import check_attention
 
@@ -14,7 +14,7 @@ class MyBackend:
 
     name = "my-backend"
     capabilities = Capabilities(dtypes=frozenset({"float32"}), operations=frozenset({"decode"}))
-    profile = ComputeProfile(partial_dtype=None)
+    profile = NumericsProfile(partial_dtype=None)
 
     def __init__(self, device):
         """Take the device that the suite runs on; this one computes on the host."""

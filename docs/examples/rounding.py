@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 
 
 def decode(q, k_cache, v_cache, block_table, kv_lens, sm_scale):
@@ -20,4 +20,4 @@ def decode(q, k_cache, v_cache, block_table, kv_lens, sm_scale):
 
 
 decode.dtypes = ("float16",)
-decode.profile = ComputeProfile(p_dtype="storage")
+decode.profile = NumericsProfile(p_dtype="storage")

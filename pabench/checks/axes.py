@@ -16,7 +16,7 @@ from pabench.problem.families import FAMILIES
 from pabench.problem.features import all_features
 from pabench.problem.masks import MASKS
 from pabench.problem.merge import MergeCase
-from pabench.problem.placement import PLACEMENT_NOTES, TABLE_TAILS, VAST
+from pabench.problem.placement import HUGE_POOL, PLACEMENT_NOTES, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import FEATURES
 from pabench.strategies.drawn import Range
@@ -269,7 +269,7 @@ AXES: tuple[Axis, ...] = (
         "placement of pages",
         PLACEMENT_NOTES,
         lambda case: [case.placement],
-        lambda declared, name: name != VAST or declared.takes_vast_pools,
+        lambda declared, name: name != HUGE_POOL or declared.takes_huge_pools,
     ),
     _named("unused table entries", TABLE_TAILS, lambda case: [case.tail]),
     _named("slots nobody reads", POISONS, lambda case: [case.poison]),

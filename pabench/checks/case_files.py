@@ -96,7 +96,7 @@ def _arrays(case: AnyCase) -> dict[str, Any]:
         return {"storage": pool.storage, "keys": keys, "values": values, "slot_mapping": slot_mapping}
     if isinstance(case, MergeCase):
         return dict(zip(("outs", "lses"), build_merge(case), strict=True))
-    if case.placement in ("high", "vast"):
+    if case.placement in ("high", "huge-pool"):
         return {}
     tensors = build_tensors(case)
     found = {

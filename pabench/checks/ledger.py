@@ -21,7 +21,7 @@ from pabench.problem.checks import one_of
 from pabench.resources import resource_dir
 from pabench.subjects.allocators.table import ALLOCATORS
 from pabench.subjects.backends.adapters.table import ADAPTERS
-from pabench.subjects.peers.peer import release
+from pabench.subjects.peers.package import release
 from pabench.tables import check_fields, read_tables
 
 LEDGER_FILES = {"allocator": "allocators.toml", "backend": "backends.toml"}

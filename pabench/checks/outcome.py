@@ -22,7 +22,7 @@ class Outcome:
         max_ratio: largest err/T when the oracle was asked, else None.
         crashed: the subject raised instead of giving an answer to judge.
         findings: what a checked device found, as plain data; see ``device/findings.py``.
-        lacks: (badge, what speaks against it) pairs: not wrong, and yet no badge.
+        missing_badges: (badge, what speaks against it) pairs: not wrong, and yet no badge.
         causes: the explanations in ``text`` that fit, of a judged output.
         errors: largest absolute and relative error of the output, where the check tells them.
         traceback: of a subject that raised, as Python prints it; see ``tracebacks.formatted``.
@@ -33,7 +33,7 @@ class Outcome:
     max_ratio: float | None = None
     crashed: bool = False
     findings: tuple[dict[str, Any], ...] = ()
-    lacks: tuple[tuple[str, str], ...] = ()
+    missing_badges: tuple[tuple[str, str], ...] = ()
     causes: tuple[Cause, ...] = ()
     errors: tuple[float, float] | None = None
     traceback: str | None = None

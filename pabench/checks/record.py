@@ -27,7 +27,7 @@ class CheckRecord:
         outcome: its verdict.
         fitting: explanations that fit all failing cases so far, from the first one on.
         deviations: known ones that were seen, by name.
-        lacks: badge to the first thing that speaks against it.
+        missing_badges: badge to the first thing that speaks against it.
         declined: why a case was not judged.
         space: what was drawn and judged.
         errors: of the last outcome that tells any, see ``Outcome.errors``.
@@ -43,7 +43,7 @@ class CheckRecord:
     outcome: Outcome | None = None
     fitting: tuple[Cause, ...] = ()
     deviations: dict[str, dict[str, Any]] = field(default_factory=dict)
-    lacks: dict[str, str] = field(default_factory=dict)
+    missing_badges: dict[str, str] = field(default_factory=dict)
     declined: str | None = None
     space: Space = field(default_factory=Space)
     refused: dict[str, list[str]] = field(default_factory=dict)
@@ -69,8 +69,8 @@ class CheckRecord:
         """Count a judged case; remember it when it failed."""
         self.count(case)
         self.errors = outcome.errors or self.errors
-        for badge, why in outcome.lacks:
-            self.lacks.setdefault(badge, why)
+        for badge, why in outcome.missing_badges:
+            self.missing_badges.setdefault(badge, why)
         if not outcome.passed:
             # what fits the first failing case, as it was drawn, and all on the way to the smallest one
             names = {cause.name for cause in outcome.causes}

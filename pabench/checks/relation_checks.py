@@ -74,7 +74,7 @@ class Relation:
     def _judge(self, related: Related, backend: Backend) -> Outcome:
         first, reference = related.first, truth(related.first, backend.profile)
         output, worst = None, 0.0
-        lacks: dict[str, str] = {}
+        missing: dict[str, str] = {}
         if self.exact or self.badge is not None:
             output = attend(backend, first)
             outcome = judge_output(first, output, backend, reference=reference)
@@ -94,8 +94,8 @@ class Relation:
             if changed and self.badge is None and not (self.merges and backend.capabilities.merges_prefixes):
                 return failed(f"{variant.words}: this changes {changed}")
             if changed and self.badge is not None:
-                lacks.setdefault(self.badge, f"{variant.words}: this changes {changed}")
-        return replace(PASSED, max_ratio=worst, lacks=tuple(lacks.items()))
+                missing.setdefault(self.badge, f"{variant.words}: this changes {changed}")
+        return replace(PASSED, max_ratio=worst, missing_badges=tuple(missing.items()))
 
 
 def carried_truth(first: Truth, variant: Variant, own: Truth) -> Truth:

@@ -30,7 +30,7 @@ class CheckResult:
         causes: the explanations that fit the failure: name to words; see ``faults.py``.
         errors: largest absolute and relative error of the output, where the check tells them.
         traceback: of a subject that raised, as Python prints it.
-        lacks: badge to the first thing that speaks against it, of a check that passed; see ``standing.py``.
+        missing_badges: badge to the first thing that speaks against it, of a check that passed.
     """
 
     check: str
@@ -46,7 +46,7 @@ class CheckResult:
     findings: tuple[dict[str, Any], ...] = ()
     deviations: tuple[dict[str, Any], ...] = ()
     operations: int = 0
-    lacks: dict[str, str] = field(default_factory=dict)
+    missing_badges: dict[str, str] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
     refused: dict[str, list[str]] = field(default_factory=dict)
     causes: dict[str, str] = field(default_factory=dict)

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pabench.checks.case_budget import CaseBudget
 from pabench.checks.case_files import AnyCase
-from pabench.checks.effort import Effort
 from pabench.checks.observer import CaseObserver
 from pabench.checks.outcome import Outcome, raised
 from pabench.checks.process import one_torch_thread
@@ -36,7 +36,7 @@ class CheckRunner:
 
     Attributes:
         device: where the subjects run.
-        effort: how many cases a question draws.
+        case_budget: how many cases a question draws.
         seed: of the generated cases.
         scope: what cases are drawn from, within what a subject declares.
         observer: hears of each case before it is judged.
@@ -44,7 +44,7 @@ class CheckRunner:
     """
 
     device: Device
-    effort: Effort
+    case_budget: CaseBudget
     seed: int
     scope: Scope = EVERYTHING
     observer: CaseObserver = field(default_factory=CaseObserver)
@@ -60,7 +60,7 @@ class CheckRunner:
         search = Search(
             subject=subject,
             device=self.device,
-            effort=self.effort,
+            case_budget=self.case_budget,
             seed=self.seed,
             scope=self.scope,
             observer=self.observer,
@@ -104,7 +104,7 @@ class CheckRunner:
             findings=() if verdict is None else verdict.findings,
             deviations=tuple(record.deviations.values()),
             operations=record.operations,
-            lacks=record.lacks,
+            missing_badges=record.missing_badges,
             space=record.space.to_json(),
             refused=record.refused,
             causes={} if verdict is None else {cause.name: cause.words for cause in verdict.causes},

@@ -13,8 +13,8 @@ from hypothesis.errors import Flaky, Unsatisfiable
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
 
+from pabench.checks.case_budget import CaseBudget
 from pabench.checks.case_files import AnyCase
-from pabench.checks.effort import Effort
 from pabench.checks.failures import load_case
 from pabench.checks.observer import CaseObserver
 from pabench.checks.outcome import Outcome, failed
@@ -63,7 +63,7 @@ class Search:
 
     subject: Judged
     device: Device
-    effort: Effort
+    case_budget: CaseBudget
     seed: int
     scope: Scope = EVERYTHING
     observer: CaseObserver = field(default_factory=CaseObserver)
@@ -143,7 +143,7 @@ class Search:
             return question.check.run(case, backend, self.device)
 
         self._see_again(run)
-        examples = max(1, round(self.effort.examples * question.share))
+        examples = max(1, round(self.case_budget.examples * question.share))
 
         def judge(case: Any) -> None:
             self._judge(case, partial(run, case))
@@ -151,7 +151,7 @@ class Search:
         self._draw(question.draw(declared), judge, examples, shrink=question.shrinks)
 
     def _ask_allocator(self, question: AllocatorQuestion) -> None:
-        most = self.effort.machine_runs
+        most = self.case_budget.machine_runs
         declared = AllocatorRange(subject=self.subject.name, can=self.can, runs=most)
         if (why := question.unasked(declared)) is not None:
             raise Unsupported(why)
@@ -194,7 +194,7 @@ class Search:
     def _run_machine(self, machine: type[RuleBasedStateMachine], runs: int) -> None:
         mine = type("Machine", (machine,), {"asking": self})
         self.device.reschedule(0)  # what a history says that has no other
-        chosen = settings(self._settings(runs), stateful_step_count=self.effort.machine_steps)
+        chosen = settings(self._settings(runs), stateful_step_count=self.case_budget.machine_steps)
         self._until_failure(lambda: run_state_machine_as_test(seed(self.seed)(mine), settings=chosen))
 
     def _see_again(self, run: Callable[[Any], Outcome]) -> None:
@@ -256,7 +256,9 @@ class Search:
             report_multiple_bugs=False,
             print_blob=False,
             verbosity=Verbosity.quiet,
-            phases=(Phase.generate, Phase.shrink) if shrink and self.effort.shrink else (Phase.generate,),
+            phases=(Phase.generate, Phase.shrink)
+            if shrink and self.case_budget.shrink
+            else (Phase.generate,),
             suppress_health_check=list(HealthCheck),
         )
 

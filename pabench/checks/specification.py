@@ -108,4 +108,4 @@ BADGES: dict[str, Badge] = {
         by=("poison", "table-tail", "guard"),
     ),
 }
-"""Badges of attention backends; see ``Outcome.lacks`` for what speaks against one."""
+"""Badges of attention backends; see ``Outcome.missing_badges`` for what speaks against one."""

@@ -179,8 +179,8 @@ def _badge(name: str, lines: Sequence[Line]) -> Claim:
         for line in found:
             if line["status"] in BAD:
                 return without("broken", f"{line['check']} {line['status']}")
-            if name in (line.get("lacks") or {}):
-                return without("absent", f"{line['check']}: {line['lacks'][name]}")
+            if name in (line.get("missing_badges") or {}):
+                return without("absent", f"{line['check']}: {line['missing_badges'][name]}")
         if deviating := _deviating(found):
             return without("deviating", f"{deviating} deviates")
         if not any(line["status"] == "passed" and line["cases"] for line in found):

@@ -39,7 +39,7 @@ PROFILE_NAMES = ("trial", "quick", "default", "deep")
     "--profile",
     default="default",
     metavar="NAME",
-    help="Effort: trial, quick, default or deep.",
+    help="Cases per check: trial, quick, default or deep.",
     show_default=True,
 )
 @click.option(

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from pabench.problem.dtypes import FLOAT32, Array, DType, dtype_by_name
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 
 U32 = FLOAT32.unit_roundoff
 LANES = 32
@@ -68,7 +68,7 @@ class Rounding:
 
 
 def rounding_of(
-    profile: ComputeProfile,
+    profile: NumericsProfile,
     storage: DType,
     kv_storage: DType | None = None,
     q_storage: DType | None = None,

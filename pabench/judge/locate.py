@@ -11,7 +11,7 @@ from pabench.judge.set_faults import read_poison
 from pabench.judge.suspect import Cause, Suspect
 from pabench.problem.dtypes import Array
 from pabench.problem.placement import HIGH_PAGE_BASE
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.problem.visibility import seen_keys, visible_range
 
@@ -28,7 +28,7 @@ def describe(
     reference: Truth,
     out: Array,
     lse: Array | None,
-    profile: ComputeProfile,
+    profile: NumericsProfile,
     *,
     row: int,
     sequence: int,

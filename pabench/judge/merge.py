@@ -14,9 +14,9 @@ from pabench.judge.bound import U32, logit_error, logit_weight, lse_bound, outpu
 from pabench.judge.gather import to_float64
 from pabench.judge.reference import Truth
 from pabench.problem.dtypes import FLOAT32, Array, DType
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 
-PROFILE = ComputeProfile(p_dtype="float32", partial_dtype=None, accumulation="serial")
+PROFILE = NumericsProfile(p_dtype="float32", partial_dtype=None, accumulation="serial")
 """What every merge is held to: weights and sums in float32, in any order."""
 
 

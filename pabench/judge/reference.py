@@ -30,7 +30,7 @@ from pabench.judge.semantics import final_error, final_logits
 from pabench.judge.threads import one_blas_thread
 from pabench.problem.dtypes import Array
 from pabench.problem.problem import Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.problem.visibility import seen_keys, visible_range
 
@@ -125,7 +125,7 @@ _Blocks = Callable[[], Iterable[_Block]]
 
 @np.errstate(all="ignore")
 @one_blas_thread()
-def truth(tensors: Tensors, profile: ComputeProfile) -> Truth:
+def truth(tensors: Tensors, profile: NumericsProfile) -> Truth:
     """Return output, natural-log LSE and their bounds for every query row of ``tensors``.
 
     Args:

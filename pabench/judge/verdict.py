@@ -13,7 +13,7 @@ from pabench.judge.locate import describe
 from pabench.judge.reference import Truth, truth
 from pabench.judge.suspect import Cause
 from pabench.problem.dtypes import FLOAT32, Array, DType
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 
 
@@ -56,7 +56,7 @@ def judge(
     tensors: Tensors,
     out: Any,
     lse: Any,
-    profile: ComputeProfile,
+    profile: NumericsProfile,
     *,
     reference: Truth | None = None,
     allow_missing_lse: bool = False,

@@ -13,7 +13,7 @@ from pabench.device.base import Device, DeviceLimits, Launch
 from pabench.device.occupancy import blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_launches import check_alignment, decode_launches
-from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.features import PLAIN, variant_of
 from pabench.kernels.fitted import DTYPES, PLAN_THREADS, fitted_instance, fitted_instances
 from pabench.kernels.instance import KernelEntry, KernelInstance
@@ -152,7 +152,7 @@ def plan_decode(
     blocks: int | None = None,
     shape: DecodeShape | None = None,
     max_query_len: int = INT32_MAX,
-) -> DecodePlan:
+) -> AttentionPlan:
     """Return two launches: a plan, made on the device from the lengths of that moment, and the attention.
 
     Everything may change in place between two runs, lengths and query lengths too, within the given shapes.
@@ -214,7 +214,7 @@ class StepPlan:
     decode: Launch
 
 
-def step_plan(plan: DecodePlan, problem: Problem) -> StepPlan:
+def step_plan(plan: AttentionPlan, problem: Problem) -> StepPlan:
     """Return the parts of a plan of ``plan_decode`` for a kernel that plans in its place."""
     first, decode = plan.launches
     kv_lens, qo_indptr, line, shares, arrivals, _, kv_heads, group_size, split_tiles, blocks, meetings = (

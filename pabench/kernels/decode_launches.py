@@ -8,7 +8,7 @@ import numpy as np
 
 from pabench.device.base import Device, Launch
 from pabench.errors import InvalidCase
-from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.features import LOG2_E, feature_arguments
 from pabench.kernels.instance import KernelInstance, address_of, kernel_source
 from pabench.problem.layout import pages_needed
@@ -34,7 +34,7 @@ def decode_launches(
     block_table: Any,
     kv_lens: Any,
     qo_indptr: Any,
-) -> DecodePlan:
+) -> AttentionPlan:
     """Return the launches of ``instance``, whose entries are the kernel that plans and the one that attends.
 
     Args:
@@ -108,7 +108,7 @@ def decode_launches(
         ),
     )
     module = device.load(kernel_source(device, instance.file, **instance.defines))
-    return DecodePlan(module=module, launches=(plan, decode), planning=1, q=q, k=k, v=v, out=out, lse=lse)
+    return AttentionPlan(module=module, launches=(plan, decode), planning=1, q=q, k=k, v=v, out=out, lse=lse)
 
 
 def check_alignment(q: Any, pool: KvPool) -> None:

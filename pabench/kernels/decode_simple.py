@@ -47,7 +47,7 @@ WARPS_WANTED = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DecodePlan:
+class AttentionPlan:
     """Device arrays and launches of one attention call.
 
     Attributes:
@@ -109,7 +109,7 @@ def plan_decode(
     mask: MaskBits | None = None,
     lse_base: str = "e",
     scales: Scales = (),
-) -> DecodePlan:
+) -> AttentionPlan:
     """Return the launches for one call.
 
     Args:
@@ -201,4 +201,4 @@ def plan_decode(
     )
     launches = (decode, merge) if num_splits > 1 else (decode,)
     module = device.load(source)
-    return DecodePlan(module=module, launches=launches if rows else (), q=q, k=k, v=v, out=out, lse=lse)
+    return AttentionPlan(module=module, launches=launches if rows else (), q=q, k=k, v=v, out=out, lse=lse)

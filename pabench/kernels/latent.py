@@ -12,7 +12,7 @@ from pabench.device.occupancy import SM_LIMITS, blocks_by_registers, blocks_by_s
 from pabench.errors import InvalidCase
 from pabench.kernels.decode import MAX_BLOCKS_PER_SM, PLAN_SHARED_BYTES, WALK_BYTES, WORK_BYTES
 from pabench.kernels.decode_launches import check_alignment, decode_launches
-from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.features import FEATURED, PLAIN, VARIANTS, variant_of
 from pabench.kernels.fitted import DTYPES, PLAN_THREADS, architecture_limits
 from pabench.kernels.instance import DTYPE_CODES, KernelEntry, KernelInstance
@@ -162,7 +162,7 @@ def plan_latent(
     split_tokens: int = 0,
     blocks: int | None = None,
     shape: LatentShape | None = None,
-) -> DecodePlan:
+) -> AttentionPlan:
     """Return two launches, a plan and the attention, for any number of query tokens a sequence.
 
     Args are those of ``decode.plan_decode``; ``shape`` follows from the rows of a sequence, on average.

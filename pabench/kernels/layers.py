@@ -7,14 +7,14 @@ from typing import Any
 
 from pabench.device.base import Device
 from pabench.errors import InvalidCase
-from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.instance import LOAD_BYTES, address_of
 from pabench.problem.pool import KvPool
 
 
 def layer_of(
-    device: Device, plan: DecodePlan, q: Any, pool: KvPool, *, beside: DecodePlan | None = None
-) -> DecodePlan:
+    device: Device, plan: AttentionPlan, q: Any, pool: KvPool, *, beside: AttentionPlan | None = None
+) -> AttentionPlan:
     """Return ``plan`` for another layer: lengths, block table and what the device planned are shared.
 
     Args:

@@ -12,7 +12,7 @@ from pabench.device.base import Device, DeviceLimits, Launch
 from pabench.device.occupancy import blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_launches import check_alignment
-from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.features import LOG2_E, PLAIN, feature_arguments, variant_of
 from pabench.kernels.fitted import PLAN_THREADS, fitted_instance, fitted_instances
 from pabench.kernels.instance import KernelEntry, KernelInstance, kernel_source
@@ -135,8 +135,8 @@ def plan_prefill(
     shape: PrefillShape | None = None,
     min_query_len: int = 0,
     mean_query_len: int | None = None,
-    beside: DecodePlan | None = None,
-) -> DecodePlan:
+    beside: AttentionPlan | None = None,
+) -> AttentionPlan:
     """Return two launches: a plan, made on the device from the lengths of that moment, and the attention.
 
     Everything may change in place between two runs, lengths and query lengths too, within the given shapes.
@@ -213,4 +213,4 @@ def plan_prefill(
     module = device.load(kernel_source(device, FILE, **instance.defines))
     launches = (plan, prefill) if row_blocks else ()
     planning = len(launches[:1])
-    return DecodePlan(module=module, launches=launches, planning=planning, q=q, k=k, v=v, out=out, lse=lse)
+    return AttentionPlan(module=module, launches=launches, planning=planning, q=q, k=k, v=v, out=out, lse=lse)

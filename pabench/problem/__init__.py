@@ -5,15 +5,15 @@ from pabench.problem.case import Case, case_from_dict
 from pabench.problem.layout import CsrTable, PageLayout, layout_from_csr
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors, build_tensors
 
 __all__ = [
     "Batch",
     "Case",
-    "ComputeProfile",
     "CsrTable",
     "KvPool",
+    "NumericsProfile",
     "PageLayout",
     "Problem",
     "Tensors",

@@ -13,7 +13,7 @@ from pabench.problem.families import FAMILIES
 from pabench.problem.forks import Fork, checked_forks
 from pabench.problem.identity import content_id
 from pabench.problem.masks import Given, plain, read_masks
-from pabench.problem.placement import PLACEMENT_NOTES, TABLE_TAILS
+from pabench.problem.placement import HUGE_POOL, PLACEMENT_NOTES, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS, NONE, Gaps, checked_gaps
 from pabench.problem.problem import OPTIONAL_FIELDS, Problem
 from pabench.problem.recorded import RECORDED
@@ -153,6 +153,8 @@ def case_from_dict(data: Any) -> Case:
     problem = _exactly("case.problem", rest.pop("problem"), asked, optional=OPTIONAL_FIELDS)
     batch = Batch(kv_lens=rest.pop("kv_lens"), q_lens=rest.pop("q_lens"))
     del rest["schema"]
+    if rest["placement"] == "vast":  # its name in older files
+        rest["placement"] = HUGE_POOL
     return Case(problem=Problem(**problem), batch=batch, **rest)
 
 

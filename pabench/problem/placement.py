@@ -16,10 +16,10 @@ PLACEMENT_NOTES = {
     "shuffled": "any page of the pool, in any order",
     "reversed": "from the end of the pool downwards",
     "high": "shuffled, on both sides of page 65,536, where a 16-bit page id wraps",
-    "vast": "shuffled, where 31 and 32 bits of a page's offset wrap, in a pool larger than memory",
+    "huge-pool": "shuffled, where 31 and 32 bits of a page's offset wrap, in a pool larger than memory",
 }
-VAST = "vast"
-PLACEMENTS = tuple(name for name in PLACEMENT_NOTES if name != VAST)
+HUGE_POOL = "huge-pool"
+PLACEMENTS = tuple(name for name in PLACEMENT_NOTES if name != HUGE_POOL)
 """Those that any backend can be given."""
 TABLE_TAILS = ("zero", "minus-one", "int-max", "out-of-pool", "foreign")
 
@@ -46,11 +46,11 @@ def place_pages(
         page_size: tokens of one page.
         placement: ``identity`` (in order of use), ``shuffled``, ``reversed``, ``high`` (shuffled, with
             ids around and above 65,536, so that an id cut to 16 bits lands on a page of no sequence), or
-            ``vast`` (shuffled, with ids on both sides of ``wraps``).
+            ``huge-pool`` (shuffled, with ids on both sides of ``wraps``).
         spare_pages: pages of the pool that no sequence uses.
         tail: what the unused entries hold; ``foreign`` means pages of other sequences.
         tail_columns: columns beyond the widest row.
-        wraps: ids of pages, for ``vast``; the pool ends behind the last of them.
+        wraps: ids of pages, for ``huge-pool``; the pool ends behind the last of them.
         forks: which sequences begin with pages of an earlier one, see ``forks.py``.
         rng: source of the shuffles.
     """
@@ -66,7 +66,7 @@ def place_pages(
     num_pages = total + spare_pages
     if placement == "high":
         num_pages = HIGH_PAGE_BASE + max(num_pages, 8)
-    if placement == VAST:
+    if placement == HUGE_POOL:
         num_pages = max(wraps) + num_pages + 1
     # page ids are int32, and so is the first id out of the pool
     whole_number("num_pages", num_pages, low=0)
@@ -75,7 +75,7 @@ def place_pages(
         high_ids = HIGH_PAGE_BASE + rng.permutation(num_pages - HIGH_PAGE_BASE)[: total - low_ids]
         ids = np.concatenate([HIGH_PAGE_BASE - 1 - np.arange(low_ids), high_ids])
         rng.shuffle(ids)
-    elif placement == VAST:
+    elif placement == HUGE_POOL:
         reach = -(-total // len(wraps)) + 1
         ids = np.unique([[max(wrap - reach, 0) + np.arange(2 * reach)] for wrap in wraps])
         ids = rng.permutation(ids[ids < num_pages])[:total]

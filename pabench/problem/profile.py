@@ -15,7 +15,7 @@ LSE_BASES = ("e", "2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ComputeProfile:
+class NumericsProfile:
     """Where a kernel rounds.  A profile that claims more than the kernel does is caught.
 
     Attributes:
@@ -59,7 +59,7 @@ class ComputeProfile:
         """What an LSE is multiplied by to be a natural logarithm."""
         return math.log(2.0) if self.lse_base == "2" else 1.0
 
-    def resolve(self, storage: str) -> ComputeProfile:
+    def resolve(self, storage: str) -> NumericsProfile:
         """Return the profile for cases stored as ``storage``, with that filled in for ``"storage"``."""
         return replace(
             self,
@@ -67,3 +67,7 @@ class ComputeProfile:
             partial_dtype=storage if self.partial_dtype == STORAGE else self.partial_dtype,
             kv_dtype=storage if self.kv_dtype == STORAGE else self.kv_dtype,
         )
+
+
+ComputeProfile = NumericsProfile
+"""The name before 0.2.0, for the code of users."""

@@ -15,13 +15,13 @@ from pabench.problem.captured import CAPTURED, captured
 from pabench.problem.case import GAPS, Case
 from pabench.problem.dtypes import Array
 from pabench.problem.families import FAMILIES, FamilyInput
+from pabench.problem.huge_pool import WRAPS, reserved_zeros, wrap_pages
 from pabench.problem.latent import put_values_in_keys, steered_part
 from pabench.problem.layout import PageLayout
-from pabench.problem.placement import HIGH_PAGE_BASE, VAST, place_pages
+from pabench.problem.placement import HIGH_PAGE_BASE, HUGE_POOL, place_pages
 from pabench.problem.poison import poison_row
 from pabench.problem.pool import NONE, KvPool, pool_parts, pool_shape
 from pabench.problem.recorded import RECORDED, recorded
-from pabench.problem.vast import WRAPS, reserved_zeros, wrap_pages
 from pabench.problem.visibility import unseen_tokens, visible_range
 
 FAMILY_LARGEST, FAMILY_SMALLEST = 65504.0, 2.0**-14
@@ -152,7 +152,7 @@ def layout_of(case: Case) -> PageLayout:
         placement=case.placement,
         spare_pages=case.spare_pages,
         tail=case.tail,
-        wraps=_wraps(case) if case.placement == VAST else (),
+        wraps=_wraps(case) if case.placement == HUGE_POOL else (),
         forks=case.shared_prefix,
         rng=_generator(case, stream=1),
     )
@@ -220,7 +220,7 @@ def _poisoned_pool(case: Case, layout: PageLayout) -> KvPool:
     if whole:
         storage = np.full(shape, keys.flat[0], dtype=problem.kv_storage.storage)
     else:
-        lead = WRAPS[0] if case.placement == VAST else 0
+        lead = WRAPS[0] if case.placement == HUGE_POOL else 0
         storage = reserved_zeros(shape, problem.kv_storage.storage, lead=lead)
     pool = KvPool(
         storage=storage,

@@ -13,7 +13,7 @@ from pabench.checks.standing import standings
 from pabench.errors import InvalidCase
 from pabench.report.templates import template
 from pabench.run.read import Run
-from pabench.subjects.peers.peer import release
+from pabench.subjects.peers.package import release
 
 SCHEMA = 1
 STATES = {"kept": "kept", "deviating": "known", "broken": "BROKEN", "open": ""}

@@ -93,7 +93,7 @@ CHECK_OPTIONAL: dict[str, Rule] = {
     "failure": OBJECT,
     "findings": LIST,
     "deviations": LIST,
-    "lacks": EXACT,
+    "missing_badges": EXACT,
     **dict.fromkeys(("space", "refused"), OBJECT),
     "causes": EXACT,
 }

@@ -46,6 +46,10 @@ class Provenance(StrEnum):
     HOST = "host"
 
 
+RENAMED_DETAILS = {"lacks": "missing_badges"}
+"""Details of older journals by what they are called now."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     """A number, or a series of numbers, that cannot be without its unit and its provenance.
@@ -185,7 +189,9 @@ def record_of(line: Mapping[str, Any]) -> Record:
             name: Figure(value=found["value"], unit=found["unit"], provenance=Provenance(found["provenance"]))
             for name, found in (line.get("figures") or {}).items()
         },
-        details=dict(line.get("details") or {}),
+        details={
+            RENAMED_DETAILS.get(name, name): value for name, value in (line.get("details") or {}).items()
+        },
         duration_s=line.get("duration_s"),
     )
 

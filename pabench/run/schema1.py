@@ -8,7 +8,7 @@ from typing import Any
 from pabench.errors import UsageError
 from pabench.run.figures import figures_of
 from pabench.run.kinds import KINDS
-from pabench.run.record import Failure, Record, Status, Subject
+from pabench.run.record import RENAMED_DETAILS, Failure, Record, Status, Subject
 from pabench.run.rules import COUNT, FIGURES, Rule, check_fields, words
 from pabench.text import shown
 
@@ -31,8 +31,8 @@ SAME = {str(one): one for one in (Status.FAILED, Status.CRASHED, Status.UNSUPPOR
 """Words that have not changed; every kind of line knew them."""
 COUNTED = {"check": ("cases", "operations", "max_ratio")}
 """Figures that had no provenance in their line; all were counted."""
-RENAMED = {"skipped": "skip_reasons"}
-"""Fields of servers by what they are called now."""
+RENAMED = {"serving": {"skipped": "skip_reasons"}, "check": RENAMED_DETAILS}
+"""Fields by what they are called now."""
 OUTSIDE = (
     "kind",
     "id",
@@ -66,9 +66,9 @@ def record_of_1(data: Mapping[str, Any], where: str) -> Record:
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in ACTIVITIES:
         raise UsageError(f"{where}: kind = {shown(kind)}: must be one of {', '.join(ACTIVITIES)}")
-    if kind == "serving":
-        # the figure of this name lay inside of another object
-        data = {RENAMED.get(name, name): value for name, value in data.items()}
+    # of servers the figure of this name lay inside of another object
+    renamed = RENAMED.get(kind, {})
+    data = {renamed.get(name, name): value for name, value in data.items()}
     states = STATES[kind] | SAME
     status: Rule = words(tuple(states))
     required, optional, (inner, rules) = KINDS[ACTIVITIES[kind]]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pabench.problem import ComputeProfile, Tensors
+from pabench.problem import NumericsProfile, Tensors
 from pabench.problem.dtypes import Array, decode, dtype_by_name, encode
 from pabench.problem.visibility import seen_keys
 
@@ -50,10 +50,10 @@ class Make:
     fault: str = ""
 
     @property
-    def profile(self) -> ComputeProfile:
+    def profile(self) -> NumericsProfile:
         """What such a kernel declares."""
         error = TANH_ERROR if self.fast_tanh else 0.0
-        return ComputeProfile(
+        return NumericsProfile(
             p_dtype=self.p_dtype,
             partial_dtype=self.partial_dtype,
             tanh_error=error,

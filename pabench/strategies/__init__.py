@@ -16,7 +16,7 @@ from pabench.strategies.attention import (
     captured_cases,
     cases,
     high_page_cases,
-    vast_page_cases,
+    huge_pool_cases,
 )
 from pabench.strategies.cache import APPEND_SCALES, append_cases, high_append_cases, merge_cases
 from pabench.strategies.lengths import (
@@ -78,6 +78,7 @@ __all__ = [
     "head_counts",
     "high_append_cases",
     "high_page_cases",
+    "huge_pool_cases",
     "kv_lengths",
     "large_groups",
     "long_batches",
@@ -89,5 +90,4 @@ __all__ = [
     "prefix_batches",
     "problems",
     "speculative_batches",
-    "vast_page_cases",
 ]

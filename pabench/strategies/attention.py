@@ -15,7 +15,7 @@ from pabench.problem.case import POISONS, Case
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.families import FAMILIES
 from pabench.problem.masks import MASKS
-from pabench.problem.placement import PLACEMENTS, TABLE_TAILS, VAST
+from pabench.problem.placement import HUGE_POOL, PLACEMENTS, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import MAX_HEAD_DIM, Problem
 from pabench.problem.shape import Shape
@@ -204,7 +204,7 @@ def high_page_cases(
 
 
 @st.composite
-def vast_page_cases(
+def huge_pool_cases(
     draw: st.DrawFn,
     /,
     *,
@@ -224,7 +224,7 @@ def vast_page_cases(
         page_size=draw(among(1, 2, 5, 16)),
         dtype=draw(among(*dtypes)),
     )
-    return draw(_far_cases(problem, VAST, always=always, **choices))
+    return draw(_far_cases(problem, HUGE_POOL, always=always, **choices))
 
 
 @st.composite

@@ -9,7 +9,7 @@ from typing import Any
 
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
-from pabench.problem.placement import VAST
+from pabench.problem.placement import HUGE_POOL
 from pabench.problem.problem import Problem
 from pabench.problem.shape import Shape
 from pabench.strategies.shapes import (
@@ -91,7 +91,7 @@ class Range:
 
     @property
     def far(self) -> dict[str, Any]:
-        """Arguments of ``high_page_cases`` and ``vast_page_cases``, which choose their own shapes."""
+        """Arguments of ``high_page_cases`` and ``huge_pool_cases``, which choose their own shapes."""
         return {**self.layouts, "always": self.always, "supported": self.supported}
 
     @property
@@ -158,10 +158,10 @@ class Range:
         return tuple(dim for dim in PROBED_HEAD_DIMS if dim <= self.max_head_dim) or (self.max_head_dim,)
 
     @property
-    def takes_vast_pools(self) -> bool:
+    def takes_huge_pools(self) -> bool:
         """Whether the backend can be given a pool larger than memory here."""
         return self.device == "emulated" and any(
-            self._takes(heads, 16, page, placement=VAST)
+            self._takes(heads, 16, page, placement=HUGE_POOL)
             for heads, page in product(PROBED_HEADS, PROBED_PAGE_SIZES)
         )
 

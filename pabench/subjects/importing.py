@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from pabench.errors import EnvironmentRefused, PabenchError, UsageError
 from pabench.subjects.candidates import near
-from pabench.subjects.peers.peer import TORCH_INSTALL, lacks_torch
+from pabench.subjects.peers.package import TORCH_INSTALL, lacks_torch
 from pabench.subjects.reference import Reference
 from pabench.subjects.torch_ops import load_operator, operator_of
 from pabench.tracebacks import described

@@ -17,7 +17,7 @@ from typing import Any
 
 from pabench.device.base import Device
 from pabench.errors import UnknownName, Unsupported, UsageError
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.subjects.allocators.entry import AllocatorEntry, misfit
 from pabench.subjects.allocators.table import ALLOCATORS
 from pabench.subjects.backends.adapters.table import ADAPTERS
@@ -31,7 +31,7 @@ from pabench.subjects.contracts import contract_of, load_plugin
 from pabench.subjects.hub import PREFIX, resolve_hub
 from pabench.subjects.importing import guarded, import_place
 from pabench.subjects.peers.named import NamedSubject
-from pabench.subjects.peers.peer import TORCH_INSTALL, lacks_torch
+from pabench.subjects.peers.package import TORCH_INSTALL, lacks_torch
 from pabench.subjects.reference import ALLOCATOR, BACKEND, Reference
 from pabench.subjects.torch_ops import operator_of
 from pabench.tracebacks import described
@@ -275,7 +275,7 @@ def _no_backend(backend: Any) -> str | None:
     needed = ("capabilities", "profile", "plan", "run", "fetch")
     if missing := [field for field in needed if not hasattr(backend, field)]:
         return f"{kind} has no {', '.join(map(repr, missing))}; must be {WANTED[BACKEND]}"
-    for field, wanted in (("capabilities", Capabilities), ("profile", ComputeProfile)):
+    for field, wanted in (("capabilities", Capabilities), ("profile", NumericsProfile)):
         found = getattr(backend, field)
         if not isinstance(found, wanted):
             return f"{field} is {type(found).__name__}, must be {wanted.__name__}"

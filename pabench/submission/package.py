@@ -33,7 +33,7 @@ MAX_BYTES = 2**28
 """Of all files, unpacked."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Date of every file: the same run gives the same bytes."""
-EFFORTS = ("default", "deep")
+FULL_PROFILES = ("default", "deep")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +207,7 @@ def _check_run(run: Run, spec: Spec, where: str) -> None:
         (run.record.get("status") == "finished" and not run.torn, "is not finished"),
         (config.get("spec") == spec.version, f"was made without --spec {spec.version}"),
         (
-            config.get("profile") in EFFORTS,
+            config.get("profile") in FULL_PROFILES,
             f"was made with --profile {config.get('profile')}, must be default",
         ),
         (not config.get("select"), f"was made with -k {config.get('select')}, must ask everything"),

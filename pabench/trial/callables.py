@@ -17,7 +17,7 @@ from pabench.subjects.backends.declared import DECLARATIONS
 from pabench.subjects.backends.function import DeclaredFunction
 
 ARITHMETIC = "arithmetic"
-"""What ``profile`` of a function is called as an argument of ``check``, where that is the effort."""
+"""``profile`` of a function, as an argument of ``check``: there ``profile`` is how many cases are drawn."""
 _numbers = itertools.count()
 
 

@@ -61,7 +61,7 @@ def check(
         deadline_s: for one check.
         declared: what attributes of the function may declare too: ``dtypes``, ``features``, ``masks``,
             ``formats``, ``prefill``, ``append``, ``layout``, ``lse``, ``arrays`` and the rest of
-            docs/backends.md; ``arithmetic`` is its ``ComputeProfile``.
+            docs/backends.md; ``arithmetic`` is its ``NumericsProfile``.
 
     Returns:
         True when right; ``causes`` says what is wrong, ``to_frame()`` has a row a check.

@@ -14,7 +14,7 @@ import pytest
 from pabench.judge.bound import rounding_of
 from pabench.judge.reference import truth
 from pabench.judge.verdict import judge
-from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, Tensors, build_tensors
 from pabench.problem.memory import memory_figures
 from pabench.report.render import render_report
 from pabench.run.directory import RunDirectory
@@ -25,7 +25,7 @@ CASE = Case(
     batch=Batch(kv_lens=(1000, 700, 400, 1948)),
     poison="nan",
 )
-PROFILE = ComputeProfile()
+PROFILE = NumericsProfile()
 SHARES = ("internal_fragmentation", "contiguous_fragmentation", "efficiency_gain")
 COUNTS = ("num_pages", "slots", "tokens", "waste_tokens", "block_table_bytes", "csr_table_bytes")
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pabench.checks.effort import EFFORTS
+from pabench.checks.case_budget import CASE_BUDGETS
 from pabench.checks.questions.masks import mask_question
 from pabench.checks.suite import BY_ID
 from pabench.device.registry import open_device
@@ -20,7 +20,7 @@ from pabench.errors import InvalidCase, UnknownName
 from pabench.judge.naive import naive_attention
 from pabench.judge.reference import truth
 from pabench.judge.verdict import judge
-from pabench.problem import Batch, Case, ComputeProfile, Problem, build_tensors, case_from_dict
+from pabench.problem import Batch, Case, NumericsProfile, Problem, build_tensors, case_from_dict
 from pabench.problem.dtypes import decode
 from pabench.problem.features import all_features
 from pabench.problem.masks import MASKS, Mask
@@ -34,8 +34,8 @@ from tests.support.kill_support import ask
 from tests.support.masked_numpy import MaskedNumpy
 
 DEVICE = open_device("emulated")
-EXACT = ComputeProfile()
-FEW = replace(EFFORTS["quick"], shrink=False)
+EXACT = NumericsProfile()
+FEW = replace(CASE_BUDGETS["quick"], shrink=False)
 MISTAKES = [(mask.name, words) for mask in MASKS.values() for words in mask.mistakes]
 
 
@@ -87,7 +87,7 @@ def test_masks_are_read_back_and_do_what_they_say_property(name: str, data: st.D
 @pytest.mark.parametrize(("name", "words"), MISTAKES)
 def test_masks_mistakes_die_and_are_named(name: str, words: str) -> None:
     mask = MASKS[name]
-    record = ask(mask_question(mask), MaskedNumpy({name: mask.mistakes[words]}), DEVICE, effort=FEW)
+    record = ask(mask_question(mask), MaskedNumpy({name: mask.mistakes[words]}), DEVICE, case_budget=FEW)
     assert record.outcome is not None
     assert not record.outcome.passed
     assert words in record.outcome.text
@@ -96,7 +96,7 @@ def test_masks_mistakes_die_and_are_named(name: str, words: str) -> None:
 @pytest.mark.parametrize("name", MASKS)
 def test_masks_right_kernels_pass(name: str) -> None:
     assert BY_ID[f"masked[{name}]"].clauses == (MASKS[name].clause,)
-    record = ask(mask_question(MASKS[name]), MaskedNumpy(), DEVICE, effort=FEW)
+    record = ask(mask_question(MASKS[name]), MaskedNumpy(), DEVICE, case_budget=FEW)
     assert record.outcome is None or record.outcome.passed, record.outcome
     assert record.cases > 10
 
@@ -118,12 +118,12 @@ def test_masks_a_new_one_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MASKS, odd.name, odd)
     assert odd.name in all_features()
     question = mask_question(odd)
-    right = ask(question, MaskedNumpy(), DEVICE, effort=FEW)
-    ours = ask(question, _declaring(odd.name), DEVICE, effort=FEW)
+    right = ask(question, MaskedNumpy(), DEVICE, case_budget=FEW)
+    ours = ask(question, _declaring(odd.name), DEVICE, case_budget=FEW)
     for record in (right, ours):
         assert record.cases > 10
         assert record.outcome is None or record.outcome.passed, record.outcome
-    wrong = ask(question, MaskedNumpy({odd.name: next(iter(odd.mistakes.values()))}), DEVICE, effort=FEW)
+    wrong = ask(question, MaskedNumpy({odd.name: next(iter(odd.mistakes.values()))}), DEVICE, case_budget=FEW)
     assert wrong.outcome is not None
     assert next(iter(odd.mistakes)) in wrong.outcome.text
     tensors = build_tensors(

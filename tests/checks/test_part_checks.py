@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from pabench.checks.part_checks import check_parts, key_parts, within
 from pabench.errors import Unsupported
 from pabench.judge.reference import Truth, truth
-from pabench.problem import Batch, Case, ComputeProfile, Problem, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, build_tensors
 from pabench.problem.dtypes import Array
 from pabench.problem.tensors import sequences_of
 from pabench.strategies import cases
@@ -101,7 +101,7 @@ def test_parts_are_a_cut_of_the_keys_property(case: Case) -> None:
 @given(cases(dtypes=["float16"], head_dims=[16], placements=["shuffled"], families=["normal", "needle"]))
 def test_parts_bound_covers_the_worst_right_states_property(case: Case) -> None:
     """States as far off as they may be, merged exactly, are within what is allowed of the whole."""
-    tensors, profile = build_tensors(case), ComputeProfile()
+    tensors, profile = build_tensors(case), NumericsProfile()
     whole, states = truth(tensors, profile), [truth(part, profile) for part in key_parts(tensors)]
     rng = np.random.default_rng(case.seed)
     exact = Truth(

@@ -15,7 +15,7 @@ from pabench.checks.questions import relations as suite
 from pabench.checks.relation_checks import RELATIONS, carried_truth
 from pabench.errors import Unsupported
 from pabench.judge.reference import truth
-from pabench.problem import Batch, Case, ComputeProfile, Problem, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, build_tensors
 from pabench.problem.dtypes import FLOAT32, encode
 from pabench.problem.problem import CACHE_FEATURES, FEATURES
 from pabench.problem.tensors import Tensors, lay_out, sequences_of
@@ -23,7 +23,7 @@ from pabench.strategies import cases
 from pabench.subjects.backends.base import AttentionOutput
 from tests.support.stub_backends import Good
 
-EXACT = ComputeProfile()
+EXACT = NumericsProfile()
 
 
 @settings(
@@ -208,7 +208,7 @@ def test_relations_see_a_backend_that_breaks_them(name: str) -> None:
     relation = RELATIONS[name]
     right = relation(case_for(name), Truthful(lambda *_: None), None)  # type: ignore[arg-type]
     assert right.passed
-    assert right.lacks == ()
+    assert right.missing_badges == ()
     wrong = relation(case_for(name), Truthful(MISTAKES[name]), None)  # type: ignore[arg-type]
     assert not wrong.passed
     words = "this changes the output" if relation.exact else "with "
@@ -225,7 +225,7 @@ def test_relations_of_bits_alone_cost_the_badge_and_not_the_check(name: str, bad
 
     outcome = RELATIONS[name](CASE, Truthful(shaky), None)  # type: ignore[arg-type]
     assert outcome.passed
-    ((found, why),) = outcome.lacks
+    ((found, why),) = outcome.missing_badges
     assert found == badge
     assert "this changes the output in" in why
 

@@ -12,7 +12,7 @@ import pytest
 from pabench.checks.remote.answers import Answers, Nonsense, error_of
 from pabench.checks.remote.arena import Arena, lend, segments
 from pabench.checks.remote.errors import SubjectRaised
-from pabench.problem.vast import lent_by, reserved_zeros
+from pabench.problem.huge_pool import lent_by, reserved_zeros
 from pabench.subjects.process.answers import Answer
 from pabench.subjects.process.memory import Inputs
 
@@ -139,8 +139,8 @@ def test_remote_nonsense_is_no_value(told: Any) -> None:
 
 
 def test_remote_arrays_without_bytes_have_a_form_and_take_no_room() -> None:
-    vast = read({"array": {"dtype": "<f8", "shape": [2**30, 2**9]}})
-    assert (vast.shape, vast.dtype) == ((2**30, 2**9), np.float64)
+    huge = read({"array": {"dtype": "<f8", "shape": [2**30, 2**9]}})
+    assert (huge.shape, huge.dtype) == ((2**30, 2**9), np.float64)
     assert read({"array": {"dtype": "object", "shape": [3]}}).dtype == object
     found = read({"array": ARRAY}, bytes(8))
     found[0] = 1  # what is read is the judge's own

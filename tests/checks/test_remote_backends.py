@@ -26,9 +26,9 @@ from pabench.device.checked import CheckedDevice, KernelFindings
 from pabench.device.registry import DeviceRequest
 from pabench.errors import EnvironmentRefused, OutOfPages, PabenchError, UsageError
 from pabench.problem import Batch, Case, Problem, build_tensors
-from pabench.problem.placement import VAST
+from pabench.problem.placement import HUGE_POOL
 from pabench.run.workers import ForkServer
-from pabench.strategies.attention import cases, vast_page_cases
+from pabench.strategies.attention import cases, huge_pool_cases
 from pabench.strategies.cache import append_cases, merge_cases
 from pabench.strategies.lengths import prefill_batches, speculative_batches
 from pabench.subjects.backends.base import attend
@@ -74,7 +74,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "append-e4m3": append_cases(**SMALL, formats=("e4m3",)),
     "append-stored": append_cases(**SMALL, formats=("int4-token-head", "nvfp4")),
     "append-paged": append_cases(**SMALL, paged=True),
-    "append-paged-vast": append_cases(**SMALL, paged=True),
+    "append-paged-huge-pool": append_cases(**SMALL, paged=True),
     "replay": cases(**SMALL, max_len=60, placements=("shuffled", "reversed")),
 }
 
@@ -103,14 +103,14 @@ def test_remote_rawkernel_is_judged_as_here(fork_server: ForkServer, name: str) 
     assert any(isinstance(outcome, Outcome) and outcome.passed for outcome in outcomes), outcomes
 
 
-@pytest.mark.parametrize("placement", [VAST, "high"])
+@pytest.mark.parametrize("placement", [HUGE_POOL, "high"])
 def test_remote_pools_larger_than_memory_are_lent(fork_server: ForkServer, placement: str) -> None:
     found = []
     with backend(fork_server, "rawkernel") as subject:
 
         @settings(max_examples=3, deadline=None, database=None, phases=[Phase.generate])
         @seed(5)
-        @given(vast_page_cases())
+        @given(huge_pool_cases())
         def judged(case: Case) -> None:
             case = replace(case, placement=placement)
             for name in ("decode", "plans"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from pabench.checks.effort import Effort
+from pabench.checks.case_budget import CaseBudget
 from pabench.checks.observer import CaseObserver
 from pabench.checks.outcome import PASSED, Outcome, failed
 from pabench.checks.question import Check, Question
@@ -21,7 +21,7 @@ from tests.support.probe import DEVICE
 from tests.support.stub_backends import Good
 
 PROBLEM = Problem(num_qo_heads=1, num_kv_heads=1, head_dim=16, page_size=1)
-EFFORT = Effort(examples=40, machine_runs=1, machine_steps=1)
+CASE_BUDGET = CaseBudget(examples=40, machine_runs=1, machine_steps=1)
 
 
 def case_of(length: int) -> Case:
@@ -38,7 +38,7 @@ GOOD: Any = Good(DEVICE)
 
 
 def answer(asked: Question, *, lacking: str | None = None) -> Answer:
-    runner = CheckRunner(device=DEVICE, effort=EFFORT, seed=0)
+    runner = CheckRunner(device=DEVICE, case_budget=CASE_BUDGET, seed=0)
     return runner.answer(asked, Judged(name="good", kind="backend", backend=GOOD, lacking=lacking))
 
 
@@ -98,7 +98,7 @@ def test_runner_lets_through_what_is_about_the_process() -> None:
 
     observer = CaseObserver()
     observer.judged = judged  # type: ignore[method-assign]
-    runner = CheckRunner(device=DEVICE, effort=EFFORT, seed=0, observer=observer)
+    runner = CheckRunner(device=DEVICE, case_budget=CASE_BUDGET, seed=0, observer=observer)
     with pytest.raises(Ended):
         runner.answer(question(lambda case: PASSED), Judged(name="good", kind="backend", backend=GOOD))
 
@@ -161,6 +161,6 @@ def test_runner_asks_the_same_cases_with_a_seed() -> None:
             mine.extend(case.batch.kv_lens)
             return PASSED
 
-        runner = CheckRunner(device=DEVICE, effort=EFFORT, seed=seed)
+        runner = CheckRunner(device=DEVICE, case_budget=CASE_BUDGET, seed=seed)
         runner.answer(question(run), Judged(name="good", kind="backend", backend=GOOD))
     assert seen[0] == seen[1] != seen[2]

@@ -31,7 +31,7 @@ def test_selection_of_a_printed_id_is_that_question(name: str) -> None:
         ("*fp8-kv*", ["decode[fp8-kv]", "prefill[fp8-kv]"]),
         ("decode[?lib*]", ["decode[alibi]"]),
         ("needle", ["decode[needle]"]),
-        ("vast-pools", [name for name in IDS if name.endswith("[vast-pools]")]),
+        ("huge-pool", [name for name in IDS if name.endswith("[huge-pool]")]),
         ("long", ["decode[long]", "prefill[long]"]),
         ("append", ["append"]),
         ("append*", [name for name in IDS if name.startswith("append")]),

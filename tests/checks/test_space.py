@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pabench.checks.axes import AXES
-from pabench.checks.effort import EFFORTS
+from pabench.checks.case_budget import CASE_BUDGETS
 from pabench.checks.outcome import PASSED
 from pabench.checks.question import Question
 from pabench.checks.runner import CheckRunner
@@ -39,13 +39,13 @@ def drawn(
     device = EmulatedDevice()
     backend: Backend = BACKENDS[name](device)
     judged = Judged(name=name, kind="backend", backend=backend, known=())
-    effort = EFFORTS[profile]
-    effort = replace(effort, examples=min(effort.examples, most or effort.examples))
+    case_budget = CASE_BUDGETS[profile]
+    case_budget = replace(case_budget, examples=min(case_budget.examples, most or case_budget.examples))
     space, cases, without = Space(), Counter[str](), {}
     for row in ROWS:
         asked = replace(row, check=replace(row.check, run=lambda case, backend, device: PASSED))
         try:
-            record = CheckRunner(device=device, effort=effort, seed=0).ask(asked, judged)
+            record = CheckRunner(device=device, case_budget=case_budget, seed=0).ask(asked, judged)
         except Unsupported:
             continue
         space.join(record.space)
@@ -72,7 +72,7 @@ def test_space_of_quick_has_no_gap() -> None:
         assert not set(met) & set(without.get(axis.name, ())), (axis.name, met)
 
 
-@pytest.mark.parametrize("profile", list(EFFORTS))
+@pytest.mark.parametrize("profile", list(CASE_BUDGETS))
 def test_space_of_a_profile_asks_every_question_and_clause(profile: str) -> None:
     """A profile is a number of cases; each question draws one at least, whatever its share."""
     _, cases, _ = drawn("rawkernel", profile, 1)
@@ -125,10 +125,10 @@ def test_range_of_a_narrow_backend_is_its_own() -> None:
         ),
     )
     object.__setattr__(backend, "capabilities", narrow)
-    runner = CheckRunner(device=EmulatedDevice(), effort=EFFORTS["glance"], seed=0)
+    runner = CheckRunner(device=EmulatedDevice(), case_budget=CASE_BUDGETS["glance"], seed=0)
     judged = Judged(name="narrow", kind="backend", backend=backend, known=())
     record = runner.ask(next(row for row in ROWS if row.id == "decode[normal]"), judged)
-    assert record.cases == EFFORTS["glance"].examples
+    assert record.cases == CASE_BUDGETS["glance"].examples
     assert set(record.space.reached["page_size"].classes) == {"256", "512"}
     assert set(record.space.reached["head_dim"].classes) == {"64"}
     assert set(record.refused["head_dim"]) >= {"128", "72"}

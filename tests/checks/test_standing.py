@@ -15,7 +15,13 @@ BACKEND_RESULTS = [row.id for row in questions_for("backend")]
 
 def line(check: str, status: str = "passed", **more: Any) -> dict[str, Any]:
     cases = 0 if status in ("unsupported", "interrupted") else 10
-    given = {"subject": "mine", "subject_kind": "backend", "device": "emulated", "cases": cases, "lacks": {}}
+    given = {
+        "subject": "mine",
+        "subject_kind": "backend",
+        "device": "emulated",
+        "cases": cases,
+        "missing_badges": {},
+    }
     return {"check": check, "status": status, **given, **more}
 
 
@@ -68,7 +74,7 @@ def test_standing_of_a_crash_is_no_better() -> None:
 
 
 def test_standing_bits_that_differ_cost_the_badge_alone() -> None:
-    found = standing(batch={"lacks": {"batch-invariant": "alone: this changes the LSE"}})
+    found = standing(batch={"missing_badges": {"batch-invariant": "alone: this changes the LSE"}})
     assert found.broken == ()
     assert "core" in held(found.profiles)
     (badge,) = [claim for claim in found.badges if claim.name == "batch-invariant"]
@@ -135,7 +141,7 @@ def test_standing_is_kept_apart_by_device() -> None:
 
 def test_standing_reads_journals_from_before_there_were_badges() -> None:
     old = line("batch")
-    del old["lacks"]
+    del old["missing_badges"]
     assert held(standings([old])[0].badges) == ["batch-invariant"]
 
 

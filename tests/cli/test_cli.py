@@ -215,7 +215,7 @@ def test_cli_doctor_cache_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_cli_list_checks_names_every_check_of_the_suite(capsys: pytest.CaptureFixture[str]) -> None:
     from pabench.checks.suite import QUESTIONS
-    from pabench.subjects.backends.base import DUMMY_LENGTHS, LAYERS, OPTIONAL, PADDED_ROWS, VAST_WRITES
+    from pabench.subjects.backends.base import DUMMY_LENGTHS, HUGE_POOL_WRITES, LAYERS, OPTIONAL, PADDED_ROWS
 
     assert run(["list", "checks", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
@@ -231,7 +231,7 @@ def test_cli_list_checks_names_every_check_of_the_suite(capsys: pytest.CaptureFi
         DUMMY_LENGTHS,
         PADDED_ROWS,
         "allocator",
-        VAST_WRITES,
+        HUGE_POOL_WRITES,
         *OPTIONAL,
     }
     assert {row["judges"] for row in rows} == judged

@@ -70,7 +70,7 @@ def test_terminal_summary_tells_faults_first_and_counts_what_is_unsupported() ->
         check("mine", f"x{at}", status="unsupported", reason=f"mine offers no {word}", cases=0)
         for at, word in enumerate(["prefill"] * 3 + ["append"] * 2 + ["merge", "gather", "replay"])
     ]
-    records = [record_of({"findings": [], "deviations": [], "lacks": {}, **line}) for line in lines]
+    records = [record_of({"findings": [], "deviations": [], "missing_badges": {}, **line}) for line in lines]
     said = list(summary_lines(records, [], whole=True))
     assert said[0].startswith("FAILED mine placement: wrong")
     (unsupported,) = [line for line in said if line.startswith("UNSUPPORTED")]

@@ -62,12 +62,12 @@ ptxas info    : Used 255 registers, 532 bytes cmem[0]
 
 
 @pytest.mark.parametrize(
-    "lacks", ["Function properties for second", "0 bytes stack frame", "Used 32 registers"]
+    "missing", ["Function properties for second", "0 bytes stack frame", "Used 32 registers"]
 )
-def test_ptxas_missing_figures_are_an_error_and_no_zero(lacks: str) -> None:
-    assert lacks in LOG
+def test_ptxas_missing_figures_are_an_error_and_no_zero(missing: str) -> None:
+    assert missing in LOG
     with pytest.raises(CompileError, match=r"ptxas (said nothing about|gave no figures for) second"):
-        parse_functions(LOG.replace(lacks, "something else", 1))
+        parse_functions(LOG.replace(missing, "something else", 1))
 
 
 def test_ptxas_warnings_are_lines_of_their_own() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.checks.effort import EFFORTS
+from pabench.checks.case_budget import CASE_BUDGETS
 from pabench.checks.runner import CheckRunner
 from pabench.checks.subject_facts import load_judged
 from pabench.checks.suite import question_by_id
@@ -53,7 +53,9 @@ def test_right_solutions_pass_and_wrong_ones_fail(name: str, which: str, tmp_pat
     [file] = files_of(tmp_path, kind, which)
     device = open_device("emulated", must_run=False)
     subject = load_judged("backend", str(file), device)
-    runner = CheckRunner(device=device, effort=replace(EFFORTS["quick"], examples=8, shrink=False), seed=1)
+    runner = CheckRunner(
+        device=device, case_budget=replace(CASE_BUDGETS["quick"], examples=8, shrink=False), seed=1
+    )
     asked = workloads_of(str(file), None)
     assert asked is not None
     workloads = [workload_question(str(file), None, one.uuid) for one in asked.workloads]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pabench.checks.effort import EFFORTS
+from pabench.checks.case_budget import CASE_BUDGETS
 from pabench.checks.runner import CheckRunner
 from pabench.checks.subject_facts import load_judged
 from pabench.checks.suite import question_by_id
@@ -101,7 +101,7 @@ def test_right_solutions_pass_what_is_drawn(shape: dict[str, Any], question: str
             pytest.skip("a definition of decode")
         question = "prefill[latent-cache]" if shape.get("latent") else "prefill[causal]"
     device = open_device("emulated", must_run=False)
-    runner = CheckRunner(device=device, effort=replace(EFFORTS["quick"], examples=5), seed=1)
+    runner = CheckRunner(device=device, case_budget=replace(CASE_BUDGETS["quick"], examples=5), seed=1)
     answer = runner.answer(question_by_id(question), load_judged("backend", str(right), device))
     assert (answer.result.status, answer.result.reason) == (Status.PASSED, None)
     assert answer.result.cases

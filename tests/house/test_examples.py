@@ -47,7 +47,7 @@ SHOWN: dict[str, tuple[str, dict[str, Any], str, str]] = {
     ),
     "append": ("decode", {}, "[:n]", "[: n - 1]"),
     "hnd_layout": ("decode", {"kv_layout": "HND"}, "c[pages, kv]", "c[pages, 0]"),
-    "rounding": ("decode", {"dtype": "float16"}, 'ComputeProfile(p_dtype="storage")', "ComputeProfile()"),
+    "rounding": ("decode", {"dtype": "float16"}, 'NumericsProfile(p_dtype="storage")', "NumericsProfile()"),
     "torch_window": ("decode", {"window": 7}, "n - window", "n - window + 1"),
 }
 

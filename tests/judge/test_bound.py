@@ -8,7 +8,7 @@ import pytest
 from pabench.judge.bound import logit_weight, rounding_of
 from pabench.judge.gather import gather_tokens, to_float64
 from pabench.judge.reference import Truth, truth
-from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, Tensors, build_tensors
 from pabench.problem.dtypes import DTYPES, E4M3, FLOAT16, FLOAT32, Array
 from pabench.problem.families import FAMILIES
 
@@ -23,7 +23,7 @@ def make(family: str = "normal", dtype: str = "float16", kv_len: int = 50) -> Te
     return build_tensors(Case(problem=problem, batch=Batch(kv_lens=(kv_len,)), family=family, poison="nan"))
 
 
-def by_hand(tensors: Tensors, profile: ComputeProfile, head: int) -> tuple[Array, float]:
+def by_hand(tensors: Tensors, profile: NumericsProfile, head: int) -> tuple[Array, float]:
     """T and T_lse of one row, written out once more from the formulas, in numpy."""
     problem, n = tensors.case.problem, int(tensors.kv_lens[0])
     q = to_float64(tensors.q[0, head], problem.storage)
@@ -53,16 +53,16 @@ def by_hand(tensors: Tensors, profile: ComputeProfile, head: int) -> tuple[Array
 
 
 PROFILES = (
-    ComputeProfile(),
-    ComputeProfile(p_dtype="float16", partial_dtype=None),
-    ComputeProfile(p_dtype="bfloat16", partial_dtype="bfloat16", kv_dtype="bfloat16"),
-    ComputeProfile(kv_dtype="float16", accumulation="serial"),
+    NumericsProfile(),
+    NumericsProfile(p_dtype="float16", partial_dtype=None),
+    NumericsProfile(p_dtype="bfloat16", partial_dtype="bfloat16", kv_dtype="bfloat16"),
+    NumericsProfile(kv_dtype="float16", accumulation="serial"),
 )
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_bound_equals_the_formula_written_out(profile: ComputeProfile, dtype: str) -> None:
+def test_bound_equals_the_formula_written_out(profile: NumericsProfile, dtype: str) -> None:
     for family in ("normal", "ascending", "cancelling-value", "huge"):
         tensors = make(family, dtype)
         found = truth(tensors, profile)
@@ -75,7 +75,7 @@ def test_bound_equals_the_formula_written_out(profile: ComputeProfile, dtype: st
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_bound_is_positive_and_finite(family: str, dtype: str) -> None:
-    found = truth(make(family, dtype), ComputeProfile())
+    found = truth(make(family, dtype), NumericsProfile())
     assert (found.out_bound > 0).all()
     assert np.isfinite(found.out_bound).all()
     assert (found.lse_bound > 0).all()
@@ -83,7 +83,7 @@ def test_bound_is_positive_and_finite(family: str, dtype: str) -> None:
 
 def logit_share(tensors: Tensors) -> Array:
     """What the logits' error adds: the bound of a kernel with exact everything else taken away."""
-    profile = ComputeProfile(kv_dtype="bfloat16")
+    profile = NumericsProfile(kv_dtype="bfloat16")
     relative = 2.0**-24 * 2 + 2.0**-8 + 2 * (32 + 50 / 32 + 8) * U32 + U[tensors.case.problem.dtype]
     found: Truth = truth(tensors, profile)
     share: Array = found.out_bound / (relative * np.abs(found.out)) - 1.0
@@ -99,33 +99,33 @@ def test_bound_of_logits_vanishes_for_constant_values_and_one_dominating_key() -
 
 def test_bound_grows_with_every_coarser_declaration() -> None:
     tensors = make("normal", "float32")
-    base = truth(tensors, ComputeProfile()).out_bound
+    base = truth(tensors, NumericsProfile()).out_bound
     for profile in (
-        ComputeProfile(p_dtype="float16"),
-        ComputeProfile(partial_dtype="bfloat16"),
-        ComputeProfile(kv_dtype="bfloat16"),
-        ComputeProfile(accumulation="serial"),
+        NumericsProfile(p_dtype="float16"),
+        NumericsProfile(partial_dtype="bfloat16"),
+        NumericsProfile(kv_dtype="bfloat16"),
+        NumericsProfile(accumulation="serial"),
     ):
         assert (truth(tensors, profile).out_bound > base).all()
-    assert (truth(tensors, ComputeProfile(partial_dtype=None)).out_bound < base).all()
+    assert (truth(tensors, NumericsProfile(partial_dtype=None)).out_bound < base).all()
 
 
 def test_bound_is_tight_in_units_of_the_output() -> None:
     # a float32 kernel on fp16 storage may be off by one rounding of the output and little more
-    found = truth(make("constant-value"), ComputeProfile())
+    found = truth(make("constant-value"), NumericsProfile())
     assert (found.out_bound <= 1.1 * FLOAT16.unit_roundoff * np.abs(found.out) + 1e-7).all()
 
 
 def test_bound_knows_exact_conversions() -> None:
-    assert rounding_of(ComputeProfile(kv_dtype="float32"), FLOAT16).u_k == 0
-    assert rounding_of(ComputeProfile(kv_dtype="float16"), FLOAT16).u_k == 0
-    assert rounding_of(ComputeProfile(kv_dtype="float16"), FLOAT32).u_k == FLOAT16.unit_roundoff
+    assert rounding_of(NumericsProfile(kv_dtype="float32"), FLOAT16).u_k == 0
+    assert rounding_of(NumericsProfile(kv_dtype="float16"), FLOAT16).u_k == 0
+    assert rounding_of(NumericsProfile(kv_dtype="float16"), FLOAT32).u_k == FLOAT16.unit_roundoff
 
 
 def test_bound_stays_a_number_for_enormous_logits() -> None:
     tensors = make("normal", "float32")
     big = replace(tensors, q=tensors.q * np.float32(1e30))
-    found = truth(big, ComputeProfile())
+    found = truth(big, NumericsProfile())
     assert np.isfinite(found.out).all()
     assert not np.isnan(found.out_bound).any()
     assert not np.isnan(found.lse_bound).any()
@@ -139,7 +139,7 @@ def test_bound_weighs_a_key_that_its_error_lifts_from_nothing() -> None:
 
 
 def test_bound_of_a_cache_rounded_to_the_type_of_the_queries() -> None:
-    profile = ComputeProfile(kv_dtype="storage")
+    profile = NumericsProfile(kv_dtype="storage")
     assert rounding_of(profile, FLOAT16, E4M3).u_k == FLOAT16.unit_roundoff
     # a conversion that does not take place costs nothing, nor does widening
     assert rounding_of(profile, FLOAT16).u_k == rounding_of(profile, FLOAT32, E4M3).u_k == 0.0

@@ -16,7 +16,7 @@ from pabench.device.registry import open_device
 from pabench.judge.naive import naive_attention
 from pabench.judge.reference import truth
 from pabench.judge.verdict import Verdict, judge
-from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, Tensors, build_tensors
 from pabench.problem.problem import CACHE_FEATURES
 from pabench.problem.tensors import SequenceRows, lay_out, sequences_of
 from pabench.strategies.attention import cases
@@ -26,7 +26,7 @@ from pabench.subjects.backends.function import FunctionBackend
 from pabench.subjects.backends.rawkernel import RawKernelBackend
 
 DEVICE = open_device("emulated")
-EXACT = ComputeProfile()
+EXACT = NumericsProfile()
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "mla_decode.py"
 
 

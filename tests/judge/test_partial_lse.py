@@ -9,7 +9,7 @@ import pytest
 
 from pabench.errors import InvalidCase
 from pabench.judge.verdict import judge
-from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, Tensors, build_tensors
 from pabench.problem.tensors import lay_out, sequences_of
 from pabench.selftest.simulated import Make
 
@@ -55,6 +55,6 @@ def test_partial_lse_declared_does_not_excuse_a_wrong_base() -> None:
 
 def test_partial_lse_needs_parts() -> None:
     with pytest.raises(InvalidCase, match="partial_lse = True: needs a partial_dtype"):
-        ComputeProfile(partial_dtype=None, partial_lse=True)
+        NumericsProfile(partial_dtype=None, partial_lse=True)
     with pytest.raises(InvalidCase, match="partial_lse = 1: must be true or false"):
-        ComputeProfile(partial_lse=1)  # type: ignore[arg-type]
+        NumericsProfile(partial_lse=1)  # type: ignore[arg-type]

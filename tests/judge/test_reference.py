@@ -16,13 +16,13 @@ from pabench.judge import reference
 from pabench.judge.gather import gather_tokens, to_float64
 from pabench.judge.naive import naive_attention
 from pabench.judge.reference import truth
-from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, Tensors, build_tensors
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.families import FAMILIES
 from pabench.problem.placement import PLACEMENTS
 from pabench.problem.pool import KV_LAYOUTS
 
-PROFILE = ComputeProfile()
+PROFILE = NumericsProfile()
 
 
 @st.composite
@@ -207,7 +207,7 @@ def test_reference_rejects_arrays_that_do_not_fit() -> None:
 MEMORY_PROBE = """
 import resource, numpy as np
 from pabench.judge.reference import truth
-from pabench.problem import Batch, Case, ComputeProfile, KvPool, PageLayout, Problem, Tensors
+from pabench.problem import Batch, Case, NumericsProfile, KvPool, PageLayout, Problem, Tensors
 from pabench.problem.pool import pool_shape
 n = 32768
 problem = Problem(num_qo_heads=32, num_kv_heads=8, head_dim=128, page_size=64, dtype="float16")
@@ -223,7 +223,7 @@ tensors = Tensors(
     qo_indptr=np.array([0, 1], np.int32),
 )
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = truth(tensors, ComputeProfile())
+found = truth(tensors, NumericsProfile())
 assert abs(found.out - 0.5).max() < 1e-12
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

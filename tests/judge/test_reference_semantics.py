@@ -13,11 +13,11 @@ from pabench.judge.naive import naive_attention
 from pabench.judge.reference import truth
 from pabench.judge.traffic import attention_flops, decode_traffic
 from pabench.judge.verdict import judge
-from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, Tensors, build_tensors
 from pabench.selftest.calibration import KINDS, random_case, trial
 
 U32 = 2.0**-24
-PROFILE = ComputeProfile(tanh_error=2.0**-11)
+PROFILE = NumericsProfile(tanh_error=2.0**-11)
 TRIALS = 40
 
 
@@ -57,7 +57,7 @@ def one_row(**features: Any) -> tuple[Tensors, Any, Any, Any]:
 def test_bound_semantics_equal_the_formula_written_out() -> None:
     cap, slope, sink, window, tanh_error = 3.0, 0.125, 1.5, 20, 2.0**-11
     tensors, q, k, v = one_row(soft_cap=cap, alibi_slopes=(slope,), sinks=(sink,), window=window)
-    found = truth(tensors, ComputeProfile(tanh_error=tanh_error))
+    found = truth(tensors, NumericsProfile(tanh_error=tanh_error))
     k, v, scale = k[-window:], v[-window:], tensors.case.problem.scale
     raw = scale * (k @ q)
     error = 2 * (32 + 40 / 32 + 3) * U32 * scale * (np.abs(k) @ np.abs(q)) + 4 * U32 * np.abs(raw)
@@ -86,7 +86,7 @@ def test_bound_semantics_of_scales_are_two_more_roundings() -> None:
         num_qo_heads=1, num_kv_heads=1, head_dim=8, page_size=4, kv_dtype="e4m3", v_scale=(3.0,)
     )
     tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(9,)), family="constant-value"))
-    found = truth(tensors, ComputeProfile(partial_dtype=None))
+    found = truth(tensors, NumericsProfile(partial_dtype=None))
     chain = 2 * (9 + 9 / 32 + 8) * U32
     relative = U32 + 2 * U32 + chain + U32  # weights, scale, sum, output
     np.testing.assert_allclose(found.out_bound, relative * np.abs(found.out), rtol=1e-3)
@@ -98,8 +98,8 @@ def test_bound_semantics_scale_the_underflow_of_partial_outputs(scale: float, ti
         num_qo_heads=1, num_kv_heads=1, head_dim=8, page_size=4, kv_dtype="e4m3", v_scale=(scale,)
     )
     tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(9,)), family="constant-value"))
-    whole = truth(tensors, ComputeProfile(partial_dtype=None))
-    parts = truth(tensors, ComputeProfile(partial_dtype="float16"))
+    whole = truth(tensors, NumericsProfile(partial_dtype=None))
+    parts = truth(tensors, NumericsProfile(partial_dtype="float16"))
     more = parts.out_bound - whole.out_bound - 2.0**-11 * np.abs(whole.out)
     np.testing.assert_allclose(more, 2.0**-25 * times, rtol=1e-6)
 

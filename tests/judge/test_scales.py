@@ -15,7 +15,7 @@ from pabench.errors import InvalidCase
 from pabench.judge.naive import naive_attention
 from pabench.judge.reference import truth
 from pabench.judge.verdict import judge
-from pabench.problem import Batch, Case, ComputeProfile, Problem, build_tensors, case_from_dict
+from pabench.problem import Batch, Case, NumericsProfile, Problem, build_tensors, case_from_dict
 from pabench.problem.dtypes import encode
 from pabench.strategies.attention import cases
 from pabench.strategies.lengths import prefill_batches
@@ -23,7 +23,7 @@ from pabench.subjects.backends.base import attend
 from pabench.subjects.backends.rawkernel import RawKernelBackend
 from tests.support.probe import DEVICE
 
-EXACT = ComputeProfile()
+EXACT = NumericsProfile()
 REQUIRED = (
     ("fp8-q",),
     ("fp8-q", "kv-e5m2"),

@@ -6,7 +6,7 @@ import pytest
 from pabench.judge import threads
 from pabench.judge.reference import truth
 from pabench.judge.threads import one_blas_thread
-from pabench.problem import Batch, Case, ComputeProfile, Problem, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, build_tensors
 
 SWITCH = threads._switch()
 
@@ -38,4 +38,4 @@ def test_threads_of_an_unknown_library_are_left_alone(monkeypatch: pytest.Monkey
     monkeypatch.setattr(threads, "_switch", threads._switch.__wrapped__)
     problem = Problem(num_qo_heads=1, num_kv_heads=1, head_dim=8, page_size=4)
     tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(5,))))
-    assert np.isfinite(truth(tensors, ComputeProfile()).out).all()
+    assert np.isfinite(truth(tensors, NumericsProfile()).out).all()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pabench.judge.gather import gather_tokens, query_numbers, to_float64
 from pabench.judge.merge import merge_truth
 from pabench.judge.reference import Truth, truth
-from pabench.problem import Case, ComputeProfile, build_tensors
+from pabench.problem import Case, NumericsProfile, build_tensors
 from pabench.problem.dtypes import Array, dtype_by_name
 from pabench.problem.features import all_features
 from pabench.problem.masks import MASKS
@@ -30,10 +30,10 @@ BATCHES = (None, speculative_batches, prefill_batches)
 TYPES = (None, "storage", "float32", "float16", "bfloat16")
 
 
-def _profile(**fields: Any) -> ComputeProfile:
+def _profile(**fields: Any) -> NumericsProfile:
     """A profile; without partial outputs there is no LSE of them."""
     fields["partial_lse"] &= fields["partial_dtype"] is not None
-    return ComputeProfile(**fields)
+    return NumericsProfile(**fields)
 
 
 PROFILES = st.builds(

@@ -9,10 +9,10 @@ import pytest
 
 from pabench.judge.reference import truth
 from pabench.judge.verdict import judge
-from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, Tensors, build_tensors
 from pabench.problem.dtypes import DTYPES, Array, encode
 
-PROFILE = ComputeProfile()
+PROFILE = NumericsProfile()
 
 
 def make(dtype: str = "float16", **change: Any) -> Tensors:

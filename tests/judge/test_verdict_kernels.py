@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pabench.judge.verdict import Verdict, judge
-from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, Tensors, build_tensors
 from pabench.problem.dtypes import Array, decode, dtype_by_name, encode
 from pabench.problem.families import FAMILIES
 
@@ -27,8 +27,8 @@ class Kernel:
     fault: str = ""
 
     @property
-    def profile(self) -> ComputeProfile:
-        return ComputeProfile(p_dtype=self.p_dtype, partial_dtype=self.partial_dtype)
+    def profile(self) -> NumericsProfile:
+        return NumericsProfile(p_dtype=self.p_dtype, partial_dtype=self.partial_dtype)
 
     def run(self, t: Tensors) -> tuple[Array, Array]:
         problem = t.case.problem
@@ -189,8 +189,8 @@ def test_verdict_names_page_ids_cut_to_16_bits() -> None:
 def test_verdict_catches_a_profile_that_promises_too_much() -> None:
     tensors = make("float16", "normal")
     out, lse = Kernel(p_dtype="bfloat16").run(tensors)
-    assert not judge(tensors, out, lse, ComputeProfile(p_dtype="float32")).passed
-    assert judge(tensors, out, lse, ComputeProfile(p_dtype="bfloat16")).passed
+    assert not judge(tensors, out, lse, NumericsProfile(p_dtype="float32")).passed
+    assert judge(tensors, out, lse, NumericsProfile(p_dtype="bfloat16")).passed
 
 
 @pytest.mark.parametrize("fault", ["mod", "not-rescaled"])

@@ -20,7 +20,7 @@ from pabench.kernels.decode import (
     instances,
     plan_decode,
 )
-from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.fitted import architecture_limits
 from pabench.kernels.instance import HEAD_DIMS
 from pabench.problem import Batch, Case, Problem, build_tensors
@@ -147,7 +147,7 @@ def test_kernels_decode_mma_equal_shares_do_see_the_batch() -> None:
     assert bits(by_itself) != bits(together, slice(0, 1))
 
 
-def planned(tensors: Tensors, **options: Any) -> DecodePlan:
+def planned(tensors: Tensors, **options: Any) -> AttentionPlan:
     return plan_decode(
         DEVICE,
         tensors.case.problem,
@@ -160,7 +160,7 @@ def planned(tensors: Tensors, **options: Any) -> DecodePlan:
     )
 
 
-def run(plan: DecodePlan, launches: slice = slice(None)) -> AttentionOutput:
+def run(plan: AttentionPlan, launches: slice = slice(None)) -> AttentionOutput:
     plan.out[...], plan.lse[...] = 0xFFFF if plan.out.dtype == np.uint16 else np.nan, np.nan
     for launch in plan.launches[launches]:
         plan.module.launch(launch)

@@ -26,7 +26,7 @@ def lacks(backend: RawKernelMmaBackend, problem: Problem, kv_lens: tuple[int, ..
         case = Case(problem=problem, batch=batch, family="normal", seed=seed)
         outcome = RELATIONS["weightless-keys"](case, backend, DEVICE)
         assert outcome.passed, outcome.text
-        found += [why for badge, why in outcome.lacks if badge == FIXED_SPLIT]
+        found += [why for badge, why in outcome.missing_badges if badge == FIXED_SPLIT]
     return found
 
 

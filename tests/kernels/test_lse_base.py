@@ -9,7 +9,7 @@ import pytest
 from pabench.errors import InvalidCase
 from pabench.judge.verdict import judge
 from pabench.problem import Batch, Case, Problem, build_tensors
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.subjects.backends.base import attend
 from pabench.subjects.backends.rawkernel import RawKernelBackend
 from tests.support.kill_support import ask
@@ -65,4 +65,4 @@ def test_merge_in_another_base_than_declared_fails() -> None:
 
 def test_lse_base_is_one_of_two() -> None:
     with pytest.raises(InvalidCase, match="lse_base = '10': must be one of e, 2"):
-        ComputeProfile(lse_base="10")
+        NumericsProfile(lse_base="10")

@@ -19,7 +19,7 @@ from pabench.errors import InvalidCase
 from pabench.judge.reference import truth
 from pabench.judge.traffic import attention_flops
 from pabench.judge.verdict import judge
-from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.fitted import architecture_limits
 from pabench.kernels.instance import HEAD_DIMS
 from pabench.kernels.prefill import PREFILL, PrefillShape, instances, plan_prefill, prefill_shape
@@ -41,7 +41,7 @@ FEATURES = ("soft-cap", "window", "alibi", "sinks", "fp8-kv", "non-causal")
 SAME = settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
-def planned(tensors: Tensors, device: EmulatedDevice = DEVICE, **options: Any) -> DecodePlan:
+def planned(tensors: Tensors, device: EmulatedDevice = DEVICE, **options: Any) -> AttentionPlan:
     return plan_prefill(
         device,
         tensors.case.problem,
@@ -54,7 +54,7 @@ def planned(tensors: Tensors, device: EmulatedDevice = DEVICE, **options: Any) -
     )
 
 
-def run(plan: DecodePlan, launches: slice = slice(None)) -> AttentionOutput:
+def run(plan: AttentionPlan, launches: slice = slice(None)) -> AttentionOutput:
     """Run on output that holds NaN everywhere before."""
     plan.out[...], plan.lse[...] = 0xFFFF if plan.out.dtype == np.uint16 else np.nan, np.nan
     for launch in plan.launches[launches]:

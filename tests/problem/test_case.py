@@ -20,7 +20,7 @@ from pabench.problem.families import FAMILIES
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 
 PROBLEM = Problem(num_qo_heads=6, num_kv_heads=2, head_dim=8, page_size=4)
 CASE = Case(problem=PROBLEM, batch=Batch(kv_lens=(5, 0, 9)))
@@ -197,6 +197,10 @@ def test_batch_rows_and_sequences() -> None:
     assert Batch(kv_lens=(5, 0)).query_lens == (1, 1)
 
 
+def test_case_of_an_older_file_has_the_new_name_of_its_placement() -> None:
+    assert case_from_dict({**CASE.to_dict(), "placement": "vast"}).placement == "huge-pool"
+
+
 def test_case_is_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         CASE.seed = 3  # type: ignore[misc]
@@ -220,10 +224,10 @@ def test_case_rejects(change: dict[str, Any], text: str) -> None:
 
 
 def test_profile_rejects() -> None:
-    assert ComputeProfile().accumulation == "blocked"
+    assert NumericsProfile().accumulation == "blocked"
     with pytest.raises(UsageError, match="accumulation = 'fast'"):
-        ComputeProfile(accumulation="fast")
+        NumericsProfile(accumulation="fast")
     with pytest.raises(UsageError, match="unknown dtype 'fp8'"):
-        ComputeProfile(p_dtype="fp8")
+        NumericsProfile(p_dtype="fp8")
     with pytest.raises(UsageError, match="tanh_error = -1"):
-        ComputeProfile(tanh_error=-1)
+        NumericsProfile(tanh_error=-1)

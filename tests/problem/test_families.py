@@ -11,10 +11,10 @@ from pabench.judge.verdict import judge
 from pabench.problem import Batch, Case, Problem, Tensors, build_tensors
 from pabench.problem.dtypes import FLOAT16, Array, decode, encode
 from pabench.problem.families import FAMILIES
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import sequences_of
 
-PROFILE = ComputeProfile(p_dtype="float32", accumulation="serial")
+PROFILE = NumericsProfile(p_dtype="float32", accumulation="serial")
 LENGTH = 300
 Fault = Callable[[Array, Array], tuple[Array, float]]
 """From logits ``(n,)`` and values ``(n, head_dim)``, both float64, to an output and its LSE."""

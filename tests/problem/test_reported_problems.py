@@ -17,7 +17,7 @@ import pytest
 
 from pabench.judge.reference import truth
 from pabench.judge.verdict import Verdict, judge
-from pabench.problem import Batch, Case, ComputeProfile, Problem, Tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, Tensors
 from pabench.problem.dtypes import Array
 from pabench.problem.masks import MASKS
 from pabench.problem.masks.mask import Sees
@@ -165,7 +165,7 @@ WRONG: dict[str, tuple[Callable[[Tensors], AttentionOutput], str]] = {
 
 
 def verdict_of(tensors: Tensors, found: AttentionOutput) -> Verdict:
-    return judge(tensors, found.out, found.lse, ComputeProfile(partial_dtype=None))
+    return judge(tensors, found.out, found.lse, NumericsProfile(partial_dtype=None))
 
 
 def dense(given: dict[str, Any], tensors: Tensors) -> tuple[Array, Array]:
@@ -223,7 +223,7 @@ def test_reported_problems_are_judged_and_named(name: str) -> None:
     given = json.loads(FILES[name].read_text(encoding="utf-8"))
     tensors = tensors_of(given)
     out, lse = dense(given, tensors)
-    found = truth(tensors, ComputeProfile())
+    found = truth(tensors, NumericsProfile())
     np.testing.assert_allclose(found.out, out, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(found.lse, lse, rtol=1e-12)
     right = attend(MaskedNumpy(), tensors)

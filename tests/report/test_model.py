@@ -287,7 +287,7 @@ def test_report_model_survives_a_bare_record(tmp_path: Path) -> None:
 def test_report_model_standing_follows_from_the_results(tmp_path: Path) -> None:
     lines = [
         check("mine", "repeat"),
-        check("mine", "batch", lacks={"batch-invariant": "alone: <bits> differ"}),
+        check("mine", "batch", missing_badges={"batch-invariant": "alone: <bits> differ"}),
     ]
     built = model(tmp_path, ("conformance", lines, {}))
     (row,) = built.standing
@@ -303,7 +303,7 @@ def test_report_page_shows_badges_and_what_is_in_their_way(tmp_path: Path) -> No
 
     lines = [
         check("mine", "repeat"),
-        check("mine", "batch", lacks={"batch-invariant": "alone: <bits> differ"}),
+        check("mine", "batch", missing_badges={"batch-invariant": "alone: <bits> differ"}),
     ]
     page = render_html(read_runs([write_run(tmp_path / "run", "conformance", lines)]))
     assert "deterministic" in page

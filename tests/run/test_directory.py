@@ -19,6 +19,7 @@ from pabench.errors import EnvironmentRefused, UsageError
 from pabench.run.directory import RunDirectory, check_new, read_run, read_runs
 from pabench.run.failures import save_failure
 from pabench.run.record import Record, Status
+from pabench.run.schema import read_line
 from tests.support.report_data import cell, check, record_of, sweep_lines, write_run
 
 
@@ -317,6 +318,16 @@ def test_store_run_of_schema_1_is_read_and_not_resumed(tmp_path: Path) -> None:
     assert record.figures["run_ns"].unit == "ns"
     with pytest.raises(UsageError, match="written with schema 1, this version writes 2: it can be reported"):
         RunDirectory.open(path, kind="sweep")
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_store_run_reads_missing_badges_by_their_older_name(schema: int) -> None:
+    found = {"batch-invariant": "alone: this changes the LSE"}
+    line = check("mine", "batch", lacks=found)
+    if schema == 2:
+        line = record_of(line).to_line()
+        line["details"]["lacks"] = line["details"].pop("missing_badges")
+    assert read_line(line, "line", schema=schema).details["missing_badges"] == found
 
 
 def test_store_run_forgets_what_an_interrupt_cut_short(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.checks.effort import EFFORTS
+from pabench.checks.case_budget import CASE_BUDGETS
 from pabench.checks.record import CheckRecord
 from pabench.device.checked import CheckedDevice
 from pabench.device.findings import Finding
@@ -31,7 +31,7 @@ MUTANTS = load_mutants(FOLDER / "allocators_device.toml")
 CHECKED = load_mutants(FOLDER / "allocators_device_checked.toml")
 KERNELS = resource_dir("kernels_cuda")
 SEEDS = (0, 1, 2)
-QUICK_RUNS = EFFORTS["quick"].machine_runs
+QUICK_RUNS = CASE_BUDGETS["quick"].machine_runs
 PLACE = r"^operation \d+ \([a-z_]+\): "
 WILD = re.compile("pool-(index|grows|the-dead)-")
 """Planted faults that write beside the tables: each runs in a process of its own."""
@@ -48,8 +48,8 @@ def examine(
     workers: int | None = None,
 ) -> CheckRecord:
     device = device_of(kernels, poll_seconds=1, workers=workers)
-    effort = replace(EFFORTS["quick"], machine_runs=runs, shrink=False)
-    return ask(check, load_allocator(subject), device, effort=effort, seed=seed, name=subject)
+    case_budget = replace(CASE_BUDGETS["quick"], machine_runs=runs, shrink=False)
+    return ask(check, load_allocator(subject), device, case_budget=case_budget, seed=seed, name=subject)
 
 
 def verdict(check: str, subject: str, kernels: str, seed: int) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.checks.effort import EFFORTS
+from pabench.checks.case_budget import CASE_BUDGETS
 from pabench.checks.runner import CheckRunner
 from pabench.checks.subject_facts import Judged
 from pabench.checks.suite import question_by_id
@@ -113,7 +113,7 @@ FAULTS: dict[str, tuple[type[NumpyBackend], str, str]] = {
 
 def asked(backend: NumpyBackend, question: str, seed: int) -> Any:
     judged = Judged(name="numpy", kind="backend", backend=backend, known=())
-    runner = CheckRunner(device=EmulatedDevice(), effort=EFFORTS["quick"], seed=seed)
+    runner = CheckRunner(device=EmulatedDevice(), case_budget=CASE_BUDGETS["quick"], seed=seed)
     return runner.ask(question_by_id(question), judged)
 
 

@@ -66,7 +66,7 @@ def test_mutants_of_the_project_fit_its_kernels(mutant: Mutant) -> None:
         ("isolation/channel.py", "run/channel.py"),
         ("model/dense.py", "activities/model/dense.py"),
         ("oracle/reference.py", "judge/reference.py"),
-        ("peers/peer.py", "subjects/peers/peer.py"),
+        ("peers/package.py", "subjects/peers/package.py"),
         ("serving/metrics.py", "activities/serving/metrics.py"),
         ("store/files.py", "run/files.py"),
         ("stress/cell.py", "activities/stress/cell.py"),

@@ -249,7 +249,7 @@ LIVING = Mutant(
     file="subjects/allocators/host_state.py",
     before="return -(-tokens // self._page_size)",
     after="return (tokens + self._page_size - 1) // self._page_size",
-    # a question of four histories, for it is asked with the effort of both profiles
+    # a question of four histories, for it is asked with the case budget of both profiles
     **{**FIELDS, "killed_by": "allocator-invariants[long-rows]"},
 )
 CRASHING = Mutant(

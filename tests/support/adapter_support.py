@@ -10,7 +10,7 @@ import pytest
 from pabench.errors import Unsupported
 from pabench.judge.verdict import Verdict, judge
 from pabench.problem import Batch, Case, Problem, build_tensors
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.subjects.backends.base import Backend, attend
 from pabench.subjects.registry import load_backend
 
@@ -58,7 +58,7 @@ def make_case(
     return Case(problem=problem, batch=Batch(kv_lens=kv_lens, q_lens=q_lens), **(defaults | options))
 
 
-def verdict_of(backend: Backend, case: Case, profile: ComputeProfile | None = None) -> Verdict:
+def verdict_of(backend: Backend, case: Case, profile: NumericsProfile | None = None) -> Verdict:
     """Judge one case; the adapter must support it and leave its inputs alone."""
     tensors = build_tensors(case)
     before = tensors.pool.storage.tobytes(), tensors.q.tobytes()
@@ -69,6 +69,6 @@ def verdict_of(backend: Backend, case: Case, profile: ComputeProfile | None = No
     return judge(tensors, result.out, result.lse, profile or backend.profile, allow_missing_lse=missing)
 
 
-def narrower(backend: Backend) -> ComputeProfile:
+def narrower(backend: Backend) -> NumericsProfile:
     """The profile, but with weights and partial sums that are not rounded to the storage type."""
     return replace(backend.profile, p_dtype="float32", partial_dtype="float32")

@@ -16,7 +16,7 @@ SHOWN = (
     ("pabench.compare", "pabench.comparison.compare:compare"),
     ("pabench.trial.live.judged", "pabench.trial.live:judged"),
     ("pabench.trial.live.Counts", "pabench.trial.live:Counts"),
-    ("pabench.problem.profile.ComputeProfile", "pabench.problem.profile:ComputeProfile"),
+    ("pabench.problem.profile.NumericsProfile", "pabench.problem.profile:NumericsProfile"),
     ("pabench.subjects.backends.base.Capabilities", "pabench.subjects.backends.base:Capabilities"),
 )
 """What a program imports, with its place."""

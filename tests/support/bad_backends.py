@@ -9,7 +9,7 @@ import numpy as np
 
 from pabench.problem import Tensors
 from pabench.problem.dtypes import FLOAT16, decode, encode
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.subjects.backends.base import AttentionOutput
 from tests.support.isolation_backends import Babbles, Exits, Forks, Loops, Segfaults
 from tests.support.stub_backends import (
@@ -136,7 +136,7 @@ class SharesWorkspace(Good):
 class ClaimsFloat32Weights(Good):
     """Declares float32 softmax weights, and rounds them to 16 bits as tensor cores do."""
 
-    profile = ComputeProfile(p_dtype="float32")
+    profile = NumericsProfile(p_dtype="float32")
 
     def fetch(self, plan: Any) -> Any:
         output: AttentionOutput = super().fetch(plan)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pabench.checks.effort import EFFORTS, Effort
+from pabench.checks.case_budget import CASE_BUDGETS, CaseBudget
 from pabench.checks.ledger import Deviation
 from pabench.checks.question import AnyQuestion
 from pabench.checks.record import CheckRecord
@@ -41,12 +41,19 @@ TENSOR_CORE = {
 PLACES = {
     "attention": r"sequence \d+(, query head \d+(, dim \d+)?| is empty|, query row \d+, sees no key)",
     **dict.fromkeys(
-        ("append", "append-e4m3", "append-stored", "append-paged", "append-vast", "append-paged-vast"),
+        (
+            "append",
+            "append-e4m3",
+            "append-stored",
+            "append-paged",
+            "append-huge-pool",
+            "append-paged-huge-pool",
+        ),
         r"(key|value) in slot \d+ \(page \d+, offset \d+\), KV head \d+, (dim|byte) \d+",
     ),
     "copy-pages": r"layer \d+: (key|value) in page \d+, offset \d+, KV head \d+, dim \d+",
-    "copy-pages-vast": r"layer \d+: (key|value) in page \d+, offset \d+, KV head \d+, dim \d+",
-    "gather[vast-pools]": r"(key|value) of sequence \d+, token \d+ \(page \d+\)",
+    "copy-pages-huge-pool": r"layer \d+: (key|value) in page \d+, offset \d+, KV head \d+, dim \d+",
+    "gather[huge-pool]": r"(key|value) of sequence \d+, token \d+ \(page \d+\)",
     "gather": r"(key|value) of sequence \d+, token \d+ \(page \d+\), KV head \d+, dim \d+",
     **dict.fromkeys(
         (*(f"merge[{spread}]" for spread in SPREADS), "merge-empty", "merge-in-place"),
@@ -105,13 +112,13 @@ def ask(
     subject: Backend | AllocatorEntry,
     device: Device,
     *,
-    effort: Effort | None = None,
+    case_budget: CaseBudget | None = None,
     profile: str = "quick",
     seed: int = 0,
     name: str = "subject",
     known: tuple[Deviation, ...] = (),
 ) -> CheckRecord:
-    """Ask one question, without making a failure smaller unless ``effort`` says so."""
+    """Ask one question, without making a failure smaller unless ``case_budget`` says so."""
     entry = isinstance(subject, AllocatorEntry)
     judged = Judged(
         name=name,
@@ -120,9 +127,9 @@ def ask(
         backend=None if isinstance(subject, AllocatorEntry) else subject,
         known=known,
     )
-    effort = effort or replace(EFFORTS[profile], shrink=False)
+    case_budget = case_budget or replace(CASE_BUDGETS[profile], shrink=False)
     row = question_by_id(question) if isinstance(question, str) else question
-    return CheckRunner(device=device, effort=effort, seed=seed).ask(row, judged)
+    return CheckRunner(device=device, case_budget=case_budget, seed=seed).ask(row, judged)
 
 
 def examine(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pabench.problem import ComputeProfile, KvPool, Problem, Tensors
+from pabench.problem import KvPool, NumericsProfile, Problem, Tensors
 from pabench.problem.dtypes import Array
 from pabench.problem.formats import format_features
 from pabench.problem.formats.format import Mistake
@@ -29,7 +29,7 @@ class MaskedNumpy:
     """
 
     name = "masked-numpy"
-    profile = ComputeProfile(partial_dtype=None)
+    profile = NumericsProfile(partial_dtype=None)
 
     def __init__(
         self, mistakes: Mapping[str, Sees] | None = None, *, taken: Mistake | None = None, kinds: str = "kv"

@@ -12,7 +12,7 @@ from pabench.judge.gather import to_float64
 from pabench.problem.dtypes import DTYPES, Array, encode
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import FEATURES, Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.validate import check_attention
@@ -55,7 +55,7 @@ class NumpyBackend:
         features=frozenset(FEATURES),
         interleaved=True,
     )
-    profile = ComputeProfile()
+    profile = NumericsProfile()
 
     def __init__(self, device: Any = None) -> None:
         self.device = device

@@ -12,7 +12,7 @@ from pabench.problem import Tensors
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.torch_sdpa import TorchSdpaBackend
 from pabench.subjects.peers.named import NamedSubject
-from pabench.subjects.peers.peer import Peer
+from pabench.subjects.peers.package import ThirdPartyPackage
 
 
 class Madeup(TorchSdpaBackend):
@@ -69,8 +69,8 @@ class Broken:
         raise OSError("the vendor's library\nis missing")
 
 
-def peer(package: str = "madeup", version: str = "1.2") -> Peer:
-    return Peer(package=package, version=version, modules=(package,))
+def peer(package: str = "madeup", version: str = "1.2") -> ThirdPartyPackage:
+    return ThirdPartyPackage(package=package, version=version, modules=(package,))
 
 
 def adapter(name: str, *, package: str = "madeup", version: str = "1.2", gpu: bool = False) -> NamedSubject:

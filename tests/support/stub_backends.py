@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from pabench.device.base import Device
-from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.decode_simple import AttentionPlan
 from pabench.problem import Tensors
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.rawkernel import RawKernelBackend
 
@@ -22,7 +22,7 @@ from pabench.subjects.backends.rawkernel import RawKernelBackend
 class Call:
     """The kernel's plan, and the arrays it came from."""
 
-    plan: DecodePlan
+    plan: AttentionPlan
     tensors: Tensors
 
 
@@ -33,7 +33,7 @@ class Good:
     capabilities = Capabilities(
         dtypes=frozenset({"float32"}), max_head_dim=16, operations=frozenset({"decode"})
     )
-    profile = ComputeProfile()
+    profile = NumericsProfile()
 
     def __init__(self, device: Device) -> None:
         self._kernel = RawKernelBackend(device)
@@ -140,7 +140,7 @@ class Undecided(Good):
 
 
 class NoCapabilities:
-    profile = ComputeProfile()
+    profile = NumericsProfile()
 
     def __init__(self, device: Device) -> None: ...
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pabench.problem import ComputeProfile, Problem, Tensors
+from pabench.problem import NumericsProfile, Problem, Tensors
 from pabench.problem.dtypes import FLOAT32, Array, DType, decode, dtype_by_name
 from pabench.problem.masks import MASKS, Rows
 
@@ -48,7 +48,7 @@ class Constants:
         return n if self.serial else n.clamp(max=32.0) + n / 32.0
 
 
-def constants(profile: ComputeProfile, storage: DType, stored: DType, queries: DType) -> Constants:
+def constants(profile: NumericsProfile, storage: DType, stored: DType, queries: DType) -> Constants:
     def named(name: str | None, otherwise: DType | None) -> DType | None:
         return otherwise if name is None else storage if name == "storage" else dtype_by_name(name)
 
@@ -74,7 +74,7 @@ def constants(profile: ComputeProfile, storage: DType, stored: DType, queries: D
     )
 
 
-def torch_truth(tensors: Tensors, profile: ComputeProfile) -> Found:
+def torch_truth(tensors: Tensors, profile: NumericsProfile) -> Found:
     """What ``pabench.judge.reference.truth`` returns, as a tuple."""
     problem = tensors.case.problem
     c = constants(profile, problem.storage, problem.kv_storage, problem.q_storage)
@@ -226,7 +226,7 @@ def _softmax(
 
 def torch_merge_truth(outs: Array, lses: Array, dtype: DType) -> Found:
     """What ``pabench.judge.merge.merge_truth`` returns, as a tuple: a row and head at a time."""
-    profile = ComputeProfile(p_dtype="float32", partial_dtype=None, accumulation="serial")
+    profile = NumericsProfile(p_dtype="float32", partial_dtype=None, accumulation="serial")
     c = constants(profile, dtype, dtype, dtype)
     states = torch.from_numpy(decode(outs, dtype))
     logits = torch.from_numpy(lses.astype(np.float64))

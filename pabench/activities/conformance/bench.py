@@ -16,8 +16,8 @@ from pabench.activities.conformance.items import CheckItem, failing_case, record
 from pabench.activities.conformance.load import why_broken
 from pabench.activities.conformance.request import request_from_dict
 from pabench.activities.conformance.smallest import smallest
+from pabench.checks.case_budget import CASE_BUDGETS
 from pabench.checks.case_files import AnyCase
-from pabench.checks.effort import EFFORTS
 from pabench.checks.ledger import known_deviations
 from pabench.checks.observer import CaseObserver
 from pabench.checks.outcome import Outcome
@@ -138,7 +138,7 @@ class ConformanceBench(BenchBase):
                 subject, device = self._judged(asked.subject_kind, asked.subject)
                 runner = CheckRunner(
                     device=device,
-                    effort=replace(EFFORTS[self._request.profile], shrink=not self._request.stop),
+                    case_budget=replace(CASE_BUDGETS[self._request.profile], shrink=not self._request.stop),
                     seed=self._request.seed,
                     scope=self._request.scope,
                     observer=self._observer,

@@ -68,7 +68,7 @@ class CheckItem:
                 "about": self.about,
                 "findings": [],
                 "deviations": [],
-                "lacks": {},
+                "missing_badges": {},
                 **(self.workload or {}),
             },
         )
@@ -87,7 +87,7 @@ def record_of_result(item: CheckItem, result: CheckResult) -> Record:
         "about": result.about,
         "findings": list(result.findings),
         "deviations": list(result.deviations),
-        "lacks": dict(result.lacks),
+        "missing_badges": dict(result.missing_badges),
         "space": dict(result.space),
         "refused": dict(result.refused),
         "causes": dict(result.causes),

@@ -76,10 +76,10 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("--pabench-backend brings worker processes of its own, needs -n 0")
-    from pabench.checks.effort import EFFORTS
+    from pabench.checks.case_budget import CASE_BUDGETS
 
-    if config.option.pabench_profile not in EFFORTS:
-        raise pytest.UsageError(str(UnknownName("profile", config.option.pabench_profile, EFFORTS)))
+    if config.option.pabench_profile not in CASE_BUDGETS:
+        raise pytest.UsageError(str(UnknownName("profile", config.option.pabench_profile, CASE_BUDGETS)))
     config.pluginmanager.register(HostedSuite(config=config), "pabench-hosted-suite")
 
 

@@ -15,18 +15,22 @@ from pabench.checks.append_checks import (
 )
 from pabench.checks.copy_checks import check_copy
 from pabench.checks.gather_checks import check_gather
+from pabench.checks.huge_pool_checks import (
+    check_append_huge_pool,
+    check_append_paged_huge_pool,
+    check_copy_huge_pool,
+)
 from pabench.checks.question import Check, Question
-from pabench.checks.questions.decode import no_vast_pools
+from pabench.checks.questions.decode import no_huge_pools
 from pabench.checks.reject_checks import check_append_reject
-from pabench.checks.vast_checks import check_append_paged_vast, check_append_vast, check_copy_vast
 from pabench.problem.case import Case
 from pabench.problem.dtypes import DTYPES
 from pabench.problem.formats import FORMATS
-from pabench.strategies import APPEND_SCALES, append_cases, cases, high_append_cases, vast_page_cases
+from pabench.strategies import APPEND_SCALES, append_cases, cases, high_append_cases, huge_pool_cases
 from pabench.strategies.cache import SMALL_DIM
 from pabench.strategies.caches import CACHE_PROBLEMS
 from pabench.strategies.drawn import Range
-from pabench.subjects.backends.base import VAST_WRITES
+from pabench.subjects.backends.base import HUGE_POOL_WRITES
 
 APPEND = Check(id="append", operation="append", run=check_append, kind="append")
 E4M3 = Check(id="append-e4m3", operation="append-e4m3", run=check_append_e4m3, kind="append")
@@ -34,9 +38,15 @@ STORED = Check(id="append-stored", operation="append-stored", run=check_append_s
 PAGED = Check(id="append-paged", operation="append-paged", run=check_append_paged, kind="append")
 REJECT = Check(id="append-reject", operation="append", run=check_append_reject, kind="append")
 COPY = Check(id="copy-pages", operation="copy-pages", run=check_copy, kind="append")
-VAST_APPEND = Check(id="append-vast", operation=VAST_WRITES, run=check_append_vast, kind="append")
-VAST_PAGED = Check(id="append-paged-vast", operation=VAST_WRITES, run=check_append_paged_vast, kind="append")
-VAST_COPY = Check(id="copy-pages-vast", operation=VAST_WRITES, run=check_copy_vast, kind="append")
+HUGE_POOL_APPEND = Check(
+    id="append-huge-pool", operation=HUGE_POOL_WRITES, run=check_append_huge_pool, kind="append"
+)
+HUGE_POOL_PAGED = Check(
+    id="append-paged-huge-pool", operation=HUGE_POOL_WRITES, run=check_append_paged_huge_pool, kind="append"
+)
+HUGE_POOL_COPY = Check(
+    id="copy-pages-huge-pool", operation=HUGE_POOL_WRITES, run=check_copy_huge_pool, kind="append"
+)
 GATHER = Check(id="gather", operation="gather", run=check_gather)
 
 HIGH = "Pages around 65,536, where an id cut to 16 bits names another page."
@@ -159,20 +169,20 @@ APPENDS = (
         unasked=_large_pages,
     ),
     Question(
-        check=VAST_APPEND,
+        check=HUGE_POOL_APPEND,
         clauses=("A1", "S5"),
         draw=lambda declared: append_cases(
             **few_sizes(declared), formats=(None, "e4m3") if declared.offers("append-e4m3") else (None,)
         ),
         share=0.25,
-        unasked=no_vast_pools,
+        unasked=no_huge_pools,
     ),
     Question(
-        check=VAST_PAGED,
+        check=HUGE_POOL_PAGED,
         clauses=("A5", "S5"),
         draw=lambda declared: append_cases(**few_sizes(declared), paged=True),
         share=0.25,
-        unasked=no_vast_pools,
+        unasked=no_huge_pools,
     ),
 )
 APPEND_REJECT = Question(
@@ -190,11 +200,11 @@ COPIES = (
         ),
     ),
     Question(
-        check=VAST_COPY,
+        check=HUGE_POOL_COPY,
         clauses=("K1", "S5"),
         draw=lambda declared: append_cases(**few_sizes(declared)),
         share=0.25,
-        unasked=no_vast_pools,
+        unasked=no_huge_pools,
     ),
 )
 GATHERS = (
@@ -202,10 +212,10 @@ GATHERS = (
     Question(
         check=GATHER,
         clauses=("G1", "S5"),
-        draw=lambda declared: vast_page_cases(**declared.far),
-        label="vast-pools",
+        draw=lambda declared: huge_pool_cases(**declared.far),
+        label="huge-pool",
         about="Tokens come out of pages beyond 2 and 4 GiB, where an offset of 32 bits wraps.",
         share=0.25,
-        unasked=no_vast_pools,
+        unasked=no_huge_pools,
     ),
 )

@@ -25,12 +25,12 @@ from pabench.strategies import (
     far_batches,
     head_counts,
     high_page_cases,
+    huge_pool_cases,
     large_groups,
     long_batches,
     many_kv_heads,
     prefix_batches,
     speculative_batches,
-    vast_page_cases,
 )
 from pabench.strategies.drawn import Range
 from pabench.workloads.captured import capture_in_use
@@ -178,7 +178,7 @@ def _not_captured(declared: Range) -> str | None:
     return f"{declared.subject} offers no head_dim {head_dim}, which was captured"
 
 
-def no_vast_pools(declared: Range) -> str | None:
+def no_huge_pools(declared: Range) -> str | None:
     """Return why no pool larger than memory can be given to a backend here, or None."""
     if device_kind(declared.device) != "cuda":
         return None
@@ -346,12 +346,12 @@ ORACLE = (
     Question(
         check=DECODE,
         clauses=("S5",),
-        draw=lambda declared: vast_page_cases(**declared.far),
-        label="vast-pools",
+        draw=lambda declared: huge_pool_cases(**declared.far),
+        label="huge-pool",
         about="Pages beyond 2 and 4 GiB, and beyond 2^31 and 2^32 elements, where an offset of 32 bits "
         "wraps.",
         share=0.5,
-        unasked=no_vast_pools,
+        unasked=no_huge_pools,
     ),
     Question(check=SPECULATIVE, clauses=("D10",), draw=_SPECULATIVE),
     Question(

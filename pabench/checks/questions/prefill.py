@@ -19,7 +19,7 @@ from pabench.checks.questions.decode import (
     POISON,
     REPEAT,
     large_pages,
-    no_vast_pools,
+    no_huge_pools,
     shapes,
 )
 from pabench.problem.features import all_features
@@ -28,11 +28,11 @@ from pabench.strategies import (
     ALL_HEAD_DIMS,
     cases,
     high_page_cases,
+    huge_pool_cases,
     large_groups,
     long_prefill_batches,
     many_row_batches,
     prefill_batches,
-    vast_page_cases,
 )
 from pabench.strategies.drawn import Range
 
@@ -193,10 +193,10 @@ PREFILLS = (
     Question(
         check=PREFILL,
         clauses=("S5",),
-        draw=lambda declared: vast_page_cases(**declared.far, batch=prefill_batches),
-        label="vast-pools",
+        draw=lambda declared: huge_pool_cases(**declared.far, batch=prefill_batches),
+        label="huge-pool",
         about="With several rows a sequence too, pages beyond 2 and 4 GiB, where an offset of 32 bits wraps.",
         share=0.25,
-        unasked=no_vast_pools,
+        unasked=no_huge_pools,
     ),
 )

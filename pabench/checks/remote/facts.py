@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pabench.errors import PabenchError, UsageError
 from pabench.problem.case import Case
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.shape import Shape
 from pabench.subjects.allocators.capabilities import Capabilities as AllocatorCapabilities
 from pabench.subjects.backends.base import Capabilities
@@ -46,7 +46,7 @@ class BackendFacts:
 
     name: str
     capabilities: Capabilities
-    profile: ComputeProfile
+    profile: NumericsProfile
     captures: bool
     takes_resident: bool
 
@@ -115,7 +115,7 @@ def _backend(subject: Caller, told: dict[str, Any]) -> BackendFacts:
     for field in ("dtypes", "devices", "operations", "kv_layouts", "features", "requires"):
         known[field] = frozenset(str(one) for one in known[field])
     known["max_head_dim"] = int(known["max_head_dim"])
-    for field in ("interleaved", "lse", "vast_pools", "validates", "merges_prefixes"):
+    for field in ("interleaved", "lse", "huge_pools", "validates", "merges_prefixes"):
         known[field] = bool(known[field])
     known["num_states"] = None if known["num_states"] is None else int(known["num_states"])
     known["only"] = None if known["only"] is None else Shape(**known["only"])
@@ -123,7 +123,7 @@ def _backend(subject: Caller, told: dict[str, Any]) -> BackendFacts:
     return BackendFacts(
         name=str(told["name"]),
         capabilities=Capabilities(**known),
-        profile=ComputeProfile(**told["profile"]),
+        profile=NumericsProfile(**told["profile"]),
         captures=bool(told["captures"]),
         takes_resident=bool(told["takes_resident"]),
     )

@@ -23,7 +23,7 @@ from pabench.checks.remote.errors import SubjectEnded
 from pabench.checks.remote.facts import RemoteFacts, read_facts
 from pabench.device.registry import DeviceRequest
 from pabench.errors import EnvironmentRefused, PabenchError, Unsupported
-from pabench.problem.vast import lent_by
+from pabench.problem.huge_pool import lent_by
 from pabench.run.channel import Message
 from pabench.run.ending import Ending
 from pabench.run.workers import DEFAULT_DEADLINE_S, ForkServer, Worker, WorkerEnded

@@ -13,7 +13,7 @@ from pabench.judge.gather import to_float64
 from pabench.problem.dtypes import DTYPES, Array, DType, encode
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 
@@ -28,7 +28,7 @@ class Kernel:
         features=frozenset({"latent-cache"}),
         validates=False,
     )
-    profile = ComputeProfile()
+    profile = NumericsProfile()
 
     def plan(self, tensors: Tensors) -> dict[str, Any]:
         """See ``Backend``."""

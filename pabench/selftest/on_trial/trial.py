@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pabench.checks.effort import EFFORTS
+from pabench.checks.case_budget import CASE_BUDGETS
 from pabench.checks.runner import CheckRunner
 from pabench.checks.subject_facts import Judged
 from pabench.checks.suite import question_by_id, questions_for
@@ -71,7 +71,7 @@ def killed_by(
     profile: str = "quick",
 ) -> str | None:
     """Return the question of ours that a fault fails under ``profile``; None where it fails none."""
-    runner = CheckRunner(device=device, effort=replace(EFFORTS[profile], shrink=False), seed=0)
+    runner = CheckRunner(device=device, case_budget=replace(CASE_BUDGETS[profile], shrink=False), seed=0)
     subject = Judged(name=fault.__name__, kind="backend", backend=fault())
     rest = [row.id for row in questions_for("backend") if row.id not in FIRST]
     for name in (*FIRST, *rest):

@@ -15,10 +15,10 @@ from pabench.errors import InvalidCase, UnknownName, Unsupported
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
 from pabench.problem.features import all_features
-from pabench.problem.placement import VAST
+from pabench.problem.placement import HUGE_POOL
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.shape import Shape
 from pabench.problem.tensors import Tensors
 
@@ -42,7 +42,7 @@ PADDED_ROWS = "padded-rows"
 may be anything."""
 ZEROED_ROWS = "zeroed-rows"
 """Operation of one that takes them and gives output 0 and LSE -inf there."""
-VAST_WRITES = "vast-writes"
+HUGE_POOL_WRITES = "huge-pool-writes"
 """Operation of a backend whose appends and copies of pages take caches larger than memory: what they return
 is then a copy of which only what is in use takes room, see ``sparse_copy``."""
 
@@ -57,14 +57,15 @@ class Capabilities:
         operations: subset of ``decode``, ``speculative`` (up to 8 query tokens a sequence), ``prefill`` (any
             number), ``append``, ``replay`` (a plan stays right when its arrays on the device change in place,
             lengths up to those planned included, so that a captured graph can be replayed), ``LAYERS``,
-            ``DUMMY_LENGTHS``, ``PADDED_ROWS``, ``ZEROED_ROWS``, ``VAST_WRITES``, and those of ``OPTIONAL``.
+            ``DUMMY_LENGTHS``, ``PADDED_ROWS``, ``ZEROED_ROWS``, ``HUGE_POOL_WRITES``, and those of
+            ``OPTIONAL``.
         kv_layouts: subset of ``NHD``, ``HND``.
         interleaved: whether it takes strided views of K and V in one pool.
         lse: whether it returns the log-sum-exp.
         max_head_dim: largest head dimension.
         features: subset of ``pabench.problem.features.all_features()``: what it can beyond plain attention.
         requires: features that every case must have; empty for a backend that computes plain attention too.
-        vast_pools: whether it reads the cache where it lies, and only what it needs of it, so that it can be
+        huge_pools: whether it reads the cache where it lies, and only what it needs of it, so that it can be
             given one larger than memory; one that converts or copies the cache must not say so.
         validates: whether it refuses corrupt problems by itself; False where a caller must see to it.
         merges_prefixes: whether it finds pages that sequences share and reads them once; results are then
@@ -83,7 +84,7 @@ class Capabilities:
     max_head_dim: int = 1024
     features: frozenset[str] = frozenset()
     requires: frozenset[str] = frozenset()
-    vast_pools: bool = False
+    huge_pools: bool = False
     validates: bool = True
     merges_prefixes: bool = False
     only: Shape | None = None
@@ -115,7 +116,7 @@ class Capabilities:
             return why
         if problem.head_dim > self.max_head_dim:
             return f"head_dim {problem.head_dim} is above {self.max_head_dim}"
-        if case.placement == VAST and not self.vast_pools:
+        if case.placement == HUGE_POOL and not self.huge_pools:
             return "no pools larger than memory"
         asked = case.features
         if missing := asked - self.features:
@@ -152,7 +153,7 @@ class Backend(Protocol):
 
     name: str
     capabilities: Capabilities
-    profile: ComputeProfile
+    profile: NumericsProfile
 
     def plan(self, tensors: Tensors) -> Any:
         """Upload and convert ``tensors``, choose the launch; everything that is not the computation."""

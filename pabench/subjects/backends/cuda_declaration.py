@@ -39,9 +39,9 @@ class Declaration:
         shared_bytes: dynamic shared memory of a block.
         dtypes: storage types the file is written for.
         max_head_dim: largest head dimension.
-        p_dtype: see ``ComputeProfile``.
-        accumulation, lse_base: see ``ComputeProfile``.
-        tanh_error: see ``ComputeProfile``.
+        p_dtype: see ``NumericsProfile``.
+        accumulation, lse_base: see ``NumericsProfile``.
+        tanh_error: see ``NumericsProfile``.
         features, masks, formats: names of what it takes beyond plain decode.
         prefill: it takes several query tokens per sequence.
         append: it has the entry point ``paged_append``.

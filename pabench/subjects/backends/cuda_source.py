@@ -40,7 +40,7 @@ from pabench.errors import CompileError, Unsupported, UsageError
 from pabench.kernels.instance import DTYPE_CODES
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.cuda_declaration import (
@@ -104,7 +104,7 @@ class CudaSourceBackend:
         self._features = said.all_features(path.name)
         self._names = {name for name, word in (("STORED", STORED), ("CACHED", CACHED)) if word.search(text)}
         self.capabilities = Capabilities(
-            vast_pools=True,
+            huge_pools=True,
             dtypes=frozenset(said.dtypes),
             devices=frozenset({"ptx"} if compiled else {"cuda", "emulated", "ptx"}),
             operations=frozenset(
@@ -118,7 +118,7 @@ class CudaSourceBackend:
             features=self._features,
             requires=frozenset({"latent-cache"} if said.latent else ()),
         )
-        self.profile = ComputeProfile(
+        self.profile = NumericsProfile(
             p_dtype=said.p_dtype,
             accumulation=said.accumulation,
             tanh_error=said.tanh_error,

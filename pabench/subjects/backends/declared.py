@@ -22,7 +22,7 @@ from pabench.problem.formats import FORMATS
 from pabench.problem.masks import MASKS
 from pabench.problem.pool import KV_LAYOUTS
 from pabench.problem.problem import MAX_HEAD_DIM
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.problem.visibility import seen_keys
 from pabench.subjects.backends.base import Capabilities
@@ -174,7 +174,7 @@ class Declared:
     """
 
     capabilities: Capabilities
-    profile: ComputeProfile
+    profile: NumericsProfile
     names: tuple[str, ...]
     latent: bool = False
     append: Callable[..., Any] | None = None
@@ -246,9 +246,9 @@ def declared_of(name: str, function: Callable[..., Any], told: Mapping[str, Any]
     dtypes = told.get("dtypes", NUMPY_DTYPES)
     if isinstance(dtypes, str) or not dtypes:
         raise InvalidCase(f"{name}: dtypes", dtypes, "must be a list of storage types")
-    profile = told.get("profile", ComputeProfile())
-    if not isinstance(profile, ComputeProfile):
-        raise InvalidCase(f"{name}: profile", profile, "must be a ComputeProfile")
+    profile = told.get("profile", NumericsProfile())
+    if not isinstance(profile, NumericsProfile):
+        raise InvalidCase(f"{name}: profile", profile, "must be a NumericsProfile")
     operations = {"decode", *(("prefill", "speculative") if prefill else ())}
     operations |= {"append"} if told.get("append") is not None else set()
     capabilities = Capabilities(

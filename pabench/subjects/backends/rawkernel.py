@@ -11,7 +11,7 @@ import numpy as np
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 from pabench.kernels.append import append_scales, append_to_sequences, append_tokens
-from pabench.kernels.decode_simple import DecodePlan, plan_decode, split_count
+from pabench.kernels.decode_simple import AttentionPlan, plan_decode, split_count
 from pabench.kernels.gather import plan_gather
 from pabench.kernels.layers import layer_of
 from pabench.kernels.mask_bits import mask_bits
@@ -21,17 +21,17 @@ from pabench.kernels.row_formats import row_arguments, takes_rows
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import DTYPES, E4M3, Array, dtype_by_name
 from pabench.problem.features import all_features
+from pabench.problem.huge_pool import sparse_copy
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
-from pabench.problem.vast import sparse_copy
 from pabench.subjects.backends.base import (
     DUMMY_LENGTHS,
+    HUGE_POOL_WRITES,
     LAYERS,
     OPTIONAL,
     PADDED_ROWS,
-    VAST_WRITES,
     ZEROED_ROWS,
     AttentionOutput,
     Capabilities,
@@ -45,13 +45,13 @@ from pabench.subjects.backends.validate import (
     check_states,
 )
 
-VAST_BYTES = 2**31
+HUGE_POOL_BYTES = 2**31
 """Caches above this size are copied as far as they are in use."""
 
 
 def copied(storage: Array) -> Array:
     """Return a copy of a cache on the host."""
-    return sparse_copy(storage) if storage.nbytes > VAST_BYTES else storage.copy()
+    return sparse_copy(storage) if storage.nbytes > HUGE_POOL_BYTES else storage.copy()
 
 
 TANH_ERROR = 2.0**-20
@@ -71,19 +71,19 @@ class RawKernelBackend:
     captures = True
     takes_resident = True
     capabilities = Capabilities(
-        vast_pools=True,
+        huge_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset(
             {
                 *("decode", "speculative", "prefill", "append", "replay"),
-                *(LAYERS, DUMMY_LENGTHS, PADDED_ROWS, ZEROED_ROWS, VAST_WRITES, *OPTIONAL),
+                *(LAYERS, DUMMY_LENGTHS, PADDED_ROWS, ZEROED_ROWS, HUGE_POOL_WRITES, *OPTIONAL),
             }
         ),
         max_head_dim=1024,
         features=frozenset(all_features()),
     )
-    profile = ComputeProfile(
+    profile = NumericsProfile(
         p_dtype="float32", partial_dtype="float32", accumulation="blocked", tanh_error=TANH_ERROR
     )
 
@@ -92,7 +92,7 @@ class RawKernelBackend:
         self.profile = replace(self.profile, lse_base=lse_base)
         self._num_splits = num_splits if num_splits is None else whole_number("num_splits", num_splits, low=1)
 
-    def plan(self, tensors: Tensors) -> DecodePlan:
+    def plan(self, tensors: Tensors) -> AttentionPlan:
         """Upload the arrays and build the launches."""
         check_attention(self.name, self.capabilities, tensors)
         device, case = self._device, tensors.case
@@ -119,31 +119,31 @@ class RawKernelBackend:
             scales=case.scales,
         )
 
-    def layer(self, plan: DecodePlan, q: Array, pool: KvPool) -> DecodePlan:
+    def layer(self, plan: AttentionPlan, q: Array, pool: KvPool) -> AttentionPlan:
         """Upload another layer's arrays; see ``LayeredBackend``."""
         device = self._device
         return layer_of(device, plan, device.to_device(q), pool.with_storage(device.to_device(pool.storage)))
 
-    def prepare(self, plan: DecodePlan) -> None:
+    def prepare(self, plan: AttentionPlan) -> None:
         """Queue the launches that serve all layers."""
         for launch in plan.launches[: plan.planning]:
             plan.module.launch(launch)
 
-    def run_layer(self, plan: DecodePlan) -> None:
+    def run_layer(self, plan: AttentionPlan) -> None:
         """Queue the others."""
         for launch in plan.launches[plan.planning :]:
             plan.module.launch(launch)
 
-    def run(self, plan: DecodePlan) -> None:
+    def run(self, plan: AttentionPlan) -> None:
         """Queue all launches."""
         self.prepare(plan)
         self.run_layer(plan)
 
-    def outputs(self, plan: DecodePlan) -> tuple[Any, ...]:
+    def outputs(self, plan: AttentionPlan) -> tuple[Any, ...]:
         """Return output and LSE on the device."""
         return plan.out, plan.lse
 
-    def fetch(self, plan: DecodePlan) -> AttentionOutput:
+    def fetch(self, plan: AttentionPlan) -> AttentionOutput:
         """Wait and copy output and LSE to the host."""
         self._device.synchronize()
         return AttentionOutput(out=self._device.to_host(plan.out), lse=self._device.to_host(plan.lse))
@@ -305,7 +305,7 @@ class RawKernelBackend:
 
     def _result(self, storage: Any) -> Array:
         """Return a cache that was written, on the host; one larger than memory lies there."""
-        return storage if storage.nbytes > VAST_BYTES else self._device.to_host(storage)
+        return storage if storage.nbytes > HUGE_POOL_BYTES else self._device.to_host(storage)
 
 
 def _row_sizes(problem: Problem, *, raw: bool) -> tuple[int, int]:

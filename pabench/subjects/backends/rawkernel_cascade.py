@@ -9,7 +9,7 @@ from pabench.errors import Unsupported
 from pabench.kernels.cascade import CascadePlan, plan_cascade
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.rawkernel import TANH_ERROR
@@ -36,7 +36,7 @@ class RawKernelCascadeBackend:
         rule=RawKernelMmaBackend.capabilities.rule,
     )
     # prefix and rest are outputs in the storage type before they are merged
-    profile = ComputeProfile(
+    profile = NumericsProfile(
         p_dtype="storage", partial_dtype="storage", accumulation="blocked", tanh_error=TANH_ERROR
     )
 

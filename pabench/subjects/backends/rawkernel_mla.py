@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pabench.kernels.decode_launches import ALIGNMENT
-from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.fitted import DTYPES
 from pabench.kernels.latent import LATENT_DIMS, plan_latent, why_not_latent
 from pabench.problem.case import Case
@@ -28,7 +28,7 @@ class RawKernelMlaBackend(RawKernelMmaBackend):
 
     name = "rawkernel-mla"
     capabilities = Capabilities(
-        vast_pools=True,
+        huge_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset({"decode", "speculative", "prefill", "append", "replay", LAYERS}),
@@ -40,7 +40,7 @@ class RawKernelMlaBackend(RawKernelMmaBackend):
         rule=_why_not,
     )
 
-    def plan(self, tensors: Tensors) -> tuple[DecodePlan, ...]:
+    def plan(self, tensors: Tensors) -> tuple[AttentionPlan, ...]:
         """Upload the arrays and build the launches: one call."""
         check_attention(self.name, self.capabilities, tensors)
         return (plan_latent(self._device, tensors.case.problem, **self._uploaded(tensors), **self._cut),)

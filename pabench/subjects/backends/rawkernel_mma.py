@@ -7,7 +7,7 @@ from typing import Any
 from pabench.device.base import Device
 from pabench.kernels.decode import MAX_HEAD_DIM, plan_decode, why_not_decode
 from pabench.kernels.decode_launches import check_alignment
-from pabench.kernels.decode_simple import DecodePlan
+from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.fitted import DTYPES
 from pabench.kernels.layers import layer_of
 from pabench.kernels.prefill import plan_prefill
@@ -17,7 +17,7 @@ from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import FEATURES
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import DUMMY_LENGTHS, LAYERS, AttentionOutput, Capabilities
 from pabench.subjects.backends.rawkernel import TANH_ERROR, RawKernelBackend
@@ -45,7 +45,7 @@ class RawKernelMmaBackend:
     captures = True
     takes_resident = True
     capabilities = Capabilities(
-        vast_pools=True,
+        huge_pools=True,
         dtypes=frozenset(DTYPES),
         devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset({"decode", "speculative", "prefill", "append", "replay", LAYERS, DUMMY_LENGTHS}),
@@ -54,7 +54,7 @@ class RawKernelMmaBackend:
         rule=_why_not,
     )
     # weights are an operand of the second product, so they are rounded to the storage type
-    profile = ComputeProfile(
+    profile = NumericsProfile(
         p_dtype="storage", partial_dtype="float32", accumulation="blocked", tanh_error=TANH_ERROR
     )
 
@@ -66,7 +66,7 @@ class RawKernelMmaBackend:
         }
         self._simple = RawKernelBackend(device)
 
-    def plan(self, tensors: Tensors) -> tuple[DecodePlan, ...]:
+    def plan(self, tensors: Tensors) -> tuple[AttentionPlan, ...]:
         """Upload the arrays and build the launches: one call or two, which write the same output."""
         check_attention(self.name, self.capabilities, tensors)
         device, batch, arrays = self._device, tensors.case.batch, self._uploaded(tensors)
@@ -97,36 +97,36 @@ class RawKernelMmaBackend:
             "qo_indptr": upload(tensors.qo_indptr),
         }
 
-    def layer(self, plan: tuple[DecodePlan, ...], q: Array, pool: KvPool) -> tuple[DecodePlan, ...]:
+    def layer(self, plan: tuple[AttentionPlan, ...], q: Array, pool: KvPool) -> tuple[AttentionPlan, ...]:
         """Upload another layer's arrays; see ``LayeredBackend``."""
         device = self._device
         held, cache = device.to_device(q), pool.with_storage(device.to_device(pool.storage))
         check_alignment(held, cache)
-        calls: list[DecodePlan] = []
+        calls: list[AttentionPlan] = []
         for call in plan:
             calls.append(layer_of(device, call, held, cache, beside=calls[0] if calls else None))
         return tuple(calls)
 
-    def prepare(self, plan: tuple[DecodePlan, ...]) -> None:
+    def prepare(self, plan: tuple[AttentionPlan, ...]) -> None:
         """Queue the launches that serve all layers."""
         for call in plan:
             self._simple.prepare(call)
 
-    def run_layer(self, plan: tuple[DecodePlan, ...]) -> None:
+    def run_layer(self, plan: tuple[AttentionPlan, ...]) -> None:
         """Queue the others."""
         for call in plan:
             self._simple.run_layer(call)
 
-    def run(self, plan: tuple[DecodePlan, ...]) -> None:
+    def run(self, plan: tuple[AttentionPlan, ...]) -> None:
         """Queue all launches."""
         self.prepare(plan)
         self.run_layer(plan)
 
-    def outputs(self, plan: tuple[DecodePlan, ...]) -> tuple[Any, ...]:
+    def outputs(self, plan: tuple[AttentionPlan, ...]) -> tuple[Any, ...]:
         """Return output and LSE on the device, into which all calls write."""
         return self._simple.outputs(plan[0])
 
-    def fetch(self, plan: tuple[DecodePlan, ...]) -> AttentionOutput:
+    def fetch(self, plan: tuple[AttentionPlan, ...]) -> AttentionOutput:
         """Wait and copy output and LSE to the host."""
         return self._simple.fetch(plan[0])
 

@@ -21,13 +21,13 @@ from pabench.exchange.definition import Definition
 from pabench.exchange.solution import CALLED, Solution
 from pabench.problem.dtypes import Array, dtype_by_name, encode
 from pabench.problem.pool import KvPool
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import AttentionOutput
 from pabench.subjects.backends.solution_source import entry_point
 
 ON_TORCH = frozenset({"torch", "triton"})
-PROFILE = ComputeProfile(p_dtype="storage", partial_dtype="storage", partial_lse=True)
+PROFILE = NumericsProfile(p_dtype="storage", partial_dtype="storage", partial_lse=True)
 """A Solution declares no roundings: those that kernels of this field make are granted."""
 Form = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape and storage type of outputs by name."""

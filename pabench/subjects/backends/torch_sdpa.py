@@ -21,7 +21,7 @@ from pabench.device.base import Device
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import FEATURES, Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.torch_place import torch_place
@@ -81,7 +81,7 @@ class TorchSdpaBackend:
     )
     # The fused kernels of PyTorch round the softmax weights to the storage type before the second product
     # and sum in float32; on the CPU too.
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="float32", kv_dtype=None)
+    profile = NumericsProfile(p_dtype="storage", partial_dtype="float32", kv_dtype=None)
 
     def __init__(self, device: Device) -> None:
         """Choose where the tensors live.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pabench.errors import Unsupported
-from pabench.subjects.peers.peer import Peer
+from pabench.subjects.peers.package import ThirdPartyPackage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class NamedSubject:
 
     about: str
     place: str
-    peers: tuple[Peer, ...] = ()
+    peers: tuple[ThirdPartyPackage, ...] = ()
     needs_gpu: bool = False
 
     def check(self, name: str, device: str) -> None:

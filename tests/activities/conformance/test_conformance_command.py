@@ -130,7 +130,7 @@ def test_conformance_profile_passes(
     # torch-sdpa has none of the optional operations, would convert a pool larger than memory, and reads
     # lengths when it plans
     optional = {name for name in BY_ID if name.split("[")[0] in CHECKS and operation_of(name) in OPTIONAL}
-    optional |= {"replay", "parted-latents"} | {name for name in BY_ID if "vast" in name}
+    optional |= {"replay", "parted-latents"} | {name for name in BY_ID if "huge-pool" in name}
     # ... and so no plan for many layers, padded rows or lengths to come; nor a cache in another format
     planned = ("layers", "dummy-lengths", "padded-rows", "stored[")
     optional |= {name for name in BY_ID if name.startswith(planned)}
@@ -155,7 +155,7 @@ def test_conformance_profile_passes(
     told = dict(re.findall(r"^UNSUPPORTED (\S+), (\d+) checks?: ", result.stdout, re.M))
     assert told == {name: str(count) for name, count in counts.items()}
     if "torch-sdpa" in subjects:
-        assert any(reason.endswith("decode[vast-pools]: no pools larger than memory") for reason in reasons)
+        assert any(reason.endswith("decode[huge-pool]: no pools larger than memory") for reason in reasons)
     # by default four allocators are judged
     checks = len(expected) + (0 if subjects else 3 * len(ALLOCATOR))
     passed = checks - len(unsupported)

@@ -20,7 +20,7 @@ from pabench.judge.reference import truth
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.append import AppendCase
 from pabench.problem.merge import MergeCase
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.selftest.calibration import KINDS, random_case
 from tests.support.saved_cases import save_case
 
@@ -66,7 +66,7 @@ def test_repro_script_computes_what_the_oracle_computes(kind: str, tmp_path: Pat
         script = script_of(case, tmp_path / str(number))
         with np.load(tmp_path / str(number) / "arrays.npz") as stored:
             out, lse, size = script.expected(dict(stored))
-        right = truth(build_tensors(case), ComputeProfile())
+        right = truth(build_tensors(case), NumericsProfile())
         assert np.allclose(out, right.out, rtol=1e-9, atol=1e-9 * max(1.0, float(size.max(initial=0.0))))
         assert np.allclose(lse, right.lse, rtol=1e-9, atol=1e-9)
 

@@ -21,7 +21,7 @@ from pabench.problem.batch import Batch
 from pabench.problem.captured import Capture
 from pabench.problem.case import Case, case_from_dict
 from pabench.problem.dtypes import Array, decode, dtype_by_name
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import build_tensors, sequences_of
 from pabench.workloads.captured import (
     VARIABLE,
@@ -34,7 +34,7 @@ from pabench.workloads.captured import (
 from tests.support.tiny_model import TinyModel
 
 WORDS = ("a first sequence of some tokens", "a second")
-EXACT = ComputeProfile(p_dtype="float32", partial_dtype="float32", accumulation="blocked")
+EXACT = NumericsProfile(p_dtype="float32", partial_dtype="float32", accumulation="blocked")
 
 
 @cache

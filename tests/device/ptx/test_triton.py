@@ -18,7 +18,7 @@ from pabench.device.registry import open_device
 from pabench.errors import DeviceFault, LaunchError, Unsupported
 from pabench.judge.verdict import Verdict, judge
 from pabench.problem import Batch, Case, Problem, build_tensors
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.subjects.backends.adapters.triton_launch import TritonKernel, argument, memory_of
 
 FOLDER = Path(__file__).parents[2] / "support" / "triton"
@@ -31,7 +31,7 @@ CASE = Case(
     spare_pages=3,
     seed=3,
 )
-PROFILE = ComputeProfile(p_dtype="storage", partial_dtype=None)
+PROFILE = NumericsProfile(p_dtype="storage", partial_dtype=None)
 
 
 def kernel(path: Path = PTX) -> TritonKernel:

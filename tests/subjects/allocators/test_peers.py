@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pabench.checks.effort import EFFORTS
+from pabench.checks.case_budget import CASE_BUDGETS
 from pabench.checks.failures import load_case
 from pabench.checks.ledger import Deviation, shipped_ledger
 from pabench.checks.record import CheckRecord
@@ -46,9 +46,9 @@ def known(name: str) -> tuple[Deviation, ...]:
 
 
 def examine(name: str, deviations: tuple[Deviation, ...], *, decode: bool = False) -> CheckRecord:
-    effort = replace(EFFORTS["quick"], machine_runs=20, shrink=False)
+    case_budget = replace(CASE_BUDGETS["quick"], machine_runs=20, shrink=False)
     check = "allocator-decode" if decode else "allocator-invariants"
-    return ask(check, load_allocator(name), DEVICE, effort=effort, name=name, known=deviations)
+    return ask(check, load_allocator(name), DEVICE, case_budget=case_budget, name=name, known=deviations)
 
 
 def alloc(sequence: int, tokens: int) -> tuple[str, dict[str, Any]]:

@@ -12,12 +12,12 @@ from types import ModuleType
 import pytest
 
 from pabench.errors import Unsupported
-from pabench.subjects.peers.peer import PEERS_VARIABLE, Peer, release
+from pabench.subjects.peers.package import PEERS_VARIABLE, ThirdPartyPackage, release
 from pabench.subjects.peers.stand_ins import functions_of, stand_ins
 
 BARE = ("madeup", "madeup.core")
 REPLACED = {"madeup.heavy": {"answer": 7}, "not_installed": {"thing": 1}}
-PEER = Peer(
+PEER = ThirdPartyPackage(
     package="madeup", version="2.1.0", modules=("madeup.core.pool",), bare=BARE, replaced=lambda _: REPLACED
 )
 
@@ -85,7 +85,7 @@ def test_stand_ins_put_back_what_was_imported(folder: Path, monkeypatch: pytest.
 def test_stand_ins_warm_up_what_is_imported_late(folder: Path) -> None:
     package(folder, pool="def late():\n    from madeup.heavy import answer\n    return answer\n")
     got: list[int] = []
-    peer = Peer(
+    peer = ThirdPartyPackage(
         package="madeup",
         version="2.1.0",
         modules=PEER.modules,

@@ -9,7 +9,7 @@ from pabench.cli.main import run
 from pabench.device.emulated import EmulatedDevice
 from pabench.errors import InvalidCase, Unsupported, UsageError
 from pabench.judge.verdict import judge
-from pabench.problem import Batch, Case, ComputeProfile, Problem, build_tensors
+from pabench.problem import Batch, Case, NumericsProfile, Problem, build_tensors
 from pabench.problem.dtypes import Array
 from pabench.subjects.backends.base import attend
 from pabench.subjects.backends.function import FunctionBackend
@@ -64,7 +64,7 @@ def test_function_declares_by_attributes(device: EmulatedDevice) -> None:
 
     half.dtypes = ("float16", "bfloat16")  # type: ignore[attr-defined]
     half.lse = False  # type: ignore[attr-defined]
-    half.profile = ComputeProfile(p_dtype="float16")  # type: ignore[attr-defined]
+    half.profile = NumericsProfile(p_dtype="float16")  # type: ignore[attr-defined]
     backend = FunctionBackend("half", half, device)
     assert backend.capabilities.dtypes == {"float16", "bfloat16"}
     assert not backend.capabilities.lse

@@ -30,7 +30,7 @@ from pabench.subjects.backends.adapters.flashinfer import (
 from pabench.subjects.backends.adapters.gpu_pages import GpuBackend, PagedInputs
 from pabench.subjects.backends.adapters.table import ADAPTERS
 from pabench.subjects.backends.adapters.xformers import XformersBackend
-from pabench.subjects.peers.peer import Peer
+from pabench.subjects.peers.package import ThirdPartyPackage
 from pabench.subjects.registry import load_backend
 from tests.support import cuda_library_stand_ins as stand_ins
 from tests.support.probe import DEVICE
@@ -71,7 +71,7 @@ def made(kind: type[GpuBackend], monkeypatch: pytest.MonkeyPatch) -> GpuBackend:
         folder = kind.peer.find().folder
     except Unsupported as lacking:
         pytest.skip(str(lacking))
-    monkeypatch.setattr(Peer, "load", lambda peer: LIBRARIES[kind](folder))
+    monkeypatch.setattr(ThirdPartyPackage, "load", lambda peer: LIBRARIES[kind](folder))
     return kind(DEVICE)
 
 

@@ -18,7 +18,7 @@ from pabench.problem.dtypes import DTYPES, Array
 from pabench.problem.families import FAMILIES
 from pabench.problem.placement import PLACEMENTS, TABLE_TAILS
 from pabench.problem.problem import CACHE_FEATURES, SCALE_FEATURES
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.selftest.calibration import KINDS, random_case
 from pabench.subjects.backends.base import attend
 from pabench.subjects.backends.torch_sdpa import TorchSdpaBackend
@@ -34,7 +34,7 @@ def backend() -> TorchSdpaBackend:
     return TorchSdpaBackend(Host())  # type: ignore[arg-type]
 
 
-def verdict_of(case: Case, profile: ComputeProfile | None = None) -> Verdict:
+def verdict_of(case: Case, profile: NumericsProfile | None = None) -> Verdict:
     tensors = build_tensors(case)
     result = attend(backend(), tensors)
     return judge(tensors, result.out, result.lse, profile or TorchSdpaBackend.profile)
@@ -74,7 +74,7 @@ def test_torch_sdpa_is_right_in_every_family_and_dtype(family: str, dtype: str) 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_torch_sdpa_rounds_its_weights_as_its_profile_says(dtype: str) -> None:
-    verdict = verdict_of(make_case(dtype=dtype, kv_lens=(500,)), ComputeProfile(p_dtype="float32"))
+    verdict = verdict_of(make_case(dtype=dtype, kv_lens=(500,)), NumericsProfile(p_dtype="float32"))
     assert not verdict.passed
 
 

@@ -26,7 +26,7 @@ from pabench.subjects.backends.adapters import triton_host as hosts
 from pabench.subjects.backends.adapters.table import ADAPTERS
 from pabench.subjects.backends.adapters.triton_peers import SGLANG, SGLANG_PAGES, TRITON, UNIFIED, VLLM
 from pabench.subjects.backends.base import Backend, attend
-from pabench.subjects.peers.peer import PEERS_VARIABLE, Peer
+from pabench.subjects.peers.package import PEERS_VARIABLE, ThirdPartyPackage
 from pabench.subjects.registry import load_backend
 from tests.support.probe import DEVICE
 
@@ -34,7 +34,7 @@ NAMES = [name for name, adapter in ADAPTERS.items() if TRITON in adapter.peers]
 HEADS: dict[str, Any] = {"num_qo_heads": 4, "num_kv_heads": 2, "head_dim": 16, "page_size": 8}
 
 
-def need(*peers: Peer) -> None:
+def need(*peers: ThirdPartyPackage) -> None:
     for peer in peers:
         try:
             peer.find()

@@ -18,7 +18,7 @@ from pabench.problem.layout import pages_needed
 from pabench.subjects.allocators.adapters.caller import CuttingAllocator
 from pabench.subjects.allocators.capabilities import Capabilities
 from pabench.subjects.allocators.results import Granted
-from pabench.subjects.peers.peer import Peer
+from pabench.subjects.peers.package import ThirdPartyPackage
 from pabench.subjects.peers.stand_ins import functions_of
 
 PAGED = "sglang.srt.mem_cache.allocator.paged"
@@ -45,7 +45,7 @@ def _replaced(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     }
 
 
-PEER = Peer(
+PEER = ThirdPartyPackage(
     package="sglang",
     version="0.5.23",
     modules=(PAGED,),

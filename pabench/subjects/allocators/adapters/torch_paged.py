@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from pabench.subjects.allocators.adapters.caller import CallerAllocator
 from pabench.subjects.allocators.capabilities import Capabilities
-from pabench.subjects.peers.peer import Peer
+from pabench.subjects.peers.package import ThirdPartyPackage
 
 PAGED = "torch.nn.attention.experimental._paged_attention"
-PEER = Peer(package="torch", version="2.13.0", modules=(PAGED,), installed=True)
+PEER = ThirdPartyPackage(package="torch", version="2.13.0", modules=(PAGED,), installed=True)
 """Part of what pabench depends on anyway, so it is imported as it is."""
 
 

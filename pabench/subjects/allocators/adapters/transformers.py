@@ -15,7 +15,7 @@ import numpy as np
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.adapters.caller import CuttingAllocator
 from pabench.subjects.allocators.capabilities import Capabilities
-from pabench.subjects.peers.peer import Peer
+from pabench.subjects.peers.package import ThirdPartyPackage
 
 CACHE = "transformers.generation.continuous_batching.cache_manager"
 
@@ -25,7 +25,7 @@ def _replaced(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     return {"transformers.generation.continuous_batching.requests": {"logger": logger}}
 
 
-PEER = Peer(
+PEER = ThirdPartyPackage(
     package="transformers",
     version="5.17.0",
     modules=(CACHE,),

@@ -19,7 +19,7 @@ from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.adapters.caller import CallerAllocator, CuttingAllocator
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.capabilities import Capabilities
-from pabench.subjects.peers.peer import Peer
+from pabench.subjects.peers.package import ThirdPartyPackage
 
 POOL = "vllm.v1.core.block_pool"
 MANAGER = "vllm.v1.core.kv_cache_manager"
@@ -92,7 +92,7 @@ def _warm(modules: Mapping[str, Any]) -> None:
     _manager(modules, PoolShape(num_pages=1, page_size=1, max_seqs=1, max_pages_per_seq=1))
 
 
-PEER = Peer(
+PEER = ThirdPartyPackage(
     package="vllm",
     version="0.33.0",
     modules=(POOL, MANAGER, INTERFACE),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pabench.problem.case import Case
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.subjects.backends.adapters.gpu_pages import HALVES, GpuBackend, PagedInputs, Result
 from pabench.subjects.backends.adapters.gpu_table import CUDNN
 from pabench.subjects.backends.base import Capabilities
@@ -42,7 +42,7 @@ class CudnnFrontendBackend(GpuBackend):
         max_head_dim=128,
         rule=_rule,
     )
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="float32")
+    profile = NumericsProfile(p_dtype="storage", partial_dtype="float32")
 
     def _prepare(self, given: PagedInputs) -> Callable[[], Result]:
         q, rows = self._padded(given)

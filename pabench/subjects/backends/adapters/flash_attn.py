@@ -17,7 +17,7 @@ from pabench.errors import Unsupported
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.subjects.backends.adapters.gpu_pages import (
     FAST_TANH,
     HALVES,
@@ -34,7 +34,7 @@ from pabench.subjects.backends.validate import check_append, check_states
 OPERATIONS = frozenset({"decode", "speculative", "prefill"})
 FEATURES = frozenset({"soft-cap", "window", "alibi", "non-causal"})
 # FlashAttention 2 rounds P to the storage type for the second product; splits are merged in float32
-PROFILE = ComputeProfile(p_dtype="storage", partial_dtype="float32", tanh_error=FAST_TANH)
+PROFILE = NumericsProfile(p_dtype="storage", partial_dtype="float32", tanh_error=FAST_TANH)
 OWN_PAGE_SIZE, FORK_PAGE_SIZE = 256, 16
 HEAD_DIM_STEP = 8
 

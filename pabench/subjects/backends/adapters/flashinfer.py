@@ -19,7 +19,7 @@ from pabench.problem.dtypes import Array
 from pabench.problem.layout import PageLayout
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.subjects.backends.adapters.gpu_pages import (
     FAST_TANH,
     HALVES,
@@ -87,7 +87,7 @@ class FlashInferBackend(_FlashInfer):
         rule=_head_dims,
     )
     # P is rounded for the second product; partial outputs of split keys are stored as the output is
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="storage", tanh_error=FAST_TANH)
+    profile = NumericsProfile(p_dtype="storage", partial_dtype="storage", tanh_error=FAST_TANH)
 
     def _prepare(self, given: PagedInputs) -> Callable[[], Result]:
         problem, pages = given.problem, given.pages
@@ -169,7 +169,7 @@ class FlashInferDecodeBackend(_FlashInfer):
         max_head_dim=256,
         rule=_decode,
     )
-    profile = ComputeProfile(p_dtype="float32", partial_dtype="storage", tanh_error=FAST_TANH)
+    profile = NumericsProfile(p_dtype="float32", partial_dtype="storage", tanh_error=FAST_TANH)
 
     def _prepare(self, given: PagedInputs) -> Callable[[], Result]:
         problem, pages = given.problem, given.pages
@@ -202,7 +202,7 @@ class FlashInferBatchBackend(_FlashInfer):
         max_head_dim=256,
         rule=_head_dims,
     )
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="storage", tanh_error=FAST_TANH)
+    profile = NumericsProfile(p_dtype="storage", partial_dtype="storage", tanh_error=FAST_TANH)
 
     def _prepare(self, given: PagedInputs) -> Callable[[], Result]:
         problem, pages, cap = given.problem, given.pages, given.problem.soft_cap or 0.0
@@ -238,7 +238,7 @@ class FlashInferXqaBackend(_FlashInfer):
         lse=False,
         rule=_xqa,
     )
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="storage")
+    profile = NumericsProfile(p_dtype="storage", partial_dtype="storage")
 
     def _prepare(self, given: PagedInputs) -> Callable[[], Result]:
         problem = given.problem

@@ -19,12 +19,12 @@ from pabench.problem.dtypes import Array
 from pabench.problem.layout import PageLayout
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.torch_tensors import TORCH_DTYPES, to_numpy, upload
 from pabench.subjects.backends.validate import check_attention
-from pabench.subjects.peers.peer import Peer
+from pabench.subjects.peers.package import ThirdPartyPackage
 
 LN_2 = math.log(2.0)
 HALVES = frozenset({"float16", "bfloat16"})
@@ -95,8 +95,8 @@ class GpuBackend(ABC):
 
     name: str
     capabilities: Capabilities
-    profile: ComputeProfile
-    peer: Peer
+    profile: NumericsProfile
+    peer: ThirdPartyPackage
     mode = "native"
     takes_resident = True
 

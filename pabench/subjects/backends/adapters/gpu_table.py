@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from pabench.subjects.peers.named import NamedSubject
-from pabench.subjects.peers.peer import Peer
+from pabench.subjects.peers.package import ThirdPartyPackage
 
-FLASHINFER = Peer(
+FLASHINFER = ThirdPartyPackage(
     package="flashinfer",
     distribution="flashinfer-python",
     version="0.7.2.post1",
     modules=("flashinfer",),
     stays=True,
 )
-FLASH_ATTN = Peer(
+FLASH_ATTN = ThirdPartyPackage(
     package="flash_attn",
     distribution="flash-attn",
     version="2.8.3.post2",
     modules=("flash_attn.flash_attn_interface",),
     stays=True,
 )
-VLLM_CUDA = Peer(
+VLLM_CUDA = ThirdPartyPackage(
     package="vllm",
     version="0.33.0",
     modules=("vllm.vllm_flash_attn.flash_attn_interface", "vllm._custom_ops"),
     stays=True,
 )
-CUDNN = Peer(
+CUDNN = ThirdPartyPackage(
     package="cudnn",
     distribution="nvidia-cudnn-frontend",
     version="1.32.0",
     modules=("cudnn",),
     stays=True,
 )
-XFORMERS = Peer(
+XFORMERS = ThirdPartyPackage(
     package="xformers",
     version="0.0.35",
     modules=("xformers.ops.fmha", "xformers.ops.fmha.attn_bias", "xformers.ops.fmha.triton_splitk"),

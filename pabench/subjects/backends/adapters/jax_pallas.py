@@ -27,7 +27,7 @@ from pabench.problem.dtypes import Array
 from pabench.problem.layout import pages_needed
 from pabench.problem.placement import HIGH_PAGE_BASE
 from pabench.problem.problem import Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.adapters.table import JAX
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
@@ -65,7 +65,7 @@ class JaxPallasBackend:
 
     name = "jax-pallas"
     # Weights are rounded to the type of the values, the partial output of a split to that of the queries.
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="storage", kv_dtype=None)
+    profile = NumericsProfile(p_dtype="storage", partial_dtype="storage", kv_dtype=None)
 
     def __init__(self, device: Device) -> None:
         """Import JAX, kept on the CPU unless the device is ``cuda``, and off the GPU's memory.

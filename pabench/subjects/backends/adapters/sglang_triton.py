@@ -21,7 +21,7 @@ import torch
 from pabench.device.base import Device
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.adapters.paged_tensors import PagedTensors, paged_tensors, token_slots
 from pabench.subjects.backends.adapters.triton_host import triton_host, why_not_interpreted
@@ -49,7 +49,7 @@ class SglangTritonDecodeBackend:
     """``decode_attention_fwd``: keys in parts, then ``_fwd_kernel_stage2``."""
 
     name = "sglang-triton"
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="float32", tanh_error=TANH_ERROR)
+    profile = NumericsProfile(p_dtype="storage", partial_dtype="float32", tanh_error=TANH_ERROR)
     capabilities = Capabilities(
         dtypes=frozenset(TORCH_DTYPES),
         operations=frozenset({"decode", "merge"}),
@@ -60,7 +60,7 @@ class SglangTritonDecodeBackend:
     )
 
     def __init__(self, device: Device) -> None:
-        """Import Triton and the kernels; see ``triton_host`` and ``Peer.load`` for what is raised."""
+        """Import Triton and the kernels; raises what ``triton_host`` and ``ThirdPartyPackage.load`` do."""
         self._host = triton_host(self.name, device)
         self.mode = self._host.mode
         self._modules = self._host.load(SGLANG)

@@ -10,9 +10,9 @@ from typing import Any
 from pabench.subjects.backends.adapters.gpu_table import GPU_ADAPTERS
 from pabench.subjects.backends.adapters.triton_peers import SGLANG, TRITON, VLLM
 from pabench.subjects.peers.named import NamedSubject
-from pabench.subjects.peers.peer import Peer
+from pabench.subjects.peers.package import ThirdPartyPackage
 
-TORCH = Peer(
+TORCH = ThirdPartyPackage(
     package="torch",
     version="2.13.0",
     modules=("torch.nn.attention.flex_attention", "torch.nn.attention.experimental._paged_attention"),
@@ -21,11 +21,11 @@ TORCH = Peer(
 """The extra ``torch``; imported as it is."""
 
 JAX = (
-    Peer(package="ml_dtypes", version="0.6.0", modules=("ml_dtypes",), stays=True),
-    Peer(package="opt_einsum", version="3.4.0", modules=("opt_einsum",), stays=True),
-    Peer(package="scipy", version="1.17.1", modules=("scipy",), stays=True),
-    Peer(package="jaxlib", version="0.10.2", modules=("jaxlib",), stays=True),
-    Peer(
+    ThirdPartyPackage(package="ml_dtypes", version="0.6.0", modules=("ml_dtypes",), stays=True),
+    ThirdPartyPackage(package="opt_einsum", version="3.4.0", modules=("opt_einsum",), stays=True),
+    ThirdPartyPackage(package="scipy", version="1.17.1", modules=("scipy",), stays=True),
+    ThirdPartyPackage(package="jaxlib", version="0.10.2", modules=("jaxlib",), stays=True),
+    ThirdPartyPackage(
         package="jax",
         version="0.10.2",
         modules=("jax", "jax.experimental.pallas.ops.gpu.paged_attention"),
@@ -55,7 +55,7 @@ def _replaced_in_transformers(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     return {**unused, f"{_BATCHING}.requests": {**kept, "logger": logging.getLogger("transformers")}}
 
 
-TRANSFORMERS = Peer(
+TRANSFORMERS = ThirdPartyPackage(
     package="transformers",
     version="5.17.0",
     modules=(TRANSFORMERS_SDPA, TRANSFORMERS_EAGER, TRANSFORMERS_CACHE, TRANSFORMERS_UTILS),

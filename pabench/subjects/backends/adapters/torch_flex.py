@@ -24,7 +24,7 @@ from pabench.device.base import Device
 from pabench.problem.case import Case
 from pabench.problem.layout import pages_needed
 from pabench.problem.problem import Problem
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.adapters.table import TORCH
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
@@ -66,7 +66,7 @@ class TorchFlexBackend:
     name = "torch-flex"
     # The softmax is in float32; its weights are rounded to the storage type before they meet the values,
     # compiled or not.
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="float32", kv_dtype=None)
+    profile = NumericsProfile(p_dtype="storage", partial_dtype="float32", kv_dtype=None)
 
     def __init__(self, device: Device) -> None:
         """Import the module and choose where the tensors live.

@@ -23,7 +23,7 @@ import torch
 from pabench.device.base import Device
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.problem.visibility import first_visible_key
 from pabench.subjects.backends.adapters.table import (
@@ -64,7 +64,7 @@ class TransformersPagedBackend:
     features = frozenset({"window"})
     place = (TRANSFORMERS_SDPA, "sdpa_attention_paged_forward")
     # torch's fused kernels round the softmax weights to the storage type; the other function does so itself
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="float32", kv_dtype=None)
+    profile = NumericsProfile(p_dtype="storage", partial_dtype="float32", kv_dtype=None)
 
     def __init__(self, device: Device) -> None:
         """Import the functions alone and choose where the tensors live.

@@ -11,7 +11,7 @@ import torch
 from pabench.device.base import Device
 from pabench.problem.case import Case
 from pabench.problem.problem import FEATURES
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.problem.visibility import visible_range
 from pabench.subjects.backends.adapters.paged_tensors import PagedTensors, paged_tensors
@@ -38,7 +38,7 @@ class TritonBaselineBackend:
     """``triton_paged.paged_attention``."""
 
     name = "triton"
-    profile = ComputeProfile(partial_dtype=None, tanh_error=TANH_ERROR)
+    profile = NumericsProfile(partial_dtype=None, tanh_error=TANH_ERROR)
     capabilities = Capabilities(
         dtypes=frozenset(TORCH_DTYPES),
         operations=frozenset({"decode", "speculative", "prefill"}),

@@ -11,7 +11,7 @@ What the interpreter of Triton 3.9 cannot: it keeps bfloat16 as its bits and mul
 numbers, cuts instead of rounding when float32 becomes bfloat16, loses the carry when a number is rounded to
 e4m3, and reads the NaN of e4m3 as 480. So kernels are judged interpreted on float32 and float16, caches of
 e4m3 included and the writing of them not. What a GPU does to float32 (products of matrices in TF32 unless a
-kernel asks for more) no ``ComputeProfile`` says, so compiled kernels are judged on 16-bit types. Triton
+kernel asks for more) no ``NumericsProfile`` says, so compiled kernels are judged on 16-bit types. Triton
 compiles conversions of e4m3 for sm_89 and later alone.
 """
 
@@ -31,7 +31,7 @@ from pabench.device.base import Device, device_kind
 from pabench.errors import EnvironmentRefused, Unsupported
 from pabench.problem.case import Case
 from pabench.subjects.backends.adapters.triton_peers import TRITON
-from pabench.subjects.peers.peer import Peer
+from pabench.subjects.peers.package import ThirdPartyPackage
 
 INTERPRET = "TRITON_INTERPRET"
 IN_TREE = "TRITON_BACKENDS_IN_TREE"
@@ -76,8 +76,8 @@ class TritonHost:
         with np.errstate(all="ignore"), self._believing():
             yield
 
-    def load(self, peer: Peer) -> Mapping[str, ModuleType]:
-        """Import what of a package is run; see ``Peer.load``.  What it asks of the GPU then is answered."""
+    def load(self, peer: ThirdPartyPackage) -> Mapping[str, ModuleType]:
+        """Import what is run of a package, and answer what it asks of the GPU; see ``ThirdPartyPackage``."""
         with self._believing():
             return peer.load()
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pabench.subjects.peers.peer import Peer
+from pabench.subjects.peers.package import ThirdPartyPackage
 
-TRITON = Peer(package="triton", version="3.9.0", modules=("triton", "triton.language"), stays=True)
+TRITON = ThirdPartyPackage(
+    package="triton", version="3.9.0", modules=("triton", "triton.language"), stays=True
+)
 
 UNIFIED = "vllm.v1.attention.ops.triton_unified_attention"
 CHUNKED = "vllm.v1.attention.ops.chunked_prefill_paged_decode"
@@ -87,7 +89,7 @@ def _vllm(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     }
 
 
-VLLM = Peer(
+VLLM = ThirdPartyPackage(
     package="vllm",
     version="0.33.0",
     modules=(UNIFIED, CHUNKED, DECODE, CACHE, MERGE),
@@ -116,7 +118,7 @@ def _sglang(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     }
 
 
-SGLANG = Peer(
+SGLANG = ThirdPartyPackage(
     package="sglang",
     version="0.5.23",
     modules=(SGLANG_DECODE, SGLANG_EXTEND, SGLANG_MERGE, SGLANG_PAGES),

@@ -19,7 +19,7 @@ from pabench.device.base import Device
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.adapters.paged_tensors import (
     PagedTensors,
@@ -66,7 +66,9 @@ class VllmTritonBackend:
 
     name = "vllm-triton"
     # softmax weights, and an e4m3 cache, are rounded to the type of the queries before the products
-    profile = ComputeProfile(p_dtype="storage", partial_dtype=None, kv_dtype="storage", tanh_error=TANH_ERROR)
+    profile = NumericsProfile(
+        p_dtype="storage", partial_dtype=None, kv_dtype="storage", tanh_error=TANH_ERROR
+    )
     capabilities = Capabilities(
         dtypes=frozenset(TORCH_DTYPES),
         operations=frozenset({"decode", "speculative", "prefill", "append", "merge"}),
@@ -75,7 +77,7 @@ class VllmTritonBackend:
     )
 
     def __init__(self, device: Device) -> None:
-        """Import Triton and the kernels; see ``triton_host`` and ``Peer.load`` for what is raised."""
+        """Import Triton and the kernels; raises what ``triton_host`` and ``ThirdPartyPackage.load`` do."""
         self._host = triton_host(self.name, device)
         self.mode = self._host.mode
         self._modules = self._host.load(VLLM)

@@ -20,7 +20,7 @@ import torch
 
 from pabench.device.base import Device
 from pabench.problem.case import Case
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.adapters.paged_tensors import (
     PagedTensors,
@@ -58,7 +58,7 @@ class VllmTritonChunkedBackend:
     """``chunked_prefill_paged_decode``: ``context_attention_fwd``, then ``kernel_paged_attention_2d``."""
 
     name = "vllm-triton-chunked"
-    profile = ComputeProfile(p_dtype="storage", partial_dtype=None, kv_dtype="storage")
+    profile = NumericsProfile(p_dtype="storage", partial_dtype=None, kv_dtype="storage")
     capabilities = Capabilities(
         dtypes=frozenset(TORCH_DTYPES),
         operations=frozenset({"decode", "speculative", "prefill"}),
@@ -67,7 +67,7 @@ class VllmTritonChunkedBackend:
     )
 
     def __init__(self, device: Device) -> None:
-        """Import Triton and the kernels; see ``triton_host`` and ``Peer.load`` for what is raised."""
+        """Import Triton and the kernels; raises what ``triton_host`` and ``ThirdPartyPackage.load`` do."""
         self._host = triton_host(self.name, device)
         self.mode = self._host.mode
         self._modules = self._host.load(VLLM)
@@ -161,7 +161,7 @@ class VllmTritonDecodeBackend:
     """``triton_decode_attention.decode_attention_fwd``: keys in 4 parts, then ``_fwd_kernel_stage2``."""
 
     name = "vllm-triton-decode"
-    profile = ComputeProfile(
+    profile = NumericsProfile(
         p_dtype="storage", partial_dtype="float32", kv_dtype="storage", tanh_error=TANH_ERROR
     )
     capabilities = Capabilities(
@@ -171,7 +171,7 @@ class VllmTritonDecodeBackend:
     )
 
     def __init__(self, device: Device) -> None:
-        """Import Triton and the kernels; see ``triton_host`` and ``Peer.load`` for what is raised."""
+        """Import Triton and the kernels; raises what ``triton_host`` and ``ThirdPartyPackage.load`` do."""
         self._host = triton_host(self.name, device)
         self.mode = self._host.mode
         self._modules = self._host.load(VLLM)

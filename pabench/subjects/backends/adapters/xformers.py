@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from pabench.problem.case import Case
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.subjects.backends.adapters.gpu_pages import HALVES, GpuBackend, PagedInputs, Result
 from pabench.subjects.backends.adapters.gpu_table import XFORMERS
 from pabench.subjects.backends.base import Capabilities
@@ -42,7 +42,7 @@ class XformersBackend(GpuBackend):
         max_head_dim=512,
         rule=_rule,
     )
-    profile = ComputeProfile(p_dtype="storage", partial_dtype="float32")
+    profile = NumericsProfile(p_dtype="storage", partial_dtype="float32")
 
     def _prepare(self, given: PagedInputs) -> Callable[[], Result]:
         fmha, problem = self._modules["xformers.ops.fmha"], given.problem

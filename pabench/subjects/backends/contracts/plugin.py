@@ -14,7 +14,7 @@ from pabench.errors import UnknownName, Unsupported
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
-from pabench.problem.profile import ComputeProfile
+from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.contracts.step import Step, step_of, why_not_served
@@ -57,7 +57,7 @@ class PluginBackend:
         for key in told:
             if key not in KEYS:
                 raise UnknownName(f"declaration in {DECLARED} of {name}", key, KEYS)
-        self.profile: ComputeProfile = told.get("profile") or ComputeProfile(
+        self.profile: NumericsProfile = told.get("profile") or NumericsProfile(
             p_dtype="storage", kv_dtype="storage"
         )
         self.capabilities = Capabilities(

@@ -37,7 +37,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class ThirdPartyPackage:
     """A package of another project, and how its allocator is imported alone.
 
     Attributes:
@@ -105,7 +105,7 @@ class Peer:
 
 
 @cache
-def _load(peer: Peer, found: Found) -> dict[str, ModuleType]:
+def _load(peer: ThirdPartyPackage, found: Found) -> dict[str, ModuleType]:
     try:
         if peer.installed:
             return {name: importlib.import_module(name) for name in peer.modules}

@@ -17,52 +17,52 @@ from pabench.checks.outcome import Outcome
 from pabench.device.base import Device
 from pabench.problem.append import AppendCase, build_append
 from pabench.problem.dtypes import Array
+from pabench.problem.huge_pool import reserved_zeros, wrap_pages
 from pabench.problem.pool import KvPool, pages_of, pool_shape
 from pabench.problem.problem import Problem
-from pabench.problem.vast import reserved_zeros, wrap_pages
 from pabench.subjects.backends.base import Backend, offered
 
 
-def check_append_vast(case: AppendCase, backend: Backend, device: Device) -> Outcome:
+def check_append_huge_pool(case: AppendCase, backend: Backend, device: Device) -> Outcome:
     """Tokens stand in their slots beyond 2 and 4 GiB, and beyond 2^31 and 2^32 elements, bit for bit."""
     pool, keys, values, slots = build_append(case)
-    places = vast_places(case)
+    places = huge_pool_places(case)
     page, offset = np.divmod(slots, case.problem.page_size)
     far = np.where(slots < 0, -1, places[page] * case.problem.page_size + offset)
-    vast = spread(case, pool, places)
+    huge = spread(case, pool, places)
     given = {"keys": keys, "values": values, "slot_mapping": far}
     if case.problem.kv_dtype is None:
-        call: tuple[Any, ...] = ("append", vast, case.problem.dtype, keys, values, far)
+        call: tuple[Any, ...] = ("append", huge, case.problem.dtype, keys, values, far)
     else:
-        call = ("append_e4m3", vast, case.problem, keys, values, far)
+        call = ("append_e4m3", huge, case.problem, keys, values, far)
         offered(backend, "append-e4m3")
     return judged_append(case, pool, given, device, lambda: written(backend, places, *call))
 
 
-def check_append_paged_vast(case: AppendCase, backend: Backend, device: Device) -> Outcome:
+def check_append_paged_huge_pool(case: AppendCase, backend: Backend, device: Device) -> Outcome:
     """Tokens stand where a block table of pages beyond 2 and 4 GiB has their places, bit for bit."""
     offered(backend, "append-paged")
     pool, keys, values, _ = build_append(case)
-    places = vast_places(case)
+    places = huge_pool_places(case)
     where = paged_where(case)
     table = where["block_table"]
     known = (table >= 0) & (table < case.num_pages)
     where["block_table"] = np.where(known, places[np.where(known, table, 0)], -1).astype(np.int32)
-    vast = spread(case, pool, places)
+    huge = spread(case, pool, places)
     given = {"keys": keys, "values": values, **where}
     return judged_append(
         case,
         pool,
         given,
         device,
-        lambda: written(backend, places, "append_paged", vast, case.problem, keys, values, **where),
+        lambda: written(backend, places, "append_paged", huge, case.problem, keys, values, **where),
     )
 
 
-def check_copy_vast(case: AppendCase, backend: Backend, device: Device) -> Outcome:
+def check_copy_huge_pool(case: AppendCase, backend: Backend, device: Device) -> Outcome:
     """The first slots of pages beyond 2 and 4 GiB are copied bit for bit, in the caches of all layers."""
     offered(backend, "copy-pages")
-    places = vast_places(case)
+    places = huge_pool_places(case)
 
     def copy(pools: list[KvPool], copies: Array, *, count: int) -> Any:
         far = copies.copy()
@@ -74,8 +74,8 @@ def check_copy_vast(case: AppendCase, backend: Backend, device: Device) -> Outco
     return judged_copy(case, copy)
 
 
-def vast_places(case: AppendCase) -> Array:
-    """Return for each page of a small pool a page of a vast one, ``(num_pages,) int64``, around all wraps."""
+def huge_pool_places(case: AppendCase) -> Array:
+    """Return for each page of a small pool a page of a huge one, ``(num_pages,) int64``, around all wraps."""
     rng = np.random.default_rng(np.random.SeedSequence(case.seed, spawn_key=(5,)))
     wraps = wrap_pages(_page_stride(case.problem, case), case.problem.kv_storage.itemsize)
     reach = -(-case.num_pages // len(wraps)) + 1
@@ -97,9 +97,9 @@ def spread(case: AppendCase, pool: KvPool, places: Array) -> KvPool:
     shape = pool_shape(
         case.problem, int(places.max()) + 2, kv_layout=case.kv_layout, interleaved=case.interleaved
     )
-    vast = pool.with_storage(reserved_zeros(shape, pool.storage.dtype))
-    vast.k[places], vast.v[places] = pool.k, pool.v
-    return vast
+    huge = pool.with_storage(reserved_zeros(shape, pool.storage.dtype))
+    huge.k[places], huge.v[places] = pool.k, pool.v
+    return huge
 
 
 def written(backend: Backend, pages: Array, name: str, *given: Any, **named: Any) -> Any:

@@ -6,24 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from pabench.checks.effort import EFFORTS, Effort, read_efforts
+from pabench.checks.case_budget import CASE_BUDGETS, CaseBudget, read_case_budgets
 from pabench.errors import UsageError
 
 GOOD = 'name = "mine"\nexamples = 7\nmachine_runs = 8\nmachine_steps = 9\n'
 
 
-def test_effort_grows_from_profile_to_profile() -> None:
-    assert list(EFFORTS) == ["glance", "trial", "quick", "default", "deep"]
-    for less, more in zip(EFFORTS.values(), list(EFFORTS.values())[1:], strict=False):
+def test_case_budget_grows_from_profile_to_profile() -> None:
+    assert list(CASE_BUDGETS) == ["glance", "trial", "quick", "default", "deep"]
+    for less, more in zip(CASE_BUDGETS.values(), list(CASE_BUDGETS.values())[1:], strict=False):
         assert less.examples < more.examples
         assert less.machine_runs < more.machine_runs
         assert less.machine_steps <= more.machine_steps
 
 
-def test_effort_of_a_profile_of_ones_own(tmp_path: Path) -> None:
+def test_case_budget_of_a_profile_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "profiles.toml"
     file.write_text(f"[[profile]]\n{GOOD}")
-    assert read_efforts(file) == {"mine": Effort(examples=7, machine_runs=8, machine_steps=9)}
+    assert read_case_budgets(file) == {"mine": CaseBudget(examples=7, machine_runs=8, machine_steps=9)}
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_effort_of_a_profile_of_ones_own(tmp_path: Path) -> None:
         (f"[[profile]]\n{GOOD}[[profile]]\n{GOOD}", "profile 2: name = 'mine': must be a text that is there"),
     ],
 )
-def test_effort_refuses_a_file_in_one_line(text: str, words: str, tmp_path: Path) -> None:
+def test_case_budget_refuses_a_file_in_one_line(text: str, words: str, tmp_path: Path) -> None:
     file = tmp_path / "profiles.toml"
     file.write_text(text)
     with pytest.raises(UsageError) as refused:
-        read_efforts(file)
+        read_case_budgets(file)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)

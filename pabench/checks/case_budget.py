@@ -15,7 +15,7 @@ MOST = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
+class CaseBudget:
     """How many cases a question draws.
 
     Attributes:
@@ -31,14 +31,14 @@ class Effort:
     shrink: bool = True
 
 
-def read_efforts(file: Path) -> dict[str, Effort]:
-    """Return the efforts of a file by the name of their profile.
+def read_case_budgets(file: Path) -> dict[str, CaseBudget]:
+    """Return the case budgets of a file by the name of their profile.
 
     Raises:
         UsageError: the file cannot be read, or has no or other tables than ``[[profile]]``.
         InvalidCase: names the entry, the field and the rule.
     """
-    found: dict[str, Effort] = {}
+    found: dict[str, CaseBudget] = {}
     for at, entry in enumerate(read_tables(file, what="profiles", entry="profile"), 1):
         try:
             check_fields(entry, {"name", *NUMBERS}, {"name", *NUMBERS})
@@ -46,11 +46,11 @@ def read_efforts(file: Path) -> dict[str, Effort]:
             if not isinstance(name, str) or not name or name in found:
                 raise InvalidCase("name", name, "must be a text that is there once")
             examples, runs, steps = (whole_number(field, entry[field], low=1, high=MOST) for field in NUMBERS)
-            found[name] = Effort(examples=examples, machine_runs=runs, machine_steps=steps)
+            found[name] = CaseBudget(examples=examples, machine_runs=runs, machine_steps=steps)
         except InvalidCase as error:
             raise InvalidCase(f"{file.name}: profile {at}: {error.field}", error.value, error.rule) from None
     return found
 
 
-EFFORTS = read_efforts(resource_dir("suites") / "conformance" / "profiles.toml")
+CASE_BUDGETS = read_case_budgets(resource_dir("suites") / "conformance" / "profiles.toml")
 """By the name of a run's profile."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pabench.checks.case_budget import CASE_BUDGETS
 from pabench.checks.case_files import SavedCase
-from pabench.checks.effort import EFFORTS
 from pabench.checks.failures import load_case, rerun
 from pabench.device.emulated import EmulatedDevice
 from pabench.errors import InvalidCase
@@ -23,7 +23,7 @@ from tests.support.probe import DEVICE
 from tests.support.saved_cases import save_case
 
 OURS = [name for name, entry in ALLOCATORS.items() if not entry.peers]
-DEFAULT = EFFORTS["default"]
+DEFAULT = CASE_BUDGETS["default"]
 SHAPE = shape_of(4, 2, 3, 2)
 MUTANTS = {
     mutant.id: mutant
@@ -32,18 +32,18 @@ MUTANTS = {
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_allocators_effort_of_a_default_history_is_40_operations(name: str) -> None:
+def test_allocators_case_budget_of_a_default_history_is_40_operations(name: str) -> None:
     """At least 200 histories of 40 steps are asked of each; here a few of them."""
     assert DEFAULT.machine_runs >= 200
     assert DEFAULT.machine_steps >= 40
-    effort = replace(DEFAULT, machine_runs=12, shrink=False)
-    record = ask("allocator-invariants", load_allocator(name), DEVICE, effort=effort, name=name)
+    case_budget = replace(DEFAULT, machine_runs=12, shrink=False)
+    record = ask("allocator-invariants", load_allocator(name), DEVICE, case_budget=case_budget, name=name)
     assert record.outcome is None
     assert record.cases >= 12
     assert record.operations >= 40 * record.cases
 
 
-def test_allocators_effort_schedule_is_saved_and_replayed(tmp_path: Path) -> None:
+def test_allocators_schedule_is_saved_and_replayed(tmp_path: Path) -> None:
     """What a schedule has shown, the case directory shows again on a device that starts with another one."""
     kernels = overlay(MUTANTS["stack-no-tag"], resource_dir("kernels_cuda"), tmp_path / "kernels")
 
@@ -62,7 +62,7 @@ def test_allocators_effort_schedule_is_saved_and_replayed(tmp_path: Path) -> Non
     assert {rerun(other, device()).text for other in others} != {outcome.text}
 
 
-def test_allocators_effort_histories_of_schema_2_have_no_schedule() -> None:
+def test_allocators_histories_of_schema_2_have_no_schedule() -> None:
     now = HistoryCase(shape=SHAPE, operations=(("reset", {}),))
     before = {key: value for key, value in now.to_dict().items() if key != "schedule"} | {"schema": 2}
     assert history_from_dict(before) == now
