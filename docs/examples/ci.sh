@@ -17,16 +17,22 @@ first() { [ "$code" -ne 0 ] || code=$1; }
 mkdir -p "$out" || exit 7
 pabench conformance "$@" --overwrite --out "$out/conformance" --junit "$out/junit.xml" || first $?
 if [ -n "${PABENCH_SWEEP:-}" ]; then
+    set -f # split at spaces, and nothing else
     # shellcheck disable=SC2086
     pabench sweep $PABENCH_SWEEP --overwrite --out "$out/sweep" || first $?
+    set +f
 fi
 
+rm -f "$out"/compare-*.md
 set --
 for run in conformance sweep; do
     [ -f "$out/$run/run.json" ] || continue
     set -- "$@" "$out/$run"
-    if [ -n "$base" ] && [ -f "$base/$run/run.json" ]; then
+    [ -n "$base" ] || continue
+    if [ -f "$base/$run/run.json" ]; then
         pabench compare "$base/$run" "$out/$run" --only verdicts,counted --markdown "$out/compare-$run.md" || first $?
+    else
+        echo "Nothing to compare this $run run with: $base/$run has no run.json." | tee "$out/compare-$run.md" >&2
     fi
 done
 if [ $# -eq 0 ]; then

@@ -160,8 +160,6 @@ def _print(plug: Sweep, config: SweepConfig, records: Sequence[Record]) -> None:
         print_table(lines)
     else:
         print_grid_table(lines, plug.hardware)
-        for text in plug.operations:
-            say(text)
 
 
 def _cell_lines(plug: Sweep, cells: Sequence[Cell]) -> Iterator[str]:

@@ -58,6 +58,10 @@ def pairs_of(base: Run, new: Run) -> tuple[Pair, ...]:
     first, second = _by_id(base), _by_id(new)
     if not first.keys() & second.keys():
         shown = [next(iter(found.values())).label for found in (first, second)]
+        if shown[0] == shown[1]:  # asked of other lengths, another seed or shape
+            shown = [
+                f"{label} ({next(iter(found))})" for label, found in zip(shown, (first, second), strict=True)
+            ]
         what = f"{base.path} and {new.path} have no item in common"
         raise UsageError(f"{what}: the first of one is {shown[0]!r}, of the other {shown[1]!r}")
     names = dict.fromkeys([*first, *second])

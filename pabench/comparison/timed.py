@@ -83,6 +83,9 @@ def _read(pair: Pair, record: Record, name: str) -> Delta | _Both:
     words = [side.figures[name].provenance for side in (pair.base, pair.new)]
     if words[0] != words[1]:
         return replace(delta, reason=f"{words[0]} in the base, {words[1]} in the new run")
+    if not pair.base.figures[name].value and not pair.new.figures[name].value:
+        # an allocator that was asked once has a first call and no later ones
+        return replace(delta, change=Change.SAME, reason="no samples in either run")
     sides: list[Series] = []
     for side, where in ((pair.base, "base"), (pair.new, "new run")):
         try:

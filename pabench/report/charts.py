@@ -137,7 +137,7 @@ def trend_svg(trend: Trend, uid: str) -> str:
                 axis={"values": sizes, "format": "d", "labelOverlap": True, "grid": False},
             ),
             "y": field(
-                "y", "quantitative", title="waste (% of slots)", axis={"tickCount": 5, "format": "~g"}
+                "y", "quantitative", title="waste (% of slots)", axis={"tickCount": 5, "format": "~r"}
             ),
         },
         "layer": [

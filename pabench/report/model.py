@@ -16,6 +16,7 @@ from pabench.report.heat import HeatMap, build_heat_maps
 from pabench.report.language import ModelRunView, build_language
 from pabench.report.matrix import CellChecks, Matrix, build_cell_checks, build_matrices
 from pabench.report.notes import Skip, build_skips, build_warnings
+from pabench.report.operations import OPERATIONS
 from pabench.report.others import OtherRow, build_others
 from pabench.report.roofline import RooflineView, build_roofline
 from pabench.report.sections import SectionView, build_sections
@@ -75,7 +76,7 @@ def build_model(runs: Sequence[Run], *, base: Run | None = None, notes: tuple[st
     source = build_source(runs)
     cards, standing = build_cards(source), build_standing(source)
     against = None if base is None else build_against(runs, base)
-    sections, broken = build_sections(source)
+    sections, broken = build_sections(source, {"operation": OPERATIONS})
     return ReportModel(
         title=_title(source),
         verdict=build_verdict(source, cards, build_answers(source, standing, against)),
@@ -115,7 +116,7 @@ def _title(source: Source) -> str:
 def _data(source: Source) -> dict[str, Any]:
     """The journals as columns and rows, which takes half the room of one object a line."""
     tables = {}
-    kinds = ("cells", "checks", "servers", "stress", "models", "others")
+    kinds = ("cells", "operations", "checks", "servers", "stress", "models", "others")
     for name, lines in ((kind, getattr(source, kind)) for kind in kinds):
         columns = list(dict.fromkeys(key for line in lines for key in line.data if key not in LEFT_OUT))
         rows = [[line.run, *(_few(line.data.get(key)) for key in columns)] for line in lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -10,6 +11,7 @@ from pabench.report.heat import ALIKE, CONFIGURATION
 from pabench.report.source import Line, Source
 from pabench.report.trend import distinct_memory
 from pabench.report.words import join, number, percent
+from pabench.run.record import BROKEN
 
 SPEEDS = ("measured", "modelled")
 """Classes of speed that say something of a GPU, the better first."""
@@ -31,8 +33,20 @@ def page_answer(source: Source) -> str:
     for word in SPEEDS:
         slowdown = slowdowns(source.cells, word)
         if set(slowdown) >= set(wastes):
-            return _with_speed({size: slowdown[size] for size in wastes}, wastes, word)
-    return f"{_wastes(wastes)}. No cell was timed or modelled, so speed does not decide."
+            said = _with_speed({size: slowdown[size] for size in wastes}, wastes, word)
+            return f"{said}{_without_broken(source.cells)}"
+    said = f"{_wastes(wastes)}. No cell was timed or modelled, so speed does not decide."
+    return f"{said}{_without_broken(source.cells)}"
+
+
+def _without_broken(cells: Sequence[Line]) -> str:
+    """What the answer says nothing of: a page size at which half of the cells fail must not look fast."""
+    broken = Counter(int(line.data["page_size"]) for line in cells if line.state in BROKEN)
+    if not broken:
+        return ""
+    asked = Counter(int(line.data["page_size"]) for line in cells)
+    told = [f"{broken[size]:,} of {asked[size]:,} at {size}" for size in sorted(broken)]
+    return f" Cells that went wrong have no speed and are left out: {join(told)}."
 
 
 def pooled_waste(source: Source) -> dict[int, float]:

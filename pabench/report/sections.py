@@ -11,7 +11,7 @@ warning: its items are then in the table of what else was asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
@@ -57,11 +57,21 @@ class SectionView:
     left_out: int
 
 
-def build_sections(source: Source) -> tuple[tuple[SectionView, ...], tuple[str, ...]]:
-    """Return the sections of activities that are not pabench's own, and a warning for each that is broken."""
+def build_sections(
+    source: Source, own: Mapping[str, Section]
+) -> tuple[tuple[SectionView, ...], tuple[str, ...]]:
+    """Return the sections that have no template of their own, and a warning for each that is broken.
+
+    Args:
+        source: all lines.
+        own: sections of pabench's own kinds of items; others are those of installed packages.
+    """
     views: list[SectionView] = []
     warnings: list[str] = []
     for kind in source.by_kind:
+        if kind in own:
+            views.append(_laid_out(kind, own[kind], source.of(kind), anchor=f"section-{len(views) + 1}"))
+            continue
         points = [] if kind in KINDS else [one for one in entry_points(group=GROUP) if one.name == kind]
         if not points:
             continue
@@ -79,6 +89,10 @@ def _view(kind: str, points: Sequence[EntryPoint], lines: Sequence[Line], *, anc
     section = points[0].load()
     if not isinstance(section, Section):
         raise TypeError(f"{points[0].value} is {type(section).__name__}, must be a Section")
+    return _laid_out(kind, section, lines, anchor=anchor)
+
+
+def _laid_out(kind: str, section: Section, lines: Sequence[Line], *, anchor: str) -> SectionView:
     columns = tuple(_text(column) for column in section.columns)
     if not 1 <= len(columns) <= MAX_COLUMNS:
         raise ValueError(f"{len(columns)} columns: must be 1 to {MAX_COLUMNS}")

@@ -69,7 +69,7 @@ def lines_svg(chart: Lines) -> str:
         "mark": {"type": "line", "strokeWidth": 2},
         "encoding": {
             "x": x,
-            "y": field("y", "quantitative", title=chart.y_title, axis={"tickCount": 5, "format": ",~g"}),
+            "y": field("y", "quantitative", title=chart.y_title, axis={"tickCount": 5, "format": ",~r"}),
             "color": field("name", "nominal", scale=colour, legend=legend),
         },
         "width": 300,

@@ -49,6 +49,7 @@ class Line:
 KINDS = {
     "conformance": "check",
     "sweep": "cell",
+    "operation": "operation",
     "serving": "server",
     "stress": "stress cell",
     "model": "model run",
@@ -76,6 +77,11 @@ class Source:
     def cells(self) -> tuple[Line, ...]:
         """Cells of sweeps."""
         return self.of("sweep")
+
+    @property
+    def operations(self) -> tuple[Line, ...]:
+        """Operations beside attention of sweeps."""
+        return self.of("operation")
 
     @property
     def servers(self) -> tuple[Line, ...]:

@@ -6,7 +6,7 @@ from pabench.report.source import Line
 
 
 def line_title(line: Line) -> str:
-    """Return what a line is about: a check, a stress cell, a cell, a server or a model."""
+    """Return what a line is about: a check, a stress cell, a cell, an operation, a server or a model."""
     data = line.data
     if data["kind"] in ("conformance", "stress"):
         return f"{data['subject']} on {data['device']}: {data['check']}"
@@ -16,6 +16,8 @@ def line_title(line: Line) -> str:
         return f"{data['model']} through {data['subject']}, page size {data['page_size']}"
     if data["kind"] == "sweep":
         return f"{data['backend']} on {data['device']}: cell {cell_title(line)}"
+    if data["kind"] == "operation":
+        return f"{data['label']} on {data['device']}"
     return f"{data['subject']}: {data['label']}"
 
 

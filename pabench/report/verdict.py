@@ -122,6 +122,14 @@ def _exit_words(codes: Sequence[int | None]) -> str:
     return f"exit code {shown[0]}" if len(set(shown)) == 1 else f"exit codes {join(shown)}"
 
 
+def _undecided(source: Source) -> str:
+    """How many items of each kind nobody could decide, and why the first could not be."""
+    found = {noun: [one for one in lines if one.state == "inconclusive"] for lines, noun in _kinds(source)}
+    counts = join([plural(len(lines), noun) for noun, lines in found.items() if lines])
+    reason = next(str(one.data.get("reason") or "") for lines in found.values() for one in lines)
+    return f"{counts} could not be decided{': ' + reason if reason else ''}."
+
+
 def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> str:
     if word == "FAIL":
         bad = [_part(lines, noun) for lines, noun in _kinds(source)]
@@ -138,7 +146,7 @@ def _sentence(word: str, source: Source, states: Counter[str], broken: int) -> s
         if broken:
             return _broken_words(broken, source)
         if states["inconclusive"]:
-            return "A token parted from dense attention at a near tie, which nobody can judge."
+            return _undecided(source)
         return "A run ended early; see the exit code."
     if word == "NOTHING RAN":
         if states["unsupported"]:

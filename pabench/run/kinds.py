@@ -77,6 +77,24 @@ CELL_CHECK: dict[str, Rule] = {
     "replay": TEXT,
 }
 
+OPERATION_REQUIRED: dict[str, Rule] = {
+    **dict.fromkeys(("id", "device", "operation"), NAME),
+    "size": POSITIVE,
+}
+OPERATION_OPTIONAL: dict[str, Rule] = {
+    "reason": TEXT,
+    "item": NAME,
+    "replicate": POSITIVE,
+    "replicates": LIST,
+    **dict.fromkeys(("moved_bytes", "counted_size", "counted_load_sectors", "counted_store_sectors"), COUNT),
+    **dict.fromkeys(("distinct_sectors", "wavefronts", "bank_conflicts"), COUNT),
+    **dict.fromkeys(("sectors_per_request", "expected_floor_ns", "predicted_ns"), NUMBER),
+    **dict.fromkeys(("achieved_gbps", "copy_fraction"), NUMBER),
+    "run_ns": SAMPLES,
+    "timing": OBJECT,
+    "provenance": WORDS,
+}
+
 CHECK_REQUIRED: dict[str, Rule] = {
     "id": NAME,
     "subject": NAME,
@@ -158,6 +176,7 @@ Fields = tuple[dict[str, Rule], dict[str, Rule], tuple[str, dict[str, Rule]]]
 """Required ones, optional ones, and the rules of one field that is an object."""
 KINDS: dict[str, Fields] = {
     "sweep": (CELL_REQUIRED, CELL_OPTIONAL, ("check", CELL_CHECK)),
+    "operation": (OPERATION_REQUIRED, OPERATION_OPTIONAL, ("check", {})),
     "conformance": (CHECK_REQUIRED, CHECK_OPTIONAL, ("failure", CHECK_FAILURE)),
     "serving": (SERVING_REQUIRED, SERVING_OPTIONAL, ("failure", CHECK_FAILURE)),
     "stress": (STRESS_REQUIRED, STRESS_OPTIONAL, ("check", {})),

@@ -68,7 +68,9 @@ def validate_run(data: Any, where: str) -> dict[str, Any]:
     schema = data.get("schema")
     if schema not in READABLE or isinstance(schema, bool):
         known = " and ".join(map(str, READABLE))
-        raise UsageError(f"{where}: schema = {shown(schema)}: this version reads schema {known}")
+        newer = isinstance(schema, int) and schema > SCHEMA
+        hint = "a newer pabench has written it: read it with that" if newer else None
+        raise UsageError(f"{where}: schema = {shown(schema)}: this version reads schema {known}", hint=hint)
     check_fields(data, RUN_REQUIRED, RUN_OPTIONAL, where)
     return data
 

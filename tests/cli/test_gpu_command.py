@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from pabench.activities.sweep.operation import UNITS
 from pabench.cli.gpu_command import _steps, architecture
 from pabench.cli.gpu_steps import Outcome, Step, exit_code, plan_of, read_outcomes, run_steps
 from pabench.cli.main import run
@@ -359,34 +360,57 @@ def test_gpu_sweeps_from_make_to_the_report_with_packages_missing(tmp_path: Path
     ]
     assert {line["status"] for line in read_run(out / "allocators").lines} == {"passed"}
     assert {line["status"] for line in read_run(out / "kinds").lines} == {"passed"}
-    assert read_run(out / "kinds").record["hardware"]["operations"]
+    assert sum(line["kind"] == "operation" for line in read_run(out / "kinds").lines) == len(UNITS)
     page = (out / "report.html").read_text()
     assert "No charts on this page: vl-convert-python cannot be imported" in page
 
 
-def test_gpu_kinds_are_timed_each_by_the_backends_that_are_for_it(tmp_path: Path) -> None:
+def test_gpu_kinds_are_timed_each_by_the_backends_that_are_for_it(tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "kinds"
-    words = ("sweep", "--grid", str(tiny_kinds(tmp_path)), "--device", "cuda", "--replicates", "2")
+    words = ("sweep", "--grid", str(tiny_kinds(tmp_path)), "--device", "cuda", "--replicates", "3")
     done = in_new_process(
         *(sys.executable, "-m", "pabench", *words, "--out", str(out)), folder=tmp_path, paths=(FOLDER,)
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    beside = read_run(out).record
-    told = {one["name"]: one for one in beside["hardware"]["operations"]}
-    assert {name: one["reason"] for name, one in told.items()} == dict.fromkeys(
-        ("append", "merge", "copy-pages")
-    )
-    assert all(one["gbps"] > 0 and len(one["run_ns"]) > 1 for one in told.values())
-    assert beside["config"]["expected_operations"].keys() == told.keys()
-    assert "append of 300: " in done.stdout
-    others = read_run(out).lines
+    beside = read_run(out)
+    told = {line["operation"]: line for line in beside.lines if line["kind"] == "operation"}
+    assert {name: line["status"] for name, line in told.items()} == dict.fromkeys(UNITS, "passed")
+    for line in told.values():
+        assert [len(one["samples"]) for one in line["replicates"]] == [1, 1, 1]
+        assert min(line["achieved_gbps"], line["copy_fraction"], line["predicted_ns"]) > 0
+        assert line["provenance"]["run_ns"] == "measured"
+    asked = {one["model"] for one in beside.record["config"]["expected"].values()}
+    assert set(UNITS) < asked
+    assert "operations" not in beside.record["hardware"]
+    assert "append of 30 tokens: " in done.stdout
+    assert "Operations beside attention" in (out / "report.html").read_text()
+    others = [line for line in beside.lines if line["kind"] == "sweep"]
     assert {(line["model"], line["backend"]): line["status"] for line in others} == {
         ("prefill", "rawkernel-mma"): "passed",
         ("latent", "rawkernel-mla"): "passed",
         ("tiny", "rawkernel-cascade"): "passed",
     }
-    assert [len(line["replicates"]) for line in others] == [2, 2, 2]
+    assert [len(line["replicates"]) for line in others] == [3, 3, 3]
     assert all(len(one["samples"]) > 1 for line in others for one in line["replicates"])
+    _compare_names_a_slower_append(out, tmp_path / "slower", capsys)
+
+
+def _compare_names_a_slower_append(out: Path, new: Path, capsys: Any) -> None:
+    """The run beside a copy in which one operation takes longer, by more than processes differ."""
+    shutil.copytree(out, new)
+    for folder, factor in ((out, 1.0), (new, 1.1)):
+        lines = [json.loads(text) for text in (folder / "journal.jsonl").read_text().splitlines()]
+        for line in lines:
+            if line["details"].get("operation") == "append":
+                start = 1e5 * (1 + 1e-3 * line["details"]["replicate"]) * factor
+                line["figures"]["run_ns"]["value"] = [start + place for place in range(20)]
+        (folder / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(["compare", str(out), str(out)]) == 0
+    capsys.readouterr()
+    assert run(["compare", str(out), str(new)]) == 1
+    head, *rest = capsys.readouterr().out.splitlines()
+    assert re.match(r"WORSE: run_ns SLOWER 1\.100x .*append of 30 tokens", head), head
+    assert sum(line.startswith("  run_ns SLOWER") for line in rest) == 1, rest
 
 
 BLOCK = f"""

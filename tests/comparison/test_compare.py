@@ -17,6 +17,7 @@ from pabench.comparison.compare import compare_runs
 from pabench.comparison.words import MARKDOWN_LIMIT, markdown
 from pabench.run.figures import figures_of
 from pabench.run.read import read_run
+from tests.house.test_docs import own_kernel
 from tests.support.report_data import cell, check, record_of, write_run
 
 CELLS, SLOWER = 30, 10
@@ -148,6 +149,15 @@ def test_compare_says_which_samples_are_none(tmp_path: Path, samples: list[float
     assert told["reason"].str.contains(word).all()
 
 
+def test_compare_of_what_neither_run_has_samples_of_is_the_same(tmp_path: Path) -> None:
+    """A call that was made once has a first time and no series."""
+    base = sweep(tmp_path / "a", run_ns=[])
+    frame = pabench.compare(base, sweep(tmp_path / "b", run_ns=[]))
+    told = frame[frame["figure"] == "run_ns"]
+    assert (set(told["change"]), set(told["reason"])) == ({"SAME"}, {"no samples in either run"})
+    assert frame.attrs["exit_code"] == 0
+
+
 def test_compare_never_compares_two_classes(tmp_path: Path) -> None:
     base = sweep(tmp_path / "a")
     words = {**cell(8, "azure-conv", 1)["provenance"], "run_ns": "host"}
@@ -204,6 +214,30 @@ def test_compare_tells_what_became_of_a_verdict(
     assert found.exit_code == code
     back = compare_runs(read_run(new), read_run(base))
     assert back.exit_code == (6 if code == 6 else 0)
+
+
+@pytest.mark.slow
+def test_compare_of_a_kernel_that_lost_a_feature_fails_by_its_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two kernels that are both right in what they say they can; the second can less."""
+    monkeypatch.chdir(tmp_path)
+    less = own_kernel()
+    more = less.replace("sm_scale):", "sm_scale, soft_cap=None):").replace(
+        "            weights = ",
+        "            logits = logits if soft_cap is None else soft_cap * np.tanh(logits / soft_cap)\n"
+        "            weights = ",
+    )
+    words = ["--profile", "quick", "-k", "decode[soft-cap]", "--device", "emulated", "--in-process"]
+    for name, text, code in (("base", more, 0), ("new", less, 5)):
+        Path("kernel.py").write_text(text, encoding="utf-8")
+        assert run(["conformance", "--backend", "kernel.py:decode", *words, "--out", name]) == code
+    capsys.readouterr()
+    assert run(["compare", "base", "new"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("WORSE: profile LOST: profile softcap, and 1 more")
+    assert "kernel.py:decode decode[soft-cap]\n    passed -> unsupported" in out
+    assert run(["compare", "new", "base"]) == 0
 
 
 def test_compare_tells_a_lost_profile(tmp_path: Path) -> None:
@@ -268,6 +302,8 @@ def test_compare_refuses_runs_that_have_nothing_to_do_with_one_another(
     refuse([one, judged], 4, "sweep run", capsys)
     refuse([one, empty], 5, "holds no result", capsys)
     refuse([one, strange], 4, "no item in common", capsys)
+    twin = str(write_run(tmp_path / "e", "sweep", [{**timed_cells()[0], "id": "other"}]))
+    refuse([one, twin], 4, "(cell-0)', of the other", capsys)
     refuse([one, str(tmp_path / "nowhere")], 4, "does not exist", capsys)
     refuse([one, one, "--only", "clocks"], 4, "unknown class of figures 'clocks'", capsys)
     refuse([one, one, "--threshold", "0"], 4, "threshold", capsys)

@@ -22,14 +22,15 @@ from pabench.activities.sweep.bulk import (
     turned,
 )
 from pabench.activities.sweep.cell import Cell
-from pabench.activities.sweep.grid_file import MOVED
 from pabench.activities.sweep.grid_table import operation_text
-from pabench.activities.sweep.operations import OPERATIONS, moved_bytes, operation_times
-from pabench.activities.sweep.operations_judged import timed_operation, why_wrong
+from pabench.activities.sweep.operation import UNITS, Operation, operation_from_dict
+from pabench.activities.sweep.operations import OPERATIONS, operation_counts, operation_times
+from pabench.activities.sweep.operations_judged import PART, run_operation, why_wrong
 from pabench.activities.sweep.run_cell import run_cell
 from pabench.activities.sweep.stopwatch import PROBES, Stopwatch
 from pabench.activities.sweep.times import Speed
 from pabench.cli.main import run
+from pabench.device.checked import CheckedDevice
 from pabench.device.cuda import CudaDevice
 from pabench.device.cuda_timer import CudaTimer
 from pabench.errors import DeviceFault
@@ -297,7 +298,7 @@ def test_cuda_times_refuse_caches_of_which_no_block_can_be_repeated(
     assert line["reason"].startswith(f"no timed inputs with {text}")
 
 
-SIZES = {"append": 300, "merge": 70, "copy-pages": 20}
+SIZES = {"append": 300, "merge": 70, "gather": 100, "copy-pages": 20}
 
 
 def asked(name: str, *, damage: Any = None) -> tuple[Any, str | None]:
@@ -311,7 +312,7 @@ def asked(name: str, *, damage: Any = None) -> tuple[Any, str | None]:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_cuda_times_of_operations_beside_attention_are_judged(name: str, cupy: Any) -> None:
-    assert set(OPERATIONS) == set(MOVED) == set(SIZES)
+    assert set(OPERATIONS) == set(UNITS) == set(SIZES)
     times, wrong = asked(name)
     assert wrong is None
     assert min(times) > 0
@@ -340,23 +341,70 @@ def test_cuda_times_of_an_operation_that_stops_writing_are_none(
     assert str(asked("append")[1]).endswith("numbers that append left are wrong")
 
 
-def test_operation_that_goes_wrong_has_a_reason_and_no_time() -> None:
-    def wrong(place: str, arguments: Any) -> Any:
-        raise ValueError("no such kernel")
+def of(name: str, size: int) -> Operation:
+    return Operation(name=name, size=size, device="cuda")
 
-    told = timed_operation(wrong, "merge", 40)
-    assert (told["run_ns"], told["gbps"]) == (None, None)
-    assert told["reason"].startswith("ValueError: no such kernel")
-    assert operation_text(told, {"copy_gbps": 1.0}).startswith("merge of 40: no time: ValueError: no such")
-    told = timed_operation(lambda place, arguments: ([1.0], None), "merge", 40)
-    assert told["reason"] == "merge left NoneType, must be 2 arrays"
+
+@pytest.mark.parametrize(
+    ("task", "status", "reason"),
+    [
+        (lambda given: 1 / 0, "crashed", "ZeroDivisionError: division by zero"),
+        (lambda given: None, "crashed", "merge returned NoneType"),
+        (lambda given: ([1.0], None), "failed", "merge left NoneType, must be 2 arrays"),
+    ],
+)
+def test_operation_that_goes_wrong_has_a_reason_and_no_time(task: Any, status: str, reason: str) -> None:
+    record = run_operation(of("merge", 40), lambda place, given: task(given), checked=False).record
+    assert record.status == status
+    assert str(record.reason).startswith(reason)
+    assert set(record.figures) == {"moved_bytes"}
+    assert operation_text(record.flat()).startswith(f"merge of 40 rows: {status}: {reason}")
+
+
+def test_operation_of_which_no_times_come_back_has_none(cupy: Any) -> None:
+    device = CudaDevice()
+    _, left = operation_times(device, Stopwatch(device), "merge", 40)
+    for times in ([], [float("nan")], None, [-1.0]):
+        record = run_operation(of("merge", 40), lambda place, given: (times, left), checked=False).record  # noqa: B023
+        assert (record.status, record.reason) == ("crashed", "merge gave no list of times")
 
 
 def test_operations_move_what_their_arrays_hold() -> None:
     token = 2 * 8 * 128 * 2
-    assert moved_bytes("append", 10) == 10 * (2 * token + 8)
-    assert moved_bytes("copy-pages", 10) == 2 * 10 * 16 * token + 120
-    assert moved_bytes("merge", 10) == 10 * 3 * 32 * (256 + 4) + 2 * 10 * 4
+    assert of("append", 10).moved_bytes == 10 * (2 * token + 8)
+    assert of("copy-pages", 10).moved_bytes == 2 * 10 * 16 * token + 120
+    assert of("merge", 10).moved_bytes == 10 * 3 * 32 * (256 + 4) + 2 * 10 * 4
+    assert of("gather", 20).moved_bytes == 20 * 2 * token + 2 * 4
+
+
+def test_operation_is_read_back_and_its_id_is_that_of_what_is_asked() -> None:
+    one = replace(of("gather", 20), replicate=3)
+    assert operation_from_dict(one.to_dict()) == one
+    assert operation_from_dict(cell().to_dict()) is None
+    assert one.id == f"{of('gather', 20).id}-3"
+    assert len({of(name, size).id for name in UNITS for size in (20, 21)}) == 2 * len(UNITS)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_operation_counts_are_exact_and_no_less_than_it_must_move(name: str) -> None:
+    """Counted class: the same twice, and what must be read and written is."""
+    device = CheckedDevice(count=True)
+    asked = of(name, 3000)
+    task = partial(run_counts, device)
+    first, again = (run_operation(asked, task, checked=True).record for _ in range(2))
+    assert first.status == "passed", first.reason
+    assert first.figures == again.figures
+    assert {figure.provenance for figure in first.figures.values()} == {"counted"}
+    least = of(name, PART).moved_bytes / 32
+    value = {key: figure.value for key, figure in first.figures.items()}
+    assert value["counted_size"] == PART
+    assert least <= value["distinct_sectors"] < 1.05 * least + 40
+    assert value["distinct_sectors"] <= value["counted_load_sectors"] + value["counted_store_sectors"]
+
+
+def run_counts(device: CheckedDevice, place: str, given: Any) -> Any:
+    assert place.endswith(":operation_counts")
+    return operation_counts(device, **given)
 
 
 class Stops(RawKernelBackend):

@@ -214,6 +214,51 @@ def test_ci_action_hands_on_the_code_and_leaves_the_report(
     assert act(end, tmp_path, CODE="0").returncode == 0
 
 
+PROGRAM = """#!/bin/sh
+printf '%s\\n' "$@" >> said
+while [ $# -gt 0 ]; do [ "$1" != --out ] || out=$2; shift; done
+case $out in */conformance | */sweep) mkdir -p "$out" && echo '{}' > "$out/run.json";; esac
+[ "${out##*.}" != md ] || echo summary > "$out"
+"""
+"""Takes the place of pabench: says what it was given, and begins a run."""
+
+
+def test_ci_options_are_split_at_spaces_and_name_no_files(tmp_path: Path) -> None:
+    """``decode[n]`` is a pattern to a shell, and a file of that name would change what is asked."""
+    for name in ("decoden", "a1", "x y"):
+        (tmp_path / name).touch()
+    program = tmp_path / "program"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    inputs = {"PABENCH_ARGS": "-k decode[n] --backend *.py", "PABENCH_SWEEP": "--lengths a? --batch  1"}
+    own = {"PABENCH": str(program), "PABENCH_BASE": "", "PABENCH_OUT": "the out"}
+    done = act(action_steps()[1], tmp_path, **inputs, **own)
+    assert done.returncode == 0, done.stderr
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said[:5] == ["conformance", "-k", "decode[n]", "--backend", "*.py"]
+    sweep = said[said.index("sweep") :]
+    assert sweep[:5] == ["sweep", "--lengths", "a?", "--batch", "1"]
+    assert "the out/sweep" in sweep
+
+
+def test_ci_says_that_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+    """A gate that finds no base is open, and says so where the verdict stands."""
+    program = tmp_path / "program"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    job = tmp_path / "job.md"
+    given = {"PABENCH": str(program), "PABENCH_BASE": "main-run", "GITHUB_STEP_SUMMARY": str(job)}
+    done = recipe(tmp_path, **given)
+    assert done.returncode == 0, done.stderr
+    line = "Nothing to compare this conformance run with: main-run/conformance has no run.json.\n"
+    assert done.stderr == line
+    assert job.read_text() == f"summary\n{line}"
+    assert "compare" not in (tmp_path / "said").read_text().splitlines()
+    # nor is what was said of another base said again
+    done = recipe(tmp_path, PABENCH=str(program))
+    assert (tmp_path / "pabench-ci" / "summary.md").read_text() == "summary\n"
+
+
 def test_ci_action_installs_what_is_there(tmp_path: Path) -> None:
     program = tmp_path / "python"
     program.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > said\n')

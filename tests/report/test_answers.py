@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import pabench
 from pabench.cli.main import run
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
@@ -201,6 +202,28 @@ def test_report_answers_page_size(tmp_path: Path) -> None:
     bare = [{**line, "modelled_ns": None} for line in sweep_lines()]
     assert answer("bare", bare).endswith("No cell was timed or modelled, so speed does not decide.")
     assert answer("one", sweep_lines(page_sizes=(8,))) == ""
+
+
+def test_report_answers_a_backend_that_fails_in_half_the_cells_is_never_averaged_away(tmp_path: Path) -> None:
+    right = [{**line, "id": f"cell-{at}"} for at, line in enumerate(sweep_lines(page_sizes=(8, 16)))]
+    wrong = [
+        failed_cell(16, line["lengths"], line["batch"], id=line["id"])
+        if line["page_size"] == 16 and at % 4 == 1
+        else line
+        for at, line in enumerate(right)
+    ]
+    folder = write_run(tmp_path / "run", "sweep", wrong, exit_code=1)
+    built = build_model(read_runs([folder]))
+    assert built.verdict.word == "FAIL"
+    said = dict(built.verdict.answers)["Page size"]
+    assert said.endswith("Cells that went wrong have no speed and are left out: 5 of 9 at 16.")
+    (card,) = built.cards
+    assert card.count == "5 cells"
+    rows = Tables(render_html(read_runs([folder]))).tables["All cells, table"][1:]
+    assert sum(any("failed" in text for text in row) for row in rows) == 5
+    frame = pabench.compare(write_run(tmp_path / "right", "sweep", right), folder)
+    assert sum(frame["change"] == "NEWLY FAILING") == 5
+    assert frame.attrs["exit_code"] == 1
 
 
 def test_report_answers_say_where_page_size_changes_nothing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pabench.report.heat import HeatMap, short_names
 from pabench.report.model import ReportModel, build_model
 from pabench.report.table import CellTable
 from pabench.run.read import read_runs
+from pabench.run.record import Status
 from tests.support.report_data import (
     LENGTHS,
     WORDS,
@@ -83,6 +85,16 @@ def test_report_model_verdict(tmp_path: Path, name: str) -> None:
     verdict = sweep_model(tmp_path, lines, **changes).verdict
     assert verdict.word == word
     assert verdict.sentence.endswith(".")
+
+
+def test_report_model_verdict_says_why_an_item_could_not_be_decided(tmp_path: Path) -> None:
+    """No time of a cell is no near tie of a token."""
+    (run,) = read_runs([write_run(tmp_path / "run", "sweep", sweep_lines(batches=(4,)), exit_code=6)])
+    first, *others = run.records
+    first = replace(first, status=Status.INCONCLUSIVE, reason="no speed: 133% of the ceiling")
+    verdict = build_model([replace(run, records=(first, *others))]).verdict
+    assert verdict.word == "INCOMPLETE"
+    assert verdict.sentence == "1 cell could not be decided: no speed: 133% of the ceiling."
 
 
 def test_report_model_verdict_of_merged_runs_is_the_worst(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_sections_do_not_replace_ours(installed: Callable[..., None]) -> None:
     installed(section(), name="stress")
     assert build_model([]).sections == ()
     source = Source(runs=(), by_kind={"stress": ()})
-    assert sections.build_sections(source) == ((), ())
+    assert sections.build_sections(source, {}) == ((), ())
 
 
 def raises(lines: Sequence[Line]) -> list[tuple[object, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from pabench.errors import UsageError
 from pabench.report.model import build_model
 from pabench.report.render import render_html
-from pabench.report.serving import build_serving
+from pabench.report.serving import Lines, build_serving
+from pabench.report.serving_charts import lines_svg
 from pabench.report.source import build_source
 from pabench.run.read import Run, read_run
 from pabench.run.schema import read_line
@@ -90,6 +92,16 @@ def test_report_serving_shows_split_charts_and_notes(tmp_path: Path) -> None:
         "token states (%)": "50.0",
         "TTFT p50 (s)": "0.250",
     }
+
+
+def test_report_serving_axes_have_numbers_that_are_read_at_a_glance(tmp_path: Path) -> None:
+    """A scale of whole tens has ticks of one digit, which must not become 1e+2."""
+    pytest.importorskip("vl_convert")
+    points = ((0.0, 0.0), (600.0, 100.0))
+    words = {"uid": "u", "title": "t", "word": "counted", "x_title": "x", "y_title": "y", "read": ""}
+    chart = Lines(**words, log=False, lines=(("a", points),))
+    ticks = re.findall(r">([^<]+)</text>", lines_svg(chart))
+    assert {"0", "20", "100", "600"} <= set(ticks), ticks
 
 
 def test_report_serving_never_mixes_provenance_in_a_column(tmp_path: Path) -> None:

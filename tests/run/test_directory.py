@@ -233,6 +233,7 @@ BAD_RECORDS = {
     "second line": ('{\n"a": }', r"run.json:2: not JSON"),
     "list": ("[]", "must be a JSON object"),
     "old": ('{"schema": 0}', "schema = 0: this version reads schema 1"),
+    "newer": ('{"schema": 3}', "schema = 3: this version reads schema 1 and 2"),
     "no schema": ("{}", "schema = None"),
     "true": ('{"schema": true}', "schema = True"),
     "bare": ('{"schema": 1}', "field kind is missing"),
@@ -249,6 +250,7 @@ def test_store_run_bad_record_names_file_and_rule(tmp_path: Path, name: str) -> 
         read_run(tmp_path)
     assert "run.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert (caught.value.hint is not None) == (name == "newer")
 
 
 @pytest.mark.parametrize(
@@ -358,6 +360,15 @@ def test_store_run_forgets_what_an_interrupt_cut_short(tmp_path: Path) -> None:
 def test_store_run_bad_cell_field(tmp_path: Path, change: dict[str, object]) -> None:
     path = write_run(tmp_path / "run", "sweep", [{**cell(8, "azure-conv", 8), **change}])
     with pytest.raises(UsageError, match=next(iter(change))):
+        read_run(path)
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_store_run_sample_that_is_no_number_names_its_line(word: str, tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", "sweep", [cell(8, "azure-conv", 8, run_ns=[1, 123456789])])
+    text = (path / "journal.jsonl").read_text()
+    (path / "journal.jsonl").write_text(text.replace("123456789", word))
+    with pytest.raises(UsageError, match=r"journal.jsonl:1: run_ns = .*: must be a list of numbers"):
         read_run(path)
 
 

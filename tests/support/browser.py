@@ -21,6 +21,14 @@ AXE = "axe_playwright_python"
 NO_AXE = f"no axe-core here: pip install --no-deps {AXE.replace('_', '-')}"
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 DEADLINE_S = 120.0
+SPILLED = """
+[...document.querySelectorAll("body *")].filter(one => {
+    const box = one.getBoundingClientRect(), frame = one.parentElement.closest("section, main, body");
+    return box.width > 0 && !one.closest("svg svg, svg *")
+        && box.right > Math.min(frame.getBoundingClientRect().right, innerWidth) + 1
+        && !one.parentElement.closest(".scroll, .tall, pre, [role=region]");
+}).map(one => `${one.tagName} ${one.className}: ${one.textContent.slice(0, 60)}`)
+"""
 
 
 def chromium() -> str | None:
@@ -94,6 +102,10 @@ class Browser:
         """Return width and height of the whole page."""
         found = self._ask("Page.getLayoutMetrics")["cssContentSize"]
         return found["width"], found["height"]
+
+    def spilled(self) -> list[str]:
+        """Return what stands out of its section or past the window, though nothing there scrolls."""
+        return list(self.evaluate(SPILLED))
 
     def screenshot(self, out: Path, *, height: int | None = None) -> None:
         """Write the page, or its first ``height`` pixels, as PNG."""

@@ -42,9 +42,10 @@ KINDS = (
     EXPECT
     + """
 [operations]
-append = { size = 300, fraction = 0.8 }
+append = { size = 30, fraction = 0.8 }
 merge = { size = 40, fraction = 0.8 }
-copy-pages = { size = 20, fraction = 0.8 }
+gather = { size = 30, fraction = 0.8 }
+copy-pages = { size = 3, fraction = 0.8 }
 [model.prefill]
 heads = "4:2"
 head_dim = 128

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "examples" / "check.ipynb"
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
 
 def shown_by(source: str, names: dict[str, Any]) -> Any:
@@ -20,16 +20,31 @@ def shown_by(source: str, names: dict[str, Any]) -> Any:
     return None if last is None else eval(ast.unparse(last), names)  # noqa: S307
 
 
-@pytest.mark.slow
-def test_notebook_runs() -> None:
-    found = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+def cells_of(name: str) -> list[str]:
+    """The code of a notebook, cell by cell."""
+    found = json.loads((EXAMPLES / name).read_text(encoding="utf-8"))
     assert found["nbformat"] == 4
-    cells = ["".join(cell["source"]) for cell in found["cells"] if cell["cell_type"] == "code"]
+    return ["".join(cell["source"]) for cell in found["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.slow
+def test_notebook_that_checks_runs() -> None:
     names: dict[str, Any] = {}
-    _, right, wrong, table = (shown_by(cell, names) for cell in cells)
+    _, right, wrong, table = (shown_by(cell, names) for cell in cells_of("check.ipynb"))
     assert right.passed, right
     assert "<strong>PASS decode: 2 checks" in right._repr_html_()
     assert not wrong.passed
     assert "<strong>FAIL its last key missing" in wrong._repr_html_()
     assert [cause.words.split(" (")[0] for cause in wrong.causes] == ["its last key missing"]
     assert table["status"].tolist() == ["failed", "failed"]
+
+
+def test_notebook_that_compares_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLES)  # where a notebook runs
+    names: dict[str, Any] = {}
+    unit, table, same, worse = (shown_by(cell, names) for cell in cells_of("compare.ipynb"))
+    assert unit == ("counted", "bytes")
+    assert set(table.columns) == {"rawkernel", "rawkernel-mma"}
+    assert same == ({"SAME"}, 0)
+    assert worse[["figure", "ratio", "change"]].to_numpy().tolist() == [["counted_kv_bytes", 2.0, "MORE"]]
+    assert names["found"].attrs["exit_code"] == 1

@@ -11,7 +11,8 @@ from typing import Any
 
 from pabench.activities.sweep.cell import Cell, cell_from_dict
 from pabench.activities.sweep.line import answer, blank_line, failing_case
-from pabench.activities.sweep.operations_judged import timed_operation
+from pabench.activities.sweep.operation import Operation, operation_from_dict
+from pabench.activities.sweep.operations_judged import run_operation
 from pabench.activities.sweep.run_cell import preflight, run_cell
 from pabench.activities.sweep.times import TASKS, Speed, Tasks
 from pabench.checks.remote.errors import SubjectEnded
@@ -75,8 +76,7 @@ class SweepBench(BenchBase):
         return {"device": device, "description": description, "absent": dict(self._absent)}
 
     def ask(self, what: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Plan the smallest problem of a cell (``preflight``), or measure the ceilings (``hardware``), and
-        ``operations`` with them.
+        """Plan the smallest problem of a cell (``preflight``), or measure the ceilings (``hardware``).
 
         A compiler that is missing shows before any file is written.
         """
@@ -88,23 +88,37 @@ class SweepBench(BenchBase):
                 return {"tried": preflight(cell, self._backend(cell.backend)[0])}
             except SubjectEnded:
                 return {"tried": True}  # told in the cell that ends it too
-        present = [name for name in self._names if name not in self._absent]
-        if not present:
+        if (name := self._present()) is None:
             return {"hardware": None}
-        task = self._backend(present[0])[1]
         try:
-            found = task(f"{TASKS}:ceilings", {})
-            told = [timed_operation(task, name, size) for name, size in what.get("operations", {}).items()]
-            return {"hardware": {**found, **({"operations": told} if told else {})}}
+            return {"hardware": self._backend(name)[1](f"{TASKS}:ceilings", {})}
         except SubjectEnded as ended:
             raise DeviceFault(f"the ceilings of this GPU cannot be measured: {ended.ending.text}") from None
 
     def run(self, item: Mapping[str, Any]) -> Answer:
-        """Run one cell; the end of its backend's process is its verdict."""
-        cell, began = cell_from_dict(item), time.monotonic()
+        """Run one cell or operation; the end of the process in which it ran is its verdict."""
+        began = time.monotonic()
+        asked = operation_from_dict(item)
+        found = self._run_cell(cell_from_dict(item)) if asked is None else self._run_operation(asked)
+        return replace(found, record=replace(found.record, duration_s=round(time.monotonic() - began, 3)))
+
+    def _run_operation(self, operation: Operation) -> Answer:
+        if (name := self._present()) is None:
+            return operation.answered(Status.UNSUPPORTED, "no backend is there in whose process it could run")
+        try:
+            self._freshen(name, operation.replicate)
+            found = run_operation(operation, self._backend(name)[1], checked=self._request.checked)
+        except SubjectEnded as ended:
+            status = Status.HUNG if ended.ending.hung else Status.CRASHED
+            found = operation.answered(status, ended.ending.text)
+        if operation.device == "cuda" and found.record.status != Status.PASSED:
+            self._renew(name)
+        return found
+
+    def _run_cell(self, cell: Cell) -> Answer:
         self._announced = None
         try:
-            self._freshen(cell)
+            self._freshen(cell.backend, cell.replicate)
             found = self._answer(cell)
         except SubjectEnded as ended:
             status = Status.HUNG if ended.ending.hung else Status.CRASHED
@@ -113,7 +127,7 @@ class SweepBench(BenchBase):
             found = replace(found, failing=failing_case(self._announced))
         if cell.device == "cuda" and found.record.status != Status.PASSED:
             self._renew(cell.backend)
-        return replace(found, record=replace(found.record, duration_s=round(time.monotonic() - began, 3)))
+        return found
 
     def close(self) -> None:
         """End the backends' processes."""
@@ -155,12 +169,16 @@ class SweepBench(BenchBase):
             raise Unsupported(made.facts.lacking)
         self._apart[name] = made
 
-    def _freshen(self, cell: Cell) -> None:
+    def _present(self) -> str | None:
+        """The first backend that could be loaded: kernels that are no backend's run in its process."""
+        return next((name for name in self._names if name not in self._absent), None)
+
+    def _freshen(self, name: str, replicate: int | None) -> None:
         """Give each replicate a process of the backend that has timed for no other."""
-        before = self._asked.setdefault(cell.backend, cell.replicate)
-        if before != cell.replicate and cell.backend in self._apart:
-            self._apart[cell.backend].restart()
-        self._asked[cell.backend] = cell.replicate
+        before = self._asked.setdefault(name, replicate)
+        if before != replicate and name in self._apart:
+            self._apart[name].restart()
+        self._asked[name] = replicate
 
     def _renew(self, name: str) -> None:
         """Start a process again whose CUDA context is lost: no later call in it would work."""

@@ -10,7 +10,7 @@ from pabench.run.record import Status
 from pabench.timing.cold import HOT
 
 TOO_FAST = 1.03
-"""More of the measured read ceiling than this: the bytes are wrong, or the cache was warm."""
+"""More of the measured ceiling than this: the bytes are wrong, or the cache was warm."""
 FLOORS = 5.0
 """Samples shorter than so many times of nothing are mostly the clock's."""
 SPEED = ("run_ns", "run_cycles", "prepare_ns", "achieved_gbps")
@@ -39,12 +39,12 @@ def doubts(timing: Mapping[str, Any], *, samples: int) -> list[str]:
     return [text for text, holds in found.items() if holds]
 
 
-def refused(line: Mapping[str, Any], read_fraction: float) -> dict[str, Any]:
-    """Return what replaces the speed of a cell that is faster than memory; its samples stay as evidence."""
+def refused(line: Mapping[str, Any], fraction: float, ceiling: str = "read ceiling") -> dict[str, Any]:
+    """Return what replaces the speed of an item that is faster than memory; its samples stay as evidence."""
     limit = f"{TOO_FAST:.0%}: wrong bytes, or a warm cache"
     return {
         **{name: None for name in SPEED if name in line},
         "status": Status.INCONCLUSIVE,
-        "reason": f"no speed: {read_fraction:.1%} of the measured read ceiling, must be at most {limit}",
-        "timing": {**line["timing"], "refused_run_ns": line["run_ns"]},
+        "reason": f"no speed: {fraction:.1%} of the measured {ceiling}, must be at most {limit}",
+        "timing": {**line.get("timing", {}), "refused_run_ns": line["run_ns"]},
     }

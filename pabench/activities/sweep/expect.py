@@ -14,6 +14,7 @@ from typing import Any
 
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.doubts import TOO_FAST, doubts, refused
+from pabench.activities.sweep.operation import Operation
 from pabench.judge.traffic import Traffic
 from pabench.timing.cold import HOT
 from pabench.timing.gpus import Gpu
@@ -47,6 +48,11 @@ class Expectations:
     memory_reach: float
     tensor_reach: float
     fractions: tuple[ExpectedFraction, ...]
+
+    def of_operation(self, operation: Operation, fraction: float, gpu: Gpu) -> dict[str, float | None]:
+        """Return the same of an operation that shall reach ``fraction`` of the reachable bandwidth."""
+        floor_ns = operation.moved_bytes / (self.memory_reach * gpu.memory_gbps)
+        return {"expected_floor_ns": floor_ns, "predicted_ns": floor_ns / fraction}
 
     def of(self, cell: Cell, gpu: Gpu, *, model: str = "") -> dict[str, float | None]:
         """Return ``expected_floor_ns`` and ``predicted_ns``, the latter None where nobody predicts."""
@@ -103,6 +109,22 @@ def against_ceilings(
         "flags": flags,
         "provenance": {**line["provenance"], **words},
     }
+
+
+def operation_against_ceilings(line: Mapping[str, Any], ceilings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``copy_fraction``, achieved over copy bandwidth of the same card, of a measured ``line``.
+
+    A time that memory cannot have is refused, as that of a cell is.
+    """
+    if (line.get("provenance") or {}).get("run_ns") != "measured" or not line.get("run_ns"):
+        return {}
+    rate, copy_gbps = float(line["achieved_gbps"]), float(ceilings["copy_gbps"])
+    # reads and writes: which of the two a card does faster differs from card to card
+    fraction = rate / max(copy_gbps, float(ceilings["read_gbps"]))
+    if fraction > TOO_FAST:
+        return refused(line, fraction, "ceiling")
+    words = {"copy_fraction": "measured"}
+    return {"copy_fraction": rate / copy_gbps, "provenance": {**line["provenance"], **words}}
 
 
 def _floor_ns(traffic: Traffic, *, memory_gbps: float, tflops: float) -> float:

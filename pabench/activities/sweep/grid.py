@@ -10,6 +10,7 @@ from itertools import product
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.config import LAYOUTS, NOT_IN_GRIDS, SweepConfig
 from pabench.activities.sweep.grid_file import GridPoint
+from pabench.activities.sweep.operation import Operation
 from pabench.errors import UsageError
 from pabench.problem.batch import Batch
 from pabench.problem.checks import whole_number
@@ -167,24 +168,26 @@ def replicates_of(config: SweepConfig, device: str, *, apart: bool) -> int:
     return config.replicates
 
 
-def in_turns(cells: Sequence[Cell], replicates: int) -> tuple[Cell, ...]:
-    """Return the cells in the order they are timed: each by one backend after the other, in rounds.
+def in_turns(
+    cells: Sequence[Cell], replicates: int, operations: Sequence[Operation] = ()
+) -> tuple[Cell | Operation, ...]:
+    """Return what is timed in its order: each cell by one backend after the other, in rounds.
 
     A round asks one fresh process of each backend for all cells, the next one takes the backends of a cell in
     the opposite order (A B, B A, A B, ...): what drifts on a machine meets all alike.  A budget that ends
-    early leaves all cells with fewer replicates, and not some without.
+    early leaves all cells with fewer replicates, and not some without.  Operations begin each round.
     """
     turns: dict[str, list[Cell]] = {}
     for cell in cells:
         turns.setdefault(replace(cell, backend="").question, []).append(cell)
     if replicates == 1:
-        return tuple(cell for turn in turns.values() for cell in turn)
-    return tuple(
-        replace(cell, replicate=number)
-        for number in range(1, replicates + 1)
-        for turn in turns.values()
-        for cell in (turn if number % 2 else reversed(turn))
-    )
+        return (*operations, *(cell for turn in turns.values() for cell in turn))
+    rounds: list[Cell | Operation] = []
+    for number in range(1, replicates + 1):
+        rounds += [replace(operation, replicate=number) for operation in operations]
+        for turn in turns.values():
+            rounds += [replace(cell, replicate=number) for cell in (turn if number % 2 else reversed(turn))]
+    return tuple(rounds)
 
 
 def grid_digest(cells: Sequence[Cell]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from pabench.activities.sweep.axes import parse_heads
 from pabench.activities.sweep.config import LAYOUTS
 from pabench.activities.sweep.expect import Expectations, ExpectedFraction
+from pabench.activities.sweep.operation import UNITS
 from pabench.errors import InvalidCase, UnknownName, UsageError
 from pabench.problem.checks import finite_number, one_of, whole_number
 from pabench.problem.dtypes import DTYPES
@@ -37,8 +38,6 @@ MODEL_KEYS = ("heads", "head_dim", *FEATURE_KEYS)
 POINT_DEFAULTS: Mapping[str, list[Any]] = {"page_sizes": [16], "dtypes": ["bfloat16"], "layouts": ["NHD"]}
 AXIS_KEYS = ("models", "shapes", "lengths", *POINT_DEFAULTS)
 POINT_KEYS = ("grid", *AXIS_KEYS, "queries", "shared", "backends")
-MOVED = ("append", "merge", "copy-pages")
-"""Operations that move bytes, see ``operations.py``."""
 SHAPE = re.compile(r"(\d{1,5})x(\d{1,9})")
 
 
@@ -71,8 +70,8 @@ class GridPoint:
 class GridFile:
     """Points, the most important first, and what is expected of them.
 
-    ``operations`` are those beside attention that are timed with the ceilings: by name their size, and the
-    part of the reachable bandwidth that is expected.
+    ``operations`` are those beside attention: by name their size, and the part of the reachable bandwidth
+    that is expected.
     """
 
     points: tuple[GridPoint, ...]
@@ -133,7 +132,7 @@ def _grid(data: Mapping[str, Any], size: str) -> GridFile:
 
 
 def _operations(table: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
-    _keys("operation", table, MOVED)
+    _keys("operation", table, tuple(UNITS))
     for name, given in table.items():
         _keys("key of an operation", _table(f"operations.{name}", given), ("size", "fraction"))
     return {

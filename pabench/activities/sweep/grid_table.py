@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from pabench.activities.sweep.operation import KIND as OPERATION
 from pabench.subjects.backends.own import OWN
 from pabench.text import one_line
 from pabench.timing.cold import ROTATE
@@ -33,7 +34,9 @@ Line = Mapping[str, Any]
 
 
 def print_grid_table(lines: Sequence[Line], hardware: Mapping[str, Any] | None) -> None:
-    """Print one row a cell: time, bandwidth, fractions, prediction, best peer; then the ceilings and a count.
+    """Print one row a cell: time, bandwidth, fractions, prediction, best peer.
+
+    Then operations, ceilings and a count.
 
     A device without events of its own has no measured figure; its rows show what is expected.
     """
@@ -58,23 +61,31 @@ def print_grid_table(lines: Sequence[Line], hardware: Mapping[str, Any] | None) 
     ):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("status")
-    for line in lines:
-        table.add_row(*(Text(one_line(text)) for text in _row(line, lines)))
+    cells = [line for line in lines if line.get("kind") != OPERATION]
+    for line in cells:
+        table.add_row(*(Text(one_line(text)) for text in _row(line, cells)))
     console.print(table)
+    for line in lines:
+        if line.get("kind") == OPERATION:
+            console.print(Text(one_line(operation_text(line))), soft_wrap=True)
     if hardware:
         console.print(ceilings_text(hardware), markup=False)
-    states = [line["status"] for line in lines]
+    states = [line["status"] for line in cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    console.print(f"{len(lines)} cells: {counts or 'none'}", markup=False)
+    console.print(f"{len(cells)} cells: {counts or 'none'}", markup=False)
 
 
-def operation_text(found: Mapping[str, Any], ceilings: Mapping[str, Any]) -> str:
-    """Return what an operation beside attention took, in one line."""
-    head = f"{found['name']} of {found['size']:,}"
-    if found["run_ns"] is None:
-        return f"{head}: no time: {found['reason']}"
-    time, rate = median(found["run_ns"]) / 1e3, found["gbps"]
-    return f"{head}: {time:,.1f} us, {rate:,.0f} GB/s, {rate / ceilings['copy_gbps']:.3f} of copy (measured)"
+def operation_text(line: Line) -> str:
+    """Return what an operation beside attention took, or what was counted, in one line."""
+    head = str(line["label"])
+    if line["status"] != "passed":
+        return f"{head}: {line['status']}: {line['reason']}"
+    if line.get("run_ns") is None:
+        loads, stores = line["counted_load_sectors"], line["counted_store_sectors"]
+        return f"{head}: {loads:,} sectors read, {stores:,} written by {line['counted_size']:,} (counted)"
+    time, rate = median(line["run_ns"]) / 1e3, line["achieved_gbps"]
+    part = f", {line['copy_fraction']:.3f} of copy" if line.get("copy_fraction") is not None else ""
+    return f"{head}: {time:,.1f} us, {rate:,.0f} GB/s{part} (measured)"
 
 
 def ceilings_text(hardware: Mapping[str, Any]) -> str:

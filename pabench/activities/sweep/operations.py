@@ -1,4 +1,4 @@
-"""Operations beside attention on a GPU: append, merge and copies of pages, by our own kernels.
+"""Operations beside attention on the device: append, merge, gather and copies of pages, by our own kernels.
 
 They move bytes and do little else, so that a copy of memory is their measure.  This runs where the device is;
 ``operations_judged.py`` says what they should have left.
@@ -7,25 +7,26 @@ They move bytes and do little else, so that a copy of memory is their measure.  
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 
+from pabench.activities.sweep.operation import HEAD_DIM, HEADS, PAGE_SIZE, QUERY_HEADS, STATES
 from pabench.activities.sweep.stopwatch import Stopwatch
 from pabench.device.base import Device
+from pabench.device.checked import CheckedDevice
+from pabench.device.counters import Counters
 from pabench.kernels.append import append_tokens
+from pabench.kernels.gather import plan_gather
 from pabench.kernels.merge_states import plan_merge
 from pabench.kernels.page_copy import copy_pages
 from pabench.problem.dtypes import BFLOAT16, Array, encode
 from pabench.problem.pool import KvPool
 from pabench.timing.sampler import sample, warm_up
 
-HEADS, QUERY_HEADS, HEAD_DIM, PAGE_SIZE = 8, 32, 128, 16
-"""Of Llama-3-8B, in bfloat16."""
-STATES = 2
-TOKEN_BYTES = 2 * HEADS * HEAD_DIM * BFLOAT16.itemsize
-ROW_BYTES = QUERY_HEADS * (HEAD_DIM * BFLOAT16.itemsize + 4)
 SHOWN = 256
 """Tokens or rows that come back to be judged, from the first on."""
 
@@ -43,15 +44,6 @@ class Work:
     run: Callable[[], None]
     written: tuple[Any, ...]
     shown: tuple[Any, ...]
-
-
-def moved_bytes(name: str, size: int) -> int:
-    """Return the bytes that an operation of ``size`` must read and write."""
-    if name == "append":
-        return size * (2 * TOKEN_BYTES + 8)
-    if name == "merge":
-        return (STATES + 1) * size * ROW_BYTES + STATES * size * 4
-    return 2 * size * PAGE_SIZE * TOKEN_BYTES + 12 * size
 
 
 def operation_times(
@@ -87,6 +79,30 @@ def operation_times(
     return list(taken.values_ns), left
 
 
+def operation_counts(device: CheckedDevice, name: str, size: int) -> tuple[dict[str, Any], tuple[Array, ...]]:
+    """Return what the checked device counts in one call, by figure, and what it left.
+
+    Raises:
+        KernelFindings: the kernel did what it must not.
+    """
+    work = OPERATIONS[name](device, size)
+    device.counters.clear()
+    work.run()
+    device.synchronize()
+    left = tuple(device.to_host(array) for array in work.shown)
+    counters: Counters = reduce(add, (replace(one, kernel="") for one in device.counters.values()))
+    totals = counters.totals()
+    figures = {
+        "counted_load_sectors": totals.load_sectors,
+        "counted_store_sectors": totals.store_sectors,
+        "distinct_sectors": counters.distinct_loaded_sectors + counters.distinct_stored_sectors,
+        "sectors_per_request": totals.sectors_per_request,
+        "wavefronts": totals.wavefronts,
+        "bank_conflicts": totals.bank_conflicts,
+    }
+    return figures, left
+
+
 def _append(device: Device, size: int) -> Work:
     tokens, slots = tokens_of(size), order_of(size)
     storage = device.empty((2, -(-size // PAGE_SIZE), PAGE_SIZE, HEADS, HEAD_DIM), BFLOAT16.storage)
@@ -114,6 +130,33 @@ def _merge(device: Device, size: int) -> Work:
     return Work(run=run, written=(plan.out, plan.lse), shown=(plan.out[:SHOWN], plan.lse[:SHOWN]))
 
 
+def _gather(device: Device, size: int) -> Work:
+    """One sequence out of its pages, keys and values, as a kernel without pages would need it."""
+    stored = pages_of(-(-size // PAGE_SIZE))
+    pool = KvPool(storage=device.to_device(stored), kv_layout="NHD", interleaved=True)
+    targets = tuple(device.empty((size, HEADS, HEAD_DIM), BFLOAT16.storage) for _ in range(2))
+    order = order_of(len(stored)).astype(np.int32)[None]
+    table, lens = device.to_device(order), device.to_device(np.array([size], np.int32))
+    module, launches = plan_gather(
+        device,
+        stored=BFLOAT16,
+        dense=BFLOAT16,
+        caches=(pool.k, pool.v),
+        strides=(2 * PAGE_SIZE * HEADS * HEAD_DIM, HEADS * HEAD_DIM, HEAD_DIM),
+        block_table=table,
+        kv_lens=lens,
+        indptr=device.to_device(np.array([0, size], np.int32)),
+        page_size=PAGE_SIZE,
+        targets=targets,
+    )
+
+    def run() -> None:
+        for launch in launches:
+            module.launch(launch)
+
+    return Work(run=run, written=targets, shown=tuple(target[:SHOWN] for target in targets))
+
+
 def _copies(device: Device, size: int) -> Work:
     pages = np.concatenate([pages_of(size), np.zeros_like(pages_of(size))])
     storage = device.to_device(pages)
@@ -131,6 +174,7 @@ def _copies(device: Device, size: int) -> Work:
 OPERATIONS: Mapping[str, Callable[[Device, int], Work]] = {
     "append": _append,
     "merge": _merge,
+    "gather": _gather,
     "copy-pages": _copies,
 }
 

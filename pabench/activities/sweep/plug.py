@@ -8,7 +8,11 @@ from typing import Any
 
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.config import SweepConfig
-from pabench.activities.sweep.expect import EXPECTED_FIGURES, against_ceilings
+from pabench.activities.sweep.expect import (
+    EXPECTED_FIGURES,
+    against_ceilings,
+    operation_against_ceilings,
+)
 from pabench.activities.sweep.grid import (
     grid_digest,
     in_turns,
@@ -18,8 +22,7 @@ from pabench.activities.sweep.grid import (
     replicates_of,
 )
 from pabench.activities.sweep.grid_file import read_grid
-from pabench.activities.sweep.grid_table import operation_text
-from pabench.activities.sweep.operations import moved_bytes
+from pabench.activities.sweep.operation import Operation
 from pabench.device.cache import content_key
 from pabench.device.registry import DeviceRequest
 from pabench.errors import DeviceFault, EnvironmentRefused, UsageError
@@ -99,8 +102,8 @@ class Sweep(ActivityBase):
         """See ``Activity``: the worker is silent while a backend is, which it ends itself."""
         return 2 * deadline_s + JUDGE_SLACK_S
 
-    def items(self, facts: Facts) -> Sequence[Cell]:
-        """See ``Activity``."""
+    def items(self, facts: Facts) -> Sequence[Cell | Operation]:
+        """See ``Activity``: operations of a grid, then cells; in rounds where there are replicates."""
         self._known = facts.more
         config, gpu = self._config, self._gpu
         policies = policies_of(config, facts.device)
@@ -124,10 +127,23 @@ class Sweep(ActivityBase):
         _check_inputs(self.cells)
         self._replicates = replicates_of(config, facts.device, apart=self._deadline_s is not None)
         self.noun = "cell" if self._replicates == 1 else "timed cell"
+        operations = self._operations(facts)
         # the host's clock on the emulated device compares nothing: there the order is that of the axes
         if facts.device != "cuda" and self._replicates == 1:
-            return self.cells
-        return in_turns(self.cells, self._replicates)
+            return (*operations, *self.cells)
+        return in_turns(self.cells, self._replicates, operations)
+
+    def _operations(self, facts: Facts) -> tuple[Operation, ...]:
+        """Those of the grid, where they are timed or counted: the host's clock says nothing of them."""
+        if self._grid is None or not (facts.device == "cuda" or self._config.checked):
+            return ()
+        made = []
+        for name, (size, fraction) in self._grid.operations.items():
+            operation = Operation(name=name, size=size, device=facts.device)
+            figures = self._grid.expectations.of_operation(operation, fraction, self._gpu)
+            self.expected[operation.question] = {"model": name, **figures}
+            made.append(operation)
+        return tuple(made)
 
     def config(self, facts: Facts) -> Mapping[str, Any]:
         """Return what ``run.json`` keeps as configuration.
@@ -136,26 +152,11 @@ class Sweep(ActivityBase):
         kernel sources, so that a resumed run cannot mix results of two; of a grid, what is expected.
         """
         digests = {"cells": grid_digest(self.cells), "kernels": kernels_digest(self._config.kernels)}
-        grid = (
-            {}
-            if self._grid is None
-            else {"expected": dict(self.expected), **self._expected_operations(facts)}
-        )
+        grid = {} if self._grid is None else {"expected": dict(self.expected)}
         asked = {name: value for name, value in self._config.to_dict().items() if name != "replicates"}
         # runs from before there was a choice go on with one
         several = {} if self._replicates == 1 else {"replicates": self._replicates}
         return {**asked, **several, "num_cells": len(self.cells), "digests": digests, **grid}
-
-    def _expected_operations(self, facts: Facts) -> dict[str, Any]:
-        """Times of operations beside attention, before any is measured."""
-        if self._grid is None or not self._grid.operations or facts.device != "cuda":
-            return {}
-        reach = self._grid.expectations.memory_reach * self._gpu.memory_gbps
-        told = {
-            name: {"size": size, "predicted_ns": moved_bytes(name, size) / (fraction * reach)}
-            for name, (size, fraction) in self._grid.operations.items()
-        }
-        return {"expected_operations": told}
 
     def differs(self, key: str, was: Any, now: Any) -> str:
         """Say of digests what they stand for."""
@@ -184,37 +185,30 @@ class Sweep(ActivityBase):
         """
         if facts.device == "cuda" and "hardware" not in directory.run:
             try:
-                asked = (
-                    {}
-                    if self._grid is None
-                    else {name: size for name, (size, _) in self._grid.operations.items()}
-                )
-                found = engine.ask({"hardware": True, "operations": asked})
-                directory.note(hardware=found["hardware"])
+                directory.note(hardware=engine.ask({"hardware": True})["hardware"])
             except WorkerEnded as ended:
                 said = f"the ceilings of this GPU cannot be measured: {ended.ending.text}"
                 raise DeviceFault(said) from None
         self._hardware = directory.run.get("hardware")
 
     @property
-    def operations(self) -> list[str]:
-        """What was measured beside the cells, a line each."""
-        told = (self._hardware or {}).get("operations") or []
-        return [operation_text(one, self._hardware["ceilings"]) for one in told] if self._hardware else []
-
-    @property
     def hardware(self) -> Mapping[str, Any] | None:
         """What ``opened`` left; None where nothing is measured."""
         return self._hardware
 
-    def finish(self, item: Cell, record: Record) -> Record:
+    def finish(self, item: Cell | Operation, record: Record) -> Record:
         """Add what was expected, and the fractions of the ceilings."""
         line = record.flat()
         if figures := self.expected.get(item.question):
             words = {name: "modelled" for name in EXPECTED_FIGURES if figures[name] is not None}
             line = {**line, **figures, "provenance": {**line["provenance"], **words}}
         if self._hardware:
-            line = {**line, **against_ceilings(item, line, self._gpu, self._hardware["ceilings"])}
+            ceilings = self._hardware["ceilings"]
+            line |= (
+                operation_against_ceilings(line, ceilings)
+                if isinstance(item, Operation)
+                else against_ceilings(item, line, self._gpu, ceilings)
+            )
         return record_of_flat(line)
 
     def replay_words(self, record: Record) -> Iterator[str]:

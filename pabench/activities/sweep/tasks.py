@@ -9,11 +9,11 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from pabench.activities.sweep import operations
 from pabench.activities.sweep.cell import cell_from_dict
 from pabench.activities.sweep.counted import counted
 from pabench.activities.sweep.device_times import device_times
 from pabench.activities.sweep.measure import measure
-from pabench.activities.sweep.operations import operation_times
 from pabench.activities.sweep.stopwatch import Stopwatch
 from pabench.device.base import Device
 from pabench.device.checked import CheckedDevice
@@ -47,11 +47,18 @@ def ceilings(backend: Backend, device: Device, asked: Mapping[str, Any]) -> dict
     return _stopwatch(device).hardware()
 
 
-def operation(
+def operation_times(
     backend: Backend, device: Device, asked: Mapping[str, Any]
 ) -> tuple[list[float], tuple[Array, ...]]:
     """Return times of an operation of ours beside attention, and what it left."""
-    return operation_times(device, _stopwatch(device), asked["name"], asked["size"])
+    return operations.operation_times(device, _stopwatch(device), asked["name"], asked["size"])
+
+
+def operation_counts(
+    backend: Backend, device: CheckedDevice, asked: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[Array, ...]]:
+    """Return what the checked device counts in an operation of ours, and what it left."""
+    return operations.operation_counts(device, asked["name"], asked["size"])
 
 
 def _stopwatch(device: Device) -> Stopwatch:

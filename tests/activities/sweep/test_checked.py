@@ -91,6 +91,26 @@ def test_sweep_checked_finding_fails_the_cell() -> None:
         assert "paged_decode_simple.cu:" in line["reason"]
 
 
+def test_compare_of_a_kernel_that_reads_each_value_row_twice_fails_by_counts_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(resource_dir("kernels_cuda"), "kernels")
+    source = Path("kernels/paged_decode_simple.cu")
+    load = "value = load_numbers<kValueVec>(v + token.row, element PAB_VALUE_ROWS);"
+    assert source.read_text().count(load) == 1
+    source.write_text(source.read_text().replace(load, f"{{ {load} {load} }}"))
+    assert sweep("--checked", "--out", "base") == EXIT_OK
+    assert sweep("--checked", "--kernels", "kernels", "--out", "twice") == EXIT_OK
+    capsys.readouterr()
+    assert run(["compare", "base", "base"]) == EXIT_OK
+    capsys.readouterr()
+    assert run(["compare", "base", "twice"]) == EXIT_FAILURE
+    said = capsys.readouterr().out
+    assert said.startswith("WORSE: counted_kv_bytes MORE 1.5x")
+    assert "verdicts: 2 compared: 2 SAME" in said
+    assert "SLOWER" not in said
+
+
 def test_sweep_checked_backend_without_kernels_has_the_closed_form_only() -> None:
     assert sweep("--checked", "--backend", "torch-sdpa", "--out", "out") == EXIT_OK
     for line in journal("out"):

@@ -6,12 +6,14 @@ import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.config import resolve_config
 from pabench.activities.sweep.grid import REPLICATES, in_turns, replicates_of
+from pabench.activities.sweep.operation import Operation
 from pabench.cli.main import run
 from pabench.errors import UsageError
 from pabench.problem import Batch, Problem
@@ -21,6 +23,7 @@ from pabench.run.replicates import by_replicate
 LOGGED = """
 import os
 from pathlib import Path
+from typing import Any
 from tests.support.numpy_backend import NumpyBackend
 
 class {name}(NumpyBackend):
@@ -52,12 +55,19 @@ def cells(*backends: str) -> list[Cell]:
 
 def test_in_turns_takes_the_backends_of_a_cell_after_one_another_and_the_next_round_the_other_way() -> None:
     asked = cells("a", "b", "c")
-    order = [(one.replicate, one.problem.page_size, one.backend) for one in in_turns(asked, 3)]
+    first = Operation(name="append", size=8, device="cuda")
+    order = [place(one) for one in in_turns(asked, 3, [first])]
     forth = [(page_size, backend) for page_size in (8, 16) for backend in "abc"]
     back = [(page_size, backend) for page_size in (8, 16) for backend in "cba"]
-    assert order == [(number, *one) for number, turn in ((1, forth), (2, back), (3, forth)) for one in turn]
-    assert [(one.problem.page_size, one.backend) for one in in_turns(asked, 1)] == forth
-    assert {one.replicate for one in in_turns(asked, 1)} == {None}
+    rounds = [(number, [("append",), *turn]) for number, turn in ((1, forth), (2, back), (3, forth))]
+    assert order == [(number, *one) for number, turn in rounds for one in turn]
+    assert [place(one) for one in in_turns(asked, 1, [first])] == [(None, *one) for one in rounds[0][1]]
+
+
+def place(item: Cell | Operation) -> tuple[Any, ...]:
+    if isinstance(item, Operation):
+        return item.replicate, item.name
+    return item.replicate, item.problem.page_size, item.backend
 
 
 def test_cells_of_replicates_ask_the_same_question_under_names_of_their_own() -> None:

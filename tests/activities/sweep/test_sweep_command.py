@@ -411,7 +411,7 @@ def test_sweep_folder_that_cannot_be_written_is_refused(capsys: pytest.CaptureFi
 
 
 SLOW = """
-    import sys, time, types
+    import os, sys, time, types
     from pathlib import Path
     from pabench.subjects.backends import own
     from pabench.subjects.peers.named import NamedSubject
@@ -429,7 +429,7 @@ SLOW = """
 
     class Slow(TorchSdpaBackend):
         def run(self, plan):
-            while cells_done() == 2 and "--resume" not in sys.argv:
+            while cells_done() == int(os.environ["STOPS_AT"]):
                 time.sleep(0.02)  # until somebody ends it
             super().run(plan)
 
@@ -443,12 +443,12 @@ SLOW = """
 """
 
 
-def start_slow(*words: str) -> subprocess.Popen[str]:
+def start_slow(*words: str, stops_at: int = -1) -> subprocess.Popen[str]:
     root = Path(__file__).resolve().parents[3]
     code = textwrap.dedent(SLOW)
     return subprocess.Popen(
         [sys.executable, "-c", code, *SWEEP, *words],
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(root), "STOPS_AT": str(stops_at)},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -462,19 +462,29 @@ def wait_for_lines(count: int) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_sweep_stopped_in_the_middle_loses_no_cell_and_repeats_none(number: signal.Signals) -> None:
-    process = start_slow("--page-sizes", "8,16", *SMALL, "--backend", "slow", "--out", "out")
-    wait_for_lines(2)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == (-9 if number == signal.SIGKILL else 2), error
-    before = Path("out/journal.jsonl").read_bytes()
-    finished = before[: before.rfind(b"\n") + 1]
-    # a signal that can be heard leaves a line of the cell in work, if it does not come between two cells
-    assert finished.count(b"\n") in ((2,) if number == signal.SIGKILL else (2, 3))
-    assert record()["status"] == ("running" if number == signal.SIGKILL else "interrupted")
-    resumed = start_slow("--resume", "--out", "out")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "stops"), [(signal.SIGKILL, (2, 3, 6)), (signal.SIGTERM, (2,))], ids=["killed", "stopped"]
+)
+def test_sweep_stopped_in_the_middle_loses_no_cell_and_repeats_none(
+    number: signal.Signals, stops: tuple[int, ...]
+) -> None:
+    words = ["--page-sizes", "8,16", *SMALL, "--backend", "slow", "--out", "out"]
+    finished = b""
+    for stop in stops:
+        process = start_slow(*words, stops_at=stop)
+        wait_for_lines(stop)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == (-9 if number == signal.SIGKILL else 2), error
+        before = Path("out/journal.jsonl").read_bytes()
+        assert before.startswith(finished)
+        finished = before[: before.rfind(b"\n") + 1]
+        # a signal that can be heard leaves a line of the cell in work, if it does not come between two cells
+        assert finished.count(b"\n") in ((stop,) if number == signal.SIGKILL else (stop, stop + 1))
+        assert record()["status"] == ("running" if number == signal.SIGKILL else "interrupted")
+        words = ["--resume", "--out", "out"]
+    resumed = start_slow(*words)
     _, error = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, error
     assert Path("out/journal.jsonl").read_bytes().startswith(finished)
