@@ -59,6 +59,8 @@ fuzz: $(VENV)/.dev-ready ## Run the property tests with random seeds: SEEDS=20 S
 PEERS := vllm==0.33.0 sglang==0.5.23 transformers==5.17.0 \
     triton==3.9.0 jax==0.10.2 jaxlib==0.10.2 ml_dtypes==0.6.0 opt_einsum==3.4.0 scipy==1.17.1 \
     flashinfer-python==0.7.2.post1 nvidia-cudnn-frontend==1.32.0 xformers==0.0.35 flash-attn==2.8.3.post2
+# The two halves of a compiler, which must be one command's: they find each other in one folder
+NVCC := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88
 # flash-attn comes as source; of it the tests read Python files alone
 test-peers: export FLASH_ATTENTION_FORCE_BUILD = TRUE
 test-peers: export FLASH_ATTENTION_SKIP_CUDA_BUILD = TRUE
@@ -67,6 +69,7 @@ test-peers: $(VENV)/.dev-ready ## Install other projects' packages into .peers, 
 	    test -d .peers/$$(echo $$peer | sed 's/-/_/g; s/==\(.*\)/-\1.dist-info/') || \
 	    $(PIP) install --quiet --no-deps --no-build-isolation --target .peers $$peer || exit 1; \
 	done
+	@test -d .peers/nvidia_cuda_nvcc-13.0.88.dist-info || $(PIP) install --quiet --no-deps --target .peers $(NVCC)
 	PABENCH_PEERS=.peers $(PABENCH) doctor --peers --strict
 	PABENCH_PEERS=.peers $(BIN)/python -m pytest tests/subjects tests/activities/conformance/test_peers.py $(ARGS)
 

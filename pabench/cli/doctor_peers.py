@@ -35,6 +35,9 @@ def peer_facts() -> dict[str, Any]:
         for peer in adapter.peers:
             _add(rows, peer, "backends", name, load)
             rows[peer.title]["needs_gpu"] = rows[peer.title].get("needs_gpu", True) and adapter.needs_gpu
+        for compiler in adapter.compilers:
+            _add(rows, compiler, "backends", name, None)
+            rows[compiler.title]["needs_gpu"] = False
     return rows
 
 

@@ -131,7 +131,7 @@ def _row(name: str, adapter: NamedSubject, device: Device) -> dict[str, str] | N
     return {
         "adapter": f"`{name}`",
         "package": f"{peer.title} {peer.version}",
-        "mode without a GPU": "none" if adapter.needs_gpu else subject.mode,
+        "mode without a GPU": "ptx" if adapter.on_ptx else "none" if adapter.needs_gpu else subject.mode,
         "types": ", ".join(dtype for dtype in DTYPES if dtype in can.dtypes),
         "operations": ", ".join(one for one in OPERATIONS if one in can.operations),
         "features": ", ".join(one for one in all_features() if one in can.features) or "none",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,7 @@ def load_backend(asked: str | Reference, device: Device) -> Backend:
     adapter = known(BACKEND).get(reference.name)
     if adapter is not None:
         adapter.check(reference.name, device.name)
+        reference = replace(reference, place=adapter.place_on(device.name))
 
     def make() -> Any:
         found: Any = import_place(reference)

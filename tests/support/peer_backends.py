@@ -78,10 +78,11 @@ def adapter(name: str, *, package: str = "madeup", version: str = "1.2", gpu: bo
     return NamedSubject(about=name, place=place, peers=(peer(package, version),), needs_gpu=gpu)
 
 
-def install(folder: Path, package: str, version: str) -> None:
+def install(folder: Path, package: str, version: str, *, distribution: str = "") -> None:
     """Put an empty package into ``folder``, as pip would."""
+    title = distribution or package
     (folder / package).mkdir()
     (folder / package / "__init__.py").touch()
-    info = folder / f"{package}-{version}.dist-info"
+    info = folder / f"{title.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {title}\nVersion: {version}\n")

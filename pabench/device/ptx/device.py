@@ -22,9 +22,9 @@ from pabench.device.ptx.architectures import SHARED, PtxName, runs
 from pabench.device.ptx.in_step import Memory
 from pabench.device.ptx.parse import parse
 from pabench.device.ptx.source import SUFFIX, USES_OURS, compile_ptx, compiler_key, is_foreign, read_source
-from pabench.device.ptx.types import PtxError
+from pabench.device.ptx.types import NotYet, PtxError
 from pabench.device.ptx.unit import translate
-from pabench.errors import CompileError, LaunchError
+from pabench.errors import CompileError, LaunchError, Unsupported
 
 FLAGS = (
     "-O1",  # half the time of -O2 to compile, and as fast within a tenth
@@ -155,6 +155,8 @@ class _FromPtx:
                 if not runs(module.target, self._asked.architecture):
                     raise PtxError(f"it is PTX for {module.target}")
                 unit_text = translate(module, foreign=is_foreign, lockstep=self._asked.lockstep)
+            except NotYet as error:
+                raise Unsupported(f"{source.path.name} for {self._asked.architecture}: {error}") from None
             except PtxError as error:
                 raise CompileError(f"{source.path.name} for {self._asked.architecture}: {error}") from None
             unit = out.with_suffix(".cpp")

@@ -29,6 +29,10 @@ class PtxError(CompileError):
     """PTX that cannot be translated: cut, or with an instruction that the device does not know."""
 
 
+class NotYet(PtxError):
+    """PTX with an instruction that is right, and that the device does not execute yet."""
+
+
 def width(name: str) -> int:
     """Return the bits of a type.
 

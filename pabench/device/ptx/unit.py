@@ -6,6 +6,8 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 from pabench.device.ptx import control, convert, integer, matrix, memory, warp, wgmma  # noqa: F401 - they register opcodes
 from pabench.device.ptx.body import ALLOWED, HANDLERS, Body, identifier, whole
@@ -24,6 +26,7 @@ from pabench.device.ptx.parse import (
     parse_variable,
     split_operands,
 )
+from pabench.device.ptx.refusals import located, refuse
 from pabench.device.ptx.types import WIDTHS, PtxError, cxx, width
 
 STATIC_SHARED = 48 * 1024
@@ -190,7 +193,7 @@ def _function(unit: Unit, function: Function, places: bool) -> list[str]:
             "clusters of several blocks are not supported yet"
         )
     instructions = {
-        at: _located(function, one, lambda one=one: parse_instruction(one))  # type: ignore[misc]
+        at: located(function, one, partial(parse_instruction, one))
         for at, one in enumerate(function.body)
         if one.kind == "instruction"
     }
@@ -224,7 +227,7 @@ def _function(unit: Unit, function: Function, places: bool) -> list[str]:
         body.structures[one.name] = "result"
     writer = _Writer(unit=unit, function=function, body=body, places=places)
     for at, statement in enumerate(function.body):
-        _located(function, statement, lambda at=at: writer.write(at, instructions.get(at)))  # type: ignore[misc]
+        located(function, statement, partial(writer.write, at, instructions.get(at)), writer.source)
     lines = [f"{_head(function, unit)} {{", "unsigned char* const shared = ptx::shared_memory();"]
     lines += ["u32 carry = 0;"] if body.carries else []
     lines += _registers(body.used)
@@ -244,25 +247,6 @@ def _on_their_lines(lines: Sequence[str]) -> list[str]:
         else:
             joined[-1] = f"{joined[-1]} {one}"
     return joined
-
-
-def _located(function: Function, statement: Statement, action: Callable[[], object]) -> object:
-    """Run ``action``; what it refuses is told with the instruction and its line."""
-    try:
-        return action()
-    except PtxError as error:
-        text = statement.text.split(" ")
-        opcode = next((one for one in text if not one.startswith("@")), "")
-        said = str(error)
-        if said.startswith("PTX line"):
-            raise
-        raise PtxError(
-            f"{function.name}: PTX line {statement.line}: {opcode!r} is not supported: {said}"
-        ) from None
-    except (IndexError, KeyError, StopIteration, ValueError):
-        raise PtxError(
-            f"{function.name}: PTX line {statement.line}: cannot read {statement.text[:60]!r}"
-        ) from None
 
 
 def _registers(used: dict[str, str]) -> list[str]:
@@ -303,6 +287,11 @@ class _Writer:
     told: Place | None = None
     local_bytes: int = 0
 
+    def source(self) -> str:
+        """Return where in the source it is, as ``file:line``."""
+        file = self.unit.module.files.get(self.told.file) if self.told else None
+        return f"{Path(file).name}:{self.told.line}" if self.told and file else ""
+
     def write(self, at: int, instruction: object) -> None:
         statement = self.function.body[at]
         if isinstance(instruction, Instruction):
@@ -326,7 +315,7 @@ class _Writer:
     def _instruction(self, i: Instruction) -> None:
         handler = HANDLERS.get(i.mnemonic)
         if handler is None:
-            raise PtxError("unknown opcode")
+            raise refuse(i)
         known = ALLOWED[i.mnemonic]
         for name in i.modifiers:
             if name not in known and name not in WIDTHS:

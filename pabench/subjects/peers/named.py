@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pabench.device.base import device_kind
 from pabench.errors import Unsupported
 from pabench.subjects.peers.package import ThirdPartyPackage
 
@@ -17,12 +18,20 @@ class NamedSubject:
         place: ``module:attribute`` of its class.
         peers: the packages of other projects that it runs, the one it is named after first; none for our own.
         needs_gpu: its kernels have no interpreter; without a GPU every case is unsupported.
+        on_ptx: ``module:attribute`` of the class that runs its compiled kernels on devices that run PTX.
+        compilers: what that class compiles them with.
     """
 
     about: str
     place: str
     peers: tuple[ThirdPartyPackage, ...] = ()
     needs_gpu: bool = False
+    on_ptx: str = ""
+    compilers: tuple[ThirdPartyPackage, ...] = ()
+
+    def place_on(self, device: str) -> str:
+        """Return the place of the class for a device by name."""
+        return self.on_ptx if self.on_ptx and device_kind(device) == "ptx" else self.place
 
     def check(self, name: str, device: str) -> None:
         """Look whether it can be had on a device, without importing anything.
@@ -30,9 +39,13 @@ class NamedSubject:
         Raises:
             Unsupported: it needs a GPU, or one of its packages is absent or too old.
         """
-        if self.needs_gpu and device != "cuda":
-            raise Unsupported(f"{name} needs a GPU: its kernels have no interpreter; add --device cuda")
-        for peer in self.peers:
+        compiled = self.place_on(device) != self.place
+        if self.needs_gpu and device != "cuda" and not compiled:
+            other = ", or --device ptx:sm_80 for its compiled code" if self.on_ptx else ""
+            raise Unsupported(
+                f"{name} needs a GPU: its kernels have no interpreter; add --device cuda{other}"
+            )
+        for peer in (*self.peers, *(self.compilers if compiled else ())):
             peer.find()
 
     @property

@@ -49,6 +49,7 @@ class ThirdPartyPackage:
         stays: imported whole and kept in the table of modules: it imports more of itself later.
         bare: see ``stand_ins``.
         replaced: makes the stand-ins, given the folder of the package.
+        along: further distributions, with their versions, without which it is of no use.
         warm: called with the modules while the stand-ins are there: what the package imports when it is first
             used, it has to import now.
     """
@@ -61,6 +62,7 @@ class ThirdPartyPackage:
     stays: bool = False
     bare: tuple[str, ...] = ()
     replaced: Callable[[Path], Mapping[str, Mapping[str, Any]]] = lambda folder: {}
+    along: tuple[str, ...] = ()
     warm: Callable[[Mapping[str, ModuleType]], None] = lambda modules: None
 
     @property
@@ -74,7 +76,9 @@ class ThirdPartyPackage:
         if self.installed:
             return f"pip install 'pabench[{self.title}]' '{self.title}>={self.version}'"
         folder = shlex.quote(os.environ.get(PEERS_VARIABLE) or str(DEFAULT_FOLDER))
-        return f"pip install --no-deps --target {folder} {self.title}=={self.version}"
+        return " ".join(
+            [f"pip install --no-deps --target {folder} {self.title}=={self.version}", *self.along]
+        )
 
     def find(self) -> Found:
         """Look for the package in the folder of ``PABENCH_PEERS``, else ``.peers``, then on ``sys.path``.

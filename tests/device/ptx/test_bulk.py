@@ -136,7 +136,6 @@ def test_a_tensor_map_that_breaks_a_rule_is_refused(given: dict[str, Any], says:
             "cp.async.bulk.tensor.4d.shared::cluster.global.im2col [%r1], [%rd1], [%r1];",
             "modifier .im2col",
         ),
-        ("tcgen05.wait::ld.sync.aligned;", "'tcgen05.wait::ld.sync.aligned' is not supported"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(line: str, says: str, tmp_path: Path) -> None:

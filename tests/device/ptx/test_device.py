@@ -11,9 +11,18 @@ import pytest
 from pabench.device.base import KernelSource, Launch
 from pabench.device.emulated import EmulatedDevice
 from pabench.device.ptx.architectures import read_name
+from pabench.device.ptx.body import HANDLERS
 from pabench.device.ptx.device import PtxDevice, constant_parameters
+from pabench.device.ptx.refusals import MNEMONICS
 from pabench.device.registry import open_device
-from pabench.errors import CompileError, EnvironmentRefused, LaunchError, UnknownName
+from pabench.errors import (
+    CompileError,
+    DeviceFault,
+    EnvironmentRefused,
+    LaunchError,
+    UnknownName,
+    Unsupported,
+)
 from pabench.judge.verdict import judge
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.resources import resource_dir
@@ -103,9 +112,8 @@ KERNEL = (
         (HEAD + KERNEL[:80], r"PTX line 4: function k without an end: is the text cut\?"),
         (
             HEAD + KERNEL.replace("ret;", "frob.b32 %r1, %r2;"),
-            "k: PTX line 7: 'frob.b32' is not supported: unknown",
+            "k: PTX line 7: 'frob.b32' is not supported: PTX has no such instruction",
         ),
-        (HEAD + KERNEL.replace("ret;", "tcgen05.wait;"), "PTX line 7: 'tcgen05.wait' is not supported"),
         (HEAD + KERNEL.replace("ret;", "add.odd.u32 %r1, %r2, 3;"), "line 7: 'add.odd.u32' .* modifier .odd"),
         (
             HEAD + KERNEL.replace("ret;", "add.u32 %r1, %r2;"),
@@ -131,6 +139,20 @@ def test_ptx_that_cannot_run_is_refused_in_a_line(text: str, words: str, tmp_pat
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("opcode", ["tcgen05.wait::ld.sync.aligned", "tex.2d.v4.f32.f32", "wmma.load.a.sync"])
+def test_ptx_that_is_not_executed_yet_is_no_fault_of_the_kernel(opcode: str, tmp_path: Path) -> None:
+    text = KERNEL.replace("ret;", f".loc 1 12 3\n  {opcode} %r1;") + '.file 1 "/a/kernel.cu"\n'
+    with pytest.raises(Unsupported) as caught:
+        load(HEAD + text, tmp_path)
+    said = f"kernel.ptx for sm_80: k: PTX line 8 (kernel.cu:12): {opcode!r} is not supported yet"
+    assert str(caught.value) == said
+
+
+def test_every_opcode_with_a_translation_is_one_of_ptx() -> None:
+    assert HANDLERS.keys() <= MNEMONICS
+    assert "tcgen05" in MNEMONICS - HANDLERS.keys()
+
+
 def test_launch_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     module = load(HEAD + ".extern .shared .align 16 .b8 dynamic[];\n" + KERNEL, tmp_path)
     fine = {"grid": (1, 1, 1), "block": (32, 1, 1), "args": (np.zeros(4, np.float32), np.float32(1))}
@@ -149,6 +171,16 @@ def test_launch_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused(
         "170000 bytes of dynamic shared memory: a block has at most 166912 on ptx:sm_80", shared_bytes=170_000
     )
+
+
+def test_a_loop_without_end_is_told(tmp_path: Path) -> None:
+    loop = "again:\n  ld.param.u64 %rd1, [p]; ld.volatile.global.u32 %r1, [%rd1];\n  bra.uni again;\n"
+    path = tmp_path / "kernel.ptx"
+    path.write_text(HEAD + KERNEL.replace("ret;", loop), encoding="utf-8")
+    module = PtxDevice(poll_seconds=1).load(KernelSource(path=path, include_dir=KERNELS))
+    args = (np.zeros(4, np.float32), np.float32(1))
+    with pytest.raises(DeviceFault, match=r"polled memory for more than 1 s without end"):
+        module.launch(Launch(entry="k", grid=(1, 1, 1), block=(32, 1, 1), args=args))
 
 
 @needs_nvrtc

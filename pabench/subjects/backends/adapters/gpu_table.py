@@ -12,6 +12,15 @@ FLASHINFER = ThirdPartyPackage(
     modules=("flashinfer",),
     stays=True,
 )
+NVCC = ThirdPartyPackage(
+    package="nvidia",
+    distribution="nvidia-cuda-nvcc",
+    version="13.0.88",
+    modules=(),
+    along=("nvidia-nvvm==13.0.88",),
+)
+"""The compiler, whose two halves find each other where one command installed both."""
+ON_PTX = "pabench.subjects.backends.adapters.flashinfer_ptx"
 FLASH_ATTN = ThirdPartyPackage(
     package="flash_attn",
     distribution="flash-attn",
@@ -45,12 +54,16 @@ GPU_ADAPTERS: dict[str, NamedSubject] = {
         place="pabench.subjects.backends.adapters.flashinfer:FlashInferBackend",
         peers=(FLASHINFER,),
         needs_gpu=True,
+        on_ptx=f"{ON_PTX}:FlashInferPtxBackend",
+        compilers=(NVCC,),
     ),
     "flashinfer-decode": NamedSubject(
         about="FlashInfer's paged decode wrapper, on CUDA cores",
         place="pabench.subjects.backends.adapters.flashinfer:FlashInferDecodeBackend",
         peers=(FLASHINFER,),
         needs_gpu=True,
+        on_ptx=f"{ON_PTX}:FlashInferPtxDecodeBackend",
+        compilers=(NVCC,),
     ),
     "flashinfer-batch": NamedSubject(
         about="FlashInfer's BatchAttention: decode and prefill in one launch",
