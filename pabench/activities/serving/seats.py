@@ -137,19 +137,18 @@ class Seats:
         self.ns["free"] += perf_counter_ns() - began
 
     def swap_out(self, slots: list[int]) -> bool:
-        """Move all of ``slots`` to the swap store; False, and nothing moved, where it has no room."""
-        began, moved = perf_counter_ns(), list[int]()
-        try:
-            for slot in slots:
-                self.allocator.swap_out(slot)
-                moved.append(slot)
-            return True
-        except OutOfPages:
-            for slot in moved:
-                self.allocator.swap_in(slot)
+        """Move all of ``slots`` to the swap store; False, and nothing moved, where it has no room.
+
+        Room is asked for before the first one moves: sequences that share pages come back on pages of their
+        own, for which the pool need not have room.
+        """
+        began, size = perf_counter_ns(), self.allocator.shape.page_size
+        if sum(pages_needed(n, size) for n in self.lengths(slots)) > self.allocator.free_swap_pages:
             return False
-        finally:
-            self.ns["move"] += perf_counter_ns() - began
+        for slot in slots:
+            self.allocator.swap_out(slot)
+        self.ns["move"] += perf_counter_ns() - began
+        return True
 
     def swap_in(self, slots: list[int], tokens: list[int]) -> bool:
         """Bring ``slots`` of so many tokens back, with room to grow; False where there is none."""

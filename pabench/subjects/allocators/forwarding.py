@@ -43,6 +43,11 @@ class ForwardingAllocator(PageAllocator):
         """See ``PageAllocator``."""
         return self.subject.returning_pages
 
+    @property
+    def free_swap_pages(self) -> int:
+        """See ``PageAllocator``."""
+        return self.subject.free_swap_pages
+
     def swapped(self, sequence: int) -> int | None:
         """See ``PageAllocator``."""
         return self.subject.swapped(sequence)

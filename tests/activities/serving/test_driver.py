@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pabench.activities.serving import schedulers
@@ -309,6 +309,17 @@ COMBINATIONS = [
 ]
 
 
+@example(  # two that share pages, and swap room for one
+    pairs=[(1, 9), (7, 2)],
+    pages=9,
+    size=3,
+    seqs=4,
+    kind=("swap", "host"),
+    forks=2,
+    budget=3,
+    reserve=0,
+    gap=7.0,
+)
 @settings(max_examples=60, deadline=None)
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 12)), min_size=1, max_size=12),
