@@ -59,8 +59,8 @@ def command(
     """Check and measure our kernels on this machine's GPU.
 
     check: versions, kernels compiled for this GPU, conformance, controls under compute-sanitizer.
-    sweep: memory ceilings; the allocator; append, merge, copies, prefill, formats, windows, latent caches and
-    shared beginnings; then the core grid, beside every backend that is installed.
+    sweep: memory ceilings; the allocator; append, merge, gather, copies, prefill, formats, windows, latent
+    caches and shared beginnings; then the core grid, beside every backend that is installed.
 
     \b
     Examples:

@@ -145,8 +145,17 @@ def compare_runs(
         kind=base.kind,
         deltas=found,
         differences=differences(base, new),
-        notes=(*notes, *torn),
+        notes=(*notes, *torn, *_doubled(base), *_doubled(new)),
     )
+
+
+def _doubled(run: Run) -> list[str]:
+    """A note where a journal says two things of one item, of which one is compared."""
+    several = [name for name, count in Counter(record.id for record in run.records).items() if count > 1]
+    if not several:
+        return []
+    items = "1 item stands" if len(several) == 1 else f"{len(several)} items stand"
+    return [f"{items} in several lines of {run.path}, of which the last is compared (first: {several[0]})"]
 
 
 def compare(

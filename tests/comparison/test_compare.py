@@ -265,6 +265,16 @@ def test_compare_knows_items_of_one_run_alone(tmp_path: Path) -> None:
     assert frame.attrs["exit_code"] == 6
 
 
+def test_compare_says_which_items_stand_twice(tmp_path: Path) -> None:
+    lines = timed_cells()
+    twice = write_run(tmp_path / "twice", "sweep", [*lines, *lines[:2]])
+    base, new = read_run(write_run(tmp_path / "once", "sweep", lines)), read_run(twice)
+    (note,) = compare_runs(base, new, parts=["counted"]).notes
+    said = "2 items stand in several lines of {}, of which the last is compared (first: cell-0)"
+    assert note == said.format(twice)
+    assert compare_runs(base, base, parts=["counted"]).notes == ()
+
+
 def other_machine(folder: Path) -> Path:
     stored = json.loads((folder / "run.json").read_text())
     stored["provenance"]["cpu"] = {"name": "Another One", "usable": 64, "count": 64}

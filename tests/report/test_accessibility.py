@@ -12,7 +12,7 @@ from tests.support.pages import PAGES
 
 AXE = axe()
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.nightly,  # and `make test-pages`
     pytest.mark.skipif(chromium() is None, reason=MISSING),
     pytest.mark.skipif(AXE is None, reason=NO_AXE),
 ]

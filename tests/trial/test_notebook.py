@@ -28,7 +28,7 @@ def cells_of(name: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_notebook_that_checks_runs() -> None:
+def test_notebook_runs() -> None:
     names: dict[str, Any] = {}
     _, right, wrong, table = (shown_by(cell, names) for cell in cells_of("check.ipynb"))
     assert right.passed, right
@@ -39,7 +39,7 @@ def test_notebook_that_checks_runs() -> None:
     assert table["status"].tolist() == ["failed", "failed"]
 
 
-def test_notebook_that_compares_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_of_a_comparison_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXAMPLES)  # where a notebook runs
     names: dict[str, Any] = {}
     unit, table, same, worse = (shown_by(cell, names) for cell in cells_of("compare.ipynb"))

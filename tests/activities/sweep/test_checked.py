@@ -91,6 +91,7 @@ def test_sweep_checked_finding_fails_the_cell() -> None:
         assert "paged_decode_simple.cu:" in line["reason"]
 
 
+@pytest.mark.slow
 def test_compare_of_a_kernel_that_reads_each_value_row_twice_fails_by_counts_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
