@@ -41,7 +41,8 @@ class Launch:
     """Grid, block, bytes of dynamic shared memory and arguments of one kernel launch.
 
     Arguments are device arrays or numpy scalars whose type is the parameter's (``np.int32(3)``).  ``names``
-    are those of the parameters, where the source does not tell them.
+    are those of the parameters, where the source does not tell them; ``held`` the arrays by name that a
+    structure among the arguments points to.
     """
 
     entry: str
@@ -50,6 +51,7 @@ class Launch:
     args: Sequence[Any]
     shared_bytes: int = 0
     names: Sequence[str] = ()
+    held: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,7 +154,7 @@ class CheckedDevice(EmulatedDevice):
         message: ctypes.Array[ctypes.c_char],
         constant: Sequence[bool],
     ) -> None:
-        for arg in launch.args:
+        for arg in (*launch.args, *launch.held.values()):
             # memory that did not come from this device is the host's: all of it may be read and written
             if isinstance(arg, np.ndarray) and arg.nbytes and not self._allocations.knows(arg):
                 self._allocations.add(owner_of(arg), written=True)
@@ -293,6 +293,10 @@ def _buffer_names(
         name = parameters[position] if position < len(parameters) else f"argument {position}"
         further = every and names[number] != labels[number]
         names[number] = f"{name}+{names[number]}" if further else name
+    for name, array in launch.held.items():
+        number = place_of(entries, array.ctypes.data)
+        if number is not None and names[number] == labels[number]:
+            names[number] = name
     return names
 
 

@@ -106,6 +106,20 @@ def test_prefill_relies_on_lanes_in_step_and_both_lines_are_named() -> None:
     assert [one for one in told if all(place in one for place in places)], told
 
 
+@pytest.mark.slow
+def test_memory_that_a_structure_points_to_has_its_names() -> None:
+    need("flashinfer-decode", "ptx:sm_80")
+    device = CheckedPtxDevice(checks=(), count=True)
+    problem = Problem(num_qo_heads=2, num_kv_heads=1, head_dim=64, page_size=16, dtype="float16")
+    attend(
+        load_backend("flashinfer-decode", device),
+        build_tensors(Case(problem=problem, batch=Batch(kv_lens=(20,)))),
+    )
+    (counted,) = (one for name, one in device.counters.items() if "BatchDecode" in name)
+    assert counted.loaded_bytes("k", "v") == 20 * 2 * 64 * 2
+    assert counted.load_requests("block_table") > 0
+
+
 def covered(tiles: Tiles, q_lens: list[int], group: int, tile: int) -> dict[tuple[int, int], set[int]]:
     """Return the chunks of each sequence and row that some block has."""
     found: dict[tuple[int, int], set[int]] = {}

@@ -53,6 +53,11 @@ ROOM = 1024
 """Bytes for a structure of parameters; its kernels' have less than half."""
 THREADS = 128
 """Of its merging kernels."""
+HELD = (
+    *("k", "v", "block_table", "block_table_starts", "last_page_len", "q", "out", "lse", "requests"),
+    *("chunks", "out_starts", "chunk", "qo_indptr", "tiles"),
+)
+"""The arrays that a structure of parameters points to, in the order of ``fill``."""
 ENTRY = re.compile(r"\.entry\s+(\w+)")
 
 
@@ -66,10 +71,9 @@ def find_nvcc() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PtxPlan:
-    """Prepared launches, what they write, and what they reach through structures, which must not go."""
+    """Prepared launches and what they write."""
 
     launches: tuple[tuple[Any, Launch], ...]
-    held: tuple[Any, ...]
     out: Any
     lse: Any
 
@@ -187,7 +191,7 @@ class _FlashInferPtx(ABC):
         rows, heads = tensors.q.shape[:2]
         out, lse = self._room(rows, problem), device.empty((rows, heads), np.dtype(np.float32))
         if not rows:
-            return PtxPlan(launches=(), held=(), out=out, lse=lse)
+            return PtxPlan(launches=(), out=out, lse=lse)
         parts, sums = out, lse
         if tiles.states:
             parts = self._room(tiles.states[-1], problem)
@@ -203,11 +207,11 @@ class _FlashInferPtx(ABC):
         ]
         of_rows = [device.to_device(tensors.qo_indptr), give(tiles.rows)]
         module, launch = self._launch(problem, tile, len(tiles.requests), arguments, of_rows)
-        launches = [(module, launch)]
+        given = (value for value in (*arguments, *of_rows) if not isinstance(value, np.generic))
+        launches = [(module, replace(launch, held=dict(zip(HELD, given, strict=True))))]
         if tiles.states:
             launches.append(self._merging(problem, parts, sums, give(tiles.states), out, lse))
-        held = (*arguments, *of_rows)
-        return PtxPlan(launches=tuple(launches), held=held, out=out, lse=lse)
+        return PtxPlan(launches=tuple(launches), out=out, lse=lse)
 
     def _ints(self, numbers: Any) -> Any:
         return self._device.to_device(np.asarray(numbers, np.int32))
@@ -220,7 +224,7 @@ class _FlashInferPtx(ABC):
         module, entries = self._load("merge", problem.dtype, problem.head_dim)
         rows, heads = lse.shape
         block, shared = merging_block(problem.head_dim)
-        launch = Launch(
+        return module, Launch(
             entry=entry_of(entries, "VariableLength"),
             # fewer blocks than rows times heads, as where there are more of them than multiprocessors
             grid=(-(-rows * heads // 2), 1, 1),
@@ -228,7 +232,6 @@ class _FlashInferPtx(ABC):
             shared_bytes=shared,
             args=(*(parts, sums, states, out, lse), np.uint32(rows), self._ints([rows]), np.uint32(heads)),
         )
-        return module, launch
 
 
 def merging_block(head_dim: int) -> tuple[tuple[int, int, int], int]:
