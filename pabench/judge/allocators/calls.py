@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,12 @@ def call_of(name: str, given: dict[str, Any], hit: Hit, contents: Contents) -> C
         return name, (_prompt(given, contents.page_size),), {}
     if name == "commit":
         return name, (given["sequence"], _committed(given, contents)), {}
+    if name == "retain":
+        return name, (_prompt(given, contents.page_size), given["priority"], given["seconds"]), {}
     if name in ("pin", "unpin"):
         return name, (hit,), {}
     if name == "adopt":
-        found = Hit(prompt=hit.prompt, pages=hit.pages + tuple(given["pages"]))
+        found = replace(hit, pages=hit.pages + tuple(given["pages"]))
         return name, (given["sequence"], found), {}
     return name, (), arguments((name, given))
 

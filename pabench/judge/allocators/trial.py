@@ -39,7 +39,7 @@ PAGE_COUNTS = (
     *("pinned_pages", "free_host_pages", "cached_host_pages"),
 )
 MOVING = ("swap_out", "swap_in")
-LOOKING = ("lookup", "commit", "evict", "begin_step", "end_step", "move_down", "pin", "unpin")
+LOOKING = ("lookup", "commit", "evict", "begin_step", "end_step", "move_down", "pin", "unpin", "pass_time")
 """Operations behind which every sequence reads what it read before, from the same pages."""
 CROWD = 64
 """Sequences that make a crowd."""
@@ -83,7 +83,8 @@ class Trial:
         self.tiers = Tiers(self.contents)
         self._handed = HandedOut(self.subject)
         mode = can.batch_mode
-        self._model = ModelAllocator(self.subject.shape, batch_mode="prefix" if mode == "prefix" else "all")
+        mode = "prefix" if mode == "prefix" else "all"
+        self._model = ModelAllocator(shape, batch_mode=mode, partial=can.partial, forks=can.forks)
         self._model_hit = self.hit
 
     def perform(self, operation: Operation) -> str | None:
@@ -127,7 +128,8 @@ class Trial:
             return None if same else f"invariant 8: refused {_words(operation)} changed the state"
         if name == "lookup" and before != self._state():
             return f"{_words(operation)} changed the state, must only look"
-        found = self.fence.passed(name, table, subject.block_table())
+        adopted = call[1][1].pages if name == "adopt" else ()
+        found = self.fence.passed(name, table, subject.block_table(), adopted)
         found = found or self._effect(name, given, got, expected, table)
         if subject.shape.host_pages or self.tiers.pinned:
             found = found or self.tiers.done(name, given, (got, expected), hits)
@@ -180,6 +182,7 @@ class Trial:
         if name in GROWING:
             return self._grown(name, given, got, expected, table)
         if name == "fork":
+            contents.copy(rows_of(got))
             contents.fork(given["parent"], given["child"], given["stream"])
         elif name == "truncate":
             contents.truncate(given["sequence"], given["length"], given["stream"])
@@ -191,16 +194,24 @@ class Trial:
             self.turns = turns_of(given["stream"], given["turns"])
             if len(got.pages) != len(expected.pages):
                 return f"{name} {given} found {len(got.pages)} pages, must find {len(expected.pages)}"
+            if got.part != expected.part:
+                more, must = got.part, expected.part
+                return f"invariant 20: {name} {given} found {more} tokens of a page more, must find {must}"
             for column, (page, wanted) in enumerate(zip(got.pages, expected.pages, strict=True)):
                 if (page == NULL_PAGE) != (wanted == NULL_PAGE):
                     said = "no page, must find one" if page == NULL_PAGE else "a page that no window sees"
                     return f"{name} {given} found in entry {column} {said}"
         elif name == "adopt":
-            pages = self.hit.pages + tuple(given["pages"])
-            if wrong := contents.adopt(given["sequence"], self.hit.prompt, self.turns, pages):
+            pages, part = self.hit.pages + tuple(given["pages"]), self.hit.part
+            contents.copy(rows_of(got))
+            if part:
+                pages += (int(self.subject.block_table()[given["sequence"], len(pages)]),)
+            if wrong := contents.adopt(given["sequence"], self.hit.prompt, self.turns, pages, part):
                 return f"invariant 7: {wrong} that was looked up"
         elif name == "evict" and len(got) != len(expected):
             return f"{name} {given} freed {len(got)} pages, must free {len(expected)}"
+        elif name == "evict" and self.subject.capabilities.model_ids and got != expected:
+            return f"{name} {given} freed pages {list(got)}, must free {list(expected)}"
         elif name in MOVING:
             getattr(contents, name)(given["sequence"], rows_of(got))
         return None
