@@ -16,14 +16,23 @@ from typing import Any
 import numpy as np
 
 from pabench.errors import OutOfPages, Unsupported
-from pabench.judge.allocators.calls import Refused, call_of, in_order, outcome_of
+from pabench.judge.allocators.calls import (
+    Refused,
+    call_of,
+    error_in,
+    in_order,
+    name_of,
+    outcome_of,
+    sensible,
+    words_of,
+)
 from pabench.judge.allocators.contents import Contents
 from pabench.judge.allocators.fence import Fence
 from pabench.judge.allocators.grants import moved_page, renamed_page, rows_of, slots_of
 from pabench.judge.allocators.invariants import violation
 from pabench.judge.allocators.memory import HandedOut, grown_memory
 from pabench.judge.allocators.model import ModelAllocator
-from pabench.judge.allocators.operations import READERS_ONLY, Operation
+from pabench.judge.allocators.operations import Operation
 from pabench.judge.allocators.refusals import unrefused
 from pabench.judge.allocators.streams import Turns, images_of, turns_of
 from pabench.judge.allocators.tiers import Tiers
@@ -116,18 +125,18 @@ class Trial:
         if isinstance(expected, str):
             return expected
         if isinstance(expected, Refused) or isinstance(got, Refused):
-            if _name(expected) != _name(got):
-                number = "invariant 9: " if isinstance(_error(expected, got), OutOfPages) else ""
-                said = f"{number}{_words(operation)} gave {_name(got)}, must give {_name(expected)}"
+            if name_of(expected) != name_of(got):
+                number = "invariant 9: " if isinstance(error_in(expected, got), OutOfPages) else ""
+                said = f"{number}{words_of(operation)} gave {name_of(got)}, must give {name_of(expected)}"
                 # what was accepted wrongly may have left its trace
                 broken = None if isinstance(got, Refused) else violation(subject)
                 return f"{said}; then {broken}" if broken else said
-            if isinstance(got, Refused) and isinstance(got.error, OutOfPages) and not _sensible(got.error):
-                return f"{_words(operation)} said {got.error}, which is no reason"
+            if isinstance(got, Refused) and isinstance(got.error, OutOfPages) and not sensible(got.error):
+                return f"{words_of(operation)} said {got.error}, which is no reason"
             same = before == self._state() and np.array_equal(table, subject.block_table())
-            return None if same else f"invariant 8: refused {_words(operation)} changed the state"
+            return None if same else f"invariant 8: refused {words_of(operation)} changed the state"
         if name == "lookup" and before != self._state():
-            return f"{_words(operation)} changed the state, must only look"
+            return f"{words_of(operation)} changed the state, must only look"
         adopted = call[1][1].pages if name == "adopt" else ()
         found = self.fence.passed(name, table, subject.block_table(), adopted)
         found = found or self._effect(name, given, got, expected, table)
@@ -381,21 +390,3 @@ class Trial:
                 if found := self.perform(step):
                     return found
         return None
-
-
-def _error(*outcomes: object) -> Exception | None:
-    return next((outcome.error for outcome in outcomes if isinstance(outcome, Refused)), None)
-
-
-def _sensible(error: OutOfPages) -> bool:
-    return error.needed > error.available >= 0
-
-
-def _name(outcome: object) -> str:
-    return type(outcome.error).__name__ if isinstance(outcome, Refused) else "success"
-
-
-def _words(operation: Operation) -> str:
-    name, given = operation
-    shown = {field: value for field, value in given.items() if field not in READERS_ONLY}
-    return f"{name} {shown}"

@@ -325,7 +325,7 @@ def test_allocators_invariants_say_what_is_not_judged() -> None:
         "15 of 23, commit, lookup, adopt, evict, swap_out, swap_in, begin_step, end_step, "
         "move_down, load, end_copy, pin, unpin, retain, pass_time."
     )
-    assert check.about_of(HostAllocator.capabilities) == check.about
+    assert check.about_of(ModelAllocator.capabilities) == check.about
 
 
 class SharesTooMuch(Shuffles):
