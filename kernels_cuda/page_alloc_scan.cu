@@ -141,7 +141,9 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
     }
     if (code == 0 && carried.pages > free_pages && !prefix) code = 1;
     block_sync();  // the sums are written
-    const i32 served = code != 0 ? 0 : first_above(page_ends, max_seqs, free_pages);
+    // the search is a dozen loads, each on the one before: where everything fits there is nothing to look for
+    const bool fits = carried.pages <= free_pages;
+    const i32 served = code != 0 ? 0 : fits ? max_seqs : first_above(page_ends, max_seqs, free_pages);
     u64 copies_before = 0;
     for (i32 base = 0; base < max_seqs; base += PAB_THREADS) {
       const i32 i = base + thread;

@@ -30,6 +30,16 @@ class CacheMoves(HistorySteps):
         elif then and self._on("truncate") and self._on("append"):
             self._rewind(sequence, count)
 
+    def _cache_one(self, stream: int, space: Space) -> None:
+        """Cache a prompt of a few pages, and end its sequence."""
+        sequence, shape = self._dead[0], self.shape
+        tokens = min(self.rng.randint(1, 3) * shape.page_size, shape.max_tokens)
+        self._new(sequence, tokens, stream=stream, **words_of(space))
+        if sequence in self._live:
+            self._step("commit", sequence=sequence, tokens=tokens)
+            self.offered.append((((0, stream),), space))
+            self._step("free", sequences=[sequence])
+
     def _rewind(self, sequence: int, count: int) -> None:
         """Cut and write on as a speculative decoder does, also within a page that is cached by now."""
         reader = self.trial.contents.live[sequence]

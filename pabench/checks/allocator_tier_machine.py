@@ -34,17 +34,11 @@ class TierMachine(AllocatorMachine):
 
     def _store(self) -> None:
         """Cache a prompt of a few pages, often once more, end its sequence, and move all down."""
-        sequence, shape = self._dead[0], self.shape
-        turns, space = ((0, self._one(self.streams[:3])),), self._one(self.spaces)
+        stream, space = self._one(self.streams[:3]), self._one(self.spaces)
         if self.offered and self._maybe(0.6):
             turns, space = self._one(self.offered[-3:])
-        tokens = min(self.rng.randint(1, 3) * shape.page_size, shape.max_tokens)
-        self._new(sequence, tokens, stream=turns[0][1], **words_of(space))
-        if sequence not in self._live:
-            return
-        self._step("commit", sequence=sequence, tokens=tokens)
-        self.offered.append((((0, turns[0][1]),), space))
-        self._step("free", sequences=[sequence])
+            stream = turns[0][1]
+        self._cache_one(stream, space)
         if self._maybe(0.7):
             self._move_down()
 

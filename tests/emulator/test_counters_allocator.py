@@ -62,3 +62,20 @@ def test_counters_allocator_push_is_spread_over_blocks() -> None:
     spread, alone = (counted(blocks)[alloc_scan.PUSH].barriers for blocks in (8, 1))
     assert spread == 8 * WARPS * (2 + 2 + 2 + 2 * PAGES // 8 // 64)
     assert alone == WARPS * (2 + 2 * PAGES // 64)
+
+
+def plan_loads(sequences: int) -> int:
+    """Load requests of a step that grows nobody: those of the plan alone, by one block of two warps."""
+    device = counting_device()
+    sizes = {"num_pages": 8, "page_size": PAGE_SIZE, "max_seqs": sequences, "max_pages_per_seq": 4}
+    state = alloc_scan.new_state(device, **sizes, blocks=1)
+    everyone, nothing = np.arange(sequences, dtype=np.int32), np.zeros(sequences, np.int32)
+    slots: Any = device.empty((1,), np.dtype(np.int64))
+    alloc_scan.extend(state, everyone, nothing, slots)
+    return device.counters[alloc_scan.EXTEND].totals().load_requests
+
+
+def test_counters_allocator_searches_nothing_where_all_fit() -> None:
+    """A search in the sums is a load on a load, one more each time that the entries double."""
+    few, more, many = (plan_loads(32 * WARPS * chunks) for chunks in (2, 4, 8))
+    assert many - more == 2 * (more - few)

@@ -59,7 +59,7 @@ def test_selftest_mutants_subjects_of_a_file() -> None:
 
     assert names("pab/pool_stack.cuh") == {"ticket", "stack"}
     assert names("page_alloc_scan.cu") == {"scan"}
-    assert names("subjects/allocators/host_pool.py") == {"host", "host-groups"}
+    assert names("subjects/allocators/host_pool.py") == {"host", "host-groups", "host-reuse"}
     assert names("subjects/allocators/host_groups.py") == {"host-groups"}
     assert names("subjects/backends/torch_sdpa.py") == {"torch-sdpa"}
     assert {"rawkernel", "rawkernel-mma"} <= names("pab/features.cuh")

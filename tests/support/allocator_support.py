@@ -92,6 +92,8 @@ def random_call(rng: random.Random, shape: PoolShape, live: list[int], operation
         "move_down": lambda a: a.move_down(count),
         "load": lambda a: a.load(prompt),
         "end_copy": lambda a: a.end_copy(),
+        "retain": lambda a: a.retain(prompt, count, None),
+        "pass_time": lambda a: a.pass_time(count),
         "pin": lambda a: a.pin(a.lookup(prompt)),
         "unpin": lambda a: a.unpin(a.lookup(prompt)),
         "begin_step": lambda a: a.begin_step(),

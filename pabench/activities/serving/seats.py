@@ -72,12 +72,12 @@ class Seats:
         allocator = self.allocator
         try:
             hit = allocator.lookup(prompt) if prompt is not None else None
-            if hit is None or not hit.pages:
+            if hit is None or not (hit.pages or hit.part):
                 self._check_room(pages_needed(tokens, allocator.shape.page_size))
                 self._note(allocator.alloc(slot, tokens, final_tokens=final))
                 return 0
-            allocator.adopt(slot, hit)
-            found = len(hit.pages) * allocator.shape.page_size
+            self._note_copies(allocator.adopt(slot, hit))
+            found = len(hit.pages) * allocator.shape.page_size + hit.part
             try:
                 more = max(0, tokens - found)
                 self._check_room(pages_needed(more, allocator.shape.page_size))
@@ -124,7 +124,7 @@ class Seats:
         """Fork the further slots of a seat from its first."""
         began = perf_counter_ns()
         for child in seat.slots[seat.live :]:
-            self.allocator.fork(seat.slots[0], child)
+            self._note_copies(self.allocator.fork(seat.slots[0], child))
         seat.live = len(seat.slots)
         self.ns["start"] += perf_counter_ns() - began
 
@@ -201,5 +201,7 @@ class Seats:
             raise OutOfPages(pages + self.reserve_pages, self.available)
 
     def _note(self, granted: Granted) -> None:
-        if granted.copies.size:
-            self.copies += len(granted.copies)
+        self._note_copies(granted.copies)
+
+    def _note_copies(self, copies: Array | None) -> None:
+        self.copies += 0 if copies is None else len(copies)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pabench.checks.allocator_checks import check_concurrent, check_history, check_table_decode
 from pabench.checks.allocator_histories import corners, crowd, large_pool, long_rows, rounds, thousand
 from pabench.checks.allocator_machine import AllocatorMachine, DecodingMachine, GroupMachine, ImageMachine
+from pabench.checks.allocator_reuse_machine import ReuseMachine
 from pabench.checks.allocator_tier_machine import TierMachine
 from pabench.checks.question import AllocatorCheck, AllocatorQuestion, AllocatorRange
 from pabench.judge.allocators.history import HistoryCase
@@ -95,6 +96,12 @@ def _no_tiers(declared: AllocatorRange) -> str | None:
     return None if offered else f"{declared.subject} has one tier"
 
 
+def _no_reuse(declared: AllocatorRange) -> str | None:
+    can = declared.can
+    plain = not can.partial and can.forks == "shared" and "retain" not in can.operations
+    return f"{declared.subject} shares full pages alone and keeps no priorities" if plain else None
+
+
 def _no_images(declared: AllocatorRange) -> str | None:
     return None if declared.can.images else f"{declared.subject} keeps no images apart"
 
@@ -140,6 +147,15 @@ ALLOCATORS = (
         about="Cached pages move to a lower tier and come back as they were; what is pinned stays.",
         share=0.4,
         unasked=_no_tiers,
+    ),
+    AllocatorQuestion(
+        check=INVARIANTS,
+        clauses=("P20", "P21", "P22"),
+        machine=ReuseMachine,
+        label="reuse",
+        about="Hits that go on within a page, forks that copy at once, pages that go by priority.",
+        share=0.3,
+        unasked=_no_reuse,
     ),
     AllocatorQuestion(
         check=INVARIANTS,

@@ -141,9 +141,10 @@ class RemoteAllocator(PageAllocator):
         found: Granted = self._do("append_batch", sequences, tokens)
         return found
 
-    def fork(self, parent: int, child: int) -> None:
+    def fork(self, parent: int, child: int) -> Array | None:
         """See ``PageAllocator``."""
-        self._do("fork", parent, child)
+        found: Array | None = self._do("fork", parent, child)
+        return found
 
     def truncate(self, sequence: int, length: int) -> None:
         """See ``PageAllocator``."""
@@ -166,9 +167,10 @@ class RemoteAllocator(PageAllocator):
         found: Hit = self._do("lookup", prompt)
         return found
 
-    def adopt(self, sequence: int, hit: Hit) -> None:
+    def adopt(self, sequence: int, hit: Hit) -> Array | None:
         """See ``PageAllocator``."""
-        self._do("adopt", sequence, hit)
+        found: Array | None = self._do("adopt", sequence, hit)
+        return found
 
     def evict(self, pages: int) -> tuple[int, ...]:
         """See ``PageAllocator``."""
@@ -192,6 +194,14 @@ class RemoteAllocator(PageAllocator):
     def end_step(self) -> None:
         """See ``PageAllocator``."""
         self._do("end_step")
+
+    def retain(self, prompt: Prompt, priority: int, seconds: int | None) -> None:
+        """See ``PageAllocator``."""
+        self._do("retain", prompt, priority, seconds)
+
+    def pass_time(self, seconds: int) -> None:
+        """See ``PageAllocator``."""
+        self._do("pass_time", seconds)
 
     def move_down(self, pages: int) -> Array:
         """See ``PageAllocator``."""

@@ -138,7 +138,7 @@ def _made(kind: str, values: list[Any]) -> Any:
     kinds: dict[str, tuple[Any, tuple[str, ...]]] = {
         "output": (AttentionOutput, ("out", "lse")),
         "granted": (Granted, ("new_slots", "copies", "refused")),
-        "hit": (Hit, ("prompt", "pages")),
+        "hit": (Hit, ("prompt", "pages", "part_of", "part")),
         "prompt": (Prompt, ("tokens", "adapter", "salt", "images")),
         "split": (MemorySplit, ("tokens", "reserved", "internal", "external")),
     }

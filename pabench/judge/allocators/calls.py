@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pabench.errors import InvalidCase, OutOfPages
 from pabench.judge.allocators.contents import Contents, Reader
-from pabench.judge.allocators.operations import arguments
+from pabench.judge.allocators.operations import READERS_ONLY, Operation, arguments
 from pabench.judge.allocators.streams import cut_images, images_of, tokens_of, turns_of
 from pabench.subjects.allocators.base import PageAllocator
 from pabench.subjects.allocators.results import Hit, Prompt
@@ -35,10 +35,12 @@ def call_of(name: str, given: dict[str, Any], hit: Hit, contents: Contents) -> C
         return name, (_prompt(given, contents.page_size),), {}
     if name == "commit":
         return name, (given["sequence"], _committed(given, contents)), {}
+    if name == "retain":
+        return name, (_prompt(given, contents.page_size), given["priority"], given["seconds"]), {}
     if name in ("pin", "unpin"):
         return name, (hit,), {}
     if name == "adopt":
-        found = Hit(prompt=hit.prompt, pages=hit.pages + tuple(given["pages"]))
+        found = replace(hit, pages=hit.pages + tuple(given["pages"]))
         return name, (given["sequence"], found), {}
     return name, (), arguments((name, given))
 
@@ -78,3 +80,28 @@ def _spelled(sequences: list[int], tokens: list[int]) -> tuple[Any, Any]:
     """A batch as the protocol lets it be written: indices as an array, one count where all are equal."""
     one = len(sequences) == len(tokens) > 0 and len(set(tokens)) == 1
     return np.array(sequences, np.int64), tokens[0] if one else tokens
+
+
+# --- in words -----------------------------------------------------------------------------------------------
+
+
+def error_in(*outcomes: object) -> Exception | None:
+    """Return the first refusal among outcomes, or None."""
+    return next((outcome.error for outcome in outcomes if isinstance(outcome, Refused)), None)
+
+
+def sensible(error: OutOfPages) -> bool:
+    """Whether the counts of a refusal are a reason for it."""
+    return error.needed > error.available >= 0
+
+
+def name_of(outcome: object) -> str:
+    """Return the name of an outcome: that of the error, or success."""
+    return type(outcome.error).__name__ if isinstance(outcome, Refused) else "success"
+
+
+def words_of(operation: Operation) -> str:
+    """Return an operation as the allocator is told of it."""
+    name, given = operation
+    shown = {field: value for field, value in given.items() if field not in READERS_ONLY}
+    return f"{name} {shown}"

@@ -161,14 +161,17 @@ class Contents:
         images = cut_images(of.images, len(of.tokens))
         self.live[child] = Reader(turns, of.adapter, of.salt, images, *known)
 
-    def adopt(self, sequence: int, prompt: Prompt, turns: Turns, pages: Sequence[int]) -> str | None:
-        """Start a reader of cached pages, one group behind the other.
+    def adopt(
+        self, sequence: int, prompt: Prompt, turns: Turns, pages: Sequence[int], part: int = 0
+    ) -> str | None:
+        """Start a reader of cached pages, one group behind the other; ``part`` tokens of the last, if any.
 
         Returns:
             What they hold that is not the prompt, or None.
         """
         of_block = sum(self.page_size // group.page_size for group in self.groups)
-        count = min(len(pages) // of_block * self.page_size, len(prompt.tokens))
+        full = len(pages) // of_block - (part > 0)
+        count = min(full * self.page_size + part, len(prompt.tokens))
         images = cut_images(prompt.images, count)
         reader = Reader(cut(turns, count), prompt.adapter, prompt.salt, images)
         reader.tokens = list(prompt.tokens[:count])

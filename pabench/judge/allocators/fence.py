@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,12 +18,13 @@ class Fence:
 
     steps: deque[set[int]] = field(default_factory=deque)
 
-    def passed(self, name: str, before: Array, now: Array) -> str | None:
+    def passed(self, name: str, before: Array, now: Array, adopted: Sequence[int] = ()) -> str | None:
         """Follow an operation that was done; return which page it took behind the fence, or None.
 
         Args:
             name: of the operation.
             before, now: the tables before and after it.
+            adopted: pages of a hit, which are only read.
         """
         if name == "begin_step":
             self.steps.append(set())
@@ -33,7 +35,7 @@ class Fence:
         held, holds = _pages(before), _pages(now)
         taken = holds - held
         for pages in self.steps:
-            if name != "adopt" and (early := taken & pages):
+            if early := (taken & pages).difference(adopted):
                 return f"invariant 16: {name} granted page {min(early)}, which a step in flight may still use"
             pages -= taken
         self.steps[-1] |= held - holds

@@ -20,8 +20,8 @@ def slots_of(got: object) -> list[int] | None:
 
 
 def rows_of(moves: object) -> list[list[int]]:
-    """Return a list of copies, int32 ``(n, 3)``, as lists."""
-    rows: list[list[int]] = np.asarray(moves).reshape(-1, 3).tolist()
+    """Return a list of copies, int32 ``(n, 3)``, as lists; None for no copies."""
+    rows: list[list[int]] = np.asarray([] if moves is None else moves).reshape(-1, 3).tolist()
     return rows
 
 

@@ -16,7 +16,7 @@ from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
 from pabench.subjects.allocators.groups import GROUP_KINDS, KvGroup
-from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt
+from pabench.subjects.allocators.results import NULL_PAGE, Granted
 
 Request = tuple[int, int]
 """Sequence, and tokens to add."""
@@ -30,10 +30,15 @@ class ModelAllocator(ModelTiers):
         operations=frozenset(OPERATIONS), watermark=True, images=True, groups=frozenset(GROUP_KINDS)
     )
 
-    def __init__(self, shape: PoolShape, *, batch_mode: str = "all") -> None:
+    def __init__(
+        self, shape: PoolShape, *, batch_mode: str = "all", partial: bool = False, forks: str = "shared"
+    ) -> None:
         one_of("batch_mode", batch_mode, ("all", "prefix"))
-        groups = self.capabilities.groups if batch_mode == "all" else frozenset[str]()
-        self.capabilities = replace(self.capabilities, batch_mode=batch_mode, groups=groups)
+        plain = batch_mode == "all" and not partial and forks == "shared"
+        groups = self.capabilities.groups if plain else frozenset[str]()
+        self.capabilities = replace(
+            self.capabilities, groups=groups, batch_mode=batch_mode, partial=partial, forks=forks
+        )
         super().__init__(shape)
 
     # --- growing and ending ---------------------------------------------------------------------------
@@ -58,10 +63,17 @@ class ModelAllocator(ModelTiers):
         requests = list(self.check_batch(sequences, tokens, self.lengths()).items())
         return self._fit(requests, prefix=self.capabilities.batch_mode == "prefix")
 
-    def fork(self, parent: int, child: int) -> None:
+    def fork(self, parent: int, child: int) -> Array:
         """See ``PageAllocator``."""
         parent, child = self._live(parent, "parent"), self._new(child, "child")
-        self._begin(child, [list(self._tables[row]) for row in self._rows(parent)], self._tokens[parent])
+        tables, tokens = [list(self._tables[row]) for row in self._rows(parent)], self._tokens[parent]
+        begun, copies = tokens % self.shape.page_size, []
+        if begun and self.capabilities.forks == "copied":
+            self._admit(1)
+            copies = [(tables[0][-1], page := self._take(), begun)]
+            tables[0][-1] = page
+        self._begin(child, tables, tokens)
+        return np.array(copies, np.int32).reshape(-1, 3)
 
     def truncate(self, sequence: int, length: int) -> None:
         """See ``PageAllocator``."""
@@ -106,52 +118,6 @@ class ModelAllocator(ModelTiers):
                 "keep_from", keep_from, "must not be set: the windows of groups slide by themselves"
             )
         self._give_up(sequence, keep_from // self.shape.page_size)
-
-    # --- prefix cache ---------------------------------------------------------------------------------
-
-    def commit(self, sequence: int, prompt: Prompt) -> None:
-        """See ``PageAllocator``."""
-        sequence = self._live(sequence)
-        whole_number("tokens of the prompt", len(prompt.tokens), low=0, high=self._tokens[sequence])
-        known = {page: key for key, page in self._cache.items()}
-        offered = [
-            (key, page)
-            for at, row in enumerate(self._rows(sequence))
-            for key, page in zip(self._keys(prompt, at), self._tables[row], strict=False)
-        ]
-        for key, page in offered:
-            if known.get(page, key) != key:
-                raise InvalidCase("prompt", prompt, f"page {page} was committed with other tokens")
-        for key, page in offered:
-            if page != NULL_PAGE:
-                self._cache.setdefault(key, page)
-
-    def lookup(self, prompt: Prompt) -> Hit:
-        """See ``PageAllocator``."""
-        # the last token has to be computed, so its page is never a hit
-        size, pages = self.shape.page_size, None
-        longest = max(0, len(prompt.tokens) - 1) // size * size
-        ends = range(longest, -1, -size) if self.shape.groups else [self._run(prompt, longest)]
-        for tokens in ends:
-            if (pages := self._hit(prompt, tokens)) is not None:
-                break
-        return Hit(prompt=prompt, pages=tuple(pages or ()))
-
-    def adopt(self, sequence: int, hit: Hit) -> None:
-        """See ``PageAllocator``."""
-        sequence, tokens = self._new(sequence), self._still(hit)
-        self.check_length(sequence, tokens)
-        self._hold(hit.pages)
-        rest = list(hit.pages)
-        counts = [group.pages(tokens) for group in self._groups]
-        self._begin(sequence, [[rest.pop(0) for _ in range(count)] for count in counts], tokens)
-
-    def evict(self, pages: int) -> tuple[int, ...]:
-        """See ``PageAllocator``."""
-        pages = whole_number("pages", pages, low=0)
-        gone = [self._evict_one() for _ in range(min(pages, len(self._evictable)))]
-        self._free.extend(gone)
-        return tuple(gone)
 
     # --- moving away ----------------------------------------------------------------------------------
 
@@ -208,18 +174,6 @@ class ModelAllocator(ModelTiers):
         self._start()
 
     # --- parts ----------------------------------------------------------------------------------------
-
-    def _live(self, sequence: int, field: str = "sequence") -> int:
-        index = self.check_index(sequence, field)
-        if index not in self._tokens:
-            raise InvalidCase(field, index, "must be live")
-        return index
-
-    def _new(self, sequence: int, field: str = "sequence") -> int:
-        index = self.check_index(sequence, field)
-        if index in self._tokens or index in self._swapped:
-            raise InvalidCase(field, index, "must not be there already")
-        return index
 
     def _fit(self, requests: Sequence[Request], *, prefix: bool) -> Granted:
         """Serve all requests, or as many as fit where a prefix will do."""

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pabench.errors import OutOfPages
+from pabench.errors import InvalidCase, OutOfPages
 from pabench.judge.allocators.streams import cut_images
-from pabench.judge.allocators.windows import pages_unseen
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
+from pabench.subjects.allocators.cache_operations import DEFAULT_PRIORITY
 from pabench.subjects.allocators.results import NULL_PAGE, Hit, Image, Prompt
 
 Key = tuple[int, str, str, tuple[int, ...], tuple[Image, ...]]
@@ -53,6 +53,8 @@ class ModelState(PageAllocator):
         self._evictable: list[int] = []  # least recently used first
         # for each step in flight, oldest first, what was given back while it was the latest, call by call
         self._steps: deque[list[list[int]]] = deque()
+        self._now = 0
+        self._worth: dict[int, tuple[int, int | None]] = {}  # priority of a page, and when it ends
         self._pins: Counter[Hit] = Counter()
         self._free_host = deque(range(self.shape.host_pages))
         self._below: dict[Key, int] = {}  # longest there first
@@ -130,7 +132,7 @@ class ModelState(PageAllocator):
     def fingerprint(self) -> bytes:
         """See ``PageAllocator``."""
         parts = (self._free, self._free_swap, self._tables, self._tokens, self._swapped, self._cache)
-        tiers = (self._pins, self._free_host, self._below, self._copies)
+        tiers = (self._now, self._worth, self._pins, self._free_host, self._below, self._copies)
         return repr((*parts, self._evictable, self._steps, *tiers)).encode()
 
     # --- parts ----------------------------------------------------------------------------------------
@@ -139,6 +141,18 @@ class ModelState(PageAllocator):
         """The rows of a sequence, one a group."""
         first = sequence * len(self._groups)
         return range(first, first + len(self._groups))
+
+    def _live(self, sequence: int, field: str = "sequence") -> int:
+        index = self.check_index(sequence, field)
+        if index not in self._tokens:
+            raise InvalidCase(field, index, "must be live")
+        return index
+
+    def _new(self, sequence: int, field: str = "sequence") -> int:
+        index = self.check_index(sequence, field)
+        if index in self._tokens or index in self._swapped:
+            raise InvalidCase(field, index, "must not be there already")
+        return index
 
     def _begin(self, sequence: int, tables: Sequence[list[int]], tokens: int) -> None:
         self._tables |= dict(zip(self._rows(sequence), tables, strict=True))
@@ -155,12 +169,22 @@ class ModelState(PageAllocator):
         return self._free.popleft() if self._free else self._evict_one()
 
     def _evict_one(self) -> int:
-        page = self._evictable.pop(0)
+        page = self._next_out()
         self._forget(page)
         return page
 
+    def _next_out(self) -> int:
+        """Take the evictable page of the lowest priority, of these the one used longest ago."""
+        places = range(len(self._evictable))
+        return self._evictable.pop(min(places, key=lambda at: self._priority(self._evictable[at])))
+
+    def _priority(self, page: int) -> int:
+        priority, until = self._worth.get(page, (DEFAULT_PRIORITY, None))
+        return DEFAULT_PRIORITY if until is not None and until <= self._now else priority
+
     def _forget(self, page: int) -> None:
         """The page leaves the cache, if it is there."""
+        self._worth.pop(page, None)
         self._cache = {key: cached for key, cached in self._cache.items() if cached != page}
 
     def _end(self, sequence: int) -> None:
@@ -204,19 +228,3 @@ class ModelState(PageAllocator):
         ends = range(size, len(prompt.tokens) + 1, size)
         names = at, prompt.adapter, prompt.salt
         return [(*names, prompt.tokens[:end], cut_images(prompt.images, end)) for end in ends]
-
-    def _run(self, prompt: Prompt, longest: int) -> int:
-        """Tokens, up to ``longest``, of the full pages of the only group that are all cached."""
-        keys = self._keys(prompt, 0)[: longest // self.shape.page_size]
-        there = [key in self._cache for key in keys]
-        return (there.index(False) if False in there else len(there)) * self.shape.page_size
-
-    def _hit(self, prompt: Prompt, tokens: int) -> list[int] | None:
-        """The pages that a sequence needs to go on behind ``tokens``, or None where one is not cached."""
-        pages: list[int] = []
-        for at, group in enumerate(self._groups):
-            first, keys = pages_unseen(group, tokens), self._keys(prompt, at)[: group.pages(tokens)]
-            if not all(key in self._cache for key in keys[first:]):
-                return None
-            pages += [NULL_PAGE] * first + [self._cache[key] for key in keys[first:]]
-        return pages

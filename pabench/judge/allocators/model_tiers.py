@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from pabench.errors import InvalidCase
-from pabench.judge.allocators.model_state import Copy, ModelState
+from pabench.judge.allocators.model_cache import ModelCache
+from pabench.judge.allocators.model_state import Copy
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.results import Hit, Prompt
 
 
-class ModelTiers(ModelState):
+class ModelTiers(ModelCache):
     """A prefix on its way is in neither tier."""
 
     def move_down(self, pages: int) -> Array:
@@ -22,7 +21,7 @@ class ModelTiers(ModelState):
         room = len(self._free_host) + len(self._below)
         copies = []
         for _ in range(min(pages, len(self._evictable), room)):
-            page = self._evictable.pop(0)
+            page = self._next_out()
             key = next(key for key, cached in self._cache.items() if cached == page)
             self._forget(page)
             if not self._free_host:
@@ -77,18 +76,3 @@ class ModelTiers(ModelState):
         size = self.shape.page_size
         rows = [(page, host, size) if down else (host, page, size) for _, page, host, down in copies]
         return np.array(rows, np.int32).reshape(-1, 3)
-
-    def _still(self, hit: Hit) -> int:
-        """Return the tokens of a hit; raises ``InvalidCase`` where the cache does not hold it as it says."""
-        blocks, odd = divmod(len(hit.pages), self.shape.block_pages)
-        tokens = blocks * self.shape.page_size
-        if odd or tokens >= max(1, len(hit.prompt.tokens)) or self._hit(hit.prompt, tokens) != [*hit.pages]:
-            raise InvalidCase("hit", hit.pages, "must be cached still; look it up again")
-        return tokens
-
-    def _hold(self, pages: Sequence[int]) -> None:
-        """Take cached pages for one more holder; raises ``OutOfPages`` where the watermark needs them."""
-        self._admit(sum(page in self._evictable for page in pages))
-        self._evictable = [page for page in self._evictable if page not in pages]
-        for step in self._steps:
-            step[:] = [[page for page in gone if page not in pages] for gone in step]

@@ -34,6 +34,15 @@ FIELDS: dict[str, dict[str, str]] = {
     # a step is launched; the oldest one has ended
     "begin_step": {},
     "end_step": {},
+    # of the pages of the first tokens; the seconds from then on
+    "retain": {
+        "tokens": "number",
+        "turns": "numbers",
+        **PROMPT,
+        "priority": "number",
+        "seconds": "number or null",
+    },
+    "pass_time": {"seconds": "number"},
     # pages of the tiers: as many as may move, what is to be loaded, and the oldest copy has landed
     "move_down": {"pages": "number"},
     "load": {"tokens": "number", "turns": "numbers", **PROMPT},
@@ -50,7 +59,7 @@ FIELDS: dict[str, dict[str, str]] = {
 
 ADDED: dict[str, dict[str, Any]] = {"truncate": {"stream": None}, "lookup": {"turns": []}}
 """Fields that histories before schema 4 do not have, and what they mean by that."""
-OPTIONAL = {name: {"images": "numbers"} for name in ("alloc", "lookup", "load")}
+OPTIONAL = {name: {"images": "numbers"} for name in ("alloc", "lookup", "load", "retain")}
 """Fields that need not be there: position, tokens and image, again and again."""
 READERS_ONLY = frozenset({"stream", "turns", "adapter", "salt", "images"})
 """Fields that say what tokens are written, of which the allocator is told nothing but in a prompt."""

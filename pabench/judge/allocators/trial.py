@@ -16,14 +16,23 @@ from typing import Any
 import numpy as np
 
 from pabench.errors import OutOfPages, Unsupported
-from pabench.judge.allocators.calls import Refused, call_of, in_order, outcome_of
+from pabench.judge.allocators.calls import (
+    Refused,
+    call_of,
+    error_in,
+    in_order,
+    name_of,
+    outcome_of,
+    sensible,
+    words_of,
+)
 from pabench.judge.allocators.contents import Contents
 from pabench.judge.allocators.fence import Fence
 from pabench.judge.allocators.grants import moved_page, renamed_page, rows_of, slots_of
 from pabench.judge.allocators.invariants import violation
 from pabench.judge.allocators.memory import HandedOut, grown_memory
 from pabench.judge.allocators.model import ModelAllocator
-from pabench.judge.allocators.operations import READERS_ONLY, Operation
+from pabench.judge.allocators.operations import Operation
 from pabench.judge.allocators.refusals import unrefused
 from pabench.judge.allocators.streams import Turns, images_of, turns_of
 from pabench.judge.allocators.tiers import Tiers
@@ -39,7 +48,7 @@ PAGE_COUNTS = (
     *("pinned_pages", "free_host_pages", "cached_host_pages"),
 )
 MOVING = ("swap_out", "swap_in")
-LOOKING = ("lookup", "commit", "evict", "begin_step", "end_step", "move_down", "pin", "unpin")
+LOOKING = ("lookup", "commit", "evict", "begin_step", "end_step", "move_down", "pin", "unpin", "pass_time")
 """Operations behind which every sequence reads what it read before, from the same pages."""
 CROWD = 64
 """Sequences that make a crowd."""
@@ -83,7 +92,8 @@ class Trial:
         self.tiers = Tiers(self.contents)
         self._handed = HandedOut(self.subject)
         mode = can.batch_mode
-        self._model = ModelAllocator(self.subject.shape, batch_mode="prefix" if mode == "prefix" else "all")
+        mode = "prefix" if mode == "prefix" else "all"
+        self._model = ModelAllocator(shape, batch_mode=mode, partial=can.partial, forks=can.forks)
         self._model_hit = self.hit
 
     def perform(self, operation: Operation) -> str | None:
@@ -115,19 +125,20 @@ class Trial:
         if isinstance(expected, str):
             return expected
         if isinstance(expected, Refused) or isinstance(got, Refused):
-            if _name(expected) != _name(got):
-                number = "invariant 9: " if isinstance(_error(expected, got), OutOfPages) else ""
-                said = f"{number}{_words(operation)} gave {_name(got)}, must give {_name(expected)}"
+            if name_of(expected) != name_of(got):
+                number = "invariant 9: " if isinstance(error_in(expected, got), OutOfPages) else ""
+                said = f"{number}{words_of(operation)} gave {name_of(got)}, must give {name_of(expected)}"
                 # what was accepted wrongly may have left its trace
                 broken = None if isinstance(got, Refused) else violation(subject)
                 return f"{said}; then {broken}" if broken else said
-            if isinstance(got, Refused) and isinstance(got.error, OutOfPages) and not _sensible(got.error):
-                return f"{_words(operation)} said {got.error}, which is no reason"
+            if isinstance(got, Refused) and isinstance(got.error, OutOfPages) and not sensible(got.error):
+                return f"{words_of(operation)} said {got.error}, which is no reason"
             same = before == self._state() and np.array_equal(table, subject.block_table())
-            return None if same else f"invariant 8: refused {_words(operation)} changed the state"
+            return None if same else f"invariant 8: refused {words_of(operation)} changed the state"
         if name == "lookup" and before != self._state():
-            return f"{_words(operation)} changed the state, must only look"
-        found = self.fence.passed(name, table, subject.block_table())
+            return f"{words_of(operation)} changed the state, must only look"
+        adopted = call[1][1].pages if name == "adopt" else ()
+        found = self.fence.passed(name, table, subject.block_table(), adopted)
         found = found or self._effect(name, given, got, expected, table)
         if subject.shape.host_pages or self.tiers.pinned:
             found = found or self.tiers.done(name, given, (got, expected), hits)
@@ -180,6 +191,7 @@ class Trial:
         if name in GROWING:
             return self._grown(name, given, got, expected, table)
         if name == "fork":
+            contents.copy(rows_of(got))
             contents.fork(given["parent"], given["child"], given["stream"])
         elif name == "truncate":
             contents.truncate(given["sequence"], given["length"], given["stream"])
@@ -191,16 +203,24 @@ class Trial:
             self.turns = turns_of(given["stream"], given["turns"])
             if len(got.pages) != len(expected.pages):
                 return f"{name} {given} found {len(got.pages)} pages, must find {len(expected.pages)}"
+            if got.part != expected.part:
+                more, must = got.part, expected.part
+                return f"invariant 20: {name} {given} found {more} tokens of a page more, must find {must}"
             for column, (page, wanted) in enumerate(zip(got.pages, expected.pages, strict=True)):
                 if (page == NULL_PAGE) != (wanted == NULL_PAGE):
                     said = "no page, must find one" if page == NULL_PAGE else "a page that no window sees"
                     return f"{name} {given} found in entry {column} {said}"
         elif name == "adopt":
-            pages = self.hit.pages + tuple(given["pages"])
-            if wrong := contents.adopt(given["sequence"], self.hit.prompt, self.turns, pages):
+            pages, part = self.hit.pages + tuple(given["pages"]), self.hit.part
+            contents.copy(rows_of(got))
+            if part:
+                pages += (int(self.subject.block_table()[given["sequence"], len(pages)]),)
+            if wrong := contents.adopt(given["sequence"], self.hit.prompt, self.turns, pages, part):
                 return f"invariant 7: {wrong} that was looked up"
         elif name == "evict" and len(got) != len(expected):
             return f"{name} {given} freed {len(got)} pages, must free {len(expected)}"
+        elif name == "evict" and self.subject.capabilities.model_ids and got != expected:
+            return f"{name} {given} freed pages {list(got)}, must free {list(expected)}"
         elif name in MOVING:
             getattr(contents, name)(given["sequence"], rows_of(got))
         return None
@@ -370,21 +390,3 @@ class Trial:
                 if found := self.perform(step):
                     return found
         return None
-
-
-def _error(*outcomes: object) -> Exception | None:
-    return next((outcome.error for outcome in outcomes if isinstance(outcome, Refused)), None)
-
-
-def _sensible(error: OutOfPages) -> bool:
-    return error.needed > error.available >= 0
-
-
-def _name(outcome: object) -> str:
-    return type(outcome.error).__name__ if isinstance(outcome, Refused) else "success"
-
-
-def _words(operation: Operation) -> str:
-    name, given = operation
-    shown = {field: value for field, value in given.items() if field not in READERS_ONLY}
-    return f"{name} {shown}"

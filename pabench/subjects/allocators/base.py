@@ -17,12 +17,13 @@ import numpy as np
 from pabench.errors import Unsupported
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.arguments import ArgumentChecks
+from pabench.subjects.allocators.cache_operations import CacheOperations
 from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
-from pabench.subjects.allocators.results import Granted, Hit, MemorySplit, Prompt, split_of
+from pabench.subjects.allocators.results import Granted, MemorySplit, split_of
 from pabench.subjects.allocators.shape import PoolShape as PoolShape
 
 
-class PageAllocator(ArgumentChecks):
+class PageAllocator(CacheOperations, ArgumentChecks):
     """Hands out pages to growing sequences.
 
     A subclass overrides the operations it offers.  Where it sets no ``capabilities``, they are those
@@ -194,10 +195,15 @@ class PageAllocator(ArgumentChecks):
         """
         raise self.no("append_batch")
 
-    def fork(self, parent: int, child: int) -> None:
-        """Start ``child`` with the pages of ``parent``, shared.  Takes no page.
+    def fork(self, parent: int, child: int) -> Array | None:
+        """Start ``child`` with the pages of ``parent``, shared.
+
+        Returns:
+            None, and no page is taken; or, where forks are declared ``copied``, int32 ``(n, 3)``: a last page
+            with room is copied at once, as the copies of a grant are.
 
         Raises:
+            OutOfPages: a copy has no page above the watermark.
             InvalidCase: the parent is not live, or the child is there already.
         """
         raise self.no("fork")
@@ -230,38 +236,6 @@ class PageAllocator(ArgumentChecks):
                 themselves.
         """
         raise self.no("free_window")
-
-    # --- prefix cache ---------------------------------------------------------------------------------
-
-    def commit(self, sequence: int, prompt: Prompt) -> None:
-        """Offer to others the full pages of a live sequence; ``prompt`` is what it has computed so far.
-
-        A page whose prefix is cached already is not entered a second time.
-
-        Raises:
-            InvalidCase: more tokens than the sequence has, or a page was committed with others before.
-        """
-        raise self.no("commit")
-
-    def lookup(self, prompt: Prompt) -> Hit:
-        """Return the longest cached beginning of a prompt in full pages; changes nothing.
-
-        With groups it ends at a multiple of ``page_size`` where each group has what the next query needs.
-        """
-        raise self.no("lookup")
-
-    def adopt(self, sequence: int, hit: Hit) -> None:
-        """Start a sequence with the pages of a hit.
-
-        Raises:
-            OutOfPages: the pages that would cease to be evictable are needed for the watermark.
-            InvalidCase: the sequence is there already, or the cache no longer holds these pages.
-        """
-        raise self.no("adopt")
-
-    def evict(self, pages: int) -> tuple[int, ...]:
-        """Free up to ``pages`` evictable pages, least recently used first, and return them."""
-        raise self.no("evict")
 
     # --- moving away ----------------------------------------------------------------------------------
 
@@ -307,59 +281,6 @@ class PageAllocator(ArgumentChecks):
         """
         raise self.no("end_step")
 
-    # --- two tiers ------------------------------------------------------------------------------------
-
-    def move_down(self, pages: int) -> Array:
-        """Let up to ``pages`` evictable pages go to the lower tier, least recently used first.
-
-        They leave the cache, and are free when the copy has ended.  Where the lower tier has no page free,
-        the prefix that has been there longest makes room; pages that copies read or write make none.
-
-        Returns:
-            Int32 ``(n, 3)``: copy the first ``[i, 2]`` slots of page ``[i, 0]`` to host page ``[i, 1]``.  It
-            is in flight until ``end_copy``, unless it is empty.
-        """
-        raise self.no("move_down")
-
-    def load(self, prompt: Prompt) -> Array:
-        """Bring back what the lower tier has of a prompt, page by page to where neither tier has one.
-
-        The pages are cached and evictable when the copy has ended, free where the prefix has been cached
-        again meanwhile; the host pages are free then.  As in ``lookup`` the last token's page is left out.
-
-        Returns:
-            Int32 ``(n, 3)``: copy the first ``[i, 2]`` slots of host page ``[i, 0]`` to page ``[i, 1]``.  It
-            is in flight until ``end_copy``, unless it is empty.
-
-        Raises:
-            OutOfPages: too few pages are available above the watermark.
-        """
-        raise self.no("load")
-
-    def end_copy(self) -> None:
-        """Say that the oldest copy in flight has landed.
-
-        Raises:
-            InvalidCase: no copy is in flight.
-        """
-        raise self.no("end_copy")
-
-    def pin(self, hit: Hit) -> None:
-        """Keep the pages of a hit until ``unpin``, as one more holder of each: where and as they are.
-
-        Raises:
-            OutOfPages, InvalidCase: as for ``adopt``.
-        """
-        raise self.no("pin")
-
-    def unpin(self, hit: Hit) -> None:
-        """End one pin of a hit.
-
-        Raises:
-            InvalidCase: it is not pinned.
-        """
-        raise self.no("unpin")
-
     def reset(self) -> None:
         """Return to the state of a new allocator, the cache and the lower tier emptied.
 
@@ -379,10 +300,6 @@ class PageAllocator(ArgumentChecks):
             Its status or results, as whole numbers and lists of them.
         """
         raise self.no(entry)
-
-    def no(self, operation: str) -> Unsupported:
-        """Return the error for an operation that is not offered."""
-        return Unsupported(f"{self.name} offers no {operation}")
 
 
 def offers(made: type[PageAllocator], operation: str) -> bool:

@@ -9,17 +9,19 @@ from pabench.problem.checks import one_of, whole_number
 from pabench.subjects.allocators.groups import GROUP_KINDS
 
 TIER_OPERATIONS = ("move_down", "load", "end_copy", "pin", "unpin")
+RETENTION_OPERATIONS = ("retain", "pass_time")
 OPERATIONS = (
     *("alloc", "append", "append_batch", "fork", "truncate", "free", "free_window"),
     *("commit", "lookup", "adopt", "evict", "swap_out", "swap_in", "reset"),
     *("begin_step", "end_step"),
-    *TIER_OPERATIONS,
+    *(*TIER_OPERATIONS, *RETENTION_OPERATIONS),
 )
 ORDERS = ("fifo", "sequence", "set")
 DETERMINISM = ("ids", "counts")
 BATCH_MODES = ("all", "prefix", "any")
 REFUSALS = ("exact", "quiescent", "fragmenting")
 RETURNS = ("at-once", "by-itself")
+FORKS = ("shared", "copied")
 PROGRESS = ("sequential", "lock-free", "blocking")
 
 
@@ -44,6 +46,9 @@ class Capabilities:
         reserved_pages: ids that are never granted; ids run from 0 to ``num_pages`` plus their number, less 1.
         watermark: whether ``PoolShape.reserve_pages`` is kept.
         images: whether prompts with images are kept apart by them, see ``Prompt``.
+        partial: whether a hit goes on within a page, which is copied, see ``Hit.part``.
+        forks: what becomes of a last page with room.  ``shared``: it is copied when one of its holders writes
+            to it; ``copied``: at once, so that only full pages have several holders.
         groups: kinds of KV groups that it keeps in one pool; none where it has a single table of full pages.
     """
 
@@ -57,6 +62,8 @@ class Capabilities:
     reserved_pages: frozenset[int] = frozenset()
     watermark: bool = False
     images: bool = False
+    partial: bool = False
+    forks: str = "shared"
     groups: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -68,13 +75,16 @@ class Capabilities:
         one_of("refusal", self.refusal, REFUSALS)
         one_of("returns", self.returns, RETURNS)
         one_of("progress", self.progress, PROGRESS)
+        one_of("forks", self.forks, FORKS)
         for page in self.reserved_pages:
             whole_number("reserved page", page, low=0)
-        for name in ("watermark", "images"):
+        for name in ("watermark", "images", "partial"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidCase(name, getattr(self, name), "must be true or false")
         for kind in self.groups:
             one_of("kind of a group", kind, GROUP_KINDS)
+        if self.groups and (self.partial or self.forks != "shared"):
+            raise InvalidCase("partial hits, copied forks", sorted(self.groups), "go without groups")
         if self.groups and (self.batch_mode, self.order) not in (("all", "fifo"), ("all", "set")):
             # windows of a whole step slide before any of it is served
             rule = "must be mode all, in order fifo or set, where there are groups"

@@ -12,7 +12,7 @@ from pabench.errors import InvalidCase, OutOfPages
 from pabench.problem.checks import one_of, whole_number
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PoolShape
-from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
+from pabench.subjects.allocators.capabilities import OPERATIONS, RETENTION_OPERATIONS, Capabilities
 from pabench.subjects.allocators.host_batch import count_vector, index_vector, ranks, within
 from pabench.subjects.allocators.host_grants import (
     NO_COPIES,
@@ -30,7 +30,9 @@ class HostAllocator(HostTiers):
     """Grants the ids of the reference model, in bulk."""
 
     name = "host"
-    capabilities = Capabilities(operations=frozenset(OPERATIONS), watermark=True, images=True)
+    capabilities = Capabilities(
+        operations=frozenset(OPERATIONS) - {*RETENTION_OPERATIONS}, watermark=True, images=True
+    )
 
     def __init__(self, shape: PoolShape, *, batch_mode: str = "all") -> None:
         one_of("batch_mode", batch_mode, ("all", "prefix"))
@@ -188,7 +190,7 @@ class HostAllocator(HostTiers):
 
     # --- sharing and giving back ------------------------------------------------------------------------
 
-    def fork(self, parent: int, child: int) -> None:
+    def fork(self, parent: int, child: int) -> Array | None:
         """See ``PageAllocator``."""
         parent, child = self._live(parent, "parent"), self._new(child, "child")
         row = self._row(parent)
@@ -197,6 +199,7 @@ class HostAllocator(HostTiers):
         held = row[row != NULL_PAGE]
         self._shares[held] += 1
         self._shared += held.size
+        return None
 
     def truncate(self, sequence: int, length: int) -> None:
         """See ``PageAllocator``."""
@@ -251,7 +254,7 @@ class HostAllocator(HostTiers):
         """See ``PageAllocator``."""
         return Hit(prompt=prompt, pages=self._cache.lookup(prompt))
 
-    def adopt(self, sequence: int, hit: Hit) -> None:
+    def adopt(self, sequence: int, hit: Hit) -> Array | None:
         """See ``PageAllocator``."""
         sequence = self._new(sequence)
         self._check_cached(hit)
@@ -260,6 +263,7 @@ class HostAllocator(HostTiers):
         self._hold(hit.pages)
         self._table[sequence, : len(hit.pages)] = hit.pages
         self._lengths[sequence] = tokens
+        return None
 
     def evict(self, pages: int) -> tuple[int, ...]:
         """See ``PageAllocator``."""

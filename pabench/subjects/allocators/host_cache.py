@@ -78,13 +78,17 @@ class PrefixCache:
         """Give the page of each of ``nodes``, ``NULL_PAGE`` where it is not cached."""
         return (node.page for node in self.nodes(prompt))
 
-    def nodes(self, prompt: Prompt) -> Iterator[Node]:
-        """Give the node of each full page of tokens; the last token's is not among them.
+    def root(self, prompt: Prompt) -> Node | None:
+        """Return the node before the first page of a prompt, or None where nothing like it is held."""
+        return self._roots.get((prompt.adapter, prompt.salt))
+
+    def nodes(self, prompt: Prompt, count: int | None = None) -> Iterator[Node]:
+        """Give the node of each full page of the first ``count`` tokens, of all but the last without it.
 
         It ends where nothing that follows is held.
         """
-        node = self._roots.get((prompt.adapter, prompt.salt))
-        for tokens in self._pages(prompt, len(prompt.tokens) - 1):
+        node = self.root(prompt)
+        for tokens in self._pages(prompt, len(prompt.tokens) - 1 if count is None else count):
             node = node and self._find(node, tokens)
             if node is None:
                 return
@@ -108,7 +112,7 @@ class PrefixCache:
     def check(self, prompt: Prompt, row: Sequence[int]) -> None:
         """Raise ``InvalidCase`` when a page was committed with other tokens."""
         parts = self._pages(prompt, len(prompt.tokens))
-        node = self._roots.get((prompt.adapter, prompt.salt))
+        node = self.root(prompt)
         for tokens, page in zip(parts, row, strict=False):
             node = node and self._find(node, tokens)
             if page in self._node and self._node[page] is not node:

@@ -16,7 +16,12 @@ from pabench.errors import InvalidCase, OutOfPages
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
-from pabench.subjects.allocators.capabilities import OPERATIONS, TIER_OPERATIONS, Capabilities
+from pabench.subjects.allocators.capabilities import (
+    OPERATIONS,
+    RETENTION_OPERATIONS,
+    TIER_OPERATIONS,
+    Capabilities,
+)
 from pabench.subjects.allocators.groups import GROUP_KINDS, KvGroup
 from pabench.subjects.allocators.host import HostAllocator
 from pabench.subjects.allocators.host_cache import PrefixCache
@@ -66,7 +71,7 @@ class HostGroups(HostAllocator):
 
     name = "host-groups"
     capabilities = Capabilities(
-        operations=frozenset(OPERATIONS) - {"free_window", *TIER_OPERATIONS},
+        operations=frozenset(OPERATIONS) - {"free_window", *TIER_OPERATIONS, *RETENTION_OPERATIONS},
         watermark=True,
         images=True,
         groups=frozenset(GROUP_KINDS),

@@ -218,11 +218,15 @@ class HostState(PageAllocator):
             pages = pages[~cached]
         self._ring.push(pages)
 
-    def _hold(self, pages: Sequence[int]) -> None:
-        """Take cached pages for one more holder; raises ``OutOfPages`` where the watermark needs them."""
+    def _hold(self, pages: Sequence[int], *, more: int = 0) -> None:
+        """Take cached pages for one more holder, with room for ``more`` pages.
+
+        Raises:
+            OutOfPages: the watermark needs them.
+        """
         held = [page for page in pages if page != NULL_PAGE]
         unused = [page for page in held if page in self._cache.unused]
-        self._admit(len(unused))
+        self._admit(len(unused) + more)
         for page in unused:
             del self._cache.unused[page]
         nobodys = {*unused, *self._call_back(held)}

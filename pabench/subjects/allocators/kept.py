@@ -24,7 +24,7 @@ def digests(result: Any, table: Any = None) -> Digests:
         found = {"slots": lambda: result.slots, "copies": lambda: result.copies}
         found["refused"] = lambda: result.refused
     elif isinstance(result, Hit):
-        found = {"hit": lambda: result.pages}
+        found = {"hit": lambda: (*result.pages, result.part_of, result.part)}
     elif isinstance(result, np.ndarray):
         found = {"moves": lambda: result}
     if table is not None:

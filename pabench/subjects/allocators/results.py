@@ -116,10 +116,14 @@ class Hit:
         pages: full pages that hold its beginning; the last token is never among theirs, since its query has
             to be computed.  With groups, those of one behind those of the other, ``NULL_PAGE`` for what the
             next query does not need.
+        part_of: a cached page that begins as the prompt goes on behind ``pages``, ``NULL_PAGE`` for none.
+        part: how many tokens of it do; they are copied when the hit is adopted.
     """
 
     prompt: Prompt
     pages: tuple[int, ...]
+    part_of: int = NULL_PAGE
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

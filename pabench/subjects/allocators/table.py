@@ -28,6 +28,10 @@ ALLOCATORS: dict[str, NamedSubject] = {
         about="on the host: full, window and state layers, KV groups that share one pool",
         place=f"{_ROOM}.host_groups:HostGroups",
     ),
+    "host-reuse": NamedSubject(
+        about="on the host: hits that go on within a page, forks that copy, eviction by priority and time",
+        place=f"{_ROOM}.host_reuse:HostReuse",
+    ),
     # the reference model belongs to the judge; by name it can be asked to serve as a subject too
     "model": NamedSubject(
         about="the specification in plain Python: a queue of free pages, oldest first",

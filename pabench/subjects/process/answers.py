@@ -88,7 +88,7 @@ class Answer:
 KNOWN: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (AttentionOutput, "output", ("out", "lse")),
     (Granted, "granted", ("slots", "copies", "refused")),
-    (Hit, "hit", ("prompt", "pages")),
+    (Hit, "hit", ("prompt", "pages", "part_of", "part")),
     (Prompt, "prompt", ("tokens", "adapter", "salt", "images")),
     (MemorySplit, "split", ("tokens", "reserved", "internal", "external")),
 )
