@@ -382,7 +382,7 @@ def test_gpu_kinds_are_timed_each_by_the_backends_that_are_for_it(tmp_path: Path
     asked = {one["model"] for one in beside.record["config"]["expected"].values()}
     assert set(UNITS) < asked
     assert "operations" not in beside.record["hardware"]
-    assert "append of 30 tokens: " in done.stdout
+    assert "append of 2 tokens: " in done.stdout
     assert "Operations beside attention" in (out / "report.html").read_text()
     others = [line for line in beside.lines if line["kind"] == "sweep"]
     assert {(line["model"], line["backend"]): line["status"] for line in others} == {
@@ -409,7 +409,7 @@ def _compare_names_a_slower_append(out: Path, new: Path, capsys: Any) -> None:
     capsys.readouterr()
     assert run(["compare", str(out), str(new)]) == 1
     head, *rest = capsys.readouterr().out.splitlines()
-    assert re.match(r"WORSE: run_ns SLOWER 1\.100x .*append of 30 tokens", head), head
+    assert re.match(r"WORSE: run_ns SLOWER 1\.100x .*append of 2 tokens", head), head
     assert sum(line.startswith("  run_ns SLOWER") for line in rest) == 1, rest
 
 
