@@ -144,15 +144,22 @@ class Driver:
 
     def _decode(self) -> tuple[int, int]:
         """Grow every decoding sequence by one; return how many were preempted, and tokens swapped."""
-        for seat in self._fresh:
-            self.seats.fork(seat)
+        preempted = moved = 0
+        while self._fresh:
+            seat = self._fresh[0]
+            try:
+                self.seats.fork(seat)
+            except OutOfPages:
+                moved += self._preempt()  # maybe this one, which is fresh no longer
+                preempted += 1
+                continue
+            self._fresh.pop(0)
             self._join(seat.slots[1:])
             self._context += seat.target * (len(seat.slots) - 1)
-        self._fresh.clear()
         active = self._decoding()
         if not active.size:
-            return 0, 0
-        preempted = moved = 0
+            self._context = 0
+            return preempted, moved
         left = self.seats.grow_each(active)
         while left.size:
             moved += self._preempt()

@@ -121,12 +121,18 @@ class Seats:
             self.ns["append"] += perf_counter_ns() - began
 
     def fork(self, seat: Seat) -> None:
-        """Fork the further slots of a seat from its first."""
+        """Fork the further slots of a seat from its first, as far as they are not yet.
+
+        Raises:
+            OutOfPages: forks that copy lack a page for one of them.
+        """
         began = perf_counter_ns()
-        for child in seat.slots[seat.live :]:
-            self._note_copies(self.allocator.fork(seat.slots[0], child))
-        seat.live = len(seat.slots)
-        self.ns["start"] += perf_counter_ns() - began
+        try:
+            for child in seat.slots[seat.live :]:
+                self._note_copies(self.allocator.fork(seat.slots[0], child))
+                seat.live += 1
+        finally:
+            self.ns["start"] += perf_counter_ns() - began
 
     def leave(self, seats: Sequence[Seat]) -> None:
         """End the sequences of seats and take their slots back."""

@@ -204,6 +204,20 @@ def test_driver_forks_share_the_prompt_and_copy_its_last_page() -> None:
     assert served.samples["saved_pages"].tolist() == [0, 2, 2]
 
 
+def test_driver_makes_room_for_forks_that_copy() -> None:
+    """A fork that has no page is no failure of its allocator: somebody is preempted, as for a token."""
+    requests = asked((6, 9), (6, 9), (6, 9), forks=3)
+    allocator = pool(pages=10, name="host-reuse")
+    served = run(requests, allocator)
+    assert [at is not None for at in served.log.finish_s] == [True] * 3
+    assert sum(served.log.preemptions) > 0
+    # a copy for each further answer, each time that a prompt was done
+    assert served.copies >= 6
+    assert served.steps["used_pages"].max() <= 10
+    assert served.steps["context_tokens"].min() >= 0
+    assert allocator.free_pages == 10
+
+
 def test_driver_prefix_cache_finds_full_pages() -> None:
     requests = with_prefixes(asked((3, 2), (3, 2)), "system:tokens=9", seed=0)
     requests = Requests(
