@@ -38,8 +38,8 @@ lengths = ["fixed:len={mean}", "uniform:low=1,high={twice}"]
 )
 
 
-# operations so small that what the stand-in takes to launch them hides how fast the host moves bytes: a
-# speed above the ceilings, which are the host's as well, would be refused
+# operations so small that what the stand-in takes to launch them hides how fast the host moves bytes: a speed
+# above the ceilings, which are the host's as well, would be refused.  Copies of one page are too large
 KINDS = (
     EXPECT
     + """
@@ -47,7 +47,6 @@ KINDS = (
 append = { size = 2, fraction = 0.8 }
 merge = { size = 40, fraction = 0.8 }
 gather = { size = 2, fraction = 0.8 }
-copy-pages = { size = 1, fraction = 0.8 }
 [model.prefill]
 heads = "4:2"
 head_dim = 128
