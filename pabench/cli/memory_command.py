@@ -199,7 +199,7 @@ def command(
         record["sources"][name] = result
         _print(name, result)
     if json_file is not None:
-        atomic_write_text(json_file, pretty(stamped("memory", record)))
+        write_json(json_file, "memory", record)
 
 
 def _notes(model: ModelShape, gpus: int) -> Iterator[str]:

@@ -25,7 +25,11 @@ QUESTIONS = (
 SUBJECTS: dict[str, tuple[str, ...]] = {
     "vllm": ("--allocator vllm-block-pool", "--allocator vllm-kv-cache-manager"),
     "sglang": ("--allocator sglang-paged",),
-    "transformers": ("--allocator transformers-block-manager", "--backend transformers-paged"),
+    "transformers": (
+        "--allocator transformers-block-manager",
+        "--allocator transformers-paged-cache",
+        "--backend transformers-paged",
+    ),
 }
 """What is judged of a package without a GPU in minutes."""
 WITH_TORCH = ("--allocator torch-paged", "--backend torch-flex")

@@ -139,6 +139,7 @@ def test_newer_releases_are_judged_beside_the_pinned_ones(
     assert "vllm-triton" in runs[1]
     assert [one for one in runs[2] if one.startswith("transformers")] == [
         "transformers-block-manager",
+        "transformers-paged-cache",
         "transformers-paged",
     ]
     assert [Path(one).name for one in asked[-1] if one.startswith(str(tmp_path / "out"))][:3] == [

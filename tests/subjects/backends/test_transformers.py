@@ -67,14 +67,14 @@ def test_transformers_shows_that_an_empty_sequence_sees_the_others(name: str) ->
 def test_transformers_runs_its_own_cache_update() -> None:
     backend: Any = adapter("transformers-paged")
     plan = backend.plan(build_tensors(make_case(**SEVERAL)))
-    cache = plan.arguments["cache"]
-    assert type(cache).update.__module__ == table.TRANSFORMERS_CACHE
-    before = cache.key_cache[0].clone()
+    assert type(plan.cache).update.__module__ == table.TRANSFORMERS_CACHE
+    before = [stored.clone() for stored in backend._cache.stored(plan.cache, plan.read)]
     backend.run(plan)
     first = backend.fetch(plan)
     backend.run(plan)
     assert backend.fetch(plan).out.tobytes() == first.out.tobytes()
-    assert bytes(cache.key_cache[0].numpy()) == bytes(before.numpy())
+    for stored, earlier in zip(backend._cache.stored(plan.cache, plan.read), before, strict=True):
+        assert stored.numpy().tobytes() == earlier.numpy().tobytes()
 
 
 def test_transformers_declines_what_the_package_refuses() -> None:
