@@ -87,4 +87,6 @@ def command(
 def _written(files: Sequence[Path], runs: Sequence[Path], json_file: Path | None) -> None:
     for file in files:
         say(str(file))
-    write_json(json_file, "report", {"files": [str(file) for file in files], "runs": [str(run) for run in runs]})
+    write_json(
+        json_file, "report", {"files": [str(file) for file in files], "runs": [str(run) for run in runs]}
+    )
