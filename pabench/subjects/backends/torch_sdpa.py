@@ -90,6 +90,7 @@ class TorchSdpaBackend:
             EnvironmentRefused: the device is ``cuda`` and this PyTorch has no CUDA.
         """
         self._where = torch_place(self.name, device)
+        self.on_host = self._where.type == "cpu"
 
     def plan(self, tensors: Tensors) -> SdpaPlan:
         """Upload ``tensors`` and read the block table.

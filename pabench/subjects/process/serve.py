@@ -18,7 +18,7 @@ from pabench.subjects.backends.base import Backend
 from pabench.subjects.process.allocator_calls import AllocatorCalls
 from pabench.subjects.process.answers import Answer, Plain
 from pabench.subjects.process.backend_calls import BackendCalls
-from pabench.subjects.process.facts import launches, load
+from pabench.subjects.process.facts import launches, load, place_of
 from pabench.subjects.process.memory import Inputs, lent
 from pabench.subjects.process.raised import told
 from pabench.subjects.process.room_calls import RoomCalls
@@ -88,7 +88,7 @@ class Served:
         self._calls["task"] = lambda place, arguments: told_result(
             run_task(place, arguments, subject=subject, device=opened)
         )
-        about = {"name": opened.name, "description": opened.description}
+        about = {"name": opened.name, "description": place_of(subject, opened)}
         return Plain(facts | {"device": about, "kind": kind})
 
 

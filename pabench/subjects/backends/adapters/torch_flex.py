@@ -78,6 +78,7 @@ class TorchFlexBackend:
         modules = TORCH.load()
         self._flex, self._paged = (modules[name] for name in TORCH.modules)
         self._where = torch_place(self.name, device)
+        self.on_host = self._where.type == "cpu"
         self.mode = "native" if self._where.type == "cuda" else "eager"
         self.capabilities = Capabilities(
             dtypes=frozenset(TORCH_DTYPES),
