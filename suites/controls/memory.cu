@@ -125,6 +125,20 @@ extern "C" __global__ void aligned_16_bytes(const pab::u32* in, pab::u32* out, p
   out[threadIdx.x] = four.at[3];
 }
 
+// As float4 is: the width of the load comes from the type, and no intrinsic says it.
+struct alignas(16) Four {
+  pab::u32 x, y, z, w;
+};
+extern "C" __global__ void misaligned_vector(const pab::u32* in, pab::u32* out, pab::u32 first) {
+  const Four four = reinterpret_cast<const Four*>(in + first)[threadIdx.x];  // FAULT: first is no multiple of 4
+  out[threadIdx.x] = four.x + four.y + four.z + four.w;
+}
+
+extern "C" __global__ void aligned_vector(const pab::u32* in, pab::u32* out, pab::u32 first) {
+  const Four four = reinterpret_cast<const Four*>(in + first)[threadIdx.x];
+  out[threadIdx.x] = four.y;
+}
+
 extern "C" __global__ void misaligned_store(pab::u8* out, pab::u32 at) {
   using namespace pab;
   *reinterpret_cast<u16*>(out + at + 2 * threadIdx.x) = static_cast<u16>(threadIdx.x);  // FAULT: odd bytes

@@ -6,7 +6,7 @@
 #include <utility>
 
 // The launcher's own accesses are not the kernel's.
-#define PAB_EMU_UNCHECKED __attribute__((no_sanitize("thread")))
+#define PAB_EMU_UNCHECKED __attribute__((no_sanitize("thread", "alignment")))
 
 namespace pab_emu {
 

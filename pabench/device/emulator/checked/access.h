@@ -103,6 +103,14 @@ inline void note_cells(Site& site, const Trace& t, u64 address, u32 event, u32 b
   }
 }
 
+// A pointer to a type that its address is not aligned for, before what it points to is read or written in parts.
+[[gnu::noinline]] void misaligned(u64 address, u32 alignment, bool writes, const void* pc) {
+  if (!current || current->watch == kCount) return;
+  BlockTrace& block = *trace_of(*current).block;
+  Touch touch{current, address, alignment, writes ? Access::kWrite : Access::kRead, pc};
+  if (locate(*block.checked, block, touch)) check_alignment(*block.checked, touch);
+}
+
 // Whether all bytes of an access have been written.
 template <u32 kBytes>
 inline bool all_written(const Site& site, u64 address) {
