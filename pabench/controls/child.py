@@ -38,7 +38,7 @@ class PlainCudaDevice(CudaDevice):
 
 
 def run(name: str, folder: Path) -> dict[str, Any]:
-    """Run the control ``name``; return ``wrong`` (a twin's wrong output, or None) or ``error``."""
+    """Run the control ``name``; return ``wrong`` (a look-alike's wrong output, or None) or ``error``."""
     try:
         controls = {control.id: control for control in load_controls(folder)}
         if name not in controls:

@@ -45,7 +45,7 @@ class Compared:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong: with the checked device, or with a twin on the GPU."""
+        """What is wrong: with the checked device, or with a look-alike on the GPU."""
         if self.ours.problem:
             return self.ours.problem
         if self.control.faulty or self.theirs is None:

@@ -21,7 +21,7 @@ class Observation:
     Attributes:
         findings: of the checked device.
         fault: why the launch ended early without a finding.
-        wrong: what a twin left wrong in its buffers.
+        wrong: what a look-alike left wrong in its buffers.
     """
 
     findings: tuple[Finding, ...]

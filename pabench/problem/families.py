@@ -148,7 +148,7 @@ def faint(at: FamilyInput) -> tuple[Array, Array]:
 
 
 def far_negative(at: FamilyInput) -> tuple[Array, Array]:
-    """All logits near -30,000 and below: a finite stand-in for minus infinity, such as -10,000, leads."""
+    """All logits near -30,000 and below: a finite number for minus infinity, such as -10,000, leads."""
     return _noise(at) - 30_000.0, _random_values(at)
 
 

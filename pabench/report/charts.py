@@ -44,7 +44,7 @@ CONFIG = {
 Chart = dict[str, Any]
 """A Vega-Lite chart, or a part of one."""
 MAX_CHART_CELLS = 400
-"""Squares of one chart; beyond that nobody reads numbers in a picture, and the table twin stands alone."""
+"""Squares of one chart; beyond that nobody reads numbers in a picture, and the table stands alone."""
 
 
 def charts_missing() -> str | None:

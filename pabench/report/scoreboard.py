@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pabench import __version__
-from pabench.checks.standing import Claim
+from pabench.checks.summary import Claim
 from pabench.report.templates import template
 from pabench.submission.package import Submission
 from pabench.submission.waivers import Waiver

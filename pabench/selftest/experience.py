@@ -21,7 +21,7 @@ SHORTEST_SECONDS = 0.001
 
 @dataclass(slots=True)
 class Experience:
-    """Of one killer."""
+    """Of one runner."""
 
     _reached: dict[tuple[object, str], frozenset[str]] = field(default_factory=dict)
     _seconds: dict[tuple[object, str], float] = field(default_factory=dict)

@@ -196,11 +196,11 @@ class MutantRunner:
         with tempfile.TemporaryDirectory(prefix="pabench-mutant-", dir=self._scratch) as folder:
             if not mutant.file.endswith(".py"):
                 kernels = overlay(mutant, resource_dir("kernels_cuda"), Path(folder) / "kernels")
-                return self._fate(mutant, kernels, ())
+                return self._result(mutant, kernels, ())
             package = overlay_package(mutant, Path(folder) / "package")
-            return self._fate(mutant, None, (str(package),))
+            return self._result(mutant, None, (str(package),))
 
-    def _fate(self, mutant: Mutant, kernels: Path | None, path: tuple[str, ...]) -> MutantResult:
+    def _result(self, mutant: Mutant, kernels: Path | None, path: tuple[str, ...]) -> MutantResult:
         stages = [one for one in stages_of(mutant) if one.hasty or not self._hasty]
         units = units_of(mutant.file)
         if not stages:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlparse
 
-from pabench.checks.standing import BAD, Line
+from pabench.checks.summary import BAD, Line
 from pabench.errors import InvalidCase, UsageError
 from pabench.tables import check_fields
 

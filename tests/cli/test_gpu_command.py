@@ -1,4 +1,4 @@
-"""``pabench gpu`` and ``make gpu``: the whole command, with a stand-in where the GPU would be."""
+"""``pabench gpu`` and ``make gpu``: the whole command, with a stub where the GPU would be."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ def test_sanitizer_does_not_run_what_no_tool_looks_for(tmp_path: Path) -> None:
     row = compare(verdict("loop_without_end"), FOLDER, script(tmp_path, {}))
     assert (row.theirs, row.state) == (None, "no tool")
     assert not (tmp_path / "calls").exists()
-    # but a twin that no tool looks at is watched all the same, for its result
+    # but a look-alike that no tool looks at is watched all the same, for its result
     assert Compared(ours=verdict("loop_without_end", "missed"), theirs=None).problem == "missed"
 
 

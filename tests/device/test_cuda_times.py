@@ -124,7 +124,7 @@ def test_cuda_times_a_cell_as_a_graph_out_of_a_cold_cache(cupy: Any) -> None:
     timing = line["timing"]
     assert (timing["method"], timing["cold"]) == ("graph", True)
     assert timing["sets"] == 1  # 61 KB of traffic are many caches of 4 KiB
-    assert not timing["gated"]  # the stand-in is done with a launch before it returns
+    assert not timing["gated"]  # the stub is done with a launch before it returns
     assert len(timing["sm_mhz"]) == len(line["run_ns"])
     assert min(timing["sm_mhz"]) > 0
     assert timing["event_floor_ns"] < timing["sample_ns"]

@@ -1,4 +1,4 @@
-"""racecheck of the checked device: every rule with a kernel that breaks it and a twin that does not."""
+"""racecheck of the checked device: every rule with a kernel that breaks it and a look-alike that does not."""
 
 from __future__ import annotations
 

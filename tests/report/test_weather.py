@@ -109,7 +109,7 @@ def made() -> ModuleType:
 def test_newer_releases_are_judged_beside_the_pinned_ones(
     made: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which packages are installed where, and which runs are made of them; pip and pabench are stand-ins."""
+    """Which packages are installed where, and which runs are made of them; pip and pabench are stubs."""
     asked: list[list[str]] = []
 
     def ran(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:

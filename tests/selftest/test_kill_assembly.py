@@ -28,9 +28,9 @@ def test_assembly_has_faults_and_all_are_judged_from_ptx() -> None:
 @pytest.mark.parametrize("name", SAMPLE)
 def test_fault_in_the_assembly_is_killed(name: str) -> None:
     mutant = MUTANTS[name]
-    with MutantRunner(seeds=(0,)) as killer:
-        fate = killer.judge(mutant)
-    assert fate.status == "killed", fate
-    (kill,) = fate.kills
+    with MutantRunner(seeds=(0,)) as runner:
+        result = runner.judge(mutant)
+    assert result.status == "killed", result
+    (kill,) = result.kills
     assert kill is not None
     assert kill.is_by(mutant.killed_by), kill

@@ -1,4 +1,4 @@
-"""Puts the stand-in for CuPy in place of the real one, in this process or in a new one."""
+"""Puts the stub for CuPy in place of the real one, in this process or in a new one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ backends = ["rawkernel-cascade"]
 
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The stand-in, under CuPy's name."""
+    """The stub, under CuPy's name."""
     module = importlib.import_module("tests.support.standin.cupy")
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setitem(sys.modules, "cupy.cuda", module.cuda)

@@ -104,7 +104,7 @@ def tile_on_host(block: Array, shape: tuple[int, ...]) -> Array:
 
 
 def tile_nothing(block: Array, shape: tuple[int, ...]) -> Array:
-    """Return a stand-in for a cache of that shape, for whoever knows its pages by the block alone."""
+    """Return a stub for a cache of that shape, for whoever knows its pages by the block alone."""
     return np.broadcast_to(np.zeros((), block.dtype), shape)
 
 

@@ -19,7 +19,7 @@ from pabench.subjects.allocators.adapters.caller import CuttingAllocator
 from pabench.subjects.allocators.capabilities import Capabilities
 from pabench.subjects.allocators.results import Granted
 from pabench.subjects.peers.package import ThirdPartyPackage
-from pabench.subjects.peers.stand_ins import functions_of
+from pabench.subjects.peers.stubs import functions_of
 
 PAGED = "sglang.srt.mem_cache.allocator.paged"
 

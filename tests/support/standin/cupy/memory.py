@@ -1,4 +1,4 @@
-"""Device memory of the stand-in: numpy arrays that know how to be set."""
+"""Device memory of the stub: numpy arrays that know how to be set."""
 
 from __future__ import annotations
 
