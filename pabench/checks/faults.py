@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One fault, one verdict: the failing checks of a run, grouped by what explains them.
 
 A small case fits many explanations, and one fault fails many checks.  The explanation that fits most of a

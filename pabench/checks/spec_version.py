@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Versions of the specification: what each asks, and what a profile must pass.
 
 A file of ``suites/spec`` does not change once it is released, so that results under one version compare.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run shows of a subject: clauses, profiles and badges, computed from the results of a run alone."""
 
 from __future__ import annotations

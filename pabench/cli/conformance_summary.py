@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``pabench conformance`` says at its end: what was not right, summaries, the matrix of subjects."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench export``: a run in the form that another tool reads."""
 
 from __future__ import annotations

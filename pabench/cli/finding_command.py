@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench finding``: an entry of the ledgers as a report for its project."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench gpu``: everything that an NVIDIA GPU is needed for, in one command with a budget."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench memory``: what paging saves for given lengths and a model, and the best page size."""
 
 from __future__ import annotations

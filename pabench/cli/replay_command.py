@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench replay``: judge a saved failing case again."""
 
 from __future__ import annotations

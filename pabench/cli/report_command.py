@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench report``: render the report of one or more runs."""
 
 from __future__ import annotations

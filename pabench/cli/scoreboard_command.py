@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench scoreboard``: submission packages side by side on one page."""
 
 from __future__ import annotations

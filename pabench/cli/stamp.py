@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every JSON answer opens with, so that a reader knows which form it holds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench submit``: a conformance run as a package that anybody can verify."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench verify``: is a submission package whole, and what does it show?  Nothing is fetched or run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench weather``: other projects' kernels and allocators by version and clause, on one page."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two runs to one comparison: lines, what speaks against comparing, exit code, table."""
 
 from __future__ import annotations

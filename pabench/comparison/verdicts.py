@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What became of verdicts: items that fail now, features, profiles and badges that are lost."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs one control on the GPU in a process of its own, where it may crash, hang, or be watched.
 
 ``python -m pabench.controls.child ID FOLDER`` prints one line of JSON after ``MARKER``.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two checkers on the same controls, side by side: the checked device and compute-sanitizer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asks the checker what it must know before it is believed: controls and look-alikes, in a second or two."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gives a control its memory on a device, launches it, and looks at what it leaves behind."""
 
 from __future__ import annotations

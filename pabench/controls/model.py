@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a control is: a kernel, its launch, and what a checker must say of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same controls under NVIDIA's compute-sanitizer on a GPU: what its tools say, beside what ours says.
 
 The format of its output is described in the Compute Sanitizer manual (docs.nvidia.com/compute-sanitizer):

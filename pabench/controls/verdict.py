@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the checked device is right about a control, under every schedule that was tried."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checked device: the emulated device with every memory access and synchronization instrumented."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Adversarial input families: keys, values and queries built so that a paging fault shows.
 
 Random tensors hide faults: softmax averages them away, and without a mask it does not even see the order of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a reader asks first, beside right or wrong: badges, the page size, regressions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Charts as static SVG: written as Vega-Lite, drawn by vl-convert, no script and no browser.
 
 Colours, labels and steps are decided in the view model; a chart only places them.  Where vl-convert is not

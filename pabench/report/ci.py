@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs in the forms that CI services show: annotations of sources, a job summary, a badge."""
 
 from __future__ import annotations

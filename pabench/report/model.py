@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything the page says, computed before a template sees it: journal -> view model, a pure function."""
 
 from __future__ import annotations

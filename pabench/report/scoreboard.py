@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scoreboard: submission packages side by side, as one HTML file without a script."""
 
 from __future__ import annotations

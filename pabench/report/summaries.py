@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clauses, profiles and badges of each subject, as the report shows them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The weather page: other projects' kernels and allocators by version and clause, and what has changed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Controls as a plug for the engine: kernels with a planted fault, and look-alikes, on the checked device.
 
 An item passes when the checked device says what it must: the fault of its class at a marked line under every

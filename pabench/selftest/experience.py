@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What judging mutants has taught: which questions reach a kernel file, how long each takes, what kills.
 
 A search for what kills a mutant then begins with the questions that have killed most a second, and leaves out

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the suite does to a mutant: which check kills it, under which seeds, and how clearly.
 
 Checks run in worker processes, since a fault may crash or hang.  A search begins with the check that is named

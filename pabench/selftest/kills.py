@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Planted faults as a plug for the engine: an item a mutant, passed when the suite kills it."""
 
 from __future__ import annotations

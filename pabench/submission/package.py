@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The package itself: a zip of the run, waivers and statement, and a manifest with the hash of each file.
 
 A hash shows that a file is not the one the manifest speaks of.  Whoever can write the package can write its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waivers: failures that a submission asks to have overlooked, each with a reason, a link and a last day."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of captured activations: ``pabench model --capture`` writes them, ``--inputs`` names them.
 
 A file is an ``.npz`` with ``q``, ``k``, ``v`` (see ``Capture``) and ``about``, JSON text.  Nothing in it

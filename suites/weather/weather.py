@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Judges other projects' packages, pinned and newest, and writes a page of them: ``make weather``.
 
 Packages go into folders of their own without their dependencies, as ``make test-peers`` installs them; of a

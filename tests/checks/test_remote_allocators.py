@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An allocator in a process of its own is judged as one that is here, an operation a trip."""
 
 from __future__ import annotations

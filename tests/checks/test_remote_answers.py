@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a subject's process says is read with doubt, and what is lent to it keeps its form."""
 
 from __future__ import annotations

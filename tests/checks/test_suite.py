@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The suite as a table: what a row must have, and that a new row is all that a new question takes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clauses, profiles and badges follow from results, and from nothing a subject declares."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench gpu`` and ``make gpu``: the whole command, with a stub where the GPU would be."""
 
 from __future__ import annotations

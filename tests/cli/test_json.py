@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``--json`` of every command: a record that says which form it has, also where the answer is no."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checked device on its controls: what is planted is found, and a checker that errs is not believed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The controls under compute-sanitizer, seen through a script that prints what it prints."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CUDA device without a GPU: refusals, and what it asks of CuPy, seen through a stub."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times of a CUDA device, up to the launch: graphs, cold sets, ceilings, judgement of what was timed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """racecheck of the checked device: every rule with a kernel that breaks it and a look-alike that does not."""
 
 from __future__ import annotations

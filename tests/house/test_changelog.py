@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The changelog: one section per version, newest first, no entry twice, none cut in two by a merge."""
 
 from __future__ import annotations

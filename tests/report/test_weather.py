@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The weather page: other projects by the state of each clause, and what has changed since an earlier one."""
 
 import importlib.util

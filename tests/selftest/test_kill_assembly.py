@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults in the inline assembly, which the emulated device does not see, die on the PTX device.
 
 All of them: ``pabench selftest --mutants tests/mutants/assembly.toml``; here two.

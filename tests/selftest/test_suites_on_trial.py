@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Suites on trial: the right kernel passes everywhere, and faults fall where their inputs can show them."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a subject runs, in words: a Python function does not run on the emulated device."""
 
 from __future__ import annotations

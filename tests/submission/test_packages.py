@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Submission packages: what is packed can be verified, and what was changed shows."""
 
 import json

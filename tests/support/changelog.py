@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts the fragments of ``changelog.d`` into the changelog: ``make changelog``.
 
 A fragment is one entry in a file of its own, ``NAME.KIND.md``, so that two changes never meet in one place.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts the stub for CuPy in place of the real one, in this process or in a new one."""
 
 from __future__ import annotations

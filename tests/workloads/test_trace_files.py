@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trace files as they are published: right figures, or one line that names the option."""
 
 from __future__ import annotations

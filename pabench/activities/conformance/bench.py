@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worker's side of a conformance run: the judge.
 
 Hypothesis, tensors, truth, bound and verdict live here; the subject that is judged lives in a process of its

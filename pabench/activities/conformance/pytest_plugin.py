@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pytest plugin for other projects: the suite inside their own tests.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worker's side of a sweep: a judge that owns a process per backend, and runs one cell after another."""
 
 from __future__ import annotations

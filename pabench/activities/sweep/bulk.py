@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arrays of a whole cell, gigabytes of them, made fast; and the check of a part of what came out.
 
 ``build_tensors`` makes every number with care and takes seconds for a gigabyte.  Here a block of random

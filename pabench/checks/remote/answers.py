@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes values of what a subject's process says: everything is looked at, nothing is believed.
 
 Arrays are made here of bytes that have the length that their type and shape ask for.  What is no array

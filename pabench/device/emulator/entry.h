@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // From a kernel function to something the launcher can call: unpacks an array of pointers to arguments.
 #pragma once
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The PTX device: kernels as a compiler for GPUs makes them, run on the host by the emulated runtime."""
 
 from __future__ import annotations

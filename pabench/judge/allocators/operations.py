@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operations of a history as plain data: names and fields, checked when they come from a file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an allocator's kernels must refuse by themselves, and whether they do.
 
 In a graph of launches nobody checks a request before the kernel does.  So a request that breaks a rule of the

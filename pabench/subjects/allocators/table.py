@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The allocators by name: ours, and those of other projects.  No package of another project is imported."""
 
 from __future__ import annotations

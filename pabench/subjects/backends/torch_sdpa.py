@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The first outsider: gather the pages, then let PyTorch's scaled dot product attention do the rest.
 
 What that function has no argument for (soft cap, float32 biases, sinks, an e4m3 cache) is written out in

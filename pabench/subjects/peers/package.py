@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The packages that adapters run: which version, where they are looked for, what is loaded of them."""
 
 from __future__ import annotations

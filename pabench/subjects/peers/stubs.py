@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imports a part of a large package without what that part does not use.
 
 A serving engine's allocator is plain Python, but importing it pulls in drivers, servers and model code.  Here

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is known of a subject once it is loaded, as plain values."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The process of one subject: opens the device, loads the subject, answers calls until its judge is gone.
 
 Requests are pickled by the judge, whom this side trusts; an array in them is a place in memory that the judge

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench sweep`` from the command line to the run directory, with right and planted wrong backends."""
 
 from __future__ import annotations

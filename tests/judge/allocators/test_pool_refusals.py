@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernels of the pools must refuse by themselves: the rules, and that the kernels are asked."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Streams of token ids: what they share, where they part, and that they part by little."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Importing a part of a package alone: what is replaced, what is never, and what is left behind."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Adapters of libraries that need a GPU, up to the call: arguments by the real signatures, answers converted.
 
 Each library's tests skip where it is not installed; none of its kernels runs here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The attention functions of transformers' continuous batching: right where it is, and the rest shows."""
 
 from __future__ import annotations

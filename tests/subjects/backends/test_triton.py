@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Triton kernels of vLLM, SGLang and ours: right where they are, and seen where they are not.
 
 They run in Triton's interpreter here.  The tests skip where a package is not installed; ``make test-peers``

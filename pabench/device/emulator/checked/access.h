@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One access of the running thread: past the checkers, by the short way where its instruction did the like before.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What instrumented code calls: the thread sanitizer's interface, answered by our observers instead of its runtime.
 #pragma once
 

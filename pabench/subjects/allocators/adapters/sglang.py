@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SGLang: its paged token-to-KV allocator, on the host with the routines it has for platforms without Triton.
 
 Ids start at 1, since slot 0 takes padded writes; freed pages go to the front of the free list.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """transformers since 5.24: the paged cache of its continuous batching, sectors of blocks.
 
 One allocator, of full attention, has all sectors; a sector is one block here.  Block ids start behind the two

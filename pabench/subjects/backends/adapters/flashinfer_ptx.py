@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlashInfer's kernels on devices that run PTX: its templates by nvcc, launched as its host functions do.
 
 What its wrappers plan on the host, in C++ that needs a GPU, is planned here by the same rules: tiles of query

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The adapters by name: what they run, and what that needs.  Nothing of another project is imported here."""
 
 from __future__ import annotations

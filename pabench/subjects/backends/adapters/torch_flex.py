@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlexAttention over pages: torch's experimental ``PagedAttention`` makes a block mask one over the pool.
 
 Conventions: keys and values are one row of pages, ``(1, num_kv_heads, num_pages * page_size, head_dim)``;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """transformers: the cache object of its continuous batching, filled in from a pool, in both of its forms.
 
 The cache's own ``update`` writes the new tokens (here the bits that are there) and gathers what is read.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """transformers: the attention functions of its continuous batching, ``sdpa_paged`` and ``eager_paged``.
 
 Conventions: the keys and values that a batch reads are gathered by ``PagedAttentionCache.update``, which

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's other routes in Triton: prefix prefill with paged decode, and the split-KV decode of its MLA layers.
 
 ``chunked_prefill_paged_decode`` takes the new tokens' keys and values as dense rows beside the cache, so

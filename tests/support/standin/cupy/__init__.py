@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A stub for CuPy: the names that pabench uses, over the emulated device.
 
 A folder that is put on the path before the real package, for tests of what happens on a machine with a GPU

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Device memory of the stub: numpy arrays that know how to be set."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Streams, events, graphs and launches of the stub."""
 
 from __future__ import annotations
