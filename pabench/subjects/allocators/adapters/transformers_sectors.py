@@ -12,13 +12,13 @@ from types import SimpleNamespace
 
 from pabench.subjects.allocators.adapters.caller import CallerAllocator
 from pabench.subjects.allocators.capabilities import Capabilities
-from pabench.subjects.backends.adapters.table import TRANSFORMERS, TRANSFORMERS_CACHE
 from pabench.subjects.peers.package import ThirdPartyPackage
+from pabench.subjects.peers.transformers import CACHE, TRANSFORMERS
 
 PEER = ThirdPartyPackage(
     package="transformers",
     version="5.24.0",
-    modules=(TRANSFORMERS_CACHE,),
+    modules=(CACHE,),
     bare=TRANSFORMERS.bare,
     replaced=TRANSFORMERS.replaced,
 )
@@ -36,7 +36,7 @@ class TransformersPagedCache(CallerAllocator):
         """See ``CallerAllocator``."""
         import torch
 
-        module, shape = PEER.load()[TRANSFORMERS_CACHE], self.shape
+        module, shape = PEER.load()[CACHE], self.shape
         blocks = module.FullAttentionCacheAllocator(
             index=0,
             config=SimpleNamespace(head_dim=HEAD_DIM),

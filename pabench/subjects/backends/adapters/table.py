@@ -3,16 +3,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
 from pabench.subjects.backends.adapters.gpu_table import GPU_ADAPTERS
 from pabench.subjects.backends.adapters.triton_peers import SGLANG, TRITON, VLLM
 from pabench.subjects.peers.named import NamedSubject
 from pabench.subjects.peers.package import ThirdPartyPackage
+from pabench.subjects.peers.transformers import TRANSFORMERS
 
 TORCH = ThirdPartyPackage(
     package="torch",
@@ -35,54 +30,6 @@ JAX = (
     ),
 )
 """JAX last, after what it imports: each is installed without its dependencies."""
-
-TRANSFORMERS_SDPA = "transformers.integrations.sdpa_paged"
-TRANSFORMERS_EAGER = "transformers.integrations.eager_paged"
-_BATCHING = "transformers.generation.continuous_batching"
-TRANSFORMERS_CACHE = f"{_BATCHING}.cache"
-TRANSFORMERS_UTILS = f"{_BATCHING}.utils"
-ABSENT = ("psutil", "torch_mps", "torch_npu", "torch_xpu")
-
-
-def _never(*_: Any, **__: Any) -> bool:
-    return False
-
-
-def _replaced_in_transformers(folder: Path) -> Mapping[str, Mapping[str, Any]]:
-    """What cache and utilities name and these adapters do not call: models, requests, memory, processes."""
-    logger = SimpleNamespace(get_logger=logging.getLogger)
-    unused: dict[str, dict[str, Any]] = {
-        "transformers.configuration_utils": {"PreTrainedConfig": None, "PretrainedConfig": None},
-        "transformers.generation.configuration_utils": {"ContinuousBatchingConfig": None},
-        "transformers.utils.generic": {"is_flash_attention_requested": None},
-        "transformers.utils.logging": {"logging": logging},
-        f"{_BATCHING}.distributed": {"DistributedHelper": None},
-        f"{_BATCHING}.initialization": {"resolve_max_memory_percent": None},
-        # none of these accelerators is driven, and psutil is asked for memory alone
-        "transformers.utils": {"logging": logger, **{f"is_{name}_available": _never for name in ABSENT}},
-        "transformers.utils.import_utils": {
-            "is_torch_greater_or_equal": _never,
-            "is_torchdynamo_compiling": _never,
-        },
-    }
-    requests = ("FutureRequestState", "RequestState", "RequestStatus", "get_device_and_memory_breakdown")
-    kept = {name: type(name, (), {}) for name in requests}
-    return {**unused, f"{_BATCHING}.requests": {**kept, "logger": logging.getLogger("transformers")}}
-
-
-TRANSFORMERS = ThirdPartyPackage(
-    package="transformers",
-    version="5.17.0",
-    modules=(TRANSFORMERS_SDPA, TRANSFORMERS_EAGER, TRANSFORMERS_CACHE, TRANSFORMERS_UTILS),
-    bare=(
-        "transformers",
-        "transformers.generation",
-        _BATCHING,
-        "transformers.integrations",
-        "transformers.utils",
-    ),
-    replaced=_replaced_in_transformers,
-)
 
 ADAPTERS: dict[str, NamedSubject] = {
     "jax-pallas": NamedSubject(

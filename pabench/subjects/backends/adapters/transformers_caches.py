@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import torch
 
 from pabench.problem.tensors import Tensors
-from pabench.subjects.backends.adapters.table import TRANSFORMERS_CACHE
 from pabench.subjects.backends.torch_tensors import TORCH_DTYPES, upload
+from pabench.subjects.peers.transformers import CACHE
 
 SECTOR_ALIGNMENT = 128
 """Bytes of which a sector is a multiple, as the cache's constructor has it."""
@@ -72,7 +72,7 @@ class Cache(Protocol):
 
 def cache_of(modules: Mapping[str, ModuleType], where: torch.device) -> Cache:
     """Return the form that this version of the package has."""
-    module = modules[TRANSFORMERS_CACHE]
+    module = modules[CACHE]
     return SectorCache(module, where) if hasattr(module, "CachePool") else SlotCache(module, where)
 
 

@@ -23,17 +23,12 @@ from pabench.problem.dtypes import Array
 from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.problem.visibility import first_visible_key
-from pabench.subjects.backends.adapters.table import (
-    TRANSFORMERS,
-    TRANSFORMERS_EAGER,
-    TRANSFORMERS_SDPA,
-    TRANSFORMERS_UTILS,
-)
 from pabench.subjects.backends.adapters.transformers_caches import PagedPlan, cache_of
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.torch_place import torch_place
 from pabench.subjects.backends.torch_tensors import TORCH_DTYPES, to_numpy, upload
 from pabench.subjects.backends.validate import check_attention
+from pabench.subjects.peers.transformers import EAGER, SDPA, TRANSFORMERS, UTILS
 
 SMALLEST_BLOCK = 4
 
@@ -43,7 +38,7 @@ class TransformersPagedBackend:
 
     name = "transformers-paged"
     features = frozenset({"window"})
-    place: tuple[str, ...] = (TRANSFORMERS_SDPA, "sdpa_attention_forward", "sdpa_attention_paged_forward")
+    place: tuple[str, ...] = (SDPA, "sdpa_attention_forward", "sdpa_attention_paged_forward")
     # torch's fused kernels round the softmax weights to the storage type; the other function does so itself
     profile = NumericsProfile(p_dtype="storage", partial_dtype="float32", kv_dtype=None)
 
@@ -59,7 +54,7 @@ class TransformersPagedBackend:
         self._attend = next(
             getattr(modules[module], name) for name in names if hasattr(modules[module], name)
         )
-        self._build_mask = modules[TRANSFORMERS_UTILS].build_attention_mask
+        self._build_mask = modules[UTILS].build_attention_mask
         self._where = torch_place(self.name, device)
         self.on_host = self._where.type == "cpu"
         self._cache = cache_of(modules, self._where)
@@ -124,7 +119,7 @@ class TransformersPagedEagerBackend(TransformersPagedBackend):
 
     name = "transformers-paged-eager"
     features = frozenset({"window", "sinks"})
-    place = (TRANSFORMERS_EAGER, "eager_paged_attention_forward")
+    place = (EAGER, "eager_paged_attention_forward")
 
 
 def _slots(tensors: Tensors) -> tuple[Array, Array, list[int]]:
