@@ -54,7 +54,6 @@ def test_place_is_announced_and_recorded(
         "decode[normal]",
         "--profile",
         "glance",
-        "-x",
     ]
     assert run([*words, "--out", "run"]) == 1
     assert f"pabench conformance: mine.py:decode on {ON_HOST}" in capsys.readouterr().err
