@@ -46,15 +46,7 @@ def test_place_is_announced_and_recorded(
 ) -> None:
     (tmp_path / "mine.py").write_text(FUNCTION)
     monkeypatch.chdir(tmp_path)
-    words = [
-        "conformance",
-        "--backend",
-        "mine.py:decode",
-        "-k",
-        "decode[normal]",
-        "--profile",
-        "glance",
-    ]
+    words = ["conformance", "--backend", "mine.py:decode", "-k", "decode[normal]", "--profile", "trial"]
     assert run([*words, "--out", "run"]) == 1
     assert f"pabench conformance: mine.py:decode on {ON_HOST}" in capsys.readouterr().err
     told = json.loads(Path("run/run.json").read_text())["provenance"]["device"]
