@@ -39,7 +39,7 @@ lengths = ["fixed:len={mean}", "uniform:low=1,high={twice}"]
 )
 
 
-# operations so small that what the stand-in takes to launch them hides how fast the host moves bytes: a
+# operations so small that what the stub takes to launch them hides how fast the host moves bytes: a
 # speed above the ceilings, which are the host's as well, would be refused
 KINDS = (
     EXPECT
