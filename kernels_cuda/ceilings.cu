@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The ceilings that other kernels are measured against: a plain read, copy and fill of memory, and an empty launch.
 //
 //   ceiling_read    grid any; block 256; no shared memory; sums (grid * 8) u32: one a warp, of the words it read

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a measurement needs beside the work that it times: a gate, the clock of the multiprocessors, a look at the L2.
 //
 //   instrument_gate    grid 1; block 1; waits until the host sets *flag, or limit_ns have passed; said[0] is 1 when it

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Writes new keys and values into the paged cache.
 //
 //   kv_append         grid ceil(num_tokens / PAB_WARPS), 1, 1; block 32 * PAB_WARPS; no shared memory

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Gathers tokens of the paged cache into dense rows, sequence behind sequence: the way back from kv_append_paged.
 //
 //   kv_gather   grid ceil(num_tokens / PAB_WARPS), 1 (keys) or 2 (keys and values), 1; block 32 * PAB_WARPS; no shared

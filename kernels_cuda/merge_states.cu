@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Merges attention states: outputs and LSEs of the same query rows over parts of the keys.
 //
 //   merge_states   grid ceil(num_rows * num_heads / PAB_WARPS), 1, 1; block 32 * PAB_WARPS; no shared memory

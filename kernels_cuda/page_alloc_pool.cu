@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Page allocators without an order: every thread serves a request of its own, at the same time as the others.
 //
 //   page_pool_extend, page_pool_free   grid ceil(max_seqs / 128); block 128; no shared memory

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Gives pages back, shares them and starts afresh: the other half of page_alloc_scan.cu, with the same state.
 //
 //   page_alloc_drop    grid a power of two; block PAB_THREADS (a multiple of 32, at most 1024); shared: 64 u64

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Grows sequences page by page, deterministically: same state and requests, same pages.
 //
 //   page_alloc_extend   grid a power of two; block PAB_THREADS (a multiple of 32, at most 1024)

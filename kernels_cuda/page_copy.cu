@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Copies the beginnings of pages to other pages of the same cache, in all layers at once: what a copy on write asks for.
 //
 //   page_copy   grid (any, number of caches); block 256; no shared memory

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Paged decode attention on tensor cores: a persistent grid that reads each key and value once per KV head.
 //
 //   paged_decode_plan   grid 1; block PAB_PLAN_THREADS (a multiple of 32); shared: kScanWords u64

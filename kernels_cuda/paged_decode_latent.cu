@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Paged decode attention over a latent cache (MLA, absorbed) on tensor cores: one vector a token is the key of all query
 // heads, and its first elements are the value.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Paged attention, the readable one: one warp per (query row, query head, split of the keys).  For plain decode a
 // sequence has one query row; PAB_FEATURES adds more of them, and all that pab/features.cuh lists.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Paged attention of many query tokens a sequence (prompts, chunks of them) on tensor cores.
 //
 //   paged_prefill_plan   grid 1; block PAB_PLAN_THREADS (a multiple of 32, at least kBuckets)

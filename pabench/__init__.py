@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Benchmark and conformance suite for paged attention.
 
 ``check`` judges a function of this program, ``read`` and ``compare`` return runs as pandas DataFrames.  Each

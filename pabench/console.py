@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What pabench prints: harmless text, on streams that never end a run.
 
 Whoever reads standard output may go away (``pabench sweep | head -1``) or its disk may fill: then printing

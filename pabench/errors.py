@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every error a user can meet, each with the exit code of the command line.
 
 Exit codes: 0 ok, 1 failure or regression, 2 interrupted, 3 internal, 4 usage, 5 nothing ran,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Progress on standard error: a bar on a terminal, one line per finished item elsewhere; with time left.
 
 What is unsupported took no time and is counted at the end of the run: it has no line.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the folders that ship beside the code, in a wheel as well as in a checkout."""
 
 from __future__ import annotations

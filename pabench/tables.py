@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads files that hold one kind of TOML table: mutants, controls, known deviations."""
 
 from __future__ import annotations

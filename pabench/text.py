@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text of others, which a backend, a file or a path may hold anything in, made fit to be shown to people.
 
 Terminals obey escape sequences, marks of direction turn the text beside them around, and a lone surrogate has

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Says where the exception of somebody else's code comes from: one line for people, and the traceback."""
 
 from __future__ import annotations

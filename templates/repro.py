@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the case beside this file on a kernel, and compares it with dense attention in float64.
 
     python repro.py my_kernel.py:decode      # or package.module:function

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the append beside this file on a kernel, and compares the cache bit for bit.
 
     python repro.py my_kernel.py:append      # or package.module:function

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the merge beside this file on a kernel, and compares it with a merge in float64.
 
     python repro.py my_kernel.py:merge      # or package.module:function

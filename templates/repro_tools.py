@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the scripts of saved cases share: they lie beside it, and need numpy alone."""
 
 import importlib

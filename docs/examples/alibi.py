@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ALiBi: a slope per query head times the distance of the key."""
 
 import numpy as np

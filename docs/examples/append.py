@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing the cache: ``decode.append`` puts new tokens into their slots, in place; -1 means: skip."""
 
 import numpy as np

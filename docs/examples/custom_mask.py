@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any mask: ``mask[row, key]`` says which keys a row sees, such as trees of drafts or image spans."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cache in FP8 (e4m3) with a scale per KV head; the scales are None when the cache has the type of q."""
 
 import numpy as np

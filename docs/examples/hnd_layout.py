@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Heads before tokens: ``layout = "HND"`` makes caches (num_pages, num_kv_heads, page_size, head_dim)."""
 
 import numpy as np

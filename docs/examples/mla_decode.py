@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decode of multi-head latent attention with numpy: a vector a token is the key, its beginning the value."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A page allocator of one's own: the pages that came back last go out first."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A backend as a class: it says what it can, plans outside the timed part, and takes both cache layouts."""
 
 from __future__ import annotations

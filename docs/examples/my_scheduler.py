@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Schedulers of one's own: short requests first, and the longest is preempted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Paged decode by one warp for each (sequence, query head): small enough to read at one go.
 // pabench: threads=32 shared_bytes=0 dtypes=float32,float16,bfloat16 max_head_dim=256
 #include "pab/storage.cuh"

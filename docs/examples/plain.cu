@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Paged decode as it is written without pabench in mind: shared memory, shuffles, half2, cooperative groups, atomics.
 // pabench: threads=128 shared_bytes=1536 dtypes=float16 max_head_dim=256
 #include <cooperative_groups.h>

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prefill: ``qo_indptr`` says which query rows are whose; row r of a sequence sees the keys up to its own."""
 
 import numpy as np

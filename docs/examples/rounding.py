@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lower precision: softmax weights rounded to the storage type, declared, and judged by that arithmetic."""
 
 import numpy as np

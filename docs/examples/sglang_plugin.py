@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An attention backend of SGLang: tables from the pool of requests, decode, extend, batches of graphs."""
 
 import types

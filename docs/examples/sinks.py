@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention sinks, as in gpt-oss: a logit per query head joins the softmax and the LSE, without a value."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A soft cap on logits, as in Gemma 2: ``cap * tanh(x / cap)``, after the scale."""
 
 import numpy as np

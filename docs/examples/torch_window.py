@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A torch function: the annotation of its first parameter asks for tensors."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An out-of-tree attention backend of vLLM: metadata, implementation, and batches of graphs."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A sliding window, declared by its parameter: a row sees the last ``window`` keys, its own included."""
 
 import numpy as np

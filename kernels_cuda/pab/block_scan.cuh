@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Sums over the threads of a block in thread order, a search in what they leave behind, and turns of blocks.
 //
 // Shared memory: 64 u64 (two values a warp).  Every thread of the block calls, none has returned.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rows of a quantised cache: the vector of one token and KV head as bytes, and what they stand for.
 //
 //   PAB_ROWS   1: the cache holds rows of a format that is known at run time; else, or not defined, elements as

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The end of a piece of paged_decode.cu, whose warps attended to other keys of the same rows: they join their states.
 //
 // Part of that kernel, not of others: it uses the constants and the memory that paged_decode.cu defines before it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The work of a decode call as one line of positions, cut into equal shares: how blocks find their tiles.
 //
 // A unit is one sequence, one KV head and kUnitRows packed rows (query token x head of the group), 16 unless

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The end of a unit: a row's result from its keys' maximum and sum, and the merge of pieces by the last one to arrive.
 //
 // Part of paged_decode.cu and paged_decode_latent.cu, not of others: it uses kValueDim and kThreads, which these define

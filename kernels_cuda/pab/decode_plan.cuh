@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The plan of paged_decode.cu: lays the units of a batch on the line of pab/decode_line.cuh, and finds where each share
 // begins.  One block of whole warps does it, all threads together.
 //

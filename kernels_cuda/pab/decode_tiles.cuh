@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the decode kernels share: the arguments of a call, its packed rows, and a block's walk over the tiles of its
 // share.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a kernel instance does beyond plain decode: soft cap, window, ALiBi, sinks, scales of an e4m3 cache, several
 // query rows a sequence.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the rows of a 16 x 8 accumulator of mma.m16n8k16 see, and the logits that its products become.
 //
 // A lane holds elements of two rows, lane / 4 and 8 below: one LogitRow for each.

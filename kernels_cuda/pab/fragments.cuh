@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tiles of 16-byte chunks in shared memory, and matrix instructions on them in the storage type of the instance.
 //
 //   PAB_DTYPE   1 float16, 2 bfloat16

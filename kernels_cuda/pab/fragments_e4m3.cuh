@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tiles of e4m3 in shared memory as operands of matrix instructions on the storage type of the instance, in which every
 // e4m3 number is exact.
 //

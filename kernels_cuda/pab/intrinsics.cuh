@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The only door to the hardware: kernels include this header and use no intrinsic, no inline PTX, of their own.
 //
 // Two sides with the same declarations: intrinsics_cuda.cuh (PTX and CUDA built-ins, sm_80 and later) and

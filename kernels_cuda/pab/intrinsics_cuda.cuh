@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The hardware side of pab/intrinsics.cuh: CUDA built-ins and inline PTX for sm_80 and later.
 #pragma once
 

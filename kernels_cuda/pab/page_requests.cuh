@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What is asked of a pool of pages that many threads share; the pool itself is a template parameter.
 //
 // A pool has `take(pages, out)`: true when `pages` of them stand in `out`, false with nothing taken; and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Page pool as a lock-free stack: any number of threads take and give at the same time, and none waits for another.
 //
 // State    words[0] u64: {tag, index of the top page}, index 0xFFFFFFFF for an empty pool; store (num_pages) u32: the

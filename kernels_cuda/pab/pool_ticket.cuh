@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Page pool as a ring with tickets: a warp asks for all its lanes at once, so there is one atomic operation a warp on
 // each of its words.  Blocking: whoever has a ticket may wait for the thread that fills, or empties, that place.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The work of a prefill call: blocks of packed rows, and the order in which they are begun.
 //
 // The query tokens of a sequence and the heads of a group are packed into rows, row = token * group_size + head of

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The end of a block of paged_prefill.cu: rows and their LSE from the states of its lanes.
 //
 // Part of that kernel, not of others: it uses the constants and the memory that paged_prefill.cu defines before it.

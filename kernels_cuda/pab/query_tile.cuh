@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The queries of a warp's rows in shared memory: where their chunks lie, and how they become operand A.
 //
 // Over a cache of the instance's own type they are read with ldmatrix, like the keys; over e4m3 they are numbered as

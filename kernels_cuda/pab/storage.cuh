@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The storage type of a kernel instance and vector access to it.
 //
 //   PAB_DTYPE   0 float32, 1 float16, 2 bfloat16 (the smaller types are carried as their bits)

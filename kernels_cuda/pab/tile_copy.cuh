@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tiles of the paged cache on their way to shared memory: the copies of a tile's keys and values.
 //
 // Part of paged_decode.cu and paged_prefill.cu, not of others: it uses what these define before it: kHeadDim, kThreads,

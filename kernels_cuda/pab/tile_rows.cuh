@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where the tokens of a tile lie in the paged cache.
 //
 // Part of the tensor-core kernels, not of others: it uses what these define before it: kTile and Call.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rounding once: a result on its way through float to fewer bits.
 //
 // Rounding to nearest twice can miss the number that lies nearest.  Rounding to odd on the way cannot: an exact result

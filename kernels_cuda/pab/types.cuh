@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Short names of fixed-size types, alike for NVRTC (which has no <cstdint>) and the host compiler.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Numbers to rows of a quantised cache: the way back from pab/cache_rows.cuh, every number and scale rounded once.
 //
 // Quotients are doubles: a quotient of floats in double is nowhere near another tie than its own, so that rounding

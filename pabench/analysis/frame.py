@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run, or several, as one DataFrame: a row a record, a column a figure or a detail."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory by page size, pooled over loads: what the choice of a page size costs."""
 
 from __future__ import annotations

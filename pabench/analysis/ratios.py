@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ratios of two series of times, with an interval and a p-value.
 
 Over replicates a process is one observation: the logarithm of its median.  Five processes say little of how

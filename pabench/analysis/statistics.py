@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Statistics of timed samples: series of one process or of several, intervals, many p-values at once.
 
 Times are positive and their noise multiplies, so ratios are differences of logarithms.  Samples of one

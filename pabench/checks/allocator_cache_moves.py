@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Moves about the prefix cache: prompts that are committed, nearly those, and others in their place."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of page allocators: a history of operations is a case, the invariants are the judgement."""
 
 from __future__ import annotations

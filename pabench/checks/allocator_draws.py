@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What histories of allocators are made of: pools, and the names that prompts are kept apart by."""
 
 from __future__ import annotations

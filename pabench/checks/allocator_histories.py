@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole histories of allocators: many sequences, long rows, large pools, and thousands of rounds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state machine over all operations of a page allocator, refusals among them.
 
 Hypothesis draws its steps; ``search.py`` runs it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Histories of allocators that use cached pages in other ways: begun pages, copied forks, priorities."""
 
 from __future__ import annotations

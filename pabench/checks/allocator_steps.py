@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A history of an allocator that grows step by step: what the moves of a state machine are made of."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Histories with two tiers: cached pages move down, are loaded back, and are pinned on the way."""
 
 from __future__ import annotations

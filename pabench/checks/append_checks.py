@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of the append operation: bit-exact where it writes, and nothing else changed."""
 
 from __future__ import annotations

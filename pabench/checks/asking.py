@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a state machine needs of the search that runs it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of decode attention: ``Case x Backend -> Outcome``.  Pure functions; the suite draws the cases."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The axes of the drawn space: along which cases differ, cut into classes where kernels change their ways.
 
 Boundaries are those of pages, tiles, splits and whole numbers of 15 and 16 bits.

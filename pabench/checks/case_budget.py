@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many cases the questions of a run draw: the profiles of ``suites/conformance/profiles.toml``."""
 
 from __future__ import annotations

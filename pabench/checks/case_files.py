@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Case directories, the writing side: a failing case as files.
 
 ``case.json`` holds check, subject, device and the case itself; ``arrays.npz`` holds the arrays it stood for,

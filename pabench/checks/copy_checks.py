@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of copying pages, as forks and copy on write ask for it: bit-exact, and nothing else changed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Corrupt problems: one broken field each, and problems that are odd and still well defined.
 
 Each function takes good tensors and returns broken ones, or None where the case leaves nothing to break.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Case directories, the reading side: the way back from ``case.json`` to a judgement."""
 
 from __future__ import annotations

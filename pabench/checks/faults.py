@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One fault, one verdict: the failing checks of a run, grouped by what explains them.
 
 A small case fits many explanations, and one fault fails many checks.  The explanation that fits most of a
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pabench.judge.suspect import name_of
@@ -19,6 +20,8 @@ from pabench.text import one_line
 
 PLACE = re.compile(r"sequence \d+, ")
 """Where a judged output is wrong; what stands before it is the variation that a check made."""
+REFUSED = re.compile(r"^.*: refused or right, was (?=.)")
+"""What a check of refusals says before the fault itself."""
 COUNTS = re.compile(r" \(\d+ of \d+ outputs.*\)$")
 
 
@@ -36,7 +39,7 @@ class FoundFault:
     subject: str
     words: str
     place: str
-    lines: tuple[Mapping[str, Any], ...]
+    lines: tuple[Mapping[str, Any], ...] = field(repr=False)
 
     @property
     def checks(self) -> tuple[str, ...]:
@@ -99,6 +102,7 @@ def _said(line: Mapping[str, Any]) -> str:
     if (place := PLACE.search(text)) is not None:
         parts = text[place.start() :].split("; ")
         return parts[-1] if len(parts) > 1 else parts[0]
+    text = REFUSED.sub("", text)
     head, colon, rest = text.partition(": ")
     return rest if colon and head.startswith(("with ", "plan ")) else text
 

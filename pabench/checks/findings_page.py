@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of docs/findings.md: the ledgers as Markdown, defects apart from conventions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of gathering the pages of a batch into dense rows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arrays that end, or begin, at a page of memory that nobody may touch.
 
 A read that strays by one element shows in no output: what was read is masked, or multiplied by 0.  Here it

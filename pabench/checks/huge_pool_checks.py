@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of what writes into a cache larger than memory: a small case, laid where offsets wrap.
 
 A case is one of the usual small ones.  Its pages are spread over a pool of up to 32 GiB of address space, on

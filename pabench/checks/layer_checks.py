@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One plan for all layers of a model, as servers use it: planned once a step, run for each layer."""
 
 from __future__ import annotations

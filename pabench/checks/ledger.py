@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ledgers of known deviations: what a package of another project does that the specification forbids.
 
 An entry holds for an adapter and a range of versions, names the verdicts it stands for, and has a saved

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of merging attention states."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who hears of a case before it is judged, so that its crash can be told from outside."""
 
 from __future__ import annotations

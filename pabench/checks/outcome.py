@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one check says of one case."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention and merge fit together: parts of the keys, each attended to, are merged to the whole."""
 
 from __future__ import annotations

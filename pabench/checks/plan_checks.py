@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of what surrounds a launch: plans in turns and run again, grids beyond what one launch can have."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run does to the process it runs in, and takes back at its end."""
 
 from __future__ import annotations

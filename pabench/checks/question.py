@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows of the suite: what is asked of a subject, on which cases, and by which clause.
 
 A new check takes a function, a row that names it in ``questions/``, a clause of docs/specification.md, and a

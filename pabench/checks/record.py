@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What happens while one question is asked of one subject."""
 
 from __future__ import annotations

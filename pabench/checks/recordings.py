@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The recording beside a saved case, in its ``arrays.npz``: with it the case is judged again anywhere."""
 
 from __future__ import annotations

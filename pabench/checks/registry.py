@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checks by name, for ledgers, replays and lists: what the rows of the suite ask."""
 
 from __future__ import annotations

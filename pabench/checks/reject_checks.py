@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reject or correct: corrupt problems end in a typed error, and in nothing else."""
 
 from __future__ import annotations

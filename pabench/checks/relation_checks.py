@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metamorphic checks: a backend answers a problem and its variants, and the answers must fit together.
 
 A variant is judged by the truth of the first problem, carried over, within the variant's own bound: so a

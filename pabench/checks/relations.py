@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metamorphic relations: another problem whose answer follows from the answer to the first one.
 
 Each function takes the tensors of a case and returns a ``Related``: the problem to start from and its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What came of a question: one result a check and subject."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts questions to subjects: a result each, whatever happens."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What part of a backend's range the cases of a run are drawn from."""
 
 from __future__ import annotations

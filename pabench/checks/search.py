@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The search for a failing case of one question: Hypothesis draws, the check judges, a record remembers."""
 
 from __future__ import annotations

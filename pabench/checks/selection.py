@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which questions ``-k`` means: the ids that a run prints, with globs, lists and the words ``and``, ``not``.
 
 ::

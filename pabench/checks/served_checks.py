@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of calls as servers make them: planned at dummy lengths, and with rows of padding."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Smaller cases than a given one, most promising first: lengths before shapes before the rest.
 
 Hypothesis shrinks what fails within its own process; what kills the process is shrunk from outside, by trying

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drawn space: which classes of each axis a run has met, and which it never met.
 
 Faults live where nothing is drawn, so a run says what it drew.

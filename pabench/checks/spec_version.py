@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Versions of the specification: what each asks, and what a profile must pass.
 
 A file of ``suites/spec`` does not change once it is released, so that results under one version compare.
@@ -11,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pabench.checks.specification import CLAUSES, PROFILES, Profile
-from pabench.checks.standing import Claim, Line, profile_claim
 from pabench.checks.suite import QUESTIONS
+from pabench.checks.summary import Claim, Line, profile_claim
 from pabench.errors import UnknownName
 from pabench.resources import resource_dir
 from pabench.tables import read_toml

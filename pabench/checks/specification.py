@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The clauses of docs/specification.md and the checks that test them; profiles and badges over their results.
 
 Which checks test a clause is said by the rows of the suite; a test holds them and the text in step.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A subject loaded to be judged, and what a run writes down of it: version, mode, or why it is not here."""
 
 from __future__ import annotations

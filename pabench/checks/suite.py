@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The suite: every question in the order in which a subject is asked."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decodes all sequences of an allocator's trial with the attention kernel, through the allocator's tables."""
 
 from __future__ import annotations

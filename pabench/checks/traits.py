@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be said of a case beside its verdict: the names that a ledger entry's ``when`` takes."""
 
 from __future__ import annotations

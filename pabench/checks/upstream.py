@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An entry of a ledger as a report for its project: what, which version, a script, expected, got."""
 
 from __future__ import annotations

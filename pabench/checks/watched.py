@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a backend while canaries stand around its memory, and says what it wrote that it may not write."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Workloads of a definition as questions to its solutions: one call each, judged like any other."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench compare``: what became better or worse between two runs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench conformance``: judge backends and allocators with the generated suite."""
 
 from __future__ import annotations

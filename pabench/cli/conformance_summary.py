@@ -1,4 +1,5 @@
-"""What ``pabench conformance`` says at its end: what was not right, standings, the matrix of subjects."""
+# SPDX-License-Identifier: Apache-2.0
+"""What ``pabench conformance`` says at its end: what was not right, summaries, the matrix of subjects."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pabench.checks.faults import faults_of
-from pabench.checks.standing import Standing, standing_lines, standings
+from pabench.checks.summary import ConformanceSummary, clause_lines, summaries
 from pabench.cli.text_table import text_table
 from pabench.run.record import JUDGED, Record, Status
 from pabench.text import one_line
@@ -42,7 +43,7 @@ ALWAYS = (Status.PASSED, Status.FAILED, Status.CRASHED, Status.UNSUPPORTED)
 def summary_lines(
     records: Sequence[Record], subjects: Sequence[Mapping[str, Any]], *, whole: bool
 ) -> Iterator[str]:
-    """Yield what is not right, standings, the matrix where there are several subjects, and the totals.
+    """Yield what is not right, summaries, the matrix where there are several subjects, and the totals.
 
     Args:
         records: what came of the questions.
@@ -52,7 +53,7 @@ def summary_lines(
     yield from _broken(records)
     yield from _known(records)
     if whole:
-        yield from standing_lines(standings_of(records))
+        yield from clause_lines(summaries_of(records))
     for subject in subjects:
         if subject["version"] is not None:
             how = f", {subject['mode']}" if subject["mode"] else ""
@@ -71,18 +72,18 @@ def summary_lines(
     yield f"{cases} generated cases, {len(records)} checks: {', '.join(said)}"
 
 
-def standings_of(records: Sequence[Record]) -> list[Standing]:
+def summaries_of(records: Sequence[Record]) -> list[ConformanceSummary]:
     """Return where each subject stands."""
-    return list(standings([record.flat() for record in records]))
+    return list(summaries([record.flat() for record in records]))
 
 
 def json_fields(records: Sequence[Record]) -> dict[str, Any]:
-    """Return what the JSON file holds beside the records: totals, standings, and flat results."""
+    """Return what the JSON file holds beside the records: totals, summaries, and flat results."""
     return {
         "cases": sum(_number(record, "cases") for record in records),
         "checks": len(records),
         **{str(one).replace("-", "_"): sum(record.status == one for record in records) for one in Status},
-        "subjects": [subject.to_json() for subject in standings_of(records)],
+        "subjects": [subject.to_json() for subject in summaries_of(records)],
         "results": [record.flat() for record in records],
     }
 
@@ -90,7 +91,7 @@ def json_fields(records: Sequence[Record]) -> dict[str, Any]:
 def properties(records: Sequence[Record]) -> dict[str, str]:
     """Return properties of the JUnit suite: clauses, profiles and badges of each subject."""
     found = {}
-    for subject in standings_of(records):
+    for subject in summaries_of(records):
         name = f"{subject.device}.{subject.subject}"
         found[f"{name}.clauses"] = f"{len(subject.kept)} of {subject.clauses}"
         for kind, claims in (("profiles", subject.profiles), ("badges", subject.badges)):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verdict of a conformance run for programs: right or wrong, one entry per fault, and what to do next."""
 
 from __future__ import annotations

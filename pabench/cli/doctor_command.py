@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench doctor``: what this machine offers to pabench, and what is missing."""
 
 from __future__ import annotations

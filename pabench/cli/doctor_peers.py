@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The packages of other projects that allocators and backends run: which are here, and what is wrong."""
 
 from __future__ import annotations

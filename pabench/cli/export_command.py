@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench export``: a run in the form that another tool reads."""
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from pabench.cli.stamp import check_json, json_option, write_json
 from pabench.console import say
 from pabench.errors import UnknownName, UsageError
 from pabench.run.files import atomic_write_bytes, check_output
@@ -24,7 +26,8 @@ FILE = click.Path(path_type=Path)
     "or badge.  [default: csv]",
 )
 @click.option("--out", type=FILE, metavar="FILE", help="File to write.  [default: standard output]")
-def command(runs: tuple[Path, ...], form: str | None, out: Path | None) -> None:
+@json_option("what was exported, and where to,")
+def command(runs: tuple[Path, ...], form: str | None, out: Path | None, json_file: Path | None) -> None:
     """Write the records of one or more runs in another form.
 
     \b
@@ -47,9 +50,13 @@ def command(runs: tuple[Path, ...], form: str | None, out: Path | None) -> None:
         raise UsageError("--to parquet: is no text: needs --out FILE")
     if out is not None:
         check_output("--out", out)
+    check_json(json_file)
     data = forms[form](read_runs(runs))
     if out is None:
         sys.stdout.write(data.decode())
     else:
         atomic_write_bytes(out, data)
         say(str(out))
+    file = None if out is None else str(out)
+    made = {"file": file, "format": form, "bytes": len(data), "runs": [str(run) for run in runs]}
+    write_json(json_file, "export", made)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench gpu``: everything that an NVIDIA GPU is needed for, in one command with a budget."""
 
 from __future__ import annotations
@@ -5,6 +6,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pabench.cli.stamp import check_json, json_option, write_json
 from pabench.console import say
 from pabench.errors import EnvironmentRefused, UnknownName, UsageError
 from pabench.run.options import parse_seconds, whole
@@ -53,8 +56,16 @@ STRESS = (
 @click.option("--budget", default="540s", metavar="TIME", help="Total time budget.", show_default=True)
 @click.option("--out", metavar="DIR", help="Run directory.  [default: runs/gpu-TIME]")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@json_option("the outcome of each step")
 def command(
-    part: str, grid: str, kinds: str, replicates: str | None, budget: str, out: str | None, resume: bool
+    part: str,
+    grid: str,
+    kinds: str,
+    replicates: str | None,
+    budget: str,
+    out: str | None,
+    resume: bool,
+    json_file: Path | None,
 ) -> int:
     """Check and measure our kernels on this machine's GPU.
 
@@ -79,6 +90,7 @@ def command(
     from pabench.device.cuda import why_no_cuda
     from pabench.run.directory import check_new
 
+    check_json(json_file)
     for name in (grid, kinds):
         read_grid(name)
     several = (
@@ -99,6 +111,8 @@ def command(
         outcomes = run_steps(steps, folder, ends_at=ends_at, done=done, show=say)
     _report(folder)
     code = exit_code(outcomes)
+    record = {"folder": str(folder), "exit_code": code, "steps": [asdict(one) for one in outcomes]}
+    write_json(json_file, "gpu", record)
     ended = {outcome.name for outcome in outcomes if outcome.state in ("ok", "skipped")}
     if not all(step.name in ended and step.complete() for step in steps):
         say(f"go on with: {shlex.join(['pabench', 'gpu', '--resume', '--out', str(folder)])}")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps of ``pabench gpu``: each a pabench command in a process of its own, with a deadline and a log.
 
 What has been done stands in ``steps.json``, so that a run that was cut short goes on where it was.  A step

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench kernels --account``: what one turn of each hot loop spends, as text, JSON or CSV."""
 
 from __future__ import annotations

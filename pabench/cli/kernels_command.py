@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench kernels``: the static table of kernel instances, compiled by NVRTC with no GPU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench list``: the names that options take, with a line about each."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ``pabench`` command: a table of commands, each imported only when it is called.
 
 Every error leaves as one line on standard error and the exit code of ``pabench.errors``; a traceback is shown

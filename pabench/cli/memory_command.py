@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench memory``: what paging saves for given lengths and a model, and the best page size."""
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pabench.cli.model_options import (
     pool_bytes_of,
     weight_bytes_of,
 )
-from pabench.cli.stamp import stamped
+from pabench.cli.stamp import check_json, json_option, write_json
 from pabench.cli.trace_options import TURNS
 from pabench.console import say
 from pabench.errors import UsageError
@@ -114,9 +115,7 @@ PAGE_SIZES = "1,8,16,32,64,128,256"
     show_default=True,
     help="Modelled fixed cost per step, in us.",
 )
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all results as JSON."
-)
+@json_option("all results")
 def command(
     model_name: str | None,
     heads: str | None,
@@ -151,13 +150,11 @@ def command(
     """
     from pabench.activities.sweep.axes import parse_numbers
     from pabench.problem.checks import finite_number
-    from pabench.run.files import atomic_write_text, check_output, pretty
     from pabench.timing.gpus import gpu_by_name
 
     kept = dtype if cache_dtype is None else cache_dtype
     itemsize = item_bytes(kept)
-    if json_file is not None:
-        check_output("--json", json_file)
+    check_json(json_file)
     sizes = parse_numbers("--page-sizes", page_sizes)
     model = chosen_model(model_name, heads, head_dim, layers)
     gpu = gpu_by_name(gpu_name)
@@ -198,8 +195,7 @@ def command(
         result = _figures(drawn, sizes, pool_bytes, token_bytes, max_tokens, model_of_step, held_bytes)
         record["sources"][name] = result
         _print(name, result)
-    if json_file is not None:
-        atomic_write_text(json_file, pretty(stamped("memory", record)))
+    write_json(json_file, "memory", record)
 
 
 def _notes(model: ModelShape, gpus: int) -> Iterator[str]:

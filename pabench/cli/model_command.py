@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench model``: a real language model through our kernels, held to its own dense attention."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options that say which model runs where: bytes of a number, of the weights, of the pool."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers of options as people write them: ASCII digits, nothing around or between them.
 
 Python's ``int`` and ``float`` also take digits of other scripts, underscores, and blanks and newlines around.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench replay``: judge a saved failing case again."""
 
 from __future__ import annotations
@@ -8,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pabench.cli.stamp import stamped
+from pabench.cli.stamp import check_json, json_option, write_json
 from pabench.console import say
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
-from pabench.run.files import atomic_write_text, check_output, pretty
 from pabench.run.options import deadline_of, poll_seconds
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option("--checked", is_flag=True, help="Check every memory access, on the emulated device.")
 @click.option("--deadline", metavar="SECONDS", help="Timeout per call, in seconds.  [default: 60]")
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict."
-)
+@json_option("the verdict")
 @click.option("--in-process", is_flag=True, help="Run without worker processes, for debuggers.")
 def command(
     case_dir: Path,
@@ -73,8 +71,7 @@ def command(
     from pabench.run.workers import DEFAULT_DEADLINE_S
     from pabench.workloads.captured import inputs_in_use
 
-    if json_file is not None:
-        check_output("--json", json_file)
+    check_json(json_file)
     if outputs is not None:
         if subject or device or kernels or checked or deadline is not None:
             raise UsageError("--outputs calls no backend: it stands alone")
@@ -103,6 +100,5 @@ def _told(replayed: Replayed, json_file: Path | None) -> int:
         say(f"  {line}")
     if replayed.traceback:
         say(replayed.traceback.rstrip())
-    if json_file is not None:
-        atomic_write_text(json_file, pretty(stamped("replay", asdict(replayed))))
+    write_json(json_file, "replay", asdict(replayed))
     return EXIT_OK if replayed.passed else EXIT_FAILURE

@@ -1,11 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench report``: render the report of one or more runs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from pabench.cli.stamp import check_json, json_option, write_json
 from pabench.console import say
 from pabench.errors import UsageError
 from pabench.run.files import check_output
@@ -37,8 +40,14 @@ from pabench.run.files import check_output
     is_flag=True,
     help="Write a page with charts to explore too, beside the report: NAME-interactive.html.",
 )
+@json_option("which pages were written")
 def command(
-    runs: tuple[Path, ...], out: Path | None, base: Path | None, folder: Path | None, interactive: bool
+    runs: tuple[Path, ...],
+    out: Path | None,
+    base: Path | None,
+    folder: Path | None,
+    interactive: bool,
+    json_file: Path | None,
 ) -> None:
     """Render one HTML file from one or more run directories and print its path.
 
@@ -50,6 +59,7 @@ def command(
       pabench report runs/sweep --interactive
       pabench report --index runs
     """
+    check_json(json_file)
     if folder is not None:
         if runs or base is not None or interactive:
             raise UsageError("--index takes a folder in place of runs, of --base and of --interactive")
@@ -57,7 +67,7 @@ def command(
 
         if out is not None:
             check_output("--out", out)
-        say(str(render_index(folder, out or folder / "index.html")))
+        _written([render_index(folder, out or folder / "index.html")], [], json_file)
         return
     if not runs:
         raise UsageError("no run given: name at least one run directory", hint="pabench report RUN...")
@@ -67,8 +77,17 @@ def command(
         check_output("--out", out)
     from pabench.report.render import render_report
 
-    say(str(render_report(runs, out, base=base)))
+    files = [render_report(runs, out, base=base)]
     if interactive:
         from pabench.report.interactive import render_interactive
 
-        say(str(render_interactive(runs, out.with_name(f"{out.stem}-interactive.html"))))
+        files.append(render_interactive(runs, out.with_name(f"{out.stem}-interactive.html")))
+    _written(files, runs, json_file)
+
+
+def _written(files: Sequence[Path], runs: Sequence[Path], json_file: Path | None) -> None:
+    for file in files:
+        say(str(file))
+    write_json(
+        json_file, "report", {"files": [str(file) for file in files], "runs": [str(run) for run in runs]}
+    )

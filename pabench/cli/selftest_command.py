@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench selftest``: whether pabench's own instruments can be believed."""
 
 from __future__ import annotations

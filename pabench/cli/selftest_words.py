@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``pabench selftest`` prints: a table of what was asked, what went wrong, and one line at the end."""
 
 from __future__ import annotations

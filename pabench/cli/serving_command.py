@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench serving``: a workload, a scheduler, page allocators, and what came of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench stress``: page allocators under many requests, in full pools, over time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench sweep``: page sizes x length distributions x batches, from the options to the report."""
 
 from __future__ import annotations

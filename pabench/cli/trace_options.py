@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options that say of a trace what its file does not say itself."""
 
 from __future__ import annotations

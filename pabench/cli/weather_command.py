@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench weather``: other projects' kernels and allocators by version and clause, on one page."""
 
 from __future__ import annotations
@@ -6,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from pabench.cli.stamp import check_json, json_option, write_json
 from pabench.console import say
 from pabench.errors import UsageError
-from pabench.run.files import atomic_write_text, check_output, pretty
+from pabench.run.files import atomic_write_text, check_output
 
 FILE = click.Path(path_type=Path)
 
@@ -16,9 +18,7 @@ FILE = click.Path(path_type=Path)
 @click.command(name="weather")
 @click.argument("runs", nargs=-1, metavar="RUN...", type=FILE)
 @click.option("--out", type=FILE, metavar="FILE", required=True, help="Page to write, without scripts.")
-@click.option(
-    "--json", "json_file", type=FILE, metavar="FILE", help="Write it as JSON, for the next --since."
-)
+@json_option("the rows, for the next --since,")
 @click.option("--since", type=FILE, metavar="FILE", help="JSON of an earlier page: show what has changed.")
 def command(runs: tuple[Path, ...], out: Path, json_file: Path | None, since: Path | None) -> None:
     """Write a page over conformance runs of other projects' packages: subject x clause x version.
@@ -32,9 +32,8 @@ def command(runs: tuple[Path, ...], out: Path, json_file: Path | None, since: Pa
     from pabench.report.weather import changes, rows_of, unjudged, weather_html, weather_json, weather_rows
     from pabench.run.read import read_runs
 
-    for option, file in (("--out", out), ("--json", json_file)):
-        if file is not None:
-            check_output(option, file)
+    check_output("--out", out)
+    check_json(json_file)
     before = None
     if since is not None:
         before = rows_of(parse(read_text(since, "--since"), f"--since {since}"), f"--since {since}")
@@ -47,7 +46,6 @@ def command(runs: tuple[Path, ...], out: Path, json_file: Path | None, since: Pa
         say(line)
     for line in absent:
         say(f"not judged: {line}")
-    if json_file is not None:
-        atomic_write_text(json_file, pretty(weather_json(rows)))
+    write_json(json_file, "weather", weather_json(rows))
     atomic_write_text(out, weather_html(rows, changed, compared=before is not None, absent=absent))
     say(str(out))

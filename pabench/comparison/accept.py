@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Regressions that are let pass: a TOML file of entries, each with its reason and its last day."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Baselines: runs kept under a name, to be compared with later, whatever becomes of their folders."""
 
 from __future__ import annotations

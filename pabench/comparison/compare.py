@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two runs to one comparison: lines, what speaks against comparing, exit code, table."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pabench.comparison.counted import counted_deltas
 from pabench.comparison.delta import CLASSES, Change, Delta
 from pabench.comparison.pairs import Difference, differences, pairs_of, unlike_machines
 from pabench.comparison.timed import THRESHOLD, has_times, timed_deltas
-from pabench.comparison.verdicts import standing_deltas, verdict_deltas
+from pabench.comparison.verdicts import summary_deltas, verdict_deltas
 from pabench.errors import EXIT_FAILURE, EXIT_INCONCLUSIVE, EXIT_OK, UnknownName, UsageError
 from pabench.run.read import Run, read_run
 
@@ -124,7 +125,7 @@ def compare_runs(
     deltas: list[Delta] = []
     if "verdicts" in parts:
         if base.kind == "conformance":
-            deltas += standing_deltas(base, new)
+            deltas += summary_deltas(base, new)
         deltas += verdict_deltas(pairs)
     if "counted" in parts:
         deltas += counted_deltas(pairs)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counted figures: exact, the same on every machine, so that any difference is one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs in the forms that other tools read."""
 
 from __future__ import annotations

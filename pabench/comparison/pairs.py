@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which items of two runs belong together, and whether the machines do."""
 
 from __future__ import annotations

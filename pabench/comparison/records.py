@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A comparison as records, for JUnit."""
 
 from __future__ import annotations

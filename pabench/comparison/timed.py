@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Timed figures: series of samples, compared with the noise that they have."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records of solutions as lines of FlashInfer Trace."""
 
 from __future__ import annotations

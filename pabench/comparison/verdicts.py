@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What became of verdicts: items that fail now, features, profiles and badges that are lost."""
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ def verdict_deltas(pairs: Sequence[Pair]) -> Iterator[Delta]:
             yield from _nearer(pair.base, pair.new)
 
 
-def standing_deltas(base: Run, new: Run) -> Iterator[Delta]:
+def summary_deltas(base: Run, new: Run) -> Iterator[Delta]:
     """Yield a line for each profile and badge that one conformance run holds and the other does not."""
     # loads the whole suite, which every page but that of a comparison does without
-    from pabench.checks.standing import standings
+    from pabench.checks.summary import summaries
 
     first, second = (
-        {(found.subject, found.device): found for found in standings(_lines(run))} for run in (base, new)
+        {(found.subject, found.device): found for found in summaries(_lines(run))} for run in (base, new)
     )
     for key in first.keys() & second.keys():
         for kind, before, after in (

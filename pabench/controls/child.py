@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs one control on the GPU in a process of its own, where it may crash, hang, or be watched.
 
 ``python -m pabench.controls.child ID FOLDER`` prints one line of JSON after ``MARKER``.
@@ -38,7 +39,7 @@ class PlainCudaDevice(CudaDevice):
 
 
 def run(name: str, folder: Path) -> dict[str, Any]:
-    """Run the control ``name``; return ``wrong`` (a twin's wrong output, or None) or ``error``."""
+    """Run the control ``name``; return ``wrong`` (a look-alike's wrong output, or None) or ``error``."""
     try:
         controls = {control.id: control for control in load_controls(folder)}
         if name not in controls:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two checkers on the same controls, side by side: the checked device and compute-sanitizer."""
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Compared:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong: with the checked device, or with a twin on the GPU."""
+        """What is wrong: with the checked device, or with a look-alike on the GPU."""
         if self.ours.problem:
             return self.ours.problem
         if self.control.faulty or self.theirs is None:

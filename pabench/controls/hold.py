@@ -1,4 +1,5 @@
-"""Asks the checker what it must know before it is believed: a few controls and twins, in a second or two."""
+# SPDX-License-Identifier: Apache-2.0
+"""Asks the checker what it must know before it is believed: controls and look-alikes, in a second or two."""
 
 from __future__ import annotations
 
@@ -41,9 +42,9 @@ def control_device(
 def controls_hold(device: CheckedDevice) -> list[str]:
     """Return what the checker of ``device`` gets wrong about the quick controls, one line each.
 
-    One control and one twin of each class that ``device`` checks run under three schedules, on a device of
-    their own with the same kernels folder.  That they hold is remembered in the cache folder by the hash of
-    all that the answer depends on; that they do not is not.
+    One control and one look-alike of each class that ``device`` checks run under three schedules, on a device
+    of their own with the same kernels folder.  That they hold is remembered in the cache folder by the hash
+    of all that the answer depends on; that they do not is not.
 
     Raises:
         CompileError: the controls do not compile against the folder's headers.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gives a control its memory on a device, launches it, and looks at what it leaves behind."""
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def prepare(control: Control, device: Device) -> Prepared:
 
 
 def wrong_output(control: Control, device: Device, prepared: Prepared) -> str | None:
-    """Return the first element that a twin should have left otherwise, in words, or None."""
+    """Return the first element that a look-alike should have left otherwise, in words, or None."""
     for buffer in control.args:
         if not isinstance(buffer, Buffer) or buffer.equals is None:
             continue

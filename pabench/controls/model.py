@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a control is: a kernel, its launch, and what a checker must say of it."""
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ class Control:
         judged = any(buffer.equals is not None for buffer in buffers.values())
         if judged == self.faulty:
             rule = "has no right result" if self.faulty else "must say what its kernel leaves in a buffer"
-            raise InvalidCase("equals", self.id, f"a {'control' if self.faulty else 'twin'} {rule}")
+            raise InvalidCase("equals", self.id, f"a {'control' if self.faulty else 'look-alike'} {rule}")
         if not self.faulty and self.also:
             raise InvalidCase("also", self.also, "is for controls, not for correct look-alikes")
 

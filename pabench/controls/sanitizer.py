@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same controls under NVIDIA's compute-sanitizer on a GPU: what its tools say, beside what ours says.
 
 The format of its output is described in the Compute Sanitizer manual (docs.nvidia.com/compute-sanitizer):
@@ -28,7 +29,7 @@ PROGRAM = "compute-sanitizer"
 DEADLINE_S = 120
 """A control takes seconds under a tool; those that deadlock would take for ever."""
 PLAIN_TOOL = "memcheck"
-"""Watches those for whose fault no tool looks, so that a twin's result is judged on the GPU all the same."""
+"""Watches those for whose fault no tool looks: a look-alike's result is judged on the GPU all the same."""
 
 PREFIX = "========="
 HEADLINE = re.compile(
@@ -50,7 +51,7 @@ class ToolVerdict:
         state: ``flagged``, ``clean``, ``deadline`` (ended by us), or ``failed`` (ended with no summary).
         lines: of the kernel file, as the tool names them.
         headline: the first error, or why there is no verdict.
-        wrong: what a twin left wrong in its buffers on the GPU.
+        wrong: what a look-alike left wrong in its buffers on the GPU.
     """
 
     tool: str

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads suites/controls/controls.toml and the marks of its kernel files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the checked device is right about a control, under every schedule that was tried."""
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Observation:
     Attributes:
         findings: of the checked device.
         fault: why the launch ended early without a finding.
-        wrong: what a twin left wrong in its buffers.
+        wrong: what a look-alike left wrong in its buffers.
     """
 
     findings: tuple[Finding, ...]

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices: memory, compile, launch; CUDA hardware and its emulation behind one protocol."""

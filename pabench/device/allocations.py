@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The memory of a checked device: which allocations there are, which were freed, which bytes were written."""
 
 from __future__ import annotations

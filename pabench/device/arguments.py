@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of a launch that hold for every device: limits and argument types, before anything runs."""
 
 from __future__ import annotations

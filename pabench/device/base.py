@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protocol of a device: memory, compile, launch, synchronise.
 
 Implementations: ``cuda`` (CuPy), ``emulated`` (the same sources as C++ on the host), ``ptx:...`` (what a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where compiled kernels are kept: files named by the hash of everything that went into them.
 
 Each file ends in a seal, a checksum over its name and content, which is looked at before the file is used:

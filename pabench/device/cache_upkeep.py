@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keeps the cache folder small: what was not used for long goes first, and what killed builds left."""
 
 from __future__ import annotations

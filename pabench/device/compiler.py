@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The host C++ compiler of the emulated device: which one, with which flags, and its errors in one line."""
 
 from __future__ import annotations

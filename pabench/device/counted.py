@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From what the runtime counted in a launch to ``Counters``: code places become lines, memory gets names."""
 
 from __future__ import annotations

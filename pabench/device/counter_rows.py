@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What counters are made of: rows by line, by buffer and by matrix shape, and how they add up."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a counted launch did: instructions of warps, sectors, wavefronts; exact, and the same in every run.
 
 A request is one instruction of a warp.  Figures are whole numbers; nothing here is a time.

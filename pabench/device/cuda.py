@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CUDA device: CuPy for memory and launches, NVRTC for compilation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Holds a stream back until the host has queued all work behind the gate, so that launches cost no time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory of a GPU that ends, or begins, at addresses that are reserved and never mapped.
 
 Three granules of virtual addresses and more are reserved, and all but the first and the last are mapped

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lines of the L2 cache that were set aside to stay (CUDA driver API, "L2 persistence").
 
 What one backend leaves there would make the next one's cold cache warm.  CuPy has no call for it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times work on the current CUDA device: a CUDA graph where the work can be captured, between two events.
 
 Launches cost the host some microseconds each, which a graph hides; its own launch and the recording of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where CuPy keeps its binaries: it makes that folder when it is imported, and fails where it cannot."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The disassembler and assembler of NVIDIA's toolkit, from a wheel or the path; neither needs a GPU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The emulated device: kernel files compiled as C++20, each CUDA thread a fiber (the folder emulator)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a checked launch found, as data and in words."""
 
 from __future__ import annotations

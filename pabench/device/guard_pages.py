@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory of the host that ends, or begins, at a page that nobody may touch."""
 
 from __future__ import annotations

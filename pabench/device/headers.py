@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The headers that a kernel file may include: where they lie, and what they add to the key of a binary."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NVRTC: options for a kernel instance, and compilation to a cubin with no GPU at hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many blocks of a kernel fit on one multiprocessor, by the rules of the CUDA driver.
 
 Limits of an SM: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability", and NVIDIA's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ptxas says about a kernel file: registers, spills, stack, shared memory, barriers.
 
 The log (``--ptxas-options=-v``) is text for people, so the reader is strict: an entry whose figures are not

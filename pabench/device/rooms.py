@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a device puts memory while somebody watches: between canaries, or flush with memory of nobody.
 
 A device has no rooms of its own accord.  Within ``in_rooms`` all that it hands out, uploads included, lies in

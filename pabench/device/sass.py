@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instructions of a GPU as ``nvdisasm`` prints them: functions, registers, classes."""
 
 from __future__ import annotations

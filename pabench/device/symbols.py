@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From an offset in a compiled kernel to a line of its source, by the compiler's debug information."""
 
 from __future__ import annotations

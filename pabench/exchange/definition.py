@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Definition of FlashInfer Trace: what a kernel computes, by axes, inputs and outputs.
 
 Source: github.com/flashinfer-ai/flashinfer-bench, docs/flashinfer_trace/definition.md.

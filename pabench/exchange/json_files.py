@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """JSON of others, field by field: what is missing or of the wrong kind is one line with file and field."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lists of slots that rows see, as DeepSeek Sparse Attention passes them, and the token lists of a case.
 
 A slot is ``page * page_size + offset``; -1 names none.

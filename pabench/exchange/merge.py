@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Merging attention states as a Definition states it: outputs and their LSEs of base 2.
 
 Source: FlashInfer, ``merge_state``, ``merge_state_in_place`` and ``merge_states``, and their trace templates.

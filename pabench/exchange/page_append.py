@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Appending to a paged cache as a Definition states it: new rows, their sequences and positions, a CSR table.
 
 Source: FlashInfer, ``append_paged_kv_cache`` and ``append_paged_mla_kv_cache``, and their trace templates.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Paged attention as a Definition states it: which of its inputs are queries, caches and tables.
 
 Taken are ``gqa`` and ``mla``, decode and prefill, told by the names of the inputs: ``q, k_cache, v_cache``

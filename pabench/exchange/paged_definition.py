@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads a Definition of paged attention: its constants, its types, and what about it is not taken."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random inputs of a workload of paged attention: queries and caches, NaN where no sequence has a token."""
 
 from __future__ import annotations

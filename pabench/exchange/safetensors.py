@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads tensors of a safetensors file: a header of JSON, then the bytes of each tensor in order.
 
 Source: huggingface/safetensors, README, "Format".

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Solution of FlashInfer Trace: the source of a kernel for one Definition, with its entry point.
 
 Source: github.com/flashinfer-ai/flashinfer-bench, docs/flashinfer-trace/solution.mdx.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a Definition states: paged attention, appending to a paged cache, or merging attention states."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Trace of FlashInfer Trace: what became of a solution on a workload, and the rules that a line must keep.
 
 Source: github.com/flashinfer-ai/flashinfer-bench, docs/flashinfer-trace/trace.mdx and workload.mdx.

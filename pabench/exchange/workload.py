@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Workloads of FlashInfer Trace: sizes of a definition's variable axes, and where its inputs come from.
 
 Source: github.com/flashinfer-ai/flashinfer-bench, docs/flashinfer-trace/workload.mdx.  A file has one JSON

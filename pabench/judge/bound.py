@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The error bound T: how far a right kernel with a declared arithmetic may be from the float64 truth.
 
 For one query row with raw logits ``r_j = sm_scale * q . k_j``, capped ones ``c_j = cap * tanh(r_j / cap)`` or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Explanations that belong to a cache whose K and V differ or are one."""
 
 from __future__ import annotations

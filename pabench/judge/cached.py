@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the rows of a cache stand for: the judge's own reading, which shares no code with the writer's.
 
 A row is read by what the table of formats says of it alone: the types of its numbers and scales, and how many

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Explanations of how a cache was read whose format is not that of the queries, from its table."""
 
 from __future__ import annotations

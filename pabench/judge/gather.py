@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads stored tokens through the block table and widens them to float64, exactly.
 
 The judge's own way to the data: page ids have 64 bits, so that none can wrap.  It shares no code with what

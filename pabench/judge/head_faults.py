@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Explanations of which vectors a row took: those of another KV head, or a part of their elements."""
 
 from __future__ import annotations

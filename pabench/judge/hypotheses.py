@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Explanations of a wrong output: recompute the row as a faulty kernel would, and see which ones fit.
 
 An explanation is only offered when every number of the row (and its LSE, when that is wrong too) lies within

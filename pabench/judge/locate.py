@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Says in words where an output is wrong and, when one explanation fits, why."""
 
 from __future__ import annotations

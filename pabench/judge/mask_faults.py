@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Explanations of which keys a row took: too few or many, another row's, some twice, parts of pages."""
 
 from __future__ import annotations

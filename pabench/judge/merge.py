@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The truth of merging attention states, with the bound of every element.
 
 A merge is a softmax over the states: their LSEs are the logits, their outputs the values.  The bound is that

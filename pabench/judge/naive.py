@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A second implementation of the truth, as plain as can be, to check the first with.
 
 One token, one head, one number at a time: Python loops, ``divmod`` through the block table and ``math.fsum``,

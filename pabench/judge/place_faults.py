@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Explanations of where a row read: pages looked up wrongly, all of them or one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The truth: dense attention in float64 on the stored values, with the bound of every element.
 
 Two passes over the keys, in blocks.  The first is the online softmax (Milakov and Gimelshein, 2018) in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Explanations that belong to a feature: a soft cap, a bias, a sink or a scale left out or mistaken."""
 
 from __future__ import annotations

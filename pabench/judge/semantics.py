@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a problem makes of a scaled dot product: soft cap, ALiBi bias, and how far each may be off.
 
 Soft cap: ``cap * tanh(x / cap)`` (Gemma Team, "Gemma 2", 2024, section 2).  ALiBi: a bias of ``slope`` times

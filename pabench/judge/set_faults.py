@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Explanations of a wrong row whose keys are a set: which mask was mistaken, and how."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One wrong row, and the tools to recompute it as a fault would."""
 
 from __future__ import annotations

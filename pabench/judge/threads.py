@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keeps numpy's BLAS on one thread.
 
 OpenBLAS wakes a thread a core for products of a few thousand numbers.  That costs more than it saves, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bytes that an attention step must move and operations it must do: the floor, not what a kernel does.
 
 Closed forms per layer, with ``H_q``, ``H_kv`` heads, keys of d and values of d_v numbers, s bytes a number

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verdict: is an output right, and if not, where and in what way is it wrong."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a compiled kernel spends in one turn of its hot loop, and what that allows at best.
 
 Bounds are clocks of one multiprocessor for one turn of one block, each as if nothing else took time:

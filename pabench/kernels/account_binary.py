@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accounts of kernels that come compiled: anybody's cubin, or PTX that ptxas makes one of."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of accounts: its rows, and which are worse than those written down before."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Device state of the scan allocator, and launches of ``page_alloc_scan.cu`` and ``page_alloc_release.cu``.
 
 No launch depends on what the state holds: grid, block and arguments follow from the sizes alone, and what

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launch plans of ``kv_append.cu``."""
 
 from __future__ import annotations

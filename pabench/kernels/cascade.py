@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launch plan of decode over shared prefixes: prefixes once a group, the rest by sequence, both merged.
 
 The prefix of a group is attended to as one sequence of many query rows without a mask, so that its keys are

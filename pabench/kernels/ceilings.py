@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launches of ``ceilings.cu``: the plain read, copy and fill of memory that others are measured against."""
 
 from __future__ import annotations

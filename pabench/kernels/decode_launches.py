@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The two launches of a tensor-core decode kernel, a plan and the attention, and their workspace."""
 
 from __future__ import annotations

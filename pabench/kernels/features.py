@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instances that do more than plain attention, and the arguments of that: see ``pab/features.cuh``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instances of the tensor-core kernels: a shape that is chosen by what a device has, and its macros."""
 
 from __future__ import annotations

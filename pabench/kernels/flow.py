@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a function of a GPU flows: basic blocks, loops, and the steady way round a loop.
 
 The steady way is what a warp runs turn after turn when nothing special happens: of all ways round the loop

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compile-time parameters shared by our kernels, and how they follow from a problem."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of our kernels' instances, which ``pabench kernels`` compiles and shows.
 
 Each kernel module derives its instances from the same functions as its launch plan.  A new kernel is one more

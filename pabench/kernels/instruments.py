@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launches of ``instruments.cu``: a gate for the stream, a multiprocessor's clock, a walk through the L2."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launch plan of ``paged_decode_latent.cu``, the tensor-core kernel over latent caches."""
 
 from __future__ import annotations

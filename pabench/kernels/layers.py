@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One plan for many layers: the launches of a call with the queries, cache and output of another layer."""
 
 from __future__ import annotations

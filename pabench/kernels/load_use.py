@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far a load from global memory lies from the first instruction that needs it, along a loop."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keys that query rows see as bits, for kernels that take any set of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launch plan of ``merge_states.cu``."""
 
 from __future__ import annotations

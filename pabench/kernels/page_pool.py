@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Device state of the pools without an order, and launches of ``page_alloc_pool.cu``."""
 
 from __future__ import annotations

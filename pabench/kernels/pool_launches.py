@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pool and its launches as a trial sees them: what came out, and what the pool is like afterwards."""
 
 from __future__ import annotations

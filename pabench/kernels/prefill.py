@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launch plan of ``paged_prefill.cu``, the tensor-core kernel for many query tokens a sequence."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Formats of a cache as arguments of kernels that take any: see ``pab/cache_rows.cuh``."""
 
 from __future__ import annotations

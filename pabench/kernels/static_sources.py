@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the static table compiles: our instances, a copy of the sources, or anybody's kernel file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The static table: what the compiler makes of each kernel instance on each architecture, with no GPU."""
 
 from __future__ import annotations

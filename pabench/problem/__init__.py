@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is asked: problems, batches, page layouts, input families, cases (numpy only, no device, no files)."""
 
 from pabench.problem.batch import Batch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which page size to take: a sentence that decides, and says when it would be another.
 
 Among the sizes that engines offer, those within 1 % of the best throughput are as good as one another in

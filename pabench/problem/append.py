@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A case of writing new tokens into the cache."""
 
 from __future__ import annotations

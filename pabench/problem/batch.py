@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many query and cached tokens each sequence of a batch has."""
 
 from __future__ import annotations

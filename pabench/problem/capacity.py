@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many sequences fit a pool of KV slots, by the way that memory is handed out; all exact.
 
 A slot has room for one token over all layers.  ``kv_lens`` come in order of arrival: what is counted is how

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Queries, keys and values that a real model made, as an input family: ``captured``.
 
 Random tensors have no outliers and no attention sinks.  A case of this family names a capture by its content;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A case: everything that determines one judged computation, small enough for a line of JSON."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Validation of single fields, shared by all specifications."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The storage types of a KV cache, and exact conversion between them and float64.
 
 numpy has no bfloat16 and none of the types of 8 and 4 bits, so these are carried as their bits in uint16 and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Adversarial input families: keys, values and queries built so that a paging fault shows.
 
 Random tensors hide faults: softmax averages them away, and without a mask it does not even see the order of
@@ -148,7 +149,7 @@ def faint(at: FamilyInput) -> tuple[Array, Array]:
 
 
 def far_negative(at: FamilyInput) -> tuple[Array, Array]:
-    """All logits near -30,000 and below: a finite stand-in for minus infinity, such as -10,000, leads."""
+    """All logits near -30,000 and below: a finite number for minus infinity, such as -10,000, leads."""
     return _noise(at) - 30_000.0, _random_values(at)
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of all that a case may ask for beyond plain attention; a backend declares those it has."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sequences that begin with pages of an earlier one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pools far larger than memory, of which only the pages in use are ever touched.
 
 A kernel that computes the place of a page in 32 bits is right until the pool passes 2 or 4 GiB, or 2^31 or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names by content: equal things have equal ids, on every machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the numbers of a KV cache lie in one allocation, and whether two readings of it agree.
 
 Engines and what moves pages between them (offload, disaggregation) read the same bytes through layouts of

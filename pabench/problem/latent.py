@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keys of a latent cache: they begin with the values, and have the logits that are wanted all the same."""
 
 from __future__ import annotations

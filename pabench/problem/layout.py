@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Block tables: which physical page holds which logical page of which sequence.
 
 Two spellings of one table, each convertible into the other:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Length families: how many cached tokens the sequences of a batch have.
 
 A spec reads ``name`` or ``name:key=value,...``; ``list:100,250,17`` gives the lengths themselves.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a batch costs in pages, slots and table bytes: exact, from the lengths and the page size alone.
 
 With n sequences of L_i tokens and pages of P tokens, N_i = ceil(L_i / P) and slots = P * sum(N_i):

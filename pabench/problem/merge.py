@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A case of merging attention states: outputs and LSEs of the same rows over different keys."""
 
 from __future__ import annotations

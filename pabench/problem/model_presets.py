@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models by name: shapes as their papers and ``config.json`` files give them."""
 
 from __future__ import annotations

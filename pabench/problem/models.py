@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shapes of a few language models, for bytes per token and weight traffic."""
 
 from __future__ import annotations

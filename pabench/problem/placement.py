@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the pages of a batch lie in the pool, and what stands in the unused entries of the table."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What fills the slots of a cache that no query may read."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The KV cache as one allocation, and its K and V views."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which sequences of a batch begin with the same pages, and how many of these to read for all at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What attention is computed: heads, head dimension, page size, storage type, mask and scale."""
 
 from __future__ import annotations

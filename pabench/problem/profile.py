@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a backend declares about its arithmetic; the error bound is computed from this declaration."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The very arrays of one call, as an input family: ``recorded``.
 
 A case of this family names a recording by its content.  Whoever has read or made one keeps it for the time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scales of each sequence and KV head: of queries, keys and values that have none for all sequences."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one shape that a kernel is compiled for, where it takes no other."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time of a decode step, throughput, and the best page size; provenance ``modelled``.
 
 With W bytes of weights, bandwidth BW, b bytes of cache a token, mean length S, batch n, c seconds a page and

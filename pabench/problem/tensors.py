@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a case to arrays: queries, the paged cache with its poison, the block table."""
 
 from __future__ import annotations

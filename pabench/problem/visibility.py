@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which keys a query row sees: a range, from the causal flag and the window; with other masks, any set."""
 
 from __future__ import annotations

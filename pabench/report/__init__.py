@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Journal to view model to charts to one HTML file."""

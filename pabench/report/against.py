@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A report's run beside its base: what became worse, on the page that shows the run."""
 
 from __future__ import annotations

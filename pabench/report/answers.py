@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a reader asks first, beside right or wrong: badges, the page size, regressions."""
 
 from __future__ import annotations
@@ -7,17 +8,17 @@ from collections.abc import Sequence
 from pabench.report.against import Against
 from pabench.report.page_answer import page_answer
 from pabench.report.source import Source
-from pabench.report.standing import StandingRow
+from pabench.report.summaries import SummaryRow
 
 MOST_SUBJECTS = 4
 
 
 def build_answers(
-    source: Source, standing: Sequence[StandingRow], against: Against | None
+    source: Source, summaries: Sequence[SummaryRow], against: Against | None
 ) -> tuple[tuple[str, str], ...]:
     """Return (question, answer), those that have one."""
-    found = [("Badges", _standing(row, alone=len(standing) == 1)) for row in standing[:MOST_SUBJECTS]]
-    if (more := len(standing) - MOST_SUBJECTS) > 0:
+    found = [("Badges", _badges(row, alone=len(summaries) == 1)) for row in summaries[:MOST_SUBJECTS]]
+    if (more := len(summaries) - MOST_SUBJECTS) > 0:
         found.append(("Badges", f"{more} more subjects are in the table below."))
     if answer := page_answer(source):
         found.append(("Page size", answer))
@@ -26,7 +27,7 @@ def build_answers(
     return tuple(found)
 
 
-def _standing(row: StandingRow, *, alone: bool) -> str:
+def _badges(row: SummaryRow, *, alone: bool) -> str:
     parts = [f"{row.clauses} clauses kept"]
     if row.broken:
         parts.append(f"{len(row.broken.split(', '))} broken")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Charts as static SVG: written as Vega-Lite, drawn by vl-convert, no script and no browser.
 
 Colours, labels and steps are decided in the view model; a chart only places them.  Where vl-convert is not
@@ -44,7 +45,7 @@ CONFIG = {
 Chart = dict[str, Any]
 """A Vega-Lite chart, or a part of one."""
 MAX_CHART_CELLS = 400
-"""Squares of one chart; beyond that nobody reads numbers in a picture, and the table twin stands alone."""
+"""Squares of one chart; beyond that nobody reads numbers in a picture, and the table stands alone."""
 
 
 def charts_missing() -> str | None:

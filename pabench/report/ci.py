@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs in the forms that CI services show: annotations of sources, a job summary, a badge."""
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pabench.report.answers import build_answers
 from pabench.report.faults import Card, build_cards
 from pabench.report.notes import build_warnings
 from pabench.report.source import Source, build_source
-from pabench.report.standing import build_standing
+from pabench.report.summaries import build_summaries
 from pabench.report.verdict import Verdict, build_verdict
 from pabench.run.files import pretty
 from pabench.run.read import Run
@@ -51,7 +52,7 @@ def summary(runs: Sequence[Run]) -> bytes:
         if (more := len(cards) - MOST_CAUSES) > 0:
             lines.append(f"| and {more} more causes | | | |")
         lines.append("")
-    answers = build_answers(source, build_standing(source), None)
+    answers = build_answers(source, build_summaries(source), None)
     lines += [f"- **{cell(question)}**: {cell(answer)}" for question, answer in answers]
     lines += [f"- {cell(warning)}" for warning in build_warnings(source)]
     return ("\n".join(lines).rstrip() + "\n").encode("utf-8", "replace")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A comparison as one HTML file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Known deviations: what a ledger names of a subject, seen again in this run."""
 
 from __future__ import annotations

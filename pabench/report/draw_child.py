@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The process that draws: one Vega-Lite chart a line of standard input, one answer a line of standard output.
 
 Run as a file by ``drawing.py``; it imports nothing of pabench.  V8, which draws, ends its process where

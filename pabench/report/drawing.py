@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws charts in a process of their own, with a deadline."""
 
 from __future__ import annotations

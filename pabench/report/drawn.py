@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drawn space: per axis what the cases of a subject met, and what they could have met and did not."""
 
 from __future__ import annotations

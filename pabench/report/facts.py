@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ran: where, with which versions, by which command."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wrong, one card a cause: however many checks, cells or servers a fault fails, it is told once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Findings of a checked device as rows of a table; journals may come from anywhere, so nothing is trusted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sweep cells as heat maps: page size across, length family down, one panel a batch."""
 
 from __future__ import annotations

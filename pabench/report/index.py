@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A folder of runs as one page: each run's verdict, newest first, and what changed from run to run."""
 
 from __future__ import annotations

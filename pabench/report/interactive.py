@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A page beside the report on which figures are chosen, zoomed and asked for their numbers.
 
 The report runs no script.  This page is one script, vl-convert's bundle of Vega, with the figures of runs;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A language model's run as the page shows it: the text, each token's margin, err/T by layer, the pages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The conformance matrix: which check said what about which subject."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything the page says, computed before a template sees it: journal -> view model, a pure function."""
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pabench.report.roofline import RooflineView, build_roofline
 from pabench.report.sections import SectionView, build_sections
 from pabench.report.serving import ServingView, build_serving
 from pabench.report.source import Source, build_source
-from pabench.report.standing import StandingRow, build_standing
 from pabench.report.stress import StressRow, build_stress
+from pabench.report.summaries import SummaryRow, build_summaries
 from pabench.report.table import CellTable, build_table
 from pabench.report.trend import PageSizeRow, Trend, build_page_sizes, build_trend
 from pabench.report.verdict import Verdict, build_verdict
@@ -44,7 +45,7 @@ class ReportModel:
     verdict: Verdict
     runs: tuple[RunFacts, ...]
     matrices: tuple[Matrix, ...]
-    standing: tuple[StandingRow, ...]
+    summaries: tuple[SummaryRow, ...]
     drawn: tuple[DrawnSpace, ...]
     cell_checks: tuple[CellChecks, ...]
     cards: tuple[Card, ...]
@@ -74,15 +75,15 @@ def build_model(runs: Sequence[Run], *, base: Run | None = None, notes: tuple[st
         notes: further warnings of the caller.
     """
     source = build_source(runs)
-    cards, standing = build_cards(source), build_standing(source)
+    cards, summaries = build_cards(source), build_summaries(source)
     against = None if base is None else build_against(runs, base)
     sections, broken = build_sections(source, {"operation": OPERATIONS})
     return ReportModel(
         title=_title(source),
-        verdict=build_verdict(source, cards, build_answers(source, standing, against)),
+        verdict=build_verdict(source, cards, build_answers(source, summaries, against)),
         runs=build_facts(source),
         matrices=build_matrices(source, cards),
-        standing=standing,
+        summaries=summaries,
         drawn=build_drawn(source),
         cell_checks=build_cell_checks(source),
         cards=cards,

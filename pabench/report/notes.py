@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Warnings and skips, in full: what a reader must know before trusting the figures above."""
 
 from __future__ import annotations

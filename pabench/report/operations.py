@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operations beside attention as a table: what each took, and what of it a copy of memory reaches."""
 
 from __future__ import annotations

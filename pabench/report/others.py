@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Items of activities that have no section of their own: what became of each, and its figures."""
 
 from __future__ import annotations

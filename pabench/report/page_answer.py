@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which page size? One sentence over the whole sweep, from counted waste and the best class of speed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The block table of a failing case as a picture: a row a sequence, a box a page, and what was wrong marked.
 
 The case is read from ``failures/`` beside the journal.  Where it is not there, damaged or too large, there is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The colours of the page, each for the light and the dark theme.
 
 Charts are drawn in the light colours, as presentation attributes; the dark theme overrides them by attribute

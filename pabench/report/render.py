@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One HTML file from one or more run directories."""
 
 from __future__ import annotations

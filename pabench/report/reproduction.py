@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of the reproduction: Markdown with its figures beside it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the model leaves out, and modelled over measured: the one place where two classes of figures meet."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scoreboard: submission packages side by side, as one HTML file without a script."""
 
 from __future__ import annotations
@@ -6,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pabench import __version__
-from pabench.checks.standing import Claim
+from pabench.checks.summary import Claim
 from pabench.report.templates import template
 from pabench.submission.package import Submission
 from pabench.submission.waivers import Waiver

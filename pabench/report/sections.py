@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sections of the page that installed packages bring for activities of their own: a table each, texts alone.
 
 A package announces a ``Section`` under the name of its activity:

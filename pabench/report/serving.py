@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What serving runs show: the split of memory, batch and page use over time, latency, capacity."""
 
 from __future__ import annotations

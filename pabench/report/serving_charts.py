@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Charts of the serving section as static SVG."""
 
 from __future__ import annotations

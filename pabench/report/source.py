@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Journal lines as the report sees them: harmless text, and one state that cannot contradict itself."""
 
 from __future__ import annotations

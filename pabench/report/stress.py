@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stress of page allocators as a table: what a call cost, first and later, and how memory held out."""
 
 from __future__ import annotations

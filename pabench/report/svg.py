@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes a drawn SVG fit to live in a page: no ids of its own, a title and a description, less weight."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of all cells: what is the same everywhere said once, every other figure in its column."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The templates of pages: what is put into one is escaped, a name that is not there is an error."""
 
 from __future__ import annotations

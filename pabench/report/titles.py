@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a line of a journal is about, in words."""
 
 from __future__ import annotations

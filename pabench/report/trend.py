@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waste by page size: pooled over everything for the table, per length family for the line chart."""
 
 from __future__ import annotations

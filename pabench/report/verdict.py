@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The first thing a reader sees: one word, one sentence, the counts."""
 
 from __future__ import annotations

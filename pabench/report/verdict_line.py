@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verdict of a run in one line, the same that its page opens with."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The weather page: other projects' kernels and allocators by version and clause, and what has changed."""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 from pabench import __version__
 from pabench.checks.ledger import shipped_ledger
 from pabench.checks.specification import CLAUSES
-from pabench.checks.standing import standings
+from pabench.checks.summary import summaries
 from pabench.errors import InvalidCase
 from pabench.report.templates import template
 from pabench.run.read import Run
@@ -46,19 +47,19 @@ def weather_rows(runs: Sequence[Run]) -> list[Row]:
         if run.kind != "conformance":
             continue
         about = {line["subject"]: line for line in run.lines if line.get("version")}
-        for standing in standings([line for line in run.lines if line["subject"] in about]):
-            line = about[standing.subject]
+        for summary in summaries([line for line in run.lines if line["subject"] in about]):
+            line = about[summary.subject]
             states = {
                 clause: state
                 for state in ("kept", "deviating", "broken")
-                for clause in getattr(standing, state)
+                for clause in getattr(summary, state)
             }
             # a question is about many clauses, the ledger says which of them a deviation breaks
-            named = _clauses_of(run.lines, standing.subject, standing.subject_kind)
-            states |= dict.fromkeys(standing.deviating, "kept")
+            named = _clauses_of(run.lines, summary.subject, summary.subject_kind)
+            states |= dict.fromkeys(summary.deviating, "kept")
             states |= {clause: "deviating" for clause in named if states.get(clause) != "broken"}
             rows.append(
-                Row(standing.subject, standing.subject_kind, line["version"], line.get("mode") or "", states)
+                Row(summary.subject, summary.subject_kind, line["version"], line.get("mode") or "", states)
             )
     return sorted(rows, key=lambda row: (row.kind, row.key, release(row.version)))
 

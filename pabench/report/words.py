@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text and numbers as the page shows them: texts cleaned and cut to their field, three digits on screen."""
 
 from __future__ import annotations

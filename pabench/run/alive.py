@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Signs of life from a bench while code of our own is busy for long: reading a trace, loading weights."""
 
 from __future__ import annotations

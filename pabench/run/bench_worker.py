@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The generic worker process: makes an activity's bench and runs one item a message.
 
 The first message names the bench and what it is made from; ``engine.py`` is the other side.  Nothing is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages over a socket between two processes of pabench: a line of JSON each, and bytes behind it.
 
 A message that carries bytes says in its field ``parts`` how many each part has; on arrival that field holds

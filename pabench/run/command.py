@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One frame for every activity: everything around a run that is not the run.
 
 ``run_activity`` does what the options of ``options.py`` say: it looks where files would go before any work,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run directories: ``run.json``, ``journal.jsonl``, ``failures/``, ``report.html``.
 
 The journal only grows, one line a finished item, and each line is on the disk before ``append`` returns: what

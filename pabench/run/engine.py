@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the items of an activity: workers, deadlines, crashes, resume, budget, signals, journal, failures.
 
 Each shard is a thread that supervises one worker process and takes the next item that nobody has.  Records

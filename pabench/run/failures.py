@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of a failing case: written here alone, for every activity, and read by ``pabench replay``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures from plain numbers: the unit follows from the name, the provenance is said."""
 
 from __future__ import annotations

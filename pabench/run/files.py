@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing files so that a reader, or a kill, never meets half of one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where items run on other machines: a shard whose worker process has its supervisor on another node.
 
 A fleet lends hands: supervisors somewhere, each with a worker process as ``shards.py`` runs them, so that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Notices copies of a worker: a backend that forks comes back from one call twice."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The process that workers are forked from: it has imported everything, and run nothing that is not ours.
 
 A worker is then there in hundredths of a second, however often one dies.  It does two things: when

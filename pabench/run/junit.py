@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """JUnit XML of a run, for CI services."""
 
 from __future__ import annotations

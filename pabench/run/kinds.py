@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fields that the records of each activity have, as ``Record.flat`` puts them side by side.
 
 A field that is listed must have its type when it is there; required ones must be there.  Fields that are not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The options of every activity, spelled the same."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an activity is to the engine: items on this side, a bench that runs them on the other.
 
 An activity is a plug.  It says which items there are and what a worker is made from; everything else, from

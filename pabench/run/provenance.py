@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run was made with: versions, processor, compiler, commit.  Quick, and free of heavy imports."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A fleet of Ray actors: one a GPU, or one a core where no GPU is wanted.
 
 Loaded only for ``--ray``.  Every node needs the same pabench, and what the command line names (kernels,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading a run directory back, with errors that name file and line."""
 
 from __future__ import annotations

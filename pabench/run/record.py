@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One result for all that pabench can be asked: what became of an item, and its figures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replicates: one item asked of several fresh processes, a journal line each, read back as one record.
 
 Samples of one process share its state (placement of memory, clocks), and tell nothing of the next.  A line of

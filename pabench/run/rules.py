@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rules for the values of ``run.json`` and of journal lines: each is how a message says it, and what holds.
 
 Whatever reads a journal relies on them: a report never meets a value that its line's rules do not allow.

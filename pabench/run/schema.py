@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shape of ``run.json`` and of a journal line, schema 2, and the way in for schema 1."""
 
 from __future__ import annotations

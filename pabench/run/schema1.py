@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Journal lines of schema 1, which each activity wrote in a form of its own, as records."""
 
 from __future__ import annotations

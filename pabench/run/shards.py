@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where items run one after another: in a worker process, replaced when an item ends it, or in this one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stops a run in order, and when it must wait."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The supervisor's side: starts workers, listens with a deadline, ends them."""
 
 from __future__ import annotations

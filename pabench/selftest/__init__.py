@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Does the suite itself catch faults: planted ones, generated ones, simulated right kernels."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The error bound on trial as a plug for the engine: an item some right kernels, which all must pass."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The error bound on trial: right kernels of random makes, on random cases, must all pass it.
 
 A failure names a term that the bound lacks.  The largest err/T says how much room there is; it lies near 1

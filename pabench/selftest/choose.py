@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which planted faults are asked about."""
 
 from __future__ import annotations

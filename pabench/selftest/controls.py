@@ -1,7 +1,8 @@
-"""Controls as a plug for the engine: kernels with a planted fault, and right twins, on the checked device.
+# SPDX-License-Identifier: Apache-2.0
+"""Controls as a plug for the engine: kernels with a planted fault, and look-alikes, on the checked device.
 
 An item passes when the checked device says what it must: the fault of its class at a marked line under every
-schedule, nothing of a twin.
+schedule, nothing of a look-alike.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class ControlBench(BenchBase):
 def counts(records: Sequence[Record]) -> dict[str, int]:
     """Return ``controls, right, twins, false_alarms``: right are the controls found, named and placed right.
 
-    A twin that fails in any way, also by a wrong result, counts as a false alarm.
+    A look-alike that fails in any way, also by a wrong result, counts as a false alarm.
     """
     twins = [one for one in records if one.details.get("expected") == RIGHT]
     faulty = [one for one in records if one not in twins]

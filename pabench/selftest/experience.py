@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What judging mutants has taught: which questions reach a kernel file, how long each takes, what kills.
 
 A search for what kills a mutant then begins with the questions that have killed most a second, and leaves out
@@ -21,7 +22,7 @@ SHORTEST_SECONDS = 0.001
 
 @dataclass(slots=True)
 class Experience:
-    """Of one killer."""
+    """Of one runner."""
 
     _reached: dict[tuple[object, str], frozenset[str]] = field(default_factory=dict)
     _seconds: dict[tuple[object, str], float] = field(default_factory=dict)

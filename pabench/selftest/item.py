@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One item of a self-test: a planted fault, a control, or some right kernels."""
 
 from __future__ import annotations

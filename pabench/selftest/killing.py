@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the suite does to a mutant: which check kills it, under which seeds, and how clearly.
 
 Checks run in worker processes, since a fault may crash or hang.  A search begins with the check that is named
@@ -196,11 +197,11 @@ class MutantRunner:
         with tempfile.TemporaryDirectory(prefix="pabench-mutant-", dir=self._scratch) as folder:
             if not mutant.file.endswith(".py"):
                 kernels = overlay(mutant, resource_dir("kernels_cuda"), Path(folder) / "kernels")
-                return self._fate(mutant, kernels, ())
+                return self._result(mutant, kernels, ())
             package = overlay_package(mutant, Path(folder) / "package")
-            return self._fate(mutant, None, (str(package),))
+            return self._result(mutant, None, (str(package),))
 
-    def _fate(self, mutant: Mutant, kernels: Path | None, path: tuple[str, ...]) -> MutantResult:
+    def _result(self, mutant: Mutant, kernels: Path | None, path: tuple[str, ...]) -> MutantResult:
         stages = [one for one in stages_of(mutant) if one.hasty or not self._hasty]
         units = units_of(mutant.file)
         if not stages:

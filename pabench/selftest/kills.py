@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Planted faults as a plug for the engine: an item a mutant, passed when the suite kills it."""
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pabench.tracebacks import described
 
 STATUS = {"killed": Status.PASSED, "lives": Status.FAILED, "refused": Status.UNSUPPORTED}
 SILENCE_S = 3600.0
-"""The killer's own workers have deadlines; what waits for them is not looked at before."""
+"""The runner's own workers have deadlines; what waits for them is not looked at before."""
 SHOWN = 100
 
 
@@ -90,7 +91,7 @@ class Mutants(ActivityBase):
 
 
 class KillBench(BenchBase):
-    """Implements ``Bench``: a killer, replaced when judging a mutant goes wrong.
+    """Implements ``Bench``: a runner, replaced when judging a mutant goes wrong.
 
     Args:
         setup: ``seeds``, ``hasty``, ``deadline_s``, ``scratch``.
@@ -99,7 +100,7 @@ class KillBench(BenchBase):
 
     def __init__(self, setup: Mapping[str, Any], env: Env) -> None:
         self._setup, self._env = setup, env
-        self._killer: MutantRunner | None = None
+        self._runner: MutantRunner | None = None
 
     def open(self) -> Mapping[str, Any]:
         """See ``Bench``."""
@@ -110,8 +111,8 @@ class KillBench(BenchBase):
         """See ``Bench``; whatever goes wrong in judging a mutant is no verdict, and loses no other."""
         asked, began = TestItem(**item), time.monotonic()
         mutant = mutant_of_dict(asked.asked)
-        if self._killer is None:
-            self._killer = MutantRunner(
+        if self._runner is None:
+            self._runner = MutantRunner(
                 seeds=range(self._setup["seeds"]),
                 hasty=self._setup["hasty"],
                 deadline_s=self._setup["deadline_s"],
@@ -119,7 +120,7 @@ class KillBench(BenchBase):
                 scratch=self._setup["scratch"],
             )
         try:
-            record = record_of_fate(asked.blank(EMULATED), self._killer.judge(mutant))
+            record = record_of_mutant(asked.blank(EMULATED), self._runner.judge(mutant))
         except Exception as error:
             self.close()  # its processes may be in any state
             text = str(error) if isinstance(error, PabenchError) else described(error)
@@ -128,29 +129,29 @@ class KillBench(BenchBase):
         return Answer(record=replace(record, duration_s=round(time.monotonic() - began, 3)))
 
     def close(self) -> None:
-        """End the killer's processes."""
-        if self._killer is not None:
-            self._killer.close()
-            self._killer = None
+        """End the runner's processes."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
 
 
-def record_of_fate(blank: Record, fate: MutantResult) -> Record:
+def record_of_mutant(blank: Record, result: MutantResult) -> Record:
     """Return the record of what became of a mutant."""
-    figures: dict[str, Any] = {"cases": fate.cases}
-    if fate.kills:
-        figures |= {"killed": fate.killed, "seeds": len(fate.kills)}
-    if fate.smallest_ratio is not None:
-        figures["max_ratio"] = fate.smallest_ratio
-    reason = fate.refused
-    if fate.status == "lives":
-        change = " ".join(f"{fate.mutant.before!r} -> {fate.mutant.after!r}".split())
-        reason = f"survived {fate.cases} cases; {change[:SHOWN]}"
+    figures: dict[str, Any] = {"cases": result.cases}
+    if result.kills:
+        figures |= {"killed": result.killed, "seeds": len(result.kills)}
+    if result.smallest_ratio is not None:
+        figures["max_ratio"] = result.smallest_ratio
+    reason = result.refused
+    if result.status == "lives":
+        change = " ".join(f"{result.mutant.before!r} -> {result.mutant.after!r}".split())
+        reason = f"survived {result.cases} cases; {change[:SHOWN]}"
     return replace(
         blank,
-        status=STATUS[fate.status],
+        status=STATUS[result.status],
         reason=reason,
         figures=figures_of(figures, dict.fromkeys(figures, "counted")),
-        details=fate.details(),
+        details=result.details(),
     )
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mutants: planted one-line faults, kept as data, to measure what the suite catches.
 
 A file is TOML with one ``[[mutant]]`` table a fault::

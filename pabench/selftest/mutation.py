@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes mutants by rule from the kernel sources: the faults that nobody thought of.
 
 The rules change one token: a comparison, an operator, a whole number, a name for its neighbour, a statement

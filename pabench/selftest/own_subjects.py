@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our own subjects and the sources each is made of: a fault in a file is looked for in the right ones."""
 
 from __future__ import annotations

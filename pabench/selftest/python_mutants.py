@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a mutant of a Python file: the mutated module and those that import it, as private copies.
 
 The copies live in no table of modules.  They are run with an import function of their own, which hands them

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Right float32 kernels of many makes, simulated on numpy: what the error bound must let pass.
 
 A make differs from another in what a kernel's author is free to choose: tiles, splits, the base of logits,

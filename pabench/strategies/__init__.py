@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Public Hypothesis strategies over problems, batches and cases.
 
 Anyone's property test can draw our cases::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Strategies of whole attention cases."""
 
 from __future__ import annotations

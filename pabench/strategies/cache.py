@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Strategies of what writes the cache, and of states to merge."""
 
 from __future__ import annotations

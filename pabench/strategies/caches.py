@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Strategies of caches whose K and V differ, are one, or have gaps between their pages."""
 
 from __future__ import annotations

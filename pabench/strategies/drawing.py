@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One seed, one list of cases, whatever else the process has imported.
 
 Hypothesis mixes constants that it reads from the source of local modules into what it draws.  Local is what

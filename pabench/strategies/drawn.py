@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What cases of a backend are drawn from: what it declares, within the limits of a run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Strategies of batches: how many sequences, how long, and which begin with the same pages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Strategies of masks: values of the table's rows, and batches on which they show."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Strategies of problems: heads, sizes, scales, features."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads from a Python file, without running it, what in it could be meant as a subject."""
 
 from __future__ import annotations

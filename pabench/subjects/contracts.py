@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The contracts by the prefix that asks for them: ``vllm:file.py:Backend``."""
 
 from __future__ import annotations

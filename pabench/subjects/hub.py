@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds a kernel of the Hugging Face hub where it lies already: in a folder, or in the hub's cache.
 
 A name is ``hub:owner/name@revision:function`` or ``hub:folder:function``; ``decode`` where no function is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imports the code at a place; what it raises, ends or lacks becomes one line.
 
 While a file is imported, the modules beside it are found as they are for a script, those of the standard

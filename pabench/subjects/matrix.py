@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The version matrix of docs/backends.md: what each adapter runs, how, and what it does not offer and why."""
 
 from __future__ import annotations

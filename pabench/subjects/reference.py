@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a subject is called, and where its code is: enough to load it anywhere, and nothing loaded yet."""
 
 from __future__ import annotations

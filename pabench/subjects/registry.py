@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds and loads what is judged, backends and allocators alike.
 
 A subject is asked for by a name (our own, an adapter, an entry point of ``GROUPS``) or by its place:

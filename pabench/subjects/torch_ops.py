@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds an operator of torch: ``torch.ops.ns.name``, with the file or module that registers it before it."""
 
 from __future__ import annotations

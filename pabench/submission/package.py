@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The package itself: a zip of the run, waivers and statement, and a manifest with the hash of each file.
 
 A hash shows that a file is not the one the manifest speaks of.  Whoever can write the package can write its
@@ -18,7 +19,7 @@ from typing import Any
 
 from pabench import __version__
 from pabench.checks.spec_version import Spec, read_spec
-from pabench.checks.standing import Claim, Line
+from pabench.checks.summary import Claim, Line
 from pabench.errors import UsageError, reason
 from pabench.run.files import pretty
 from pabench.run.read import JOURNAL, RUN_FILE, Run, read_run
@@ -85,7 +86,7 @@ def pack(run_folder: Path, *, spec: str, statement: str, waivers: Path | None) -
         STATEMENT: (statement.strip() + "\n").encode(),
     }
     if waivers is not None:
-        _standing(run, asked, _waivers(waivers))
+        _claims(run, asked, _waivers(waivers))
         files[WAIVERS] = waivers.read_bytes()
     manifest = {
         "schema": SCHEMA,
@@ -124,7 +125,7 @@ def unpack(package: Path, folder: Path) -> tuple[Submission | None, list[str]]:
     run, asked = read_run(folder), read_spec(manifest["spec"])
     _check_run(run, asked, where)
     waivers = _waivers(folder / WAIVERS) if WAIVERS in files else ()
-    claims, used = _standing(run, asked, waivers)
+    claims, used = _claims(run, asked, waivers)
     provenance = run.record.get("provenance", {})
     return (
         Submission(
@@ -217,7 +218,7 @@ def _check_run(run: Run, spec: Spec, where: str) -> None:
             raise UsageError(f"{where}: {why}")
 
 
-def _standing(
+def _claims(
     run: Run, spec: Spec, waivers: Sequence[Waiver]
 ) -> tuple[dict[str, tuple[Claim, ...]], dict[str, dict[str, Waiver]]]:
     lines, all_waived = waived(run.lines, waivers)

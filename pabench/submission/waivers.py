@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waivers: failures that a submission asks to have overlooked, each with a reason, a link and a last day."""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlparse
 
-from pabench.checks.standing import BAD, Line
+from pabench.checks.summary import BAD, Line
 from pabench.errors import InvalidCase, UsageError
 from pabench.tables import check_fields
 

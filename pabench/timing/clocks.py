@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The clock of a GPU, sample by sample: what strays is marked, kept and shown, never thrown away."""
 
 from __future__ import annotations

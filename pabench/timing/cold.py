@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a measurement does about the L2 cache, and how it is seen whether that did it.
 
 ``cold-rotate``: a call reads set i, the next one set i + 1, and so on; when a set comes round again, several

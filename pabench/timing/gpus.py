@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Datasheet figures of a few GPUs, for modelled times only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The roofline: the least time that a GPU's datasheet allows for given bytes and operations.
 
 ``t = launches * launch floor + max(DRAM bytes / bandwidth, L2 bytes / L2 bandwidth, flops / peak)`` after

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When to stop measuring: samples until the median is known well enough, or until time or count runs out.
 
 Nothing is thrown away: every sample is kept in its order.  The interval of the median needs no assumption

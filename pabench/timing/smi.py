@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clocks, power and temperature of a GPU, asked of nvidia-smi with a deadline.  Nothing is ever set."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A callable of this program as a subject: under a name that the registry finds."""
 
 from __future__ import annotations

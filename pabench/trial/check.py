@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Judges a callable: the suite runs in a copy of this process, which a crash or a hang of it cannot harm."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A kernel judged where it serves: one call in N is recorded, and judged by a process of its own meanwhile.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``pabench.check`` returns."""
 
 from __future__ import annotations

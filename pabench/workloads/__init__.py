@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Workloads read from files: shipped quantile tables and request traces."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sessions of coding agents as kv-cache-tester publishes them: one JSON object a session.
 
 A request of a session holds its whole prompt, and waits for the one before; ``think_time`` is the delay after

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When requests arrive: all at once, at random, in bursts, or as a trace says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of captured activations: ``pabench model --capture`` writes them, ``--inputs`` names them.
 
 A file is an ``.npz`` with ``q``, ``k``, ``v`` (see ``Capture``) and ``about``, JSON text.  Nothing in it
@@ -76,7 +77,7 @@ def read_capture(path: Path) -> Capture:
             about = json.loads(str(_Stored(archive, entries["about.npy"]).array()[()]))
             stored = {name: _Stored(archive, entries[f"{name}.npy"]) for name in ARRAYS}
             # whatever the headers promise is held to the rest before anything of that size is unpacked
-            _capture(about, {name: one.stand_in() for name, one in stored.items()})
+            _capture(about, {name: one.stub() for name, one in stored.items()})
             arrays = {name: one.array() for name, one in stored.items()}
         if not all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f"):
             raise ValueError("a number is not finite")
@@ -138,7 +139,7 @@ class _Stored:
             what = f"{entry.filename} has shape {shown(self.shape)} of {self.dtype}"
             raise ValueError(f"{what}, {shown(size)} bytes, in an entry of {room:,}")
 
-    def stand_in(self) -> Array:
+    def stub(self) -> Array:
         """Return an array of this shape and type that takes no room."""
         return np.broadcast_to(np.zeros((), self.dtype), self.shape)
 

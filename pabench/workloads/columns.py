@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests as a file has them: columns in the order of the file, times in the file's unit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fields of a ``config.json``, each checked."""
 
 from __future__ import annotations

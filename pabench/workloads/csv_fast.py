@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Columns of plain CSV read at once: digits and stamps of one width, nothing quoted, no row short of a field.
 
 Whatever is not as plain raises ``NotPlain``, and the rows are read one by one.

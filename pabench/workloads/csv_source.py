@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests of comma-separated values under a header that names the columns."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All length families by name: the synthetic ones and those of the shipped quantile tables."""
 
 from __future__ import annotations

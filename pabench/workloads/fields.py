@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fields of the rows of a request trace, each checked; shared by the readers of all formats."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The formats of request traces: how each is told, what its times and block ids mean, who reads it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests that are JSON objects of their own, in the family of Mooncake's format."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """JSON values of a file, a batch at a time: one a line, or the items of a list, or one behind the other."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results of benchmarks as length tables: what each request had, without the times, which the server made."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the columns of a trace mean: the unit of times, the tokens of a block, who waits for whom.
 
 Formats of one look differ in these: Mooncake has 512 tokens a block and milliseconds, vLLM's ``timed_trace``

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shape of a model from the ``config.json`` of a Hugging Face checkpoint.
 
 What of a model keeps a cache is told by ``layer_types`` and by the older fields of single families.  Whatever

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each layer of a model keeps, from its ``config.json``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bytes of the state that a layer without a cache of tokens keeps for a sequence."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameters of a model, counted from its ``config.json``: matrices alone, within a few percent."""
 
 from __future__ import annotations

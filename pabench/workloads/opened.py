@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opens a file of text as it lies there: plain, gzip or Zstandard, told by its first bytes."""
 
 from __future__ import annotations

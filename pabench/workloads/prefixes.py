@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Common beginnings of synthetic prompts, and answers that fork from one prompt."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Priority classes of requests."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Length families from the shipped quantile tables of public request traces.
 
 A table holds the 0th to 100th percentile of each column; a length is drawn by the inverse of the

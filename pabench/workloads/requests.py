@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests of a serving run as columns: lengths, times of arrival, and which prompts begin alike."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ShareGPT's conversations.
 
 They hold texts, not token counts, and counting would take a model's tokenizer: a count here is an estimate

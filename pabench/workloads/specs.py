@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads ``name`` or ``name:key=value,...`` for kinds of arrivals and of common beginnings."""
 
 from __future__ import annotations

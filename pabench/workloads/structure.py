@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ties requests together: prompts that begin alike, and turns that wait for the turn before."""
 
 from __future__ import annotations

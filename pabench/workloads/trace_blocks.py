@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which prompts of a trace begin alike: the tokens that a block id stands for, and runs of tokens by id."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When the requests of a trace come: the unit of its times, and the earliest arrival of each."""
 
 from __future__ import annotations

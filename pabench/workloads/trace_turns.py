@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which requests of a trace wait for others, and what the prompts of turns hold."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Request traces read from a file of the user; the format is told by the content (``formats.py``).
 
 Files are streamed, plain or compressed; an error names file, row and column, where the row is the number of

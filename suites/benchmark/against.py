@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What this checkout costs beside another one: processor time and memory of whole commands, as ratios.
 
 ``python suites/benchmark/against.py BASE`` runs each command in both checkouts at the same time, so that both

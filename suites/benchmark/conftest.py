@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prints what a benchmark's time means for one unit of its work, below pytest-benchmark's table."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tensor-core kernels read and multiply, counted exactly, beside the bound of every figure.
 
 ``python suites/benchmark/counted_bounds.py`` prints the table and exits with 1 when a bound is missed.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long the host allocator takes beside others, and beside itself in pools of other sizes.
 
 Every round times all of them, one after the other, so that a busy machine is busy for all; what is printed

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long the host allocator takes.  Times are printed, never asserted.
 
 The decode step and a list of its parts run beside each other, so that a ratio within one run can be read off;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long the emulated device takes for our kernels.  Times are printed, never asserted."""
 
 from __future__ import annotations

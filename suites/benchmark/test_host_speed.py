@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long pabench's own work on the host takes.  Times are printed, never asserted."""
 
 from __future__ import annotations

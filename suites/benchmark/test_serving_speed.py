@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long the serving driver takes with the null executor.  Times are printed, never asserted.
 
 Workloads of more and more requests of one kind show whether a request costs more as the workload grows.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Controls of asynchronous copies: waits that are missing, too short or one thread's only, and stages in use.
 //
 // Grid, block and shared memory of each kernel stand in controls.toml; they are tiny, no floor is aimed at.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Controls: one fault and one correct look-alike of each class, in one file that compiles fast: run before a checked run.
 //
 // Grid, block and shared memory of each kernel stand in controls.toml; they are tiny, no floor is aimed at.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Controls of class init: reads of bytes that nobody wrote.
 //
 // Grid, block and shared memory of each kernel stand in controls.toml; they are tiny, no floor is aimed at.

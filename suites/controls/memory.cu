@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Controls of class memory: accesses where the kernel has no memory, or in a width the address does not fit.
 //
 // Grid, block and shared memory of each kernel stand in controls.toml; they are tiny, no floor is aimed at.
@@ -123,6 +124,20 @@ extern "C" __global__ void aligned_16_bytes(const pab::u32* in, pab::u32* out, p
   const u32* row = in + static_cast<u64>(threadIdx.x) * row_words + 4;
   const Words4 four = load_wide(reinterpret_cast<const Words4*>(row));
   out[threadIdx.x] = four.at[3];
+}
+
+// As float4 is: the width of the load comes from the type, and no intrinsic says it.
+struct alignas(16) Four {
+  pab::u32 x, y, z, w;
+};
+extern "C" __global__ void misaligned_vector(const pab::u32* in, pab::u32* out, pab::u32 first) {
+  const Four four = reinterpret_cast<const Four*>(in + first)[threadIdx.x];  // FAULT: first is no multiple of 4
+  out[threadIdx.x] = four.x + four.y + four.z + four.w;
+}
+
+extern "C" __global__ void aligned_vector(const pab::u32* in, pab::u32* out, pab::u32 first) {
+  const Four four = reinterpret_cast<const Four*>(in + first)[threadIdx.x];
+  out[threadIdx.x] = four.y;
 }
 
 extern "C" __global__ void misaligned_store(pab::u8* out, pab::u32 at) {

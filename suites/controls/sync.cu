@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Controls of class sync: barriers and collectives that not all named threads reach, and loops without end.
 //
 // Grid, block and shared memory of each kernel stand in controls.toml; they are tiny, no floor is aimed at.

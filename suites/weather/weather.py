@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Judges other projects' packages, pinned and newest, and writes a page of them: ``make weather``.
 
 Packages go into folders of their own without their dependencies, as ``make test-peers`` installs them; of a
@@ -25,7 +26,11 @@ QUESTIONS = (
 SUBJECTS: dict[str, tuple[str, ...]] = {
     "vllm": ("--allocator vllm-block-pool", "--allocator vllm-kv-cache-manager"),
     "sglang": ("--allocator sglang-paged",),
-    "transformers": ("--allocator transformers-block-manager", "--backend transformers-paged"),
+    "transformers": (
+        "--allocator transformers-block-manager",
+        "--allocator transformers-paged-cache",
+        "--backend transformers-paged",
+    ),
 }
 """What is judged of a package without a GPU in minutes."""
 WITH_TORCH = ("--allocator torch-paged", "--backend torch-flex")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The profiles of a run are a file: what it holds, and what is said of one that is wrong."""
 
 from __future__ import annotations

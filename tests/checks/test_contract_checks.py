@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Contract checks: ten corrupt problems of every class are refused, guard pages guard, limits are told."""
 
 from __future__ import annotations

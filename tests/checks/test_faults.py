@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
 from typing import Any
@@ -44,6 +45,7 @@ def test_faults_that_nothing_explains_are_told_by_their_words() -> None:
         line("a", "lse is missing"),
         line("b", "with 3 pages: lse is missing"),
         line("c", "plan 1 of two: lse is missing"),
+        line("r", "misaligned memory (q at an odd address): refused or right, was lse is missing"),
         line("d", "ValueError: bad (k.py:3 in decode)", status="crashed"),
         line("e", "ValueError: bad (k.py:4 in decode)", status="crashed"),
         line("f", f"{PLACE}; the row sees 3 keys; the output is 0 in all dims (3 of 9 outputs wrong)"),
@@ -51,10 +53,15 @@ def test_faults_that_nothing_explains_are_told_by_their_words() -> None:
     ]
     found = {fault.words: fault.checks for fault in faults_of(lines)}
     assert found == {
-        "lse is missing": ("a", "b", "c"),
+        "lse is missing": ("a", "b", "c", "r"),
         "ValueError: bad (k.py:3 in decode)": ("d", "e"),
         "the output is 0 in all dims": ("f", "g"),
     }
+
+
+def test_faults_are_shown_in_a_line_of_their_own() -> None:
+    (fault,) = faults_of([line("a", "lse is missing"), line("b", "lse is missing")])
+    assert repr(fault) == "FoundFault(subject='k', words='lse is missing', place='')"
 
 
 def test_faults_of_a_right_run_are_none() -> None:

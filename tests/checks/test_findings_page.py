@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/findings.md says what the ledgers say, and marks each kind apart."""
 
 from __future__ import annotations

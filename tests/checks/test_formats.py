@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of formats: every row is drawn, judged by two spellings, its mistakes die and are named."""
 
 from __future__ import annotations

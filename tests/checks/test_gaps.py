@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What lies between the rows of a cache belongs to somebody else: read by nobody, written by nobody."""
 
 from __future__ import annotations

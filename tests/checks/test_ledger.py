@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ledger of known deviations is read strictly."""
 
 from __future__ import annotations

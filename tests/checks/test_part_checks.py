@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """States of parts of the keys merge to the whole: seen where they do not, and never where they do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metamorphic checks: the truth keeps every relation, and each relation sees a backend that breaks it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An allocator in a process of its own is judged as one that is here, an operation a trip."""
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pabench.device.registry import DeviceRequest
 from pabench.errors import UnknownName, Unsupported
 from pabench.judge.allocators.history import HistoryCase
 from pabench.judge.allocators.operations import Operation
-from pabench.judge.allocators.refusals import unrefused, vain_request
+from pabench.judge.allocators.refusals import refusal_probe, unrefused
 from pabench.run.workers import ForkServer
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.entry import AllocatorEntry
@@ -174,9 +175,9 @@ def test_remote_kernels_refuse_what_they_refuse_here(fork_server: ForkServer, na
         assert there.kernel_entries == here.kernel_entries
         assert there.kernel_entries
         for operation in (("free", {"sequences": [3]}), ("append", {"sequence": 9, "tokens": 1})):
-            vain = vain_request(here, operation)
-            assert vain is not None
-            assert there.launch(vain.entry, vain.columns) == here.launch(vain.entry, vain.columns)
+            probe = refusal_probe(here, operation)
+            assert probe is not None
+            assert there.launch(probe.entry, probe.columns) == here.launch(probe.entry, probe.columns)
             assert unrefused(there, operation) is None
 
 

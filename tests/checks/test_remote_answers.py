@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a subject's process says is read with doubt, and what is lent to it keeps its form."""
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def test_remote_arrays_without_bytes_have_a_form_and_take_no_room() -> None:
 
 
 @pytest.mark.parametrize("name", ["Tensor", "np.matrix", "", "a b", "x" * 200, "__import__('os')", 5])
-def test_remote_stand_ins_have_a_name_and_nothing_else(name: Any) -> None:
+def test_remote_stubs_have_a_name_and_nothing_else(name: Any) -> None:
     found = read({"other": name, "shape": "(3,)", "dtype": "float32"})
     assert type(found).__name__ == (name if name in ("Tensor", "np.matrix") else "object")
     assert (found.shape, found.dtype) == ("(3,)", "float32")

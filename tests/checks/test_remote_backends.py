@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A backend in a process of its own is judged as one that is here, and reaches nobody else."""
 
 from __future__ import annotations

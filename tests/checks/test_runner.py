@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes of an answer: a verdict, a reason, or what passes through."""
 
 from __future__ import annotations

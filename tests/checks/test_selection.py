@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``-k``: the ids that a run prints, and what is said of a name that is none of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the suite draws, measured: a class that nothing reaches is a place where faults live."""
 
 from __future__ import annotations

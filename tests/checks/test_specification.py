@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The specification's text, the table in the code and the checks of the suite are in step, all ways round."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The suite as a table: what a row must have, and that a new row is all that a new question takes."""
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def test_suite_takes_a_new_question_by_its_row_alone(tmp_path: Path) -> None:
     (line,) = read_run(folder).lines
     assert (line["check"], line["status"], line["cases"]) == ("toy", "passed", 9)
     assert "toy" in (folder / "report.html").read_text(encoding="utf-8")
-    (standing,) = json.loads(file.read_text())["subjects"]
-    assert standing["kept"] == ["Q9"]
+    (summary,) = json.loads(file.read_text())["subjects"]
+    assert summary["kept"] == ["Q9"]
 
 
 def test_suite_ids_are_unique_and_say_their_check_and_label() -> None:

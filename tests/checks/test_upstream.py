@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports of findings: each is whole, and each script shows its defect where its package is installed."""
 
 import os

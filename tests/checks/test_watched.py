@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a backend writes beside its memory is seen, and a plan answers for what its arrays hold by then."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""``pabench gpu`` and ``make gpu``: the whole command, with a stand-in where the GPU would be."""
+# SPDX-License-Identifier: Apache-2.0
+"""``pabench gpu`` and ``make gpu``: the whole command, with a stub where the GPU would be."""
 
 from __future__ import annotations
 

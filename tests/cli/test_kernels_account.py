@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench kernels --account``: tables, files of others, bad requests."""
 
 from __future__ import annotations

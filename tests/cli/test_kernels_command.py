@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench kernels``: the table, what makes it fail, kernels from elsewhere, bad requests."""
 
 from __future__ import annotations

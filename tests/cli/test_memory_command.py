@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """pabench memory: figures, sources of lengths, and what it refuses."""
 
 from __future__ import annotations

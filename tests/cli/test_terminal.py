@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a terminal shows: the verdict first and in colour, and tables that keep their status at 80 columns."""
 
 from __future__ import annotations

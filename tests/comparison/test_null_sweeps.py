@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """False alarms and power of whole sweeps, simulated: nothing is timed."""
 
 from __future__ import annotations

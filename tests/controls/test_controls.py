@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checked device on its controls: what is planted is found, and a checker that errs is not believed."""
 
 from __future__ import annotations
@@ -141,10 +142,15 @@ def test_controls_verdict_names_a_missed_fault(device: CheckedDevice) -> None:
 
 
 def test_controls_verdict_judges_what_a_twin_leaves(device: CheckedDevice) -> None:
-    twin = BY_ID["table_to_its_end"]
-    assert isinstance(twin.args[1], Buffer)
-    out = dataclasses.replace(twin.args[1], equals=(*range(32, 94, 2), 7))
-    verdict = judge(dataclasses.replace(twin, args=(twin.args[0], out, twin.args[2])), FOLDER, device, [0])
+    look_alike = BY_ID["table_to_its_end"]
+    assert isinstance(look_alike.args[1], Buffer)
+    out = dataclasses.replace(look_alike.args[1], equals=(*range(32, 94, 2), 7))
+    verdict = judge(
+        dataclasses.replace(look_alike, args=(look_alike.args[0], out, look_alike.args[2])),
+        FOLDER,
+        device,
+        [0],
+    )
     assert verdict.problem == "seed 0: out[31] = 94, must be 7"
 
 

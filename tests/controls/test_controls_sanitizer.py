@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The controls under compute-sanitizer, seen through a script that prints what it prints."""
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ BY_ID = {control.id: control for control in load_controls()}
 
 MEMCHECK = """========= COMPUTE-SANITIZER
 ========= Invalid __global__ read of size 4 bytes
-=========     at past_table_by_one+0x1d0 in /tmp/tmpq/0a1b.cubin.cu:10
+=========     at past_table_by_one+0x1d0 in /tmp/tmpq/0a1b.cubin.cu:11
 =========     by thread (0,0,0) in block (0,0,0)
 =========     Access at 0x7f1d00000100 is out of bounds
 =========     Saved host backtrace up to driver entry point at kernel launch time
@@ -36,8 +37,8 @@ pabench-control: {"error": "the CUDA device reports: unspecified launch failure"
 ========= ERROR SUMMARY: 2 errors
 """
 RACECHECK = """========= COMPUTE-SANITIZER
-========= Error: Race reported between Write access at no_barrier_after_fill+0x90 in /tmp/x.cu:50
-=========     and Read access at no_barrier_after_fill+0x100 in /tmp/x.cu:51 [224 hazards]
+========= Error: Race reported between Write access at no_barrier_after_fill+0x90 in /tmp/x.cu:51
+=========     and Read access at no_barrier_after_fill+0x100 in /tmp/x.cu:52 [224 hazards]
 =========
 pabench-control: {"wrong": null}
 ========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)
@@ -46,13 +47,13 @@ SYNCCHECK = """========= COMPUTE-SANITIZER
 ========= Barrier error detected. Divergent thread(s) in block
 =========     at pab::bar_sync(unsigned int, unsigned int)+0x2c8 in /k/pab/intrinsics_cuda.cuh:53
 =========     by thread (0,0,0) in block (0,0,0)
-=========         Device Frame: named_barrier_of_too_many+0x2c0 in /tmp/x.cu:64
+=========         Device Frame: named_barrier_of_too_many+0x2c0 in /tmp/x.cu:65
 pabench-control: {"wrong": null}
 ========= ERROR SUMMARY: 64 errors
 """
 INITCHECK = """========= COMPUTE-SANITIZER
 ========= Uninitialized __global__ memory read of size 4 bytes
-=========     at output_read_before_written+0x70 in /tmp/x.cu:17
+=========     at output_read_before_written+0x70 in /tmp/x.cu:18
 =========     by thread (31,0,0) in block (0,0,0)
 =========     Address 0x7f3c7ec0007c
 pabench-control: {"wrong": null}
@@ -91,10 +92,10 @@ def script(folder: Path, outputs: dict[str, str], *, sleep_s: float = 0) -> Path
 @pytest.mark.parametrize(
     ("tool", "output", "state", "lines", "headline"),
     [
-        ("memcheck", MEMCHECK, "flagged", (10,), "Invalid __global__ read of size 4 bytes"),
-        ("racecheck", RACECHECK, "flagged", (50, 51), "Error: Race reported between Write access at"),
-        ("synccheck", SYNCCHECK, "flagged", (64,), "Barrier error detected. Divergent thread(s) in block"),
-        ("initcheck", INITCHECK, "flagged", (17,), "Uninitialized __global__ memory read of size 4 bytes"),
+        ("memcheck", MEMCHECK, "flagged", (11,), "Invalid __global__ read of size 4 bytes"),
+        ("racecheck", RACECHECK, "flagged", (51, 52), "Error: Race reported between Write access at"),
+        ("synccheck", SYNCCHECK, "flagged", (65,), "Barrier error detected. Divergent thread(s) in block"),
+        ("initcheck", INITCHECK, "flagged", (18,), "Uninitialized __global__ memory read of size 4 bytes"),
         ("memcheck", CLEAN, "clean", (), None),
         ("racecheck", CLEAN_RACES, "clean", (), None),
         ("memcheck", CLEAN.replace('"wrong": null', '"error": "no kernel"'), "failed", (), "no kernel"),
@@ -194,7 +195,7 @@ def test_selftest_tabulates_both_verdicts(
     told = json.loads(file.read_text())
     assert told["compute_sanitizer"] == {"looked_for": 3, "flagged": 2, "missed": 1, "twins_flagged": 0}
     theirs = {row["id"]: row["details"]["compute_sanitizer"] for row in told["records"]}
-    assert theirs["past_table_by_one"]["lines"] == [10]
+    assert theirs["past_table_by_one"]["lines"] == [11]
     assert theirs["shared_tail_unwritten"] is None
 
 
@@ -221,9 +222,10 @@ def test_sanitizer_says_what_is_wrong_with_a_twin(output: str, problem: str | No
 
 def test_sanitizer_place_is_told_apart(tmp_path: Path) -> None:
     name = "past_table_by_one"
-    astray = MEMCHECK.replace(".cu:10", ".cu:11")
+    (line,) = BY_ID[name].marks
+    found, astray = (MEMCHECK.replace(".cu:11", f".cu:{line + by}") for by in (0, 1))
     places = []
-    for output in (MEMCHECK, astray, MEMCHECK.replace(" in /tmp/tmpq/0a1b.cubin.cu:10", "")):
+    for output in (found, astray, MEMCHECK.replace(" in /tmp/tmpq/0a1b.cubin.cu:11", "")):
         row = compare(verdict(name), FOLDER, script(tmp_path, {name: output}))
         assert row.state == "flagged"
         places.append(row.place_right)
@@ -234,7 +236,7 @@ def test_sanitizer_does_not_run_what_no_tool_looks_for(tmp_path: Path) -> None:
     row = compare(verdict("loop_without_end"), FOLDER, script(tmp_path, {}))
     assert (row.theirs, row.state) == (None, "no tool")
     assert not (tmp_path / "calls").exists()
-    # but a twin that no tool looks at is watched all the same, for its result
+    # but a look-alike that no tool looks at is watched all the same, for its result
     assert Compared(ours=verdict("loop_without_end", "missed"), theirs=None).problem == "missed"
 
 

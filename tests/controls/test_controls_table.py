@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of controls: strict, complete, and in step with its kernel files."""
 
 from __future__ import annotations

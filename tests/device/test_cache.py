@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of compiled kernels: what is damaged is made again, what others may have written is not used."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The CUDA device without a GPU: refusals, and what it asks of CuPy, seen through a stand-in."""
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA device without a GPU: refusals, and what it asks of CuPy, seen through a stub."""
 
 from __future__ import annotations
 
@@ -191,7 +192,7 @@ def test_cuda_device_states_the_limits_of_its_gpu(cupy: FakeCupy) -> None:
 def test_cuda_device_fills_its_gpu_with_the_tensor_core_kernel(
     cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CudaDevice, "empty", CudaDevice.zeros)  # the stand-in's memory has no memset
+    monkeypatch.setattr(CudaDevice, "empty", CudaDevice.zeros)  # the stub's memory has no memset
     problem = Problem(num_qo_heads=8, num_kv_heads=2, head_dim=128, page_size=16, dtype="bfloat16")
     tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(5, 300))))
     plan = RawKernelMmaBackend(CudaDevice()).plan(tensors)
@@ -329,7 +330,7 @@ def test_cuda_device_reports_faults_and_lack_of_memory(cupy: FakeCupy) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
 def test_cuda_device_uses_names_that_cupy_has() -> None:
-    """The stand-in must not promise more than CuPy keeps."""
+    """The stub must not promise more than CuPy keeps."""
     import cupy
 
     assert issubclass(cupy.cuda.driver.CUDADriverError, RuntimeError)

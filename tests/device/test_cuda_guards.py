@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Guard granules of a GPU: which driver calls are made, that they are undone, and what lies where."""
 
 from __future__ import annotations

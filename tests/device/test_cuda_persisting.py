@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The calls about persisting lines of the L2 cache, on a driver that is a model."""
 
 from __future__ import annotations

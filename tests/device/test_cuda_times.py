@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times of a CUDA device, up to the launch: graphs, cold sets, ceilings, judgement of what was timed."""
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def test_cuda_times_a_cell_as_a_graph_out_of_a_cold_cache(cupy: Any) -> None:
     timing = line["timing"]
     assert (timing["method"], timing["cold"]) == ("graph", True)
     assert timing["sets"] == 1  # 61 KB of traffic are many caches of 4 KiB
-    assert not timing["gated"]  # the stand-in is done with a launch before it returns
+    assert not timing["gated"]  # the stub is done with a launch before it returns
     assert len(timing["sm_mhz"]) == len(line["run_ns"])
     assert min(timing["sm_mhz"]) > 0
     assert timing["event_floor_ns"] < timing["sample_ns"]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Blocks per multiprocessor: worked examples, and NVIDIA's own calculation where its header is installed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is read from a log of ptxas, in the forms of several toolkits."""
 
 from __future__ import annotations

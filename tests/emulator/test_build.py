@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiling for the emulated device: errors in one line, the cache of compiled files, no compiler."""
 
 from __future__ import annotations

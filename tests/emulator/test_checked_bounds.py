@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An index beyond a thread's own array ends the process of a checked launch."""
 
 from __future__ import annotations

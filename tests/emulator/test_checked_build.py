@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiling for the checked device: a compiler that cannot instrument is refused in one line."""
 
 from __future__ import annotations

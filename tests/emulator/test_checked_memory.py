@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """memcheck and initcheck of the checked device: what kernels touch and read."""
 
 from __future__ import annotations

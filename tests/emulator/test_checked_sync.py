@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """synccheck of the checked device: meetings that fail, values nobody gave, blocks that do not end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Steps of the scan allocator, counted: no atomic operation but a turn a block, and work that is spread."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The counted bounds of the tensor-core decode kernel hold, and their table says when one does not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Global memory: requests, bytes, sectors and which lanes make one request."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared memory, atomic operations, meetings and asynchronous copies."""
 
 from __future__ import annotations

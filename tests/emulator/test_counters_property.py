@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Same input, same numbers: whatever the schedule, however many workers."""
 
 from __future__ import annotations

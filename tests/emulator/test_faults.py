@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels that are wrong: seen by a wrong result under some seed, or as a fault that says who waits where."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``emulator/maths.h`` declares is the C library's, with and without ``<cmath>`` before it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Blocks that wait for one another: any number of them, on any number of cores."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlashInfer Trace: definitions, solutions and workloads are read, or refused in one line."""
 
 import json

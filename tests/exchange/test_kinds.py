@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Definitions of appends, merges, lists of slots and e4m3 caches: read, judged, or refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Solutions right and wrong through the whole command, their traces, and replays of what they failed."""
 
 import json

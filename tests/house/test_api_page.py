@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/api.md is what signatures and docstrings say."""
 
 from __future__ import annotations

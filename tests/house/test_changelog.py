@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The changelog: one section per version, newest first, no entry twice, none cut in two by a merge."""
 
 from __future__ import annotations
@@ -6,7 +7,10 @@ import itertools
 import re
 from pathlib import Path
 
+import pytest
+
 from pabench import __version__
+from tests.support.changelog import ROOT, collected, fragments
 
 TEXT = (Path(__file__).resolve().parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
 HEADING = re.compile(r"## \[(\d+\.\d+\.\d+)\] - (unreleased|\d{4}-\d\d-\d\d)")
@@ -44,3 +48,38 @@ def test_changelog_entries_are_whole() -> None:
             if first.endswith(".") and second.strip()[:1].islower()
         ]
         assert not broken, broken
+
+
+def test_changelog_fragments_are_entries() -> None:
+    fragments(ROOT)
+
+
+def test_changelog_takes_each_fragment_once_under_its_kind(tmp_path: Path) -> None:
+    folder = tmp_path / "changelog.d"
+    folder.mkdir()
+    (folder / "README.md").write_text("# How\n")
+    (folder / "speed.changed.md").write_text("Sweeps are\ntwice as fast.\n")
+    (folder / "old.removed.md").write_text("`--artifacts` is gone.\n")
+    older = "## [1.0.0] - 2026-01-01\n\n### Changed\n\n- Old.\n"
+    before = "# Changelog\n\n## [2.0.0] - unreleased\n\n### Changed\n\n- One.\n\n" + older
+    head, _, _ = before.partition("### Changed\n\n- One.\n\n")
+    wanted = (
+        "### Changed\n\n- Sweeps are twice as fast.\n- One.\n\n### Removed\n\n- `--artifacts` is gone.\n\n"
+    )
+    assert collected(before, fragments(tmp_path)) == head + wanted + older
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("speed.md", "Faster.", "must be called NAME.KIND.md"),
+        ("speed.better.md", "Faster.", "KIND is one of changed, fixed, added, removed"),
+        ("speed.changed.md", "- Faster.", "without a dash"),
+        ("speed.changed.md", "", "the text of one entry"),
+    ],
+)
+def test_changelog_refuses_what_is_no_fragment(name: str, text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "changelog.d").mkdir()
+    (tmp_path / "changelog.d" / name).write_text(text)
+    with pytest.raises(ValueError, match=said):
+        fragments(tmp_path)

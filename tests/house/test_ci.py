@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What docs/ci.md promises: report, summary, annotations and badge are there, whatever fails."""
 
 from __future__ import annotations

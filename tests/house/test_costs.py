@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What decides which tests run names tests that are there, and is read as it was written."""
 
 from __future__ import annotations

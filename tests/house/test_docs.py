@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The documents: every command in them runs, every link leads somewhere, figures agree with the code."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The examples of the documents: each is short, shows one idea, is right, and wrong without it."""
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def test_example_is_right_and_would_be_found_wrong(load: Any, name: str) -> None
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_example_is_short_and_listed(name: str) -> None:
-    text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    licence, text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8").split("\n", 1)
+    assert licence.startswith("# SPDX-License-Identifier: ")
     assert len(text.splitlines()) <= 30
     assert text.startswith('"""')
     assert f"[{name}.py]({name}.py)" in (EXAMPLES / "README.md").read_text(encoding="utf-8")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``make test`` draws the same examples every time, ``make fuzz`` others, whose failures can be repeated."""
 
 from __future__ import annotations

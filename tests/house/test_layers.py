@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Holds the layer table: who may import whom, read from the sources."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds pabench, installs it in the three ways, and looks from an empty folder whether it is all there.
 
 The fresh environments hold nothing but pabench; its dependencies are those of the running interpreter,

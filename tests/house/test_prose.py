@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The words that users read are plain English of the field: help texts, documents, report, messages."""
 
 from __future__ import annotations

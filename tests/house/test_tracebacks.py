@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is said of an exception: one line with the place in the code under test, and the whole traceback."""
 
 from __future__ import annotations

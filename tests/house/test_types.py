@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Types: what ``make lint`` asks, as a test, so that the tests of the other cores go on meanwhile."""
 
 from __future__ import annotations

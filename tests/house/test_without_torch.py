@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is asked of anything but torch's own code neither needs torch nor imports it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The truth over caches whose K and V differ, are one, or have gaps, and what is said of a wrong answer."""
 
 from __future__ import annotations

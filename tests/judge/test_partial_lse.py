@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Right kernels that merge parts by their LSE: within the bound when they declare it, beyond it when not."""
 
 from __future__ import annotations

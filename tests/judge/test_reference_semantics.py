@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Truth and bound of the features: against the plain second implementation, by hand, and on right kernels."""
 
 from __future__ import annotations

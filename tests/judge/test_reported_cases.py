@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Public reports as cases: each is expressed, a right answer passes, the reported one fails by its cause."""
 
 from __future__ import annotations

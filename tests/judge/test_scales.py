@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Queries of e4m3, and scales of each sequence and KV head: truth, bound, our kernel, causes by name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The judge against a second implementation of truth and bound, on torch, over everything that is drawn."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Simulated float32 kernels: right ones stay within the bound, planted faults leave it and are named."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults in the features, simulated: each leaves the bound and is named."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accounts of compiled kernels: classes, the steady way, distances from load to use, tables."""
 
 from __future__ import annotations

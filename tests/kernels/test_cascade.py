@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decode over shared prefixes: what is read, and that plans without sharing are those of the plain kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernels that measure a GPU's memory: right sums, copies and fills, and nothing left out."""
 
 from __future__ import annotations

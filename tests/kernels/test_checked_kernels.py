@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our kernels on the checked device: nothing is found, and the bits are those of the fast mode."""
 
 from __future__ import annotations

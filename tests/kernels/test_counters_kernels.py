@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counted against the closed forms of oracle/traffic.py, to the last byte, for the kernels of the project."""
 
 from __future__ import annotations

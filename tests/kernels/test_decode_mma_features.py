@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tensor-core decode kernel beyond plain attention: every feature, wherever the work is cut."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The readable kernel beyond plain decode: right at every edge, and bit for bit plain where it may be."""
 
 from __future__ import annotations

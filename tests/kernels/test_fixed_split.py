@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sequences cut at fixed places: keys without weight change no bit, also where they begin another piece."""
 
 from __future__ import annotations

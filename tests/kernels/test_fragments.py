@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layout of tiles in shared memory has no bank conflicts, neither when written nor when read."""
 
 from __future__ import annotations

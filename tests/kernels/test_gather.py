@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kv_gather.cu: tokens come out of their pages as they went in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of instances is what the launch plans ask for: same macros, same block, same shared memory."""
 
 from __future__ import annotations

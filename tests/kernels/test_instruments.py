@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernels beside a measurement: the gate opens or gives up, the clock counts, the walk is whole."""
 
 from __future__ import annotations

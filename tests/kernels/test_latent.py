@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decode over latent caches on tensor cores."""
 
 from __future__ import annotations

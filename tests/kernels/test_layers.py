@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One plan for many layers: launches of another layer, and what is no layer of the same batch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LSEs in base 2, where that is declared: of decode, of a merge, and both together."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """merge_states.cu and what judges it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches of decode steps and prompts: each sequence goes to the kernel that suits it."""
 
 from __future__ import annotations

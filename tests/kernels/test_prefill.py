@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tensor-core kernel for many query tokens: right, and each row's bits its own."""
 
 from __future__ import annotations

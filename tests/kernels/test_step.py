@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A decode step in two launches: the allocator's, which plans the attention as well, and the attention."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Caches whose K and V differ, are one, or have gaps: rules, views, strides, spellings."""
 
 from __future__ import annotations

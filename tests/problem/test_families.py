@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Input families that exist for one fault each: that fault leaves the bound, and nothing else does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layouts of a KV cache: two readings of one allocation, padded pages, and copies that a transfer takes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared beginnings: forks of a case, groups of a batch, private copies."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reported bugs of problems that need words beyond plain attention: each is expressed, and the bug is named.
 
 The files hold what a report says, made small: shapes, what is special, and the wrong answer.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fields beyond plain attention: validation, JSON, ids, visible keys, e4m3."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pages in Chromium, by axe-core: WCAG 2.2 AA on phone and desk, both themes, and no scrolling sideways."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page answers first: cause, badges, page size and regressions above, one card a cause, platform last."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench report`` of runs that somebody else wrote: a page, or one line that names file, line and rule."""
 
 from __future__ import annotations

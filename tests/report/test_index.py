@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench report --index``: a folder of runs as one page."""
 
 from __future__ import annotations

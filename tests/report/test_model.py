@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
 from dataclasses import replace
@@ -296,17 +297,17 @@ def test_report_model_survives_a_bare_record(tmp_path: Path) -> None:
     assert built.trend is None
 
 
-def test_report_model_standing_follows_from_the_results(tmp_path: Path) -> None:
+def test_report_model_summary_follows_from_the_results(tmp_path: Path) -> None:
     lines = [
         check("mine", "repeat"),
         check("mine", "batch", missing_badges={"batch-invariant": "alone: <bits> differ"}),
     ]
     built = model(tmp_path, ("conformance", lines, {}))
-    (row,) = built.standing
+    (row,) = built.summaries
     assert (row.subject, row.badges) == ("mine", ("deterministic",))
     assert row.without == (("batch-invariant", "batch: alone: <bits> differ"),)
     assert row.clauses == f"3 of {3 + len(row.open.split(', '))}"
-    (broken,) = model(tmp_path / "b", ("conformance", [failed_check("mine", "repeat")], {})).standing
+    (broken,) = model(tmp_path / "b", ("conformance", [failed_check("mine", "repeat")], {})).summaries
     assert (broken.broken, broken.badges) == ("D8, Q4", ())
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The section on the model: what it leaves out, and modelled over measured where both are at hand."""
 
 from __future__ import annotations

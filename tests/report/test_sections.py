@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sections that installed packages bring: their tables, and what becomes of broken ones."""
 
 from __future__ import annotations

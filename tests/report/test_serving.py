@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The serving section of the report, from journal lines alone."""
 
 from __future__ import annotations

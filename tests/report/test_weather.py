@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The weather page: other projects by the state of each clause, and what has changed since an earlier one."""
 
 import importlib.util
@@ -109,7 +110,7 @@ def made() -> ModuleType:
 def test_newer_releases_are_judged_beside_the_pinned_ones(
     made: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which packages are installed where, and which runs are made of them; pip and pabench are stand-ins."""
+    """Which packages are installed where, and which runs are made of them; pip and pabench are stubs."""
     asked: list[list[str]] = []
 
     def ran(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -139,6 +140,7 @@ def test_newer_releases_are_judged_beside_the_pinned_ones(
     assert "vllm-triton" in runs[1]
     assert [one for one in runs[2] if one.startswith("transformers")] == [
         "transformers-block-manager",
+        "transformers-paged-cache",
         "transformers-paged",
     ]
     assert [Path(one).name for one in asked[-1] if one.startswith(str(tmp_path / "out"))][:3] == [

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Signs of life, and what a subject raised in words."""
 
 from __future__ import annotations

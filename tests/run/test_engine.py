@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The engine, by way of the smallest plug of docs/examples: what every activity has for nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Items on other machines, with a fleet that is made here: what is lost runs again, and nothing twice."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cluster of two Ray nodes on this machine, one of which is killed; skipped where Ray is not installed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lines of replicates become the record of their item, and nothing that went wrong is averaged away."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Worker processes: every way to die is named, none is left behind, the next one works."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a search for what kills a mutant learns on its way."""
 
 from __future__ import annotations

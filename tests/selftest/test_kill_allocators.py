@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kill matrix of the host allocator: the suite passes it and kills every fault planted in its sources."""
 
 from __future__ import annotations

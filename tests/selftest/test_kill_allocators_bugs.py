@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The planted faults cover what is known to go wrong in allocators: a list names each, or says why not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kill matrix of the device allocators: faults in their kernels, on both emulated devices."""
 
 from __future__ import annotations

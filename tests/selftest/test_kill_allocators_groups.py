@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kill matrix of KV groups: the suite passes them and kills every fault planted in their source."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kill matrix of images: the suite passes who keeps them apart and kills every fault planted in that."""
 
 from __future__ import annotations

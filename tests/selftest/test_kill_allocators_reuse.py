@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The suite passes begun pages, copied forks and priorities, and kills each fault planted in their source."""
 
 from __future__ import annotations

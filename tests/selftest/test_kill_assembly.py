@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults in the inline assembly, which the emulated device does not see, die on the PTX device.
 
 All of them: ``pabench selftest --mutants tests/mutants/assembly.toml``; here two.
@@ -28,9 +29,9 @@ def test_assembly_has_faults_and_all_are_judged_from_ptx() -> None:
 @pytest.mark.parametrize("name", SAMPLE)
 def test_fault_in_the_assembly_is_killed(name: str) -> None:
     mutant = MUTANTS[name]
-    with MutantRunner(seeds=(0,)) as killer:
-        fate = killer.judge(mutant)
-    assert fate.status == "killed", fate
-    (kill,) = fate.kills
+    with MutantRunner(seeds=(0,)) as runner:
+        result = runner.judge(mutant)
+    assert result.status == "killed", result
+    (kill,) = result.kills
     assert kill is not None
     assert kill.is_by(mutant.killed_by), kill

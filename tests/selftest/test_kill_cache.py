@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kill matrix of the cache kernels, of merging and of shared prefixes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kill matrix of the formats of a cache: read, written, gathered."""
 
 from __future__ import annotations

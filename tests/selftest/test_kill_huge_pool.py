@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kill matrix of what only large things show, and how a pool larger than memory is made."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kill matrix: the suite kills every planted fault, by name and place.
 
 That it passes on the right kernels is what ``test_conformance_command.py`` shows, by the command.

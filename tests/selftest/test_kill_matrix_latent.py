@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kill matrix of the tensor-core kernel over latent caches."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kill matrix of the tensor-core prefill kernel: the suite passes on it and kills every planted fault."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults of public reports die in profile quick, and the smallest case found still says what they are."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kill matrix of calls as servers make them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench selftest --mutants`` and ``--generate``, and what they are made of."""
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pabench.resources import resource_dir
 from pabench.run.plug import Facts
 from pabench.selftest.calibration import Trial
 from pabench.selftest.killing import Kill, MutantResult, MutantRunner, stages_of
-from pabench.selftest.kills import Mutants, counts, record_of_fate
+from pabench.selftest.kills import Mutants, counts, record_of_mutant
 from pabench.selftest.mutants import Mutant, load_mutants, mutated
 from pabench.selftest.mutation import changes_of, excuse_for, generated, mutant_of
 from pabench.selftest.own_subjects import SUBJECTS, subjects_of
@@ -189,7 +190,7 @@ def test_selftest_mutants_resumed_patiently_judges_again_what_lived_in_haste() -
     hasty, patient = (Mutants(mutants, seeds=1, hasty=h, deadline_s=30, config={}) for h in (True, False))
     kill = Kill(check="decode[normal]", subject="rawkernel", text="wrong", max_ratio=7.0)
     done = [
-        record_of_fate(item.blank("emulated"), MutantResult(mutant=mutant, kills=(found,)))
+        record_of_mutant(item.blank("emulated"), MutantResult(mutant=mutant, kills=(found,)))
         for item, mutant, found in zip(hasty.items(FACTS), mutants[:2], (kill, None), strict=False)
     ]
     assert hasty.config(FACTS) == patient.config(FACTS)
@@ -207,12 +208,12 @@ def test_selftest_mutants_lie_in_a_folder_that_ends_with_the_run(tmp_path: Path)
     seen: list[list[str]] = []
 
     class Looking(MutantRunner):
-        def _fate(self, mutant: Mutant, kernels: Path | None, path: tuple[str, ...]) -> MutantResult:
+        def _result(self, mutant: Mutant, kernels: Path | None, path: tuple[str, ...]) -> MutantResult:
             seen.append([one.name[:15] for one in scratch.iterdir()])
             return MutantResult(mutant=mutant)
 
-    with Looking(seeds=[0], scratch=str(scratch)) as killer:
-        killer.judge(LIVING)
+    with Looking(seeds=[0], scratch=str(scratch)) as runner:
+        runner.judge(LIVING)
     assert seen == [["pabench-mutant-"]]
     (scratch / "left").mkdir()  # by a worker that was ended
     del plug
@@ -222,20 +223,20 @@ def test_selftest_mutants_lie_in_a_folder_that_ends_with_the_run(tmp_path: Path)
 # --- the verdict --------------------------------------------------------------------------------------------
 
 
-def test_selftest_mutants_fates_are_counted() -> None:
+def test_selftest_mutants_results_are_counted() -> None:
     mutant = Mutant(id="m", file="a.cu", before="a", after="b", **FIELDS)
     kill = Kill(check="decode[normal]", subject="rawkernel", text="wrong", max_ratio=7.0)
     other = Kill(check="poison", subject="rawkernel", text="wrong", max_ratio=3.0)
-    fates = [
+    results = [
         MutantResult(mutant=mutant, kills=(kill, kill)),
         MutantResult(mutant=mutant, kills=(other, kill)),
         MutantResult(mutant=mutant, kills=(kill, None), cases=60),
         MutantResult(mutant=mutant, refused="does not compile"),
     ]
-    assert [fate.status for fate in fates] == ["killed", "killed", "lives", "refused"]
-    assert [fate.smallest_ratio for fate in fates] == [7.0, 3.0, 7.0, None]
+    assert [result.status for result in results] == ["killed", "killed", "lives", "refused"]
+    assert [result.smallest_ratio for result in results] == [7.0, 3.0, 7.0, None]
     (item,) = Mutants([mutant], seeds=2, hasty=False, deadline_s=30, config={}).items(FACTS)
-    records = [record_of_fate(item.blank("emulated"), fate) for fate in fates]
+    records = [record_of_mutant(item.blank("emulated"), result) for result in results]
     assert [str(record.status) for record in records] == ["passed", "passed", "failed", "unsupported"]
     assert records[2].reason == "survived 60 cases; 'a' -> 'b'"
     assert counts(records) == {"judged": 3, "killed": 2, "lives": 1, "by_another": 1}
@@ -296,7 +297,7 @@ def test_selftest_mutants_command_from_elsewhere(tmp_path: Path, capfd: pytest.C
     assert len((out / "journal.jsonl").read_text().splitlines()) == 4
 
 
-class FailingKiller:
+class FailingRunner:
     """Finds every mutant dead but one, breaks down over some, and is of no use afterwards."""
 
     broken = False
@@ -320,7 +321,7 @@ class FailingKiller:
 def test_selftest_mutants_one_that_cannot_be_judged_loses_no_other(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pabench.selftest.kills.MutantRunner", FailingKiller)
+    monkeypatch.setattr("pabench.selftest.kills.MutantRunner", FailingRunner)
     names = ("first", "zero", "refused", "second", "third")
     path = tmp_path / "mine.toml"
     path.write_text(
@@ -350,18 +351,18 @@ def test_selftest_mutants_one_that_cannot_be_judged_loses_no_other(
     assert run([*arguments, str(tmp_path / "three")]) == 1
 
 
-def test_selftest_mutants_killer_leaves_the_sources_alone() -> None:
+def test_selftest_mutants_runner_leaves_the_sources_alone() -> None:
     before = (KERNELS / "kv_append.cu").read_bytes()
     (mutant,) = (m for m in load_mutants(OWN / "kernels.toml") if m.id == "kv-head-modulo")
-    with MutantRunner(seeds=[0]) as killer:
-        fate = killer.judge(mutant)
+    with MutantRunner(seeds=[0]) as runner:
+        result = runner.judge(mutant)
         assert (
-            killer.judge(Mutant(id="m", file="ceilings.cu", before="a", after="b", **FIELDS)).refused
+            runner.judge(Mutant(id="m", file="ceilings.cu", before="a", after="b", **FIELDS)).refused
             == "no backend or allocator here is made of ceilings.cu"
         )
-    assert fate.status == "killed"
-    assert fate.smallest_ratio is not None
-    assert fate.smallest_ratio > 1
+    assert result.status == "killed"
+    assert result.smallest_ratio is not None
+    assert result.smallest_ratio > 1
     assert (KERNELS / "kv_append.cu").read_bytes() == before
 
 

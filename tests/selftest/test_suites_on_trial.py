@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Suites on trial: the right kernel passes everywhere, and faults fall where their inputs can show them."""
 
 import json
@@ -71,7 +72,7 @@ def test_a_suite_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", SUITES)
 def test_every_fault_falls_to_ours(name: str, tmp_path: Path) -> None:
-    file = tmp_path / "fates.json"
+    file = tmp_path / "results.json"
     words = [
         "selftest",
         "--suite",

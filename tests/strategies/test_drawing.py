@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The suite draws the same cases with a seed, whatever has been imported."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plugins of engines by their contracts: right ones pass, and each way to break a contract is named."""
 
 from __future__ import annotations

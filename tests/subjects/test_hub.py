@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels of the Hugging Face hub, in a folder or in its cache, and never over a network."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finding and loading subjects of both kinds: by name, by place, and what each mistake is answered with."""
 
 from __future__ import annotations

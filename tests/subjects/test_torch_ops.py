@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operators of torch as backends, by the name that they are registered under."""
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Submission packages: what is packed can be verified, and what was changed shows."""
 
 import json
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,31 @@ def test_a_package_says_what_its_run_showed(tmp_path: Path, capsys: pytest.Captu
     assert "FAILED window: decode[window] failed" in capsys.readouterr().out
     assert run(["verify", str(package), "--profile", "sink"]) == 4
     assert "did you mean 'sinks'" in capsys.readouterr().err
+
+
+def test_packages_are_told_in_json(tmp_path: Path) -> None:
+    file, page = tmp_path / "told.json", tmp_path / "page.html"
+
+    def told(*words: str, code: int = 0) -> dict[str, Any]:
+        assert run([*words, "--json", str(file)]) == code
+        found: dict[str, Any] = json.loads(file.read_text())
+        assert (found["schema"], found["kind"]) == (1, words[0])
+        return found
+
+    package = packed(tmp_path, **{"decode[window]": "failed"})
+    made = told("submit", str(tmp_path / "run"), "--statement", "Mine", "--out", str(tmp_path / "b.zip"))
+    assert made["sha256"] == sha256((tmp_path / "b.zip").read_bytes()).hexdigest()
+    found = told("verify", str(package))
+    assert (found["passed"], found["tampered"], found["failed"]) == (True, [], [])
+    states = {claim["name"]: claim["state"] for claim in found["subjects"]["mine"]["profiles"]}
+    assert (states["core"], states["window"]) == ("held", "broken")
+    failed = told("verify", str(package), "--profile", "window", code=1)
+    assert (failed["passed"], failed["failed"][0]["why"]) == (False, "decode[window] failed")
+    (row,) = told("scoreboard", str(package), "--out", str(page))["packages"]
+    assert (row["package"], "core" in row["subjects"]["mine"]) == (found["package"], True)
+    broken = changed(package, "statement.txt", b"Another")
+    assert told("verify", str(broken), code=1)["tampered"][0].startswith("statement.txt: has SHA-256")
+    assert str(broken) in told("scoreboard", str(broken), "--out", str(page), code=1)["tampered"]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of adapters share: cases of any kind, judged by the oracle alone."""
 
 from __future__ import annotations

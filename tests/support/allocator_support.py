@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random operations on allocators, and their outcomes in a form that can be compared."""
 
 from __future__ import annotations

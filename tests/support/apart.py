@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Judges planted faults in processes of their own, which those that run wild may take along."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes docs/api.md, the reference of the Python API, from signatures and docstrings: ``make api``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backends that are wrong about themselves or give back what is not theirs; named by place."""
 
 from __future__ import annotations

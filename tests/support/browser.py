@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A page in headless Chromium, scripts off: boxes, screenshots, prints, audits, by the DevTools protocol."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the small kernels of tests/kernels on the checked device and says what it found."""
 
 from __future__ import annotations

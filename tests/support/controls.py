@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Verdicts of the checked device on many controls, several at a time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each test costs, measured: decides what ``make check`` and ``make test`` leave out.
 
 ``make costs`` runs every test under this plugin and writes ``tests/costs.txt`` anew.  It counts CPU seconds

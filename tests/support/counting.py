@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the kernels of kernels/counts.cu on a device that only counts."""
 
 from __future__ import annotations

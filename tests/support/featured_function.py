@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A plain function with every argument that one may have, and faults to plant in it."""
 
 from __future__ import annotations

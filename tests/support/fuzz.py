@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``make fuzz``: runs the property tests with one random seed after another, and says how to repeat failures.
 
 ``make test`` draws the same examples every time, so that it is red because of a change or not at all.  What

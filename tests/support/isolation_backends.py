@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backends that do to their process what no exception tells; named by place, so that workers find them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the workers of the isolation tests do; run in processes of their own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Judges one case as whoever runs checks does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tests of several attention kernels share."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asks single questions of the suite against a folder of kernels."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A copy of the kernels with a fault: from its second tile on decode takes the keys for the values."""
 
 import shutil

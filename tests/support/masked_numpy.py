@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention in float32 with numpy, over any set of keys and any format; either may be mistaken on purpose."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Benches of ``pabench model`` in worker processes: a tiny model, and backends and allocators that break."""
 
 from __future__ import annotations

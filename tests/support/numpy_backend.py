@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A right backend in plain numpy, row by row, made of small steps; a planted fault overrides one of them."""
 
 from __future__ import annotations

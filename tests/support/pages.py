@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A page of every kind that pabench writes, most of them of real runs: small ones, made here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backends that stand for other projects' packages: one that is wrong where rows see no key, and others."""
 
 from __future__ import annotations

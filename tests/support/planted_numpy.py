@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults of public reports, each planted in the numpy backend: its class, and what the verdict must say.
 
 Models in own words: the thresholds are ours.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Allocators that a registry in a process of its own offers for the time of a test."""
 
 from __future__ import annotations

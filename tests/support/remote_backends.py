@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Subjects that reach for what is not theirs, or return what nobody can judge; they run elsewhere."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Synthetic runs with realistic figures, for the tests of the store and of the report."""
 
 from __future__ import annotations

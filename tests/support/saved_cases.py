@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Saves a case into a folder of the test's own choice, in the form of a run's failures."""
 
 from __future__ import annotations

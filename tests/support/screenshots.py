@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws docs/images anew: ``make images``, which needs Chromium.  Runs pabench, then shoots its pages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small servers for the tests of ``pabench.activities.serving``."""
 
 from __future__ import annotations

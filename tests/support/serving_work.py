@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bench of ``pabench serving`` in whose worker process some allocators break."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Puts the stand-in for CuPy in place of the real one, in this process or in a new one."""
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the stub for CuPy in place of the real one, in this process or in a new one."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ lengths = ["fixed:len={mean}", "uniform:low=1,high={twice}"]
 )
 
 
-# operations so small that what the stand-in takes to launch them hides how fast the host moves bytes: a speed
+# operations so small that what the stub takes to launch them hides how fast the host moves bytes: a speed
 # above the ceilings, which are the host's as well, would be refused.  Copies of one page are too large
 KINDS = (
     EXPECT
@@ -82,7 +83,7 @@ backends = ["rawkernel-cascade"]
 
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The stand-in, under CuPy's name."""
+    """The stub, under CuPy's name."""
     module = importlib.import_module("tests.support.standin.cupy")
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setitem(sys.modules, "cupy.cuda", module.cuda)

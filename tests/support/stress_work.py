@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bench of a stress run whose allocators misbehave: ``stack`` hangs, ``ticket`` ends its process."""
 
 from __future__ import annotations

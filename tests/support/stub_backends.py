@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backends that misbehave, each in one way; the tests enter them in the registry by name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A random decoder of two layers in torch: a language model to ``activities.model``, in milliseconds."""
 
 from __future__ import annotations

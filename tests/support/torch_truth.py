@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Truth and error bound once more, on torch and apart from the judge: dense, a sequence at a time, no blocks.
 
 Written from ``docs/mathematics.md``; imports nothing of ``pabench.judge``.  For cases whose every row has

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A definition of each other kind of FlashInfer Trace that is taken, with a right solution and wrong ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trace sets of our own, in the schema of FlashInfer Trace: definitions, and solutions right and wrong."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sampling: the interval of the median, the rule that stops, the warm-up, the cold cache, the GPU's state."""
 
 from __future__ import annotations

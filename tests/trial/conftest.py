@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What holds for the tests of ``pabench.check`` alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A kernel in service: one call in N is judged apart, and a wrong one stays as a case that replays."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The notebook of the documents runs, cell by cell, and shows what its last lines are."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models of ``config.json`` files: figures of models that are known, and one line for what is not clear."""
 
 from __future__ import annotations

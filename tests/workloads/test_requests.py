@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests as columns: traces of every format, drawn lengths, times of arrival, common beginnings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trace files as they are published: right figures, or one line that names the option."""
 
 from __future__ import annotations
@@ -375,7 +376,7 @@ def test_zstandard_asks_for_a_package(tmp_path: Path, monkeypatch: pytest.Monkey
         read_trace(path)
     assert caught.value.exit_code == 7
     assert "pip install zstandard" in str(caught.value.hint)
-    # where Python has it; nothing here can unpack, so that the module is a stand-in
+    # where Python has it; nothing here can unpack, so that the module is a stub
     module: Any = types.ModuleType("compression.zstd")
     module.ZstdFile = lambda file: io.BytesIO((FILES / "vidur_arrived_at.csv").read_bytes())
     monkeypatch.setitem(sys.modules, "compression.zstd", module)
@@ -383,7 +384,7 @@ def test_zstandard_asks_for_a_package(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_zstandard_that_is_cut_off_at_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package takes any end of a file for the end of the data; a stand-in for its objects."""
+    """The package takes any end of a file for the end of the data; a stub for its objects."""
 
     class Frame:
         eof, unused_data = False, b""

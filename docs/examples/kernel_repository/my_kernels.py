@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two decode kernels of a repository: one is right, one forgets the last page when it is not full."""
 
 import numpy as np

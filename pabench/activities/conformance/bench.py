@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worker's side of a conformance run: the judge.
 
 Hypothesis, tensors, truth, bound and verdict live here; the subject that is judged lives in a process of its
@@ -107,7 +108,7 @@ class ConformanceBench(BenchBase):
         if self._deadline_s is None or self._wanted.checked:
             self._env.loading(f"device {self._wanted.name!r}")
             self._device = open_verified(self._wanted, must_run=False)
-        found = []
+        found, places = [], []
         for kind, name in self._request.subjects:
             self._env.loading(f"{kind} {name!r}")
             facts = self._facts(kind, name)
@@ -115,9 +116,10 @@ class ConformanceBench(BenchBase):
                 # who stops at the first failure is told by it
                 facts = replace(facts, broken=self._broken(kind, name))
             found.append(facts.to_dict())
+            if self._remote is not None:
+                places.append(self._remote.facts.device_description)
         if self._remote is not None:
-            told = self._remote.facts
-            device, description = told.device_name, told.device_description
+            device, description = self._remote.facts.device_name, "; ".join(dict.fromkeys(places))
         elif self._device is not None:
             device, description = self._device.name, self._device.description
         else:

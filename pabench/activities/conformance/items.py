@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a conformance run asks: one question of one subject an item, and the record that comes of it."""
 
 from __future__ import annotations

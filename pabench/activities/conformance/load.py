@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether what a subject is made of compiles: asked once, before the first case."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conformance as a plug for the engine: every question of the suite to every subject."""
 
 from __future__ import annotations

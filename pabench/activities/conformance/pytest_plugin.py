@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pytest plugin for other projects: the suite inside their own tests.
 
 ::
@@ -220,10 +221,10 @@ class HostedSuite:
         """Say which clauses, profiles and badges each subject keeps, and where the run is."""
         if self._run is None or not self._run.records:
             return
-        from pabench.checks.standing import standing_lines, standings
+        from pabench.checks.summary import clause_lines, summaries
 
         terminalreporter.section("pabench")
-        for line in standing_lines(standings([record.flat() for record in self._run.records])):
+        for line in clause_lines(summaries([record.flat() for record in self._run.records])):
             terminalreporter.write_line(line)
         terminalreporter.write_line(f"report: pabench report {self._run.path}")
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a conformance run is asked for; goes to a worker process as JSON."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A seed that nobody who is judged can know: read from the environment, and shown in no file of the run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes a case small that ends its subject's process."""
 
 from __future__ import annotations

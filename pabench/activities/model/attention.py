@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention of a packed batch, layer by layer: append to the pages, attend over them, judge.
 
 Each layer is judged on what it was given, so that a fault does not make the layers behind it look wrong.

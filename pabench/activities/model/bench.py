@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worker's side of a model's run: loads weights and backend once, then runs one page size after another.
 
 The model's attention is judged in the process that it runs in.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Queries, keys and values of chosen layers, as the model makes them for its prompts and its own answers."""
 
 from __future__ import annotations

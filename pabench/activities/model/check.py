@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Are the tokens those of the model's own dense attention, and by how much?
 
 Each answer is put behind its prompt and read by the dense model once.  Where every token is what the dense

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From logits to a token: the likeliest, or a draw that anybody can repeat."""
 
 from __future__ import annotations

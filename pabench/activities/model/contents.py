@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each sequence's cache must hold, kept apart from pages and device: the judge's side of the story."""
 
 from __future__ import annotations

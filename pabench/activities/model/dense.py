@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention without pages, rounded as in a cache: what the storage type does to logits, alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model is asked for, checked before anything runs."""
 
 from __future__ import annotations

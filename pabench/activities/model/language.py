@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the room asks of a language model: text to tokens, and a forward pass with attention handed in."""
 
 from __future__ import annotations

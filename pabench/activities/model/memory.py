@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An allocator with the cache of all layers behind it: what it says must be copied is copied, at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A language model's run as a plug for the engine: all prompts, once at each page size."""
 
 from __future__ import annotations

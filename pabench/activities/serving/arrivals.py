@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who has come: requests by their time, and turns some time after the end of the turn before."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worker's side of a serving run: makes the workload once, which one server after another serves."""
 
 from __future__ import annotations

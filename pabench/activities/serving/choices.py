@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a scheduler chooses: who is next, who goes when pages run out, and who makes way for another."""
 
 from __future__ import annotations

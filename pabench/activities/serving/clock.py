@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The executor of a configuration that tells the time, and what its step model says of page sizes."""
 
 from __future__ import annotations

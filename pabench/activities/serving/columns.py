@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All columns of a server in a file of their own: by step, by sample of memory, by request."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a serving run is asked for, resolved, in values that go to a worker process as JSON."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Workload -> scheduler -> allocator under test -> executor, step by step on a virtual clock.
 
 A step grows every decoding sequence by the token made last, in one call of the allocator; goes on with

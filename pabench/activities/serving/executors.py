@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a step costs: nothing, or what a model of a GPU says; the kernel executor is in ``kernel.py``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The executor that launches a kernel: attention through the tables as they are, held to the oracle."""
 
 from __future__ import annotations

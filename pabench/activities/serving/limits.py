@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a step of a server may hold."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of a run: latency as the user sees it, throughput, what preemption cost, where memory was.
 
 Definitions, for a request that arrives at a and has its tokens at t_1 .. t_o:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Oracle mode: a serving run that is a conformance run of its allocator too."""
 
 from __future__ import annotations

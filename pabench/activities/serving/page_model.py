@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Throughput of a full pool by page size, for the lengths that a run has seen."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Kwon et al., "Efficient Memory Management for LLM Serving with PagedAttention" (SOSP 2023), report.
 
 Figures are read off the paper's tables, charts and text; workloads are rebuilt from the means it gives, since

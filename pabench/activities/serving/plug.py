@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Serving as a plug for the engine: a server an allocator and page size, all over one workload."""
 
 from __future__ import annotations

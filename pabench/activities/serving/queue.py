@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests that wait for admission, in the order of the scheduler."""
 
 from __future__ import annotations

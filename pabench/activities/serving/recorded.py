@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Allocators that write down what the driver does to them: for oracle mode and for the kernel executor."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run leaves behind, in columns: one row a step, one a sample of memory, one a request."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The memory figures of the vLLM paper, obtained again with running allocators, and held to acceptances."""
 
 from __future__ import annotations

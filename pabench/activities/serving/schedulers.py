@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who runs next, and who goes when pages run out; a scheduler is a handful of choices.
 
 One of your own is named by its place, ``file.py:name`` or ``module:name``; an installed package brings one as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The allocator as the driver uses it: requests in slots, timed, with whatever the allocator offers."""
 
 from __future__ import annotations

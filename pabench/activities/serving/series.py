@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Long columns made short: what a chart can show and a journal line can carry."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the driver to the end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One allocator at one page size, which serves the workload: an item of a serving run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The requests of a serving run: read from a trace, or drawn."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worker's side of a stress run: opens the device once, then runs one cell after another."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a stress run does: cells, one scenario of one allocator at one size each.
 
 ``scenarios.py`` says what a scenario is.

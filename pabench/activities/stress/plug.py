@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stress as a plug for the engine: a cell a scenario and size; what hits the deadline is a result."""
 
 from __future__ import annotations

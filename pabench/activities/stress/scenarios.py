@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scenarios: each makes an allocator, does its worst and returns figures.
 
 Figures are plain JSON values.  Times are nanoseconds of the host's clock around one call, the first call

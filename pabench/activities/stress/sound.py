@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether what an allocator has handed out in a stress run is sound: cheap enough for a million pages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lists of whole numbers and of heads, as a user writes them on the command line or in a file.
 
 ``8,16,32`` are three items; ``1:64:x2`` is the range 1, 2, 4, ... 64 and ``16:64:16`` is 16, 32, 48, 64 (both

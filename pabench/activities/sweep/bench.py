@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worker's side of a sweep: a judge that owns a process per backend, and runs one cell after another."""
 
 from __future__ import annotations
@@ -192,8 +193,8 @@ class SweepBench(BenchBase):
             pass  # the next call starts it
 
     def _device_facts(self) -> tuple[str, str]:
-        for subject in self._apart.values():
-            return subject.facts.device_name, subject.facts.device_description
+        if told := [subject.facts for subject in self._apart.values()]:
+            return told[0].device_name, "; ".join(dict.fromkeys(one.device_description for one in told))
         if self._device is None:
             self._device = open_verified(self._request)
         return self._device.name, self._device.description

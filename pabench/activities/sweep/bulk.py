@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arrays of a whole cell, gigabytes of them, made fast; and the check of a part of what came out.
 
 ``build_tensors`` makes every number with care and takes seconds for a gigabyte.  Here a block of random
@@ -104,7 +105,7 @@ def tile_on_host(block: Array, shape: tuple[int, ...]) -> Array:
 
 
 def tile_nothing(block: Array, shape: tuple[int, ...]) -> Array:
-    """Return a stand-in for a cache of that shape, for whoever knows its pages by the block alone."""
+    """Return a stub for a cache of that shape, for whoever knows its pages by the block alone."""
     return np.broadcast_to(np.zeros((), block.dtype), shape)
 
 

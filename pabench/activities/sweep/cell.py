@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cell: one point of the grid, and all that determines its result."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The quick check of a cell: no figure of speed for a kernel that is wrong.
 
 The backend runs a bounded problem cut out of the cell (same page size, dtype, head dimension, layout and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The configuration of a sweep: what the options, the TOML file and the defaults resolve to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the TOML file of ``--config``: keys as the options are called, values as text, numbers or lists."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a cell's kernels did on the checked device: exact counts, and the time that they take at best."""
 
 from __future__ import annotations

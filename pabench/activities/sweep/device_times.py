@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times of a cell on a GPU: the whole batch, by events, with the L2 cache as the cell's policy says.
 
 Everything here goes through ``Instruments`` and ``Backend``, so that tests run it on a clock of their own.

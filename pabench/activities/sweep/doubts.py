@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What speaks against a time that was measured: doubts that are printed beside it, and what is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a cell of a grid is expected to take, said before it is measured; and what came of it afterwards.
 
 Before: ``floor = max(bytes / memory, flops / tensor)`` with the parts of a datasheet's figures that the grid

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grids as data: a TOML file of models, shapes and expectations becomes points in the order of their
 importance.
 

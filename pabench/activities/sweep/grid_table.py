@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of a grid on standard output: measured beside expected, and beside the best of the others."""
 
 from __future__ import annotations

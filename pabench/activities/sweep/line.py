@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The record of a cell, before anything has run and as figures come in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Host times of a cell, on a part of the batch that the device can run in reasonable time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a cell would cost at best on a named GPU: one step of one layer for the whole batch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An operation beside attention as an item of a sweep: append, merge, gather or copies, by our kernels."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operations beside attention on the device: append, merge, gather and copies of pages, by our own kernels.
 
 They move bytes and do little else, so that a copy of memory is their measure.  This runs where the device is;

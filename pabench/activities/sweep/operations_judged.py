@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An operation timed or counted, and what it should have left; runs in the judge's process."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sweep as a plug for the engine: cells of a grid, what is expected of each, and how far each came."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One cell from start to finish: check, times, model, and the journal line that holds them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The instruments of a sweep on a CUDA device: timer, cold cache, ceilings, clocks."""
 
 from __future__ import annotations

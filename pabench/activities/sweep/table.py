@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The short table of results on standard output."""
 
 from __future__ import annotations

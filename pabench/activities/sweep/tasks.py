@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a cell asks of the process of its backend: all that is timed or counted there, nothing that is judged.
 
 Each function is a task of ``run_task``; its arguments are JSON values.

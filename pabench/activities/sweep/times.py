@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The speed of a cell: taken in the backend's process, read and judged in this one."""
 
 from __future__ import annotations

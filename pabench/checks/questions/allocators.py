@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Page allocators: histories of a state machine, large calls, and threads that serve at the same time."""
 
 from __future__ import annotations

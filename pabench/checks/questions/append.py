@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing new tokens into the cache, copying its pages, and gathering them into dense rows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a backend owes its caller beyond numbers: clear refusals, no stray access, plans that keep apart."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decode attention over a paged cache: what every backend must do."""
 
 from __future__ import annotations

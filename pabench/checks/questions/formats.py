@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the cache is stored: a question for each row of the table of formats, made of the row alone."""
 
 from __future__ import annotations

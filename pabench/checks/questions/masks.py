@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which keys a row sees: a question for each row of the table of masks, made of the row alone."""
 
 from __future__ import annotations

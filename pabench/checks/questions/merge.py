@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Merging attention states, outputs and log-sum-exps over parts of the keys."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention of several query rows a sequence: prompts, chunks of them, speculative tokens."""
 
 from __future__ import annotations

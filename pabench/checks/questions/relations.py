@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Relations between problems: what must follow from an answer, whatever the answer is."""
 
 from __future__ import annotations

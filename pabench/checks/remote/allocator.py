@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An allocator in another process: an operation is one trip, and brings along what it has changed."""
 
 from __future__ import annotations

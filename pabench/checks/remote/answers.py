@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes values of what a subject's process says: everything is looked at, nothing is believed.
 
 Arrays are made here of bytes that have the length that their type and shape ask for.  What is no array
-becomes a stand-in whose type has the name of the subject's, so that a check says of it what it says of the
+becomes a stub whose type has the name of the subject's, so that a check says of it what it says of the
 thing.
 """
 
@@ -63,7 +64,7 @@ class Answers:
         if not isinstance(told, dict):
             raise Nonsense(f"a value of type {type(told).__name__}")
         if "other" in told:
-            return _stand_in(told)
+            return _stub(told)
         if len(told) != 1:
             raise Nonsense(f"a value of {len(told)} kinds")
         ((kind, inside),) = told.items()
@@ -125,7 +126,7 @@ def _unsent(dtype: np.dtype[Any], shape: list[int]) -> Array:
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
-def _stand_in(told: dict[str, Any]) -> Any:
+def _stub(told: dict[str, Any]) -> Any:
     name = told["other"]
     if not isinstance(name, str) or not NAME.fullmatch(name):
         name = "object"

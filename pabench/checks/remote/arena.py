@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory for the inputs of a subject, which this process writes and the subject's can only read.
 
 A segment is a file in memory.  Its pages exist once they are written, so its size costs nothing.  It is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A backend in another process, with the protocol of one that is here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device of a subject's process, as far as checks ask for it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a subject's process can end a call with, other than an answer or an error of ours."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a subject declares of itself, read from what its process says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fork servers in which subjects are started: dear to make, so that they outlive a bench."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A subject in a process of its own: started, asked, and started again after it has ended."""
 
 from __future__ import annotations

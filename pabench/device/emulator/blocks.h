@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The life of a block: from the order of the launch to a worker, run until it ends or waits, put away.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Switching between fibers: the stack pointer of one is saved, that of the other is loaded.
 //
 // On x86-64 and aarch64 a switch saves the callee-saved registers only (about 2 ns); elsewhere ucontext does

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // CUDA's spellings for the emulated device: included before a kernel file that is compiled as C++20.
 //
 // Static __shared__ arrays are not offered: an emulated block could neither poison nor check them.  Kernels

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Words for people: what a collective is called, and who waits where when nobody can run.
 #pragma once
 

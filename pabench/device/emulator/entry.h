@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // From a kernel function to something the launcher can call: unpacks an array of pointers to arguments.
 #pragma once
 
@@ -6,7 +7,7 @@
 #include <utility>
 
 // The launcher's own accesses are not the kernel's.
-#define PAB_EMU_UNCHECKED __attribute__((no_sanitize("thread")))
+#define PAB_EMU_UNCHECKED __attribute__((no_sanitize("thread", "alignment")))
 
 namespace pab_emu {
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The emulated side of pab/intrinsics.cuh: portable C++ over the fibers of emulator/lane.h.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What an emulated CUDA thread knows of itself, and how it meets others.
 //
 // Every CUDA thread is a fiber; all fibers of a block run on one OS thread, so that code between two meeting

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The functions of <cmath> that CUDA gives a kernel unasked, in double and with the suffix f in float.
 // Declared here, since half of what a kernel's compilation read was <cmath>: its special functions and their tables.
 #pragma once

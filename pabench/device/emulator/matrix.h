@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Matrix instructions of a warp: each lane brings its share, the lane that comes last computes for all 32.
 //
 // Where the elements of a fragment lie is the PTX ISA's (sections on ldmatrix and mma.m16n8k16); lane = 4 * g + t:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the matrix instructions compute; included by the runtime, where the last lane of a warp calls it.
 //
 // mma multiplies exactly and adds in an order and rounding that PTX leaves open beyond "at least single precision".

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The 64 bits of an mbarrier.  Only its operations may look at them, so the layout is ours.
 //
 //   bits 0-19 arrivals still missing, 20-39 arrivals of a phase, 40-61 bytes still to come + kNoBytes, 62 parity of

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // 16-bit floating types as their bits: what the conversions of pab/intrinsics.cuh and the matrix instructions share.
 #pragma once
 

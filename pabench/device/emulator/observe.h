@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the runtime tells whoever watches a launch: one function an event, empty in the fast build.
 //
 // The checked build (PAB_EMU_CHECKED) routes each event to the checkers and the counters of emulator/checked/.

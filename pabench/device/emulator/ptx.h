@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What one PTX instruction does, as small inline functions over the runtime: what pabench/device/ptx translates to.
 //
 // Generic and global addresses are host addresses, shared ones offsets into the block's shared memory.  Registers are

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which block runs next on an OS thread, and what becomes of blocks that wait for one another.
 //
 // A block whose lanes all poll in vain gives its OS thread to another: first to one that waits as well, and only when

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The emulated device's runtime: runs the blocks of a launch on OS threads, their CUDA threads as fibers.
 //
 // Seeded choices: order of blocks, visiting order of warps and of the lanes of each warp, and now and then a

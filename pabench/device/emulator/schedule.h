@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who runs next: fibers of a block hand the processor to one another, and meet at collectives and barriers.
 #pragma once
 

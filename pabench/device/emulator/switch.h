@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The switch between fibers, once for each processor.
 #pragma once
 

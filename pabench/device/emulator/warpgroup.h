@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // wgmma: products that the four warps of a warpgroup issue together and wait for later.
 //
 // A product happens at some time between its issue and the wait for its group: by chance at once, or when a warp waits.

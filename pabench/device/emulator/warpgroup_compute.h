@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What wgmma computes, and when; included by the runtime.
 //
 // A sum is taken as for mma (emulator/matrix_compute.h): the products and what they are added to in double, cut off to

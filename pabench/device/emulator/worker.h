@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One launch and the OS threads that run it: stacks, lanes and shared memory of the emulated device.
 #pragma once
 

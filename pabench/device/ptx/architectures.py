@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of devices that run PTX, the architectures behind them, and what a block can have there."""
 
 from __future__ import annotations

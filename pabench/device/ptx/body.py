@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A function's C++ as it is written: registers, operands as expressions, results, addresses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hopper's asynchrony: mbarriers, copies of many bytes and of tiles of a tensor, clusters of one block."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversions, comparisons and selections."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The PTX device: kernels as a compiler for GPUs makes them, run on the host by the emulated runtime."""
 
 from __future__ import annotations
@@ -240,11 +241,11 @@ class CheckedPtxDevice(_FromPtx, CheckedDevice):
         if self._before is None or not self._before[1].whole:
             return ""
         source, memory = self._before
-        twin = PtxDevice(
+        other = PtxDevice(
             replace(self._asked, lockstep=True),
             seed=self.seed,
             workers=self.workers,
             kernels=self.kernels,
             poll_seconds=self.poll_seconds,
         )
-        return memory.compared(lambda: twin.load(source).launch(launch))
+        return memory.compared(lambda: other.load(source).launch(launch))

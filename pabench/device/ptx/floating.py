@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Floating arithmetic: f32 and f64, halves alone and in pairs, pairs of f32, approximate functions."""
 
 from __future__ import annotations

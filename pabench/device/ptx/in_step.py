@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Both schedules of one launch: whether what it leaves in memory depends on lanes that run in step."""
 
 from __future__ import annotations

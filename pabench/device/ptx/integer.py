@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole numbers and bits: arithmetic, logic, shifts, fields."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels of a function, which stand for one another only within their braces, and its branch tables."""
 
 from __future__ import annotations

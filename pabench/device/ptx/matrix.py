@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matrices: fragments from and to shared memory, products."""
 
 from __future__ import annotations

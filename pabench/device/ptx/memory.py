@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory: loads, stores, address spaces, atomic operations, fences, asynchronous copies."""
 
 from __future__ import annotations

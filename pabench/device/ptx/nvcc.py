@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a source to PTX by nvcc, which takes headers of the host where NVRTC does not; no GPU is needed."""
 
 from __future__ import annotations

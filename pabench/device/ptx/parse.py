@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PTX text to functions, variables and statements, each with its line."""
 
 from __future__ import annotations

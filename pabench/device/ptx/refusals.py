@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is refused, told with the instruction and its lines: what is no PTX, and what is not executed yet."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a kernel's source to its PTX: NVRTC for CUDA, a ``.ptx`` file as it is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tensor maps for ``cp.async.bulk.tensor``, as ``cuTensorMapEncodeTiled`` makes them for a GPU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fundamental types of PTX: their width, and the C++ type that stands for a value of one."""
 
 from __future__ import annotations

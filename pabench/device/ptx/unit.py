@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A PTX module as one C++ unit over ``emulator/ptx.h``: locals for registers, labels for blocks."""
 
 from __future__ import annotations

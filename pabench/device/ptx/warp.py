@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where threads meet: shuffles, votes, reductions and barriers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Products of a warpgroup: asynchronous, with operands in shared memory told by descriptors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From operations of a history to calls of an allocator, and what becomes of them."""
 
 from __future__ import annotations

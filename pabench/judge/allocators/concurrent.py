@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs launches of many requests at once on a pool, and says what is wrong with what became of them.
 
 A page has one owner at a time, which the launch itself checks by marks on the device; a request gets all of

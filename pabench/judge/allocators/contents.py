@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A shadow of the cache: which token was written to which slot, and what every sequence must read back.
 
 Every write has a serial number of its own, so that two owners of a slot show.  A serial also has a meaning,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pages given back while steps were in flight: nobody may have them before these steps have ended."""
 
 from __future__ import annotations

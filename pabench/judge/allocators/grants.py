@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a grant says, and what it may change in tables."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pool and what was done to it, as a case that can be saved and run again."""
 
 from __future__ import annotations

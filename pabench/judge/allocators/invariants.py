@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What holds of an allocator at any time, read through its protocol alone.
 
 Numbers follow the specification: 1 conservation, 2 ownership, 3 table length, 10 reference counts, 12 waste

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an allocator has not got back once every sequence is to have ended."""
 
 from __future__ import annotations

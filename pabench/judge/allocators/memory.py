@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a subject has handed out and must not change, and whether it keeps more memory the longer it runs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reference model: the specification of a page allocator in plain Python, obvious rather than fast."""
 
 from __future__ import annotations

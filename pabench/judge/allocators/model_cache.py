@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reference model's prefix cache: what is committed, found, adopted, kept and evicted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """State of the reference model, and the moves that its operations are made of.
 
 Nothing is kept that can be found out: a page's reference count is counted, and a cached page is filed under

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reference model's two tiers: cached pages that move down and are loaded back, and pins."""
 
 from __future__ import annotations

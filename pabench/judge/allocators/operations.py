@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operations of a history as plain data: names and fields, checked when they come from a file."""
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ ADDED: dict[str, dict[str, Any]] = {"truncate": {"stream": None}, "lookup": {"tu
 """Fields that histories before schema 4 do not have, and what they mean by that."""
 OPTIONAL = {name: {"images": "numbers"} for name in ("alloc", "lookup", "load", "retain")}
 """Fields that need not be there: position, tokens and image, again and again."""
+HIGHEST = 2**53 - 1
+"""Of streams, which ``stream_of`` numbers beyond 32 bits; JSON readers keep integers up to here."""
 READERS_ONLY = frozenset({"stream", "turns", "adapter", "salt", "images"})
 """Fields that say what tokens are written, of which the allocator is told nothing but in a prompt."""
 
@@ -116,7 +119,12 @@ def _value(field: str, kind: str, value: Any) -> Any:
     if kind == "numbers":
         if not isinstance(value, list | tuple):
             raise InvalidCase(field, value, "must be a list of whole numbers")
-        return [whole_number(field, number, low=-INT32_MAX) for number in value]
+        return [whole_number(field, number, low=-INT32_MAX, high=_highest(field)) for number in value]
     if kind == "number or null" and value is None:
         return None
-    return whole_number(field, value, low=0 if field.endswith(".stream") else -INT32_MAX)
+    low = 0 if field.endswith(".stream") else -INT32_MAX
+    return whole_number(field, value, low=low, high=_highest(field))
+
+
+def _highest(field: str) -> int:
+    return HIGHEST if field.endswith((".stream", ".turns")) else INT32_MAX

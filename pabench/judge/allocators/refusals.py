@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an allocator's kernels must refuse by themselves, and whether they do.
 
 In a graph of launches nobody checks a request before the kernel does.  So a request that breaks a rule of the
@@ -26,12 +27,12 @@ NOTHING = {"pages": 0, "served": 0, "tokens": 0, "copies": 0}
 """Of the status of a launch that was refused."""
 Refusal = tuple[int, int]
 """Code of the status, and the entry that it concerns."""
-VainEntry = tuple[int, int, int]
+ProbeEntry = tuple[int, int, int]
 """Sequence, tokens, and what must become of the entry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VainRequest:
+class RefusalProbe:
     """A launch that must be refused.
 
     Attributes:
@@ -50,21 +51,21 @@ def unrefused(subject: PageAllocator, operation: Operation) -> str | None:
 
     None too where the operation breaks no rule of a kernel, or cannot be given to one.
     """
-    vain = vain_request(subject, operation) if subject.kernel_entries else None
-    if vain is None:
+    probe = refusal_probe(subject, operation) if subject.kernel_entries else None
+    if probe is None:
         return None
     before = subject.fingerprint()
-    said = subject.launch(vain.entry, vain.columns)
-    for field, value in vain.expected.items():
+    said = subject.launch(probe.entry, probe.columns)
+    for field, value in probe.expected.items():
         if said.get(field) != value:
-            return f"invariant 8: {vain.entry}: {field} = {said.get(field)}, must be {value}"
+            return f"invariant 8: {probe.entry}: {field} = {said.get(field)}, must be {value}"
     if subject.fingerprint() != before:
-        return f"invariant 8: {vain.entry}: refused the request, and changed the state"
+        return f"invariant 8: {probe.entry}: refused the request, and changed the state"
     return None
 
 
-def vain_request(subject: PageAllocator, operation: Operation) -> VainRequest | None:
-    """Return the launch that an operation asks for in vain, or None."""
+def refusal_probe(subject: PageAllocator, operation: Operation) -> RefusalProbe | None:
+    """Return the launch that an operation asks for and is refused, or None."""
     (name, given), can = operation, subject.kernel_entries
     growth = columns_of(*_growth(given)) if name in GROWTHS else None
     named = columns_of(given.get("sequences", [given.get("sequence")])) if name in DROPS else None
@@ -73,13 +74,13 @@ def vain_request(subject: PageAllocator, operation: Operation) -> VainRequest | 
         return _whole(subject, alloc_scan.EXTEND, growth, refusal)
     if growth and page_pool.EXTEND in can:
         return _entries(
-            subject, page_pool.EXTEND, vain_growth(growth[0], growth[1], subject.lengths(), subject.shape)
+            subject, page_pool.EXTEND, growth_probe(growth[0], growth[1], subject.lengths(), subject.shape)
         )
     if named and alloc_scan.DROP in can:
         refusal = refused_drop(named[0], subject.lengths(), subject.shape)
         return _whole(subject, alloc_scan.DROP, [*named, [0] * len(named[0])], refusal, (DROPS[name],))
     if named and name == "free" and page_pool.FREE in can:
-        return _entries(subject, page_pool.FREE, vain_release(named[0], subject.lengths(), subject.shape))
+        return _entries(subject, page_pool.FREE, release_probe(named[0], subject.lengths(), subject.shape))
     if name == "fork" and alloc_scan.FORK in can:
         pair = columns_of([given["parent"]], [given["child"]])
         if pair:
@@ -120,9 +121,9 @@ def refused_fork(parent: int, child: int, lengths: Array, shape: PoolShape) -> R
     return (alloc_scan.STILL_LIVE, 0) if lengths[child] >= 0 else None
 
 
-def vain_growth(
+def growth_probe(
     sequences: Sequence[int], tokens: Sequence[int], lengths: Array, shape: PoolShape
-) -> list[VainEntry]:
+) -> list[ProbeEntry]:
     """Return the entries that ``page_pool_extend`` must refuse; a sequence not live it would start."""
     codes = {"value": page_pool.WRONG, "row": page_pool.OUTGROWS}
     return [
@@ -132,11 +133,11 @@ def vain_growth(
     ]
 
 
-def vain_release(sequences: Sequence[int], lengths: Array, shape: PoolShape) -> list[VainEntry]:
+def release_probe(sequences: Sequence[int], lengths: Array, shape: PoolShape) -> list[ProbeEntry]:
     """Return the entries that ``page_pool_free`` must refuse."""
-    vain = [(one, 0, page_pool.WRONG) for one in sequences if one >= shape.max_seqs]
+    probe = [(one, 0, page_pool.WRONG) for one in sequences if one >= shape.max_seqs]
     dead = [one for one in sequences if 0 <= one < shape.max_seqs and lengths[one] < 0]
-    return vain + [(one, 0, page_pool.NOT_LIVE) for one in dead]
+    return probe + [(one, 0, page_pool.NOT_LIVE) for one in dead]
 
 
 def growth_breaks(
@@ -183,7 +184,7 @@ def _whole(
     asked: list[list[int]],
     refusal: Refusal | None,
     *more: tuple[int, ...],
-) -> VainRequest | None:
+) -> RefusalProbe | None:
     """A request that is refused whole, with the first wrong entry in the status."""
     # the entries come last, so that the first of the request is not the one concerned
     room = subject.shape.max_seqs - len(asked[0])
@@ -193,19 +194,19 @@ def _whole(
     expected = {"code": refusal[0], "concerned": refusal[1] + room, "free": subject.free_pages, **NOTHING}
     if entry != alloc_scan.EXTEND:
         expected["needed"] = 0
-    return VainRequest(
+    return RefusalProbe(
         entry=entry, columns=(*((-1,) * room + tuple(column) for column in asked), *more), expected=expected
     )
 
 
-def _entries(subject: PageAllocator, entry: str, vain: Sequence[VainEntry]) -> VainRequest | None:
+def _entries(subject: PageAllocator, entry: str, probe: Sequence[ProbeEntry]) -> RefusalProbe | None:
     """A request of wrong entries alone: a pool serves the other ones."""
-    if not vain or len(vain) > subject.shape.max_seqs:
+    if not probe or len(probe) > subject.shape.max_seqs:
         return None
     # the entries come last: threads of other places are asked too
-    room = subject.shape.max_seqs - len(vain)
-    sequences, counts, codes = zip(*vain, strict=True)
+    room = subject.shape.max_seqs - len(probe)
+    sequences, counts, codes = zip(*probe, strict=True)
     columns: tuple[tuple[int, ...], ...] = ((-1,) * room + sequences, (0,) * room + counts)
     if entry == page_pool.FREE:
         columns = columns[:1]
-    return VainRequest(entry=entry, columns=columns, expected={"results": [-1] * room + list(codes)})
+    return RefusalProbe(entry=entry, columns=columns, expected={"results": [-1] * room + list(codes)})

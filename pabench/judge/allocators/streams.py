@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Token ids of the sequences of a history: few streams that share beginnings and part in what is easily lost.
 
 A stream is a number, whose digits choose a word run by run.  The words differ from the first of them by as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Copies between the tiers that are in flight, and pins: what neither may be moved nor granted meanwhile."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a history of operations on an allocator beside the model and a shadow of the cache.
 
 Numbers follow the specification: 5 prefix stability, 7 content (unique tokens read back through the tables,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the next query of a sequence needs of a KV group, as the judge counts it: page by page."""
 
 from __future__ import annotations

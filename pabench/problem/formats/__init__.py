@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of cache formats: how keys and values are stored where it is not as the queries are.
 
 A new format of known types is a row here, and a clause of docs/specification.md.  What is drawn, stored,

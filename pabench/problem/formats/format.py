@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a cache format is: how the vector of a token and head lies in the cache, and what it stands for."""
 
 from __future__ import annotations

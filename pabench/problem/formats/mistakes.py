@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What kernels take the rows of a cache for that get them wrong; each gives the numbers that they take."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of masks: which keys a row sees, beyond the causal flag and the window of a problem.
 
 A new mask is a row here, and a clause of docs/specification.md.  What is drawn, judged, named and asked

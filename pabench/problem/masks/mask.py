@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a mask is: one row of a table that says all that the rest of pabench has to know of it."""
 
 from __future__ import annotations

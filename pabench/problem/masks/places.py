@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks that say where rows stand: a causal flag a sequence, and keys spread over ranks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks by distance: a window to either side, chunks, and what comes before a late first token."""
 
 from __future__ import annotations

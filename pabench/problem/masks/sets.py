@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks that name keys: spans of images, trees of drafts, lists of tokens and of pages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Planted faults, one a class, of kinds that projects have shipped: in all sequences and heads."""
 
 from __future__ import annotations

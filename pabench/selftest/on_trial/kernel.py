@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A right kernel in numpy, a sequence at a time, made of steps that a planted fault replaces."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The suites on trial: inputs and tolerances as their projects document them, in code of our own.
 
 Read in November 2026 in the files that ``source`` names.  Heads are fewer than there, and batches of equal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trial as a plug for the engine: an item a planted fault, which ours must kill whatever the peers do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trial: what a suite sees of a planted fault, and what ours does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pages handed out in runs that lie together: what a cache without paging has to do."""
 
 from __future__ import annotations

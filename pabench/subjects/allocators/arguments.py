@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of what an operation is called with, the same for every allocator."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protocol of a page allocator.
 
 A sequence is named by an index in ``0..max_seqs-1`` and is live, swapped out or neither.  Every operation is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part of the protocol that is about cached pages: prefixes, how long they are kept, and a lower tier."""
 
 from __future__ import annotations

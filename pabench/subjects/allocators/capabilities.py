@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an allocator declares of itself; the suite holds it to that and skips what it does not offer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What allocators on a device have in common: lengths and block table in its memory, read when asked for."""
 
 from __future__ import annotations

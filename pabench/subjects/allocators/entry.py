@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A loaded allocator: what its class declares, how to make one, and whether a class is one at all."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An allocator in front of another one, answering from its state; the operations differ by what it is for."""
 
 from __future__ import annotations

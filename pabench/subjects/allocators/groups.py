@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KV groups: layers that keep the same of a sequence, with pages of their own.
 
 A model with windows or recurrent layers caches of one sequence all tokens in some layers, the last ones in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The host allocator: the whole specification on numpy arrays, a decode step in one call."""
 
 from __future__ import annotations

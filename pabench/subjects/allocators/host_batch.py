@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vectors of a batch: checked, ranked, spread out, without a loop over their entries."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The prefix cache of the host allocator: chained hashes, with the tokens compared on every hit.
 
 A node stands for one full page of tokens, and of the images that they stand for, behind one chain of such

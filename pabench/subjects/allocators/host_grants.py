@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grants of the host allocator, made without the cost of a frozen dataclass."""
 
 from __future__ import annotations

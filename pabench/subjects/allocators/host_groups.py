@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KV groups on the host: full, window and state layers that share one pool of pages.
 
 State     as of the host allocator, with a row of the table for each sequence and group; one prefix cache a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Free page ids of the host allocator: a ring in one array, oldest first."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What some engines do otherwise with cached pages, on the host: TensorRT-LLM's ways.
 
 A hit goes on within a page, whose beginning is copied; a fork copies its last page at once; pages leave the

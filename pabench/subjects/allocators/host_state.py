@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """State of the host allocator, and the moves that its operations are made of.
 
 State     free ids in a ring (one int32 array, oldest first), block table int32 (max_seqs, max_pages_per_seq),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lower tier of the host allocator: cached pages that move down and are loaded back, and pins.
 
 A node of the prefix cache stands for its tokens in whatever tier they are, and stays while they are on their

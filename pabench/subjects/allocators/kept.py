@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an allocator has handed out, kept as it is, and asked again later: nothing of it may have changed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Allocators whose threads each serve a request of their own: a ring with tickets, and a lock-free stack."""
 
 from __future__ import annotations

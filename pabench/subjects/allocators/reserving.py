@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Allocators that paging replaced: a sequence gets, when it starts, one run of pages for all it may become.
 
 They are baselines: running code for what fragmentation and capacity are compared with.  The names are those

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What operations of an allocator take and give: grants, prompts, hits of the prefix cache, memory."""
 
 from __future__ import annotations

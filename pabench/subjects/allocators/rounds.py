@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same calls again and again: what is lost or kept a little at a time shows after thousands of them."""
 
 from __future__ import annotations

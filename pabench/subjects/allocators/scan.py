@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scan allocator: block table, lengths, counts and free ring on the device, one launch a step."""
 
 from __future__ import annotations

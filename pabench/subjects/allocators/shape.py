@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes of a pool and of the table of those who have its pages."""
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """The allocators by name: ours, and those of other projects.  No package of another project is imported."""
 
 from __future__ import annotations
 
-from pabench.subjects.allocators.adapters import sglang, torch_paged, transformers, vllm
+from pabench.subjects.allocators.adapters import sglang, torch_paged, transformers, transformers_sectors, vllm
 from pabench.subjects.peers.named import NamedSubject
 
 _ROOM = "pabench.subjects.allocators"
@@ -73,9 +74,14 @@ ALLOCATORS: dict[str, NamedSubject] = {
         peers=(sglang.PEER,),
     ),
     "transformers-block-manager": NamedSubject(
-        about="transformers' BlockManager of continuous batching",
+        about="transformers' BlockManager of continuous batching, as until 5.23",
         place=f"{_ROOM}.adapters.transformers:TransformersBlockManager",
         peers=(transformers.PEER,),
+    ),
+    "transformers-paged-cache": NamedSubject(
+        about="transformers' PagedAttentionCache of continuous batching: sectors and blocks, since 5.24",
+        place=f"{_ROOM}.adapters.transformers_sectors:TransformersPagedCache",
+        peers=(transformers_sectors.PEER,),
     ),
     "torch-paged": NamedSubject(
         about="torch's experimental PagedAttention: its page table",

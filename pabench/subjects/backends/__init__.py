@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention backends under test: our own kernels and adapters."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protocol of an attention backend, and what it declares about itself.
 
 A backend plans (uploads, converts, chooses a grid) and runs; the two are apart so that a benchmark can time

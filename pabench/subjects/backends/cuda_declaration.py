@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a ``// pabench:`` line of a bare ``.cu`` or ``.ptx`` file may say, and the parameters that follow."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bare ``.cu`` or ``.ptx`` file as a backend: a kernel with the documented entry point and no Python.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be declared of a plain function or a bare file, and the arguments that a declaration brings.
 
 The table ``ARGUMENTS`` is all of it: a function that has a parameter of one of these names declares its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A plain Python function as a backend: the shortest way to have a kernel judged.
 
 ::

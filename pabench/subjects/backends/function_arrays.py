@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arrays that a plain function gets and returns: those of the device, torch's, or CuPy's."""
 
 from __future__ import annotations

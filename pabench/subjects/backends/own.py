@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our own backends by name; the adapters of other projects' kernels are in ``adapters/table.py``."""
 
 from __future__ import annotations

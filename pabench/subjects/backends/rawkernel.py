@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our own readable kernels as a backend: ``paged_decode_simple.cu`` and ``kv_append.cu``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decode that reads shared prefixes once a group, from our tensor-core kernel, gather and merge."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our tensor-core kernel over latent caches as a backend, and the append of ``rawkernel``."""
 
 from __future__ import annotations

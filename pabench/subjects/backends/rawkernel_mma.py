@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our tensor-core kernels as a backend: decode and prefill, and the append of ``rawkernel``."""
 
 from __future__ import annotations

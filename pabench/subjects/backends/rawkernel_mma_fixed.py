@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our tensor-core kernels with every sequence cut at fixed places."""
 
 from __future__ import annotations

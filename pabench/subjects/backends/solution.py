@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Solution of FlashInfer Trace as a backend: its entry point is called as its Definition says.
 
 The LSE of attention is in base 2, and turned into the natural log here.

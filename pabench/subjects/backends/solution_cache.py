@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Solutions that append to a paged cache, and that merge attention states, as backends."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Solution of FlashInfer Trace loaded and called: what all kinds of definitions have in common.
 
 Inputs come in the order of the definition: torch tensors where the sources import torch or Triton, else numpy

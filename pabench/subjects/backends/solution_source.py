@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imports the sources of a Solution from memory: no file is written, and tracebacks show their lines."""
 
 from __future__ import annotations

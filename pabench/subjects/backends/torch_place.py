@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a backend that runs on torch keeps its tensors."""
 
 from __future__ import annotations

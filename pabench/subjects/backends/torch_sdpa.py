@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The first outsider: gather the pages, then let PyTorch's scaled dot product attention do the rest.
 
 What that function has no argument for (soft cap, float32 biases, sinks, an e4m3 cache) is written out in
@@ -90,6 +91,7 @@ class TorchSdpaBackend:
             EnvironmentRefused: the device is ``cuda`` and this PyTorch has no CUDA.
         """
         self._where = torch_place(self.name, device)
+        self.on_host = self._where.type == "cpu"
 
     def plan(self, tensors: Tensors) -> SdpaPlan:
         """Upload ``tensors`` and read the block table.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arrays of a case as torch tensors, and back; what every backend that runs on torch does first and last."""
 
 from __future__ import annotations

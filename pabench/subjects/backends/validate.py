@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every adapter checks before it touches memory: reject or correct, never a wild read."""
 
 from __future__ import annotations

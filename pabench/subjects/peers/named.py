@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is known of a subject that has a name, before any of its code is imported."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The packages that adapters run: which version, where they are looked for, what is loaded of them."""
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from pabench.errors import Unsupported
-from pabench.subjects.peers.stand_ins import found_in, stand_ins
+from pabench.subjects.peers.stubs import found_in, stubs
 
 PEERS_VARIABLE = "PABENCH_PEERS"
 """Environment variable: a folder that packages were installed to with ``pip install --no-deps --target``."""
@@ -47,10 +48,10 @@ class ThirdPartyPackage:
         distribution: name under which it is installed, where that is another one.
         installed: it comes with the extra of its name and is imported as any other package.
         stays: imported whole and kept in the table of modules: it imports more of itself later.
-        bare: see ``stand_ins``.
-        replaced: makes the stand-ins, given the folder of the package.
+        bare: see ``stubs``.
+        replaced: makes the stubs, given the folder of the package.
         along: further distributions, with their versions, without which it is of no use.
-        warm: called with the modules while the stand-ins are there: what the package imports when it is first
+        warm: called with the modules while the stubs are there: what the package imports when it is first
             used, it has to import now.
     """
 
@@ -116,7 +117,7 @@ def _load(peer: ThirdPartyPackage, found: Found) -> dict[str, ModuleType]:
         if peer.stays:
             with found_in(peer.package, found.folder):
                 return {name: importlib.import_module(name) for name in peer.modules}
-        with stand_ins(peer.package, found.folder, bare=peer.bare, replaced=peer.replaced(found.folder)):
+        with stubs(peer.package, found.folder, bare=peer.bare, replaced=peer.replaced(found.folder)):
             modules = {name: importlib.import_module(name) for name in peer.modules}
             peer.warm(modules)
             return modules

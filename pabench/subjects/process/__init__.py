@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """A subject in a process of its own, which answers calls; nothing of the judge is in it."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls of an allocator: each returns its result and what of the state has changed, both in one trip."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a subject returned, described in JSON and raw bytes: the judge makes of it what it finds right.
 
 Nothing is judged here, and nothing refused: what is no array is told by the name of its type.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls of a backend: plans are numbers that the judge gives out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is known of a subject once it is loaded, as plain values."""
 
 from __future__ import annotations
@@ -32,11 +33,24 @@ def load(kind: str, name: str, device: Device) -> tuple[Backend | AllocatorEntry
     return _backend(name, device) if kind == BACKEND else _allocator(name)
 
 
+CUDA = "cuda"
+"""The device whose arrays a Python function gets too."""
+ON_HOST = "the CPU, in a process of its own"
+
+
 def launches(subject: Backend | AllocatorEntry | None) -> bool:
     """Return whether a subject may run kernels on its device; Python functions never do."""
     if isinstance(subject, AllocatorEntry):
         return subject.on_device
-    return subject is not None and not isinstance(subject, FunctionBackend | SolutionBackend)
+    python = isinstance(subject, FunctionBackend | SolutionBackend) or getattr(subject, "on_host", False)
+    return subject is not None and not python
+
+
+def place_of(subject: Backend | AllocatorEntry | None, device: Device) -> str:
+    """Return where a subject runs, in words: ``device`` describes itself alone."""
+    if subject is None or launches(subject) or device.name == CUDA:
+        return device.description
+    return ON_HOST
 
 
 def declared(capabilities: Capabilities | AllocatorCapabilities) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The inputs of calls: memory of the judge's, which this process can read and nobody here can write."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a subject raised, as plain values: the judge's side makes an exception of it again."""
 
 from __future__ import annotations

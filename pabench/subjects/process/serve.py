@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The process of one subject: opens the device, loads the subject, answers calls until its judge is gone.
 
 Requests are pickled by the judge, whom this side trusts; an array in them is a place in memory that the judge
@@ -18,7 +19,7 @@ from pabench.subjects.backends.base import Backend
 from pabench.subjects.process.allocator_calls import AllocatorCalls
 from pabench.subjects.process.answers import Answer, Plain
 from pabench.subjects.process.backend_calls import BackendCalls
-from pabench.subjects.process.facts import launches, load
+from pabench.subjects.process.facts import launches, load, place_of
 from pabench.subjects.process.memory import Inputs, lent
 from pabench.subjects.process.raised import told
 from pabench.subjects.process.room_calls import RoomCalls
@@ -88,7 +89,7 @@ class Served:
         self._calls["task"] = lambda place, arguments: told_result(
             run_task(place, arguments, subject=subject, device=opened)
         )
-        about = {"name": opened.name, "description": opened.description}
+        about = {"name": opened.name, "description": place_of(subject, opened)}
         return Plain(facts | {"device": about, "kind": kind})
 
 

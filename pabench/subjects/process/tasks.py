@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Functions of ours that run beside a subject, in its process: what is timed there is timed without trips."""
 
 from __future__ import annotations

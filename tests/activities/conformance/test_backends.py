@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backends that misbehave: each way of it is a verdict with a saved case, and the run goes on to its end."""
 
 from __future__ import annotations

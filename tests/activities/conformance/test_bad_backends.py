@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every way a backend can be bad is a verdict by name, through the command, and the run goes on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """pabench conformance --checked: what the checked device finds is the verdict, replayable, in the report."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command: what it prints and writes, its exit codes, its seeds, and what may not disturb it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conformance and replay of subjects that kill or block their process: verdicts, and the run goes on."""
 
 from __future__ import annotations

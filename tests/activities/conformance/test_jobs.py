@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several judges side by side: the same results, in the same order."""
 
 from __future__ import annotations

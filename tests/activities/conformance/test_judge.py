@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The judge of a conformance run: requests, small cases, and a CUDA context that is lost."""
 
 from __future__ import annotations

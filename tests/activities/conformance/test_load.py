@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A subject that does not compile is one verdict, found before the first case."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backends of other projects in a run: what is absent is told and passed by, what is known is named."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The suite inside another project's tests: the example repository, as its CI runs it."""
 
 from __future__ import annotations

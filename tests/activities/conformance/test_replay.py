@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Case directories: what is written is read back, and what others wrote is refused in one line."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The script beside a saved case: numpy and the kernel are all it needs, and its truth is the oracle's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What programs read of a run: verdict, cause, place and next step; and seeds that nobody can know."""
 
 from __future__ import annotations

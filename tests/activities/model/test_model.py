@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A decoder of ours through ``pabench.activities.model``: pages, attention and judge, without any package."""
 
 from __future__ import annotations

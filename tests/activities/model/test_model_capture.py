@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captured activations: written by a model, read back, drawn from; and files that are no such thing."""
 
 from __future__ import annotations

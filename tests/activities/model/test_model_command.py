@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench model`` as a user calls it: a tiny model in place of the real one, and the real one."""
 
 from __future__ import annotations

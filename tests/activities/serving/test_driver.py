@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The driver: who runs when, what it costs in pages, and that every request gets its tokens."""
 
 from __future__ import annotations

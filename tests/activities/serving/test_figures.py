@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Executors and figures: the step time is that of the formula, latencies are what the clock says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Oracle mode and the kernel executor: planted faults in the allocator are found and made small."""
 
 from __future__ import annotations

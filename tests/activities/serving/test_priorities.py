@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Orders of schedulers: who is admitted first, who is preempted, and who takes the place of whom."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reproduction of the paper: acceptances hold on fewer requests, and see what breaks them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """pabench serving: from the options to the run directory, and what it refuses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """pabench serving: allocators that break, interrupts, and runs that go on."""
 
 from __future__ import annotations

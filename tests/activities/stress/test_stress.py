@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stress of page allocators: what is done, what is counted, what hangs or breaks, and how it is told."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench sweep --checked``: counted traffic in each cell, findings as failures."""
 
 from __future__ import annotations

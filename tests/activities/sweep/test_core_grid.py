@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The core grid: points, floors and predictions as data, said before anything is measured."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cell on a GPU that is a model: a clock and an L2 with known answers, and what goes wrong there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configuration, its file, and the cells that it makes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sweeps over backends that kill or block their process: such a cell is a crashed one, the rest complete."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A sweep over our own kernels on the emulated device, right and with an edit that breaks them."""
 
 from __future__ import annotations

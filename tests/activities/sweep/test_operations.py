@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operations beside attention as records of a sweep: counted, in journal, table and page."""
 
 from __future__ import annotations

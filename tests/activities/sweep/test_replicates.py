@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replicates of a sweep: fresh processes, backends in turns, a journal line each, resumed by replicate."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``pabench sweep`` from the command line to the run directory, with right and planted wrong backends."""
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.torch_sdpa import SdpaPlan, TorchSdpaBackend
 from pabench.subjects.peers.named import NamedSubject
 
-# in this process, where the registry has the stand-ins; test_isolation_sweep.py has the other way
+# in this process, where the registry has the stubs; test_isolation_sweep.py has the other way
 SWEEP = ("sweep", "--in-process")
 SMALL = (
     "--heads",
@@ -48,7 +49,7 @@ class Host:
     """A device for backends that launch nothing."""
 
     name = "emulated"
-    description = "stand-in"
+    description = "stub"
 
     def synchronize(self) -> None:
         """Nothing runs behind the host."""
@@ -120,14 +121,14 @@ def stub_report(runs: Sequence[Path], out: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Backends of this file by name, a device without a compiler, a quick report, an empty folder."""
-    module = types.ModuleType("stand_in_backends")
+    module = types.ModuleType("stub_backends")
     for kind in BACKENDS:
         setattr(module, kind.__name__, kind)
-        stand_in = NamedSubject(about="stand-in", place=f"stand_in_backends:{kind.__name__}")
-        monkeypatch.setitem(own.OWN, kind.__name__.lower(), stand_in)
-    monkeypatch.setitem(sys.modules, "stand_in_backends", module)
+        stub = NamedSubject(about="stub", place=f"stub_backends:{kind.__name__}")
+        monkeypatch.setitem(own.OWN, kind.__name__.lower(), stub)
+    monkeypatch.setitem(sys.modules, "stub_backends", module)
     monkeypatch.setattr("pabench.device.registry.open_device", lambda name, **options: Host())
     monkeypatch.setattr("pabench.report.render.render_report", stub_report)
     monkeypatch.chdir(tmp_path)
@@ -420,7 +421,7 @@ SLOW = """
     import pabench.device.registry, pabench.report.render
 
     class Host:
-        name, description = "emulated", "stand-in"
+        name, description = "emulated", "stub"
         def synchronize(self): pass
 
     def cells_done():

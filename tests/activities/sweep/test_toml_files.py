@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of ``--grid`` and ``--config`` that hold anything at all: one line, exit code 4."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ordinary CUDA and PTX files as backends: judged, and refused in a line."""
 
 from __future__ import annotations

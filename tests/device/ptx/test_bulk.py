@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """mbarriers and bulk copies: pages gathered through a tensor map, edges, and planted faults."""
 
 from __future__ import annotations

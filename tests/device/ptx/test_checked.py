@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checked PTX device on its controls, and the two schedules of a warp."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ordinary CUDA, with no header of ours: a kernel for each construct, compared with numpy."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our kernels from their PTX: the bits of the emulated device, and what is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What single PTX instructions compute, against numpy: one kernel with an output for each."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels that Triton compiled, run from its PTX with no Triton: from a committed file to a verdict."""
 
 from __future__ import annotations

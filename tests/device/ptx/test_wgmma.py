@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """wgmma: shapes, types, layouts and signs against exact sums, and what goes wrong around it."""
 
 from __future__ import annotations

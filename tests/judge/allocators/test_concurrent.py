@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pools that many threads share: what the judge knows of them, and what only builds for tests show."""
 
 from __future__ import annotations

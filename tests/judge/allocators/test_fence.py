@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pages on their way back: behind the steps that may still use them, or by themselves where declared."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KV groups: layers that keep different parts of a sequence, on pages of one pool."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prompts with images: what can be said of them, what the cache makes of it, histories that hold some."""
 
 from __future__ import annotations

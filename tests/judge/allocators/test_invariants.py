@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Planted faults in allocators: each is found by the trial, and named."""
 
 from __future__ import annotations

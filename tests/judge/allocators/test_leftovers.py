@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is not back at the end is named, and a history that loses it is made short."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our allocators against the model: same histories, same slots, copies and pages, bit for bit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernels of the pools must refuse by themselves: the rules, and that the kernels are asked."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from pabench.judge.allocators.operations import Operation
-from pabench.judge.allocators.refusals import vain_growth, vain_release, vain_request
+from pabench.judge.allocators.refusals import growth_probe, refusal_probe, release_probe
 from pabench.judge.allocators.trial import Trial
 from pabench.kernels import page_pool
 from pabench.problem.dtypes import Array
@@ -61,12 +62,12 @@ def begun(kind: type[PoolAllocator]) -> Trial:
     ],
 )
 def test_pool_refusals_of_growth(sequences: list[int], tokens: list[int], expected: object) -> None:
-    assert vain_growth(sequences, tokens, LENGTHS, SHAPE) == expected
+    assert growth_probe(sequences, tokens, LENGTHS, SHAPE) == expected
 
 
 def test_pool_refusals_of_release() -> None:
-    assert vain_release([0, 2], LENGTHS, SHAPE) == []
-    assert vain_release([0, 1, 5, -1], LENGTHS, SHAPE) == [(5, 0, WRONG), (1, 0, DEAD)]
+    assert release_probe([0, 2], LENGTHS, SHAPE) == []
+    assert release_probe([0, 1, 5, -1], LENGTHS, SHAPE) == [(5, 0, WRONG), (1, 0, DEAD)]
 
 
 @pytest.mark.parametrize("kind", [TicketAllocator, StackAllocator])
@@ -118,5 +119,5 @@ def test_pool_refusals_that_no_request_holds_are_not_asked() -> None:
         ("free", {"sequences": [0, 3]}),
         ("truncate", {"sequence": 9, "length": 0}),
     ):
-        assert vain_request(subject, operation) is None
-    assert vain_request(subject, ("free", {"sequences": [5]})) is not None
+        assert refusal_probe(subject, operation) is None
+    assert refusal_probe(subject, ("free", {"sequences": [5]})) is not None

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What may not be asked of an allocator: a typed error, and every byte of the state as it was."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Other ways with cached pages: hits within a page, forks that copy at once, priorities that end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is handed out stays as it is, and rounds of the same calls leave nothing behind."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the scan allocator's kernels must refuse by themselves: the rules, and that the kernels are asked."""
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from pabench.errors import Unsupported
 from pabench.judge.allocators.operations import Operation
 from pabench.judge.allocators.refusals import (
     columns_of,
+    refusal_probe,
     refused_drop,
     refused_fork,
     refused_growth,
-    vain_request,
 )
 from pabench.judge.allocators.trial import Trial
 from pabench.kernels import alloc_scan
@@ -158,8 +159,8 @@ def test_scan_refusals_are_asked_for_where_a_rule_is_broken_alone() -> None:
         ("fork", {"parent": 0, "child": 1, "stream": 0}),
         ("reset", {}),
     ):
-        assert vain_request(subject, operation) is None
+        assert refusal_probe(subject, operation) is None
     for operation, _, _ in VAIN:
-        assert vain_request(HostAllocator(SHAPE), operation) is None
+        assert refusal_probe(HostAllocator(SHAPE), operation) is None
     with pytest.raises(Unsupported, match="scan offers no page_alloc_reset"):
         subject.launch("page_alloc_reset", [])

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Streams of token ids: what they share, where they part, and that they part by little."""
 
 from __future__ import annotations
@@ -7,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from pabench.errors import InvalidCase
+from pabench.judge.allocators.operations import operation_from_json
 from pabench.judge.allocators.streams import (
     NEAR,
     PLACES,
@@ -67,3 +70,15 @@ def test_streams_turn_where_a_sequence_was_cut() -> None:
     assert cut(turns, 0, 7) == ((0, 7),)
     assert turns_of(5, flat(turns)) == turns
     assert turns_of(5, [6, 2, 6, 3, 9]) == turns
+
+
+def test_streams_of_saved_operations_are_read_back() -> None:
+    stream = stream_of([NEAR] * 8, PLACES - 1)
+    prompt = {"stream": stream, "adapter": "", "salt": ""}
+    for name, given in (
+        ("alloc", {"sequence": 0, "tokens": 1, "final_tokens": None, **prompt}),
+        ("lookup", {"tokens": 9, "turns": [4, stream], **prompt}),
+    ):
+        assert operation_from_json([name, given]) == (name, given)
+        with pytest.raises(InvalidCase, match=rf"{name}\.tokens = {stream}: must be at most"):
+            operation_from_json([name, {**given, "tokens": stream}])

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two tiers: cached pages that move down and are loaded back, copies in flight, and pins."""
 
 from __future__ import annotations

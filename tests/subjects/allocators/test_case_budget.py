@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How hard histories are: operations of the default profile, counted; the schedule comes with a failure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Other projects' allocators: what the ledger says of them happens, and nothing else does.
 
 Each adapter's tests skip where its package is not installed; ``make test-peers`` installs them all.

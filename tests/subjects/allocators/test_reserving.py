@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The baselines that paging replaced: what they claim, where it lies, and what that wastes."""
 
 from __future__ import annotations

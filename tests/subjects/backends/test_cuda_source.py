@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bare .cu file as a backend."""
 
 from pathlib import Path

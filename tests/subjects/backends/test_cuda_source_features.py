@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bare file takes every feature that a class can: as parameters behind the others, in one order."""
 
 from __future__ import annotations

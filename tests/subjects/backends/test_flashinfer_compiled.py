@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlashInfer's kernels compiled from its wheel, on the PTX device: no GPU.
 
 What needs the wheel and nvcc skips without them; ``make test-peers`` installs both.

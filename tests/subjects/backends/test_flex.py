@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlexAttention through torch's PagedAttention: right where it is, and what it does elsewhere shows."""
 
 from __future__ import annotations

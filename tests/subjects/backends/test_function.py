@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A plain function, or a class, as a backend by its place."""
 
 from pathlib import Path

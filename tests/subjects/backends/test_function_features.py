@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A plain function takes every feature that a class can, by the names of its parameters or as declared."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Adapters of libraries that need a GPU, up to the call: arguments by the real signatures, answers converted.
 
 Each library's tests skip where it is not installed; none of its kernels runs here.
@@ -32,7 +33,7 @@ from pabench.subjects.backends.adapters.table import ADAPTERS
 from pabench.subjects.backends.adapters.xformers import XformersBackend
 from pabench.subjects.peers.package import ThirdPartyPackage
 from pabench.subjects.registry import load_backend
-from tests.support import cuda_library_stand_ins as stand_ins
+from tests.support import cuda_library_stubs as stubs
 from tests.support.probe import DEVICE
 
 
@@ -48,13 +49,13 @@ def one_torch_thread() -> Iterator[None]:
 DECODE = Batch(kv_lens=(1, 300, 0, 257))
 RAGGED = Batch(kv_lens=(1, 300, 4, 257), q_lens=(1, 7, 4, 20))
 LIBRARIES: dict[type[GpuBackend], Callable[[Path], dict[str, Any]]] = {
-    FlashAttnBackend: stand_ins.flash_attn,
-    VllmCudaBackend: stand_ins.vllm,
-    FlashInferBackend: stand_ins.flashinfer,
-    FlashInferDecodeBackend: stand_ins.flashinfer,
-    FlashInferBatchBackend: stand_ins.flashinfer,
-    FlashInferXqaBackend: stand_ins.flashinfer,
-    XformersBackend: stand_ins.xformers,
+    FlashAttnBackend: stubs.flash_attn,
+    VllmCudaBackend: stubs.vllm,
+    FlashInferBackend: stubs.flashinfer,
+    FlashInferDecodeBackend: stubs.flashinfer,
+    FlashInferBatchBackend: stubs.flashinfer,
+    FlashInferXqaBackend: stubs.flashinfer,
+    XformersBackend: stubs.xformers,
 }
 FEATURES: dict[str, dict[str, Any]] = {
     "soft-cap": {"soft_cap": 1.5},
@@ -66,7 +67,7 @@ FEATURES: dict[str, dict[str, Any]] = {
 
 
 def made(kind: type[GpuBackend], monkeypatch: pytest.MonkeyPatch) -> GpuBackend:
-    """The adapter with its library's stand-in; skips where the library's sources are not here."""
+    """The adapter with its library's stub; skips where the library's sources are not here."""
     try:
         folder = kind.peer.find().folder
     except Unsupported as lacking:

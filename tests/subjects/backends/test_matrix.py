@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The version matrix of docs/backends.md agrees with the adapters, row by row."""
 
 from __future__ import annotations

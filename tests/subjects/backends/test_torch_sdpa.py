@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch's attention as a backend: right everywhere it says so, honest about its arithmetic."""
 
 from __future__ import annotations

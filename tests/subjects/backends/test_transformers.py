@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The attention functions of transformers' continuous batching: right where it is, and the rest shows."""
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import pytest
 from pabench.errors import Unsupported
 from pabench.problem import build_tensors
 from pabench.problem.dtypes import DTYPES
-from pabench.subjects.backends.adapters import table, transformers_paged
+from pabench.subjects.backends.adapters import transformers_paged
+from pabench.subjects.peers import transformers
 from pabench.subjects.registry import load_backend
 from tests.support.adapter_support import Host, adapter, make_case, narrower, verdict_of
 
@@ -67,14 +69,14 @@ def test_transformers_shows_that_an_empty_sequence_sees_the_others(name: str) ->
 def test_transformers_runs_its_own_cache_update() -> None:
     backend: Any = adapter("transformers-paged")
     plan = backend.plan(build_tensors(make_case(**SEVERAL)))
-    cache = plan.arguments["cache"]
-    assert type(cache).update.__module__ == table.TRANSFORMERS_CACHE
-    before = cache.key_cache[0].clone()
+    assert type(plan.cache).update.__module__ == transformers.CACHE
+    before = [stored.clone() for stored in backend._cache.stored(plan.cache, plan.read)]
     backend.run(plan)
     first = backend.fetch(plan)
     backend.run(plan)
     assert backend.fetch(plan).out.tobytes() == first.out.tobytes()
-    assert bytes(cache.key_cache[0].numpy()) == bytes(before.numpy())
+    for stored, earlier in zip(backend._cache.stored(plan.cache, plan.read), before, strict=True):
+        assert stored.numpy().tobytes() == earlier.numpy().tobytes()
 
 
 def test_transformers_declines_what_the_package_refuses() -> None:
@@ -92,7 +94,7 @@ def test_transformers_leaves_the_table_of_modules_as_it_was() -> None:
 
 def test_transformers_that_breaks_half_way_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter("transformers-paged")
-    broken = replace(table.TRANSFORMERS, replaced=lambda folder: {})
+    broken = replace(transformers.TRANSFORMERS, replaced=lambda folder: {})
     monkeypatch.setattr(transformers_paged, "TRANSFORMERS", broken)
     with pytest.raises(Unsupported, match=r"transformers 5.* cannot be imported: .*; pip install"):
         load_backend("transformers-paged", Host())  # type: ignore[arg-type]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Triton kernels of vLLM, SGLang and ours: right where they are, and seen where they are not.
 
 They run in Triton's interpreter here.  The tests skip where a package is not installed; ``make test-peers``
@@ -224,8 +225,8 @@ def test_fault_in_a_copy_of_vllms_kernel_is_caught(
 
 def test_triton_imported_for_the_other_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = SimpleNamespace(sum=SimpleNamespace())
-    stand_in = SimpleNamespace(load=lambda: {"triton.language": compiled})
-    monkeypatch.setattr(hosts, "TRITON", stand_in)
+    stub = SimpleNamespace(load=lambda: {"triton.language": compiled})
+    monkeypatch.setattr(hosts, "TRITON", stub)
     monkeypatch.setenv(hosts.INTERPRET, "0")
     with pytest.raises(Unsupported, match="triton was imported before with TRITON_INTERPRET=0"):
         hosts.triton_host("triton", DEVICE)

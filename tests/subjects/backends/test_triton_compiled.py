@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Triton kernels of vLLM, SGLang and ours as compiled code on the PTX device, no GPU.
 
 A process has Triton for compiling or for interpreting, so each test has one of its own, as runs do.  Tests

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tensors that do not fit their case are refused before a kernel sees an address."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Blocks, barriers, shared memory, atomics, asynchronous copies; used by tests/emulator/test_blocks.py.
 #include "pab/intrinsics.cuh"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An array of a thread's own, and an index that may lie beyond it; used by tests/emulator/test_checked_bounds.py.
 #include "pab/intrinsics.cuh"
 

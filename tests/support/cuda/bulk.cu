@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Pages of a cache come into shared memory through tensor maps and mbarriers, in the two buffers of a ring, and leave
 // by bulk copies.  Macros plant faults.
 struct alignas(64) CUtensorMap {

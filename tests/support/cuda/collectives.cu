@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Warp collectives, one entry a question; used by tests/emulator/test_collectives.py.
 #include "pab/intrinsics.cuh"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Constructs of ordinary CUDA, a kernel for each: what test_constructs.py runs and compares.
 #include <cooperative_groups.h>
 #include <cooperative_groups/reduce.h>

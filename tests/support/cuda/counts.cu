@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Small kernels whose traffic is known by hand.
 #include "pab/storage.cuh"
 

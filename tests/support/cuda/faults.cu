@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Small kernels for the checked device: some touch what they may not.
 #include "pab/intrinsics.cuh"
 

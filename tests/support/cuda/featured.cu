@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention by one warp for each (query token, query head), with every parameter that a bare file may have, and append.
 // pabench: threads=32 dtypes=float32,float16 max_head_dim=128 prefill=true append=true masks=all formats=e4m3 tanh_error=2e-6
 // pabench: features=head-dim-v,latent-cache,page-gaps,kv-strides,non-causal,window,soft-cap,alibi,sinks,fp8-q

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Matrix instructions, one a kernel; used by tests/emulator/test_matrix.py.
 #include "pab/intrinsics.cuh"
 

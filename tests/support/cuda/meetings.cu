@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Pairs of kernels for synccheck; used by tests/emulator/test_checked_sync.py.
 #include "pab/intrinsics.cuh"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Conversions and approximate functions, element by element; used by tests/emulator/test_numbers.py.
 #include "pab/intrinsics.cuh"
 

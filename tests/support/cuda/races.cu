@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Pairs of kernels for racecheck: each wrong one beside a correct look-alike; used by tests/emulator/test_checked_races.py.
 #include "pab/intrinsics.cuh"
 

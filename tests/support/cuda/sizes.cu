@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the compiler says of the decode kernel's layout; used by tests/kernels/test_plan.py.
 #include "paged_decode_simple.cu"
 

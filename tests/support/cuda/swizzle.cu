@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where chunks of a swizzled tile lie; used by tests/kernels/test_fragments.py.
 #define PAB_DTYPE 2
 #include "pab/fragments_e4m3.cuh"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // out = left right^T, both of rows of halves: a producer brings tiles of `right` through a tensor map, a warpgroup
 // stores those of `left` itself, and multiplies.  One thread tells the producer that a tile has been read, as kernels
 // of this kind do.  `fault` plants one.

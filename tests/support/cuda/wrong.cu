@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Wrong on purpose, each in one way; used by tests/emulator/test_faults.py.
 #include "pab/intrinsics.cuh"
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An attention in Triton whose products are wgmma; its PTX for sm_90a lies beside it.
 
 Run this where Triton is, to make the PTX again.  One program: 64 queries of 64 over keys in tiles of 64.

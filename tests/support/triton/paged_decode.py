@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small decode in Triton; its PTX lies beside it, so that it can be judged where Triton is not installed.
 
 Run this where Triton is, to make the PTX again.  Grid: (sequences, KV heads); the query heads of a KV head

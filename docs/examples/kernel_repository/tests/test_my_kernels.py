@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The repository's own tests; with ``--pabench-backend`` the whole suite runs beside them."""
 
 import pytest

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One access of the running thread: past the checkers, by the short way where its instruction did the like before.
 #pragma once
 
@@ -101,6 +102,14 @@ inline void note_cells(Site& site, const Trace& t, u64 address, u32 event, u32 b
     note_cells(site, t, address, event, bytes, cells);
     site.from[address >> 1 & 1] = from;
   }
+}
+
+// A pointer to a type that its address is not aligned for, before what it points to is read or written in parts.
+[[gnu::noinline]] void misaligned(u64 address, u32 alignment, bool writes, const void* pc) {
+  if (!current || current->watch == kCount) return;
+  BlockTrace& block = *trace_of(*current).block;
+  Touch touch{current, address, alignment, writes ? Access::kWrite : Access::kRead, pc};
+  if (locate(*block.checked, block, touch)) check_alignment(*block.checked, touch);
 }
 
 // Whether all bytes of an access have been written.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What instrumented code calls: the thread sanitizer's interface, answered by our observers instead of its runtime.
 #pragma once
 
@@ -151,6 +152,21 @@ void __tsan_write_range(void* address, unsigned long bytes) {
 }
 void __tsan_atomic_thread_fence(int) { ::pab_emu::observe::fence(*::pab_emu::current, true); }
 void __tsan_atomic_signal_fence(int) {}
+}
+
+// The behaviour sanitizer's interface: what it says of a place, as its compilers lay it out.
+struct PabEmuPointer {
+  const char* file;
+  ::pab_emu::u32 line, column;
+  const void* type;
+  unsigned char log_alignment, kind;  // kind 1: a store
+};
+extern "C" {
+void __ubsan_handle_type_mismatch_v1(const PabEmuPointer* found, const void* address) {
+  ::pab_emu::observe::misaligned(reinterpret_cast<::pab_emu::u64>(address), 1u << found->log_alignment, found->kind == 1,
+                                 PAB_EMU_HERE);
+}
+void __ubsan_handle_out_of_bounds(const void*, const void*) { __builtin_trap(); }
 }
 
 // Atomics of N bits: looked at before they happen, since they may fault, and ordered after, when it is known what they

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Happens-before: what synchronisation orders.  Only what the program forces counts, not what happened to run first;
 // of atomic operations the order that was observed counts.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The counters of a checked launch: the events of observers.h on one side, the sums as JSON on the other.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Findings of a checked launch: collected by place, so that one fault in a loop is one finding with a count.
 #pragma once
 

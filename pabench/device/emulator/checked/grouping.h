@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // From the logs of a warp's lanes to its requests: which entries of different lanes are one instruction.
 //
 // One instruction of a warp is the same place in the code, come to by each lane for the same time since the warp

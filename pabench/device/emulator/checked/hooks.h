@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The checked build as a kernel file sees it: what it needs of its thread comes from functions of the runtime.
 //
 // A kernel is compiled with the compiler's thread-sanitizer instrumentation, so every load and store in it calls

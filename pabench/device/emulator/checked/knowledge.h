@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a thread knows of the past of others: for each block up to which tick its threads' actions happened before.
 //
 // A value that is shared and never changed: joining two gives a third that keeps what they have in common, so that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Asynchronous copies that have landed: from in flight, when they race with everybody, to ordinary accesses.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What each lane of a warp did since the warp last met: the raw material of the counters.
 //
 // Lanes run one after another between meetings, so a request of the warp, one instruction with up to 32

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the cells of racecheck stand for: events, and the members of a set of readers.
 #pragma once
 

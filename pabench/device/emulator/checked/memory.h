@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Memory of a checked launch: which buffer an address lies in, what may be touched (memcheck), and which bytes
 // have been written (initcheck).
 #pragma once

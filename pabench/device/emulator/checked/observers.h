@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The events of a checked launch, handed to each checker.
 #pragma once
 

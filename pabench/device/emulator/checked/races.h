@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // racecheck: two accesses to a byte, one of them a write, by two threads with nothing between that orders them.
 //
 // Every 4 bytes have three cells: the last write to each half, and all reads and atomic operations since that are

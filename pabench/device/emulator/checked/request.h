@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the caller of a checked launch gives: its memory, what to check, and where findings go.
 #pragma once
 

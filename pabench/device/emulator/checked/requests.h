@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What one request of a warp costs: 32-byte sectors of global memory, wavefronts of shared memory.
 #pragma once
 

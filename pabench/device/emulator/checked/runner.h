@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which block runs next, checked: the same blocks see one another in the same order in every run with the same seed.
 //
 // What blocks do for others to see (atomic operations on global memory, polls) they do in turns, in the order in which

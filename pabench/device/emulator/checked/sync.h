@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // synccheck: threads that do not meet as they should, and blocks that do not end.
 #pragma once
 

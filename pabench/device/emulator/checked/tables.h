@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The records behind the cells of racecheck: who accessed (events), and sets of those who did so side by side.
 //
 // A cell is 32 bits.  A writer is `event << 5 | lane`.  Readers are the same for one lane, or a set with the top bit

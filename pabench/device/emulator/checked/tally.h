@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The sums of a launch: a row for each place in the code, kind of instruction and buffer, and the distinct sectors.
 //
 // Each worker has its own Tally, so that counting needs no lock; sums do not depend on who ran which block.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the checkers keep for each block that runs, its warps and its lanes.
 //
 // Time within a block is a count of synchronisations, its tick.  A lane's accesses carry the tick at which its stretch

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mbarriers, and copies of many bytes or of a tile of a tensor that tell them of their arrival.
 //
 // An mbarrier is changed by atomic operations that acquire and release, so that checks see what it orders.  A copy is

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Floating numbers as PTX has them: one NaN, rounding by name, halves, and functions within the errors that PTX states.
 #pragma once
 

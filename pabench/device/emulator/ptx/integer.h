@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Whole numbers as PTX has them: shifts beyond the width, division by zero, fields.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Matrices of a warp: fragments as in the PTX ISA.  The common shapes are the runtime's, the others computed here.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The thread among others: special registers, shuffles, votes, barriers, and what the device's library is asked for.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Products of a warpgroup: registers that hold marks until their product is there, and what a checked device notes.
 #pragma once
 

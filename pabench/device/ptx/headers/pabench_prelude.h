@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What nvcc gives every source without an include, and NVRTC does not.
 #pragma once
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the caller of a page pool keeps for itself: rows and lengths.
 
 The pools of engines know pages, not sequences.  This is the thinnest caller that makes sequences of them: it

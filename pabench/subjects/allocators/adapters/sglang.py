@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SGLang: its paged token-to-KV allocator, on the host with the routines it has for platforms without Triton.
 
 Ids start at 1, since slot 0 takes padded writes; freed pages go to the front of the free list.
@@ -19,7 +20,7 @@ from pabench.subjects.allocators.adapters.caller import CuttingAllocator
 from pabench.subjects.allocators.capabilities import Capabilities
 from pabench.subjects.allocators.results import Granted
 from pabench.subjects.peers.package import ThirdPartyPackage
-from pabench.subjects.peers.stand_ins import functions_of
+from pabench.subjects.peers.stubs import functions_of
 
 PAGED = "sglang.srt.mem_cache.allocator.paged"
 

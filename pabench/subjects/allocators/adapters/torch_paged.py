@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """torch: ``torch.nn.attention.experimental._paged_attention.PagedAttention``, its page table and free list.
 
 A sequence is a row of the batch; ``reserve`` names a length that is to fit, so a row never shrinks.

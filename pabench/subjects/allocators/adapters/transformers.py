@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """transformers: the BlockManager of its continuous batching, with blocks that may be shared.
 
 Block ids start at 0; freed blocks queue up, first in first out.

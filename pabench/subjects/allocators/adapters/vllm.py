@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM: its BlockPool, and its KVCacheManager over one group of full-attention layers.
 
 Neither caches prefixes here.  Block 0 is vLLM's null block and is never granted; free blocks are reused last

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """cuDNN's scaled dot product attention over page tables, through the graphs of its Python frontend.
 
 Conventions that differ from ours: queries are padded to the longest, ``(num_seqs, heads, rows, head_dim)``

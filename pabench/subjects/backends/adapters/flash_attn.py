@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlashAttention's function for ragged batches over a block table, of its own package and of vLLM's fork.
 
 Conventions that differ from ours: a window counts the keys before the query's own; no soft cap is 0; the LSE

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlashInfer: its wrappers for prefill, decode and both at once, XQA, append and the merge of its cascade.
 
 Conventions that differ from ours: pages come as one list with offsets; a window counts the keys before the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlashInfer's kernels on devices that run PTX: its templates by nvcc, launched as its host functions do.
 
 What its wrappers plan on the host, in C++ that needs a GPU, is planned here by the same rules: tiles of query
@@ -41,9 +42,7 @@ from pabench.subjects.backends.validate import check_append_paged, check_attenti
 SOURCES = Path(__file__).parent / "flashinfer_cuda"
 TYPES = {"float16": "half", "bfloat16": "nv_bfloat16"}
 OPTIONS = (
-    "-std=c++17",
-    "-use_fast_math",
-    "--expt-relaxed-constexpr",
+    *("-std=c++17", "-use_fast_math", "--expt-relaxed-constexpr"),
     *("-DFLASHINFER_ENABLE_F16", "-DFLASHINFER_ENABLE_BF16"),
     *("-DFLASHINFER_ENABLE_FP8_E4M3", "-DFLASHINFER_ENABLE_FP8_E5M2"),
 )

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which rows and keys each block of FlashInfer's kernels has: what its scheduler plans on the host."""
 
 from __future__ import annotations

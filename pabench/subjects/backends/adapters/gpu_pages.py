@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What adapters of CUDA libraries share: a case as torch tensors and page lists, and a call made later."""
 
 from __future__ import annotations

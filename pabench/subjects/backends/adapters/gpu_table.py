@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The adapters of libraries that need a GPU, by name; ``table.py`` has them all."""
 
 from __future__ import annotations

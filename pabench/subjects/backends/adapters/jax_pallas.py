@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """JAX: the Pallas kernel for decode over pages, ``jax.experimental.pallas.ops.gpu.paged_attention``.
 
 Conventions: pages are ``(num_kv_heads, num_pages, page_size, head_dim)``; one query row a sequence; no

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What adapters on torch tensors share: the arrays of a case where a kernel wants them, and the output."""
 
 from __future__ import annotations

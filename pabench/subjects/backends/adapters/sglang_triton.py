@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SGLang's Triton kernels: decode and extend attention, and its merging of states.
 
 Conventions converted: pages are named by the slots of their tokens (``kv_indices``, int64), made when

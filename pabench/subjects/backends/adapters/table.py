@@ -1,16 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
 """The adapters by name: what they run, and what that needs.  Nothing of another project is imported here."""
 
 from __future__ import annotations
-
-import logging
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from pabench.subjects.backends.adapters.gpu_table import GPU_ADAPTERS
 from pabench.subjects.backends.adapters.triton_peers import SGLANG, TRITON, VLLM
 from pabench.subjects.peers.named import NamedSubject
 from pabench.subjects.peers.package import ThirdPartyPackage
+from pabench.subjects.peers.transformers import TRANSFORMERS
 
 TORCH = ThirdPartyPackage(
     package="torch",
@@ -33,41 +30,6 @@ JAX = (
     ),
 )
 """JAX last, after what it imports: each is installed without its dependencies."""
-
-TRANSFORMERS_SDPA = "transformers.integrations.sdpa_paged"
-TRANSFORMERS_EAGER = "transformers.integrations.eager_paged"
-_BATCHING = "transformers.generation.continuous_batching"
-TRANSFORMERS_CACHE = f"{_BATCHING}.cache"
-TRANSFORMERS_UTILS = f"{_BATCHING}.utils"
-
-
-def _replaced_in_transformers(folder: Path) -> Mapping[str, Mapping[str, Any]]:
-    """What cache and utilities name and these adapters do not call: models, requests, memory, processes."""
-    unused: dict[str, dict[str, Any]] = {
-        "transformers.configuration_utils": {"PreTrainedConfig": None, "PretrainedConfig": None},
-        "transformers.generation.configuration_utils": {"ContinuousBatchingConfig": None},
-        "transformers.utils.generic": {"is_flash_attention_requested": None},
-        f"{_BATCHING}.distributed": {"DistributedHelper": None},
-        f"{_BATCHING}.initialization": {"resolve_max_memory_percent": None},
-    }
-    requests = ("FutureRequestState", "RequestState", "RequestStatus", "get_device_and_memory_breakdown")
-    kept = {name: type(name, (), {}) for name in requests}
-    return {**unused, f"{_BATCHING}.requests": {**kept, "logger": logging.getLogger("transformers")}}
-
-
-TRANSFORMERS = ThirdPartyPackage(
-    package="transformers",
-    version="5.17.0",
-    modules=(TRANSFORMERS_SDPA, TRANSFORMERS_EAGER, TRANSFORMERS_CACHE, TRANSFORMERS_UTILS),
-    bare=(
-        "transformers",
-        "transformers.generation",
-        _BATCHING,
-        "transformers.integrations",
-        "transformers.utils",
-    ),
-    replaced=_replaced_in_transformers,
-)
 
 ADAPTERS: dict[str, NamedSubject] = {
     "jax-pallas": NamedSubject(

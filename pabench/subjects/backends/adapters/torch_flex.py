@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlexAttention over pages: torch's experimental ``PagedAttention`` makes a block mask one over the pool.
 
 Conventions: keys and values are one row of pages, ``(1, num_kv_heads, num_pages * page_size, head_dim)``;
@@ -78,6 +79,7 @@ class TorchFlexBackend:
         modules = TORCH.load()
         self._flex, self._paged = (modules[name] for name in TORCH.modules)
         self._where = torch_place(self.name, device)
+        self.on_host = self._where.type == "cpu"
         self.mode = "native" if self._where.type == "cuda" else "eager"
         self.capabilities = Capabilities(
             dtypes=frozenset(TORCH_DTYPES),

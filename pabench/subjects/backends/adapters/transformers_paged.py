@@ -1,21 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
 """transformers: the attention functions of its continuous batching, ``sdpa_paged`` and ``eager_paged``.
 
-Conventions: the cache is rows of slots, ``(num_pages * page_size, num_kv_heads, head_dim)``; the keys and
-values that a batch reads are gathered by ``PagedAttentionCache.update``, which first writes those of the new
-tokens (here the bits that are there); all sequences are one row of queries over one row of keys, told apart
-by an additive mask of the smallest finite number, which ``build_attention_mask`` makes and aligns at the
-bottom right; a window ends at the row's own position, and one of 1 stands for none; a block holds at least 4
-tokens; scale is an argument; neither function returns a log-sum-exp.
+Conventions: the keys and values that a batch reads are gathered by ``PagedAttentionCache.update``, which
+first writes those of the new tokens (here the bits that are there); all sequences are one row of queries over
+one row of keys, told apart by an additive mask of the smallest finite number, which ``build_attention_mask``
+makes and aligns at the bottom right; a window ends at the row's own position, and one of 1 stands for none; a
+block holds at least 4 tokens; scale is an argument; neither function returns a log-sum-exp.
 
-``update`` and the mask are the package's own.  The cache object is filled in here and not made by its
-constructor, which measures the machine's memory and allocates a pool of its own.
+``update`` and the mask are the package's own; see ``transformers_caches.py`` for the two forms of its cache.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,35 +23,14 @@ from pabench.problem.dtypes import Array
 from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.problem.visibility import first_visible_key
-from pabench.subjects.backends.adapters.table import (
-    TRANSFORMERS,
-    TRANSFORMERS_CACHE,
-    TRANSFORMERS_EAGER,
-    TRANSFORMERS_SDPA,
-    TRANSFORMERS_UTILS,
-)
+from pabench.subjects.backends.adapters.transformers_caches import PagedPlan, cache_of
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.torch_place import torch_place
 from pabench.subjects.backends.torch_tensors import TORCH_DTYPES, to_numpy, upload
 from pabench.subjects.backends.validate import check_attention
+from pabench.subjects.peers.transformers import EAGER, SDPA, TRANSFORMERS, UTILS
 
 SMALLEST_BLOCK = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PagedPlan:
-    """Arguments of the attention function; ``found`` holds its output after ``run``.
-
-    Attributes:
-        module: what the function reads of a model's attention layer.
-        arguments: tensors and the cache.
-        shape: of the output that the case asks for.
-    """
-
-    module: SimpleNamespace
-    arguments: dict[str, Any]
-    shape: tuple[int, ...]
-    found: list[torch.Tensor]
 
 
 class TransformersPagedBackend:
@@ -62,7 +38,7 @@ class TransformersPagedBackend:
 
     name = "transformers-paged"
     features = frozenset({"window"})
-    place = (TRANSFORMERS_SDPA, "sdpa_attention_paged_forward")
+    place: tuple[str, ...] = (SDPA, "sdpa_attention_forward", "sdpa_attention_paged_forward")
     # torch's fused kernels round the softmax weights to the storage type; the other function does so itself
     profile = NumericsProfile(p_dtype="storage", partial_dtype="float32", kv_dtype=None)
 
@@ -74,11 +50,14 @@ class TransformersPagedBackend:
             EnvironmentRefused: the device is ``cuda`` and this torch has no CUDA.
         """
         modules = TRANSFORMERS.load()
-        module, function = self.place
-        self._attend = getattr(modules[module], function)
-        self._cache_type = modules[TRANSFORMERS_CACHE].PagedAttentionCache
-        self._build_mask = modules[TRANSFORMERS_UTILS].build_attention_mask
+        module, *names = self.place
+        self._attend = next(
+            getattr(modules[module], name) for name in names if hasattr(modules[module], name)
+        )
+        self._build_mask = modules[UTILS].build_attention_mask
         self._where = torch_place(self.name, device)
+        self.on_host = self._where.type == "cpu"
+        self._cache = cache_of(modules, self._where)
         self.mode = "native" if self._where.type == "cuda" else "cpu"
         self.capabilities = Capabilities(
             dtypes=frozenset(TORCH_DTYPES),
@@ -98,48 +77,31 @@ class TransformersPagedBackend:
         check_attention(self.name, self.capabilities, tensors)
         problem = tensors.case.problem
         read, write, counts = _slots(tensors)
-        cache = self._cache(tensors)
-        written = torch.from_numpy(write).to(self._where)
-        new = {
-            name: stored[0][written].transpose(0, 1)[None]
-            for name, stored in (("key", cache.key_cache), ("value", cache.value_cache))
-        }
-        arguments = {
-            "query": upload(tensors.q, problem.dtype, self._where).transpose(0, 1)[None],
-            **new,
-            "attention_mask": self._mask(tensors, counts),
-            "scaling": problem.scale,
-            "cache": cache,
-            "read_index": [torch.from_numpy(read).to(self._where)],
-            "write_index": [written],
-        }
+        cache = self._cache.made(tensors)
+        rows = [self._cache.rows(cache, torch.from_numpy(slots).to(self._where)) for slots in (read, write)]
+        new = (stored.transpose(0, 1)[None] for stored in self._cache.stored(cache, rows[1]))
         module = SimpleNamespace(layer_idx=0, num_key_value_groups=problem.group_size)
         if problem.sinks is not None:
             module.sinks = torch.tensor(problem.sinks, device=self._where)
-        return PagedPlan(module=module, arguments=arguments, shape=tensors.q.shape, found=[])
+        return PagedPlan(
+            module=module,
+            query=upload(tensors.q, problem.dtype, self._where).transpose(0, 1)[None],
+            new=dict(zip(("key", "value"), new, strict=True)),
+            rest={"attention_mask": self._mask(tensors, counts), "scaling": problem.scale},
+            cache=cache,
+            read=rows[0],
+            write=rows[1],
+            shape=tensors.q.shape,
+            found=[],
+        )
 
     def run(self, plan: PagedPlan) -> None:
         """Write the new tokens, gather, attend."""
-        out, _ = self._attend(plan.module, **plan.arguments)
-        plan.found[:] = [out]
+        plan.found[:] = [self._cache.attend(self._attend, plan)]
 
     def fetch(self, plan: PagedPlan) -> AttentionOutput:
         """Return the output; there is no LSE."""
         return AttentionOutput(out=to_numpy(plan.found[0].reshape(plan.shape)), lse=None)
-
-    def _cache(self, tensors: Tensors) -> Any:
-        problem = tensors.case.problem
-        pool = tensors.pool.with_storage(upload(tensors.pool.storage, problem.dtype, self._where))
-        rows = []
-        for view in (pool.k, pool.v):
-            tokens = view if pool.kv_layout == "NHD" else view.transpose(1, 2)
-            # a copy in any case: the function writes into it
-            rows.append(tokens.flatten(0, 1).clone(memory_format=torch.contiguous_format))
-        cache = object.__new__(self._cache_type)
-        cache.key_cache, cache.value_cache = [rows[0]], [rows[1]]
-        cache.layer_index_to_group_indices = {0: (0, 0)}
-        cache.sliding_windows = {0: 1}  # 1 for a layer that keeps all its keys, as the pool does
-        return cache
 
     def _mask(self, tensors: Tensors, counts: list[int]) -> torch.Tensor:
         """Mask ``(1, 1, rows, keys)`` in the type of the queries."""
@@ -157,7 +119,7 @@ class TransformersPagedEagerBackend(TransformersPagedBackend):
 
     name = "transformers-paged-eager"
     features = frozenset({"window", "sinks"})
-    place = (TRANSFORMERS_EAGER, "eager_paged_attention_forward")
+    place = (EAGER, "eager_paged_attention_forward")
 
 
 def _slots(tensors: Tensors) -> tuple[Array, Array, list[int]]:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our small Triton kernel as a backend: what an adapter of a Triton kernel needs, and no more."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A driver of Triton without a GPU: what Triton compiles to PTX runs on a device that runs PTX.
 
 Triton asks its driver for the architecture of the current device, compiles for it as on such a GPU, and

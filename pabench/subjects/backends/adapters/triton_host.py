@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where Triton kernels run here: on a GPU, compiled on a device that runs PTX, else in Triton's interpreter.
 
 The device decides: ``cuda`` is mode ``native``, ``ptx:...`` is mode ``ptx`` (see ``triton_driver``), any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A kernel as Triton compiled it, and its launch on a device that runs PTX; Triton itself is not imported."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small paged attention in Triton, the baseline among the adapters; decode and prefill, every feature.
 
 Grid: (query rows, KV heads); a program holds the query heads of one KV head and walks over the keys of its

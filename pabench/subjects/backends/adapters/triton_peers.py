@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Triton, and what of vLLM and SGLang is loaded for their Triton kernels; torch is imported on use alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's Triton kernels: unified attention, whole and with split keys; cache writing; merging of states.
 
 Conventions converted: a window of W keys is ``window_size = (W - 1, 0)``; the cache is given by strides, so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's other routes in Triton: prefix prefill with paged decode, and the split-KV decode of its MLA layers.
 
 ``chunked_prefill_paged_decode`` takes the new tokens' keys and values as dense rows beside the cache, so
@@ -33,7 +34,7 @@ from pabench.subjects.backends.adapters.triton_peers import CHUNKED, DECODE, VLL
 from pabench.subjects.backends.base import AttentionOutput, Capabilities
 from pabench.subjects.backends.torch_tensors import TORCH_DTYPES
 from pabench.subjects.backends.validate import check_attention
-from pabench.subjects.peers.stand_ins import stand_ins
+from pabench.subjects.peers.stubs import stubs
 
 TANH_ERROR = 2.0**-21
 """``2 sigmoid(2 x) - 1`` in float32: half the error of the exponential (2 units) and five roundings."""
@@ -148,7 +149,7 @@ class VllmTritonChunkedBackend:
         """Launch both; the function asks a module of ROCm's whether it may use another kernel: it may not."""
         asked = {"use_rocm_custom_paged_attention": lambda *asked: False}
         replaced = {"vllm.platforms": {}, "vllm.platforms.rocm": asked}
-        with stand_ins("vllm", self._folder, bare=("vllm",), replaced=replaced), self._host.launching():
+        with stubs("vllm", self._folder, bare=("vllm",), replaced=replaced), self._host.launching():
             plan.launch()
 
     def fetch(self, plan: Call) -> AttentionOutput:

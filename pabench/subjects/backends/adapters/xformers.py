@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """xFormers: ``memory_efficient_attention`` with its paged bias, by the split-key Triton operator.
 
 Conventions that differ from ours: the cache is one row of all slots, heads of a group are an axis of their

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What must hold of a plugin's metadata, whatever else is in it; by the names that fields have in engines.
 
 Source of the rules: the padded-batch invariants of SGLang's unit tests of attention backends (``indptr``

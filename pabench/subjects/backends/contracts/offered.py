@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Modules of an engine that is not installed, as far as its attention plugins import them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the two contracts share: what a plugin declares to us, and the frame of a backend around it."""
 
 from __future__ import annotations

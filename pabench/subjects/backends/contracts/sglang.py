@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An attention backend of SGLang: an object of the model runner that makes metadata and computes layers.
 
 Driven as SGLang 0.5.23's runners do.  The cache is a row of slots, ``req_to_token`` names the slot of each

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What attention plugins import from SGLang, where SGLang is not installed; own code, their names.
 
 Source of names and fields: SGLang 0.5.23, in ``srt``: layers, model_executor, mem_cache.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A step of a server over a case: new tokens come as rows, the rest lies in the cache, page 0 is nobody's."""
 
 from __future__ import annotations

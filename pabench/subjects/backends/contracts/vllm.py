@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An attention plugin of vLLM: its builder makes metadata, its implementation writes the cache and attends.
 
 Driven as vLLM 0.33's model runner does.  The cache is ``(pages, heads, page_size, 2 * head_dim)``, K and V of

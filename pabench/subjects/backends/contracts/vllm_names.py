@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What out-of-tree attention plugins import from vLLM, where vLLM is not installed; own code, their names.
 
 Source of names and fields: vLLM 0.33, ``v1/attention/backend.py`` and ``v1/kv_cache_interface.py``.

@@ -1,4 +1,5 @@
-"""A stand-in for CuPy: the names that pabench uses, over the emulated device.
+# SPDX-License-Identifier: Apache-2.0
+"""A stub for CuPy: the names that pabench uses, over the emulated device.
 
 A folder that is put on the path before the real package, for tests of what happens on a machine with a GPU
 up to and including the launch: kernels really run, streams and graphs keep their order, events read the
@@ -17,7 +18,7 @@ from . import cuda as cuda
 from .memory import ndarray as ndarray
 from .memory import new_array
 
-__version__ = "0.stand-in"
+__version__ = "0.stub"
 
 
 def _own_module(name: str) -> Any:

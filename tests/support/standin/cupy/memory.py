@@ -1,4 +1,5 @@
-"""Device memory of the stand-in: numpy arrays that know how to be set."""
+# SPDX-License-Identifier: Apache-2.0
+"""Device memory of the stub: numpy arrays that know how to be set."""
 
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // FlashInfer's kernel that appends tokens through the block table, as its host function launches it, and `fill`, which writes the structure
 // that it takes and says how large that is.
 #include "pages.cuh"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // FlashInfer's decode kernel on CUDA cores, as BatchDecodeWithPagedKVCacheDispatched makes and launches it, and `fill`, which writes the
 // structure of its parameters and says how large that and a block's shared memory are.
 #include "pages.cuh"

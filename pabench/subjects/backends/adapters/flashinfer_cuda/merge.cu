@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // FlashInfer's kernels that merge states: any number a row, by offsets, after split keys; and those of `merge_states`.
 #include <flashinfer/attention/cascade.cuh>
 

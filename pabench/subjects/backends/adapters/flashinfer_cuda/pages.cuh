@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A paged cache as FlashInfer's kernels take it, filled on the device: its own constructors run on the host.
 #pragma once
 

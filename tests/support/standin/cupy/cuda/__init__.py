@@ -1,4 +1,5 @@
-"""Streams, events, graphs and launches of the stand-in."""
+# SPDX-License-Identifier: Apache-2.0
+"""Streams, events, graphs and launches of the stub."""
 
 from __future__ import annotations
 
@@ -101,7 +102,7 @@ def compiled(code: str, options: tuple[str, ...]) -> Any:
     """Compile for the host what RawModule was given."""
     include = next(Path(option[2:]) for option in options if option.startswith("-I"))
     words = [option[2:].partition("=") for option in options if option.startswith("-D")]
-    folder = Path(tempfile.gettempdir()) / f"stand-in-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"stub-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     path = folder / f"{hashlib.sha256(code.encode()).hexdigest()[:16]}.cu"
     if not path.exists():

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clauses, profiles and badges of each subject, as the report shows them."""
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from typing import TYPE_CHECKING
 from pabench.report.source import Source
 
 if TYPE_CHECKING:
-    from pabench.checks.standing import Claim
+    from pabench.checks.summary import Claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StandingRow:
+class SummaryRow:
     """One subject on one device.
 
     Attributes:
@@ -35,7 +36,7 @@ class StandingRow:
     without: tuple[tuple[str, str], ...]
 
 
-def build_standing(source: Source) -> tuple[StandingRow, ...]:
+def build_summaries(source: Source) -> tuple[SummaryRow, ...]:
     """Return a row for each subject and device, in the order of the journals."""
     # the state a line has on the page, which is the worse one when its journal contradicts itself
     lines = [
@@ -44,10 +45,10 @@ def build_standing(source: Source) -> tuple[StandingRow, ...]:
     if not lines:
         return ()
     # loads the whole suite, which the page of a sweep or a server does without
-    from pabench.checks.standing import standings
+    from pabench.checks.summary import summaries
 
     return tuple(
-        StandingRow(
+        SummaryRow(
             subject=found.subject,
             device=found.device,
             clauses=f"{len(found.kept)} of {found.clauses}",
@@ -58,7 +59,7 @@ def build_standing(source: Source) -> tuple[StandingRow, ...]:
             badges=_held(found.badges),
             without=tuple((badge.name, badge.why) for badge in found.badges if badge.state == "absent"),
         )
-        for found in standings(lines)
+        for found in summaries(lines)
     )
 
 

@@ -1,4 +1,5 @@
-"""Where a subject stands: clauses, profiles and badges, computed from the results of a run alone."""
+# SPDX-License-Identifier: Apache-2.0
+"""What a run shows of a subject: clauses, profiles and badges, computed from the results of a run alone."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class ConformanceSummary:
     """What a run says of one subject on one device.
 
     Attributes:
@@ -76,17 +77,17 @@ class Standing:
         return len(self.kept) + len(self.deviating) + len(self.broken) + len(self.open)
 
 
-def standings(lines: Sequence[Line]) -> tuple[Standing, ...]:
-    """Return the standing of every subject and device in ``lines``, in the order of their first result."""
+def summaries(lines: Sequence[Line]) -> tuple[ConformanceSummary, ...]:
+    """Return the summary of every subject and device in ``lines``, in the order of their first result."""
     groups: dict[tuple[str, str, str], list[Line]] = {}
     for line in lines:
         key = (str(line["subject"]), str(line.get("subject_kind") or "backend"), str(line["device"]))
         groups.setdefault(key, []).append(line)
-    return tuple(_standing(*key, found) for key, found in groups.items())
+    return tuple(_summary(*key, found) for key, found in groups.items())
 
 
-def standing_lines(found: Sequence[Standing]) -> Iterator[str]:
-    """Yield the standings in words: a line each, and one for each badge that was looked for in vain."""
+def clause_lines(found: Sequence[ConformanceSummary]) -> Iterator[str]:
+    """Yield the summaries in words: a line each, and one for each badge that was looked for in vain."""
     for subject in found:
         unjudged = f", {len(subject.open)} not judged" if subject.open else ""
         some = ", ".join(subject.broken[:MOST_NAMED])
@@ -105,12 +106,12 @@ def standing_lines(found: Sequence[Standing]) -> Iterator[str]:
                 yield f"  badge {claim.name} is optional and not earned: {claim.why}"
 
 
-def _standing(subject: str, kind: str, device: str, lines: Sequence[Line]) -> Standing:
+def _summary(subject: str, kind: str, device: str, lines: Sequence[Line]) -> ConformanceSummary:
     states = {
         clause: _clause(lines, clause, checks) for clause, checks in CLAUSES.items() if _kind(checks) == kind
     }
     backend = kind != ALLOCATOR
-    return Standing(
+    return ConformanceSummary(
         subject=subject,
         subject_kind=kind,
         device=device,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Libraries that need a GPU, for tests without one: real signatures, dense answers.
 
 A call is bound to the signature that the real source file has, read and not imported, then computed densely

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Importing a part of a package alone: what is replaced, what is never, and what is left behind."""
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 
 from pabench.errors import Unsupported
 from pabench.subjects.peers.package import PEERS_VARIABLE, ThirdPartyPackage, release
-from pabench.subjects.peers.stand_ins import functions_of, stand_ins
+from pabench.subjects.peers.stubs import functions_of, stubs
 
 BARE = ("madeup", "madeup.core")
 REPLACED = {"madeup.heavy": {"answer": 7}, "not_installed": {"thing": 1}}
@@ -53,7 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_stand_ins_let_the_rest_run_unmodified(folder: Path) -> None:
+def test_stubs_let_the_rest_run_unmodified(folder: Path) -> None:
     package(
         folder, pool="from madeup.heavy import answer\nfrom not_installed import thing\ntwice = 2 * answer\n"
     )
@@ -63,26 +64,26 @@ def test_stand_ins_let_the_rest_run_unmodified(folder: Path) -> None:
     assert PEER.load()["madeup.core.pool"] is pool
 
 
-def test_stand_ins_never_replace_what_is_installed(folder: Path) -> None:
+def test_stubs_never_replace_what_is_installed(folder: Path) -> None:
     package(folder, pool="import json\nsame = json\n")
-    with stand_ins("madeup", folder, bare=BARE, replaced={"json": {"dumps": None}}):
+    with stubs("madeup", folder, bare=BARE, replaced={"json": {"dumps": None}}):
         assert importlib.import_module("madeup.core.pool").same is json
     assert json.dumps is not None
 
 
-def test_stand_ins_put_back_what_was_imported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stubs_put_back_what_was_imported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package(folder)
     for name in ("madeup", "madeup.core"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     before = sys.modules["madeup"]
-    with stand_ins("madeup", folder, bare=BARE, replaced=REPLACED):
+    with stubs("madeup", folder, bare=BARE, replaced=REPLACED):
         assert importlib.import_module("madeup.core.pool").answer == 7
         assert sys.modules["madeup"] is not before
     assert sys.modules["madeup"] is before
     monkeypatch.undo()
 
 
-def test_stand_ins_warm_up_what_is_imported_late(folder: Path) -> None:
+def test_stubs_warm_up_what_is_imported_late(folder: Path) -> None:
     package(folder, pool="def late():\n    from madeup.heavy import answer\n    return answer\n")
     got: list[int] = []
     peer = ThirdPartyPackage(

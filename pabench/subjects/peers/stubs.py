@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imports a part of a large package without what that part does not use.
 
 A serving engine's allocator is plain Python, but importing it pulls in drivers, servers and model code.  Here
-the ``__init__`` of listed packages is not run and listed modules are replaced by stand-ins while the import
+the ``__init__`` of listed packages is not run and listed modules are replaced by stubs while the import
 lasts; every other file of the package runs unmodified.  Afterwards the table of modules is as it was.
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds bare packages and stand-ins before anything else does."""
+    """Finds bare packages and stubs before anything else does."""
 
     def __init__(self, folder: Path, bare: Sequence[str], replaced: Mapping[str, Mapping[str, Any]]) -> None:
         self.folder, self.bare, self.replaced = folder, bare, replaced
@@ -42,7 +43,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """A stand-in holds what it was made with."""
+        """A stub holds what it was made with."""
 
 
 @contextmanager
@@ -69,16 +70,16 @@ def found_in(package: str, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def stand_ins(
+def stubs(
     package: str, folder: Path, *, bare: Sequence[str], replaced: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[None]:
-    """While this lasts, ``package`` is imported from ``folder`` with stand-ins; afterwards it is not there.
+    """While this lasts, ``package`` is imported from ``folder`` with stubs; afterwards it is not there.
 
     Args:
         package: top-level name.
         folder: that holds the package.
         bare: packages, the top level among them, whose ``__init__`` is not run.
-        replaced: module name to the attributes of its stand-in.  A module outside of ``package`` that is
+        replaced: module name to the attributes of its stub.  A module outside of ``package`` that is
             installed is never replaced.
     """
     outside = {name for name in replaced if name.split(".")[0] != package}
