@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The smallest plug: are these words palindromes?  All else, from workers to the report, is the engine's.
 
-``python docs/examples/toy_activity.py --out runs/toy level noon word`` runs it.
-"""
+``python docs/examples/toy_activity.py --out runs/toy level noon word`` runs it."""
 
 from __future__ import annotations
 

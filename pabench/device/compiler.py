@@ -133,7 +133,8 @@ def _run(compiler: Compiler, arguments: Sequence[str], output: Path, *, what: st
             errors="replace",
             timeout=COMPILE_DEADLINE_S,
             check=False,
-            env={**os.environ, "LC_ALL": "C"},  # its messages are read below
+            # its messages are read below; without a PATH it would not find its own linker
+            env={"PATH": os.defpath, **os.environ, "LC_ALL": "C"},
         )
     except subprocess.TimeoutExpired:
         raise CompileError(f"{what}: the compiler did not finish within {COMPILE_DEADLINE_S} s") from None

@@ -64,17 +64,18 @@ class ModelAllocator(ModelTiers):
         requests = list(self.check_batch(sequences, tokens, self.lengths()).items())
         return self._fit(requests, prefix=self.capabilities.batch_mode == "prefix")
 
-    def fork(self, parent: int, child: int) -> Array:
+    def fork(self, parent: int, child: int) -> Array | None:
         """See ``PageAllocator``."""
         parent, child = self._live(parent, "parent"), self._new(child, "child")
         tables, tokens = [list(self._tables[row]) for row in self._rows(parent)], self._tokens[parent]
         begun, copies = tokens % self.shape.page_size, []
-        if begun and self.capabilities.forks == "copied":
+        copied = self.capabilities.forks == "copied"
+        if begun and copied:
             self._admit(1)
             copies = [(tables[0][-1], page := self._take(), begun)]
             tables[0][-1] = page
         self._begin(child, tables, tokens)
-        return np.array(copies, np.int32).reshape(-1, 3)
+        return np.array(copies, np.int32).reshape(-1, 3) if copied else None
 
     def truncate(self, sequence: int, length: int) -> None:
         """See ``PageAllocator``."""

@@ -55,6 +55,8 @@ LACKING = {
     "allocator-invariants[corners]": {"ticket", "stack"},
     "allocator-invariants[groups]": {"scan", "ticket", "stack", "host"},
     "allocator-invariants[images]": {"scan", "ticket", "stack"},
+    "allocator-invariants[tiers]": {"scan", "ticket", "stack"},
+    "allocator-invariants[reuse]": {"scan", "ticket", "stack", "host"},
 }
 """Who declares nothing of what a check asks."""
 DEFAULT_ALLOCATORS = {"scan", "ticket", "stack", "host"}

@@ -199,7 +199,7 @@ def test_replay_refuses_a_hostile_record(
         (
             "history",
             {"shape": {"num_pages": 2**30}},
-            "must have the fields groups, hash_bits, max_pages_per_seq",
+            "must have the fields groups, hash_bits, host_pages, max_pages_per_seq",
         ),
         ("history", {"shape": {**asdict(SHAPE), "swap_pages": 2**30}}, "fit in"),
         (
