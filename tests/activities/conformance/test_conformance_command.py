@@ -49,6 +49,8 @@ ALLOCATOR = {
     "allocator-invariants[corners]",
     "allocator-invariants[groups]",
     "allocator-invariants[images]",
+    "allocator-invariants[tiers]",
+    "allocator-invariants[reuse]",
     *LATER,
 }
 LACKING = {
