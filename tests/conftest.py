@@ -85,15 +85,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         test = named_inside_tests(item)
         tests.add(test)
         cost = costs.get(test, 0.0)
-        if cost >= SLOW_S:
-            item.add_marker("slow")
         case = getattr(item, "callspec", None)
-        if (
-            item.get_closest_marker("nightly")
+        at_night = (
+            item.get_closest_marker("nightly") is not None
             or (cost >= NIGHT_S and test not in EVERY_COMMIT)
-            or (test.startswith(KILLS) and case is not None and crc32(case.id.encode()) % NIGHTS)
-        ):
+            or (test.startswith(KILLS) and case is not None and crc32(case.id.encode()) % NIGHTS != 0)
+        )
+        if at_night:
             night.append(item)
+        if at_night or cost >= SLOW_S:
+            item.add_marker("slow")
     config.stash[GONE] = [test for test in (*costs, *EVERY_COMMIT) if test not in tests]
     if config.getoption("--without-nightly"):
         config.hook.pytest_deselected(items=night)
