@@ -41,7 +41,7 @@ test: style ## Set up, then run the linters and the tests: under 9 minutes on 2 
 nightly: style ## The same with every planted fault and whatever takes long
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal $(ARGS)
 
-check: style ## Set up, then run the linters and the quick tests: under 2 minutes, for the next edit
+check: style ## Set up, then run the linters and the quick tests, for the next edit
 	$(BIN)/python -m pytest tests -m "not slow" -n $(WORKERS) --dist worksteal --durations 5 --durations-min 3 $(ARGS)
 
 costs: $(VENV)/.dev-ready ## Run every test and write tests/costs.txt, by which check and test choose
