@@ -10,7 +10,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 from pabench.device.counter_rows import (
@@ -187,6 +189,18 @@ class Counters:
         """Return the load requests to the buffers of ``parameters``."""
         return _sum(self.of(*parameters), "requests")
 
+    def memory_figures(self) -> dict[str, Any]:
+        """Return what global and shared memory were asked for, by the names of the journal."""
+        totals = self.totals()
+        return {
+            "counted_load_sectors": totals.load_sectors,
+            "counted_store_sectors": totals.store_sectors,
+            "distinct_sectors": self.distinct_loaded_sectors + self.distinct_stored_sectors,
+            "sectors_per_request": totals.sectors_per_request,
+            "wavefronts": totals.wavefronts,
+            "bank_conflicts": totals.bank_conflicts,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values: totals, totals by region, distinct sectors, lines."""
         return {
@@ -204,6 +218,11 @@ class Counters:
     def to_json(self) -> str:
         """Return ``to_dict`` as text; equal for equal counts, byte by byte."""
         return json.dumps(self.to_dict(), indent=1)
+
+
+def of_all_kernels(counters: Iterable[Counters]) -> Counters:
+    """Return the sum over kernels, at least one, under no kernel's name."""
+    return reduce(add, (replace(one, kernel="") for one in counters))
 
 
 def _sum(rows: Iterable[LocationCounts], figure: str) -> int:

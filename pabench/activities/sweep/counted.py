@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import reduce
-from operator import add
 from typing import Any
 
 from pabench.activities.sweep.cell import Cell
 from pabench.activities.sweep.measure import part_case, token_heads
 from pabench.device.checked import CheckedDevice
-from pabench.device.counters import Counters
+from pabench.device.counters import Counters, of_all_kernels
 from pabench.judge.traffic import Traffic, batch_traffic
 from pabench.problem.tensors import build_tensors, layout_of
 from pabench.subjects.backends.base import Backend
@@ -65,20 +62,14 @@ def counted(cell: Cell, backend: Backend, device: CheckedDevice, gpu: Gpu) -> di
     }
     if not device.counters:
         return figures
-    all_kernels = reduce(add, (replace(one, kernel="") for one in device.counters.values()))
+    all_kernels = of_all_kernels(device.counters.values())
     return figures | _traffic(all_kernels) | _modelled(all_kernels, floor, gpu)
 
 
 def _traffic(counters: Counters) -> dict[str, Any]:
-    totals = counters.totals()
     return {
         "counted_kv_bytes": counters.loaded_bytes(*CACHE_PARAMETERS),
-        "counted_load_sectors": totals.load_sectors,
-        "counted_store_sectors": totals.store_sectors,
-        "distinct_sectors": counters.distinct_loaded_sectors + counters.distinct_stored_sectors,
-        "sectors_per_request": totals.sectors_per_request,
-        "wavefronts": totals.wavefronts,
-        "bank_conflicts": totals.bank_conflicts,
+        **counters.memory_figures(),
         "page_table_reads": counters.load_requests(*TABLE_PARAMETERS),
     }
 

@@ -8,9 +8,7 @@ They move bytes and do little else, so that a copy of memory is their measure.  
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from pabench.activities.sweep.operation import HEAD_DIM, HEADS, PAGE_SIZE, QUERY
 from pabench.activities.sweep.stopwatch import Stopwatch
 from pabench.device.base import Device
 from pabench.device.checked import CheckedDevice
-from pabench.device.counters import Counters
+from pabench.device.counters import of_all_kernels
 from pabench.kernels.append import append_tokens
 from pabench.kernels.gather import plan_gather
 from pabench.kernels.merge_states import plan_merge
@@ -91,17 +89,7 @@ def operation_counts(device: CheckedDevice, name: str, size: int) -> tuple[dict[
     work.run()
     device.synchronize()
     left = tuple(device.to_host(array) for array in work.shown)
-    counters: Counters = reduce(add, (replace(one, kernel="") for one in device.counters.values()))
-    totals = counters.totals()
-    figures = {
-        "counted_load_sectors": totals.load_sectors,
-        "counted_store_sectors": totals.store_sectors,
-        "distinct_sectors": counters.distinct_loaded_sectors + counters.distinct_stored_sectors,
-        "sectors_per_request": totals.sectors_per_request,
-        "wavefronts": totals.wavefronts,
-        "bank_conflicts": totals.bank_conflicts,
-    }
-    return figures, left
+    return of_all_kernels(device.counters.values()).memory_figures(), left
 
 
 def _append(device: Device, size: int) -> Work:
