@@ -21,7 +21,7 @@ settings.register_profile("test", derandomize=True, deadline=None, print_blob=Tr
 settings.register_profile("fuzz", derandomize=False, deadline=None, print_blob=True, database=None)
 settings.load_profile("test")
 
-SLOW_S, NIGHT_S = 0.3, 0.9
+SLOW_S, NIGHT_S = 0.1, 0.9
 """From how many CPU seconds on `make check` leaves out a test, and `make test`: see tests/costs.txt."""
 EVERY_COMMIT = (
     "activities/conformance/test_bad_backends.py::test_bad_backends_each_get_a_verdict_by_name",

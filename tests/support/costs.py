@@ -16,7 +16,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 FILE = TESTS / "costs.txt"
-WRITTEN_S = 0.3
+WRITTEN_S = 0.1
 HEAD = f"""\
 # CPU seconds of each test that takes {WRITTEN_S} or more, with the processes it waits for and compilations.
 # Written by `make costs`; read by tests/conftest.py.
