@@ -10,6 +10,7 @@ from typing import Any
 from pabench.checks.faults import faults_of
 from pabench.checks.summary import ConformanceSummary, clause_lines, summaries
 from pabench.cli.text_table import text_table
+from pabench.report.words import plural
 from pabench.run.record import JUDGED, Record, Status
 from pabench.text import one_line
 
@@ -69,7 +70,8 @@ def summary_lines(
     counts = {status: sum(record.status == status for record in records) for status in COUNTS}
     said = [f"{count} {COUNTS[status]}" for status, count in counts.items() if count or status in ALWAYS]
     cases = sum(_number(record, "cases") for record in records)
-    yield f"{cases} generated cases, {len(records)} checks: {', '.join(said)}"
+    size = f"{plural(cases, 'generated case')}, {plural(len(records), 'check')}"
+    yield f"{size}: {', '.join(said)}"
 
 
 def summaries_of(records: Sequence[Record]) -> list[ConformanceSummary]:

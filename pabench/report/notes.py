@@ -31,8 +31,8 @@ def build_warnings(source: Source, notes: tuple[str, ...] = ()) -> tuple[str, ..
         if run.record["status"] != "finished":
             found.append(f"The run {run.name} is {run.record['status']}: figures may be missing below.")
         if number(run.record.get("not_run")):
-            left = plural(run.record["not_run"], "cell")
-            found.append(f"{left} of the run {run.name} were not run: the time given was over.")
+            left = plural(run.record["not_run"], "item")
+            found.append(f"{left} of the run {run.name} did not begin: --budget or --maxfail ended it first.")
     repeated = [key for key, count in Counter(line.data["id"] for line in source.cells).items() if count > 1]
     if repeated:
         found.append(

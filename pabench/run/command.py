@@ -114,7 +114,7 @@ def run_activity(
                 say(f"pabench {activity.kind}: {words.who or count} on {facts.description}", err=True)
                 words.opened(engine, run, facts)
                 ends_at = None if options.budget_s is None else began + options.budget_s
-                finished = engine.run(items, run, ends_at=ends_at)
+                finished = engine.run(items, run, ends_at=ends_at, max_failures=options.maxfail)
             except KeyboardInterrupt:
                 if run is None or run.run["status"] != "running":
                     raise
@@ -129,7 +129,7 @@ def run_activity(
     for line in (words.summary or plain_summary)(records) or ():
         say(line)
     if finished.not_run:
-        say(f"{finished.not_run} of {count} not run: the budget is spent; go on with: {again}")
+        say(f"{finished.not_run} of {count} not run: {finished.why_not}; go on with: {again}")
     write_files(activity.kind, records, finished.exit_code, options, words, path)
     return finished.exit_code
 

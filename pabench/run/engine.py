@@ -23,7 +23,7 @@ from pabench.run.directory import RunDirectory
 from pabench.run.failures import save_failure
 from pabench.run.fleet import Fleet, FleetShard
 from pabench.run.plug import Activity, Answer, Facts, Item
-from pabench.run.record import Record, Status, exit_code
+from pabench.run.record import Record, Status, broken, exit_code
 from pabench.run.shards import Halted, LocalShard, Shard, WorkerShard
 from pabench.run.signals import no_stop, stop_signals
 
@@ -39,7 +39,8 @@ class Finished:
         records: of all items that are there, those of earlier runs of a resumed one included, in the order of
             the items.
         interrupted: it was stopped from outside.
-        not_run: items that the budget had no time for.
+        not_run: items that did not begin.
+        why_not: the budget was spent, or enough had failed; empty where all began.
         exit_code: of the command line.
     """
 
@@ -47,6 +48,7 @@ class Finished:
     interrupted: bool
     not_run: int
     exit_code: int
+    why_not: str = ""
 
 
 class Engine:
@@ -111,7 +113,7 @@ class Engine:
         directory: RunDirectory,
         *,
         ends_at: float | None = None,
-        stop: Callable[[Record], bool] = lambda record: False,
+        max_failures: int | None = None,
         progress: Callable[[int], Progress] = make_progress,
     ) -> Finished:
         """Run what the journal lacks, a record an item, then close the run with its exit code.
@@ -120,7 +122,7 @@ class Engine:
             items: all of the run.
             directory: where records and failures go; closed at the end.
             ends_at: on ``time.monotonic``; no item but the first begins after it.
-            stop: told each record; no item begins after it has said yes.
+            max_failures: no item begins after so many have failed, crashed or hung; None for no limit.
             progress: makes the display.
 
         Raises:
@@ -129,7 +131,12 @@ class Engine:
         done = {record.id: record for record in directory.records if record.status != Status.INTERRUPTED}
         missing = [item for item in items if item.id not in done]
         work = _Work(
-            items=missing, activity=self._activity, directory=directory, ends_at=ends_at, done=done, stop=stop
+            items=missing,
+            activity=self._activity,
+            directory=directory,
+            ends_at=ends_at,
+            done=done,
+            max_failures=max_failures,
         )
         if missing:
             jobs = min(self._jobs or self._default_jobs(self._facts), len(missing))
@@ -164,7 +171,13 @@ class Engine:
         )
         directory.note(not_run=work.not_run)
         directory.finish(status="interrupted" if interrupted else "finished", exit_code=code)
-        return Finished(records=records, interrupted=interrupted, not_run=work.not_run, exit_code=code)
+        return Finished(
+            records=records,
+            interrupted=interrupted,
+            not_run=work.not_run,
+            exit_code=code,
+            why_not=work.why_not,
+        )
 
     def one(self, item: Item, directory: RunDirectory) -> Record:
         """Run one item on the first worker and write what came of it; for a caller that has its own loop."""
@@ -239,15 +252,16 @@ class _Work:
     directory: RunDirectory
     ends_at: float | None
     done: dict[str, Record]
-    stop: Callable[[Record], bool]
+    max_failures: int | None
     display: Any = None
     halted: bool = False
     threads: list[threading.Thread] = field(default_factory=list)
     not_run: int = 0
+    why_not: str = ""
     _next: int = 0
     _held: dict[int, Answer] = field(default_factory=dict)
     _written: int = 0
-    _stopped: bool = False
+    _failures: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, shard: Shard) -> None:
@@ -269,7 +283,7 @@ class _Work:
                 answer = Answer(record=replace(blank, status=Status.INTERRUPTED, reason=reason))
             with self._lock:
                 self._held[place] = answer
-                self._stopped = self._stopped or self.stop(answer.record)
+                self._failures += answer.record.status in broken(hang_is_result=self.activity.hang_is_result)
             if interrupt is not None:
                 raise interrupt
             if threading.current_thread() is threading.main_thread():
@@ -301,14 +315,20 @@ class _Work:
     def _take(self) -> int | None:
         with self._lock:
             left = len(self.items) - self._next
-            if self.halted or self._stopped or not left:
+            if self.halted or not left:
                 return None
-            if self._next and self.ends_at is not None and time.monotonic() >= self.ends_at:
-                self.not_run, self._next = left, len(self.items)
+            if why := self._enough():
+                self.not_run, self.why_not, self._next = left, why, len(self.items)
                 return None
             place, self._next = self._next, self._next + 1
         self.display.start(self.items[place])
         return place
+
+    def _enough(self) -> str:
+        if self.max_failures is not None and self._failures >= self.max_failures:
+            return f"--maxfail {self.max_failures}"
+        late = self._next and self.ends_at is not None and time.monotonic() >= self.ends_at
+        return "the budget is spent" if late else ""
 
 
 def cut_short(directory: RunDirectory) -> Finished:

@@ -40,6 +40,7 @@ class Options:
         jobs: workers side by side; None for the activity's own choice.
         ray: address of a Ray cluster that runs the items, or ``local``; None for this machine.
         budget_s: no item begins later; None for no limit.
+        maxfail: no item begins after so many have failed, crashed or hung; None for no limit.
         json, junit, html: files to write.
         dry_run: name the items, write nothing.
     """
@@ -57,6 +58,7 @@ class Options:
     jobs: int | None = None
     ray: str | None = None
     budget_s: float | None = None
+    maxfail: int | None = None
     json: Path | None = None
     junit: Path | None = None
     html: Path | None = None
@@ -131,6 +133,8 @@ def activity_options(
         click.option(
             "--budget", metavar="TIME", help="Start no new work after this time, such as 540s or 9m."
         ),
+        click.option("--maxfail", metavar="N", help="Start no new work after N failures."),
+        click.option("-x", "first", is_flag=True, help="Start no new work after the first failure."),
         click.option("--json", "json_file", type=file, metavar="FILE", help="Write all results as JSON."),
         click.option("--junit", type=file, metavar="FILE", help="Write JUnit XML."),
         click.option("--html", type=file, metavar="FILE", help="Write the report here too."),
@@ -153,8 +157,11 @@ def options_of(
     Raises:
         UsageError: a value that cannot be, or an option that this activity has no use for.
     """
-    names = [field.name for field in fields(Options)]
+    names = [field.name for field in fields(Options) if field.name != "maxfail"]
     spelled = {"json": "json_file", "deadline_s": "deadline", "budget_s": "budget"}
+    first, maxfail = given.pop("first", False), given.pop("maxfail", None)
+    if first and maxfail is not None:
+        raise UsageError("-x is --maxfail 1: give one of them")
     taken = {name: given.pop(spelled.get(name, name), None) for name in names}
     if taken["out"] is not None:
         taken["out"] = folder_of("--out", taken["out"])
@@ -174,6 +181,7 @@ def options_of(
         **{name: value for name, value in taken.items() if value is not None},
         deadline_s=deadline_s if deadline is None else deadline_of(deadline),
         budget_s=None if budget is None else parse_seconds("--budget", budget),
+        maxfail=1 if first else None if maxfail is None else whole("--maxfail", maxfail, low=1, high=10**9),
         jobs=None if jobs is None else whole("--jobs", jobs, low=1, high=256),
         seed=0 if seed is None else whole("--seed", seed, low=0, high=2**63 - 1),
     )

@@ -33,7 +33,7 @@ class Status(StrEnum):
 
 
 BROKEN = frozenset({Status.FAILED, Status.CRASHED, Status.HUNG})
-"""What makes a run a failure."""
+"""What makes a run a failure; of an activity that looks for hangs, see ``broken``."""
 JUDGED = frozenset({Status.PASSED, Status.KNOWN_FAILURE})
 """What makes a run one in which something ran."""
 
@@ -197,13 +197,22 @@ def record_of(line: Mapping[str, Any]) -> Record:
     )
 
 
+def broken(*, hang_is_result: bool) -> frozenset[Status]:
+    """Return the statuses that make a run a failure.
+
+    Args:
+        hang_is_result: a call that takes too long is what is looked for, as in stress.
+    """
+    return BROKEN - {Status.HUNG} if hang_is_result else BROKEN
+
+
 def exit_code(statuses: Iterable[Status], *, interrupted: bool = False, hang_is_result: bool = False) -> int:
     """Return the exit code that a run's statuses lead to; the one rule for all activities.
 
     Args:
         statuses: of all items that have ended.
         interrupted: the run was stopped from outside.
-        hang_is_result: a call that takes too long is what is looked for, as in stress.
+        hang_is_result: see ``broken``.
 
     Returns:
         2 interrupted, 1 something is wrong, 6 something could not be decided, 5 nothing ran, else 0.
@@ -211,7 +220,7 @@ def exit_code(statuses: Iterable[Status], *, interrupted: bool = False, hang_is_
     seen = set(statuses)
     if interrupted or Status.INTERRUPTED in seen:
         return EXIT_INTERRUPTED
-    if seen & (BROKEN - {Status.HUNG} if hang_is_result else BROKEN):
+    if seen & broken(hang_is_result=hang_is_result):
         return EXIT_FAILURE
     if Status.INCONCLUSIVE in seen:
         return EXIT_INCONCLUSIVE

@@ -559,7 +559,7 @@ def test_sweep_reports_cells_that_were_not_run(cupy: Any, tmp_path: Path) -> Non
     words = ("--grid", str(tiny_grid(tmp_path)), "--device", "cuda", *OURS)
     assert sweep(tmp_path, *words, "--budget", "0.001s") == 0
     assert (
-        "5 cells of the run out were not run: the time given was over"
+        "5 items of the run out did not begin: --budget or --maxfail ended it first"
         in (tmp_path / "out" / "report.html").read_text()
     )
 

@@ -229,11 +229,15 @@ def test_engine_budget_leaves_items_for_later(tmp_path: Path) -> None:
     assert (len(rest.records), rest.not_run) == (3, 0)
 
 
-def test_engine_stops_after_what_it_is_told_to(tmp_path: Path) -> None:
-    found = run_plug(
-        TOY.Toy(["word", "level"]), tmp_path / "run", stop=lambda record: record.status == "failed"
-    )
-    assert [record.subject.name for record in found.records] == ["word"]
+@pytest.mark.parametrize(("failures", "ran"), [(1, 2), (2, 4), (3, 5)])
+def test_engine_stops_after_so_many_failures(tmp_path: Path, failures: int, ran: int) -> None:
+    words = ["level", "word", "noon", "crash", "civic"]
+    found = run_plug(TOY.Toy(words), tmp_path / "run", max_failures=failures)
+    assert [record.subject.name for record in found.records] == words[:ran]
+    assert (found.not_run, found.exit_code) == (5 - ran, 1)
+    assert found.why_not == (f"--maxfail {failures}" if ran < 5 else "")
+    rest = run_plug(TOY.Toy(words), tmp_path / "run", max_failures=2)
+    assert [record.subject.name for record in rest.records] == words
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -375,6 +379,8 @@ GIVEN: dict[str, Any] = {
         ({"deadline": "0"}, "--deadline '0': must be a time such as"),
         ({"deadline": "nan"}, "--deadline 'nan': must be a time such as"),
         ({"budget": "9 weeks"}, "--budget '9 weeks': must be a time such as 540s, 9m or 1.5h"),
+        ({"maxfail": "0"}, "--maxfail '0': must be a whole number from 1 to"),
+        ({"maxfail": "2", "first": True}, "-x is --maxfail 1: give one of them"),
         ({"jobs": "0"}, "--jobs '0': must be a whole number from 1 to 256"),
         ({"jobs": "٣"}, "--jobs '٣': must be a whole number"),
         ({"seed": "-1"}, "--seed '-1': must be a whole number from 0"),
@@ -403,6 +409,8 @@ def test_options_are_read_as_they_are_said() -> None:
     said = {"deadline": "2.5", "budget": "1.5m", "jobs": "3", "seed": "7", "out": "run", "dry_run": True}
     found = options_of("toy", {**GIVEN, **said})
     assert found == Options(deadline_s=2.5, budget_s=90.0, jobs=3, seed=7, out=Path("run"), dry_run=True)
+    assert options_of("toy", {**GIVEN, "first": True}) == options_of("toy", {**GIVEN, "maxfail": "1"})
+    assert options_of("toy", {**GIVEN, "maxfail": "3"}).maxfail == 3
 
 
 def test_jobs_by_default_are_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

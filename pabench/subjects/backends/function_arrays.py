@@ -60,7 +60,13 @@ class DeviceArrays:
         return function(*given, **named)
 
     def host(self, array: Any) -> Any:
-        """Return what the function returned, on the host; what is no array stays what it is."""
+        """Return what the function returned, on the host; what is no array stays what it is.
+
+        Raises:
+            ValueError: a tensor of torch's that has no memory where the arguments have theirs.
+        """
+        if type(array).__module__.partition(".")[0] == "torch" and hasattr(array, "layout"):
+            return host_tensor(array, "cuda" if self._device.name == "cuda" else "cpu")
         return self._device.to_host(array) if hasattr(array, "dtype") else array
 
 
@@ -93,16 +99,27 @@ class TorchArrays(DeviceArrays):
             return function(*given, **named)
 
     def host(self, array: Any) -> Any:
-        """See ``DeviceArrays.host``; raises ``ValueError`` for a tensor on another device."""
+        """See ``DeviceArrays.host``."""
         import torch
 
-        if not isinstance(array, torch.Tensor):
-            return array
-        if array.device.type != self._place.type:
-            raise ValueError(f"returned a tensor on {array.device}, its arguments are on {self._place}")
-        from pabench.subjects.backends.torch_tensors import to_numpy
+        return host_tensor(array, self._place.type) if isinstance(array, torch.Tensor) else array
 
-        return to_numpy(array)
+
+def host_tensor(tensor: Any, place: str) -> Any:
+    """Return a dense tensor of torch's as a numpy array in storage form.
+
+    Raises:
+        ValueError: it is not on a device of type ``place``, or not dense.
+    """
+    import torch
+
+    from pabench.subjects.backends.torch_tensors import to_numpy
+
+    if tensor.device.type != place:
+        raise ValueError(f"returned a tensor on {tensor.device}, its arguments are on {place}")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"returned a tensor of layout {tensor.layout}, must be dense (torch.strided)")
+    return to_numpy(tensor)
 
 
 def output_of(result: Any, arrays: DeviceArrays) -> AttentionOutput:

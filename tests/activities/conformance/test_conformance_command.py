@@ -341,7 +341,7 @@ def test_conformance_is_deaf_to_the_users_pytest(tmp_path: Path) -> None:
         0,
         [
             "PASS  1 check passed over 60 generated cases.",
-            "60 generated cases, 1 checks: 1 passed, 0 failed, 0 crashed, 0 unsupported",
+            "60 generated cases, 1 check: 1 passed, 0 failed, 0 crashed, 0 unsupported",
         ],
     )
     names = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}

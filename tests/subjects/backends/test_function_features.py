@@ -252,3 +252,26 @@ def test_torch_function_gets_tensors_of_their_types(device: EmulatedDevice) -> N
                                                     declared={"arrays": "torch"}), device)  # fmt: skip
     with pytest.raises(ValueError, match="returned a tensor on meta, its arguments are on cpu"):
         attend_with(away, build_tensors(case_of()))
+
+
+@pytest.mark.parametrize("arrays", ["numpy", "torch"])
+def test_function_may_return_tensors_whatever_it_takes(device: EmulatedDevice, arrays: str) -> None:
+    torch = pytest.importorskip("torch")
+
+    def decode(*given: Any) -> Any:
+        q, k, v, table, lens = (np.asarray(one) for one in given[:5])
+        out, lse = attend(q, k, v, table, lens, given[5])
+        return torch.from_numpy(out), torch.from_numpy(lse)
+
+    decode.arrays = arrays  # type: ignore[attr-defined]
+    assert verdict(device, decode, case_of()).passed
+    for made, words in [
+        (
+            lambda q: torch.empty(q.shape, device="meta"),
+            "returned a tensor on meta, its arguments are on cpu",
+        ),
+        (lambda q: torch.zeros(q.shape).to_sparse(), "returned a tensor of layout torch.sparse_coo, must be"),
+    ]:
+        useless = DeclaredFunction(function=lambda q, *a, made=made: made(q), declared={"arrays": arrays})
+        with pytest.raises(ValueError, match=words):
+            attend_with(FunctionBackend("mine", useless, device), build_tensors(case_of()))
