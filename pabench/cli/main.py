@@ -28,7 +28,7 @@ from pabench.errors import (
     UnknownName,
     reason,
 )
-from pabench.run.options import command_arguments
+from pabench.run.arguments import command_arguments
 from pabench.run.signals import stop_signals
 from pabench.text import one_line, shown_path
 

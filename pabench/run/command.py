@@ -21,10 +21,11 @@ from typing import Any
 from pabench import __version__
 from pabench.console import say
 from pabench.errors import EXIT_OK, UsageError
+from pabench.run.arguments import command_arguments
 from pabench.run.directory import RunDirectory, check_new
 from pabench.run.engine import Engine, cut_short
 from pabench.run.fleet import Fleet
-from pabench.run.options import Options, command_arguments, default_jobs, default_out
+from pabench.run.options import Options, default_jobs, default_out
 from pabench.run.plug import Activity, Facts, Item
 from pabench.run.record import Record, Status
 from pabench.run.replicates import folded

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +17,6 @@ from pabench.cores import usable_cores
 from pabench.errors import UsageError
 from pabench.run.files import check_output
 
-command_arguments: ContextVar[tuple[str, ...] | None] = ContextVar("command_arguments", default=None)
-"""What the command line was called with, where that is not ``sys.argv``."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 MAX_DEFAULT_JOBS = 8
 OPTIONAL = ("device", "kernels", "checked", "inputs", "seed", "jobs", "ray")

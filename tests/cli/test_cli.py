@@ -26,7 +26,7 @@ from pabench.errors import (
     UsageError,
 )
 
-HEAVY = ("torch", "pandas", "cupy", "jinja2", "hypothesis", "numpy")
+HEAVY = ("torch", "pandas", "cupy", "jinja2", "hypothesis", "numpy", "pabench.run.options")
 ROOT = Path(__file__).resolve().parents[2]
 
 
