@@ -44,7 +44,7 @@ def report_lines(entry: Deviation) -> Iterator[str]:
     """Yield the report as Markdown."""
     package = known(entry.subject_kind)[entry.adapter].package or entry.adapter
     versions = entry.first if entry.first == entry.last else f"{entry.first} to {entry.last}"
-    yield f"# {package}: {entry.reason.partition(':')[0].rstrip('.')}"
+    yield f"# {package}: {entry.reason.partition(': ')[0].rstrip('.')}"
     yield ""
     yield f"Version: {package} {versions}{f', {entry.mode}' if entry.mode else ''}"
     yield ""

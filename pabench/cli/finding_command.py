@@ -35,7 +35,7 @@ def command(name: str | None, json_file: Path | None) -> None:
     if name is None:
         write_json(json_file, "finding", {"findings": [_fields(one) for one in entries().values()]})
         for case, entry in entries().items():
-            say(f"{case}  {entry.kind}, {entry.clause}: {entry.reason.partition(':')[0].rstrip('.')}")
+            say(f"{case}  {entry.kind}, {entry.clause}: {entry.reason.partition(': ')[0].rstrip('.')}")
         return
     entry = entry_named(name)
     write_json(json_file, "finding", {"findings": [_fields(entry)]})
