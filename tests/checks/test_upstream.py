@@ -96,6 +96,7 @@ def test_findings_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixt
     assert run(["finding"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert len(listed) == len(entries())
-    assert all(line.count("(") == line.count(")") for line in listed)  # cut at the end of a clause, not in one
+    # cut at the end of a clause, not in one
+    assert all(line.count("(") == line.count(")") for line in listed)
     assert run(["finding", "vllm-block-pool-double-fre"]) == 4
     assert "did you mean 'vllm-block-pool-double-free'" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from pabench.kernels import alloc_scan
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 from pabench.subjects.allocators.capabilities import BATCH_MODES, OPERATIONS, Capabilities
 from pabench.subjects.allocators.host import HostAllocator
+from pabench.subjects.allocators.host_reuse import HostReuse
 from pabench.subjects.allocators.results import Hit, MemorySplit, Prompt
 from pabench.subjects.allocators.scan import ScanAllocator
 from pabench.subjects.allocators.table import ALLOCATORS
@@ -26,7 +27,11 @@ from pabench.subjects.registry import load_allocator
 from tests.support.allocator_support import make_allocator, outcome, random_call, shape_of, state
 from tests.support.probe import DEVICE
 
-EVERY = {*OPERATIONS, "decode", "forge"}
+HOSTS: dict[str, tuple[type[HostAllocator], dict[str, Any]]] = {
+    "host": (HostAllocator, {}),
+    "host-reuse": (HostReuse, {"partial": True, "forks": "copied"}),
+}
+"""Reference implementation, and what the model must do to be the same."""
 PAGED = ["model", "host", "scan"]
 
 
@@ -46,16 +51,21 @@ def run_both(
         assert wanted[: 4 if got[4] is None else 5] == got[: 4 if got[4] is None else 5]
 
 
+@pytest.mark.parametrize("name", list(HOSTS))
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32), data=st.data())
-def test_allocators_model_and_host_agree_step_by_step_property(seed: int, data: st.DataObject) -> None:
+def test_allocators_model_and_host_agree_step_by_step_property(
+    name: str, seed: int, data: st.DataObject
+) -> None:
+    host, more_of_model = HOSTS[name]
     sizes = st.tuples(st.integers(1, 20), st.integers(1, 9), st.sampled_from([1, 5, 33]), st.integers(1, 9))
     more = {"swap_pages": data.draw(st.integers(0, 8)), "reserve_pages": data.draw(st.integers(0, 3))}
     shape = shape_of(*data.draw(sizes), **more, hash_bits=data.draw(st.sampled_from([1, 2, 64])))
     mode = data.draw(st.sampled_from(["all", "prefix"]))
-    without = data.draw(st.sets(st.sampled_from(sorted(EVERY - {"alloc"})), max_size=10))
-    subjects = ModelAllocator(shape, batch_mode=mode), HostAllocator(shape, batch_mode=mode)
-    run_both(*subjects, seed, 60, EVERY - without)
+    every = {*host.capabilities.operations, "decode", "forge"}
+    without = data.draw(st.sets(st.sampled_from(sorted(every - {"alloc"})), max_size=10))
+    subjects = ModelAllocator(shape, batch_mode=mode, **more_of_model), host(shape, batch_mode=mode)
+    run_both(*subjects, seed, 60, every - without)
 
 
 SCAN = {"alloc", "append", "append_batch", "decode", "fork", "truncate", "free", "free_window", "reset"}
