@@ -8,6 +8,7 @@ from functools import lru_cache
 import jinja2
 from markupsafe import Markup
 
+from pabench.report.words import plural
 from pabench.resources import resource_dir
 
 
@@ -22,6 +23,7 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = _breakable
+    environment.filters["plural"] = plural
     return environment.get_template(name)
 
 

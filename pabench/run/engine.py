@@ -340,7 +340,8 @@ def cut_short(directory: RunDirectory) -> Finished:
 
 def write(activity: Activity, directory: RunDirectory, item: Item, answer: Answer) -> Record:
     """Save the failing case of an answer, where there is one, append its records, and return the item's."""
-    record, failing = activity.finish(item, answer.record), answer.failing
+    record = _with_version(activity.finish(item, answer.record), directory)
+    failing = answer.failing
     if failing is not None:
         saved = save_failure(
             directory.path,
@@ -358,4 +359,14 @@ def write(activity: Activity, directory: RunDirectory, item: Item, answer: Answe
         record = replace(record, failure=saved)
     for one in (record, *answer.more):
         directory.append(one)
+    return record
+
+
+def _with_version(record: Record, directory: RunDirectory) -> Record:
+    """Return a record that says which release its subject is, as the run's provenance has it."""
+    subject = record.subject
+    for one in directory.run.get("provenance", {}).get("subjects", ()):
+        if (one["kind"], one["name"]) == (subject.kind, subject.name):
+            version, mode = subject.version or one.get("version"), subject.mode or one.get("mode")
+            return replace(record, subject=replace(subject, version=version, mode=mode))
     return record

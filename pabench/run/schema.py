@@ -20,6 +20,8 @@ from pabench.run.rules import (
     WHEN,
     Rule,
     check_fields,
+    has,
+    list_of,
     words,
 )
 from pabench.run.schema1 import record_of_1
@@ -54,6 +56,7 @@ LINE_OPTIONAL: dict[str, Rule] = {
 }
 SUBJECT_REQUIRED: dict[str, Rule] = {"kind": NAME, "name": NAME}
 SUBJECT_OPTIONAL: dict[str, Rule] = {"version": TEXT, "mode": TEXT}
+SUBJECTS: Rule = ("a list of subjects", list_of(has(**{name: NAME[1] for name in SUBJECT_REQUIRED})))
 FAILURE: dict[str, Rule] = dict.fromkeys(("case_id", "text", "path", "replay"), TEXT)
 FIGURE: dict[str, Rule] = {
     "value": VALUE,
@@ -73,6 +76,7 @@ def validate_run(data: Any, where: str) -> dict[str, Any]:
         hint = "a newer pabench has written it: read it with that" if newer else None
         raise UsageError(f"{where}: schema = {shown(schema)}: this version reads schema {known}", hint=hint)
     check_fields(data, RUN_REQUIRED, RUN_OPTIONAL, where)
+    check_fields(data["provenance"], {}, {"subjects": SUBJECTS}, where, prefix="provenance.")
     return data
 
 

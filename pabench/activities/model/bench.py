@@ -31,7 +31,9 @@ from pabench.run.files import atomic_write_bytes
 from pabench.run.plug import Answer, BenchBase, Env
 from pabench.run.record import Status
 from pabench.subjects.backends.base import Backend
+from pabench.subjects.reference import BACKEND
 from pabench.subjects.registry import load_allocator, load_backend
+from pabench.subjects.versions import subject_facts
 from pabench.workloads.captured import capture_bytes
 
 
@@ -71,7 +73,12 @@ class ModelBench(BenchBase):
             self._check(page_size)
         self._dense = DenseLogits(self._model, config.dtype)
         device = self._device
-        return {"device": device.name, "description": device.description, "model": self._model.name}
+        return {
+            "device": device.name,
+            "description": device.description,
+            "model": self._model.name,
+            "subjects": subject_facts(BACKEND, (config.backend,)),
+        }
 
     def load_model(self) -> LanguageModel:
         """Return the model; raises ``EnvironmentRefused`` where weights or a package are missing."""

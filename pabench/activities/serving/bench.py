@@ -35,7 +35,9 @@ from pabench.run.files import plain
 from pabench.run.plug import Answer, BenchBase, Env, FailingCase
 from pabench.run.record import Record, Status
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
+from pabench.subjects.reference import ALLOCATOR
 from pabench.subjects.registry import load_allocator
+from pabench.subjects.versions import subject_facts
 
 INVARIANTS = "allocator-invariants"
 HOST = {"device": "emulated", "description": "the host; nothing here runs a kernel"}
@@ -77,7 +79,8 @@ class ServingBench(BenchBase):
             "workload": self._workload.text,
             "workload_id": self._workload.id,
         }
-        return {**self._where, "servers": servers, "requests": requests}
+        subjects = subject_facts(ALLOCATOR, config.allocators)
+        return {**self._where, "servers": servers, "requests": requests, "subjects": subjects}
 
     def run(self, item: Mapping[str, Any]) -> Answer:
         """See ``Bench``."""

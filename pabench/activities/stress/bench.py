@@ -16,7 +16,9 @@ from pabench.errors import OutOfPages, Unsupported
 from pabench.run.figures import figures_of
 from pabench.run.plug import Answer, BenchBase, Env
 from pabench.run.record import Record, Status
+from pabench.subjects.reference import ALLOCATOR
 from pabench.subjects.registry import load_allocator
+from pabench.subjects.versions import subject_facts
 from pabench.tracebacks import described
 
 
@@ -37,7 +39,11 @@ class StressBench(BenchBase):
         """See ``Bench``."""
         self._env.loading(f"device {self._request.name!r}")
         self._device = self._request.open(must_run=any(map(launches, self._allocators)))
-        return {"device": self._device.name, "description": self._device.description}
+        return {
+            "device": self._device.name,
+            "description": self._device.description,
+            "subjects": subject_facts(ALLOCATOR, self._allocators),
+        }
 
     def run(self, item: Mapping[str, Any]) -> Answer:
         """See ``Bench``."""

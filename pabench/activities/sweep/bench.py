@@ -30,6 +30,7 @@ from pabench.subjects.backends.base import Backend
 from pabench.subjects.process.tasks import run_task
 from pabench.subjects.reference import BACKEND
 from pabench.subjects.registry import load_backend
+from pabench.subjects.versions import subject_facts
 from pabench.timing.gpus import gpu_by_name
 
 
@@ -74,7 +75,14 @@ class SweepBench(BenchBase):
                     raise
                 self._absent[name] = str(error)
         device, description = self._device_facts()
-        return {"device": device, "description": description, "absent": dict(self._absent)}
+        modes = {name: getattr(backend, "mode", None) for name, backend in self._here.items()}
+        modes |= {name: made.facts.mode for name, made in self._apart.items()}
+        return {
+            "device": device,
+            "description": description,
+            "absent": dict(self._absent),
+            "subjects": subject_facts(BACKEND, self._names, modes),
+        }
 
     def ask(self, what: Mapping[str, Any]) -> Mapping[str, Any]:
         """Plan the smallest problem of a cell (``preflight``), or measure the ceilings (``hardware``).
