@@ -14,7 +14,7 @@ from pabench.run.read import read_run
 from pabench.subjects.reference import ALLOCATOR, BACKEND
 from pabench.subjects.versions import subject_facts
 
-SMALL = "--page-sizes 16 --lengths fixed:len=9 --batch 1 --heads 2:1 --head-dim 16".split()
+SMALL = ["--page-sizes", "16", "--lengths", "fixed:len=9", "--batch", "1", "--heads", "2:1"]
 
 
 def test_versions_are_those_of_the_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
