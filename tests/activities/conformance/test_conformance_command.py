@@ -166,7 +166,7 @@ def test_conformance_profile_passes(
     passed = checks - len(unsupported)
     assert [record[name] for name in COUNTS[1:]] == [checks, passed, 0, len(unsupported), 0]
     assert all(line["about"].endswith(".") for line in record["results"])
-    summary = f"{record['cases']} generated cases, {checks} checks: {passed} passed"
+    summary = f"{record['cases']:,} generated cases, {checks} checks: {passed} passed"
     assert result.stdout.splitlines()[-2].startswith(summary)
     assert result.stdout.splitlines()[-1] == "report: run/report.html"
     # the run directory, and what else was asked for
