@@ -271,7 +271,7 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
             return
         outcome = self._judge("drain", {})
         if outcome.passed:
-            outcome = check_repeats(self._case(), self.trial.subject, self.asking.new_allocator)
+            outcome = check_repeats(self.trial, self.asking.new_allocator)
         self._close(outcome)
 
 

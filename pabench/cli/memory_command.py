@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pabench.cli.memory_layouts import LAYOUT, figures_of_layouts, read_layouts, words_of_layouts
 from pabench.cli.model_options import (
     CACHE_DTYPE,
     GIB,
@@ -22,7 +23,7 @@ from pabench.cli.model_options import (
 from pabench.cli.stamp import check_json, json_option, write_json
 from pabench.cli.trace_options import TURNS
 from pabench.console import say
-from pabench.errors import UsageError
+from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from pabench.problem.dtypes import Array
@@ -115,6 +116,7 @@ PAGE_SIZES = "1,8,16,32,64,128,256"
     show_default=True,
     help="Modelled fixed cost per step, in us.",
 )
+@LAYOUT
 @json_option("all results")
 def command(
     model_name: str | None,
@@ -136,12 +138,14 @@ def command(
     max_tokens: int | None,
     page_cost_ns: float,
     fixed_cost_us: float,
+    layouts: tuple[str, ...],
     json_file: Path | None,
-) -> None:
+) -> int:
     """Waste, gain, capacity and throughput by page size, and the best page size.
 
     Memory figures are exact for the given lengths; throughput is modelled (docs/mathematics.md).  With
     --trace the lengths are those of the file in its order, prompt and output together; --lengths are drawn.
+    Exit code 1: two --layout find a token in different places.
 
     \b
     Examples:
@@ -177,6 +181,7 @@ def command(
     elif turns is not None:
         raise UsageError(f"--turns {turns}: is for --trace alone")
     token_bytes = model.token_bytes(itemsize, gpus=gpus)
+    readings = read_layouts(layouts, model, gpus, sizes[0], pool_bytes // (token_bytes * sizes[0]))
     say(
         f"{model.title}, cache in {kept}: {token_bytes:,} bytes of cache a token; "
         f"{weight_bytes / GIB:.1f} GiB of weights; pool {pool_bytes / GIB:.2f} GiB on {gpus} x {gpu.title}"
@@ -195,7 +200,12 @@ def command(
         result = _figures(drawn, sizes, pool_bytes, token_bytes, max_tokens, model_of_step, held_bytes)
         record["sources"][name] = result
         _print(name, result)
+    rows = figures_of_layouts(readings, itemsize) if readings else []
+    for line in words_of_layouts(rows, sizes[0]):
+        say(line)
+    record["layouts"] = rows
     write_json(json_file, "memory", record)
+    return EXIT_FAILURE if any(row["unlike_first"] for row in rows) else EXIT_OK
 
 
 def _notes(model: ModelShape, gpus: int) -> Iterator[str]:

@@ -167,6 +167,10 @@ def _explain(record: Record) -> Iterator[str]:
         clock = f"{one['ttft_s_p50']:.4g} s, p99 {one['ttft_s_p99']:.4g} s" if one["served"] else "-"
         served = f"{one['served']:,} of {one['requests']:,} served, {one['preemptions']:,} preemptions"
         yield f"{who}: priority {one['priority']}: {served}, TTFT p50 {clock}"
+    found = {name: figure.value for name, figure in record.figures.items()}
+    if (run := found.get("pages_per_run")) and (page := found.get("copies_by_page")):
+        apart = f"{found['copies_by_layer']:,.4g} where each layer has tensors of its own"
+        yield f"{who}: a sequence moves in {page:,.4g} copies of {run:.4g} pages, {apart}"
     if checked := details.get("checked_steps"):
         yield f"{who}: invariants hold after each of {checked:,} steps"
     if kernel := details.get("kernel"):
@@ -214,6 +218,7 @@ def _config(given: Mapping[str, Any], options: Options) -> ServingConfig:
         page_sizes=tuple(dict.fromkeys(parse_numbers("--page-sizes", given["page_sizes"]))),
         model=model.name,
         token_bytes=token_bytes,
+        cache_parts=(model.num_layers, 1 if model.latent_dim else 2),
         pool_slots=slots,
         swap_slots=swap,
         max_seqs=given["max_seqs"] or small.get("max_seqs", DEFAULT_SEQS),

@@ -86,12 +86,13 @@ def free_list(pool: PoolState) -> list[int]:
     if pool.kind == "ticket":
         ticket, free = int(words[0]) & NO_PAGE, int(words[0]) >> 32
         places = (ticket + np.arange(min(free, pool.num_pages + 1))) % store.size
-        return [int(place) - 1 for place in store[places]]
+        listed: list[int] = (store[places].astype(np.int64) - 1).tolist()
+        return listed
     found: list[int] = []
-    page = int(words[0]) & NO_PAGE
+    page, after = int(words[0]) & NO_PAGE, store.tolist()
     while page != NO_PAGE and len(found) <= pool.num_pages:
         found.append(page)
-        page = int(store[page]) if page < pool.num_pages else NO_PAGE
+        page = after[page] if page < pool.num_pages else NO_PAGE
     return found
 
 

@@ -16,9 +16,12 @@ import numpy as np
 
 from pabench.errors import InvalidCase
 from pabench.problem.checks import one_of, whole_number
+from pabench.problem.dtypes import Array
 
 AXES = ("layer", "block", "kv", "head", "token", "dim")
 """Layer, page, K or V, KV head, token within the page, and number within the head."""
+MOST = 2**62
+"""Elements of an allocation: more than any memory holds, and sums of a few fit 64 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +49,12 @@ class KvLayout:
             if not isinstance(values, list | tuple) or len(values) != len(AXES):
                 raise InvalidCase(field.name, values, f"must be one for each of {', '.join(AXES)}")
             checked = (
-                whole_number(f"{field.name}[{axis}]", value, low=1)
+                whole_number(f"{field.name}[{axis}]", value, low=1, high=MOST)
                 for axis, value in zip(AXES, values, strict=True)
             )
             object.__setattr__(self, field.name, tuple(checked))
         for name in ("elements", "start"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), low=0))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), low=0, high=MOST))
         if self.last >= self.elements:
             raise InvalidCase(
                 "elements", self.elements, f"must hold element {self.last}, the last that is read"
@@ -93,10 +96,7 @@ class KvLayout:
         if (np.diff(ids) == 0).any():
             raise InvalidCase("pages", list(pages), "must each be named once")
         count, length = self.pieces()
-        if not ids.size:
-            return 0
-        runs = int(np.count_nonzero(np.diff(ids) != 1)) + 1 if self.strides[1] == length else ids.size
-        return count * int(runs)
+        return count * (runs_of(ids) if self.strides[1] == length else ids.size)
 
     def _steps(self, axes: Sequence[str]) -> list[tuple[int, int, str]]:
         """Strides, sizes and names of axes with more than one entry, the closest first."""
@@ -104,12 +104,22 @@ class KvLayout:
         return sorted(step for step in found if step[1] > 1 and step[2] in axes)
 
 
+def runs_of(pages: Array) -> int:
+    """Return in how many runs of ids that follow one another some pages lie, each named once."""
+    return int(np.count_nonzero(np.diff(np.sort(pages)) != 1)) + 1 if pages.size else 0
+
+
+LAYER_FIRST = ("layer", "kv", "block", "token", "head", "dim")
+"""A tensor for each layer, and K and V apart in it, as vLLM's workers have it."""
+PAGE_FIRST = ("block", "layer", "kv", "token", "head", "dim")
+"""All layers of a page in one piece."""
+
+
 def laid_out(order: Sequence[str], *, block_elements: int | None = None, **sizes: int) -> KvLayout:
     """Return the layout in which the last axis of an order is the closest.
 
     Args:
-        order: all of ``AXES``, the outermost first: ``layer, kv, block, token, head, dim`` is vLLM's, with a
-            tensor a layer; ``block, layer, ...`` puts the whole of a page in one place.
+        order: all of ``AXES``, the outermost first, as ``LAYER_FIRST``.
         block_elements: from page to page, where pages are padded; None for as many as they hold.
         sizes: entries of each axis, by its name.
 
@@ -125,7 +135,7 @@ def laid_out(order: Sequence[str], *, block_elements: int | None = None, **sizes
     strides, step = {}, 1
     for axis in reversed(order):
         if axis == "block" and block_elements is not None:
-            step = whole_number("block_elements", block_elements, low=step)
+            step = whole_number("block_elements", block_elements, low=step, high=MOST)
         strides[axis] = step
         step *= whole_number(f"sizes[{axis}]", sizes[axis], low=1)
     by_axis = [(sizes[axis], strides[axis]) for axis in AXES]

@@ -88,6 +88,9 @@ COLUMNS: tuple[tuple[str, str, str, float], ...] = (
     ("skipped", "skipped", "", 1.0),
     ("mean batch", "mean_batch", "", 1.0),
     ("peak batch", "peak_batch", "", 1.0),
+    ("pages per run", "pages_per_run", "", 1.0),
+    ("copies to move a sequence", "copies_by_page", "", 1.0),
+    ("by layer", "copies_by_layer", "", 1.0),
     ("normalised latency", "normalised_latency_s", "s/token", 1.0),
     ("driver and allocator", "sequence_steps_per_host_s", "sequence-steps/s", 1.0),
 )

@@ -14,6 +14,10 @@ TRACE = Path(__file__).resolve().parents[3] / "shared" / "traces" / "azure_llm_2
 ROWS = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0,90,10\n2023-11-16 18:00:01.0,240,10\n"
 
 
+LAYER_FIRST, HEADS_FIRST = "layer,kv,block,token,head,dim", "layer,kv,block,head,token,dim"
+PAGE_FIRST = "block,layer,kv,token,head,dim"
+
+
 def figures(tmp_path: Path, *options: str) -> dict[str, object]:
     out = tmp_path / "memory.json"
     assert run(["memory", "--model", "llama-3-8b", "--json", str(out), *options]) == 0
@@ -80,6 +84,12 @@ def test_memory_command_counts_who_fits_16_gib(tmp_path: Path) -> None:
         (["--model", "llama-3-8b", "--page-cost-ns", "nan"], "--page-cost-ns"),
         (["--model", "llama-3-8b", "--trace", "none.csv"], "none.csv"),
         (["--heads", "8:3"], "--heads"),
+        (["--model", "llama-3-8b", "--layout", "layer,block"], "must name each of layer, block, kv, head"),
+        (
+            ["--model", "llama-3-8b", "--layout", f"{PAGE_FIRST}/9"],
+            "/9': block_elements = 9: must be at least",
+        ),
+        (["--model", "llama-3-8b", "--layout", f"{PAGE_FIRST}/-9"], "must be a whole number"),
         (["--model", "llama-3-8b", "--json", "nowhere/x.json"], "must be a file in an existing folder"),
     ],
 )
@@ -94,3 +104,29 @@ def test_memory_command_takes_a_shape(capsys: pytest.CaptureFixture[str]) -> Non
     options = ["--heads", "32:8", "--layers", "32", "--head-dim", "128", "--lengths", "fixed:len=64"]
     assert run(["memory", *options, "--page-sizes", "16", "--requests", "10"]) == 0
     assert "131,072 bytes of cache a token" in capsys.readouterr().out
+
+
+def test_memory_command_reads_an_allocation_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "memory.json"
+    options = ["memory", "--model", "llama-3-8b", "--lengths", "list:100", "--json", str(out)]
+    options += ["--layout", LAYER_FIRST, "--layout", HEADS_FIRST, "--layout", f"{PAGE_FIRST}/1100000"]
+    assert run([*options, "--page-sizes", "16"]) == 1
+    said = capsys.readouterr().out
+    page = 16 * 8 * 128 * 2
+    assert f"lies in 64 pieces of {page:,} bytes; 8 neighbours move in 64 copies" in said
+    assert f"lies in one piece of {64 * page:,} bytes; 8 neighbours move in 8 copies" in said
+    first = "layer 0, block 0, kv 0, head 0, token 1, dim 0 is element 1024 in one reading, 128 in the other"
+    assert f"{HEADS_FIRST} is not {LAYER_FIRST}: {first}" in said
+    rows = json.loads(out.read_text())["layouts"]
+    assert [row["unlike_first"] and row["unlike_first"][:11] for row in rows] == [
+        None,
+        first[:11],
+        "one reading",
+    ]
+
+
+def test_memory_command_knows_one_reading_by_two_names(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["memory", "--model", "llama-3-8b", "--lengths", "list:100", "--layout", LAYER_FIRST]
+    # of one token a page, the order of heads and tokens is all the same
+    assert run([*options, "--layout", HEADS_FIRST, "--page-sizes", "1"]) == 0
+    assert f"{HEADS_FIRST} reads the tokens of {LAYER_FIRST}" in capsys.readouterr().out

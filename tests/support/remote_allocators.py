@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pabench.problem.dtypes import Array
 from pabench.run.channel import Channel
 from pabench.subjects.allocators.entry import AllocatorEntry
 from pabench.subjects.allocators.host import HostAllocator
-from pabench.subjects.allocators.results import Granted
+from pabench.subjects.allocators.results import Granted, MemorySplit
 from pabench.subjects.allocators.table import ALLOCATORS
 from pabench.subjects.peers.named import NamedSubject
 from pabench.subjects.process.serve import work
@@ -62,6 +63,14 @@ class TableOfTheWrongType(HostAllocator):
         return super().block_table().astype(np.int64)
 
 
+class CountsTooMuch(HostAllocator):
+    """Says itself where its slots are, and has more than there are."""
+
+    def memory_split(self) -> MemorySplit:
+        split = super().memory_split()
+        return replace(split, external=split.external + 1)
+
+
 class Dies(HostAllocator):
     def fork(self, parent: int, child: int) -> None:
         os.abort()
@@ -71,7 +80,7 @@ FAULTY: dict[str, type[HostAllocator]] = {
     kind.__name__: kind
     for kind in (
         *(LosesPages, ReturnsLiveTable, ReturnsNothing, RaisesInState, RaisesInOperation),
-        *(RefusesWithoutNeed, TableOfTheWrongType, Dies),
+        *(RefusesWithoutNeed, TableOfTheWrongType, CountsTooMuch, Dies),
     )
 }
 

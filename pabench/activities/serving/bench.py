@@ -23,6 +23,7 @@ from pabench.activities.serving.schedulers import scheduler_by_name
 from pabench.activities.serving.series import curves, series
 from pabench.activities.serving.serve import serve
 from pabench.activities.serving.server import Server, servers_of
+from pabench.activities.serving.transfers import transfer_figures
 from pabench.activities.serving.workload import Workload, make_workload
 from pabench.device.base import Device
 from pabench.device.registry import DeviceRequest
@@ -163,6 +164,7 @@ class ServingBench(BenchBase):
             tpot_limit_s=config.tpot_limit_s,
         )
         skips = dict(Counter(served.log.skipped.values()))
+        found |= transfer_figures(config, served)
         if (pages := page_model(config, served)) is not None:
             more = {**more, "page_model": pages}
         reasons = ", ".join(f"{why} ({count:,})" for why, count in skips.items())

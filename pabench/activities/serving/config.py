@@ -38,6 +38,8 @@ class ServingConfig:
         executor: one of ``EXECUTORS``.
         model: name of the model whose cache it is.
         token_bytes: of the cache, all layers together.
+        cache_parts: layers, and tensors of each: 2 for keys and values, 1 for a latent cache; empty where
+            nobody knows.
         pool_slots: tokens that the pool holds; rounded down to pages.
         swap_slots: the same of the swap store.
         max_seqs: sequences at once.
@@ -71,6 +73,7 @@ class ServingConfig:
     priorities: tuple[float, ...] = ()
     seed: int = 0
     executor: str = "null"
+    cache_parts: tuple[int, ...] = ()
     swap_slots: int = 0
     max_seqs: int = 256
     max_tokens: int | None = None
@@ -142,5 +145,7 @@ class ServingConfig:
 
 def config_from_dict(data: Mapping[str, Any]) -> ServingConfig:
     """Read ``ServingConfig.to_dict`` back, from JSON too."""
-    lists = {name: tuple(data.get(name, ())) for name in ("allocators", "page_sizes", "priorities")}
+    lists = {
+        name: tuple(data.get(name, ())) for name in ("allocators", "page_sizes", "priorities", "cache_parts")
+    }
     return ServingConfig(**{**data, **lists})

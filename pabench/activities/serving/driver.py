@@ -313,6 +313,8 @@ class Driver:
     def _release(self) -> None:
         """Give back what has finished; a static batch does so when its last request has."""
         if self._done and not (self.scheduler.static and self.running):
+            if self.number % self.limits.sample_steps == 0:
+                self.seats.look(self._done)
             self.seats.leave(self._done)
             self._done.clear()
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from pabench.activities.serving.records import Served
+from pabench.activities.serving.transfers import TRANSFERS
 from pabench.problem.dtypes import Array
 from pabench.workloads.requests import Requests
 
@@ -29,6 +30,7 @@ COUNTED = (
     *("requests", "served", "skipped", "steps", "sequence_steps", "output_tokens", "preemptions"),
     *("recomputed_tokens", "recompute_overhead", "hit_tokens", "hit_rate", "copied_pages", "peak_batch"),
     *("peak_pages", "tokens_share", "reserved_share", "internal_share", "external_share", "idle_share"),
+    *TRANSFERS,
 )
 HOST = ("host_s", "allocator_ns", "sequence_steps_per_host_s")
 

@@ -86,6 +86,7 @@ class Served:
         allocator_ns: nanoseconds of the host's clock within the allocator, by operation.
         steps_done: steps.
         copies: pages copied on write.
+        moves: see ``Seats``.
     """
 
     steps: Mapping[str, Array]
@@ -97,3 +98,4 @@ class Served:
     allocator_ns: Mapping[str, int]
     steps_done: int
     copies: int
+    moves: tuple[int, int, int]

@@ -11,9 +11,10 @@ import numpy as np
 
 from pabench.errors import OutOfPages
 from pabench.problem.dtypes import Array
+from pabench.problem.kv_layout import runs_of
 from pabench.problem.layout import pages_needed
 from pabench.subjects.allocators.base import PageAllocator
-from pabench.subjects.allocators.results import Granted, Prompt
+from pabench.subjects.allocators.results import NULL_PAGE, Granted, Prompt
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ class Seats:
         spare: slots that nobody has, the lowest last.
         ns: nanoseconds in the allocator, by operation.
         copies: pages copied on write.
+        moves: sequences looked at when they ended, their pages, and the runs of ids that these lay in.
     """
 
     allocator: PageAllocator
@@ -54,6 +56,7 @@ class Seats:
     spare: list[int] = field(init=False)
     ns: dict[str, int] = field(default_factory=lambda: {"start": 0, "append": 0, "free": 0, "move": 0})
     copies: int = 0
+    moves: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
         self.spare = list(range(self.allocator.shape.max_seqs))[::-1]
@@ -142,6 +145,15 @@ class Seats:
         for seat in seats:
             self.spare.extend(reversed(seat.slots))
         self.ns["free"] += perf_counter_ns() - began
+
+    def look(self, seats: Sequence[Seat]) -> None:
+        """See in how many runs the pages of seats lie."""
+        for seat in seats:
+            for slot in seat.slots[: seat.live]:
+                pages = np.array(self.allocator.pages(slot), np.int64)
+                pages = pages[pages != NULL_PAGE]
+                sequences, held, runs = self.moves
+                self.moves = sequences + 1, held + pages.size, runs + runs_of(pages)
 
     def swap_out(self, slots: list[int]) -> bool:
         """Move all of ``slots`` to the swap store; False, and nothing moved, where it has no room.

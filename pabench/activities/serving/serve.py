@@ -62,4 +62,5 @@ def serve(
         allocator_ns=dict(driver.seats.ns),
         steps_done=driver.number,
         copies=driver.seats.copies,
+        moves=driver.seats.moves,
     )

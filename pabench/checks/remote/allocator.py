@@ -17,10 +17,6 @@ from pabench.subjects.allocators.base import PageAllocator, PoolShape
 from pabench.subjects.allocators.kept import Digests
 from pabench.subjects.allocators.results import Granted, Hit, MemorySplit, Prompt
 from pabench.subjects.allocators.rounds import Call, Rounds
-from pabench.subjects.process.allocator_calls import STATE
-
-PLACES = {name: place for place, name in enumerate(STATE)}
-"""Where what can be read stands in a state."""
 
 
 class RemoteAllocator(PageAllocator):
@@ -43,13 +39,16 @@ class RemoteAllocator(PageAllocator):
         self.shape = shape
         self._subject = subject
         self._number = subject.number()
-        about, self._state = subject.call("make", self._number, shape)
+        self._state: dict[str, Any] = {}
+        about, news = subject.call("make", self._number, shape)
+        self._hear(news)
         self._life = subject.lives
         self.name = str(about["name"])  # type: ignore[misc]
         self.capabilities = allocator_capabilities(about["capabilities"])
         self.launches = self._new_pool if about["pool"] else None
         entries = frozenset(str(entry) for entry in about["kernel_entries"])
         self.kernel_entries = entries  # type: ignore[misc]
+        self._own_split = bool(about["own_split"])
         weakref.finalize(self, subject.later, "drop", self._number)
 
     # --- state ----------------------------------------------------------------------------------------
@@ -122,8 +121,15 @@ class RemoteAllocator(PageAllocator):
 
     def memory_split(self) -> MemorySplit:
         """See ``PageAllocator``."""
+        if not self._own_split:
+            return super().memory_split()
         found: MemorySplit = self._read("memory_split")
         return found
+
+    @property
+    def own_split(self) -> bool:
+        """See ``PageAllocator``."""
+        return self._own_split
 
     # --- operations -----------------------------------------------------------------------------------
 
@@ -243,9 +249,9 @@ class RemoteAllocator(PageAllocator):
         told = self._subject.call("handed_out", self._number)["digests"]
         return [{str(part): str(said) for part, said in one.items()} for one in told]
 
-    def run_rounds(self, calls: Sequence[Call], times: int) -> Rounds:
+    def run_rounds(self, calls: Sequence[Call], times: int, *, watched: bool = True) -> Rounds:
         """See ``rounds.run_rounds``, which runs over there."""
-        refused, memory = self._ask("rounds", list(calls), times)
+        refused, memory = self._ask("rounds", list(calls), times, watched)
         return Rounds([int(count) for count in refused], [int(count) for count in memory])
 
     # --- parts ----------------------------------------------------------------------------------------
@@ -257,12 +263,16 @@ class RemoteAllocator(PageAllocator):
         """Call what answers with a result and what of the state has changed."""
         self._must_live()
         result, news = self._subject.call(call, self._number, *given)
-        told = zip(news, self._state, strict=True)
-        self._state = [now if now is not None else before for now, before in told]
+        self._hear(news)
         return _value(result)
 
+    def _hear(self, news: Any) -> None:
+        """Take what has changed."""
+        self._state.update(zip(news[0]["names"], news[1:], strict=True))
+
     def _read(self, name: str) -> Any:
-        return _value(self._state[PLACES[name]])
+        told = self._state[name]
+        return told[0] if type(told) is list else _value(told)
 
     def _new_pool(self) -> RemotePool:
         self._must_live()

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from pabench.subjects.backends.base import AttentionOutput
 DTYPE = re.compile(r"[<>|=][biufc]\d{1,2}")
 NAME = re.compile(r"\w[\w.]{0,99}")
 MAX_AXES = 32
+ATOMS = frozenset({bool, int, float, str, type(None)})
+"""What JSON holds that is told as it is; JSON makes of it these very types."""
 KNOWN: dict[str, Any] = {
     name: found
     for name, found in vars(pabench.errors).items()
@@ -59,7 +62,7 @@ class Answers:
 
     def read(self, told: Any) -> Any:
         """Return the value that ``told`` describes; raises ``Nonsense``."""
-        if told is None or isinstance(told, bool | int | float | str):
+        if type(told) in ATOMS:
             return told
         if not isinstance(told, dict):
             raise Nonsense(f"a value of type {type(told).__name__}")
@@ -76,7 +79,7 @@ class Answers:
             return self._array(inside)[()]
         if not isinstance(inside, list):
             raise Nonsense(f"a {kind!r} that is no list")
-        values = [self.read(one) for one in inside]
+        values = [one if type(one) in ATOMS else self.read(one) for one in inside]
         if kind in ("list", "tuple"):
             return values if kind == "list" else tuple(values)
         return _made(kind, values)
@@ -92,12 +95,9 @@ class Answers:
         name, part = told.get("dtype"), told.get("part")
         if not isinstance(name, str):
             raise Nonsense("an array without a dtype")
-        if not DTYPE.fullmatch(name):
+        dtype = _dtype(name)
+        if dtype is None:
             return _unsent(np.dtype(object), shape)
-        try:
-            dtype = np.dtype(name)
-        except TypeError:
-            raise Nonsense(f"an array of dtype {name}") from None
         if part is None:
             return _unsent(dtype, shape)
         if type(part) is not int or not 0 <= part < len(self._parts):
@@ -119,6 +119,17 @@ class Answers:
                     return seen.view(array.dtype).reshape(array.shape)
         # the bytes of a message cannot be written
         return array.copy()
+
+
+@lru_cache(maxsize=64)
+def _dtype(name: str) -> np.dtype[Any] | None:
+    """The type of numbers of this name, None for what is no such name; raises ``Nonsense``."""
+    if not DTYPE.fullmatch(name):
+        return None
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise Nonsense(f"an array of dtype {name}") from None
 
 
 def _unsent(dtype: np.dtype[Any], shape: list[int]) -> Array:

@@ -29,9 +29,9 @@ def violation(allocator: PageAllocator) -> str | None:
             return f"{name} has dtype {got.dtype}, must have {np.dtype(want)}"
     if lengths.shape != (shape.max_seqs,) or table.shape != (shape.max_seqs, shape.columns):
         return f"state of shapes {lengths.shape} and {table.shape} does not fit {shape}"
-    wrong = np.flatnonzero((lengths < -1) | (lengths > shape.max_tokens))
-    if wrong.size:
-        return f"sequence {wrong[0]} has length {lengths[wrong[0]]}, must be at most {shape.max_tokens}"
+    if lengths.min() < -1 or lengths.max() > shape.max_tokens:
+        wrong = np.argmax((lengths < -1) | (lengths > shape.max_tokens))
+        return f"sequence {wrong} has length {lengths[wrong]}, must be at most {shape.max_tokens}"
     held = np.zeros(table.shape, bool)
     width, by_hand = shape.max_pages_per_seq, "free_window" in can.operations
     for at, group in enumerate(shape.kv_groups):
@@ -53,9 +53,8 @@ def violation(allocator: PageAllocator) -> str | None:
         if returning:
             # what is on its way back may count as held
             unlike &= (counted != 0) | (np.asarray(refcounts)[:top] != 1)
-        unlike = np.flatnonzero(unlike)
-        if unlike.size:
-            page = unlike[0]
+        if unlike.any():
+            page = np.argmax(unlike)
             said = f"page {page} is said to be held {refcounts[page]} times"
             return f"invariant 10: {said}, stands in {counted[page]} table entries"
     in_use, free, evictable = np.count_nonzero(counted), allocator.free_pages, allocator.evictable_pages
@@ -71,6 +70,8 @@ def violation(allocator: PageAllocator) -> str | None:
     room, stored = allocator.free_host_pages, allocator.cached_host_pages
     if min(room, stored) < 0 or room + stored > shape.host_pages:
         return f"invariant 19: {room} free and {stored} cached host pages of {shape.host_pages}"
+    if not allocator.own_split:
+        return None
     split = allocator.memory_split()
     sums = split.tokens + split.reserved + split.internal + split.external
     slots = shape.num_pages * shape.page_size

@@ -8,10 +8,7 @@ those of ``invariants.py``.  A violation is returned as words, never raised.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,7 +38,7 @@ from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator
 from pabench.subjects.allocators.capabilities import TIER_OPERATIONS
 from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt
-from pabench.subjects.allocators.rounds import Call, Rounds, run_rounds
+from pabench.subjects.allocators.rounds import Call, rounds_of, run_rounds
 
 GROWING = ("alloc", "append", "append_batch")
 PAGE_COUNTS = (
@@ -53,8 +50,6 @@ LOOKING = ("lookup", "commit", "evict", "begin_step", "end_step", "move_down", "
 """Operations behind which every sequence reads what it read before, from the same pages."""
 CROWD = 64
 """Sequences that make a crowd."""
-MOST_CALLS = 1024
-"""Operations that rounds can go back."""
 
 
 @dataclass(slots=True)
@@ -70,6 +65,8 @@ class Trial:
         fence: steps in flight.
         tiers: copies in flight, and pins.
         keeps: whether all that is handed out is kept, and asked again by ``drain``.
+        calls: of the subject, from the first on.
+        refused: how many of them it refused.
     """
 
     subject: PageAllocator
@@ -78,9 +75,11 @@ class Trial:
     turns: Turns = ((0, 0),)
     steps: int = 0
     keeps: bool = True
+    calls: list[Call] = field(default_factory=list)
+    refused: int = 0
     _model: ModelAllocator = field(init=False)
     _model_hit: Hit = field(init=False)
-    _calls: deque[tuple[Call, Call]] = field(default_factory=lambda: deque(maxlen=MOST_CALLS))
+    _ours: list[Call] = field(default_factory=list)  # the same calls as the model was given them
     _handed: HandedOut = field(init=False)
     _read: tuple[Array, Array] | None = None  # lengths and table that every sequence was read through last
     fence: Fence = field(default_factory=Fence)
@@ -113,8 +112,10 @@ class Trial:
         call = call_of(name, given, hits[0], self.contents)
         ordered = in_order(given, subject.capabilities.order)
         ours = call_of(name, ordered, hits[1], self.contents)
-        self._calls.append((call, ours))
+        self.calls.append(call)
+        self._ours.append(ours)
         got = outcome_of(subject, call)
+        self.refused += isinstance(got, Refused)
         if self.keeps:
             self._handed.keep(operation, None if isinstance(got, Refused) else got)
         if self._may_fragment(name, got):
@@ -343,17 +344,20 @@ class Trial:
 
     def _rounds(self, last: int, times: int) -> str | None:
         """Do the last operations again and again, by the subject alone and by the model alone."""
-        subject, known = self.subject, list(self._calls)
-        if not 0 < last <= len(known) or times < 1:
-            raise Unsupported(f"rounds of the last {last} operations, {times} times: there are {len(known)}")
-        calls, ours = ([pair[side] for pair in known[-last:]] for side in (0, 1))
+        subject, known = self.subject, len(self.calls)
+        if not 0 < last <= known or times < 1:
+            raise Unsupported(f"rounds of the last {last} operations, {times} times: there are {known}")
+        calls, ours = self.calls[-last:], self._ours[-last:]
         if {"adopt", "swap_in", *TIER_OPERATIONS} & {call[0] for call in calls}:
             raise Unsupported("rounds adopt nothing, swap nothing in and move nothing between tiers")
         free = subject.free_pages + subject.returning_pages
         if self.contents.live or self.contents.swapped or free != subject.shape.num_pages:
             raise Unsupported("rounds begin with an empty pool")
-        run: Callable[..., Rounds] = getattr(subject, "run_rounds", None) or partial(run_rounds, subject)
-        done, expected = run(calls, times), run_rounds(self._model, ours, times, watched=False)
+        done = rounds_of(subject, calls, times)
+        self.calls += calls * times
+        self._ours += ours * times
+        self.refused += sum(done.refused)
+        expected = run_rounds(self._model, ours, times, watched=False)
         for number, (got, wanted) in enumerate(zip(done.refused, expected.refused, strict=True)):
             # who reserves refuses more
             if got != wanted and subject.capabilities.refusal != "fragmenting":

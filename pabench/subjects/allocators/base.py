@@ -154,6 +154,11 @@ class PageAllocator(CacheOperations, ArgumentChecks):
         sizes = [group.page_size for group in shape.kv_groups]
         return split_of(lengths, table, sizes, page_size=shape.page_size, num_pages=shape.num_pages)
 
+    @property
+    def own_split(self) -> bool:
+        """Whether ``memory_split`` is its own; else it follows from lengths and table, and always adds up."""
+        return type(self).memory_split is not PageAllocator.memory_split
+
     # --- growing and ending ---------------------------------------------------------------------------
 
     def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -23,8 +22,7 @@ from pabench.subjects.allocators.capabilities import Capabilities
 from pabench.subjects.allocators.results import NULL_PAGE, Granted, MemorySplit, no_positions
 
 
-@dataclass(slots=True)
-class Run:
+class Run(NamedTuple):
     """What one sequence holds.
 
     Attributes:
@@ -32,14 +30,12 @@ class Run:
         size: pages.
         claimed: tokens that it may grow to; what the run has beyond them is lost to rounding.
         final: tokens that it will have in the end, as far as known.
-        tokens: tokens now.
     """
 
     start: int
     size: int
     claimed: int
     final: int
-    tokens: int = 0
 
 
 class ReservingAllocator(PageAllocator):
@@ -59,6 +55,8 @@ class ReservingAllocator(PageAllocator):
     def _start(self) -> None:
         self._arena: Arena = self.arena(self.shape.num_pages)
         self._runs: dict[int, Run] = {}
+        self._lengths = np.full(self.shape.max_seqs, -1, np.int64)
+        self._table = np.full((self.shape.max_seqs, self.shape.max_pages_per_seq), NULL_PAGE, np.int32)
 
     @abstractmethod
     def claim(self, tokens: int, final: int) -> int:
@@ -71,18 +69,11 @@ class ReservingAllocator(PageAllocator):
 
     def lengths(self) -> Array:
         """See ``PageAllocator``."""
-        lengths = np.full(self.shape.max_seqs, -1, np.int64)
-        for sequence, run in self._runs.items():
-            lengths[sequence] = run.tokens
-        return lengths
+        return self._lengths.copy()
 
     def block_table(self) -> Array:
         """See ``PageAllocator``; pages that hold no token yet are not in it."""
-        table = np.full((self.shape.max_seqs, self.shape.max_pages_per_seq), NULL_PAGE, np.int32)
-        for sequence, run in self._runs.items():
-            used = pages_needed(run.tokens, self.shape.page_size)
-            table[sequence, :used] = np.arange(run.start, run.start + used)
-        return table
+        return self._table.copy()
 
     @property
     def free_pages(self) -> int:
@@ -91,10 +82,11 @@ class ReservingAllocator(PageAllocator):
 
     def memory_split(self) -> MemorySplit:
         """See ``PageAllocator``; what rounding takes counts as external, as in the paper."""
-        runs, slots = self._runs.values(), self.shape.num_pages * self.shape.page_size
-        tokens = sum(run.tokens for run in runs)
-        reserved = sum(max(0, min(run.final, run.claimed) - run.tokens) for run in runs)
-        claimed = sum(run.claimed for run in runs)
+        slots, tokens, reserved, claimed = self.shape.num_pages * self.shape.page_size, 0, 0, 0
+        for sequence, run in self._runs.items():
+            held = self._lengths.item(sequence)
+            tokens, claimed = tokens + held, claimed + run.claimed
+            reserved += max(0, min(run.final, run.claimed) - held)
         return MemorySplit(
             tokens=tokens,
             reserved=reserved,
@@ -104,7 +96,8 @@ class ReservingAllocator(PageAllocator):
 
     def fingerprint(self) -> bytes:
         """See ``PageAllocator``."""
-        return repr((sorted(self._runs.items()), sorted(vars(self._arena).items()))).encode()
+        runs = [(sequence, *run) for sequence, run in sorted(self._runs.items())]
+        return self._lengths.tobytes() + repr((runs, sorted(vars(self._arena).items()))).encode()
 
     def alloc(self, sequence: int, tokens: int, *, final_tokens: int | None = None) -> Granted:
         """See ``PageAllocator``."""
@@ -116,6 +109,7 @@ class ReservingAllocator(PageAllocator):
         if found is None:
             raise OutOfPages(needed, self._arena.largest, unit="neighbouring pages")
         self._runs[sequence] = Run(*found, claimed=claimed, final=final)
+        self._lengths[sequence] = 0
         return self._grow({sequence: tokens})
 
     def append(self, sequence: int, tokens: int) -> Granted:
@@ -124,17 +118,18 @@ class ReservingAllocator(PageAllocator):
 
     def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
         """See ``PageAllocator``; as ``append``."""
-        requests = self.check_batch(sequences, tokens, self.lengths())
+        requests = self.check_batch(sequences, tokens, self._lengths)
         for sequence, count in requests.items():
-            run = self._runs[sequence]
-            if run.tokens + count > run.claimed:
-                raise OutOfPages(run.tokens + count, run.claimed, unit="claimed slots")
+            wanted, claimed = self._lengths.item(sequence) + count, self._runs[sequence].claimed
+            if wanted > claimed:
+                raise OutOfPages(wanted, claimed, unit="claimed slots")
         return self._grow(requests)
 
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``."""
         for sequence in self.check_leaving(sequences):
             run = self._runs.pop(sequence)
+            self._lengths[sequence], self._table[sequence] = -1, NULL_PAGE
             if run.size:
                 self._arena.give(run.start, run.size)
 
@@ -145,12 +140,14 @@ class ReservingAllocator(PageAllocator):
         self._start()
 
     def _grow(self, requests: dict[int, int]) -> Granted:
-        slots = [no_positions()]
+        slots, page_size = [no_positions()], self.shape.page_size
         for sequence, count in requests.items():
-            run = self._runs[sequence]
-            first = run.start * self.shape.page_size + run.tokens
+            start, held = self._runs[sequence].start, self._lengths.item(sequence)
+            first = start * page_size + held
             slots.append(np.arange(first, first + count))
-            run.tokens += count
+            self._lengths[sequence] = held + count
+            used, uses = pages_needed(held, page_size), pages_needed(held + count, page_size)
+            self._table[sequence, used:uses] = np.arange(start + used, start + uses)
         return Granted(new_slots=np.concatenate(slots))
 
 

@@ -7,6 +7,7 @@ import gc
 import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from pabench.errors import InvalidCase, OutOfPages
@@ -62,6 +63,12 @@ def run_rounds(
         if ours:
             tracemalloc.stop()
     return Rounds(refused, memory)
+
+
+def rounds_of(allocator: PageAllocator, calls: Sequence[Call], times: int, *, watched: bool = True) -> Rounds:
+    """As ``run_rounds``, by an allocator elsewhere in one trip."""
+    run: Callable[..., Rounds] = getattr(allocator, "run_rounds", None) or partial(run_rounds, allocator)
+    return run(calls, times, watched=watched)
 
 
 def _in_use() -> int:

@@ -36,10 +36,11 @@ STATE: dict[str, Callable[[PageAllocator], Any]] = {
     "swapped": lambda made: [made.swapped(sequence) for sequence in range(made.shape.max_seqs)],
     # only ever compared with another one
     "fingerprint": lambda made: hashlib.sha256(made.fingerprint()).hexdigest(),
-    "memory_split": lambda made: made.memory_split(),
+    # one that follows from the rest is made of it over there
+    "memory_split": lambda made: made.memory_split() if made.own_split else None,
 }
 """What can be read of an allocator at any time."""
-TOLD_BY_REPR = {int, str, bool, type(None)}
+PLAIN_TYPES = {int, str, bool, type(None)}
 
 
 class AllocatorCalls:
@@ -50,7 +51,7 @@ class AllocatorCalls:
         self._device = device
         self._made: dict[int, PageAllocator] = {}
         self._kept: dict[int, KeptResults] = {}
-        self._marks: dict[int, list[Any]] = {}
+        self._marks: dict[int, dict[str, Any]] = {}
         self._pools: dict[int, PoolLaunches] = {}
 
     @property
@@ -64,12 +65,13 @@ class AllocatorCalls:
         """Make an empty allocator; return what it is, and its state."""
         made = self._made[number] = self._entry.make(self._device, shape)
         self._kept[number] = KeptResults()
-        self._marks[number] = [None] * len(STATE)
+        self._marks[number] = {}
         about = Plain(
             name=str(made.name),
             capabilities=declared(made.capabilities),
             pool=isinstance(made, PoolAllocator),
             kernel_entries=sorted(made.kernel_entries),
+            own_split=bool(made.own_split),
         )
         return [about, self._state(number)[0]]
 
@@ -87,10 +89,10 @@ class AllocatorCalls:
         """Return what all that was handed out says now, see ``KeptResults.again``."""
         return Plain(digests=self._kept[number].again())
 
-    def rounds(self, number: int, calls: list[Call], times: int) -> Any:
+    def rounds(self, number: int, calls: list[Call], times: int, watched: bool) -> Any:
         """See ``run_rounds``; return its results and the state after it."""
         made = self._made[number]
-        done = _tried(lambda: list(run_rounds(made, calls, times)))
+        done = _tried(lambda: list(run_rounds(made, calls, times, watched=watched)))
         return [done, self._state(number)[0]]
 
     def launch(self, number: int, entry: str, columns: tuple[tuple[int, ...], ...]) -> Any:
@@ -122,26 +124,35 @@ class AllocatorCalls:
         return list(self._pools[number].churn(held, threads=threads, rounds=rounds, most=most))
 
     def _state(self, number: int) -> tuple[list[Any], Any]:
-        """What can be read, None for what is as it was told last; and the table once more as it is."""
+        """Names of what is not as it was told last, and values in this order; and the table as it is."""
         made, marks = self._made[number], self._marks[number]
-        state = {name: _tried(lambda read=read: read(made)) for name, read in STATE.items()}  # type: ignore[misc]
-        table, news = state["block_table"], list(state.values())
-        for place, said in enumerate(news):
-            mark = _mark(said[0]) if isinstance(said, list) else None
-            if mark is not None and mark == marks[place]:
-                news[place] = None
-            marks[place] = mark
-        return news, table[0] if isinstance(table, list) else None
+        names, values, table = list[str](), list[Any](), None
+        for name, read in STATE.items():
+            try:
+                value, told_as = read(made), None
+            except Exception as error:
+                value, told_as = None, Plain(raised=told(error))
+            if name == "block_table":
+                table = value
+            mark = None if told_as else _mark(value)
+            if mark is None or mark != marks.get(name):
+                names.append(name)
+                values.append(told_as or [value])
+            marks[name] = mark
+        return [Plain(names=names), *values], table
 
 
 def _mark(value: Any) -> Any:
     """What is equal only for values that are told alike; None for a value that says nothing of the kind."""
-    if type(value) is np.ndarray:
+    kind = type(value)
+    if kind in PLAIN_TYPES:
+        return kind, value
+    if kind is np.ndarray:
         return value.dtype, value.shape, value.tobytes()
-    if type(value) is MemorySplit:
+    if kind is MemorySplit:
         value = [value.tokens, value.reserved, value.internal, value.external]
-    if type(value) in TOLD_BY_REPR or (type(value) is list and {type(one) for one in value} <= TOLD_BY_REPR):
-        return repr(value)
+    if type(value) is list and {type(one) for one in value} <= PLAIN_TYPES:
+        return kind, repr(value)
     return None
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -311,11 +312,29 @@ class NeverTheSame(Shuffles):
         self._free.rotate(NeverTheSame.made)
 
 
+class RefusesNext(Shuffles):
+    """Refuses to end sequences, but for the first one that is made."""
+
+    made = 0
+
+    def __init__(self, shape: PoolShape) -> None:
+        super().__init__(shape)
+        RefusesNext.made += 1
+        self._first = RefusesNext.made == 1
+
+    def free(self, sequences: Sequence[int]) -> None:
+        if not self._first:
+            raise InvalidCase("sequences", sequences, "must stay")
+        super().free(sequences)
+
+
 def test_allocators_invariants_compare_two_runs_where_ids_repeat() -> None:
     case = HistoryCase(shape=SHAPE, operations=tuple(HISTORY))
     assert check_history(case, Shuffles, DEVICE).passed
     outcome = check_history(case, NeverTheSame, DEVICE)
     assert outcome.text == "invariant 11: the same history gave other pages, declared are the same ids"
+    outcome = check_history(case, RefusesNext, DEVICE)
+    assert re.fullmatch(r"invariant 11: the same history refused \d+ calls, then \d+", outcome.text)
 
 
 def test_allocators_invariants_say_what_is_not_judged() -> None:
