@@ -71,7 +71,7 @@ test-peers: $(VENV)/.dev-ready ## Install other projects' packages into .peers, 
 	done
 	@test -d .peers/nvidia_cuda_nvcc-13.0.88.dist-info || $(PIP) install --quiet --no-deps --target .peers $(NVCC)
 	PABENCH_PEERS=.peers $(PABENCH) doctor --peers --strict
-	PABENCH_PEERS=.peers $(BIN)/python -m pytest tests/subjects tests/activities/conformance/test_peers.py $(ARGS)
+	PABENCH_PEERS=.peers $(BIN)/python -m pytest tests/subjects tests/checks/test_upstream.py tests/activities/conformance/test_peers.py $(ARGS)
 
 # Interpreted Triton takes an hour and more, so its kernels are judged compiled: make weather ARGS="--budget 5m"
 WEATHER ?= runs/weather

@@ -16,7 +16,7 @@ from pabench.subjects.registry import known
 
 SCRIPTED = {name: entry for name, entry in entries().items() if script_of(entry) is not None}
 # the package without its dependencies: what it imports and does not use is replaced while it is imported; a
-# case that was saved as compiled code is shown as such
+# case that was saved as compiled code is shown as such, FlashInfer's with its Python interface replaced
 DRIVER = """
 import runpy, sys
 from contextlib import nullcontext
@@ -24,6 +24,12 @@ from types import SimpleNamespace
 from pabench.subjects.registry import known
 kind, adapter, script, device = sys.argv[1:]
 launching = nullcontext()
+if adapter.startswith("flashinfer"):
+    from pabench.device.registry import open_device
+    from tests.support.flashinfer_host import flashinfer_host
+    sys.modules["flashinfer"] = flashinfer_host(open_device(device))
+    runpy.run_path(script)
+    raise SystemExit("nothing was asserted")
 if device.startswith("ptx"):
     from pabench.device.registry import open_device
     from pabench.subjects.backends.adapters.triton_host import triton_host
@@ -73,12 +79,12 @@ def test_scripts_are_short_and_need_the_package_alone(name: str) -> None:
 @pytest.mark.parametrize("name", SCRIPTED)
 def test_scripts_show_their_defect(name: str, tmp_path: Path) -> None:
     entry = SCRIPTED[name]
+    device = load_case(entry.folder).device
     try:
-        for peer in known(entry.subject_kind)[entry.adapter].peers:
-            peer.find()
+        known(entry.subject_kind)[entry.adapter].check(entry.adapter, device)
     except Unsupported as lacking:
         pytest.skip(str(lacking))
-    told = [entry.subject_kind, entry.adapter, str(entry.folder / SCRIPT), load_case(entry.folder).device]
+    told = [entry.subject_kind, entry.adapter, str(entry.folder / SCRIPT), device]
     words = [sys.executable, "-c", DRIVER, *told]
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "TRITON_INTERPRET": "1"}
