@@ -24,7 +24,12 @@ QUESTIONS = (
 )
 """Asked of compiled kernels, each form of which is compiled twice: by Triton, and from PTX for the host."""
 SUBJECTS: dict[str, tuple[str, ...]] = {
-    "vllm": ("--allocator vllm-block-pool", "--allocator vllm-kv-cache-manager"),
+    "vllm": (
+        "--allocator vllm-block-pool",
+        "--allocator vllm-kv-cache-manager",
+        "--allocator vllm-prefix-cache",
+        "--allocator vllm-kv-groups",
+    ),
     "sglang": ("--allocator sglang-paged",),
     "transformers": (
         "--allocator transformers-block-manager",

@@ -15,7 +15,12 @@ from pabench.judge.allocators.windows import pages_unseen
 from pabench.problem.checks import one_of, whole_number
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PoolShape
-from pabench.subjects.allocators.capabilities import OPERATIONS, Capabilities
+from pabench.subjects.allocators.capabilities import (
+    OPERATIONS,
+    RETENTION_OPERATIONS,
+    TIER_OPERATIONS,
+    Capabilities,
+)
 from pabench.subjects.allocators.groups import GROUP_KINDS, KvGroup
 from pabench.subjects.allocators.results import NULL_PAGE, Granted
 
@@ -32,13 +37,26 @@ class ModelAllocator(ModelTiers):
     )
 
     def __init__(
-        self, shape: PoolShape, *, batch_mode: str = "all", partial: bool = False, forks: str = "shared"
+        self,
+        shape: PoolShape,
+        *,
+        batch_mode: str = "all",
+        partial: bool = False,
+        duplicates: bool = False,
+        forks: str = "shared",
     ) -> None:
         one_of("batch_mode", batch_mode, ("all", "prefix"))
         plain = batch_mode == "all" and not partial and forks == "shared"
         groups = self.capabilities.groups if plain else frozenset[str]()
+        without = frozenset({*TIER_OPERATIONS, *RETENTION_OPERATIONS} if duplicates else ())
         self.capabilities = replace(
-            self.capabilities, groups=groups, batch_mode=batch_mode, partial=partial, forks=forks
+            self.capabilities,
+            operations=self.capabilities.operations - without,
+            groups=groups,
+            batch_mode=batch_mode,
+            partial=partial,
+            duplicates=duplicates,
+            forks=forks,
         )
         super().__init__(shape)
 

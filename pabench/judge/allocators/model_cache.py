@@ -23,7 +23,7 @@ class ModelCache(ModelState):
         """See ``PageAllocator``."""
         sequence = self._live(sequence)
         whole_number("tokens of the prompt", len(prompt.tokens), low=0, high=self._tokens[sequence])
-        known = {page: key for key, page in self._cache.items()}
+        known = {page: key for key, page in self._cache.items()} | self._duplicates
         offered = [
             (key, page)
             for at, row in enumerate(self._rows(sequence))
@@ -33,8 +33,12 @@ class ModelCache(ModelState):
             if known.get(page, key) != key:
                 raise InvalidCase("prompt", prompt, f"page {page} was committed with other tokens")
         for key, page in offered:
-            if page != NULL_PAGE:
-                self._cache.setdefault(key, page)
+            if (
+                page != NULL_PAGE
+                and self._cache.setdefault(key, page) != page
+                and self.capabilities.duplicates
+            ):
+                self._duplicates.setdefault(page, key)
 
     def lookup(self, prompt: Prompt) -> Hit:
         """See ``PageAllocator``."""

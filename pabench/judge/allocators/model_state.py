@@ -51,6 +51,7 @@ class ModelState(PageAllocator):
         self._tokens: dict[int, int] = {}
         self._swapped: dict[int, tuple[int, list[list[int]]]] = {}
         self._cache: dict[Key, int] = {}
+        self._duplicates: dict[int, Key] = {}  # cached pages whose prefix another one was cached for before
         self._evictable: list[int] = []  # least recently used first
         # for each step in flight, oldest first, what was given back while it was the latest, call by call
         self._steps: deque[list[list[int]]] = deque()
@@ -133,8 +134,9 @@ class ModelState(PageAllocator):
     def fingerprint(self) -> bytes:
         """See ``PageAllocator``."""
         parts = (self._free, self._free_swap, self._tables, self._tokens, self._swapped, self._cache)
-        tiers = (self._now, self._worth, self._pins, self._free_host, self._below, self._copies)
-        return repr((*parts, self._evictable, self._steps, *tiers)).encode()
+        cached = (self._duplicates, self._evictable, self._now, self._worth, self._pins)
+        tiers = (self._free_host, self._below, self._copies)
+        return repr((*parts, *cached, self._steps, *tiers)).encode()
 
     # --- parts ----------------------------------------------------------------------------------------
 
@@ -186,7 +188,17 @@ class ModelState(PageAllocator):
     def _forget(self, page: int) -> None:
         """The page leaves the cache, if it is there."""
         self._worth.pop(page, None)
-        self._cache = {key: cached for key, cached in self._cache.items() if cached != page}
+        gone = [key for key, cached in self._cache.items() if cached == page]
+        self._duplicates.pop(page, None)
+        for key in gone:
+            # another page that holds the same takes its place, the one cached first
+            others = (other for other, prefix in self._duplicates.items() if prefix == key)
+            heir = next(others, None)
+            if heir is None:
+                del self._cache[key]
+            else:
+                self._cache[key] = heir
+                del self._duplicates[heir]
 
     def _end(self, sequence: int) -> None:
         del self._tokens[sequence]
@@ -204,7 +216,7 @@ class ModelState(PageAllocator):
             self._come_back(gone)
 
     def _come_back(self, pages: Sequence[int]) -> None:
-        cached = set(self._cache.values())
+        cached = {*self._cache.values(), *self._duplicates}
         self._free.extend(page for page in pages if page not in cached)
         self._evictable.extend(page for page in reversed(pages) if page in cached)
 

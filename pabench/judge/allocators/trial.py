@@ -93,7 +93,8 @@ class Trial:
         self._handed = HandedOut(self.subject)
         mode = can.batch_mode
         mode = "prefix" if mode == "prefix" else "all"
-        self._model = ModelAllocator(shape, batch_mode=mode, partial=can.partial, forks=can.forks)
+        asked: dict[str, Any] = {"partial": can.partial, "duplicates": can.duplicates, "forks": can.forks}
+        self._model = ModelAllocator(shape, batch_mode=mode, **asked)
         self._model_hit = self.hit
 
     def perform(self, operation: Operation) -> str | None:

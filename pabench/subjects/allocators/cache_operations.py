@@ -23,7 +23,8 @@ class CacheOperations:
     def commit(self, sequence: int, prompt: Prompt) -> None:
         """Offer to others the full pages of a live sequence; ``prompt`` is what it has computed so far.
 
-        A page whose prefix is cached already is not entered a second time.
+        A page whose prefix is cached already is not entered a second time, or, where duplicates are declared,
+        takes the place of the one that was entered first when that leaves the cache.
 
         Raises:
             InvalidCase: more tokens than the sequence has, or a page was committed with others before.

@@ -48,6 +48,7 @@ class Capabilities:
         watermark: whether ``PoolShape.reserve_pages`` is kept.
         images: whether prompts with images are kept apart by them, see ``Prompt``.
         partial: whether a hit goes on within a page, which is copied, see ``Hit.part``.
+        duplicates: whether a page is cached whose prefix another cached page holds, see ``commit``.
         forks: what becomes of a last page with room.  ``shared``: it is copied when one of its holders writes
             to it; ``copied``: at once, so that only full pages have several holders.
         groups: kinds of KV groups that it keeps in one pool; none where it has a single table of full pages.
@@ -64,6 +65,7 @@ class Capabilities:
     watermark: bool = False
     images: bool = False
     partial: bool = False
+    duplicates: bool = False
     forks: str = "shared"
     groups: frozenset[str] = frozenset()
 
@@ -79,11 +81,13 @@ class Capabilities:
         one_of("forks", self.forks, FORKS)
         for page in self.reserved_pages:
             whole_number("reserved page", page, low=0)
-        for name in ("watermark", "images", "partial"):
+        for name in ("watermark", "images", "partial", "duplicates"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidCase(name, getattr(self, name), "must be true or false")
         for kind in self.groups:
             one_of("kind of a group", kind, GROUP_KINDS)
+        if self.duplicates and (self.partial or self.operations & {*TIER_OPERATIONS, *RETENTION_OPERATIONS}):
+            raise InvalidCase("duplicates", True, "goes without partial hits, tiers and priorities")
         if self.groups and (self.partial or self.forks != "shared"):
             raise InvalidCase("partial hits, copied forks", sorted(self.groups), "go without groups")
         if self.groups and (self.batch_mode, self.order) not in (("all", "fifo"), ("all", "set")):

@@ -68,6 +68,16 @@ ALLOCATORS: dict[str, NamedSubject] = {
         place=f"{_ROOM}.adapters.vllm:VllmKvCacheManager",
         peers=(vllm.PEER,),
     ),
+    "vllm-prefix-cache": NamedSubject(
+        about="vLLM's KVCacheManager: one group of full attention, with prefix caching",
+        place=f"{_ROOM}.adapters.vllm_cache:VllmPrefixCache",
+        peers=(vllm.PEER,),
+    ),
+    "vllm-kv-groups": NamedSubject(
+        about="vLLM's KVCacheManager: groups of full attention and of windows, without prefix caching",
+        place=f"{_ROOM}.adapters.vllm_groups:VllmKvGroups",
+        peers=(vllm.PEER,),
+    ),
     "sglang-paged": NamedSubject(
         about="SGLang's PagedTokenToKVPoolAllocator on the host",
         place=f"{_ROOM}.adapters.sglang:SglangPaged",

@@ -23,6 +23,7 @@ from pabench.cli.main import run
 from pabench.errors import EXIT_ENVIRONMENT, EXIT_FAILURE, EXIT_NOTHING_RAN, EXIT_OK, InvalidCase, Unsupported
 from pabench.judge.allocators.history import HistoryCase
 from pabench.judge.allocators.trial import Trial
+from pabench.subjects.allocators.results import Prompt
 from pabench.subjects.allocators.table import ALLOCATORS
 from pabench.subjects.registry import load_allocator
 from tests.support.allocator_support import make_allocator, shape_of
@@ -87,6 +88,24 @@ def test_peers_do_nothing_that_the_ledger_does_not_say(name: str) -> None:
     assert examine(name, known(name), decode=True).outcome is None
 
 
+@pytest.mark.parametrize(
+    ("name", "question"),
+    [
+        ("vllm-kv-groups", "allocator-invariants[groups]"),
+        ("vllm-prefix-cache", "allocator-invariants[images]"),
+    ],
+)
+def test_peers_do_nothing_else_where_they_declare_more(name: str, question: str) -> None:
+    need(name)
+    case_budget = replace(CASE_BUDGETS["quick"], machine_runs=40, shrink=False)
+    record = ask(
+        question, load_allocator(name), DEVICE, case_budget=case_budget, name=name, known=known(name)
+    )
+    assert record.outcome is None
+    assert record.deviations
+    assert record.cases >= 8
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_refuse_too_much_and_stay_as_they_were(name: str) -> None:
     need(name)
@@ -127,6 +146,41 @@ def test_peers_versions_beyond_the_ledger_are_judged_without_it() -> None:
     assert not entry.holds_for("vllm-block-pool", "0.33.1")
     assert not entry.holds_for("vllm-block-pool", "0.32.9")
     assert not entry.holds_for("vllm-kv-cache-manager", "0.33.0")
+
+
+# --- which part of a package runs ---------------------------------------------------------------------------
+
+
+def test_sglang_has_an_allocator_of_its_own_for_tokens() -> None:
+    need("sglang-paged")
+    kinds = []
+    for size in (1, 4):
+        allocator: Any = make_allocator("sglang-paged", DEVICE, shape_of(8, size, 2, 4))
+        kinds.append(type(allocator._pool).__name__)
+        allocator.alloc(0, 3)
+        allocator.free([0])
+        assert allocator.free_pages == 8
+    assert kinds == ["TokenToKVPoolAllocator", "PagedTokenToKVPoolAllocator"]
+
+
+def test_vllm_finds_a_prefix_until_its_last_copy_is_gone() -> None:
+    need("vllm-prefix-cache")
+    allocator = make_allocator("vllm-prefix-cache", DEVICE, shape_of(6, 2, 3, 4))
+    prompt = Prompt(tokens=(5, 6, 7, 8), adapter="lora")
+    for sequence in (0, 1):
+        allocator.alloc(sequence, 4)
+        allocator.commit(sequence, prompt)
+    longer = replace(prompt, tokens=(*prompt.tokens, 9))
+    first, second = allocator.pages(0), allocator.pages(1)
+    assert allocator.lookup(longer).pages == first
+    assert allocator.lookup(replace(longer, adapter="other")).pages == ()
+    allocator.free([0])
+    assert (allocator.free_pages, allocator.evictable_pages) == (2, 2)
+    allocator.alloc(2, 8)  # takes what was cached first
+    assert allocator.lookup(longer).pages == second
+    allocator.free([1, 2])
+    allocator.adopt(0, allocator.lookup(longer))
+    assert allocator.pages(0) == second
 
 
 # --- what follows from the defects --------------------------------------------------------------------------

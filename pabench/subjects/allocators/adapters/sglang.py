@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGLang: its paged token-to-KV allocator, on the host with the routines it has for platforms without Triton.
+"""SGLang: its token-to-KV allocators, on the host with the routines it has for platforms without Triton.
 
-Ids start at 1, since slot 0 takes padded writes; freed pages go to the front of the free list.
+As in SGLang, that of tokens at page size 1, that of pages at any other.  Ids start at 1, since slot 0 takes
+padded writes; freed pages go to the front of the free list, freed tokens to its end.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pabench.subjects.peers.package import ThirdPartyPackage
 from pabench.subjects.peers.stubs import functions_of
 
 PAGED = "sglang.srt.mem_cache.allocator.paged"
+TOKEN = "sglang.srt.mem_cache.allocator.token"
 
 
 def _replaced(folder: Path) -> Mapping[str, Mapping[str, Any]]:
@@ -49,7 +51,7 @@ def _replaced(folder: Path) -> Mapping[str, Mapping[str, Any]]:
 PEER = ThirdPartyPackage(
     package="sglang",
     version="0.5.23",
-    modules=(PAGED,),
+    modules=(PAGED, TOKEN),
     bare=(
         *("sglang", "sglang.kernels", "sglang.kernels.ops", "sglang.kernels.ops.memory"),
         *("sglang.srt", "sglang.srt.mem_cache"),
@@ -59,7 +61,7 @@ PEER = ThirdPartyPackage(
 
 
 class SglangPaged(CuttingAllocator):
-    """SGLang's allocator: ``alloc_extend`` for all growth, ``free`` of token slots."""
+    """SGLang's allocators: ``alloc_extend`` (of tokens ``alloc``) for all growth, ``free`` of token slots."""
 
     name = "sglang-paged"
     capabilities = Capabilities(
@@ -74,9 +76,15 @@ class SglangPaged(CuttingAllocator):
         import torch
 
         self._torch = torch
-        made = PEER.load()[PAGED].PagedTokenToKVPoolAllocator
-        slots = shape.num_pages * shape.page_size
-        self._pool = made(slots, shape.page_size, torch.float16, "cpu", None, False)
+        modules, slots, rest = (
+            PEER.load(),
+            shape.num_pages * shape.page_size,
+            (torch.float16, "cpu", None, False),
+        )
+        if shape.page_size == 1:
+            self._pool = modules[TOKEN].TokenToKVPoolAllocator(slots, *rest)
+        else:
+            self._pool = modules[PAGED].PagedTokenToKVPoolAllocator(slots, shape.page_size, *rest)
 
     @property
     def free_pages(self) -> int:
@@ -121,6 +129,9 @@ class SglangPaged(CuttingAllocator):
     def _extend(self, requests: Mapping[int, int]) -> Array | None:
         """Grow by the counts; the slots of the new tokens, request by request, or None."""
         torch, size = self._torch, self.shape.page_size
+        if size == 1:
+            got = self._pool.alloc(sum(requests.values()))
+            return None if got is None else np.asarray(got.numpy(), np.int64)
         held = {sequence: max(int(self._lengths[sequence]), 0) for sequence in requests}
         last = [self._rows[s][-1] * size + (held[s] - 1) % size if held[s] else -1 for s in requests]
         before = torch.tensor([held[s] for s in requests], dtype=torch.int64)

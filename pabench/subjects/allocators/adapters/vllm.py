@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM: its BlockPool, and its KVCacheManager over one group of full-attention layers.
 
-Neither caches prefixes here.  Block 0 is vLLM's null block and is never granted; free blocks are reused last
-in, first out.
+Neither caches prefixes here, ``vllm_cache.py`` does.  Block 0 is vLLM's null block and is never granted; free
+blocks are reused last in, first out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pabench.subjects.peers.package import ThirdPartyPackage
 POOL = "vllm.v1.core.block_pool"
 MANAGER = "vllm.v1.core.kv_cache_manager"
 INTERFACE = "vllm.v1.kv_cache_interface"
+HASHES = "vllm.v1.core.kv_cache_utils"
 
 
 class _Unused:
@@ -66,37 +67,40 @@ def _replaced(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     return modules
 
 
-def _manager(modules: Mapping[str, Any], shape: PoolShape) -> Any:
-    """Make a manager of one group of full-attention layers; the layer's sizes do not matter to it."""
+def new_manager(modules: Mapping[str, Any], shape: PoolShape, *, caching: bool = False) -> Any:
+    """Make a manager of the pool's groups, of layers with full attention or windows; other sizes of a layer
+    do not matter to it."""
     import torch
 
-    interface = modules[INTERFACE]
-    spec = interface.FullAttentionSpec(
-        block_size=shape.page_size, num_kv_heads=1, head_size=16, dtype=torch.float16
-    )
+    interface, groups = modules[INTERFACE], []
+    for number, group in enumerate(shape.kv_groups):
+        sizes = {"block_size": group.page_size, "num_kv_heads": 1, "head_size": 16, "dtype": torch.float16}
+        if group.kind == "window":
+            spec = interface.SlidingWindowSpec(**sizes, sliding_window=group.window)
+        else:
+            spec = interface.FullAttentionSpec(**sizes)
+        groups.append(interface.KVCacheGroupSpec([f"layer {number}"], spec))
     config = interface.KVCacheConfig(
-        num_blocks=shape.num_pages + 1,
-        kv_cache_tensors=[],
-        kv_cache_groups=[interface.KVCacheGroupSpec(["layer"], spec)],
+        num_blocks=shape.num_pages + 1, kv_cache_tensors=[], kv_cache_groups=groups
     )
     return modules[MANAGER].KVCacheManager(
         config,
         max_model_len=shape.max_tokens,
         scheduler_block_size=shape.page_size,
         hash_block_size=shape.page_size,
-        enable_caching=False,
+        enable_caching=caching,
     )
 
 
 def _warm(modules: Mapping[str, Any]) -> None:
     """Make one, so that the registry of layer kinds fills."""
-    _manager(modules, PoolShape(num_pages=1, page_size=1, max_seqs=1, max_pages_per_seq=1))
+    new_manager(modules, PoolShape(num_pages=1, page_size=1, max_seqs=1, max_pages_per_seq=1))
 
 
 PEER = ThirdPartyPackage(
     package="vllm",
     version="0.33.0",
-    modules=(POOL, MANAGER, INTERFACE),
+    modules=(POOL, MANAGER, INTERFACE, HASHES),
     bare=(
         *("vllm", "vllm.distributed", "vllm.multimodal", "vllm.utils", "vllm.v1", "vllm.v1.attention"),
         *("vllm.v1.attention.backends", "vllm.v1.core", "vllm.v1.hisparse", "vllm.v1.metrics"),
@@ -154,7 +158,7 @@ class VllmKvCacheManager(CallerAllocator):
 
     def start(self) -> None:
         """See ``CallerAllocator``."""
-        self.manager = _manager(PEER.load(), self.shape)
+        self.manager = new_manager(PEER.load(), self.shape)
 
     @property
     def free_pages(self) -> int:
@@ -168,7 +172,10 @@ class VllmKvCacheManager(CallerAllocator):
     def take(self, sequence: int, pages: int, length: int) -> list[int] | None:
         """See ``CallerAllocator``."""
         held = max(int(self._lengths[sequence]), 0)
-        blocks = self.manager.allocate_slots(running_request(sequence, held), length - held)
+        # what has been computed is cached when it is committed
+        blocks = self.manager.allocate_slots(
+            running_request(sequence, held), length - held, delay_cache_blocks=True
+        )
         return None if blocks is None else [block.block_id for block in blocks.blocks[0]]
 
     def give(self, sequences: Sequence[int], rows: Sequence[Sequence[int]]) -> None:
