@@ -171,6 +171,8 @@ def _explain(record: Record) -> Iterator[str]:
     if (run := found.get("pages_per_run")) and (page := found.get("copies_by_page")):
         apart = f"{found['copies_by_layer']:,.4g} where each layer has tensors of its own"
         yield f"{who}: a sequence moves in {page:,.4g} copies of {run:.4g} pages, {apart}"
+    if (out := found.get("pages_out")) or found.get("pages_in"):
+        yield f"{who}: {out:,} pages moved to another store, {found['pages_in']:,} came back"
     if checked := details.get("checked_steps"):
         yield f"{who}: invariants hold after each of {checked:,} steps"
     if kernel := details.get("kernel"):
@@ -203,7 +205,7 @@ def _config(given: Mapping[str, Any], options: Options) -> ServingConfig:
         slots = pool_bytes_of(given["pool_gib"], gpu, given["gpus"], weight_bytes) // token_bytes
     swap = given["swap_slots"]
     if swap is None:
-        swap = slots if scheduler.preemption == "swap" else 0
+        swap = slots if scheduler.preemption == "swap" and not given["host_slots"] else 0
     return ServingConfig(
         **{name: given[name] for name in ("lengths", "outputs", "arrivals", "prefixes", "executor", "gpus")},
         **{name: given[name] for name in ("max_tokens", "token_budget", "sample_steps", "prefix_cache")},
@@ -221,6 +223,7 @@ def _config(given: Mapping[str, Any], options: Options) -> ServingConfig:
         cache_parts=(model.num_layers, 1 if model.latent_dim else 2),
         pool_slots=slots,
         swap_slots=swap,
+        host_slots=given["host_slots"],
         max_seqs=given["max_seqs"] or small.get("max_seqs", DEFAULT_SEQS),
         ttft_limit_s=_seconds("--ttft-limit-ms", given["ttft_limit_ms"]),
         tpot_limit_s=_seconds("--tpot-limit-ms", given["tpot_limit_ms"]),

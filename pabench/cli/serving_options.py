@@ -118,6 +118,14 @@ OTHERS = (
         help="Swap space in tokens.  [default: as the pool]",
     ),
     click.option(
+        "--host-slots",
+        type=click.IntRange(0, 2**40),
+        default=0,
+        metavar="N",
+        help="Lower tier of the prefix cache in tokens: what would be evicted moves there and comes back; "
+        "with --scheduler swap, those that are preempted too.",
+    ),
+    click.option(
         "--max-seqs",
         type=click.IntRange(1, 2**20),
         metavar="N",

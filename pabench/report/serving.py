@@ -88,6 +88,8 @@ COLUMNS: tuple[tuple[str, str, str, float], ...] = (
     ("skipped", "skipped", "", 1.0),
     ("mean batch", "mean_batch", "", 1.0),
     ("peak batch", "peak_batch", "", 1.0),
+    ("pages moved out", "pages_out", "", 1.0),
+    ("moved in", "pages_in", "", 1.0),
     ("pages per run", "pages_per_run", "", 1.0),
     ("copies to move a sequence", "copies_by_page", "", 1.0),
     ("by layer", "copies_by_layer", "", 1.0),
@@ -148,7 +150,9 @@ def _columns(lines: Sequence[Line]) -> tuple[tuple[tuple[str, str], ...], list[t
                 for line, own in zip(lines, words, strict=True)
             ]
             if any(value is not None for value in values):
-                show = whole if key in ("served", "skipped", "preemptions") else digits
+                show = (
+                    whole if key in ("served", "skipped", "preemptions", "pages_out", "pages_in") else digits
+                )
                 shown_unit = "steps" if unit == "s" and word == "counted" else unit
                 heads.append((f"{label} ({shown_unit})" if shown_unit else label, word))
                 texts.append([DASH if v is None else show(v * scale) for v in values])

@@ -19,7 +19,9 @@ def check_offered(
     """Raise ``Unsupported`` where an allocator lacks what a scheduler and a workload need of it."""
     needed = {"alloc", "append", "free"}
     needed |= {"fork"} if requests.forks > 1 else set()
-    needed |= {"swap_out", "swap_in"} if scheduler.preemption == "swap" else set()
+    tiered = allocator.shape.host_pages > 0
+    needed |= {"swap_out", "swap_in"} if scheduler.preemption == "swap" and not tiered else set()
+    needed |= {"move_down", "load", "end_copy", "pin", "unpin"} if tiered else set()
     needed |= {"lookup", "adopt", "commit"} if prefix_cache else set()
     if missing := sorted(needed - allocator.capabilities.operations):
         raise Unsupported(f"{allocator.name} offers no {', '.join(missing)}")

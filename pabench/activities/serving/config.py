@@ -42,6 +42,7 @@ class ServingConfig:
             nobody knows.
         pool_slots: tokens that the pool holds; rounded down to pages.
         swap_slots: the same of the swap store.
+        host_slots: the same of the lower tier of the prefix cache; 0 for none.
         max_seqs: sequences at once.
         max_tokens: longest sequence; None for the longest of the workload.
         token_budget, sample_steps, prefix_cache: see ``Limits``.
@@ -75,6 +76,7 @@ class ServingConfig:
     executor: str = "null"
     cache_parts: tuple[int, ...] = ()
     swap_slots: int = 0
+    host_slots: int = 0
     max_seqs: int = 256
     max_tokens: int | None = None
     token_budget: int = 8192
@@ -95,7 +97,7 @@ class ServingConfig:
         checked_shares(self.priorities)
         for field in ("pool_slots", "max_seqs", "kernel_steps", "gpus", "token_budget", "sample_steps"):
             whole_number(field, getattr(self, field), low=1, high=2**40)
-        for field in ("swap_slots", "check_steps"):
+        for field in ("swap_slots", "host_slots", "check_steps"):
             whole_number(field, getattr(self, field), low=0, high=2**40)
         finite_number("watermark", self.watermark, low=0.0, high=0.9)
         for field in ("ttft_limit_s", "tpot_limit_s"):
@@ -104,6 +106,10 @@ class ServingConfig:
         if self.prefix_cache and (self.executor == "kernel" or self.check_steps):
             what = "kernel" if self.executor == "kernel" else f"check_steps = {self.check_steps}"
             raise InvalidCase("prefix_cache", True, f"has no place in a history, as {what} needs it")
+        if self.host_slots and not self.prefix_cache:
+            raise InvalidCase(
+                "host_slots", self.host_slots, "must be 0 without --prefix-cache, whose lower tier they are"
+            )
         for size in self.page_sizes:
             whole_number("page_size", size, low=1)
             if not self.pool_slots // size:
@@ -131,6 +137,7 @@ class ServingConfig:
             max_seqs=self.max_seqs,
             max_pages_per_seq=width,
             swap_pages=self.swap_slots // page_size,
+            host_pages=self.host_slots // page_size,
         )
 
     def limits(self, shape: PoolShape) -> Limits:

@@ -48,6 +48,9 @@ class Driver:
         check_offered(allocator, scheduler, requests, prefix_cache=limits.prefix_cache)
         self.requests, self.scheduler, self.executor, self.limits = requests, scheduler, executor, limits
         self.seats = Seats(allocator, limits.reserve_pages)
+        swaps, tiered = scheduler.preemption == "swap", self.seats.tier is not None and limits.prefix_cache
+        self._swaps, self._lowers = swaps and not tiered, swaps and tiered and requests.forks == 1
+        self._kept: set[int] = set()  # preempted, what they had offered to the cache
         self.log = RequestLog(requests.num_requests)
         self.steps, self.samples = Table(STEP_COLUMNS), Table(SAMPLE_COLUMNS)
         self.clock, self.number, self.ended = 0.0, 0, 0
@@ -80,14 +83,15 @@ class Driver:
         self.number += 1
         before = sum(self.seats.ns.values())
         yielded = self._make_way()
-        preempted, moved = self._decode()
+        preempted = self._decode()
         decodes, context = self._decoding().size, self._context
         prefills, admitted = list[tuple[int, int]](), 0
         preempted += self._go_on(prefills)
         if not preempted:
-            moved += self._swap_in()
+            self._swap_in()
             if not self.swapped:
                 admitted = self._admit(prefills)
+        moved = self.seats.take_moved()
         took = self.executor.step(StepWork(self.number, decodes, context, tuple(prefills), moved))
         self.clock += took
         # as it is while the step runs: who ends with it is still there
@@ -143,15 +147,15 @@ class Driver:
             self._active, self._stale = np.flatnonzero(self._mask), False
         return self._active
 
-    def _decode(self) -> tuple[int, int]:
-        """Grow every decoding sequence by one; return how many were preempted, and tokens swapped."""
-        preempted = moved = 0
+    def _decode(self) -> int:
+        """Grow every decoding sequence by one; return how many were preempted."""
+        preempted = 0
         while self._fresh:
             seat = self._fresh[0]
             try:
                 self.seats.fork(seat)
             except OutOfPages:
-                moved += self._preempt()  # maybe this one, which is fresh no longer
+                self._preempt()  # maybe this one, which is fresh no longer
                 preempted += 1
                 continue
             self._fresh.pop(0)
@@ -160,10 +164,10 @@ class Driver:
         active = self._decoding()
         if not active.size:
             self._context = 0
-            return preempted, moved
+            return preempted
         left = self.seats.grow_each(active)
         while left.size:
-            moved += self._preempt()
+            self._preempt()
             preempted += 1
             left = left[self._mask[left]]
             if left.size:
@@ -172,7 +176,7 @@ class Driver:
         if preempted:
             # a victim may have had its new token already, or not
             self._context = int(self.seats.allocator.lengths()[self._decoding()].sum())
-        return preempted, moved
+        return preempted
 
     def _go_on(self, chunks: list[tuple[int, int]]) -> int:
         """Compute the next chunk of prompts that were begun; return how many requests were preempted."""
@@ -190,8 +194,7 @@ class Driver:
                     return 1
                 break
             chunks.append((chunk, seat.done))
-            seat.done += chunk
-            budget -= chunk
+            seat.done, budget = seat.done + chunk, budget - chunk
         return 0
 
     def _admit(self, chunks: list[tuple[int, int]]) -> int:
@@ -230,6 +233,9 @@ class Driver:
             self.running[request] = self._prefilling[request] = seat
             self._final[seat.slots] = self._prompt[request] + self._output[request] - 1
             self.log.hit[request] += hit
+            if request in self._kept:
+                self._kept.remove(request)
+                self.log.recomputed[request] += max(0, target - 1 - hit)  # the newest never was
             if self.log.scheduled_s[request] is None:
                 self.log.scheduled_s[request] = self.clock
             admitted += 1
@@ -287,8 +293,7 @@ class Driver:
         self._context += sum(self.seats.lengths(seat.slots[: seat.live]))
 
     def _join(self, slots: Iterable[int]) -> None:
-        self._mask[list(slots)] = True
-        self._stale = True
+        self._mask[list(slots)] = self._stale = True
 
     def _part(self, seat: Seat) -> None:
         """Take a seat out of the decode step; its sequences are live still."""
@@ -303,8 +308,7 @@ class Driver:
     def _finish(self, request: int) -> None:
         seat = self.running.pop(request)
         self._part(seat)
-        self.log.generated[request] = self._output[request]
-        self.log.finish_s[request] = self.clock
+        self.log.generated[request], self.log.finish_s[request] = self._output[request], self.clock
         self._ended(request)
         if (words := self._words(request, self._prompt[request] + self._output[request] - 1)) is not None:
             self.seats.allocator.commit(seat.slots[0], words)
@@ -313,9 +317,7 @@ class Driver:
     def _release(self) -> None:
         """Give back what has finished; a static batch does so when its last request has."""
         if self._done and not (self.scheduler.static and self.running):
-            if self.number % self.limits.sample_steps == 0:
-                self.seats.look(self._done)
-            self.seats.leave(self._done)
+            self.seats.leave(self._done, look=self.number % self.limits.sample_steps == 0)
             self._done.clear()
 
     def _make_way(self) -> int:
@@ -336,8 +338,8 @@ class Driver:
         held = self.seats.lengths(slots[: self.running[request].live])
         return sum(pages_needed(tokens, size) for tokens in held), len(slots)
 
-    def _preempt(self, request: int | None = None) -> int:
-        """Make a request go, the one that the scheduler names if none is; return the tokens swapped out."""
+    def _preempt(self, request: int | None = None) -> None:
+        """Make a request go, the one that the scheduler names if none is."""
         alone = request is None and len(self.running) == 1 and not (self._done or self.away)
         if request is None:
             request = victim_of(self.scheduler, self.running, self._rank, self._candidate)
@@ -352,11 +354,16 @@ class Driver:
             self._last_token[request] = self.clock
         self._part(seat)
         self.log.preemptions[request] += 1
-        if self.scheduler.preemption == "swap" and seat.end and self.seats.swap_out(slots):
+        if self._swaps and seat.end and self.seats.swap_out(slots):
             self.away[request] = seat
             self.swapped.appendleft(request)
-            return sum(lengths)
-        self.log.recomputed[request] += sum(lengths)
+            return
+        if self._lowers and seat.end and (words := self._words(request, lengths[0])) is not None:
+            # it comes back from the cache, or from below; what does not, is counted then
+            self.seats.allocator.commit(slots[0], words)
+            self._kept.add(request)
+        else:
+            self.log.recomputed[request] += sum(lengths)
         self.seats.leave([seat])
         if alone:
             # nobody is left whose end it could wait for
@@ -364,7 +371,6 @@ class Driver:
         else:
             self._again(request)
         self._release()
-        return 0
 
     def _again(self, request: int) -> None:
         """Queue a request whose pages are gone; one with several answers begins anew."""
@@ -372,9 +378,8 @@ class Driver:
             self.log.generated[request] = 0
         self.queue.come_again(request)
 
-    def _swap_in(self) -> int:
-        """Bring back what was swapped out, oldest first; return the tokens that moved."""
-        moved = 0
+    def _swap_in(self) -> None:
+        """Bring back what was swapped out, oldest first."""
         while self.swapped:
             request = self.swapped[0]
             seat = self.away[request]
@@ -389,10 +394,7 @@ class Driver:
                 self._again(self.swapped.popleft())
                 continue
             self.swapped.popleft()
-            del self.away[request]
-            self.running[request] = seat
+            self.running[request] = self.away.pop(request)
             self._returned.append((self.number, request))
             left = self._output[request] - self.log.generated[request]
             self._decode_until(request, seat, self.number + left)
-            moved += sum(tokens)
-        return moved

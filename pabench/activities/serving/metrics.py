@@ -30,7 +30,7 @@ COUNTED = (
     *("requests", "served", "skipped", "steps", "sequence_steps", "output_tokens", "preemptions"),
     *("recomputed_tokens", "recompute_overhead", "hit_tokens", "hit_rate", "copied_pages", "peak_batch"),
     *("peak_pages", "tokens_share", "reserved_share", "internal_share", "external_share", "idle_share"),
-    *TRANSFERS,
+    *("pages_out", "pages_in", *TRANSFERS),
 )
 HOST = ("host_s", "allocator_ns", "sequence_steps_per_host_s")
 
@@ -117,6 +117,8 @@ def figures(
         "hit_tokens": hit,
         "hit_rate": hit / (hit + prefilled) if hit + prefilled else None,
         "copied_pages": served.copies,
+        "pages_out": served.moved_pages[0],
+        "pages_in": served.moved_pages[1],
         **memory_figures(served.samples),
         "mean_batch": weighted(steps["running"], steps["step_s"]),
         "peak_batch": int(steps["running"].max(initial=0)),

@@ -86,7 +86,7 @@ class Served:
         allocator_ns: nanoseconds of the host's clock within the allocator, by operation.
         steps_done: steps.
         copies: pages copied on write.
-        moves: see ``Seats``.
+        moves, moved_pages: see ``Seats``.
     """
 
     steps: Mapping[str, Array]
@@ -99,3 +99,4 @@ class Served:
     steps_done: int
     copies: int
     moves: tuple[int, int, int]
+    moved_pages: tuple[int, int]

@@ -9,6 +9,7 @@ from time import perf_counter_ns
 
 import numpy as np
 
+from pabench.activities.serving.tier import Tier
 from pabench.errors import OutOfPages
 from pabench.problem.dtypes import Array
 from pabench.problem.kv_layout import runs_of
@@ -48,6 +49,8 @@ class Seats:
         spare: slots that nobody has, the lowest last.
         ns: nanoseconds in the allocator, by operation.
         copies: pages copied on write.
+        tier: the lower tier, where the pool has one.
+        swapped: pages that went to the swap store, and came back.
         moves: sequences looked at when they ended, their pages, and the runs of ids that these lay in.
     """
 
@@ -56,10 +59,15 @@ class Seats:
     spare: list[int] = field(init=False)
     ns: dict[str, int] = field(default_factory=lambda: {"start": 0, "append": 0, "free": 0, "move": 0})
     copies: int = 0
+    tier: Tier | None = field(init=False, default=None)
+    swapped: list[int] = field(default_factory=lambda: [0, 0])
+    _told: int = 0
     moves: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
         self.spare = list(range(self.allocator.shape.max_seqs))[::-1]
+        if self.allocator.shape.host_pages:
+            self.tier = Tier(self.allocator)
 
     @property
     def available(self) -> int:
@@ -75,6 +83,8 @@ class Seats:
         began, slot = perf_counter_ns(), seat.slots[0]
         allocator = self.allocator
         try:
+            if self.tier is not None and prompt is not None:
+                self.tier.fetch(prompt, tokens)
             hit = allocator.lookup(prompt) if prompt is not None else None
             if hit is None or not (hit.pages or hit.part):
                 self._check_room(pages_needed(tokens, allocator.shape.page_size))
@@ -97,6 +107,8 @@ class Seats:
         """Add tokens to one slot; raises ``OutOfPages``."""
         began = perf_counter_ns()
         try:
+            if self.tier is not None:
+                self.tier.make_room(np.array([slot]), tokens)
             self._note(self.allocator.append(slot, tokens))
         finally:
             self.ns["append"] += perf_counter_ns() - began
@@ -109,6 +121,8 @@ class Seats:
         """
         began = perf_counter_ns()
         try:
+            if self.tier is not None:
+                self.tier.make_room(slots, 1)
             if "append_batch" in self.allocator.capabilities.operations:
                 granted = self.allocator.append_batch(slots, 1)
                 self._note(granted)
@@ -138,15 +152,17 @@ class Seats:
         finally:
             self.ns["start"] += perf_counter_ns() - began
 
-    def leave(self, seats: Sequence[Seat]) -> None:
-        """End the sequences of seats and take their slots back."""
+    def leave(self, seats: Sequence[Seat], *, look: bool = False) -> None:
+        """End the sequences of seats and take their slots back; ``look`` at their pages first, if asked."""
+        if look:
+            self._look(seats)
         began = perf_counter_ns()
         self.allocator.free([slot for seat in seats for slot in seat.slots[: seat.live]])
         for seat in seats:
             self.spare.extend(reversed(seat.slots))
         self.ns["free"] += perf_counter_ns() - began
 
-    def look(self, seats: Sequence[Seat]) -> None:
+    def _look(self, seats: Sequence[Seat]) -> None:
         """See in how many runs the pages of seats lie."""
         for seat in seats:
             for slot in seat.slots[: seat.live]:
@@ -165,7 +181,7 @@ class Seats:
         if sum(pages_needed(n, size) for n in self.lengths(slots)) > self.allocator.free_swap_pages:
             return False
         for slot in slots:
-            self.allocator.swap_out(slot)
+            self.swapped[0] += len(self.allocator.swap_out(slot))
         self.ns["move"] += perf_counter_ns() - began
         return True
 
@@ -176,9 +192,21 @@ class Seats:
         if needed > self.available - self.reserve_pages:
             return False
         for slot in slots:
-            self.allocator.swap_in(slot)
+            self.swapped[1] += len(self.allocator.swap_in(slot))
         self.ns["move"] += perf_counter_ns() - began
         return True
+
+    def take_moved(self) -> int:
+        """Return the tokens that have moved to another store, and back, since this was last asked."""
+        pages = sum(self.moved_pages)
+        moved, self._told = pages - self._told, pages
+        return moved * self.allocator.shape.page_size
+
+    @property
+    def moved_pages(self) -> tuple[int, int]:
+        """Pages that went to the swap store or the lower tier, and that came back."""
+        tier = (0, 0) if self.tier is None else (self.tier.lowered, self.tier.loaded)
+        return self.swapped[0] + tier[0], self.swapped[1] + tier[1]
 
     def lengths(self, slots: list[int]) -> list[int]:
         """Return the tokens of live slots."""

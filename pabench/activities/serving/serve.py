@@ -63,4 +63,5 @@ def serve(
         steps_done=driver.number,
         copies=driver.seats.copies,
         moves=driver.seats.moves,
+        moved_pages=driver.seats.moved_pages,
     )

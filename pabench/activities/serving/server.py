@@ -73,6 +73,8 @@ def servers_of(config: ServingConfig, workload: Workload) -> Iterator[Server]:
         "scheduler": config.scheduler,
         "executor": [config.executor, config.constants, config.step_s],
         "pool": [config.pool_slots, config.swap_slots, config.max_seqs, longest],
+        # runs without a lower tier keep the ids they had before there was one
+        **({"host": config.host_slots} if config.host_slots else {}),
         "limits": [config.token_budget, config.watermark, config.prefix_cache],
     }
     for name in config.allocators:
