@@ -112,6 +112,8 @@ class ServingConfig:
             )
         for size in self.page_sizes:
             whole_number("page_size", size, low=1)
+            if 0 < self.host_slots < size:
+                raise InvalidCase("host_slots", self.host_slots, f"must be 0 or hold a page of {size} tokens")
             if not self.pool_slots // size:
                 rule = f"must be at most the pool, {self.pool_slots} slots"
                 raise InvalidCase("page_size", size, rule)

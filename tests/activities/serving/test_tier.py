@@ -91,6 +91,8 @@ def test_tier_is_one_of_the_prefix_cache() -> None:
     assert ServingConfig(**given, prefix_cache=True).shape(4, 16).host_pages == 8
     with pytest.raises(InvalidCase, match="host_slots = 32: must be 0 without --prefix-cache"):
         ServingConfig(**given)
+    with pytest.raises(InvalidCase, match="host_slots = 3: must be 0 or hold a page of 4 tokens"):
+        ServingConfig(**(given | {"host_slots": 3}), prefix_cache=True)
 
 
 def test_tier_is_refused_by_who_has_one() -> None:
