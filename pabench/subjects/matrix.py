@@ -70,6 +70,10 @@ NOT_OFFERED = {
         "and roundings we have not seen; head_dim other than 64, 128, 256"
     ),
     "flashinfer-decode": (f"{HALF_ONLY}; as `flashinfer`, and groups that it is not compiled for"),
+    "flashinfer-mla": (
+        f"{HALF_ONLY}; head_dim other than 576 with values of 512: models have these; window, soft cap, "
+        "ALiBi, sinks, e4m3: its kernel for any GPU has none or a scale we have not seen"
+    ),
     "flashinfer-batch": (f"{HALF_ONLY}; window: `plan` takes none; else as `flashinfer`"),
     "flashinfer-xqa": (
         f"{HALF_ONLY}; LSE: returns none; soft cap, ALiBi: has none; pages other than 16 to 128"

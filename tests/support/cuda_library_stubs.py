@@ -252,6 +252,33 @@ def flashinfer(peers: Path) -> dict[str, Any]:
 
         return bound(file, f"{name}.__init__", make)
 
+    def latent(made: SimpleNamespace) -> SimpleNamespace:
+        assert made.backend == "fa2"
+        assert made.float_workspace_buffer.dtype == torch.uint8
+        planned: list[SimpleNamespace] = []
+
+        def run(call: SimpleNamespace) -> tuple[torch.Tensor, torch.Tensor]:
+            (given,) = planned
+            cache = torch.cat((call.ckv_cache, call.kpe_cache), -1)[:, :, None]
+            q = torch.cat((call.q_nope, call.q_pe), -1)
+            assert given.q_data_type == given.kv_data_type == q.dtype == cache.dtype
+            assert (given.head_dim_ckv, given.head_dim_kpe) == (call.q_nope.shape[-1], call.q_pe.shape[-1])
+            assert (given.num_heads, given.page_size) == (q.shape[1], cache.shape[1])
+            assert call.return_lse
+            assert given.lse_mode == "base2"
+            lens = given.kv_len_arr.tolist()
+            keys = from_lists(cache, "NHD", given.kv_indptr, given.kv_indices, lens)
+            values = [
+                torch.nn.functional.pad(k[..., : given.head_dim_ckv], (0, given.head_dim_kpe)) for k in keys
+            ]
+            out, lse = attend(q, keys, values, given.qo_indptr, scale=given.sm_scale, causal=given.causal)
+            return out[..., : given.head_dim_ckv], lse / LN_2
+
+        file, name = root / "mla" / "_batch_mla" / "_wrapper.py", "BatchMLAPagedAttentionWrapper"
+        return SimpleNamespace(
+            plan=bound(file, f"{name}.plan", planned.append), run=bound(file, f"{name}.run", run)
+        )
+
     def xqa(given: SimpleNamespace) -> torch.Tensor:
         k, v = (c if given.kv_layout == "NHD" else c.transpose(1, 2) for c in given.kv_cache)
         assert given.seq_lens.dtype == torch.uint32
@@ -290,6 +317,11 @@ def flashinfer(peers: Path) -> dict[str, Any]:
 
     library = SimpleNamespace(
         **{name: maker(name, file) for name, file in homes.items()},
+        mla=SimpleNamespace(
+            BatchMLAPagedAttentionWrapper=bound(
+                root / "mla" / "_batch_mla" / "_wrapper.py", "BatchMLAPagedAttentionWrapper.__init__", latent
+            )
+        ),
         decode=SimpleNamespace(
             xqa_batch_decode_with_kv_cache=bound(root / "decode.py", "xqa_batch_decode_with_kv_cache", xqa)
         ),

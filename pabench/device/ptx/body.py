@@ -11,6 +11,8 @@ from pabench.device.ptx.parse import Instruction, Variable, split_operands
 from pabench.device.ptx.types import PtxError, bits_type, cxx, width
 
 DIMENSIONS = {"tid": "ptx::tid()", "ntid": "ptx::ntid()", "ctaid": "ptx::ctaid()", "nctaid": "ptx::nctaid()"}
+MEETING = "grid_meeting"
+"""C++ name of the address of the two words, of a launch, by which its blocks wait for each other."""
 SPECIAL = {
     **{f"%{name}.{axis}": f"{value}.{axis}" for name, value in DIMENSIONS.items() for axis in "xyz"},
     "%laneid": "ptx::lane()",
@@ -31,6 +33,9 @@ SPECIAL = {
     **{f"%nclusterid.{axis}": f"ptx::nctaid().{axis}" for axis in "xyz"},
     **dict.fromkeys(("%nsmid", "%cluster_nctarank"), "1u"),
     "WARP_SZ": "32u",
+    # where blocks of a launch meet, as cooperative groups look it up
+    "%envreg1": f"static_cast<u32>({MEETING} >> 32)",
+    "%envreg2": f"static_cast<u32>({MEETING})",
     "%is_explicit_cluster": "false",
     **dict.fromkeys(("%clock64", "%globaltimer"), "u64{0}"),
 }

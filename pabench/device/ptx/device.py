@@ -24,7 +24,7 @@ from pabench.device.ptx.in_step import Memory
 from pabench.device.ptx.parse import parse
 from pabench.device.ptx.source import SUFFIX, USES_OURS, compile_ptx, compiler_key, is_foreign, read_source
 from pabench.device.ptx.types import NotYet, PtxError
-from pabench.device.ptx.unit import translate
+from pabench.device.ptx.unit import MEET, translate
 from pabench.errors import CompileError, LaunchError, Unsupported
 
 FLAGS = (
@@ -51,6 +51,15 @@ class PtxModule(EmulatedModule):
     @functools.cached_property
     def _static(self) -> int:
         return int(self._library.pab_emu_static_shared())
+
+    def launch(self, launch: Launch) -> None:
+        """See ``EmulatedModule``; blocks that wait for each other meet in memory of this launch."""
+        if hasattr(self._library, MEET):
+            words = self._device.allocate(8)
+            words.fill(0)
+            getattr(self._library, MEET)(ctypes.c_ulonglong(words.ctypes.data))
+            launch = replace(launch, held={**launch.held, "grid barrier": words})
+        super().launch(launch)
 
     def _check(self, launch: Launch, signature: Sequence[tuple[str, int]]) -> None:
         """Raise ``LaunchError`` unless sizes fit: PTX knows pointers and whole numbers as bits."""

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from pabench.device.ptx import control, convert, integer, matrix, memory, warp, wgmma  # noqa: F401 - they register opcodes
-from pabench.device.ptx.body import ALLOWED, HANDLERS, Body, identifier, whole
+from pabench.device.ptx.body import ALLOWED, HANDLERS, MEETING, Body, identifier, whole
 from pabench.device.ptx.floating import computes
 from pabench.device.ptx.labels import branches_of, labels_of
 from pabench.device.ptx.parse import (
@@ -30,6 +30,8 @@ from pabench.device.ptx.parse import (
 from pabench.device.ptx.refusals import located, refuse
 from pabench.device.ptx.types import WIDTHS, PtxError, cxx, width
 
+MEET = "pab_emu_meet_at"
+"""What a unit whose blocks wait for each other exports: it is told where, before a launch."""
 STATIC_SHARED = 48 * 1024
 """Bytes of shared memory that a kernel may declare with a size."""
 LOCAL = 16 * 1024
@@ -94,10 +96,15 @@ def translate(
     lines = ['#include "emulator/ptx.h"', "namespace {", "using namespace ptx::numbers;"]
     lines.append(f"constexpr u64 kStatic = {-(-unit.static_bytes // align) * align};")
     lines += [value for name, value in unit.declarations.items() if name in named]
+    meets = MEETING in text
+    if meets:
+        lines.append(f"u64 {MEETING};")
     lines += [_head(one, unit) + ";" for one in module.functions]
     lines += [text, '#line 1 "launcher"', "}"]
     lines += [_entry(one) for one in module.functions if one.entry]
     lines.append('extern "C" PTX_EXPORT int pab_emu_static_shared() { return static_cast<int>(kStatic); }')
+    if meets:
+        lines.append(f'extern "C" PTX_EXPORT void {MEET}(u64 at) {{ {MEETING} = at; }}')
     return "\n".join(lines) + "\n"
 
 

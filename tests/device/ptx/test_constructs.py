@@ -131,8 +131,9 @@ WANT: dict[str, Callable[[], Array]] = {
     "inline_assembly": lambda: LANE + np.where(LANE > 15, 100, 0),
     "early_exit": lambda: np.where(T % 2, START, -1),
     "grid_stride": lambda: T * 2,
+    "grid_sync": lambda: 2 * (63 - T),
 }
-GRIDS = {"grid_stride": 2}
+GRIDS = {"grid_stride": 2, "grid_sync": 2}
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from pabench.judge.reference import truth
 from pabench.judge.verdict import judge
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.subjects.backends.adapters.flashinfer_tiles import CHUNK, Tiles, plan_tiles
+from pabench.subjects.backends.adapters.flashinfer_works import TILE, WHOLE, Works, plan_works
 from pabench.subjects.backends.adapters.table import ADAPTERS
 from pabench.subjects.backends.base import attend
 from pabench.subjects.registry import load_backend
@@ -32,6 +33,15 @@ from tests.support.probe import DEVICE
 NAMES = [name for name, adapter in ADAPTERS.items() if adapter.on_ptx]
 ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 STEP = "ptx:sm_80:lockstep"
+PLAIN = {"num_qo_heads": 4, "num_kv_heads": 2, "head_dim": 64}
+LATENT = {
+    "num_qo_heads": 4,
+    "num_kv_heads": 1,
+    "head_dim": 576,
+    "head_dim_v": 512,
+    "latent": True,
+    "sm_scale": 0.07,
+}
 
 
 def need(name: str, device: str) -> None:
@@ -55,11 +65,14 @@ def judged(folder: Path, name: str, device: str, checks: str) -> list[dict[str, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize(("name", "device"), [("flashinfer-decode", "ptx:sm_80"), ("flashinfer", STEP)])
+@pytest.mark.parametrize(
+    ("name", "device"), [("flashinfer-decode", "ptx:sm_80"), ("flashinfer", STEP), ("flashinfer-mla", STEP)]
+)
 def test_kernels_are_right_with_whole_and_with_split_keys(name: str, device: str, dtype: str) -> None:
     need(name, device)
     on: Any = open_device(device)
-    problem = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=64, page_size=16, dtype=dtype)
+    shape: dict[str, Any] = LATENT if name == "flashinfer-mla" else PLAIN
+    problem = Problem(page_size=16, dtype=dtype, **shape)
     backend = load_backend(name, on)
     for kv_lens, q_lens in (((5, 0, 140), None), ((5, 140, CHUNK + 44), (3, 1, 7))):
         rows = None if name == "flashinfer-decode" else q_lens
@@ -84,6 +97,8 @@ def test_kernels_are_right_with_whole_and_with_split_keys(name: str, device: str
         ("flashinfer", STEP, "prefill[causal] or append-paged or merge", {"passed", "known-failure"}),
         ("flashinfer", "ptx:sm_80", "prefill[causal]", {"known-failure"}),
         ("flashinfer-decode", "ptx:sm_80", "decode[window]", {"known-failure"}),
+        ("flashinfer-mla", STEP, "decode[needle]", {"passed"}),
+        ("flashinfer-mla", STEP, "decode[spotlight]", {"known-failure"}),
     ],
 )
 def test_runs_say_what_is_right_and_what_the_ledger_knows(
@@ -105,6 +120,21 @@ def test_prefill_relies_on_lanes_in_step_and_both_lines_are_named() -> None:
     told = [str(one) for one in caught.value.findings if "run in step" in one.text]
     places = ("write at prefill.cuh:2206 ", "read at permuted_smem.cuh:185 ", "bytes of the result differ")
     assert [one for one in told if all(place in one for place in places)], told
+
+
+@pytest.mark.slow
+def test_attention_over_latent_caches_relies_on_lanes_in_step_and_blocks_meet_without_a_race() -> None:
+    need("flashinfer-mla", "ptx:sm_80")
+    backend = load_backend("flashinfer-mla", CheckedPtxDevice(checks=("race",)))
+    problem = Problem(page_size=16, dtype="float16", **LATENT)  # type: ignore[arg-type]
+    tensors = build_tensors(Case(problem=problem, batch=Batch(kv_lens=(40,)), poison="nan"))
+    with pytest.raises(KernelFindings) as caught:
+        attend(backend, tensors)
+    told = [str(one) for one in caught.value.findings]
+    places = ("run in step", "write at mla.cuh:887 ", "read at permuted_smem.cuh:185 ")
+    assert [one for one in told if all(place in one for place in places)], told
+    # parts that some blocks wrote are merged by others, behind a sync of the whole grid
+    assert not [one for one in told if "two blocks" in one], told
 
 
 @pytest.mark.slow
@@ -156,6 +186,45 @@ def test_tiles_of_a_window_are_those_of_the_keys_it_shows() -> None:
     wide = plan_tiles([4 * CHUNK], [1], group=1, tile=16, page_size=16)
     narrow = plan_tiles([4 * CHUNK], [1], group=1, tile=16, page_size=16, window=CHUNK)
     assert (len(wide.keys), len(narrow.keys)) == (4, 2)
+
+
+def seen_by(works: Works, heads: int) -> dict[int, list[tuple[int, int]]]:
+    """Return the ranges of keys that blocks have for each row times head of the output, in order."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for one in (work for group in works.works for work in group):
+        for packed in range(one.first, min(one.first + works.across * TILE, one.rows * heads)):
+            found.setdefault(one.row * heads + packed, []).append((one.start, one.end))
+    return {row: sorted(ranges) for row, ranges in found.items()}
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("heads", [1, 16, 128])
+@pytest.mark.parametrize("kv_lens", [[5, 0, 140], [3 * CHUNK + 1, 40, 2]])
+def test_works_cover_every_row_and_key_once_and_merge_what_was_split(
+    kv_lens: list[int], heads: int, causal: bool
+) -> None:
+    q_lens, blocks = [3, 1, 2], 8
+    works = plan_works(kv_lens, q_lens, [0, 9, 20], heads=heads, causal=causal, blocks=blocks)
+    assert len(works.works) * works.across == blocks
+    assert len(works.merges) <= blocks
+    found = seen_by(works, heads)
+    assert sorted(found) == list(range(sum(q_lens) * heads))
+    first = np.cumsum([0, *q_lens])
+    for at, ranges in found.items():
+        ends = [0, *(end for _, end in ranges)]
+        assert [start for start, _ in ranges] == ends[:-1]
+        sequence = int(np.searchsorted(first, at // heads, "right")) - 1
+        hidden = q_lens[sequence] - 1 - (at // heads - first[sequence]) if causal else 0
+        assert max(0, kv_lens[sequence] - hidden) <= ends[-1] <= kv_lens[sequence]
+    merged = [row for one in works.merges for row in range(one.start, one.end)]
+    assert sorted(merged) == [at for at, ranges in sorted(found.items()) if len(ranges) > 1]
+    parts = {one.part for group in works.works for one in group} - {WHOLE}
+    assert len(parts) == sum(one.part != WHOLE for group in works.works for one in group)
+    for one in works.merges:
+        count = len(found[one.start])
+        assert (one.last - one.part + one.stride - 1) // one.stride == count
+        assert one.last <= works.parts
+    assert works.parts == sum(len(ranges) for ranges in found.values() if len(ranges) > 1)
 
 
 def test_what_is_missing_is_named_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from pabench.subjects.backends.adapters.flashinfer import (
     FlashInferBackend,
     FlashInferBatchBackend,
     FlashInferDecodeBackend,
+    FlashInferMlaBackend,
     FlashInferXqaBackend,
 )
 from pabench.subjects.backends.adapters.gpu_pages import GpuBackend, PagedInputs
@@ -55,9 +56,12 @@ LIBRARIES: dict[type[GpuBackend], Callable[[Path], dict[str, Any]]] = {
     FlashInferDecodeBackend: stubs.flashinfer,
     FlashInferBatchBackend: stubs.flashinfer,
     FlashInferXqaBackend: stubs.flashinfer,
+    FlashInferMlaBackend: stubs.flashinfer,
     XformersBackend: stubs.xformers,
 }
+LATENT = {"num_kv_heads": 1, "head_dim": 576, "head_dim_v": 512, "latent": True, "sm_scale": 192.0**-0.5}
 FEATURES: dict[str, dict[str, Any]] = {
+    "latent-cache": {},
     "soft-cap": {"soft_cap": 1.5},
     "window": {"window": 40},
     "alibi": {"alibi_slopes": (0.5, 0.25, 0.125, 0.01)},
@@ -80,9 +84,8 @@ def case(kind: type[GpuBackend], batch: Batch = DECODE, **features: Any) -> Case
     page_size = 256 if kind is FlashAttnBackend else 64
     dtype = features.pop("dtype", "float16")
     layout = features.pop("kv_layout", "NHD")
-    problem = Problem(
-        num_qo_heads=4, num_kv_heads=2, head_dim=64, page_size=page_size, dtype=dtype, **features
-    )
+    shape = LATENT if kind is FlashInferMlaBackend else {"num_kv_heads": 2, "head_dim": 64}
+    problem = Problem(**{"num_qo_heads": 4, "page_size": page_size, "dtype": dtype, **shape, **features})
     return Case(problem=problem, batch=batch, kv_layout=layout, placement="shuffled", poison="zero", seed=3)
 
 
@@ -100,13 +103,15 @@ def test_gpu_library_is_handed_what_its_signature_takes(
     for layout in sorted(backend.capabilities.kv_layouts):
         judged(backend, case(kind, kv_layout=layout))
     judged(backend, case(kind, dtype="bfloat16", sm_scale=0.3))
-    for feature in sorted(backend.capabilities.features - {"non-causal"}):
+    for feature in sorted(backend.capabilities.features - {"non-causal", "page-gaps"}):
         judged(backend, case(kind, **FEATURES[feature]))
     if "prefill" in backend.capabilities.operations:
         judged(backend, case(kind, RAGGED))
-        for feature in sorted(backend.capabilities.features):
+        for feature in sorted(backend.capabilities.features - {"page-gaps"}):
             judged(backend, case(kind, RAGGED, **FEATURES[feature]))
-    if backend.capabilities.interleaved:
+    if "page-gaps" in backend.capabilities.features:
+        judged(backend, replace(case(kind), page_gaps=(24, 0)))
+    if backend.capabilities.interleaved and kind is not FlashInferMlaBackend:
         judged(backend, replace(case(kind), interleaved=True))
 
 

@@ -174,3 +174,11 @@ KERNEL(early_exit) {
 KERNEL(grid_stride) {
   for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < 64; i += gridDim.x * blockDim.x) whole[i] = i * (int)gridDim.x;
 }
+KERNEL(grid_sync) {
+  const int t = threadIdx.x;
+  if (t % 2 == blockIdx.x) whole[t] = t;
+  cg::this_grid().sync();
+  const int across = whole[63 - t];  // the other block's
+  cg::this_grid().sync();
+  if (t % 2 == blockIdx.x) whole[t] = 2 * across;
+}

@@ -40,6 +40,10 @@ WORKSPACE_BYTES = 128 * 2**20
 HEAD_DIMS = (64, 128, 256)
 GROUPS = (1, 2, 3, 4, 6, 8, 16)
 """Query heads a KV head that the kernels without tensor cores are compiled for (``utils.cuh``)."""
+MLA_DIMS = (512, 64)
+"""Numbers of a latent vector, and of the rotary part behind it."""
+MLA_GAP = 8
+"""Elements that the bytes between pages are whole loads of."""
 XQA_PAGE_SIZES = (16, 32, 64, 128)
 BOTH = frozenset({"decode", "speculative", "prefill"})
 
@@ -52,6 +56,16 @@ def _head_dims(case: Case) -> str | None:
 def _decode(case: Case) -> str | None:
     group = case.problem.group_size
     return _head_dims(case) or (None if group in GROUPS else f"{group} query heads a KV head")
+
+
+def _latent(case: Case) -> str | None:
+    problem, (latent, rotary) = case.problem, MLA_DIMS
+    if (problem.head_dim, problem.value_dim) != (latent + rotary, latent):
+        given = f"head_dim {problem.head_dim} with values of {problem.value_dim}"
+        return f"{given}, takes {latent + rotary} with {latent}"
+    if case.page_gaps[0] % MLA_GAP:
+        return f"pages {case.page_gaps[0]} elements apart: loads take {MLA_GAP} at a time"
+    return None
 
 
 def _xqa(case: Case) -> str | None:
@@ -259,3 +273,43 @@ class FlashInferXqaBackend(_FlashInfer):
             kv_layout=given.pool.kv_layout,
         )
         return lambda: (call(), None)
+
+
+class FlashInferMlaBackend(_FlashInfer):
+    """``BatchMLAPagedAttentionWrapper`` over latent caches: a token's vector and its rotary part."""
+
+    name = "flashinfer-mla"
+    capabilities = Capabilities(
+        dtypes=HALVES,
+        operations=BOTH,
+        features=frozenset({"latent-cache", "page-gaps", "non-causal"}),
+        requires=frozenset({"latent-cache"}),
+        max_head_dim=sum(MLA_DIMS),
+        rule=_latent,
+    )
+    # P is rounded for the second product; partial outputs of split keys are stored as the output is
+    profile = NumericsProfile(p_dtype="storage", partial_dtype="storage")
+
+    def _prepare(self, given: PagedInputs) -> Callable[[], Result]:
+        problem, pages, size = given.problem, given.pages, MLA_DIMS[0]
+        wrapper = self._library.mla.BatchMLAPagedAttentionWrapper(self._workspace, backend="fa2")
+        wrapper.plan(
+            qo_indptr=given.qo_indptr.cpu(),
+            kv_indptr=pages["indptr"],
+            kv_indices=pages["indices"].to(given.where),
+            kv_len_arr=given.kv_lens.cpu(),
+            num_heads=problem.num_qo_heads,
+            head_dim_ckv=size,
+            head_dim_kpe=MLA_DIMS[1],
+            page_size=problem.page_size,
+            causal=problem.causal,
+            sm_scale=problem.scale,
+            q_data_type=given.dtype,
+            kv_data_type=given.dtype,
+            lse_mode="base2",
+        )
+        cache = given.nhd_caches[0][:, :, 0]
+        names = ("q_nope", "q_pe", "ckv_cache", "kpe_cache")
+        parts = [one for whole in (given.q, cache) for one in (whole[..., :size], whole[..., size:])]
+        named = dict(zip(names, parts, strict=True))
+        return partial(_base_2, partial(wrapper.run, **named, return_lse=True))

@@ -8,20 +8,14 @@ just-in-time compiler would make it.  LSEs are in base 2, and told so.
 
 from __future__ import annotations
 
-import re
-import tempfile
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pabench.device.base import Device, KernelSource, Launch
-from pabench.device.ptx.architectures import LOCKSTEP
-from pabench.device.ptx.nvcc import compile_with_nvcc
-from pabench.errors import InvalidCase, Unsupported
-from pabench.kernels.instance import LOAD_BYTES, address_of
+from pabench.device.base import Launch
+from pabench.errors import Unsupported
 from pabench.problem.case import Case
 from pabench.problem.dtypes import Array
 from pabench.problem.layout import PageLayout
@@ -33,23 +27,12 @@ from pabench.subjects.backends.adapters.flashinfer import (
     FlashInferBackend,
     FlashInferDecodeBackend,
 )
+from pabench.subjects.backends.adapters.flashinfer_compiled import CompiledFlashInfer, PtxPlan
 from pabench.subjects.backends.adapters.flashinfer_tiles import plan_tiles
 from pabench.subjects.backends.adapters.gpu_pages import HALVES
-from pabench.subjects.backends.adapters.gpu_table import FLASHINFER, NVCC
-from pabench.subjects.backends.base import AttentionOutput, Capabilities
+from pabench.subjects.backends.base import AttentionOutput
 from pabench.subjects.backends.validate import check_append_paged, check_attention, check_states
 
-SOURCES = Path(__file__).parent / "flashinfer_cuda"
-TYPES = {"float16": "half", "bfloat16": "nv_bfloat16"}
-OPTIONS = (
-    *("-std=c++17", "-use_fast_math", "--expt-relaxed-constexpr"),
-    *("-DFLASHINFER_ENABLE_F16", "-DFLASHINFER_ENABLE_BF16"),
-    *("-DFLASHINFER_ENABLE_FP8_E4M3", "-DFLASHINFER_ENABLE_FP8_E5M2"),
-)
-"""Those of its own compiler (``jit/core.py``)."""
-INCLUDES = ("include", "cccl/libcudacxx/include", "cccl/cub", "cccl/thrust", "cutlass/include")
-ROOM = 1024
-"""Bytes for a structure of parameters; its kernels' have less than half."""
 THREADS = 128
 """Of its merging kernels."""
 HELD = (
@@ -57,71 +40,9 @@ HELD = (
     *("chunks", "out_starts", "chunk", "qo_indptr", "tiles"),
 )
 """The arrays that a structure of parameters points to, in the order of ``fill``."""
-ENTRY = re.compile(r"\.entry\s+(\w+)")
 
 
-def find_nvcc() -> Path:
-    """Return where nvcc of ``NVCC`` is; raises ``Unsupported`` unless both halves of it are there."""
-    for found in sorted(NVCC.find().folder.glob("nvidia/*/bin/nvcc")):
-        if (found.parents[1] / "nvvm" / "bin" / "cicc").is_file():
-            return found
-    raise Unsupported(f"nvidia-nvvm, the other half of nvcc, is not installed beside it: {NVCC.install}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PtxPlan:
-    """Prepared launches and what they write."""
-
-    launches: tuple[tuple[Any, Launch], ...]
-    out: Any
-    lse: Any
-
-
-class _FlashInferPtx(ABC):
-    def __init__(self, device: Device) -> None:
-        found = FLASHINFER.find()
-        self._nvcc = find_nvcc()
-        self._device = device
-        # the kernels that rely on lanes in step are right in one schedule, and the ledger tells them apart
-        self.mode = "ptx, in step" if device.name.endswith(LOCKSTEP) else "ptx"
-        self._version = found.version
-        self._data = found.folder / FLASHINFER.package / "data"
-        self._folder = tempfile.TemporaryDirectory(prefix="pabench-")
-        self._kept: dict[str, tuple[Any, list[str]]] = {}
-
-    def _load(self, kind: str, dtype: str, head_dim: int, **defines: Any) -> tuple[Any, list[str]]:
-        """Return a compiled file of ``SOURCES`` and its entry points, ``fill`` apart."""
-        words = {"STORED": TYPES[dtype], "HEAD_DIM": head_dim, **defines}
-        macros = {
-            f"PAB_{name}": str(value).lower() if value is True or value is False else str(value)
-            for name, value in words.items()
-        }
-        name = "-".join([kind, *macros.values()])
-        if name not in self._kept:
-            text = compile_with_nvcc(
-                self._nvcc,
-                SOURCES / f"{kind}.cu",
-                self._device.name.split(":")[1],
-                options=OPTIONS,
-                includes=[self._data / one for one in INCLUDES],
-                defines=macros,
-                key=f"flashinfer {self._version}",
-            )
-            path = Path(self._folder.name) / f"{name}.ptx"
-            path.write_text(text, encoding="utf-8")
-            module = self._device.load(KernelSource(path=path, include_dir=self._device.kernels))
-            self._kept[name] = module, [one for one in ENTRY.findall(text) if one != "fill"]
-        return self._kept[name]
-
-    def _filled(self, module: Any, arguments: list[Any]) -> tuple[np.void, list[int]]:
-        """Return the structure of parameters, written on the device, and what else ``fill`` says."""
-        room = self._device.zeros((ROOM,), np.dtype(np.uint8))
-        sizes = self._device.zeros((4,), np.dtype(np.uint32))
-        module.launch(Launch(entry="fill", grid=(1, 1, 1), block=(1, 1, 1), args=(room, sizes, *arguments)))
-        self._device.synchronize()
-        size, *more = (int(n) for n in self._device.to_host(sizes))
-        return np.void(self._device.to_host(room)[:size].tobytes()), more
-
+class _Paged(CompiledFlashInfer, ABC):
     def _pages(self, pool: KvPool, layout: PageLayout, kv_lens: Array, problem: Problem) -> list[Any]:
         """Return the cache as ``fill`` takes it."""
         table = layout.to_csr(kv_lens.tolist())
@@ -133,26 +54,6 @@ class _FlashInferPtx(ABC):
             *(np.int64(stride) for stride in pool.element_strides),
         ]
 
-    def run(self, plan: PtxPlan) -> None:
-        """Queue the launches."""
-        for module, launch in plan.launches:
-            module.launch(launch)
-
-    def outputs(self, plan: PtxPlan) -> tuple[Any, ...]:
-        """Return output and LSE on the device."""
-        return plan.out, plan.lse
-
-    def fetch(self, plan: PtxPlan) -> AttentionOutput:
-        """Wait and copy output and LSE to the host."""
-        self._device.synchronize()
-        return AttentionOutput(out=self._device.to_host(plan.out), lse=self._device.to_host(plan.lse))
-
-    def append(self, pool: KvPool, dtype: str, keys: Array, values: Array, slot_mapping: Array) -> Array:
-        """Refuse: FlashInfer appends through the block table."""
-        raise Unsupported(f"{self.name}: no append")
-
-    name: str
-    capabilities: Capabilities
     skips_keys = False
     """Whether chunks begin at the first key that a window shows."""
 
@@ -173,10 +74,7 @@ class _FlashInferPtx(ABC):
         problem, batch = case.problem, case.batch
         pool = tensors.pool.with_storage(device.to_device(tensors.pool.storage))
         q = device.to_device(tensors.q)
-        for what, array in (("q", q), ("k", pool.k), ("v", pool.v)):
-            if address_of(array) % LOAD_BYTES:
-                rule = f"must be a multiple of {LOAD_BYTES} bytes"
-                raise InvalidCase(f"address of {what}", address_of(array), rule)
+        self.check_addresses(q=q, k=pool.k, v=pool.v)
         window = -1 if problem.window is None else problem.window - 1
         tile = self._tile(case)
         tiles = plan_tiles(
@@ -195,7 +93,7 @@ class _FlashInferPtx(ABC):
         if tiles.states:
             parts = self._room(tiles.states[-1], problem)
             sums = device.empty((tiles.states[-1], heads), np.dtype(np.float32))
-        give = self._ints
+        give = self.ints
         arguments = [
             *self._pages(pool, tensors.layout, tensors.kv_lens, problem),
             *(q, parts, sums),
@@ -212,15 +110,12 @@ class _FlashInferPtx(ABC):
             launches.append(self._merging(problem, parts, sums, give(tiles.states), out, lse))
         return PtxPlan(launches=tuple(launches), out=out, lse=lse)
 
-    def _ints(self, numbers: Any) -> Any:
-        return self._device.to_device(np.asarray(numbers, np.int32))
-
     def _room(self, rows: int, problem: Problem) -> Any:
         return self._device.empty((rows, problem.num_qo_heads, problem.head_dim), problem.storage.storage)
 
     def _merging(self, problem: Problem, *arrays: Any) -> tuple[Any, Launch]:
         parts, sums, states, out, lse = arrays
-        module, entries = self._load("merge", problem.dtype, problem.head_dim)
+        module, entries = self.load("merge", problem.dtype, problem.head_dim)
         rows, heads = lse.shape
         block, shared = merging_block(problem.head_dim)
         return module, Launch(
@@ -229,7 +124,7 @@ class _FlashInferPtx(ABC):
             grid=(-(-rows * heads // 2), 1, 1),
             block=block,
             shared_bytes=shared,
-            args=(*(parts, sums, states, out, lse), np.uint32(rows), self._ints([rows]), np.uint32(heads)),
+            args=(*(parts, sums, states, out, lse), np.uint32(rows), self.ints([rows]), np.uint32(heads)),
         )
 
 
@@ -244,7 +139,7 @@ def entry_of(entries: list[str], part: str) -> str:
     return next(one for one in entries if part in one)
 
 
-class FlashInferPtxDecodeBackend(_FlashInferPtx):
+class FlashInferPtxDecodeBackend(_Paged):
     """``BatchDecodeWithPagedKVCacheKernel`` on CUDA cores."""
 
     name = FlashInferDecodeBackend.name
@@ -257,7 +152,7 @@ class FlashInferPtxDecodeBackend(_FlashInferPtx):
     def _launch(
         self, problem: Problem, tile: int, blocks: int, arguments: list[Any], rows: list[Any]
     ) -> tuple[Any, Launch]:
-        module, (entry,) = self._load(
+        module, (entry,) = self.load(
             "decode",
             problem.dtype,
             problem.head_dim,
@@ -265,7 +160,7 @@ class FlashInferPtxDecodeBackend(_FlashInferPtx):
             WINDOW=problem.window is not None,
             SOFT_CAP=problem.soft_cap is not None,
         )
-        filled, (shared, *_) = self._filled(module, arguments)
+        filled, (shared, *_) = self.filled(module, arguments)
         lanes = problem.head_dim // max(8, problem.head_dim // 32)
         depth = max(THREADS, lanes * problem.group_size) // (lanes * problem.group_size)
         return module, Launch(
@@ -277,7 +172,7 @@ class FlashInferPtxDecodeBackend(_FlashInferPtx):
         )
 
 
-class FlashInferPtxBackend(_FlashInferPtx):
+class FlashInferPtxBackend(_Paged):
     """``BatchPrefillWithPagedKVCacheKernel`` (FA2), ``AppendPagedKVCacheKernel``, and ``merge_states``."""
 
     name = FlashInferBackend.name
@@ -296,7 +191,7 @@ class FlashInferPtxBackend(_FlashInferPtx):
         self, problem: Problem, tile: int, blocks: int, arguments: list[Any], rows: list[Any]
     ) -> tuple[Any, Launch]:
         limits = self._device.limits
-        module, (entry,) = self._load(
+        module, (entry,) = self.load(
             "prefill",
             problem.dtype,
             problem.head_dim,
@@ -307,7 +202,7 @@ class FlashInferPtxBackend(_FlashInferPtx):
             SHARED_PER_SM=limits.shared_bytes_per_sm,
             SHARED_PER_BLOCK=limits.shared_bytes_per_block,
         )
-        filled, (shared, warps_q, warps_kv) = self._filled(module, [*arguments, *rows])
+        filled, (shared, warps_q, warps_kv) = self.filled(module, [*arguments, *rows])
         return module, Launch(
             entry=entry,
             grid=(blocks, 1, problem.num_kv_heads),
@@ -339,8 +234,8 @@ class FlashInferPtxBackend(_FlashInferPtx):
         device = self._device
         target = pool.with_storage(device.to_device(pool.storage.copy()))
         layout = PageLayout(page_size=problem.page_size, num_pages=pool.num_pages, block_table=block_table)
-        module, (entry,) = self._load("append", problem.dtype, size)
-        filled, _ = self._filled(module, self._pages(target, layout, kv_lens, problem))
+        module, (entry,) = self.load("append", problem.dtype, size)
+        filled, _ = self.filled(module, self._pages(target, layout, kv_lens, problem))
         # the last tokens of each sequence are the new ones
         rows = np.diff(qo_indptr)
         sequences = np.repeat(np.arange(len(kv_lens)), rows)
@@ -354,7 +249,7 @@ class FlashInferPtxBackend(_FlashInferPtx):
                     block=(size // max(8, size // 32), problem.num_kv_heads, 1),
                     args=(
                         *(filled, device.to_device(keys), device.to_device(values)),
-                        *(self._ints(sequences), self._ints(positions)),
+                        *(self.ints(sequences), self.ints(positions)),
                         *(np.uint32(len(keys)), *strides, *strides),
                     ),
                 )
@@ -375,7 +270,7 @@ class FlashInferPtxBackend(_FlashInferPtx):
             device.empty((rows, heads, size), outs.dtype),
             device.empty((rows, heads), np.dtype(np.float32)),
         )
-        module, entries = self._load("merge", dtype, size)
+        module, entries = self.load("merge", dtype, size)
         arguments = [states, sums, out, lse, np.uint32(count), np.uint32(heads)]
         block, shared = merging_block(size)
         launch = Launch(

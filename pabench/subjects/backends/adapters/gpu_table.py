@@ -66,6 +66,14 @@ GPU_ADAPTERS: dict[str, NamedSubject] = {
         on_ptx=f"{ON_PTX}:FlashInferPtxDecodeBackend",
         compilers=(NVCC,),
     ),
+    "flashinfer-mla": NamedSubject(
+        about="FlashInfer's paged wrapper over latent caches (MLA)",
+        place="pabench.subjects.backends.adapters.flashinfer:FlashInferMlaBackend",
+        peers=(FLASHINFER,),
+        needs_gpu=True,
+        on_ptx="pabench.subjects.backends.adapters.flashinfer_mla:FlashInferPtxMlaBackend",
+        compilers=(NVCC,),
+    ),
     "flashinfer-batch": NamedSubject(
         about="FlashInfer's BatchAttention: decode and prefill in one launch",
         place="pabench.subjects.backends.adapters.flashinfer:FlashInferBatchBackend",
