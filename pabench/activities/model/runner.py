@@ -80,7 +80,7 @@ class _Driver(Driver):
     generation: Generation
     memory: PagedMemory
 
-    def _decode(self) -> tuple[int, int]:
+    def _decode(self) -> int:
         # alone in the pool, nobody could ever give it its pages back
         if self.number == self.job.preempt_step and len(self.running) > 1 and self._decoding().size:
             self.memory.refuse_once()
