@@ -64,7 +64,7 @@ class Trial:
         steps: operations so far.
         fence: steps in flight.
         tiers: copies in flight, and pins.
-        keeps: whether all that is handed out is kept, and asked again by ``drain``.
+        keeps: whether calls and all that they hand out are kept, and asked again by ``drain``.
         calls: of the subject, from the first on.
         refused: how many of them it refused.
     """
@@ -113,11 +113,11 @@ class Trial:
         call = call_of(name, given, hits[0], self.contents)
         ordered = in_order(given, subject.capabilities.order)
         ours = call_of(name, ordered, hits[1], self.contents)
-        self.calls.append(call)
-        self._ours.append(ours)
         got = outcome_of(subject, call)
         self.refused += isinstance(got, Refused)
         if self.keeps:
+            self.calls.append(call)
+            self._ours.append(ours)
             self._handed.keep(operation, None if isinstance(got, Refused) else got)
         if self._may_fragment(name, got):
             expected: Any = got
