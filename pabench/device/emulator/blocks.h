@@ -63,7 +63,6 @@ void prepare_block(Worker& w, u64 number) {
       lane.warp = &warp;
       lane.block = &block;
       lane.index = i;
-      lane.step = 0;
       lane.thread = {t % launch.block.x, t / launch.block.x % launch.block.y, t / launch.block.x / launch.block.y};
       lane.copy_group = lane.copy_count = lane.bulk_group = 0;
       lane.at_barrier = nullptr;

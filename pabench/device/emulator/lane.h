@@ -16,7 +16,7 @@ namespace pab_emu {
 using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 
-constexpr u32 kWarpSize = 32;
+constexpr u32 kWarpSize = 32, kLaneBits = 5;
 constexpr u32 kNamedBarriers = 16;   // of a block, as on hardware
 constexpr u32 kClusterBarrier = 16, kBarriers = 17;  // that of a cluster, which is one block
 constexpr u32 kCopyQueue = 256;      // asynchronous 16-byte copies in flight per lane
@@ -71,7 +71,6 @@ struct Lane {
   Block* block = nullptr;
   Dim3 thread;
   u32 index = 0;  // lane within the warp
-  u32 step = 0;   // number of the access that it is about to make, where lanes go in step
 
   // Published at a collective, read by the lane that completes it.
   Op op = Op::kSync;
@@ -107,6 +106,7 @@ struct Warp {
   u32 finished = 0;            // lanes that have returned
   u32 waiting[kBarriers] = {};  // lanes that wait at each block barrier
   u32 count = 0;               // lanes that exist
+  u32 steps[kWarpSize] = {};  // numbers of the accesses that lanes are about to make, where they go in step
   unsigned char next[kWarpSize] = {};  // visiting order: next[i] follows lane i
   Lane* lanes[kWarpSize] = {};
 };

@@ -112,14 +112,15 @@ void yield() {
 
 void in_step(u32 number) {
   Lane* me = current;
-  const Warp& warp = *me->warp;
-  me->step = number;
-  Lane* first = me;
-  for (u32 rest = warp.runnable; rest; rest &= rest - 1) {
-    Lane* other = warp.lanes[__builtin_ctz(rest)];
-    if (other->step < first->step) first = other;
+  Warp& warp = *me->warp;
+  warp.steps[me->index] = number;
+  // the lane that is furthest behind, of several the first: all 32 are compared at once
+  u32 behind = ~0u;
+  for (u32 i = 0; i < kWarpSize; ++i) {
+    const u32 waits = warp.runnable >> i & 1 ? 0 : ~0u;
+    behind = std::min(behind, (warp.steps[i] << kLaneBits | i) | waits);
   }
-  if (first != me) resume(&me->context, first);
+  if (behind >> kLaneBits < number) resume(&me->context, warp.lanes[behind % kWarpSize]);
 }
 
 void chance() {

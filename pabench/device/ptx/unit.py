@@ -28,6 +28,7 @@ from pabench.device.ptx.parse import (
     split_operands,
 )
 from pabench.device.ptx.refusals import located, refuse
+from pabench.device.ptx.steps import Steps
 from pabench.device.ptx.types import WIDTHS, PtxError, cxx, width
 
 MEET = "pab_emu_meet_at"
@@ -39,8 +40,6 @@ LOCAL = 16 * 1024
 REGISTERS = re.compile(r"\.reg\s+(?:\.v([24])\s+)?\.(\w+)\s+(.*)")
 REGISTER = re.compile(r"([%$\w]+?)(?:<(\d+)>)?")
 GLOBAL = re.compile(r"\bg_\d+\b")
-STEPS = ("ld", "st", "atom", "red", "cp", "ldmatrix", "stmatrix", "bra")
-"""Where lanes in step wait for those behind: accesses, and the turns of loops."""
 CLUSTER = re.compile(r"\.reqnctapercluster\s+([\d,\s]+)")
 TOO_MANY_CALLERS = 32
 """Levels of inlining that are looked through for a line of the user's."""
@@ -294,6 +293,7 @@ class _Writer:
     callers: dict[Place, Place | None] = field(default_factory=dict)
     told: Place | None = None
     local_bytes: int = 0
+    steps: Steps = field(default_factory=Steps)
 
     def source(self) -> str:
         """Return where in the source it is, as ``file:line``."""
@@ -313,6 +313,7 @@ class _Writer:
             self.body.labels.pop()
             self.body.line("}")
         elif statement.kind == "label":
+            self.steps.reading = False
             if statement.text not in self.body.branches:
                 self.body.line(f"{self.body.label(statement.text)}:;")
         elif statement.kind == "loc":
@@ -330,7 +331,7 @@ class _Writer:
                 raise PtxError(f"modifier .{name}")
         if i.guard:
             self.body.line(f"if ({self.body.value(i.guard, 'pred')}) {{")
-        if self.body.lockstep and i.mnemonic in STEPS:
+        if self.body.lockstep and self.steps.waits(i):
             self.body.line(f"pab_emu::in_step({i.line});")
         handler(self.body, i)
         if i.guard:

@@ -16,6 +16,8 @@ from pabench.device.base import KernelSource, Launch
 from pabench.device.checked import CheckedDevice, KernelFindings
 from pabench.device.ptx.device import CheckedPtxDevice
 from pabench.device.ptx.in_step import Memory
+from pabench.device.ptx.parse import Statement, parse_instruction
+from pabench.device.ptx.steps import Steps
 from pabench.device.registry import open_device
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import Array
@@ -81,6 +83,29 @@ def test_lockstep_hides_a_missing_warp_sync_and_free_lanes_show_it(tmp_path: Pat
     np.testing.assert_array_equal(run("ptx:sm_80:lockstep", tmp_path, sync=False), WANT)
     for name in ("ptx:sm_80", "ptx:sm_80:lockstep"):
         np.testing.assert_array_equal(run(name, tmp_path), WANT)
+
+
+def test_lanes_in_step_wait_where_the_order_matters() -> None:
+    text = """
+        st.shared.u32 [a], b;      // waits
+        @p ld.shared.u32 c, [a];   // waits, but only lanes whose p is true
+        ld.shared.u32 c, [a];      // waits
+        ld.shared.u32 d, [a+4];
+        add.u32 c, c, d;
+        @p ld.shared.u32 c, [a];
+        ldmatrix.sync.aligned.m8n8.x1.shared.b16 {c}, [a];
+        @p st.shared.u32 [a], c;   // waits
+        ld.shared.u32 c, [a];      // waits
+        call f;
+        ld.shared.u32 c, [a];      // waits
+        bra again;                 // waits
+        ld.shared.u32 c, [a];      // waits
+    """
+    steps = Steps()
+    for at, line in enumerate(text.strip().splitlines()):
+        code, _, said = line.strip().partition("//")
+        statement = Statement(kind="instruction", text=code.strip().rstrip(";"), line=at)
+        assert steps.waits(parse_instruction(statement)) == ("waits" in said), line
 
 
 @needs_nvrtc
