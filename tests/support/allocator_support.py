@@ -71,8 +71,9 @@ def random_call(rng: random.Random, shape: PoolShape, live: list[int], operation
     counts = [rng.randrange(2 * shape.page_size + 2) for _ in batch]
     whole = np.array(batch, np.int64) if rng.random() < 0.5 else batch
 
-    def adopt(allocator: PageAllocator) -> None:
-        allocator.adopt(other, allocator.lookup(prompt))
+    def adopt(allocator: PageAllocator, hit: Hit | None = None) -> Any:
+        copies = allocator.adopt(other, hit or allocator.lookup(prompt))
+        return None if copies is None or not len(copies) else copies  # who never copies says nothing
 
     calls: dict[str, Call] = {
         "alloc": lambda a: a.alloc(other, count),
@@ -86,7 +87,7 @@ def random_call(rng: random.Random, shape: PoolShape, live: list[int], operation
         "commit": lambda a: a.commit(some, prompt),
         "lookup": lambda a: a.lookup(prompt),
         "adopt": adopt,
-        "forge": lambda a: a.adopt(other, Hit(prompt=prompt, pages=(count,))),
+        "forge": lambda a: adopt(a, Hit(prompt=prompt, pages=(count,))),
         "evict": lambda a: a.evict(count),
         "swap_out": lambda a: a.swap_out(some),
         "swap_in": lambda a: a.swap_in(some),
