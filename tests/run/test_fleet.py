@@ -110,8 +110,19 @@ def lines(folder: Path) -> Iterator[dict[str, Any]]:
         yield {key: value for key, value in record.to_line().items() if key != "duration_s"}
 
 
-def test_fleet_gives_the_run_of_this_machine_item_by_item(toy: Any, tmp_path: Path) -> None:
-    fleet = NodeFleet()
+def test_fleet_gives_the_run_of_this_machine_item_by_item(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = NodeFleet(lambda hand, word: not both_hired.wait(60.0))  # one alone could be done with all before
+    hire, both_hired = fleet.hire, threading.Event()
+
+    def hired(halted: Callable[[], bool]) -> Hand:
+        hand = hire(halted)
+        if len(fleet.hands) == fleet.nodes:
+            both_hired.set()
+        return hand
+
+    monkeypatch.setattr(fleet, "hire", hired)
     far = run_on(fleet, toy.Toy(WORDS), tmp_path / "far", jobs=9)
     here = run_on(None, toy.Toy(WORDS), tmp_path / "here")
     assert list(lines(tmp_path / "far")) == list(lines(tmp_path / "here"))
@@ -154,16 +165,22 @@ def test_fleet_does_not_try_for_ever_what_ends_its_nodes(toy: Any, tmp_path: Pat
 def test_fleet_of_unlike_machines_is_refused(
     toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = NodeHand.open
+    opened, both_open = NodeHand.open, threading.Event()
 
     def unlike(self: NodeHand, errand: Mapping[str, Any]) -> Mapping[str, Any]:
         found = dict(opened(self, errand))
+        if self.node == "n1":
+            both_open.set()
         found["facts"] = {**found["facts"], "description": f"GPU of {self.node}"}
         return found
 
+    def waits(hand: NodeHand, word: str) -> bool:
+        both_open.wait(60.0)  # one that is fast could have run all before the other is there
+        return False
+
     monkeypatch.setattr(NodeHand, "open", unlike)
     with pytest.raises(EnvironmentRefused, match="that are alike, and got 'GPU of n0' and 'GPU of n1'"):
-        run_on(NodeFleet(), toy.Toy(WORDS), tmp_path / "far")
+        run_on(NodeFleet(waits), toy.Toy(WORDS), tmp_path / "far")
 
 
 def test_fleet_says_what_a_bench_refuses(toy: Any, tmp_path: Path) -> None:
