@@ -13,6 +13,7 @@ from pabench.checks.questions.masks import MASKS_ASKED
 from pabench.checks.questions.merge import MERGES
 from pabench.checks.questions.prefill import PREFILLS
 from pabench.checks.questions.relations import RELATED
+from pabench.checks.questions.scales import SCALES_ASKED
 from pabench.errors import UnknownName
 
 CHAPTERS = "SDQFXAKGMPC"
@@ -30,6 +31,7 @@ QUESTIONS: tuple[AnyQuestion, ...] = (
     *MERGES,
     *PREFILLS,
     *RELATED,
+    *SCALES_ASKED,
 )
 BY_ID: dict[str, AnyQuestion] = {row.id: row for row in QUESTIONS}
 if len(BY_ID) < len(QUESTIONS):

@@ -49,6 +49,7 @@ FEATURES_OF = {
     "append-into-the-next-head": ("kv-strides",),
     "scales-of-the-first-sequence": ("fp8-kv", "sequence-scales"),
     "value-scale-of-the-first-sequence": ("fp8-kv", "sequence-scales"),
+    "key-scale-by-the-query-row": ("fp8-kv", "sequence-scales"),
 }
 """What must be drawn for a mutant, where it is not the feature that its check is named after."""
 

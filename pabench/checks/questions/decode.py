@@ -14,7 +14,6 @@ from pabench.checks.question import Check, Question
 from pabench.device.base import device_kind
 from pabench.problem.families import FAMILIES
 from pabench.problem.features import all_features
-from pabench.problem.formats import FORMATS
 from pabench.strategies import (
     LARGE_PAGE_SIZES,
     OTHER_HEAD_DIMS,
@@ -66,11 +65,6 @@ FEATURES = {
     "kv-strides": ("S10", "K and V are allocated apart: offset, page and row strides are each one's own."),
 }
 """Feature to its clause, and what is asked of it."""
-SCALED = {
-    "fp8-q": ("F22", "Queries of e4m3 with a scale per tensor or per KV head, over caches of any format."),
-    "sequence-scales": ("F23", "Scales of each sequence and KV head, of queries, keys and values."),
-}
-"""Likewise of scales, each drawn with the formats that have some."""
 FEATURE_FAMILIES = ("normal", "needle", "spotlight", "window-edge", "saturating", "one-hot", "marker")
 ONE_FAULT = ("waves", "faint", "far-negative", "large-value", "small-value")
 """Families whose fault shows in nearly every case that they draw."""
@@ -120,33 +114,6 @@ NO_LARGE_PAGES = unless(large_pages, "no pages above 64 tokens")
 
 def _crowded(declared: Range) -> Any:
     return shapes(declared, batch=crowded_batches, head_dims=declared.head_dims([16]), heads=FEW_HEADS)
-
-
-def _scaled(feature: str) -> Callable[[Range], Any]:
-    """Return a ``draw`` of cases with ``feature`` over caches of each format that it goes with."""
-
-    def draw(declared: Range) -> Any:
-        return st.sampled_from(_scaled_with(feature, declared)).flatmap(
-            lambda others: cases(
-                families=FEATURE_FAMILIES,
-                required=[feature, *others],
-                max_seqs=4,
-                max_len=100,
-                **declared.attention | {"head_dims": declared.head_dims([16, 80])},
-            )
-        )
-
-    return draw
-
-
-def _scaled_with(feature: str, declared: Range) -> list[list[str]]:
-    """What a case may ask for beside a feature of scales, so that there is something to scale."""
-    formats = [row.feature for row in FORMATS.values() if row.tensor_scale]
-    cached = [[name] for name in formats if name in declared.features]
-    if feature == "fp8-q":
-        return [[], *cached]
-    both = [[*one, "fp8-q"] for one in cached] if "fp8-q" in declared.features else []
-    return [*cached, *both]
 
 
 def _far(declared: Range) -> Any:
@@ -233,19 +200,6 @@ ORACLE = (
             needs=feature,
         )
         for feature, (clause, about) in FEATURES.items()
-    ),
-    *(
-        Question(
-            check=DECODE,
-            clauses=(clause,),
-            draw=_scaled(feature),
-            label=feature,
-            about=about,
-            needs=feature,
-            share=0.5,
-            unasked=unless(partial(_scaled_with, feature), "no format of a cache with scales beside it"),
-        )
-        for feature, (clause, about) in SCALED.items()
     ),
     Question(
         check=DECODE,
