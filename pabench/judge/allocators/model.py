@@ -198,14 +198,15 @@ class ModelAllocator(ModelTiers):
     def _fit(self, requests: Sequence[Request], *, prefix: bool) -> Granted:
         """Serve all requests, or as many as fit where a prefix will do."""
         windows = Counter(page for sequence, tokens in requests for page in self._unseen(sequence, tokens))
-        gained = 0 if self._steps else sum(self.refcount(page) == count for page, count in windows.items())
+        holders = self._holders()
+        gained = 0 if self._steps else sum(holders[page] == count for page, count in windows.items())
         available = len(self._free) + len(self._evictable) + gained
-        left = windows  # entries of a page that the batch has left by then
+        holders.subtract(windows)
         fits, needed = 0, 0
         for sequence, tokens in requests:
             for row, group in zip(self._rows(sequence), self._groups, strict=True):
-                extra, copy = self._need(row, group, self._tokens[sequence], tokens, left)
-                left.update(self._tables[row][-1:] if copy else ())
+                extra, copy = self._need(row, group, self._tokens[sequence], tokens, holders)
+                holders.subtract(self._tables[row][-1:] if copy else ())
                 needed += extra + copy
             fits += needed <= available
         if needed > available and not prefix:
@@ -213,14 +214,13 @@ class ModelAllocator(ModelTiers):
         return self._grow(requests[:fits], list(range(fits, len(requests))))
 
     def _need(
-        self, row: int, group: KvGroup, old: int, tokens: int, left: Mapping[int, int]
+        self, row: int, group: KvGroup, old: int, tokens: int, holders: Mapping[int, int]
     ) -> tuple[int, bool]:
         """Pages that an append adds to a row, and whether it needs one more for a copy of the last page."""
         extra = group.pages(old + tokens) - group.pages(old)
         if tokens == 0 or old % group.page_size == 0:
             return extra, False
-        last = self._tables[row][-1]
-        return extra, self.refcount(last) - left.get(last, 0) > 1
+        return extra, holders[self._tables[row][-1]] > 1
 
     def _unseen(self, sequence: int, tokens: int) -> list[int]:
         """Pages that a sequence gives up when it grows by ``tokens``."""
@@ -240,13 +240,15 @@ class ModelAllocator(ModelTiers):
         for sequence, tokens in requests:
             for row, group in zip(self._rows(sequence), self._groups, strict=True):
                 self._give_up(row, pages_unseen(group, self._tokens[sequence]) if tokens else 0)
+        holders = self._holders()
         for sequence, tokens in requests:
             old = self._tokens[sequence]
             for row, group in zip(self._rows(sequence), self._groups, strict=True):
                 table, size = self._tables[row], group.page_size
-                extra, copy = self._need(row, group, old, tokens, {})
+                extra, copy = self._need(row, group, old, tokens, holders)
                 if copy:
                     source, table[-1] = table[-1], self._take()
+                    holders[source] -= 1
                     copies.append((source, table[-1], old % size))
                 elif tokens and old % size:
                     self._forget(table[-1])

@@ -7,6 +7,7 @@ the whole prefix that it ends, so that no hash can go wrong.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -113,10 +114,12 @@ class ModelState(PageAllocator):
         """See ``PageAllocator``."""
         return len(self._free_swap)
 
-    def refcount(self, page: int) -> int:
-        """Return how many table entries and pins hold ``page``."""
-        pins = sum(count * hit.pages.count(page) for hit, count in self._pins.items())
-        return pins + sum(table.count(page) for table in self._tables.values())
+    def _holders(self) -> Counter[int]:
+        """How many table entries and pins hold each page."""
+        held = Counter(itertools.chain.from_iterable(self._tables.values()))
+        for hit, count in self._pins.items():
+            held.update(page for page in hit.pages for _ in range(count))
+        return held
 
     def refcounts(self) -> Array:
         """See ``PageAllocator``."""
@@ -207,6 +210,8 @@ class ModelState(PageAllocator):
 
     def _give_back(self, pages: Sequence[int]) -> None:
         """Pages that stand in no table any more: cached ones become evictable, the last first."""
+        if not pages:
+            return
         held = {page for table in self._tables.values() for page in table}
         held |= {page for hit in self._pins for page in hit.pages}
         gone = [page for page in pages if page != NULL_PAGE and page not in held]
