@@ -198,4 +198,6 @@ def _line(row: dict[str, Any], name: str = "") -> str:
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return "; ".join(f"{name} ({said})" for name, said in value.items())
     return "; ".join(value) if isinstance(value, list) else str(value)

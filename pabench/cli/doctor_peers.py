@@ -17,6 +17,8 @@ def peer_facts() -> dict[str, Any]:
     """Return, by distribution: version and folder, or what is wrong and the command that installs it.
 
     Each is loaded as a run would load it; what needs a GPU where none is, is looked for and not loaded.
+    Where some subjects need another release than the one that is here, they are named, and the package is
+    not missed.
     """
     from pabench.subjects.allocators.table import ALLOCATORS
     from pabench.subjects.backends.adapters.table import ADAPTERS
@@ -39,20 +41,29 @@ def peer_facts() -> dict[str, Any]:
         for compiler in adapter.compilers:
             _add(rows, compiler, "backends", name, None)
             rows[compiler.title]["needs_gpu"] = False
+    for row in rows.values():
+        others = row.pop("without")
+        if others and "version" in row:
+            row["without"] = others
+        elif others:
+            row.setdefault("problem", next(iter(others.values())))
     return rows
 
 
 def _add(rows: dict[str, Any], peer: Any, kind: str, name: str, load: Callable[[], object] | None) -> None:
-    row = rows.setdefault(peer.title, {})
+    row = rows.setdefault(peer.title, {"without": {}})
     row.setdefault(kind, []).append(name)
     try:
         found = peer.find()
+    except Unsupported as error:
+        row["without"][name] = str(error)
+        return
+    row |= {"version": found.version, "path": str(found.folder)}
+    try:
         if load is not None:
             load()
     except Unsupported as error:
         row.setdefault("problem", str(error))
-    else:
-        row |= {"version": found.version, "path": str(found.folder)}
 
 
 def _device() -> Device | None:

@@ -19,12 +19,14 @@ from pabench.checks.failures import load_case
 from pabench.checks.ledger import Deviation, shipped_ledger
 from pabench.checks.record import CheckRecord
 from pabench.checks.registry import ALLOCATOR_CHECKS
+from pabench.cli import doctor_peers
 from pabench.cli.main import run
 from pabench.errors import EXIT_ENVIRONMENT, EXIT_FAILURE, EXIT_NOTHING_RAN, EXIT_OK, InvalidCase, Unsupported
 from pabench.judge.allocators.history import HistoryCase
 from pabench.judge.allocators.trial import Trial
 from pabench.subjects.allocators.results import Prompt
 from pabench.subjects.allocators.table import ALLOCATORS
+from pabench.subjects.peers.package import ThirdPartyPackage
 from pabench.subjects.registry import load_allocator
 from tests.support.allocator_support import make_allocator, shape_of
 from tests.support.kill_support import ask
@@ -305,6 +307,27 @@ def test_doctor_peers_says_how_to_install_what_is_missing(
     assert peers["torch"]["allocators"] == ["torch-paged"]
     assert "problem" not in peers["torch"]
     assert run(["doctor", "--peers", "--strict"]) == EXIT_ENVIRONMENT
+
+
+def test_doctor_peers_misses_no_package_of_which_one_adapter_needs_a_newer_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "transformers").mkdir()
+    about = tmp_path / "transformers-5.17.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 5.17.0\n")
+    monkeypatch.setenv("PABENCH_PEERS", str(tmp_path))
+    monkeypatch.setattr(ThirdPartyPackage, "load", lambda self: {})
+    monkeypatch.setattr(doctor_peers, "_device", lambda: None)
+    row = doctor_peers.peer_facts()["transformers"]
+    assert row["version"] == "5.17.0"
+    assert "problem" not in row
+    assert [*row["without"]] == ["transformers-paged-cache"]
+    assert "must be 5.24.0 or newer" in row["without"]["transformers-paged-cache"]
+    monkeypatch.setenv("COLUMNS", "10000")
+    assert run(["doctor", "--peers"]) == EXIT_OK
+    said = "without transformers-paged-cache (transformers 5.17.0 in "
+    assert said in capsys.readouterr().out
 
 
 def _absent(name: str) -> bool:
