@@ -113,7 +113,11 @@ class VllmTritonChunkedBackend:
         ]
         at = torch.from_numpy(np.concatenate(rows)).to(self._host.where)
         page, offset = at // problem.page_size, at % problem.page_size
-        new = [cache[page, offset].contiguous() for cache in (there.k, there.v)]
+        # in a pool without pages nobody has a token
+        new = [
+            cache[page, offset] if len(cache) else cache.new_zeros((len(at), *cache.shape[2:]))
+            for cache in (there.k, there.v)
+        ]
         x = 16 // there.k.element_size()
         if problem.head_dim % x:
             x = 1
