@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pabench.device.base import Device
-from pabench.errors import UnknownName, Unsupported, UsageError
+from pabench.errors import EnvironmentRefused, UnknownName, Unsupported, UsageError
 from pabench.problem.profile import NumericsProfile
 from pabench.subjects.allocators.entry import AllocatorEntry, misfit
 from pabench.subjects.allocators.table import ALLOCATORS
@@ -181,6 +181,8 @@ def load_backend(asked: str | Reference, device: Device) -> Backend:
     except Exception as error:
         if adapter is None or not adapter.peers or isinstance(error, Unsupported):
             raise
+        if isinstance(error, EnvironmentRefused) and error.hint and error.__cause__ is None:
+            raise  # what the adapter itself has found out
         install = TORCH_INSTALL if lacks_torch(error.__cause__ or error) else adapter.install
         raise Unsupported(f"{error}; {install}") from error
     wrong = _no_backend(backend)
