@@ -30,7 +30,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "--allocator vllm-prefix-cache",
         "--allocator vllm-kv-groups",
     ),
-    "sglang": ("--allocator sglang-paged",),
+    "sglang": ("--allocator sglang-paged", "--allocator sglang-radix-cache"),
     "transformers": (
         "--allocator transformers-block-manager",
         "--allocator transformers-paged-cache",

@@ -192,6 +192,25 @@ class Contents:
         self.live[sequence] = reader
         return None
 
+    def share(self, sequence: int, row: Array) -> str | None:
+        """Let a live sequence of the only group read the pages of ``row``, where they hold what it has read.
+
+        Returns:
+            The first token that they do not hold, or None.
+        """
+        reader, size = self.live[sequence], self.page_size
+        position = np.arange(len(reader.tokens))
+        slots = row[position // size].astype(np.int64) * size + position % size
+        found = self._at(self._slots, slots)
+        for token in np.flatnonzero(found != reader.serials[0]).tolist():
+            serial = int(found[token])
+            if row[token // size] != NULL_PAGE and (
+                serial == NOTHING or self._meaning[serial] != reader.meanings[0][token]
+            ):
+                return f"slot {slots[token]} does not hold token {token} of the prompt"
+            reader.serials[0, token] = serial
+        return None
+
     def misread(self, table: Array) -> str | None:
         """Return the first token of a live sequence that its row of the table does not lead to, or None."""
         there = [(sequence, reader) for sequence, reader in self.live.items() if reader.tokens]

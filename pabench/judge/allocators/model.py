@@ -44,11 +44,16 @@ class ModelAllocator(ModelTiers):
         partial: bool = False,
         duplicates: bool = False,
         forks: str = "shared",
+        commits: str = "kept",
+        forgets: bool = False,
     ) -> None:
         one_of("batch_mode", batch_mode, ("all", "prefix"))
-        plain = batch_mode == "all" and not partial and forks == "shared"
+        plain = batch_mode == "all" and not partial and (forks, commits) == ("shared", "kept")
         groups = self.capabilities.groups if plain else frozenset[str]()
-        without = frozenset({*TIER_OPERATIONS, *RETENTION_OPERATIONS} if duplicates else ())
+        without = (
+            {*TIER_OPERATIONS, *RETENTION_OPERATIONS} if duplicates or commits == "shared" else set[str]()
+        )
+        without |= {"begin_step", "end_step"} if commits == "shared" else set()
         self.capabilities = replace(
             self.capabilities,
             operations=self.capabilities.operations - without,
@@ -57,7 +62,9 @@ class ModelAllocator(ModelTiers):
             partial=partial,
             duplicates=duplicates,
             forks=forks,
+            commits=commits,
         )
+        self._forgets = forgets
         super().__init__(shape)
 
     # --- growing and ending ---------------------------------------------------------------------------
@@ -200,7 +207,7 @@ class ModelAllocator(ModelTiers):
         windows = Counter(page for sequence, tokens in requests for page in self._unseen(sequence, tokens))
         holders = self._holders()
         gained = 0 if self._steps else sum(holders[page] == count for page, count in windows.items())
-        available = len(self._free) + len(self._evictable) + gained
+        available = self.available_pages + gained
         holders.subtract(windows)
         fits, needed = 0, 0
         for sequence, tokens in requests:

@@ -25,20 +25,27 @@ class ModelCache(ModelState):
         whole_number("tokens of the prompt", len(prompt.tokens), low=0, high=self._tokens[sequence])
         known = {page: key for key, page in self._cache.items()} | self._duplicates
         offered = [
-            (key, page)
+            (key, self._tables[row], place)
             for at, row in enumerate(self._rows(sequence))
-            for key, page in zip(self._keys(prompt, at), self._tables[row], strict=False)
+            for place, key in enumerate(self._keys(prompt, at)[: len(self._tables[row])])
         ]
-        for key, page in offered:
-            if known.get(page, key) != key:
-                raise InvalidCase("prompt", prompt, f"page {page} was committed with other tokens")
-        for key, page in offered:
-            if (
-                page != NULL_PAGE
-                and self._cache.setdefault(key, page) != page
-                and self.capabilities.duplicates
-            ):
+        for key, table, place in offered:
+            if known.get(table[place], key) != key:
+                raise InvalidCase("prompt", prompt, f"page {table[place]} was committed with other tokens")
+        gone = []
+        for key, table, place in offered:
+            page = table[place]
+            if page == NULL_PAGE or self._cache.setdefault(key, page) == page:
+                continue
+            if self.capabilities.commits == "shared":
+                table[place] = self._cache[key]
+                gone.append(page)
+            elif self.capabilities.duplicates or self.pressed:
                 self._duplicates.setdefault(page, key)
+        if gone:
+            held = self._holders()
+            self._evictable = [page for page in self._evictable if not held[page]]
+            self._give_back(gone)
 
     def lookup(self, prompt: Prompt) -> Hit:
         """See ``PageAllocator``."""
@@ -51,6 +58,29 @@ class ModelCache(ModelState):
                 break
         part_of, part = self._begun(prompt, len(pages or ()))
         return Hit(prompt=prompt, pages=tuple(pages or ()), part_of=part_of, part=part)
+
+    def follow(self, hit: Hit, pages: Sequence[int | None]) -> Hit | None:
+        """Find what a subject that forgets has found.
+
+        Args:
+            hit: the subject's.
+            pages: of this model, those that stand for the pages of ``hit``; None for one that nobody holds.
+
+        Returns:
+            The same hit in pages of this model, or None where one of them was not committed with the prompt.
+        """
+        held, found = self._holders(), list[int]()
+        for key, page in zip(self._keys(hit.prompt, 0), pages, strict=False):
+            same = [
+                one for one in self._committed(key) if (one == page if page is not None else not held[one])
+            ]
+            if not same:
+                return None
+            if (first := self._cache[key]) != same[0]:
+                del self._duplicates[same[0]]
+                self._cache[key], self._duplicates[first] = same[0], key
+            found += same[:1]
+        return Hit(prompt=hit.prompt, pages=tuple(found))
 
     def adopt(self, sequence: int, hit: Hit) -> Array:
         """See ``PageAllocator``."""

@@ -38,7 +38,11 @@ class ModelState(PageAllocator):
     """Free pages in a queue, oldest first.
 
     A sequence has a row in each group: those of sequence ``s`` are ``s * len(groups)`` and the following.
+    Where ``_forgets``, the cache costs nothing: pages that nobody holds stay in it, and a page beyond those
+    of the pool stands for the one that a subject takes from its own cache, whichever that is.
     """
+
+    _forgets = False
 
     def __init__(self, shape: PoolShape) -> None:
         super().__init__(shape)
@@ -46,7 +50,8 @@ class ModelState(PageAllocator):
         self._start()
 
     def _start(self) -> None:
-        self._free = deque(range(self.shape.num_pages))
+        self._made = self.shape.num_pages
+        self._free = deque(range(self._made))
         self._free_swap = deque(range(self.shape.swap_pages))
         self._tables: dict[int, list[int]] = {}  # by row
         self._tokens: dict[int, int] = {}
@@ -86,6 +91,16 @@ class ModelState(PageAllocator):
     def evictable_pages(self) -> int:
         """See ``PageAllocator``."""
         return len(self._evictable)
+
+    @property
+    def available_pages(self) -> int:
+        """Pages that could be granted, the watermark left aside."""
+        return len(self._free) + len(self._evictable) - (self._made - self.shape.num_pages)
+
+    @property
+    def pressed(self) -> bool:
+        """Whether pages ran so short that a subject that forgets had to take one from its cache."""
+        return self._made > self.shape.num_pages
 
     @property
     def returning_pages(self) -> int:
@@ -166,12 +181,15 @@ class ModelState(PageAllocator):
 
     def _admit(self, needed: int) -> None:
         """Raise ``OutOfPages`` unless ``needed`` pages can go and the watermark be kept."""
-        available = max(0, len(self._free) + len(self._evictable) - self.shape.reserve_pages)
+        available = max(0, self.available_pages - self.shape.reserve_pages)
         if needed > available:
             raise OutOfPages(needed, available)
 
     def _take(self) -> int:
         """The page that has been free longest, or else the evictable one that was used longest ago."""
+        if not self._free and self._forgets:
+            self._made += 1
+            return self._made - 1
         return self._free.popleft() if self._free else self._evict_one()
 
     def _evict_one(self) -> int:
@@ -221,9 +239,23 @@ class ModelState(PageAllocator):
             self._come_back(gone)
 
     def _come_back(self, pages: Sequence[int]) -> None:
+        for page in pages if self.pressed else ():
+            self._forget_twin(page)
         cached = {*self._cache.values(), *self._duplicates}
         self._free.extend(page for page in pages if page not in cached)
         self._evictable.extend(page for page in reversed(pages) if page in cached)
+
+    def _forget_twin(self, page: int) -> None:
+        """Of two pages that nobody holds and that hold the same, one will do."""
+        keys = [key for key, cached in self._cache.items() if cached == page]
+        keys += [key for known, key in self._duplicates.items() if known == page]
+        if any(twin in self._evictable for key in keys for twin in self._committed(key)):
+            self._forget(page)
+
+    def _committed(self, key: Key) -> list[int]:
+        """The pages that are cached for a prefix, the one that is found first."""
+        others = [page for page, known in self._duplicates.items() if known == key]
+        return [self._cache[key], *others] if key in self._cache else others
 
     def _store_back(self, stored: Sequence[Sequence[int]]) -> None:
         self._free_swap.extend(page for pages in stored for page in pages if page != NULL_PAGE)

@@ -26,6 +26,7 @@ from pabench.judge.allocators.calls import (
 )
 from pabench.judge.allocators.contents import Contents
 from pabench.judge.allocators.fence import Fence
+from pabench.judge.allocators.forgetting import followed, is_stale, unlike_counts
 from pabench.judge.allocators.grants import moved_page, renamed_page, rows_of, slots_of
 from pabench.judge.allocators.invariants import violation
 from pabench.judge.allocators.memory import HandedOut, grown_memory
@@ -41,10 +42,6 @@ from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt
 from pabench.subjects.allocators.rounds import Call, rounds_of, run_rounds
 
 GROWING = ("alloc", "append", "append_batch")
-PAGE_COUNTS = (
-    *("free_pages", "evictable_pages", "returning_pages", "free_swap_pages"),
-    *("pinned_pages", "free_host_pages", "cached_host_pages"),
-)
 MOVING = ("swap_out", "swap_in")
 LOOKING = ("lookup", "commit", "evict", "begin_step", "end_step", "move_down", "pin", "unpin", "pass_time")
 """Operations behind which every sequence reads what it read before, from the same pages."""
@@ -79,6 +76,7 @@ class Trial:
     refused: int = 0
     _model: ModelAllocator = field(init=False)
     _model_hit: Hit = field(init=False)
+    _looked: int = 0
     _ours: list[Call] = field(default_factory=list)  # the same calls as the model was given them
     _handed: HandedOut = field(init=False)
     _read: tuple[Array, Array] | None = None  # lengths and table that every sequence was read through last
@@ -94,6 +92,7 @@ class Trial:
         mode = can.batch_mode
         mode = "prefix" if mode == "prefix" else "all"
         asked: dict[str, Any] = {"partial": can.partial, "duplicates": can.duplicates, "forks": can.forks}
+        asked |= {"commits": can.commits, "forgets": can.hits == "some"}
         self._model = ModelAllocator(shape, batch_mode=mode, **asked)
         self._model_hit = self.hit
 
@@ -123,6 +122,10 @@ class Trial:
             expected: Any = got
         elif subject.capabilities.batch_mode == "any" and name == "append_batch":
             expected = self._any(given, got)
+        elif name == "lookup" and self._model.pressed and isinstance(got, Hit):
+            expected = followed(self._model, subject, got)
+        elif name == "adopt" and is_stale(self._model, got, at_once=self._looked == self.steps - 1):
+            expected = got
         else:
             expected = outcome_of(self._model, ours)
         if isinstance(expected, str):
@@ -201,8 +204,13 @@ class Trial:
         elif name == "free":
             for sequence in given["sequences"]:
                 (contents.live if sequence in contents.live else contents.swapped).pop(sequence)
+        elif name == "commit" and self.subject.capabilities.commits == "shared":
+            self._read = None
+            row = self.subject.block_table()[given["sequence"]]
+            if wrong := contents.share(given["sequence"], row):
+                return f"invariant 7: {wrong} that was committed"
         elif name == "lookup":
-            self.hit, self._model_hit = got, expected
+            self.hit, self._model_hit, self._looked = got, expected, self.steps
             self.turns = turns_of(given["stream"], given["turns"])
             if len(got.pages) != len(expected.pages):
                 return f"{name} {given} found {len(got.pages)} pages, must find {len(expected.pages)}"
@@ -335,13 +343,7 @@ class Trial:
             return f"invariant 2: {clash}"
         if subject.capabilities.refusal == "fragmenting":
             return None
-        said = {name: int(getattr(subject, name)) for name in PAGE_COUNTS}
-        if subject.capabilities.returns == "by-itself":
-            said["free_pages"] += said.pop("returning_pages")
-        for name, count in said.items():
-            if count != getattr(model, name):
-                return f"invariant 15: {name} is {count}, must be {getattr(model, name)}"
-        return None
+        return unlike_counts(subject, model)
 
     def _rounds(self, last: int, times: int) -> str | None:
         """Do the last operations again and again, by the subject alone and by the model alone."""
@@ -351,7 +353,7 @@ class Trial:
         calls, ours = self.calls[-last:], self._ours[-last:]
         if {"adopt", "swap_in", *TIER_OPERATIONS} & {call[0] for call in calls}:
             raise Unsupported("rounds adopt nothing, swap nothing in and move nothing between tiers")
-        free = subject.free_pages + subject.returning_pages
+        free = subject.free_pages + subject.evictable_pages + subject.returning_pages
         if self.contents.live or self.contents.swapped or free != subject.shape.num_pages:
             raise Unsupported("rounds begin with an empty pool")
         done = rounds_of(subject, calls, times)

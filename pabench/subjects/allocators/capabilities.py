@@ -22,6 +22,8 @@ DETERMINISM = ("ids", "counts")
 BATCH_MODES = ("all", "prefix", "any")
 REFUSALS = ("exact", "quiescent", "fragmenting")
 RETURNS = ("at-once", "by-itself")
+HITS = ("all", "some")
+COMMITS = ("kept", "shared")
 FORKS = ("shared", "copied")
 PROGRESS = ("sequential", "lock-free", "blocking")
 
@@ -49,6 +51,10 @@ class Capabilities:
         images: whether prompts with images are kept apart by them, see ``Prompt``.
         partial: whether a hit goes on within a page, which is copied, see ``Hit.part``.
         duplicates: whether a page is cached whose prefix another cached page holds, see ``commit``.
+        hits: what is found of what was committed.  ``all``: whatever was not needed for others, see
+            ``evict``; ``some``: that too, until pages run short, and then what the allocator has kept.
+        commits: what becomes of a page whose prefix another cached page holds.  ``kept``: the sequence goes
+            on with it; ``shared``: the sequence goes on with the cached one, and its own is given back.
         forks: what becomes of a last page with room.  ``shared``: it is copied when one of its holders writes
             to it; ``copied``: at once, so that only full pages have several holders.
         groups: kinds of KV groups that it keeps in one pool; none where it has a single table of full pages.
@@ -66,6 +72,8 @@ class Capabilities:
     images: bool = False
     partial: bool = False
     duplicates: bool = False
+    hits: str = "all"
+    commits: str = "kept"
     forks: str = "shared"
     groups: frozenset[str] = frozenset()
 
@@ -79,6 +87,8 @@ class Capabilities:
         one_of("returns", self.returns, RETURNS)
         one_of("progress", self.progress, PROGRESS)
         one_of("forks", self.forks, FORKS)
+        one_of("hits", self.hits, HITS)
+        one_of("commits", self.commits, COMMITS)
         for page in self.reserved_pages:
             whole_number("reserved page", page, low=0)
         for name in ("watermark", "images", "partial", "duplicates"):
@@ -88,12 +98,25 @@ class Capabilities:
             one_of("kind of a group", kind, GROUP_KINDS)
         if self.duplicates and (self.partial or self.operations & {*TIER_OPERATIONS, *RETENTION_OPERATIONS}):
             raise InvalidCase("duplicates", True, "goes without partial hits, tiers and priorities")
+        if self.hits == "some" and (self._plays_with_its_cache or self.groups):
+            rule = "go without evict, steps, tiers, priorities, partial hits, duplicates and groups"
+            raise InvalidCase("hits", self.hits, rule)
+        if self.commits == "shared" and (self._plays_with_its_cache - {"evict"} or self.groups):
+            rule = "go without steps, tiers, priorities, partial hits, duplicates and groups"
+            raise InvalidCase("commits", self.commits, rule)
         if self.groups and (self.partial or self.forks != "shared"):
             raise InvalidCase("partial hits, copied forks", sorted(self.groups), "go without groups")
         if self.groups and (self.batch_mode, self.order) not in (("all", "fifo"), ("all", "set")):
             # windows of a whole step slide before any of it is served
             rule = "must be mode all, in order fifo or set, where there are groups"
             raise InvalidCase("batches", f"mode {self.batch_mode} in order {self.order}", rule)
+
+    @property
+    def _plays_with_its_cache(self) -> frozenset[str]:
+        """What it offers that can only be judged by which pages are cached."""
+        asked = {"evict", "begin_step", *TIER_OPERATIONS, *RETENTION_OPERATIONS}
+        more = [name for name in ("partial", "duplicates") if getattr(self, name)]
+        return self.operations & asked | {*more}
 
     @property
     def model_ids(self) -> bool:

@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
-from pabench.subjects.allocators.adapters import sglang, torch_paged, transformers, transformers_sectors, vllm
+from pabench.subjects.allocators.adapters import (
+    sglang,
+    sglang_radix,
+    torch_paged,
+    transformers,
+    transformers_sectors,
+    vllm,
+)
 from pabench.subjects.peers.named import NamedSubject
 
 _ROOM = "pabench.subjects.allocators"
@@ -82,6 +89,11 @@ ALLOCATORS: dict[str, NamedSubject] = {
         about="SGLang's PagedTokenToKVPoolAllocator on the host",
         place=f"{_ROOM}.adapters.sglang:SglangPaged",
         peers=(sglang.PEER,),
+    ),
+    "sglang-radix-cache": NamedSubject(
+        about="SGLang's RadixCache over its allocator: a tree of prefixes that evicts whole nodes",
+        place=f"{_ROOM}.adapters.sglang_radix:SglangRadixCache",
+        peers=(sglang_radix.PEER,),
     ),
     "transformers-block-manager": NamedSubject(
         about="transformers' BlockManager of continuous batching, as until 5.23",

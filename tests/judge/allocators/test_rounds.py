@@ -42,6 +42,15 @@ def test_rounds_leave_nothing_behind(make: Any) -> None:
     assert found(make(SHAPE), *ROUND, rounds(300), *ROUND) is None
 
 
+def test_rounds_begin_with_pages_that_are_cached_still() -> None:
+    commit: Operation = ("commit", {"sequence": 0, "tokens": 8})
+    steps = [*ROUND[:-1], commit, ROUND[-1]]
+    assert found(HostAllocator(SHAPE), *steps, rounds(20, len(steps)), *steps) is None
+    held = [*steps, ROUND[0]]
+    with pytest.raises(Unsupported, match="rounds begin with an empty pool"):
+        found(HostAllocator(SHAPE), *held, rounds(20, len(held)))
+
+
 class LosesSlowly(HostAllocator):
     ended = 0
 

@@ -85,8 +85,9 @@ def test_peers_do_nothing_that_the_ledger_does_not_say(name: str) -> None:
     record = examine(name, known(name))
     assert record.outcome is None
     assert record.deviations.keys() == {entry.name for entry in known(name)}
-    assert sum(one["cases"] for one in record.deviations.values()) > 2 * len(record.deviations)
-    assert record.cases > 20
+    seen = record.deviations.values()
+    assert not seen or sum(one["cases"] for one in seen) > 2 * len(seen)
+    assert record.cases >= 20
     assert examine(name, known(name), decode=True).outcome is None
 
 
@@ -183,6 +184,28 @@ def test_vllm_finds_a_prefix_until_its_last_copy_is_gone() -> None:
     allocator.free([1, 2])
     allocator.adopt(0, allocator.lookup(longer))
     assert allocator.pages(0) == second
+
+
+def test_sglang_goes_on_with_the_pages_of_its_tree_and_evicts_whole_nodes() -> None:
+    need("sglang-radix-cache")
+    allocator = make_allocator("sglang-radix-cache", DEVICE, shape_of(8, 2, 3, 6))
+    prompt = Prompt(tokens=(5, 6, 7, 8, 9, 10), adapter="lora")
+    longer = replace(prompt, tokens=(*prompt.tokens, 11))
+    for sequence in (0, 1):
+        allocator.alloc(sequence, 7)
+        allocator.commit(sequence, prompt)
+    assert allocator.pages(0)[:3] == allocator.pages(1)[:3] == allocator.lookup(longer).pages
+    assert allocator.lookup(replace(longer, adapter="other")).pages == ()
+    assert allocator.lookup(replace(longer, salt="mine")).pages == ()
+    assert (allocator.free_pages, allocator.evictable_pages) == (3, 0)
+    allocator.free([0])
+    allocator.free([1])
+    assert (allocator.free_pages, allocator.evictable_pages) == (5, 3)
+    stale = allocator.lookup(longer)
+    allocator.alloc(2, 12)  # one page is missing, and three go
+    assert (allocator.free_pages, allocator.evictable_pages) == (2, 0)
+    with pytest.raises(InvalidCase, match="must be cached still"):
+        allocator.adopt(0, stale)
 
 
 # --- what follows from the defects --------------------------------------------------------------------------

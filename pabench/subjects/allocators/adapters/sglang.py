@@ -17,7 +17,7 @@ import numpy as np
 from pabench.errors import OutOfPages
 from pabench.problem.dtypes import Array
 from pabench.problem.layout import pages_needed
-from pabench.subjects.allocators.adapters.caller import CuttingAllocator
+from pabench.subjects.allocators.adapters.caller import CallerAllocator, CuttingAllocator
 from pabench.subjects.allocators.capabilities import Capabilities
 from pabench.subjects.allocators.results import Granted
 from pabench.subjects.peers.package import ThirdPartyPackage
@@ -60,15 +60,8 @@ PEER = ThirdPartyPackage(
 )
 
 
-class SglangPaged(CuttingAllocator):
+class SglangPool(CallerAllocator):
     """SGLang's allocators: ``alloc_extend`` (of tokens ``alloc``) for all growth, ``free`` of token slots."""
-
-    name = "sglang-paged"
-    capabilities = Capabilities(
-        operations=frozenset({"alloc", "append", "append_batch", "truncate", "free", "reset"}),
-        order="set",
-        reserved_pages=frozenset({0}),
-    )
 
     def start(self) -> None:
         """See ``CallerAllocator``."""
@@ -147,3 +140,14 @@ class SglangPaged(CuttingAllocator):
             if position % size == 0:
                 row.append(slot // size)
         self._rows[sequence], self._lengths[sequence] = row, held + len(slots)
+
+
+class SglangPaged(SglangPool, CuttingAllocator):
+    """The same, of whose sequences the end can be cut off."""
+
+    name = "sglang-paged"
+    capabilities = Capabilities(
+        operations=frozenset({"alloc", "append", "append_batch", "truncate", "free", "reset"}),
+        order="set",
+        reserved_pages=frozenset({0}),
+    )
