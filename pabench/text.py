@@ -50,6 +50,11 @@ def shown_path(path: object) -> str:
     return shown(str(path), LINE_LIMIT)
 
 
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """Return ``1 cell`` or ``2 cells``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def _middle_cut(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text

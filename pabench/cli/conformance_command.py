@@ -50,7 +50,9 @@ PROFILE_NAMES = ("trial", "quick", "default", "deep")
     "-k",
     "select",
     metavar="IDS",
-    help="Checks to run: ids or globs, separated by commas; and, or, not are understood.",
+    multiple=True,
+    callback=lambda context, option, given: ", ".join(given) if given else None,
+    help="Checks to run: ids or globs, separated by commas; and, or, not are understood; may be repeated.",
 )
 @click.option(
     "--secret-seed",

@@ -10,9 +10,8 @@ from typing import Any
 from pabench.checks.faults import faults_of
 from pabench.checks.summary import ConformanceSummary, clause_lines, summaries
 from pabench.cli.text_table import text_table
-from pabench.report.words import plural
 from pabench.run.record import JUDGED, Record, Status
-from pabench.text import one_line
+from pabench.text import one_line, plural
 
 SHOWN_FINDINGS = 5
 """Findings of a failed check that are printed; the report and ``--json`` have all."""
@@ -170,7 +169,7 @@ def _unsupported(records: Sequence[Record]) -> Iterator[str]:
             groups.setdefault(record.subject.name, Counter())[reason] += 1
     for subject, reasons in groups.items():
         if len(reasons) == 1:
-            yield f"UNSUPPORTED {subject}, {_checks(reasons.total())}: {next(iter(reasons))}"
+            yield f"UNSUPPORTED {subject}, {plural(reasons.total(), 'check')}: {next(iter(reasons))}"
             continue
         said = [
             f"{reason.removeprefix(f'{subject} offers ')} ({count})"
@@ -178,9 +177,4 @@ def _unsupported(records: Sequence[Record]) -> Iterator[str]:
         ]
         more = len(reasons) - len(said)
         others = f", and {more} more reasons in the report" if more > 0 else ""
-        yield f"UNSUPPORTED {subject}, {_checks(reasons.total())}: {', '.join(said)}{others}"
-
-
-def _checks(count: int) -> str:
-    """Return ``1 check`` or ``2 checks``."""
-    return f"{count} check{'' if count == 1 else 's'}"
+        yield f"UNSUPPORTED {subject}, {plural(reasons.total(), 'check')}: {', '.join(said)}{others}"

@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from pabench.report.source import RunView, Source
-from pabench.report.words import DASH, digits, plural
+from pabench.report.words import DASH, digits
 from pabench.run.files import json_line
+from pabench.text import plural
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ from pabench.report.findings import FindingRow, finding_rows
 from pabench.report.page_table import SEQUENCE, PageTable, build_page_table
 from pabench.report.source import KINDS, Line, Source
 from pabench.report.titles import line_title
-from pabench.report.words import DASH, digits, number, plural
+from pabench.report.words import DASH, digits, number
+from pabench.text import plural
 
 BAD = ("failed", "crashed", "hung")
 MOST_DRAWN = 12

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from pabench.report.faults import BAD, Card, cause_of
 from pabench.report.source import Line, Source
-from pabench.report.words import digits, number, plural
+from pabench.report.words import digits, number
+from pabench.text import plural
 
 SEVERITY = (
     *("interrupted", "unsupported", "inconclusive", "passed", "known-failure"),

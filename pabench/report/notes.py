@@ -9,7 +9,8 @@ from typing import Any
 
 from pabench.report.source import Source
 from pabench.report.titles import line_title
-from pabench.report.words import number, plural
+from pabench.report.words import number
+from pabench.text import plural
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from pabench.errors import InvalidCase, UsageError
 from pabench.problem.case import Case
 from pabench.problem.layout import PageLayout, pages_needed
 from pabench.report.palette import EMPTY, GRID, INK, LINES, MUTED, PAPER, ramp
-from pabench.report.words import plural
+from pabench.text import plural
 
 MAX_CASE_BYTES = 2**20
 MAX_PAGES = 100_000

@@ -8,8 +8,8 @@ from functools import lru_cache
 import jinja2
 from markupsafe import Markup
 
-from pabench.report.words import plural
 from pabench.resources import resource_dir
+from pabench.text import plural
 
 
 @lru_cache

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pabench.errors import EXIT_FAILURE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_NOTHING_RAN, EXIT_OK
 from pabench.report.faults import Card
 from pabench.report.source import KINDS, Line, Source
-from pabench.report.words import join, plural
+from pabench.report.words import join
+from pabench.text import plural
 
 MOST_CAUSES = 5
 TONES = {"PASS": "passed", "FAIL": "failed", "INCOMPLETE": "warned", "NOTHING RAN": "neutral"}

@@ -91,11 +91,6 @@ def common_unit(values: Sequence[float], units: Sequence[tuple[float, str]]) -> 
     return next(((factor, name) for factor, name in units if middle >= factor), units[-1])
 
 
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """Return ``1 cell`` or ``2 cells``."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
 def join(parts: Sequence[str]) -> str:
     """Return ``a``, ``a and b`` or ``a, b and c``."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -98,6 +98,8 @@ def test_terminal_sweep_table_keeps_the_status(
     assert ("no room for: " in "\n".join(printed)) == (columns < 200)
     assert "1 failed: the quick check failed" in printed
     assert printed[0].split()[:4] == ["page", "lengths", "batch", "status"]
+    print_table(lines[:1])
+    assert capsys.readouterr().out.splitlines()[-1] == "1 cell: 1 failed"
 
 
 def test_terminal_text_table_leaves_out_the_last_columns_by_name() -> None:

@@ -16,11 +16,10 @@ from pabench.report.words import (
     join,
     number,
     percent,
-    plural,
     scaled,
     whole,
 )
-from pabench.text import clean_text
+from pabench.text import clean_text, plural
 
 
 @pytest.mark.parametrize(

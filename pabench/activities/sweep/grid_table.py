@@ -9,7 +9,7 @@ from typing import Any
 
 from pabench.activities.sweep.operation import KIND as OPERATION
 from pabench.subjects.backends.own import OWN
-from pabench.text import one_line
+from pabench.text import one_line, plural
 from pabench.timing.cold import ROTATE
 
 PIPE_COLUMNS = 200
@@ -73,7 +73,7 @@ def print_grid_table(lines: Sequence[Line], hardware: Mapping[str, Any] | None) 
         console.print(ceilings_text(hardware), markup=False)
     states = [line["status"] for line in cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    console.print(f"{len(cells)} cells: {counts or 'none'}", markup=False)
+    console.print(f"{plural(len(cells), 'cell')}: {counts or 'none'}", markup=False)
 
 
 def operation_text(line: Line) -> str:

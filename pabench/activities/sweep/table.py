@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pabench.text import one_line
+from pabench.text import one_line, plural
 
 MAX_ROWS = 40
 """Rows on the screen; the report and the journal have all."""
@@ -49,14 +49,15 @@ def print_table(lines: Sequence[Line]) -> None:
     for row in _aligned(lines[:MAX_ROWS], columns):
         console.print(Text(row), soft_wrap=True)
     if len(lines) > MAX_ROWS:
-        console.print(f"... and {len(lines) - MAX_ROWS} more cells in the report", markup=False)
+        more = plural(len(lines) - MAX_ROWS, "more cell")
+        console.print(f"... and {more} in the report", markup=False)
     if left_out:
         console.print(f"no room for: {', '.join(left_out)}; the report has all", markup=False)
     for reason, count in Counter(_reason(line) for line in lines if line["reason"]).items():
         console.print(Text(one_line(f"{count} {reason}")), soft_wrap=True)
     states = [line["status"] for line in lines]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    console.print(f"{len(lines)} cells: {counts}", markup=False)
+    console.print(f"{plural(len(lines), 'cell')}: {counts}", markup=False)
 
 
 def _console() -> Any:

@@ -260,6 +260,13 @@ def test_conformance_refuses_an_absent_gpu(tmp_path: Path, capfd: pytest.Capture
     assert not (tmp_path / "run").exists()
 
 
+def test_conformance_runs_what_any_of_several_k_names(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["-k", "decode[needle]", "-k", "reject and not append*", "--backend", "rawkernel", "--dry-run"]
+    assert run([*BASE, *asked]) == 0
+    told = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert told[:-1] == ["rawkernel/reject", "rawkernel/decode[needle]"]
+
+
 def test_conformance_compiles_a_broken_kernel_for_its_load_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
