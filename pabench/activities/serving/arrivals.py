@@ -15,10 +15,12 @@ class Arrivals:
     """Requests that have not come yet.
 
     Attributes:
+        ended: how many have ended.
         at_s: when each comes, or came; of a turn whose predecessor runs still, the earliest there may be.
     """
 
     def __init__(self, requests: Requests) -> None:
+        self.ended = 0
         self.at_s: list[float] = requests.arrival_s.tolist()
         self._by_time: range | list[int] = range(requests.num_requests)
         self._next = 0
@@ -32,7 +34,7 @@ class Arrivals:
                     self._then.setdefault(before, []).append(request)
 
     def come(self, clock: float) -> Iterator[int]:
-        """Yield the requests that have come by now; ``ended`` may be called in between."""
+        """Yield the requests that have come by now; ``end`` may be called in between."""
         by_time = self._by_time
         while self._next < len(by_time) and self.at_s[by_time[self._next]] <= clock:
             self._next += 1
@@ -46,8 +48,9 @@ class Arrivals:
         times += [self._due[0][0]] if self._due else []
         return min(times, default=None)
 
-    def ended(self, request: int, clock: float) -> None:
-        """Let the turns come that wait for this one."""
+    def end(self, request: int, clock: float) -> None:
+        """Count a request as ended, and let the turns come that wait for it."""
+        self.ended += 1
         if self._turns is not None:
             for turn in self._then.pop(request, ()):
                 self.at_s[turn] = max(self.at_s[turn], clock + float(self._turns.delay_s[turn]))

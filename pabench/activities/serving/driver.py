@@ -17,6 +17,7 @@ import numpy as np
 
 from pabench.activities.serving.arrivals import Arrivals
 from pabench.activities.serving.choices import candidates_of, check_offered, outranked, rank_of, victim_of
+from pabench.activities.serving.ends import Ends
 from pabench.activities.serving.executors import Executor, StepWork
 from pabench.activities.serving.limits import Limits
 from pabench.activities.serving.queue import Queue
@@ -53,7 +54,7 @@ class Driver:
         self._kept: set[int] = set()  # preempted, what they had offered to the cache
         self.log = RequestLog(requests.num_requests)
         self.steps, self.samples = Table(STEP_COLUMNS), Table(SAMPLE_COLUMNS)
-        self.clock, self.number, self.ended = 0.0, 0, 0
+        self.clock, self.number = 0.0, 0
         self._candidate = candidates_of(requests, self.log.preemptions)
         self._rank = rank_of(scheduler, self._candidate)
         self.queue = Queue(self._rank)
@@ -66,7 +67,7 @@ class Driver:
         self._prefilling: dict[int, Seat] = {}
         self._fresh: list[Seat] = []  # whose further answers are still to fork
         self._done: list[Seat] = []  # finished, its pages not given back
-        self._ends: dict[int, list[int]] = {}
+        self._ends, self._more = Ends(late=scheduler.ahead), int(scheduler.ahead)
         self._final, self._mask = (np.zeros(allocator.shape.max_seqs, kind) for kind in (np.int64, bool))
         self._active, self._stale = NOTHING, False
         self._context = 0
@@ -124,7 +125,7 @@ class Driver:
         if not self._prompt[request] or not self._output[request]:
             self._skip(request, EMPTY)
             return
-        shape, final = self.seats.allocator.shape, self._prompt[request] + self._output[request] - 1
+        shape, final = self.seats.allocator.shape, self._last(request)
         forks, size = self.requests.forks, self.seats.allocator.shape.page_size
         # answers share the full pages of their prompt
         shared = self._prompt[request] // size
@@ -136,11 +137,7 @@ class Driver:
 
     def _skip(self, request: int, reason: str) -> None:
         self.log.skipped[request] = reason
-        self._ended(request)
-
-    def _ended(self, request: int) -> None:
-        self.ended += 1
-        self.arrivals.ended(request, self.clock)
+        self.arrivals.end(request, self.clock)
 
     def _decoding(self) -> Array:
         if self._stale:
@@ -216,8 +213,9 @@ class Driver:
                 break
             seat = Seat([self.seats.spare.pop() for _ in range(forks)], target)
             chunk = target if whole else min(target, budget)
+            seat.words = self._words(request, target)
             try:
-                hit = self._start(request, seat, chunk)
+                hit = self.seats.start(seat, chunk, final=self._last(request), prompt=seat.words)
             except OutOfPages:
                 self.seats.spare.extend(reversed(seat.slots))
                 if self.running or self.away or self._done:
@@ -231,7 +229,7 @@ class Driver:
             chunks.append((seat.done - hit, hit))
             budget -= seat.done - hit
             self.running[request] = self._prefilling[request] = seat
-            self._final[seat.slots] = self._prompt[request] + self._output[request] - 1
+            self._final[seat.slots] = self._last(request)
             self.log.hit[request] += hit
             if request in self._kept:
                 self._kept.remove(request)
@@ -241,10 +239,9 @@ class Driver:
             admitted += 1
         return admitted
 
-    def _start(self, request: int, seat: Seat, chunk: int) -> int:
-        final = self._prompt[request] + self._output[request] - 1
-        seat.words = self._words(request, seat.target)
-        return self.seats.start(seat, chunk, final=final, prompt=seat.words)
+    def _last(self, request: int) -> int:
+        """Tokens in the cache when a request leaves."""
+        return int(self._prompt[request] + self._output[request] - 1 + self._more)
 
     def _words(self, request: int, tokens: int) -> Prompt | None:
         """The first tokens of a request's prompt and output, where the prefix cache is asked."""
@@ -256,7 +253,6 @@ class Driver:
     def _tokens_come(self) -> int:
         """At the end of a step every prompt that is done, and every decoding sequence, has a token."""
         log, now = self.log, self.clock
-        finished = self._ends.pop(self.number, [])
         while self._returned and self._returned[0][0] < self.number:
             request = self._returned.popleft()[1]
             if request in self.running:
@@ -272,15 +268,19 @@ class Driver:
                 self.seats.allocator.commit(seat.slots[0], seat.words)
                 seat.words = None
             left = self._output[request] - log.generated[request]
-            if not left:
-                finished.append(request)
+            if not left and not self._more:
+                self._ends.add(self.number, request)
                 continue
             self._decode_until(request, seat, self.number + left)
-            if len(seat.slots) > 1:
+            if left and len(seat.slots) > 1:
                 self._fresh.append(seat)
+        finished, seen = self._ends.come(self.number)
         for request in finished:
-            self._finish(request)
-        if finished:
+            log.generated[request], log.finish_s[request] = self._output[request], now
+            self.arrivals.end(request, now)
+        for request in seen:
+            self._leave(request)
+        if seen:
             self._release()
         return len(finished)
 
@@ -288,7 +288,7 @@ class Driver:
 
     def _decode_until(self, request: int, seat: Seat, end: int) -> None:
         seat.end = end
-        self._ends.setdefault(end, []).append(request)
+        self._ends.add(end, request)
         self._join(seat.slots[: seat.live])
         self._context += sum(self.seats.lengths(seat.slots[: seat.live]))
 
@@ -305,11 +305,9 @@ class Driver:
             self._fresh = [other for other in self._fresh if other is not seat]
         self._blocked = -1
 
-    def _finish(self, request: int) -> None:
+    def _leave(self, request: int) -> None:
         seat = self.running.pop(request)
         self._part(seat)
-        self.log.generated[request], self.log.finish_s[request] = self._output[request], self.clock
-        self._ended(request)
         if (words := self._words(request, self._prompt[request] + self._output[request] - 1)) is not None:
             self.seats.allocator.commit(seat.slots[0], words)
         self._done.append(seat)
@@ -328,21 +326,23 @@ class Driver:
         target = self._prompt[first] + self.log.generated[first]
         pages = pages_needed(target, size) + self.limits.reserve_pages - self.seats.available
         lacks = pages, self.requests.forks - len(self.seats.spare)
-        gone = outranked(self.running, first, self._rank, self._room, lacks) if max(lacks) > 0 else []
+        if max(lacks) <= 0:
+            return 0
+        room = {request: self.seats.room(seat) for request, seat in self.running.items()}
+        gone = outranked(room, first, self._rank, lacks)
         for request in gone:
             self._preempt(request)
         return len(gone)
-
-    def _room(self, request: int) -> tuple[int, int]:
-        slots, size = self.running[request].slots, self.seats.allocator.shape.page_size
-        held = self.seats.lengths(slots[: self.running[request].live])
-        return sum(pages_needed(tokens, size) for tokens in held), len(slots)
 
     def _preempt(self, request: int | None = None) -> None:
         """Make a request go, the one that the scheduler names if none is."""
         alone = request is None and len(self.running) == 1 and not (self._done or self.away)
         if request is None:
             request = victim_of(self.scheduler, self.running, self._rank, self._candidate)
+        if request in self._ends.unseen:
+            self._ends.unseen.remove(request)
+            self._leave(request)  # it has all that it asked for
+            return self._release()
         seat = self.running.pop(request)
         self._prefilling.pop(request, None)
         slots = seat.slots[: seat.live]
@@ -350,7 +350,7 @@ class Driver:
         if seat.end:
             # its last token is not in the cache yet, and no further one comes in this step
             self.log.generated[request] = self._output[request] - (seat.end - self.number + 1)
-            self._ends[seat.end].remove(request)
+            self._ends.remove(seat.end, request)
             self._last_token[request] = self.clock
         self._part(seat)
         self.log.preemptions[request] += 1

@@ -58,6 +58,8 @@ class Scheduler:
             admission; None for the last by ``order``, or the newest.
         order: returns a number: of the requests that wait, the one with the least is admitted first, of
             equals the one that came first.
+        ahead: a step is scheduled while the one before it runs: who has its last token is seen one step
+            later, and has grown by a token that nobody asked for.
         preempts: requests that run and come behind the first one that waits, by ``order``, go when that makes
             room for it.
     """
@@ -71,6 +73,7 @@ class Scheduler:
     victim: Callable[[Sequence[Candidate]], int] | None = None
     order: Callable[[Candidate], float] | None = None
     preempts: bool = False
+    ahead: bool = False
 
     def __post_init__(self) -> None:
         one_of("preemption", self.preemption, PREEMPTIONS)
@@ -91,6 +94,11 @@ SCHEDULERS: dict[str, Scheduler] = {
         Scheduler(
             name="fcfs",
             about="as vLLM: continuous batching, whole prompts, recompute on preemption (Kwon et al., 2023)",
+        ),
+        Scheduler(
+            name="fcfs-ahead",
+            about="as fcfs, each step scheduled while the one before it runs (as vLLM's async scheduling)",
+            ahead=True,
         ),
         Scheduler(
             name="sarathi",

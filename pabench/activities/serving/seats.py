@@ -212,6 +212,11 @@ class Seats:
         """Return the tokens of live slots."""
         return [int(self.allocator.length(slot) or 0) for slot in slots]
 
+    def room(self, seat: Seat) -> tuple[int, int]:
+        """Return the pages and the sequences of a seat."""
+        held = self.lengths(seat.slots[: seat.live])
+        return sum(pages_needed(tokens, self.allocator.shape.page_size) for tokens in held), len(seat.slots)
+
     def memory(self, final: Array, *, blocked: bool) -> tuple[int, int, int, int, int, int, int]:
         """Return token states, reserved, internal, external and idle slots, which add up to the pool;
         evictable pages; and pages that would be held besides if nothing were shared.

@@ -50,8 +50,8 @@ def serve(
         after_step(driver.number)
         if (now := perf_counter_ns()) - said > PROGRESS_NS:
             said = now
-            progress(driver.ended)
-    progress(driver.ended)
+            progress(driver.arrivals.ended)
+    progress(driver.arrivals.ended)
     return Served(
         steps=driver.steps.columns(),
         samples=driver.samples.columns(),

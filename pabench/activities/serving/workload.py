@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pabench.activities.serving.config import ServingConfig
+from pabench.activities.serving.schedulers import scheduler_by_name
 from pabench.errors import UsageError
 from pabench.workloads.arrivals import with_arrivals
 from pabench.workloads.families import length_families, resolve_lengths
@@ -54,6 +55,7 @@ class Workload:
         if config.max_tokens is not None:
             return config.max_tokens
         final = self.requests.prompt_tokens + np.maximum(self.requests.output_tokens, 1) - 1
+        final = final + scheduler_by_name(config.scheduler).ahead
         return max(1, min(int(final.max()), config.pool_slots))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pabench.activities.serving import schedulers
+from pabench.activities.serving.config import ServingConfig
 from pabench.activities.serving.driver import NEVER_FITS
 from pabench.activities.serving.executors import NullExecutor
 from pabench.activities.serving.limits import Limits
@@ -26,6 +28,7 @@ from pabench.activities.serving.schedulers import (
     scheduler_names,
 )
 from pabench.activities.serving.serve import serve
+from pabench.activities.serving.workload import make_workload
 from pabench.errors import InvalidCase, Unsupported, UsageError
 from pabench.judge.allocators.invariants import violation
 from pabench.workloads.prefixes import with_prefixes
@@ -76,6 +79,38 @@ def test_driver_final_length_is_prompt_and_output_less_one() -> None:
     # 4 tokens fill the only page; a fifth cached token would need another
     assert run(asked((2, 3)), pool(pages=1)).log.finish_s == [3]
     assert run(asked((2, 4)), pool(pages=1)).log.skipped == {0: NEVER_FITS}
+
+
+def test_driver_ahead_sees_an_end_one_step_later() -> None:
+    served = run(asked((5, 3), (4, 1), (3, 2), arrival_s=(0, 0.5, 10)), pool(), "fcfs-ahead")
+    # tokens come as they do without
+    assert served.log.first_token_s == [1, 2, 11]
+    assert served.log.finish_s == [3, 2, 12]
+    assert served.log.generated == [3, 1, 2]
+    # the second, then the first, then the third grow by a token after their last
+    assert served.steps["decode_tokens"].tolist() == [0, 1, 2, 1, 0, 1, 1]
+    assert served.steps["running"].tolist() == [1, 2, 2, 1, 1, 1, 1]
+    assert served.steps["finished"].tolist() == [0, 1, 1, 0, 0, 1, 0]
+    # 5, then 6 and 4, then 7 and 5, then 8, and 3, 4 and 5 tokens in pages of 4
+    assert served.steps["used_pages"].tolist() == [2, 3, 4, 2, 1, 1, 2]
+
+
+def test_driver_ahead_needs_room_for_a_token_nobody_asked_for() -> None:
+    assert run(asked((2, 3)), pool(pages=1), "fcfs").log.finish_s == [3]
+    assert run(asked((2, 3)), pool(pages=1), "fcfs-ahead").log.skipped == {0: NEVER_FITS}
+    # three pages: both start on one and want another, the one that has ended too
+    late_first = run(asked((4, 1), (4, 2)), pool(pages=3), "fcfs-ahead").log
+    assert (late_first.preemptions, late_first.finish_s) == ([0, 1], [1, 3])
+    late_last = run(asked((4, 2), (4, 1)), pool(pages=3), "fcfs-ahead").log
+    assert (late_last.preemptions, late_last.finish_s) == ([0, 0], [2, 1])
+    assert run(asked((4, 1), (4, 2)), pool(pages=3)).log.preemptions == [0, 0]
+
+
+def test_driver_ahead_asks_for_sequences_that_are_one_token_longer() -> None:
+    given_: dict[str, Any] = {"allocators": ("host",), "page_sizes": (4,), "model": "", "token_bytes": 64}
+    given_ |= {"lengths": "fixed:len=7", "outputs": "fixed:len=2", "count": 3, "pool_slots": 64}
+    configs = [ServingConfig(scheduler=name, **given_) for name in ("fcfs", "fcfs-ahead")]
+    assert [make_workload(config).longest(config) for config in configs] == [8, 9]
 
 
 def test_driver_preempts_the_newest_and_computes_again() -> None:
@@ -317,10 +352,10 @@ def test_driver_refuses_what_the_allocator_lacks() -> None:
 
 PAGED = ["host", "model", "torch-paged"]
 COMBINATIONS = [
-    *[(scheduler, name) for scheduler in ("fcfs", "sarathi", "static") for name in PAGED],
+    *[(scheduler, name) for scheduler in ("fcfs", "fcfs-ahead", "sarathi", "static") for name in PAGED],
     *[("swap", "host"), ("swap", "model")],
     *[("orca-max", "buddy-max"), ("orca-pow2", "buddy"), ("orca-oracle", "buddy-oracle")],
-    *[("static", "contiguous"), ("fcfs", "oracle-length")],
+    *[("static", "contiguous"), ("fcfs", "oracle-length"), ("fcfs-ahead", "oracle-length")],
 ]
 
 
@@ -379,4 +414,5 @@ def test_driver_serves_everything_once_and_leaves_nothing_property(
     if not log["preemptions"].any():
         # each token is computed once
         assert served.steps["prefill_tokens"].sum() == requests.prompt_tokens[done].sum()
-        assert served.steps["decode_tokens"].sum() == forks * (requests.output_tokens[done] - 1).sum()
+        wanted, last = forks * (requests.output_tokens[done] - 1).sum(), served.steps["decode_tokens"].sum()
+        assert wanted <= last <= wanted + (forks * done.sum() if SCHEDULERS[scheduler].ahead else 0)
