@@ -29,6 +29,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "--allocator vllm-kv-cache-manager",
         "--allocator vllm-prefix-cache",
         "--allocator vllm-kv-groups",
+        "--allocator vllm-hybrid-cache",
     ),
     "sglang": ("--allocator sglang-paged", "--allocator sglang-radix-cache"),
     "transformers": (

@@ -45,7 +45,7 @@ class ModelAllocator(ModelTiers):
         duplicates: bool = False,
         forks: str = "shared",
         commits: str = "kept",
-        forgets: bool = False,
+        hits: str = "all",
     ) -> None:
         one_of("batch_mode", batch_mode, ("all", "prefix"))
         plain = batch_mode == "all" and not partial and (forks, commits) == ("shared", "kept")
@@ -64,7 +64,7 @@ class ModelAllocator(ModelTiers):
             forks=forks,
             commits=commits,
         )
-        self._forgets = forgets
+        self._hits = hits
         super().__init__(shape)
 
     # --- growing and ending ---------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class ModelCache(ModelState):
             if self.capabilities.commits == "shared":
                 table[place] = self._cache[key]
                 gone.append(page)
-            elif self.capabilities.duplicates or self.pressed:
+            elif self.capabilities.duplicates or self.follows:
                 self._duplicates.setdefault(page, key)
         if gone:
             held = self._holders()
@@ -64,22 +64,30 @@ class ModelCache(ModelState):
 
         Args:
             hit: the subject's.
-            pages: of this model, those that stand for the pages of ``hit``; None for one that nobody holds.
+            pages: of this model, those that stand for the pages of ``hit``; None for one that nobody holds,
+                -1 where there is none.
 
         Returns:
             The same hit in pages of this model, or None where one of them was not committed with the prompt.
         """
-        held, found = self._holders(), list[int]()
-        for key, page in zip(self._keys(hit.prompt, 0), pages, strict=False):
-            same = [
-                one for one in self._committed(key) if (one == page if page is not None else not held[one])
-            ]
-            if not same:
+        held, found, rest = self._holders(), list[int](), [*pages]
+        tokens = len(pages) // self.shape.block_pages * self.shape.page_size
+        for at, group in enumerate(self._groups):
+            keys = self._keys(hit.prompt, at)[: group.pages(tokens)]
+            mine, rest = rest[: len(keys)], rest[len(keys) :]
+            unseen = pages_unseen(group, tokens)
+            if any((page == NULL_PAGE) != (place < unseen) for place, page in enumerate(mine)):
                 return None
-            if (first := self._cache[key]) != same[0]:
-                del self._duplicates[same[0]]
-                self._cache[key], self._duplicates[first] = same[0], key
-            found += same[:1]
+            found += [NULL_PAGE] * min(unseen, len(mine))
+            for key, page in zip(keys[unseen:], mine[unseen:], strict=True):
+                known = self._committed(key)
+                same = [one for one in known if (not held[one] if page is None else one == page)]
+                if not same:
+                    return None
+                if (first := self._cache[key]) != same[0]:
+                    del self._duplicates[same[0]]
+                    self._cache[key], self._duplicates[first] = same[0], key
+                found += same[:1]
         return Hit(prompt=hit.prompt, pages=tuple(found))
 
     def adopt(self, sequence: int, hit: Hit) -> Array:

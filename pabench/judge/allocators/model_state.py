@@ -38,11 +38,11 @@ class ModelState(PageAllocator):
     """Free pages in a queue, oldest first.
 
     A sequence has a row in each group: those of sequence ``s`` are ``s * len(groups)`` and the following.
-    Where ``_forgets``, the cache costs nothing: pages that nobody holds stay in it, and a page beyond those
-    of the pool stands for the one that a subject takes from its own cache, whichever that is.
+    Where hits are not ``all``, the cache costs nothing: pages that nobody holds stay in it, and a page beyond
+    those of the pool stands for the one that a subject takes from its own cache, whichever that is.
     """
 
-    _forgets = False
+    _hits = "all"
 
     def __init__(self, shape: PoolShape) -> None:
         super().__init__(shape)
@@ -98,9 +98,9 @@ class ModelState(PageAllocator):
         return len(self._free) + len(self._evictable) - (self._made - self.shape.num_pages)
 
     @property
-    def pressed(self) -> bool:
-        """Whether pages ran so short that a subject that forgets had to take one from its cache."""
-        return self._made > self.shape.num_pages
+    def follows(self) -> bool:
+        """Whether what is cached is the subject's business: from the first on, or since pages ran short."""
+        return self._hits == "any" or self._made > self.shape.num_pages
 
     @property
     def returning_pages(self) -> int:
@@ -187,7 +187,7 @@ class ModelState(PageAllocator):
 
     def _take(self) -> int:
         """The page that has been free longest, or else the evictable one that was used longest ago."""
-        if not self._free and self._forgets:
+        if not self._free and self._hits != "all":
             self._made += 1
             return self._made - 1
         return self._free.popleft() if self._free else self._evict_one()
@@ -239,7 +239,7 @@ class ModelState(PageAllocator):
             self._come_back(gone)
 
     def _come_back(self, pages: Sequence[int]) -> None:
-        for page in pages if self.pressed else ():
+        for page in pages if self.follows else ():
             self._forget_twin(page)
         cached = {*self._cache.values(), *self._duplicates}
         self._free.extend(page for page in pages if page not in cached)

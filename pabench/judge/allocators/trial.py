@@ -26,7 +26,7 @@ from pabench.judge.allocators.calls import (
 )
 from pabench.judge.allocators.contents import Contents
 from pabench.judge.allocators.fence import Fence
-from pabench.judge.allocators.forgetting import followed, is_stale, unlike_counts
+from pabench.judge.allocators.forgetting import followed, is_stale, renewed, unlike_counts
 from pabench.judge.allocators.grants import moved_page, renamed_page, rows_of, slots_of
 from pabench.judge.allocators.invariants import violation
 from pabench.judge.allocators.memory import HandedOut, grown_memory
@@ -92,7 +92,7 @@ class Trial:
         mode = can.batch_mode
         mode = "prefix" if mode == "prefix" else "all"
         asked: dict[str, Any] = {"partial": can.partial, "duplicates": can.duplicates, "forks": can.forks}
-        asked |= {"commits": can.commits, "forgets": can.hits == "some"}
+        asked |= {"commits": can.commits, "hits": can.hits}
         self._model = ModelAllocator(shape, batch_mode=mode, **asked)
         self._model_hit = self.hit
 
@@ -122,7 +122,7 @@ class Trial:
             expected: Any = got
         elif subject.capabilities.batch_mode == "any" and name == "append_batch":
             expected = self._any(given, got)
-        elif name == "lookup" and self._model.pressed and isinstance(got, Hit):
+        elif name == "lookup" and self._model.follows and isinstance(got, Hit):
             expected = followed(self._model, subject, got)
         elif name == "adopt" and is_stale(self._model, got, at_once=self._looked == self.steps - 1):
             expected = got
@@ -160,7 +160,7 @@ class Trial:
         if name == "unpin" and 0 <= given["place"] < len(self.tiers.pinned):
             pin = self.tiers.pinned[given["place"]]
             return pin[0], pin[1]
-        return self.hit, self._model_hit
+        return self.hit, renewed(self._model, self.subject, self.hit, self._model_hit)
 
     # --- what may be refused --------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ DETERMINISM = ("ids", "counts")
 BATCH_MODES = ("all", "prefix", "any")
 REFUSALS = ("exact", "quiescent", "fragmenting")
 RETURNS = ("at-once", "by-itself")
-HITS = ("all", "some")
+HITS = ("all", "some", "any")
 COMMITS = ("kept", "shared")
 FORKS = ("shared", "copied")
 PROGRESS = ("sequential", "lock-free", "blocking")
@@ -52,7 +52,8 @@ class Capabilities:
         partial: whether a hit goes on within a page, which is copied, see ``Hit.part``.
         duplicates: whether a page is cached whose prefix another cached page holds, see ``commit``.
         hits: what is found of what was committed.  ``all``: whatever was not needed for others, see
-            ``evict``; ``some``: that too, until pages run short, and then what the allocator has kept.
+            ``evict``; ``some``: that too, until pages run short, and then what the allocator has kept;
+            ``any``: what the allocator has kept, from the first on.
         commits: what becomes of a page whose prefix another cached page holds.  ``kept``: the sequence goes
             on with it; ``shared``: the sequence goes on with the cached one, and its own is given back.
         forks: what becomes of a last page with room.  ``shared``: it is copied when one of its holders writes
@@ -98,8 +99,8 @@ class Capabilities:
             one_of("kind of a group", kind, GROUP_KINDS)
         if self.duplicates and (self.partial or self.operations & {*TIER_OPERATIONS, *RETENTION_OPERATIONS}):
             raise InvalidCase("duplicates", True, "goes without partial hits, tiers and priorities")
-        if self.hits == "some" and (self._plays_with_its_cache or self.groups):
-            rule = "go without evict, steps, tiers, priorities, partial hits, duplicates and groups"
+        if self.hits != "all" and self._plays_with_its_cache:
+            rule = "go without evict, steps, tiers, priorities, partial hits and duplicates"
             raise InvalidCase("hits", self.hits, rule)
         if self.commits == "shared" and (self._plays_with_its_cache - {"evict"} or self.groups):
             rule = "go without steps, tiers, priorities, partial hits, duplicates and groups"

@@ -85,6 +85,11 @@ ALLOCATORS: dict[str, NamedSubject] = {
         place=f"{_ROOM}.adapters.vllm_groups:VllmKvGroups",
         peers=(vllm.PEER,),
     ),
+    "vllm-hybrid-cache": NamedSubject(
+        about="vLLM's KVCacheManager: groups of full attention and of windows, with prefix caching",
+        place=f"{_ROOM}.adapters.vllm_groups:VllmHybridCache",
+        peers=(vllm.PEER,),
+    ),
     "sglang-paged": NamedSubject(
         about="SGLang's PagedTokenToKVPoolAllocator on the host",
         place=f"{_ROOM}.adapters.sglang:SglangPaged",

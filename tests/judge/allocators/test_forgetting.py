@@ -14,7 +14,8 @@ from pabench.judge.allocators.operations import Operation
 from pabench.judge.allocators.trial import Trial
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.capabilities import Capabilities
-from pabench.subjects.allocators.results import Hit, Prompt
+from pabench.subjects.allocators.groups import KvGroup
+from pabench.subjects.allocators.results import NULL_PAGE, Hit, Prompt
 
 SHAPE = PoolShape(num_pages=6, page_size=2, max_seqs=4, max_pages_per_seq=6)
 OFFERED = frozenset({"alloc", "append", "free", "commit", "lookup", "adopt", "reset"})
@@ -189,6 +190,91 @@ def test_forgetting_excuses_nothing_else(
     assert said in str(first_violation(kind(SHAPE), history))
 
 
+def any_hits(kind: type[ModelAllocator]) -> ModelAllocator:
+    made = kind(SHAPE)
+    made.capabilities = replace(made.capabilities, hits="any")
+    return made
+
+
+@pytest.mark.parametrize("kind", [Forgetful, KeepsOldest, ForgetsEarly])
+@pytest.mark.parametrize("history", [(*SHORT, *AGAIN), (*CACHED, *AGAIN), (*STALE, *AGAIN)])
+def test_forgetting_at_any_time_is_right_where_it_is_declared(
+    kind: type[ModelAllocator], history: tuple[Operation, ...]
+) -> None:
+    assert first_violation(any_hits(kind), history) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "history", "said"),
+    [
+        (FindsWhatIsGone, (*SHORT, *AGAIN), "must find what was committed"),
+        (FindsOthers, (*SHORT, *AGAIN), "invariant 7"),
+        (TakesStale, STALE, "invariant"),
+        (RefusesAll, (*CACHED, *AGAIN), "adopt"),
+        (RefusesMuch, SHORT, "invariant 9"),
+    ],
+)
+def test_forgetting_at_any_time_excuses_nothing_else(
+    kind: type[ModelAllocator], history: tuple[Operation, ...], said: str
+) -> None:
+    assert said in str(first_violation(any_hits(kind), history))
+
+
+GROUPS = replace(
+    SHAPE,
+    num_pages=12,
+    page_size=4,
+    groups=(KvGroup(kind="full", page_size=4), KvGroup(kind="window", page_size=2, window=3)),
+)
+IN_GROUPS: tuple[Operation, ...] = (
+    *(start(0, 3, tokens=8), ("commit", {"sequence": 0, "tokens": 8}), ("free", {"sequences": [0]})),
+    *(start(0, 4, tokens=8), ("lookup", {"tokens": 9, "turns": [], **stream(3)})),
+    *(("adopt", {"sequence": 1, "pages": []}), ("append", {"sequence": 1, "tokens": 1}), ("drain", {})),
+)
+
+
+class InGroups(ModelAllocator):
+    """Says that its cache keeps what it likes."""
+
+    def __init__(self, shape: PoolShape) -> None:
+        super().__init__(shape)
+        kinds = frozenset({"full", "window"})
+        self.capabilities = replace(
+            self.capabilities, operations=OFFERED, order="set", groups=kinds, hits="any"
+        )
+
+
+class LeavesHoles(InGroups):
+    """Finds no page of a window, not even one that is seen."""
+
+    def lookup(self, prompt: Prompt) -> Hit:
+        found = super().lookup(prompt)
+        full = len(found.pages) // 3
+        return replace(found, pages=(*found.pages[:full], *([NULL_PAGE] * (len(found.pages) - full))))
+
+
+class FindsHalf(InGroups):
+    """Finds a block of pages that is not whole."""
+
+    def lookup(self, prompt: Prompt) -> Hit:
+        found = super().lookup(prompt)
+        return replace(found, pages=found.pages[:-1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (InGroups, "None"),
+        (LeavesHoles, "lookup found pages [0, 1, -1, -1, -1, -1], must find what was committed"),
+        (FindsHalf, "lookup found 5 pages, must find whole blocks of 3"),
+    ],
+)
+def test_forgetting_is_followed_in_groups(kind: type[ModelAllocator], said: str) -> None:
+    trial = Trial(kind(GROUPS))
+    found = next((words for operation in IN_GROUPS if (words := trial.perform(operation))), None)
+    assert str(found) == said
+
+
 def test_forgetting_pages_that_hold_the_same_stand_for_each_other() -> None:
     """The page that was cached first is forgotten, another is committed, and a third sequence finds that."""
     forgets = (("free", {"sequences": [0]}), start(1, 3), ("commit", {"sequence": 1, "tokens": 4}))
@@ -210,10 +296,11 @@ def test_forgetting_rounds_leave_the_model_as_large_as_it_was() -> None:
         {"partial": True},
         {"duplicates": True},
         {"operations": frozenset({"evict"})},
-        {"groups": frozenset({"full"})},
     ],
 )
 def test_forgetting_goes_without_what_it_is_not_defined_for(more: dict[str, Any]) -> None:
     given: dict[str, Any] = {"operations": frozenset({"alloc"}), "hits": "some", **more}
-    with pytest.raises(InvalidCase, match="go without evict, steps, tiers, priorities, partial"):
+    with pytest.raises(
+        InvalidCase, match="go without evict, steps, tiers, priorities, partial hits and duplicates"
+    ):
         Capabilities(**given)

@@ -24,7 +24,8 @@ from pabench.cli.main import run
 from pabench.errors import EXIT_ENVIRONMENT, EXIT_FAILURE, EXIT_NOTHING_RAN, EXIT_OK, InvalidCase, Unsupported
 from pabench.judge.allocators.history import HistoryCase
 from pabench.judge.allocators.trial import Trial
-from pabench.subjects.allocators.results import Prompt
+from pabench.subjects.allocators.groups import KvGroup
+from pabench.subjects.allocators.results import NULL_PAGE, Prompt
 from pabench.subjects.allocators.table import ALLOCATORS
 from pabench.subjects.peers.package import ThirdPartyPackage
 from pabench.subjects.registry import load_allocator
@@ -184,6 +185,22 @@ def test_vllm_finds_a_prefix_until_its_last_copy_is_gone() -> None:
     allocator.free([1, 2])
     allocator.adopt(0, allocator.lookup(longer))
     assert allocator.pages(0) == second
+
+
+def test_vllm_finds_of_a_window_what_the_next_token_sees() -> None:
+    need("vllm-hybrid-cache")
+    groups = (KvGroup(kind="full", page_size=4), KvGroup(kind="window", page_size=4, window=5))
+    allocator = make_allocator("vllm-hybrid-cache", DEVICE, replace(shape_of(12, 4, 3, 4), groups=groups))
+    prompt = Prompt(tokens=tuple(range(5, 13)))
+    allocator.alloc(0, 8)
+    allocator.commit(0, prompt)
+    held = allocator.block_table()[0].tolist()
+    allocator.free([0])
+    found = allocator.lookup(replace(prompt, tokens=(*prompt.tokens, 99)))
+    # behind 8 tokens a window of 5 sees the last four of them
+    assert found.pages == (*held[:2], NULL_PAGE, held[5])
+    allocator.adopt(1, found)
+    assert allocator.block_table()[1, [0, 1, 4, 5]].tolist() == list(found.pages)
 
 
 def test_sglang_goes_on_with_the_pages_of_its_tree_and_evicts_whole_nodes() -> None:

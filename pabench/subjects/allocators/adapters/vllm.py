@@ -8,6 +8,7 @@ blocks are reused last in, first out.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -87,9 +88,14 @@ def new_manager(modules: Mapping[str, Any], shape: PoolShape, *, caching: bool =
         config,
         max_model_len=shape.max_tokens,
         scheduler_block_size=shape.page_size,
-        hash_block_size=shape.page_size,
+        hash_block_size=hash_tokens(shape),
         enable_caching=caching,
     )
+
+
+def hash_tokens(shape: PoolShape) -> int:
+    """Return the tokens of a hash: as many as divide the pages of all groups."""
+    return math.gcd(*(group.page_size for group in shape.kv_groups))
 
 
 def _warm(modules: Mapping[str, Any]) -> None:

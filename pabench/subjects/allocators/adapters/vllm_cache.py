@@ -18,19 +18,20 @@ from pabench.subjects.allocators.adapters.vllm import (
     HASHES,
     PEER,
     VllmKvCacheManager,
+    hash_tokens,
     new_manager,
     running_request,
 )
 from pabench.subjects.allocators.capabilities import Capabilities
-from pabench.subjects.allocators.results import Hit, Prompt
+from pabench.subjects.allocators.results import NULL_PAGE, Hit, Prompt
 
 
 class VllmPrefixCache(VllmKvCacheManager):
     """vLLM's manager of requests; pages are cached when they are committed.
 
     Conventions: a request's tokens never change in vLLM, so that the caller refuses others than before; a hit
-    is looked up again when it is adopted, as vLLM's scheduler does both in one step; an empty prompt is not
-    looked up.
+    is looked up again when it is adopted, as vLLM's scheduler does both in one step; an empty prompt is
+    neither looked up nor cached.
     """
 
     name = "vllm-prefix-cache"
@@ -44,7 +45,7 @@ class VllmPrefixCache(VllmKvCacheManager):
 
     def start(self) -> None:
         """See ``CallerAllocator``."""
-        modules, size = PEER.load(), self.shape.page_size
+        modules, size = PEER.load(), hash_tokens(self.shape)
         self.manager = new_manager(modules, self.shape, caching=True)
         modules[HASHES].init_none_hash(_digest)
         self._hashes = modules[HASHES].get_request_block_hasher(size, _digest)
@@ -69,7 +70,8 @@ class VllmPrefixCache(VllmKvCacheManager):
         before, now = self._committed.get(sequence, []), request.block_hashes
         if any(old != new for old, new in zip(before, now, strict=False)):
             raise InvalidCase("prompt", prompt, "must be that of the pages committed before")
-        self.asked(lambda: self.manager.cache_blocks(request, count), "the prompt")
+        if count:
+            self.asked(lambda: self.manager.cache_blocks(request, count), "the prompt")
         self._committed[sequence] = max(before, now, key=len)
 
     def lookup(self, prompt: Prompt) -> Hit:
@@ -82,16 +84,22 @@ class VllmPrefixCache(VllmKvCacheManager):
         if self._lengths[sequence] >= 0:
             raise InvalidCase("sequence", sequence, "must not be live")
         blocks, pages = self._found(hit.prompt)
-        count, tokens = len(hit.pages), len(hit.pages) * self.shape.page_size
-        if hit.pages != pages[:count] or hit.part:
+        tokens = len(hit.pages) // self.shape.block_pages * self.shape.page_size
+        less = 0 < len(hit.pages) <= len(pages)
+        kept = self.manager.truncate_computed_blocks(blocks, tokens) if less else None
+        if hit.pages != _ids(kept) or hit.part:
             raise InvalidCase("hit", hit.pages, "must be cached still; look it up again")
         self.check_length(sequence, tokens)
-        if count:
-            kept = self.manager.truncate_computed_blocks(blocks, tokens)
+        if tokens:
             request = running_request(sequence, 0)
-            self.asked(lambda: self.manager.allocate_slots(request, 0, tokens, kept), "the hit")
+            # they are cached already
+            self.asked(
+                lambda: self.manager.allocate_slots(request, 0, tokens, kept, delay_cache_blocks=True),
+                "the hit",
+            )
         self._rows[sequence], self._lengths[sequence] = list(hit.pages), tokens
-        self._committed[sequence] = self._request(sequence, hit.prompt).block_hashes[:count]
+        hashes = self._request(sequence, hit.prompt).block_hashes
+        self._committed[sequence] = hashes[: tokens // hash_tokens(self.shape)]
 
     def give(self, sequences: Sequence[int], rows: Sequence[Sequence[int]]) -> None:
         """See ``CallerAllocator``."""
@@ -110,11 +118,12 @@ class VllmPrefixCache(VllmKvCacheManager):
             return None, ()
         request = self._request(-1, prompt)
         blocks, _, _ = self.asked(lambda: self.manager.get_computed_blocks(request), "the prompt")
-        return blocks, tuple(block.block_id for block in blocks.blocks[0])
+        return blocks, _ids(blocks)
 
     def _request(self, sequence: int, prompt: Prompt) -> SimpleNamespace:
         """What the manager and its hashes read of a request with these tokens, all of them computed."""
         request = running_request(sequence, len(prompt.tokens))
+        request.num_prompt_tokens = len(prompt.tokens)
         lora = SimpleNamespace(lora_name=prompt.adapter, lora_path=prompt.adapter)
         request.lora_request = lora if prompt.adapter else None
         request.cache_salt, request.prompt_embeds = prompt.salt or None, None
@@ -126,6 +135,12 @@ class VllmPrefixCache(VllmKvCacheManager):
         request.shared_prefix_boundary = 0
         request.block_hashes = self._hashes(request)
         return request
+
+
+def _ids(blocks: Any) -> tuple[int, ...]:
+    """Pages of blocks, group behind group; vLLM's null block stands for none."""
+    groups = blocks.blocks if blocks else ()
+    return tuple(block.block_id or NULL_PAGE for group in groups for block in group)
 
 
 def _digest(key: Any) -> bytes:

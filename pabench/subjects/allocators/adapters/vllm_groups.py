@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM: its KVCacheManager over several groups, of layers with full attention and with windows.
-
-Prefixes are not cached here: of a window vLLM caches the pages alone that a hit can end at.
-"""
+"""vLLM: its KVCacheManager over several groups, of layers with full attention and with windows."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.adapters.vllm import VllmKvCacheManager
+from pabench.subjects.allocators.adapters.vllm_cache import VllmPrefixCache
 from pabench.subjects.allocators.capabilities import Capabilities
-from pabench.subjects.allocators.results import NULL_PAGE, Granted
+from pabench.subjects.allocators.results import NULL_PAGE, Granted, Prompt
 
 
 class VllmKvGroups(VllmKvCacheManager):
@@ -55,3 +56,24 @@ class VllmKvGroups(VllmKvCacheManager):
             page = np.array(held, np.int64)[position // group.page_size] if tokens else position
             slots.append(page * group.page_size + position % group.page_size)
         return Granted(new_slots=np.concatenate(slots))
+
+
+class VllmHybridCache(VllmKvGroups, VllmPrefixCache):
+    """The same with prefix caching: of a window vLLM caches the pages alone that a hit can end at."""
+
+    name = "vllm-hybrid-cache"
+    capabilities = Capabilities(
+        operations=frozenset({"alloc", "append", "free", "commit", "lookup", "adopt", "reset"}),
+        order="set",
+        reserved_pages=frozenset({0}),
+        hits="any",
+        groups=frozenset({"full", "window"}),
+    )
+
+    def _found(self, prompt: Prompt) -> tuple[Any, tuple[int, ...]]:
+        """See ``VllmPrefixCache``; a single group has hits between multiples of ``page_size`` too."""
+        blocks, pages = super()._found(prompt)
+        tokens = len(blocks.blocks[0]) * self.shape.kv_groups[0].page_size if pages else 0
+        if odd := tokens % self.shape.page_size:
+            return self._found(replace(prompt, tokens=prompt.tokens[: tokens - odd + 1]))
+        return blocks, pages
