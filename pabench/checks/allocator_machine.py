@@ -99,6 +99,7 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
             (2, can("bad"), self._free_what_may_not_be),
             (1, live and can("bad") and can("append_batch"), self._append_what_may_not_be),
             (2, can("bad"), self._ask_what_may_not_be),
+            (1, can("defragment") and bool(self.history), self._defragment),
             *self._more_moves(),
         ]
         weights = [weight if possible else 0 for weight, possible, _ in moves]
@@ -203,6 +204,12 @@ class AllocatorMachine(CacheMoves, RuleBasedStateMachine):
 
     def _swap_out(self) -> None:
         self._step("swap_out", sequence=self._one(self._live))
+
+    def _defragment(self) -> None:
+        """Mostly with nothing in flight, when it is refused."""
+        while self.trial.fence.steps and self._maybe(0.8):
+            self._step("end_step")
+        self._step("defragment")
 
     def _swap_in(self) -> None:
         self._step("swap_in", sequence=self._one(self._away))

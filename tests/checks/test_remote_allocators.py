@@ -81,6 +81,7 @@ def operations(seed: int, offers: frozenset[str]) -> Iterator[Operation]:
             "lookup": {"tokens": 3 * count, "turns": [], **names},
             "adopt": {"sequence": other, "pages": []},
             "evict": {"pages": count},
+            "defragment": {},
             "swap_out": {"sequence": some},
             "swap_in": {"sequence": some},
         }

@@ -89,6 +89,7 @@ def random_call(rng: random.Random, shape: PoolShape, live: list[int], operation
         "adopt": adopt,
         "forge": lambda a: adopt(a, Hit(prompt=prompt, pages=(count,))),
         "evict": lambda a: a.evict(count),
+        "defragment": lambda a: a.defragment(),
         "swap_out": lambda a: a.swap_out(some),
         "swap_in": lambda a: a.swap_in(some),
         "move_down": lambda a: a.move_down(count),

@@ -127,7 +127,7 @@ MANY_RUNS = 400
 ALLOCATORS = (
     AllocatorQuestion(
         check=INVARIANTS,
-        clauses=(*(f"P{number}" for number in range(1, 14)), "P16"),
+        clauses=(*(f"P{number}" for number in range(1, 14)), "P16", "P23"),
         machine=AllocatorMachine,
     ),
     AllocatorQuestion(check=DECODE, clauses=("P1", "P4", "P9"), machine=DecodingMachine, share=0.25),

@@ -184,6 +184,11 @@ class RemoteAllocator(PageAllocator):
         found: tuple[int, ...] = self._do("evict", pages)
         return found
 
+    def defragment(self) -> Array:
+        """See ``PageAllocator``."""
+        found: Array = self._do("defragment")
+        return found
+
     def swap_out(self, sequence: int) -> Array:
         """See ``PageAllocator``."""
         found: Array = self._do("swap_out", sequence)

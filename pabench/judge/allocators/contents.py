@@ -192,13 +192,13 @@ class Contents:
         self.live[sequence] = reader
         return None
 
-    def share(self, sequence: int, row: Array) -> str | None:
-        """Let a live sequence of the only group read the pages of ``row``, where they hold what it has read.
+    def share(self, sequence: int, table: Array) -> str | None:
+        """Let a live sequence of the only group read the pages in its row, where they hold what it has read.
 
         Returns:
             The first token that they do not hold, or None.
         """
-        reader, size = self.live[sequence], self.page_size
+        reader, size, row = self.live[sequence], self.page_size, table[sequence]
         position = np.arange(len(reader.tokens))
         slots = row[position // size].astype(np.int64) * size + position % size
         found = self._at(self._slots, slots)
@@ -207,7 +207,8 @@ class Contents:
             if row[token // size] != NULL_PAGE and (
                 serial == NOTHING or self._meaning[serial] != reader.meanings[0][token]
             ):
-                return f"slot {slots[token]} does not hold token {token} of the prompt"
+                said = f"slot {slots[token]} does not hold token {token} of the prompt"
+                return f"invariant 7: {said} that was committed"
             reader.serials[0, token] = serial
         return None
 

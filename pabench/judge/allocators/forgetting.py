@@ -45,7 +45,9 @@ def is_stale(model: ModelAllocator, got: object, *, at_once: bool) -> bool:
 
 
 def unlike_counts(subject: PageAllocator, model: ModelAllocator) -> str | None:
-    """Return the first count of pages that is not the model's, or None."""
+    """Return the first count of pages that is not the model's, or None; who reserves counts otherwise."""
+    if subject.capabilities.refusal == "fragmenting":
+        return None
     said = {name: int(getattr(subject, name)) for name in PAGE_COUNTS}
     must = {name: int(getattr(model, name)) for name in PAGE_COUNTS}
     if subject.capabilities.returns == "by-itself":

@@ -9,6 +9,7 @@ import numpy as np
 
 from pabench.judge.allocators.windows import pages_unseen
 from pabench.problem.dtypes import Array
+from pabench.subjects.allocators.base import PageAllocator
 from pabench.subjects.allocators.groups import KvGroup
 from pabench.subjects.allocators.results import NULL_PAGE
 
@@ -77,3 +78,12 @@ def _one_to_one(model: Array, subject: Array) -> bool:
         return False
     pairs = np.unique(a * 2**32 + b).size
     return pairs == np.unique(a).size == np.unique(b).size
+
+
+def scattered_page(allocator: PageAllocator) -> str | None:
+    """Return the page behind those that are in use, right after pages have moved together, or None."""
+    can, table = allocator.capabilities, allocator.block_table()
+    used = allocator.shape.num_pages - allocator.free_pages + len(can.reserved_pages)
+    if table.size and (page := int(table.max())) >= used:
+        return f"invariant 23: page {page} is in use, must be below the {used} pages in use"
+    return None

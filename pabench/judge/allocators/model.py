@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ class ModelAllocator(ModelTiers):
         without = (
             {*TIER_OPERATIONS, *RETENTION_OPERATIONS} if duplicates or commits == "shared" else set[str]()
         )
-        without |= {"begin_step", "end_step"} if commits == "shared" else set()
+        without |= {"begin_step", "end_step", "defragment"} if commits == "shared" else set()
         self.capabilities = replace(
             self.capabilities,
             operations=self.capabilities.operations - without,
@@ -199,6 +199,24 @@ class ModelAllocator(ModelTiers):
         if there := sorted((*self._tokens, *self._swapped)):
             raise InvalidCase("sequences", there, "must all be freed before a reset")
         self._start()
+
+    def defragment(self) -> Array:
+        """See ``PageAllocator``."""
+        flying = len(self._steps) + len(self._copies) + self._pins.total()
+        if flying:
+            raise InvalidCase("steps, copies and pins", flying, "must be 0 before pages move")
+        used = self.shape.num_pages - len(self._free)
+        sources = [page for page in range(used, self.shape.num_pages) if page not in self._free]
+        targets = sorted(page for page in self._free if page < used)
+        new = dict(zip(sources, targets, strict=True))
+        self._tables = {row: [new.get(page, page) for page in pages] for row, pages in self._tables.items()}
+        self._cache = {key: new.get(page, page) for key, page in self._cache.items()}
+        self._duplicates = {new.get(page, page): key for page, key in self._duplicates.items()}
+        self._worth = {new.get(page, page): worth for page, worth in self._worth.items()}
+        self._evictable = [new.get(page, page) for page in self._evictable]
+        self._free = deque(range(used, self.shape.num_pages))
+        moves = [(source, target, self.shape.page_size) for source, target in new.items()]
+        return np.array(moves, np.int32).reshape(-1, 3)
 
     # --- parts ----------------------------------------------------------------------------------------
 

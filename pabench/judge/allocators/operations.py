@@ -30,6 +30,7 @@ FIELDS: dict[str, dict[str, str]] = {
     # pages: ids put behind those of the hit
     "adopt": {"sequence": "number", "pages": "numbers"},
     "evict": {"pages": "number"},
+    "defragment": {},
     "swap_out": {"sequence": "number"},
     "swap_in": {"sequence": "number"},
     # a step is launched; the oldest one has ended

@@ -27,7 +27,7 @@ from pabench.judge.allocators.calls import (
 from pabench.judge.allocators.contents import Contents
 from pabench.judge.allocators.fence import Fence
 from pabench.judge.allocators.forgetting import followed, is_stale, renewed, unlike_counts
-from pabench.judge.allocators.grants import moved_page, renamed_page, rows_of, slots_of
+from pabench.judge.allocators.grants import moved_page, renamed_page, rows_of, scattered_page, slots_of
 from pabench.judge.allocators.invariants import violation
 from pabench.judge.allocators.memory import HandedOut, grown_memory
 from pabench.judge.allocators.model import ModelAllocator
@@ -91,8 +91,9 @@ class Trial:
         self._handed = HandedOut(self.subject)
         mode = can.batch_mode
         mode = "prefix" if mode == "prefix" else "all"
-        asked: dict[str, Any] = {"partial": can.partial, "duplicates": can.duplicates, "forks": can.forks}
-        asked |= {"commits": can.commits, "hits": can.hits}
+        asked: Any = {
+            name: getattr(can, name) for name in ("partial", "duplicates", "forks", "commits", "hits")
+        }
         self._model = ModelAllocator(shape, batch_mode=mode, **asked)
         self._model_hit = self.hit
 
@@ -196,6 +197,9 @@ class Trial:
         contents = self.contents
         if name in GROWING:
             return self._grown(name, given, got, expected, table)
+        if name == "defragment":
+            contents.copy(rows_of(got))
+            return scattered_page(self.subject)
         if name == "fork":
             contents.copy(rows_of(got))
             contents.fork(given["parent"], given["child"], given["stream"])
@@ -206,9 +210,7 @@ class Trial:
                 (contents.live if sequence in contents.live else contents.swapped).pop(sequence)
         elif name == "commit" and self.subject.capabilities.commits == "shared":
             self._read = None
-            row = self.subject.block_table()[given["sequence"]]
-            if wrong := contents.share(given["sequence"], row):
-                return f"invariant 7: {wrong} that was committed"
+            return contents.share(given["sequence"], self.subject.block_table())
         elif name == "lookup":
             self.hit, self._model_hit, self._looked = got, expected, self.steps
             self.turns = turns_of(given["stream"], given["turns"])
@@ -341,8 +343,6 @@ class Trial:
                 return f"invariant 11: {says}, must be {wanted[sequence, column]}"
         elif clash := renamed_page(wanted, table):
             return f"invariant 2: {clash}"
-        if subject.capabilities.refusal == "fragmenting":
-            return None
         return unlike_counts(subject, model)
 
     def _rounds(self, last: int, times: int) -> str | None:

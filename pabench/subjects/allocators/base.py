@@ -245,6 +245,19 @@ class PageAllocator(CacheOperations, ArgumentChecks):
 
     # --- moving away ----------------------------------------------------------------------------------
 
+    def defragment(self) -> Array:
+        """Move pages so that those in use, cached ones among them, have the lowest ids, by the fewest moves.
+
+        Rising ids go to rising ids, and free pages queue up by their ids.  Hits are out of date afterwards.
+
+        Returns:
+            Int32 ``(n, 3)``: copy the first ``[i, 2]`` slots of page ``[i, 0]`` to page ``[i, 1]``.
+
+        Raises:
+            InvalidCase: a step or a copy is in flight, or a hit is pinned.
+        """
+        raise self.no("defragment")
+
     def swap_out(self, sequence: int) -> Array:
         """Move a live sequence to the swap store.
 

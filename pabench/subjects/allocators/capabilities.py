@@ -14,7 +14,7 @@ RETENTION_OPERATIONS = ("retain", "pass_time")
 OPERATIONS = (
     *("alloc", "append", "append_batch", "fork", "truncate", "free", "free_window"),
     *("commit", "lookup", "adopt", "evict", "swap_out", "swap_in", "reset"),
-    *("begin_step", "end_step"),
+    *("begin_step", "end_step", "defragment"),
     *(*TIER_OPERATIONS, *RETENTION_OPERATIONS),
 )
 ORDERS = ("fifo", "sequence", "set")
@@ -100,10 +100,10 @@ class Capabilities:
         if self.duplicates and (self.partial or self.operations & {*TIER_OPERATIONS, *RETENTION_OPERATIONS}):
             raise InvalidCase("duplicates", True, "goes without partial hits, tiers and priorities")
         if self.hits != "all" and self._plays_with_its_cache:
-            rule = "go without evict, steps, tiers, priorities, partial hits and duplicates"
+            rule = "go without evict, defragment, steps, tiers, priorities, partial hits and duplicates"
             raise InvalidCase("hits", self.hits, rule)
         if self.commits == "shared" and (self._plays_with_its_cache - {"evict"} or self.groups):
-            rule = "go without steps, tiers, priorities, partial hits, duplicates and groups"
+            rule = "go without defragment, steps, tiers, priorities, partial hits, duplicates and groups"
             raise InvalidCase("commits", self.commits, rule)
         if self.groups and (self.partial or self.forks != "shared"):
             raise InvalidCase("partial hits, copied forks", sorted(self.groups), "go without groups")
@@ -115,7 +115,7 @@ class Capabilities:
     @property
     def _plays_with_its_cache(self) -> frozenset[str]:
         """What it offers that can only be judged by which pages are cached."""
-        asked = {"evict", "begin_step", *TIER_OPERATIONS, *RETENTION_OPERATIONS}
+        asked = {"evict", "defragment", "begin_step", *TIER_OPERATIONS, *RETENTION_OPERATIONS}
         more = [name for name in ("partial", "duplicates") if getattr(self, name)]
         return self.operations & asked | {*more}
 

@@ -15,6 +15,7 @@ from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.capabilities import OPERATIONS, RETENTION_OPERATIONS, Capabilities
 from pabench.subjects.allocators.host_batch import count_vector, index_vector, ranks, within
+from pabench.subjects.allocators.host_defragment import moves_of
 from pabench.subjects.allocators.host_grants import (
     NO_COPIES,
     NO_POSITIONS,
@@ -274,6 +275,20 @@ class HostAllocator(HostTiers):
         return tuple(gone)
 
     # --- moving away ------------------------------------------------------------------------------------
+
+    def defragment(self) -> Array:
+        """See ``PageAllocator``."""
+        flying = len(self._steps) + len(self._copies) + self._pins.total()
+        if flying:
+            raise InvalidCase("steps, copies and pins", flying, "must be 0 before pages move")
+        moves = moves_of(self._ring.ids(), self.shape.num_pages)
+        # the last entry is where NULL_PAGE looks
+        self._flat[:] = moves.new[self._flat]
+        self._shares[moves.targets] = self._shares[moves.sources]
+        self._shares[moves.sources] = 0
+        self._cache.rename(moves.new)
+        self._ring.hold(moves.free)
+        return moves.copies(self.shape.page_size)
 
     def swap_out(self, sequence: int) -> Array:
         """See ``PageAllocator``."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pabench.errors import InvalidCase
+from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.results import NULL_PAGE, Prompt
 
 Words = tuple[Any, ...]
@@ -141,6 +142,15 @@ class PrefixCache:
         """A node is kept for nothing but its page and those behind it."""
         node.children -= 1
         self._prune(node)
+
+    def rename(self, new: Array) -> None:
+        """Let each page have the id ``new[page]``."""
+        self._node = {int(new[page]): node for page, node in self._node.items()}
+        self.cached[:] = False
+        for page, node in self._node.items():
+            node.page = page
+            self.cached[page] = True
+        self.unused = OrderedDict.fromkeys(int(new[page]) for page in self.unused)
 
     def evict(self, count: int) -> list[int]:
         """Take the ``count`` pages unused for longest out of the cache and return them; there are as many."""

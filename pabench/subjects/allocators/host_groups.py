@@ -72,7 +72,8 @@ class HostGroups(HostAllocator):
 
     name = "host-groups"
     capabilities = Capabilities(
-        operations=frozenset(OPERATIONS) - {"free_window", *TIER_OPERATIONS, *RETENTION_OPERATIONS},
+        operations=frozenset(OPERATIONS)
+        - {"free_window", "defragment", *TIER_OPERATIONS, *RETENTION_OPERATIONS},
         watermark=True,
         images=True,
         groups=frozenset(GROUP_KINDS),
@@ -188,7 +189,7 @@ class HostGroups(HostAllocator):
             self._end(sequence)
 
     # not offered: windows slide by themselves, and there is one tier
-    free_window = PageAllocator.free_window
+    free_window, defragment = PageAllocator.free_window, PageAllocator.defragment
     move_down, load, end_copy = PageAllocator.move_down, PageAllocator.load, PageAllocator.end_copy
     pin, unpin = PageAllocator.pin, PageAllocator.unpin
 

@@ -51,6 +51,11 @@ class PageRing:
             ids[: end - capacity] = pages[capacity - tail :]
         self.count += count
 
+    def hold(self, pages: Array) -> None:
+        """Hold ``pages`` alone, in this order."""
+        self._head, self.count = 0, pages.size
+        self._ids[: pages.size] = pages
+
     def ids(self) -> Array:
         """Return the free ids, oldest first, int32."""
         order = (self._head + np.arange(self.count)) % max(1, self._ids.size)

@@ -86,7 +86,7 @@ class HostReuse(HostAllocator):
 
     name = "host-reuse"
     capabilities = Capabilities(
-        operations=frozenset(OPERATIONS) - {*TIER_OPERATIONS},
+        operations=frozenset(OPERATIONS) - {"defragment", *TIER_OPERATIONS},
         watermark=True,
         images=True,
         partial=True,
@@ -99,7 +99,8 @@ class HostReuse(HostAllocator):
         self._cache = self._retaining = RetainingCache(shape.num_pages, shape.page_size, shape.hash_bits)
         self._cached = self._cache.cached
 
-    # not offered: there is one tier
+    # not offered: there is one tier, and what pages are worth stays with them
+    defragment = PageAllocator.defragment
     move_down, load, end_copy = PageAllocator.move_down, PageAllocator.load, PageAllocator.end_copy
     pin, unpin = PageAllocator.pin, PageAllocator.unpin
 

@@ -301,6 +301,7 @@ def test_forgetting_rounds_leave_the_model_as_large_as_it_was() -> None:
 def test_forgetting_goes_without_what_it_is_not_defined_for(more: dict[str, Any]) -> None:
     given: dict[str, Any] = {"operations": frozenset({"alloc"}), "hits": "some", **more}
     with pytest.raises(
-        InvalidCase, match="go without evict, steps, tiers, priorities, partial hits and duplicates"
+        InvalidCase,
+        match="go without evict, defragment, steps, tiers, priorities, partial hits and duplicates",
     ):
         Capabilities(**given)

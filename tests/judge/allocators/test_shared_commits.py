@@ -136,5 +136,5 @@ def test_shared_commits_are_judged_as_declared(kind: type[ModelAllocator], said:
 @pytest.mark.parametrize("more", [{"partial": True}, {"operations": frozenset({"alloc", "begin_step"})}])
 def test_shared_commits_go_without_what_they_are_not_defined_for(more: dict[str, Any]) -> None:
     given: dict[str, Any] = {"operations": frozenset({"alloc"}), "commits": "shared", **more}
-    with pytest.raises(InvalidCase, match="go without steps, tiers, priorities, partial hits"):
+    with pytest.raises(InvalidCase, match="go without defragment, steps, tiers, priorities, partial hits"):
         Capabilities(**given)
