@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gives pages back, shares them and starts afresh: the other half of page_alloc_scan.cu, with the same state.
 //
-//   page_alloc_drop    grid a power of two; block PAB_THREADS (a multiple of 32, at most 1024); shared: 64 u64
+//   page_alloc_drop    grid a power of two; block PAB_THREADS (a multiple of 32, at most 1024); shared: 128 u64
 //   page_alloc_push    the same; launched right after drop, with the same request
 //   page_alloc_fork    grid 1; block and shared as above
 //   page_alloc_reset   the same

@@ -22,7 +22,9 @@ from pabench.problem.dtypes import Array
 
 FILE, RELEASE_FILE = "page_alloc_scan.cu", "page_alloc_release.cu"
 MIN_THREADS, MAX_THREADS = 64, 1024
-SHARED_BYTES = 64 * 8
+SCAN_BYTES = 128 * 8
+EACH = 4
+"""Entries of a thread in a pass of the block that plans an extend."""
 STEPS = ("extend", "drop", "push", "fork", "reset")
 EXTEND, DROP, PUSH, FORK, RESET = (f"page_alloc_{step}" for step in STEPS)
 ENTRIES = {FILE: (EXTEND,), RELEASE_FILE: (DROP, PUSH, FORK, RESET)}
@@ -96,14 +98,18 @@ def block_threads(max_seqs: int) -> int:
     return max(MIN_THREADS, min(MAX_THREADS, 1 << (max_seqs - 1).bit_length()))
 
 
+def extend_bytes(threads: int) -> int:
+    """Return the dynamic shared memory of an extend: the scan's, and two sums for each entry of a pass."""
+    return SCAN_BYTES + 2 * 8 * EACH * threads
+
+
 def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table."""
     threads = MIN_THREADS
     while threads <= MAX_THREADS:
         for file, names in ENTRIES.items():
-            entries = tuple(
-                KernelEntry(name=name, threads=threads, shared_bytes=SHARED_BYTES) for name in names
-            )
+            shared = extend_bytes(threads) if file == FILE else SCAN_BYTES
+            entries = tuple(KernelEntry(name=name, threads=threads, shared_bytes=shared) for name in names)
             for label, more in (("", {}), (" with decode plan", PLANNING)) if file == FILE else (("", {}),):
                 yield KernelInstance(
                     file=file,
@@ -155,7 +161,7 @@ def new_state(
         page_ends=device.empty((max_seqs,), np.dtype(np.uint64)),
         token_ends=device.empty((max_seqs,), np.dtype(np.uint64)),
         plan=device.empty((max_seqs,), np.dtype(np.uint32)),
-        header=device.empty((2,), np.dtype(np.uint64)),
+        header=device.empty((4,), np.dtype(np.uint64)),
         shared_drops=device.zeros((num_pages,), np.dtype(np.uint32)),
         last_drop=device.zeros((num_pages,), np.dtype(np.uint32)),
         gate=device.zeros((2,), np.dtype(np.uint32)),
@@ -260,4 +266,5 @@ def _sizes(state: ScanState) -> tuple[Any, ...]:
 
 def _launch(state: ScanState, module: Module, entry: str, args: tuple[Any, ...], blocks: int = 1) -> None:
     grid, block = (blocks, 1, 1), (state.threads, 1, 1)
-    module.launch(Launch(entry=entry, grid=grid, block=block, shared_bytes=SHARED_BYTES, args=args))
+    shared = extend_bytes(state.threads) if entry == EXTEND else SCAN_BYTES
+    module.launch(Launch(entry=entry, grid=grid, block=block, shared_bytes=shared, args=args))
