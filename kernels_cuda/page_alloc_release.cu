@@ -5,17 +5,24 @@
 //   page_alloc_push    the same; launched right after drop, with the same request
 //   page_alloc_fork    grid 1; block and shared as above
 //   page_alloc_reset   the same
+//   page_alloc_fence   the same
 //
 // drop     entries sequences (max_seqs) i32, -1 for none, and values (max_seqs) i32.  `what` 0: end the sequence; 1: cut
 //          it to `value` tokens; 2: give up the pages wholly before token `value`.  Finds what is let go, and counts who
 //          lets go of pages that others hold too; nothing is given back yet.
 // push     Each page that nobody holds any more goes to the end of the ring: entry by entry in their order, column by
-//          column; one that several entries let go, where the last of them stands.  All or nothing.
+//          column; one that several entries let go, where the last of them stands.  All or nothing.  They can be granted
+//          at once where no step is in flight.
 // fork     entries parents, children (max_seqs) i32, -1 for none: a child that is not live gets the row of a live
 //          parent.  No child is named twice or as a parent.  All or nothing.
-// reset    all pages free, in order of their ids; refused while a sequence is live.
-// status   i64[8]: code (0 ok, 3 a sequence is not live, 4 an index or a value out of range, 5 a sequence is live), 0,
-//          pages free, entry concerned or -1 (reset: sequence), 0, pages that became free, 0, 0.
+// reset    all pages free, in order of their ids; refused while a sequence is live or a step in flight.
+// fence    `what` 0: a step begins, which may use all pages that are held now: what is let go from here on waits until
+//          it has ended, and those before it.  1: the oldest step has ended.  Pages are let go and come back in one
+//          order, so that a fence is a place in the ring: marks u64 (a power of two of them) holds the tail at the
+//          beginning of each step in flight, and when one ends, what can be granted ends at the mark of the next.
+// status   i64[8]: code (0 ok, 3 a sequence is not live, 4 an index or a value out of range, 5 a sequence is live, 6 a
+//          step is in flight, or none, or as many as there are marks), 0, pages free, entry concerned or -1 (reset:
+//          sequence), 0, pages that nobody holds any more (fence: that came back), 0, 0.
 // Scratch  column_ends (max_seqs) u64: running sums of the columns let go; header u64[3]: columns, tail, code; drops,
 //          last (num_pages) u32, 0 between steps: entries that let a shared page go, and the last of them; tiles
 //          (2 * grid) u32: pages that each block frees, and whether it has said so; gate u32[3], 0 at first.
@@ -36,6 +43,7 @@
 namespace pab {
 
 enum { kEnd = 0, kCut = 1, kWindow = 2 };
+enum { kBegins = 0 };  // a step; else the oldest one has ended
 
 struct Columns {
   i32 from, to, length;  // columns let go, length afterwards
@@ -107,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
         if (wrong && before.tokens == 0) {
           status[0] = wrong;
           status[1] = status[4] = status[5] = status[6] = status[7] = 0;
-          status[2] = static_cast<i64>(tail - cursor[0]);
+          status[2] = static_cast<i64>(cursor[2] - cursor[0]);
           status[3] = i;
         }
         code = 1;
@@ -213,8 +221,9 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_push(
   }
   if (turn.block == gridDim.x - 1 && threadIdx.x == 0) {
     cursor[1] = tail + freed;
+    if (cursor[3] == cursor[4]) cursor[2] = tail + freed;  // no step is in flight
     status[0] = status[1] = status[4] = status[6] = status[7] = 0;
-    status[2] = static_cast<i64>(tail + freed - cursor[0]);
+    status[2] = static_cast<i64>(cursor[2] - cursor[0]);
     status[3] = -1;
     status[5] = static_cast<i64>(freed);
   }
@@ -243,7 +252,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_fork(
       if (wrong && before.pages == 0) {
         status[0] = wrong;
         status[1] = status[4] = status[5] = status[6] = status[7] = 0;
-        status[2] = static_cast<i64>(cursor[1] - cursor[0]);
+        status[2] = static_cast<i64>(cursor[2] - cursor[0]);
         status[3] = i;
       }
       return;
@@ -262,7 +271,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_fork(
   }
   if (thread == 0) {
     status[0] = status[1] = status[4] = status[5] = status[6] = status[7] = 0;
-    status[2] = static_cast<i64>(cursor[1] - cursor[0]);
+    status[2] = static_cast<i64>(cursor[2] - cursor[0]);
     status[3] = -1;
   }
 }
@@ -275,6 +284,15 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_reset(
   u64* shared = reinterpret_cast<u64*>(memory);
   const i32 thread = static_cast<i32>(threadIdx.x);
   Pair total = {0, 0};
+  if (cursor[3] != cursor[4]) {
+    if (thread == 0) {
+      status[0] = 6;
+      status[1] = status[4] = status[5] = status[6] = status[7] = 0;
+      status[2] = static_cast<i64>(cursor[2] - cursor[0]);
+      status[3] = -1;
+    }
+    return;
+  }
   for (i32 base = 0; base < max_seqs; base += PAB_THREADS) {
     const i32 sequence = base + thread;
     const bool live = sequence < max_seqs && lengths[sequence] >= 0;
@@ -283,7 +301,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_reset(
       if (live && before.pages == 0) {
         status[0] = 5;
         status[1] = status[4] = status[5] = status[6] = status[7] = 0;
-        status[2] = static_cast<i64>(cursor[1] - cursor[0]);
+        status[2] = static_cast<i64>(cursor[2] - cursor[0]);
         status[3] = sequence;
       }
       return;
@@ -292,10 +310,32 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_reset(
   // with no sequence live the tables and counts are as at the start
   for (i32 page = thread; page < num_pages; page += PAB_THREADS) ring[page] = static_cast<u32>(page);
   if (thread == 0) {
-    cursor[0] = 0;
-    cursor[1] = static_cast<u64>(num_pages);
+    cursor[0] = cursor[3] = cursor[4] = 0;
+    cursor[1] = cursor[2] = static_cast<u64>(num_pages);
     status[0] = status[1] = status[4] = status[5] = status[6] = status[7] = 0;
     status[2] = num_pages;
     status[3] = -1;
   }
+}
+
+extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_fence(
+    pab::u64* cursor, pab::u64* marks, pab::i64* status, pab::u32 mark_mask, pab::i32 what) {
+  using namespace pab;
+  if (threadIdx.x != 0) return;
+  const u64 begun = cursor[3], ended = cursor[4], flying = begun - ended, open = cursor[2];
+  const bool refused = what == kBegins ? flying > mark_mask : flying == 0;
+  u64 opened = open;
+  if (!refused && what == kBegins) {
+    marks[begun & mark_mask] = cursor[1];
+    cursor[3] = begun + 1;
+  } else if (!refused) {
+    opened = flying > 1 ? marks[(ended + 1) & mark_mask] : cursor[1];
+    cursor[2] = opened;
+    cursor[4] = ended + 1;
+  }
+  status[0] = refused ? 6 : 0;
+  status[1] = status[4] = status[6] = status[7] = 0;
+  status[2] = static_cast<i64>(opened - cursor[0]);
+  status[3] = -1;
+  status[5] = static_cast<i64>(opened - open);
 }

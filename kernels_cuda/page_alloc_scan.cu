@@ -4,10 +4,11 @@
 //   page_alloc_extend   grid a power of two; block PAB_THREADS (a multiple of 32, at most 1024)
 //                       shared: 128 u64 for sums over the block, and 8 * PAB_THREADS u64 for those of the entries
 //
-// State    ring (capacity u32, a power of two): free pages between head and tail, oldest first; cursor[0] = head,
-//          cursor[1] = tail, both u64 and only growing; refcounts (num_pages) u32: table entries that hold a page;
-//          lengths (max_seqs) i32, -1 for a sequence that is not live; block_table (max_seqs, max_pages) i32, -1 where
-//          there is no page.
+// State    ring (capacity u32, a power of two): pages that nobody holds, oldest first; cursor u64[5], none of which ever
+//          falls: head, tail, where between them what can be granted ends (pages behind it wait for steps in flight, see
+//          page_alloc_fence of page_alloc_release.cu), steps begun, steps ended; refcounts (num_pages) u32: table
+//          entries that hold a page; lengths (max_seqs) i32, -1 for a sequence that is not live; block_table (max_seqs,
+//          max_pages) i32, -1 where there is no page.
 // Request  sequences (max_seqs) i32, -1 for an entry without request, none named twice; tokens (max_seqs) i32 to add.
 //          A sequence that is not live is started.  Served in the order of the request.
 // Writes   the state; slot_mapping (slots of the new tokens, request by request); copies (max_seqs, 3) i32: source
@@ -72,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
     PAB_REGION("plan");
     const Growth growth = {sequences, tokens, lengths, max_seqs, max_pages, page_size,
                            aligned(sequences) && aligned(tokens)};
-    const u64 head = cursor[0], free_pages = cursor[1] - head;
+    const u64 head = cursor[0], free_pages = cursor[2] - head;
     Pair total = {0, 0}, carried = {0, 0};
     i64 code = 0, concerned = -1;
     bool sharing = false;

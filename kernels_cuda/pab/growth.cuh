@@ -98,8 +98,8 @@ PAB_FN void load_entries(const Growth& growth, i32 first, Entries& entries) {
   }
 }
 
-// For each entry how many before it write the same page; `page` is -1 where an entry does not ask.  Warp after warp, and
-// 32 entries after 32, so that it is their order that counts; only entered when a page of the chunk is shared.  `staged`
+// For each entry how many before it write the same page; `page` is -1 where an entry does not ask.  Warp after warp, 32
+// entries after 32, so that it is their order that counts; only entered when a page of the chunk is shared.  `staged`
 // is kChunk of shared memory, `copied` (num_pages) 0 at first.
 PAB_FN void rank_of(const i32 (&page)[kEach], u32* staged, u32* copied, u32 (&rank)[kEach]) {
   u32* ours = staged + kEach * (threadIdx.x - lane_id());  // of this warp

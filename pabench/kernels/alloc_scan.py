@@ -25,15 +25,18 @@ MIN_THREADS, MAX_THREADS = 64, 1024
 SCAN_BYTES = 128 * 8
 EACH = 4
 """Entries of a thread in a pass of the block that plans an extend."""
-STEPS = ("extend", "drop", "push", "fork", "reset")
-EXTEND, DROP, PUSH, FORK, RESET = (f"page_alloc_{step}" for step in STEPS)
-ENTRIES = {FILE: (EXTEND,), RELEASE_FILE: (DROP, PUSH, FORK, RESET)}
+STEPS = ("extend", "drop", "push", "fork", "reset", "fence")
+EXTEND, DROP, PUSH, FORK, RESET, FENCE = (f"page_alloc_{step}" for step in STEPS)
+ENTRIES = {FILE: (EXTEND,), RELEASE_FILE: (DROP, PUSH, FORK, RESET, FENCE)}
 """Entry points of each file."""
 
 PLANNING = {"PAB_DECODE_PLAN": 1, "PAB_FEATURES": 1}
 """Of an instance that plans the decode as well."""
 
-OK, TOO_FEW_PAGES, ROW_TOO_SHORT, NOT_LIVE, BAD_VALUE, STILL_LIVE = range(6)
+STEPS_IN_FLIGHT = 1024
+"""At most so many, a power of two."""
+
+OK, TOO_FEW_PAGES, ROW_TOO_SHORT, NOT_LIVE, BAD_VALUE, STILL_LIVE, WRONG_STEPS = range(7)
 END, CUT, WINDOW = range(3)
 """What ``drop`` does to a sequence: end it, cut it to a length, give up what a window has left behind."""
 
@@ -45,10 +48,10 @@ class Status:
     Attributes:
         code: ``OK`` or what was wrong; then nothing has changed.
         needed: pages that all entries of an extend need.
-        free: pages free afterwards.
+        free: pages free afterwards, without those that wait for steps in flight.
         concerned: first entry (reset: sequence) that was wrong, or -1.
         served: entries of an extend that were served, from the first on.
-        pages: pages taken, or that became free.
+        pages: pages taken, or that nobody holds any more; at the end of a step, that came back.
         tokens: tokens added.
         copies: pages to be copied.
     """
@@ -76,6 +79,7 @@ class ScanState:
     page_size: int
     ring: Any
     cursor: Any
+    marks: Any
     refcounts: Any
     lengths: Any
     block_table: Any
@@ -152,7 +156,8 @@ def new_state(
         num_pages=num_pages,
         page_size=page_size,
         ring=device.to_device(ring),
-        cursor=device.to_device(np.array([0, num_pages], np.uint64)),
+        cursor=device.to_device(np.array([0, num_pages, num_pages, 0, 0], np.uint64)),
+        marks=device.zeros((STEPS_IN_FLIGHT,), np.dtype(np.uint64)),
         refcounts=device.zeros((num_pages,), np.dtype(np.uint32)),
         lengths=device.to_device(np.full(max_seqs, -1, np.int32)),
         block_table=device.to_device(np.full((max_seqs, max_pages_per_seq), -1, np.int32)),
@@ -243,6 +248,16 @@ def reset(state: ScanState) -> None:
     _launch(state, state.releaser, RESET, (*arrays, *sizes))
 
 
+def begin_step(state: ScanState) -> None:
+    """Launch the beginning of a step: what is let go from here on waits until it has ended."""
+    _fence(state, 0)
+
+
+def end_step(state: ScanState) -> None:
+    """Launch the end of the oldest step in flight: what waited for it alone comes back."""
+    _fence(state, 1)
+
+
 def read_status(state: ScanState) -> Status:
     """Wait for the last step and return what became of it."""
     state.device.synchronize()
@@ -256,6 +271,11 @@ def read_status(state: ScanState) -> Status:
 
 def _defines(threads: int) -> dict[str, int]:
     return {"PAB_THREADS": threads}
+
+
+def _fence(state: ScanState, what: int) -> None:
+    mask = np.uint32(STEPS_IN_FLIGHT - 1)
+    _launch(state, state.releaser, FENCE, (state.cursor, state.marks, state.status, mask, np.int32(what)))
 
 
 def _sizes(state: ScanState) -> tuple[Any, ...]:

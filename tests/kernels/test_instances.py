@@ -187,6 +187,7 @@ def test_kernels_instances_hold_every_allocator(max_seqs: int) -> None:
     alloc_scan.drop(state, request, request, alloc_scan.END)
     alloc_scan.fork(state, request, request)
     alloc_scan.reset(state)
+    alloc_scan.begin_step(state)
     check(recorder)
 
 

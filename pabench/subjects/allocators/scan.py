@@ -21,7 +21,10 @@ from pabench.subjects.allocators.results import Granted
 
 NOTHING = {"pages": 0, "needed": 0, "served": 0, "tokens": 0, "copies": 0}
 """Of the status of a release that was refused."""
-OPERATIONS = ("alloc", "append", "append_batch", "fork", "truncate", "free", "free_window", "reset")
+OPERATIONS = (
+    *("alloc", "append", "append_batch", "fork", "truncate", "free", "free_window", "reset"),
+    *("begin_step", "end_step"),
+)
 
 
 class ScanAllocator(DeviceTables):
@@ -59,14 +62,20 @@ class ScanAllocator(DeviceTables):
 
     @property
     def free_pages(self) -> int:
-        """Pages between the ring's head and tail."""
-        head, tail = (int(value) for value in self._device.to_host(self._state.cursor))
-        return tail - head
+        """Pages of the ring that no step in flight may still use."""
+        head, _, open_to, _, _ = self._cursor()
+        return open_to - head
+
+    @property
+    def returning_pages(self) -> int:
+        """Pages of the ring behind the fence."""
+        _, tail, open_to, _, _ = self._cursor()
+        return tail - open_to
 
     def fingerprint(self) -> bytes:
         """See ``PageAllocator``."""
         state = self._state
-        arrays = (state.ring, state.cursor, state.refcounts, state.lengths, state.block_table)
+        arrays = (state.ring, state.cursor, state.marks, state.refcounts, state.lengths, state.block_table)
         return b"".join(self._device.to_host(array).tobytes() for array in arrays)
 
     # --- operations -----------------------------------------------------------------------------------
@@ -110,10 +119,24 @@ class ScanAllocator(DeviceTables):
         keep_from = whole_number("keep_from", keep_from, low=0)
         self._cut(sequence, keep_from, alloc_scan.WINDOW, "keep_from", "must be at most the length")
 
+    def begin_step(self) -> None:
+        """See ``PageAllocator``; at most ``alloc_scan.STEPS_IN_FLIGHT`` steps are in flight."""
+        returning = self.returning_pages
+        alloc_scan.begin_step(self._state)
+        self._refuse_steps("page_alloc_fence", f"must be fewer than {alloc_scan.STEPS_IN_FLIGHT}")
+        self._expect_ok("page_alloc_fence", pages=returning - self.returning_pages)
+
+    def end_step(self) -> None:
+        """See ``PageAllocator``."""
+        returning = self.returning_pages
+        alloc_scan.end_step(self._state)
+        self._refuse_steps("page_alloc_fence", "must be one at least")
+        self._expect_ok("page_alloc_fence", pages=returning - self.returning_pages)
+
     def reset(self) -> None:
         """See ``PageAllocator``."""
         alloc_scan.reset(self._state)
-        done = alloc_scan.read_status(self._state)
+        done = self._refuse_steps("page_alloc_reset", "must all have ended before a reset")
         if done.code == alloc_scan.STILL_LIVE:
             self._believe("page_alloc_reset", done, **NOTHING)
             live = np.flatnonzero(self.lengths() >= 0).tolist()
@@ -141,11 +164,24 @@ class ScanAllocator(DeviceTables):
 
     # --- parts ----------------------------------------------------------------------------------------
 
-    def _expect_ok(self, entry: str) -> None:
+    def _cursor(self) -> list[int]:
+        """Head and tail of the ring, where what can be granted ends, steps begun and ended."""
+        return [int(value) for value in self._device.to_host(self._state.cursor)]
+
+    def _refuse_steps(self, entry: str, rule: str) -> alloc_scan.Status:
+        """Return the status; raises ``InvalidCase`` where it says too many or too few steps in flight."""
+        done = alloc_scan.read_status(self._state)
+        if done.code == alloc_scan.WRONG_STEPS:
+            self._believe(entry, done, **NOTHING)
+            *_, begun, ended = self._cursor()
+            raise InvalidCase("steps in flight", begun - ended, rule)
+        return done
+
+    def _expect_ok(self, entry: str, **expected: int) -> None:
         done = alloc_scan.read_status(self._state)
         if done.code != alloc_scan.OK:
             raise DeviceFault(f"{entry}: status {done.code} after the host's checks passed")
-        self._believe(entry, done, needed=0, served=0, tokens=0, copies=0)
+        self._believe(entry, done, needed=0, served=0, tokens=0, copies=0, **expected)
 
     def _believe(self, entry: str, done: alloc_scan.Status, **expected: int) -> None:
         """Hold a status to what the tables say: in a graph of launches nobody else looks at it.

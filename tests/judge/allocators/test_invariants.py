@@ -342,7 +342,7 @@ def test_allocators_invariants_say_what_is_not_judged() -> None:
     about = check.about_of(ScanAllocator.capabilities)
     assert about.endswith(
         "Not offered and not judged: "
-        "15 of 23, commit, lookup, adopt, evict, swap_out, swap_in, begin_step, end_step, "
+        "13 of 23, commit, lookup, adopt, evict, swap_out, swap_in, "
         "move_down, load, end_copy, pin, unpin, retain, pass_time."
     )
     assert check.about_of(ModelAllocator.capabilities) == check.about

@@ -502,7 +502,7 @@ def test_allocators_model_kernel_names_the_first_entry_concerned() -> None:
         done = extend(wrong)
         assert (done.code, done.concerned) == (alloc_scan.BAD_VALUE, 1099)
     assert (scan.lengths == -1).all()
-    assert scan.cursor.tolist() == [0, 2000]
+    assert scan.cursor.tolist() == [0, 2000, 2000, 0, 0]
     assert slots.tobytes() == b"\xff" * slots.nbytes
     leave = np.full(1500, -1, np.int32)
     leave[[1030, 1031]] = 5, 6
