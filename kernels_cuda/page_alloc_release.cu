@@ -38,7 +38,10 @@
 //
 // Atomics only meet pages that several entries may let go in one launch, but for one a block for its turn; what they
 // leave behind does not depend on their order.
+//
+// PAB_GROUPS 1: as for page_alloc_scan.cu.
 #include "pab/block_scan.cuh"
+#include "pab/page_sizes.cuh"
 
 namespace pab {
 
@@ -79,8 +82,8 @@ struct Place {
   i64 at;
 };
 PAB_FN Place place_of(u64 item, const u64* column_ends, const i32* sequences, const i32* values, i32 max_seqs,
-                      i32 max_pages, i32 page_size, i32 what) {
-  const i32 i = first_above(column_ends, max_seqs, item);
+                      i32 max_pages, const PageSizes& sizes, i32 what) {
+  const i32 i = first_above(column_ends, max_seqs, item), page_size = sizes.of(sequences[i]);
   const i64 column = (what == kCut ? pages_of(values[i], page_size) : 0) + static_cast<i64>(item) -
                      static_cast<i64>(i ? column_ends[i - 1] : 0);
   return {i, static_cast<i64>(sequences[i]) * max_pages + column};
@@ -92,8 +95,9 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
     const pab::i32* sequences, const pab::i32* values, const pab::u64* cursor, const pab::u32* refcounts,
     const pab::i32* lengths, const pab::i32* block_table, pab::i64* status, pab::u64* column_ends, pab::u32* drops,
     pab::u32* last, pab::u64* header, pab::u32* gate, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size,
-    pab::i32 what) {
+    pab::i32 what PAB_GROUP_PARAMETERS) {
   using namespace pab;
+  const PageSizes sizes = PAB_PAGE_SIZES;
   PAB_SHARED(memory);
   u64* shared = reinterpret_cast<u64*>(memory);
   const i32 thread = static_cast<i32>(threadIdx.x);
@@ -107,7 +111,8 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
       u32 wrong = 0;
       Columns columns = {0, 0, -1};
       if (sequence >= 0) {
-        wrong = columns_of(sequence, values[i], lengths, block_table, max_seqs, max_pages, page_size, what, columns);
+        wrong = columns_of(sequence, values[i], lengths, block_table, max_seqs, max_pages, sizes.of(sequence), what,
+                           columns);
       }
       const u64 count = wrong || columns.to < columns.from ? 0 : static_cast<u64>(columns.to - columns.from);
       const Pair before = block_scan({count, wrong != 0}, total, shared);
@@ -143,7 +148,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
   // who lets go of pages that are shared: counted, and the last entry found
   const u64 items = header[0], step = static_cast<u64>(gridDim.x) * PAB_THREADS;
   for (u64 item = static_cast<u64>(turn.block) * PAB_THREADS + threadIdx.x; item < items; item += step) {
-    const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what);
+    const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, sizes, what);
     const i32 page = block_table[place.at];
     if (page >= 0 && refcounts[page] > 1) {
       atomic_add(&drops[page], 1u);
@@ -156,8 +161,9 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_push(
     const pab::i32* sequences, const pab::i32* values, pab::u32* ring, pab::u64* cursor, pab::u32* refcounts,
     pab::i32* lengths, pab::i32* block_table, pab::i64* status, const pab::u64* column_ends, pab::u32* drops,
     pab::u32* last, const pab::u64* header, pab::u32* tiles, pab::u32* gate, pab::u32 ring_mask, pab::i32 max_seqs,
-    pab::i32 max_pages, pab::i32 page_size, pab::i32 what) {
+    pab::i32 max_pages, pab::i32 page_size, pab::i32 what PAB_GROUP_PARAMETERS) {
   using namespace pab;
+  const PageSizes sizes = PAB_PAGE_SIZES;
   PAB_SHARED(memory);
   u64* shared = reinterpret_cast<u64*>(memory);
   const Turn turn = take_turn(&gate[2], shared);
@@ -170,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_push(
   // others still hold, -1 where there is nothing to do
   u64 ending = 0;
   for (u64 item = begin + threadIdx.x; item < end; item += PAB_THREADS) {
-    const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what);
+    const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, sizes, what);
     const i32 page = block_table[place.at];
     bool ours = false, ends = false;
     if (page >= 0) {
@@ -204,7 +210,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_push(
     i32* entry = nullptr;
     i32 said = -1;
     if (item < end) {
-      entry = block_table + place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what).at;
+      entry = block_table + place_of(item, column_ends, sequences, values, max_seqs, max_pages, sizes, what).at;
       said = *entry;
     }
     const Pair before = block_scan({said >= 0, 0}, total, shared);
@@ -231,8 +237,10 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_push(
 
 extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_fork(
     const pab::i32* parents, const pab::i32* children, const pab::u64* cursor, pab::u32* refcounts, pab::i32* lengths,
-    pab::i32* block_table, pab::i64* status, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size) {
+    pab::i32* block_table, pab::i64* status, pab::i32 max_seqs, pab::i32 max_pages,
+    pab::i32 page_size PAB_GROUP_PARAMETERS) {
   using namespace pab;
+  const PageSizes sizes = PAB_PAGE_SIZES;
   PAB_SHARED(memory);
   u64* shared = reinterpret_cast<u64*>(memory);
   const i32 thread = static_cast<i32>(threadIdx.x);
@@ -263,7 +271,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_fork(
     const i32 length = lengths[parents[i]];
     const i32* from = block_table + static_cast<i64>(parents[i]) * max_pages;
     i32* to = block_table + static_cast<i64>(children[i]) * max_pages;
-    for (i64 column = thread; column < pages_of(length, page_size); column += PAB_THREADS) {
+    for (i64 column = thread; column < pages_of(length, sizes.of(parents[i])); column += PAB_THREADS) {
       to[column] = from[column];
       if (from[column] >= 0) atomic_add(&refcounts[from[column]], 1u);  // entries may share a parent
     }

@@ -26,6 +26,8 @@
 //          request, length), and searches in shared memory.  With the launch about 5 us on an H200 for 256 entries, and
 //          8 us for 4,096, whose 32 warps share the issue slots of one multiprocessor (predicted, not measured).
 //
+// PAB_GROUPS 1: see pab/page_sizes.cuh; a request of a sequence is one of each of its rows, all of them served or none.
+//
 // The block that starts first plans: needs, their sums in order of the request, the decision, lengths and copies.  All
 // blocks then spread pages and slots over their threads, each finding its entry by a search in the sums.  There is no
 // atomic operation on this path, but for one a block when there are several, and for those of a copied page.
@@ -59,11 +61,13 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
     const pab::i32* sequences, const pab::i32* tokens, const pab::u32* ring, pab::u64* cursor, pab::u32* refcounts,
     pab::i32* lengths, pab::i32* block_table, pab::i64* slot_mapping, pab::i32* copies, pab::i64* status,
     pab::u64* page_ends, pab::u64* token_ends, pab::u32* plan, pab::u64* header, pab::u32* copied, pab::u32* gate,
-    pab::u32 ring_mask, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size, pab::i32 prefix PAB_PLAN_PARAMETERS) {
+    pab::u32 ring_mask, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size, pab::i32 prefix PAB_GROUP_PARAMETERS
+        PAB_PLAN_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(memory);
   u64* shared = reinterpret_cast<u64*>(memory);
   u64 *page_sums = shared + kScanArea, *token_sums = page_sums + kChunk;
+  const PageSizes sizes = PAB_PAGE_SIZES;
   const i32 thread = static_cast<i32>(threadIdx.x);
   const bool one_pass = max_seqs <= kChunk;  // then the entries stay in registers, and the sums in shared memory
   const Turn turn = take_turn(&gate[0], shared);
@@ -71,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
 
   if (block == 0) {
     PAB_REGION("plan");
-    const Growth growth = {sequences, tokens, lengths, max_seqs, max_pages, page_size,
+    const Growth growth = {sequences, tokens, lengths, max_seqs, max_pages, sizes,
                            aligned(sequences) && aligned(tokens)};
     const u64 head = cursor[0], free_pages = cursor[2] - head;
     Pair total = {0, 0}, carried = {0, 0};
@@ -88,6 +92,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
       u64 pages = 0, added = 0, sharers = 0;
 #pragma unroll
       for (i32 k = 0; k < kEach; ++k) {
+        const i32 page_size = entries.page_size[k];
         const u32 size = static_cast<u32>(page_size), column = entries.old[k] / size;
         const bool begun = (entries.more[k] != 0) & (entries.old[k] % size != 0);
         at[k] = begun ? static_cast<i64>(entries.sequence[k]) * max_pages + column : -1;
@@ -173,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
         for (i32 k = 0; k < kEach; ++k) {
           if (mark[k] == 0) continue;
           const i32 i = first + k;
-          const u32 size = static_cast<u32>(page_size), slots = entries.old[k] % size;
+          const u32 size = static_cast<u32>(entries.page_size[k]), slots = entries.old[k] % size;
           const i32 tail = block_table[static_cast<i64>(entries.sequence[k]) * max_pages + entries.old[k] / size];
           if (mark[k] & kFirst) copied[tail] = 0;
           if (i >= served || !(mark[k] & kCopies)) continue;
@@ -246,7 +251,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
   }
   for (u64 item = begin + threadIdx.x; item < pages; item += step) {
     const i32 i = first_above(page_at, served, item), sequence = sequences[i];
-    const i64 have = pages_of(lengths[sequence] - static_cast<i64>(tokens[i]), page_size);
+    const i64 have = pages_of(lengths[sequence] - static_cast<i64>(tokens[i]), sizes.of(sequence));
     const i64 column = have - (plan[i] & kCopies) + static_cast<i64>(item - (i ? page_at[i - 1] : 0));
     const u32 page = ring[(head + item) & ring_mask];
     block_table[static_cast<i64>(sequence) * max_pages + column] = static_cast<i32>(page);
@@ -254,6 +259,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
   }
   for (u64 item = begin + threadIdx.x; item < slots; item += step) {
     const i32 i = first_above(token_at, served, item), sequence = sequences[i];
+    const i32 page_size = sizes.of(sequence);
     const u32 old = static_cast<u32>(lengths[sequence] - tokens[i]), size = static_cast<u32>(page_size);
     const u32 token = old + static_cast<u32>(item - (i ? token_at[i - 1] : 0)), column = token / size;
     // a page taken now is read from the ring: another thread may not have written the table yet

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "pab/block_scan.cuh"
+#include "pab/page_sizes.cuh"
 
 namespace pab {
 
@@ -59,13 +60,15 @@ struct Growth {
   const i32* sequences;
   const i32* tokens;
   const i32* lengths;
-  i32 max_seqs, max_pages, page_size;
+  i32 max_seqs, max_pages;
+  PageSizes sizes;
   bool wide;  // the arrays of the request are aligned
 };
 
 struct Entries {
   i32 sequence[kEach];          // -1 where there is no request, or none that can be
   u32 old[kEach], more[kEach];  // tokens before, and to add
+  i32 page_size[kEach];
   u32 wrongs, first_wrong;      // how many are refused; 8 k + code of the first of them
 
   PAB_METHOD u32 now(i32 k) const { return old[k] + more[k]; }
@@ -80,6 +83,7 @@ PAB_FN void load_entries(const Growth& growth, i32 first, Entries& entries) {
   for (i32 k = 0; k < kEach; ++k) {
     const bool can_be = static_cast<u32>(entries.sequence[k]) < static_cast<u32>(growth.max_seqs);
     length[k] = can_be ? growth.lengths[entries.sequence[k]] : -1;
+    entries.page_size[k] = growth.sizes.of(entries.sequence[k]);
   }
   entries.wrongs = entries.first_wrong = 0;
 #pragma unroll
@@ -89,7 +93,7 @@ PAB_FN void load_entries(const Growth& growth, i32 first, Entries& entries) {
     if (wrong) entries.sequence[k] = -1;
     entries.old[k] = length[k] < 0 ? 0 : static_cast<u32>(length[k]);
     entries.more[k] = entries.sequence[k] < 0 ? 0 : static_cast<u32>(tokens[k]);
-    const i64 pages = pages_of(entries.now(k), growth.page_size);
+    const i64 pages = pages_of(entries.now(k), entries.page_size[k]);
     const bool outgrows = (entries.now(k) > 0x7FFFFFFF) | (pages > growth.max_pages);  // no branch between loads
     if (wrong || outgrows) {
       ++entries.wrongs;

@@ -7,7 +7,7 @@ became of a step stays in ``ScanState.status`` until somebody reads it.  So a CU
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ ENTRIES = {FILE: (EXTEND,), RELEASE_FILE: (DROP, PUSH, FORK, RESET, FENCE)}
 
 PLANNING = {"PAB_DECODE_PLAN": 1, "PAB_FEATURES": 1}
 """Of an instance that plans the decode as well."""
+GROUPED = {"PAB_GROUPS": 1}
+"""Of an instance whose rows have page sizes of their own."""
 
 STEPS_IN_FLIGHT = 1024
 """At most so many, a power of two."""
@@ -68,7 +70,10 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScanState:
-    """The allocator's arrays on the device; shapes and types in the kernels' head comments."""
+    """The allocator's arrays on the device; shapes and types in the kernels' head comments.
+
+    With ``group_sizes`` what the arrays call a sequence is a row, ``sequence * groups + group``.
+    """
 
     device: Device
     grower: Module
@@ -95,6 +100,7 @@ class ScanState:
     drop_header: Any
     drop_tiles: Any
     drop_gate: Any
+    group_sizes: Any | None
 
 
 def block_threads(max_seqs: int) -> int:
@@ -114,7 +120,10 @@ def instances() -> Iterator[KernelInstance]:
         for file, names in ENTRIES.items():
             shared = extend_bytes(threads) if file == FILE else SCAN_BYTES
             entries = tuple(KernelEntry(name=name, threads=threads, shared_bytes=shared) for name in names)
-            for label, more in (("", {}), (" with decode plan", PLANNING)) if file == FILE else (("", {}),):
+            kinds: dict[str, dict[str, int]] = {"": {}, " with KV groups": GROUPED}
+            if file == FILE:
+                kinds[" with decode plan"] = PLANNING
+            for label, more in kinds.items():
                 yield KernelInstance(
                     file=file,
                     label=f"{threads} threads{label}",
@@ -125,7 +134,14 @@ def instances() -> Iterator[KernelInstance]:
 
 
 def new_state(
-    device: Device, *, num_pages: int, page_size: int, max_seqs: int, max_pages_per_seq: int, blocks: int = 1
+    device: Device,
+    *,
+    num_pages: int,
+    page_size: int,
+    max_seqs: int,
+    max_pages_per_seq: int,
+    blocks: int = 1,
+    group_sizes: Sequence[int] = (),
 ) -> ScanState:
     """Return the state of an empty pool: pages 0.. in the ring, no sequence live.
 
@@ -133,9 +149,10 @@ def new_state(
         device: where it lies.
         num_pages: of the pool.
         page_size: tokens of a page.
-        max_seqs: rows of the table.
+        max_seqs: sequences, each of which has a row of the table, or one for each group.
         max_pages_per_seq: columns of the table.
         blocks: of an extend or a drop, a power of two; more than one pays for steps of thousands of pages.
+        group_sizes: tokens of a page of each KV group; none for a single table.
 
     Raises:
         InvalidCase: ``blocks`` is no power of two.
@@ -143,14 +160,16 @@ def new_state(
     whole_number("blocks", blocks, low=1, high=1024)
     if blocks & (blocks - 1):
         raise InvalidCase("blocks", blocks, "must be a power of two")
+    max_seqs *= max(1, len(group_sizes))
     threads = block_threads(max_seqs)
+    defines = _defines(threads, grouped=bool(group_sizes))
     capacity = 1 << (num_pages - 1).bit_length()
     ring = np.zeros(capacity, np.uint32)
     ring[:num_pages] = np.arange(num_pages)
     return ScanState(
         device=device,
-        grower=device.load(kernel_source(device, FILE, **_defines(threads))),
-        releaser=device.load(kernel_source(device, RELEASE_FILE, **_defines(threads))),
+        grower=device.load(kernel_source(device, FILE, **defines)),
+        releaser=device.load(kernel_source(device, RELEASE_FILE, **defines)),
         threads=threads,
         blocks=blocks,
         num_pages=num_pages,
@@ -173,6 +192,7 @@ def new_state(
         drop_header=device.empty((3,), np.dtype(np.uint64)),
         drop_tiles=device.zeros((2 * blocks,), np.dtype(np.uint32)),
         drop_gate=device.zeros((3,), np.dtype(np.uint32)),
+        group_sizes=device.to_device(np.array(group_sizes, np.int32)) if group_sizes else None,
     )
 
 
@@ -197,16 +217,18 @@ def extend(
             is then left to launch.
 
     Raises:
-        InvalidCase: ``plan`` is about other lengths.
+        InvalidCase: ``plan`` is about other lengths, or the pool has groups.
     """
     of = state
     args = (
         *(sequences, tokens, of.ring, of.cursor, of.refcounts, of.lengths, of.block_table, slot_mapping),
         *(of.copies, of.status, of.page_ends, of.token_ends, of.plan, of.header, of.shared_drops, of.gate),
-        *(*_sizes(state), np.int32(prefix)),
+        *(*_sizes(state), np.int32(prefix), *_groups(state)),
     )
     grower = state.grower
     if plan is not None:
+        if of.group_sizes is not None:
+            raise InvalidCase("plan", "of a decode", "must not be given where the pool has KV groups")
         if plan.kv_lens is not of.lengths:
             raise InvalidCase("plan", "kv_lens", "must be the lengths of the allocator")
         source = kernel_source(of.device, FILE, **_defines(of.threads), **PLANNING)
@@ -221,14 +243,15 @@ def drop(state: ScanState, sequences: Any, values: Any, what: int) -> None:
     """
     of = state
     mask, *sizes = _sizes(state)
+    groups = _groups(state)
     finds = (
         *(sequences, values, of.cursor, of.refcounts, of.lengths, of.block_table, of.status, of.page_ends),
-        *(of.shared_drops, of.last_drop, of.drop_header, of.drop_gate, *sizes, np.int32(what)),
+        *(of.shared_drops, of.last_drop, of.drop_header, of.drop_gate, *sizes, np.int32(what), *groups),
     )
     gives = (
         *(sequences, values, of.ring, of.cursor, of.refcounts, of.lengths, of.block_table, of.status),
         *(of.page_ends, of.shared_drops, of.last_drop, of.drop_header, of.drop_tiles, of.drop_gate),
-        *(mask, *sizes, np.int32(what)),
+        *(mask, *sizes, np.int32(what), *groups),
     )
     _launch(state, state.releaser, DROP, finds, blocks=state.blocks)
     _launch(state, state.releaser, PUSH, gives, blocks=state.blocks)
@@ -238,7 +261,7 @@ def fork(state: ScanState, parents: Any, children: Any) -> None:
     """Launch a step in which children get the pages of their parents."""
     of = state
     arrays = (parents, children, of.cursor, of.refcounts, of.lengths, of.block_table, of.status)
-    _launch(state, state.releaser, FORK, (*arrays, *_sizes(state)[1:]))
+    _launch(state, state.releaser, FORK, (*arrays, *_sizes(state)[1:], *_groups(state)))
 
 
 def reset(state: ScanState) -> None:
@@ -269,8 +292,13 @@ def read_status(state: ScanState) -> Status:
     )
 
 
-def _defines(threads: int) -> dict[str, int]:
-    return {"PAB_THREADS": threads}
+def _defines(threads: int, *, grouped: bool = False) -> dict[str, int]:
+    return {"PAB_THREADS": threads} | (GROUPED if grouped else {})
+
+
+def _groups(state: ScanState) -> tuple[Any, ...]:
+    sizes = state.group_sizes
+    return () if sizes is None else (sizes, np.int32(sizes.shape[0]))
 
 
 def _fence(state: ScanState, what: int) -> None:

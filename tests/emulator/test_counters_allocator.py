@@ -68,7 +68,7 @@ def test_counters_allocator_push_is_spread_over_blocks() -> None:
 def decode_step(max_seqs: int, *, tokens: int = 1, blocks: int = 1) -> Counters:
     """Counters of a step that adds some tokens to each of ``max_seqs`` sequences, in pages that have room."""
     device = counting_device()
-    sizes = {"num_pages": max_seqs, "page_size": PAGE_SIZE, "max_seqs": max_seqs, "max_pages_per_seq": 2}
+    sizes: Any = {"num_pages": max_seqs, "page_size": PAGE_SIZE, "max_seqs": max_seqs, "max_pages_per_seq": 2}
     state = alloc_scan.new_state(device, **sizes, blocks=blocks)
     everyone, more = np.arange(max_seqs, dtype=np.int32), np.full(max_seqs, tokens, np.int32)
     slots: Any = device.empty((max_seqs * tokens,), np.dtype(np.int64))

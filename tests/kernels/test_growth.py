@@ -77,7 +77,7 @@ def test_growth_issues_the_loads_of_four_entries_together(architecture: str) -> 
 
 def state_of(max_seqs: int, threads: int | None = None) -> alloc_scan.ScanState:
     """A pool of 600 pages of 3 tokens, whose launches have so many threads."""
-    sizes = {"num_pages": 600, "page_size": 3, "max_seqs": max_seqs, "max_pages_per_seq": 6}
+    sizes: Any = {"num_pages": 600, "page_size": 3, "max_seqs": max_seqs, "max_pages_per_seq": 6}
     state = alloc_scan.new_state(DEVICE, **sizes, blocks=2)
     if threads is None:
         return state

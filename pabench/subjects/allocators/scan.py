@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,7 +17,10 @@ from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.allocators.capabilities import Capabilities
 from pabench.subjects.allocators.device_tables import DeviceTables
-from pabench.subjects.allocators.results import Granted
+from pabench.subjects.allocators.groups import GROUP_KINDS
+from pabench.subjects.allocators.results import NULL_PAGE, Granted
+from pabench.subjects.allocators.scan_groups import needed_behind, rows_of, slide_of
+from pabench.subjects.allocators.sliding import uncuttable
 
 NOTHING = {"pages": 0, "needed": 0, "served": 0, "tokens": 0, "copies": 0}
 """Of the status of a release that was refused."""
@@ -35,15 +38,21 @@ class ScanAllocator(DeviceTables):
     """
 
     name = "scan"
-    capabilities = Capabilities(operations=frozenset(OPERATIONS), progress="blocking")
+    capabilities = Capabilities(
+        operations=frozenset(OPERATIONS), progress="blocking", groups=frozenset(GROUP_KINDS)
+    )
     kernel_entries = frozenset({alloc_scan.EXTEND, alloc_scan.DROP, alloc_scan.FORK})
 
     def __init__(
         self, device: Device, shape: PoolShape, *, batch_mode: str = "all", blocks: int | None = None
     ) -> None:
         one_of("batch_mode", batch_mode, ("all", "prefix"))
-        self.capabilities = replace(self.capabilities, batch_mode=batch_mode)
+        groups = self.capabilities.groups if batch_mode == "all" else frozenset[str]()
+        self.capabilities = replace(self.capabilities, batch_mode=batch_mode, groups=groups)
         super().__init__(device, shape)
+        self._groups = shape.kv_groups
+        if shape.groups:
+            self.kernel_entries = frozenset()  # type: ignore[misc]  # what a request breaks is a group's to say
         self._state = alloc_scan.new_state(
             device,
             num_pages=shape.num_pages,
@@ -51,10 +60,19 @@ class ScanAllocator(DeviceTables):
             max_seqs=shape.max_seqs,
             max_pages_per_seq=shape.max_pages_per_seq,
             blocks=_blocks(shape.num_pages) if blocks is None else blocks,
+            group_sizes=[group.page_size for group in shape.groups],
         )
         self._lengths, self._table = self._state.lengths, self._state.block_table
 
     # --- state ----------------------------------------------------------------------------------------
+
+    def lengths(self) -> Array:
+        """See ``PageAllocator``."""
+        return super().lengths()[:: len(self._groups)]
+
+    def block_table(self) -> Array:
+        """See ``PageAllocator``."""
+        return super().block_table().reshape(self.shape.max_seqs, self.shape.columns)
 
     def refcounts(self) -> Array:
         """See ``PageAllocator``."""
@@ -87,36 +105,42 @@ class ScanAllocator(DeviceTables):
 
     def append(self, sequence: int, tokens: int) -> Granted:
         """See ``PageAllocator``."""
-        return self._grow(self.check_batch([sequence], [tokens], self.lengths()), prefix=False)
+        return self._append([sequence], [tokens], prefix=False)
 
     def append_batch(self, sequences: Sequence[int] | Array, tokens: int | Sequence[int] | Array) -> Granted:
         """See ``PageAllocator``."""
-        requests = self.check_batch(sequences, tokens, self.lengths())
-        return self._grow(requests, prefix=self.capabilities.batch_mode == "prefix")
+        return self._append(sequences, tokens, prefix=self.capabilities.batch_mode == "prefix")
 
     def fork(self, parent: int, child: int) -> None:
         """See ``PageAllocator``."""
         lengths = self.lengths()
         parent = self._live(parent, lengths, "parent")
         child = self._new(child, lengths, "child")
-        alloc_scan.fork(self._state, *self._request([parent], [child]))
+        alloc_scan.fork(self._state, *self._request(self._rows([parent]), self._rows([child])))
         self._expect_ok("page_alloc_fork")
 
     def truncate(self, sequence: int, length: int) -> None:
         """See ``PageAllocator``."""
         rule = "must be at most what it is, and no less than what its window gave up"
+        if self.shape.groups:
+            self._check_cut(self._live(sequence, self.lengths()), length)
         self._cut(sequence, whole_number("length", length, low=0), alloc_scan.CUT, "length", rule)
 
     def free(self, sequences: Sequence[int]) -> None:
         """See ``PageAllocator``."""
         named = self.check_leaving(sequences)
-        entries, values = self._request(named, [0] * len(named))
+        rows = self._rows(named)
+        entries, values = self._request(rows, [0] * len(rows))
         alloc_scan.drop(self._state, entries, values, alloc_scan.END)
         self._expect_ok("page_alloc_drop")
 
     def free_window(self, sequence: int, keep_from: int) -> None:
         """See ``PageAllocator``."""
         keep_from = whole_number("keep_from", keep_from, low=0)
+        if self.shape.groups:
+            raise InvalidCase(
+                "keep_from", keep_from, "must not be set: windows of groups slide by themselves"
+            )
         self._cut(sequence, keep_from, alloc_scan.WINDOW, "keep_from", "must be at most the length")
 
     def begin_step(self) -> None:
@@ -196,8 +220,8 @@ class ScanAllocator(DeviceTables):
 
     def _cut(self, sequence: int, value: int, what: int, field: str, rule: str) -> None:
         """Let pages of one sequence go; the kernel knows which values it can take."""
-        sequence = self._live(sequence, self.lengths())
-        entries, values = self._request([sequence], [min(value, INT32_MAX)])
+        rows = self._rows([self._live(sequence, self.lengths())])
+        entries, values = self._request(rows, [min(value, INT32_MAX)] * len(rows))
         alloc_scan.drop(self._state, entries, values, what)
         done = alloc_scan.read_status(self._state)
         if done.code == alloc_scan.BAD_VALUE:
@@ -205,10 +229,18 @@ class ScanAllocator(DeviceTables):
             raise InvalidCase(field, value, rule)
         self._expect_ok("page_alloc_drop")
 
+    def _append(self, sequences: Any, tokens: Any, *, prefix: bool) -> Granted:
+        lengths = self.lengths()
+        requests = self.check_batch(sequences, tokens, lengths)
+        if self.shape.groups:
+            self._slide(requests, lengths)
+        return self._grow(requests, prefix=prefix)
+
     def _grow(self, requests: dict[int, int], *, prefix: bool) -> Granted:
         """One launch; the kernel starts a sequence that is not live."""
-        slots = self._slots(list(requests.values()))
-        entries, counts = self._request(list(requests), list(requests.values()))
+        tokens = [count for count in requests.values() for _ in self._groups]
+        slots = self._slots(tokens)
+        entries, counts = self._request(self._rows(requests), tokens)
         before = self.free_pages
         alloc_scan.extend(self._state, entries, counts, slots, prefix=prefix)
         done = alloc_scan.read_status(self._state)
@@ -218,12 +250,43 @@ class ScanAllocator(DeviceTables):
             raise OutOfPages(done.needed, done.free)
         if done.code != alloc_scan.OK:
             raise DeviceFault(f"page_alloc_extend: status {done.code} after the host's checks passed")
-        served = min(done.served, len(requests))
+        served = min(done.served // len(self._groups), len(requests))
         return Granted(
             new_slots=self._device.to_host(slots)[: done.tokens],
             copies=self._device.to_host(self._state.copies)[: done.copies],
             refused=np.arange(served, len(requests), dtype=np.int64),
         )
+
+    def _rows(self, sequences: Iterable[int]) -> list[int]:
+        return rows_of(sequences, len(self._groups))
+
+    def _by_group(self) -> Array:
+        """The table, int32 ``(max_seqs, groups, columns)``."""
+        return self.block_table().reshape(self.shape.max_seqs, len(self._groups), -1)
+
+    def _slide(self, requests: dict[int, int], lengths: Array) -> None:
+        """Give up what growing sequences no longer see, if the growth then fits."""
+        table, refcounts = self._by_group(), self.refcounts()
+        slide = slide_of(self._groups, requests, lengths, table)
+        if not slide.rows:
+            return
+        head, _, open_to, begun, ended = self._cursor()
+        # what windows give up can be granted at once, unless a step in flight still reads it
+        gained = sum(refcounts[page] == count for page, count in slide.pages.items()) if begun == ended else 0
+        needed = needed_behind(slide, self._groups, requests, lengths, table, refcounts)
+        if needed > (available := open_to - head + gained):
+            raise OutOfPages(needed, available)
+        entries, values = self._request(slide.rows, slide.keep_from)
+        alloc_scan.drop(self._state, entries, values, alloc_scan.WINDOW)
+        self._expect_ok("page_alloc_drop")
+
+    def _check_cut(self, sequence: int, length: int) -> None:
+        """Raise ``InvalidCase`` where a group cannot be cut to ``length``, if it is not too long."""
+        tokens = self.length(sequence) or 0
+        for group, row in zip(self._groups, self._by_group()[sequence], strict=True):
+            gone = int(np.count_nonzero(row[: group.pages(tokens)] == NULL_PAGE))
+            if rule := uncuttable(group, length, tokens, gone):
+                raise InvalidCase("length", length, rule)
 
     def _slots(self, tokens: Sequence[int]) -> Any:
         """Room on the device for the slots of a growth."""
