@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gives pages back, shares them and starts afresh: the other half of page_alloc_scan.cu, with the same state.
 //
-//   page_alloc_drop    grid a power of two; block PAB_THREADS (a multiple of 32, at most 1024); shared: 64 u64
+//   page_alloc_drop    grid a power of two; block PAB_THREADS (a multiple of 32, at most 1024); shared: 128 u64
 //   page_alloc_push    the same; launched right after drop, with the same request
 //   page_alloc_fork    grid 1; block and shared as above
 //   page_alloc_reset   the same
+//   page_alloc_fence   the same
 //
 // drop     entries sequences (max_seqs) i32, -1 for none, and values (max_seqs) i32.  `what` 0: end the sequence; 1: cut
 //          it to `value` tokens; 2: give up the pages wholly before token `value`.  Finds what is let go, and counts who
 //          lets go of pages that others hold too; nothing is given back yet.
 // push     Each page that nobody holds any more goes to the end of the ring: entry by entry in their order, column by
-//          column; one that several entries let go, where the last of them stands.  All or nothing.
+//          column; one that several entries let go, where the last of them stands.  All or nothing.  They can be granted
+//          at once where no step is in flight.
 // fork     entries parents, children (max_seqs) i32, -1 for none: a child that is not live gets the row of a live
 //          parent.  No child is named twice or as a parent.  All or nothing.
-// reset    all pages free, in order of their ids; refused while a sequence is live.
-// status   i64[8]: code (0 ok, 3 a sequence is not live, 4 an index or a value out of range, 5 a sequence is live), 0,
-//          pages free, entry concerned or -1 (reset: sequence), 0, pages that became free, 0, 0.
+// reset    all pages free, in order of their ids; refused while a sequence is live or a step in flight.
+// fence    `what` 0: a step begins, which may use all pages that are held now: what is let go from here on waits until
+//          it has ended, and those before it.  1: the oldest step has ended.  Pages are let go and come back in one
+//          order, so that a fence is a place in the ring: marks u64 (a power of two of them) holds the tail at the
+//          beginning of each step in flight, and when one ends, what can be granted ends at the mark of the next.
+// status   i64[8]: code (0 ok, 3 a sequence is not live, 4 an index or a value out of range, 5 a sequence is live, 6 a
+//          step is in flight, or none, or as many as there are marks), 0, pages free, entry concerned or -1 (reset:
+//          sequence), 0, pages that nobody holds any more (fence: that came back), 0, 0.
 // Scratch  column_ends (max_seqs) u64: running sums of the columns let go; header u64[3]: columns, tail, code; drops,
 //          last (num_pages) u32, 0 between steps: entries that let a shared page go, and the last of them; tiles
 //          (2 * grid) u32: pages that each block frees, and whether it has said so; gate u32[3], 0 at first.
@@ -31,11 +38,15 @@
 //
 // Atomics only meet pages that several entries may let go in one launch, but for one a block for its turn; what they
 // leave behind does not depend on their order.
+//
+// PAB_GROUPS 1: as for page_alloc_scan.cu.
 #include "pab/block_scan.cuh"
+#include "pab/page_sizes.cuh"
 
 namespace pab {
 
 enum { kEnd = 0, kCut = 1, kWindow = 2 };
+enum { kBegins = 0 };  // a step; else the oldest one has ended
 
 struct Columns {
   i32 from, to, length;  // columns let go, length afterwards
@@ -71,8 +82,8 @@ struct Place {
   i64 at;
 };
 PAB_FN Place place_of(u64 item, const u64* column_ends, const i32* sequences, const i32* values, i32 max_seqs,
-                      i32 max_pages, i32 page_size, i32 what) {
-  const i32 i = first_above(column_ends, max_seqs, item);
+                      i32 max_pages, const PageSizes& sizes, i32 what) {
+  const i32 i = first_above(column_ends, max_seqs, item), page_size = sizes.of(sequences[i]);
   const i64 column = (what == kCut ? pages_of(values[i], page_size) : 0) + static_cast<i64>(item) -
                      static_cast<i64>(i ? column_ends[i - 1] : 0);
   return {i, static_cast<i64>(sequences[i]) * max_pages + column};
@@ -84,8 +95,9 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
     const pab::i32* sequences, const pab::i32* values, const pab::u64* cursor, const pab::u32* refcounts,
     const pab::i32* lengths, const pab::i32* block_table, pab::i64* status, pab::u64* column_ends, pab::u32* drops,
     pab::u32* last, pab::u64* header, pab::u32* gate, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size,
-    pab::i32 what) {
+    pab::i32 what PAB_GROUP_PARAMETERS) {
   using namespace pab;
+  const PageSizes sizes = PAB_PAGE_SIZES;
   PAB_SHARED(memory);
   u64* shared = reinterpret_cast<u64*>(memory);
   const i32 thread = static_cast<i32>(threadIdx.x);
@@ -99,7 +111,8 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
       u32 wrong = 0;
       Columns columns = {0, 0, -1};
       if (sequence >= 0) {
-        wrong = columns_of(sequence, values[i], lengths, block_table, max_seqs, max_pages, page_size, what, columns);
+        wrong = columns_of(sequence, values[i], lengths, block_table, max_seqs, max_pages, sizes.of(sequence), what,
+                           columns);
       }
       const u64 count = wrong || columns.to < columns.from ? 0 : static_cast<u64>(columns.to - columns.from);
       const Pair before = block_scan({count, wrong != 0}, total, shared);
@@ -107,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
         if (wrong && before.tokens == 0) {
           status[0] = wrong;
           status[1] = status[4] = status[5] = status[6] = status[7] = 0;
-          status[2] = static_cast<i64>(tail - cursor[0]);
+          status[2] = static_cast<i64>(cursor[2] - cursor[0]);
           status[3] = i;
         }
         code = 1;
@@ -135,7 +148,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_drop(
   // who lets go of pages that are shared: counted, and the last entry found
   const u64 items = header[0], step = static_cast<u64>(gridDim.x) * PAB_THREADS;
   for (u64 item = static_cast<u64>(turn.block) * PAB_THREADS + threadIdx.x; item < items; item += step) {
-    const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what);
+    const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, sizes, what);
     const i32 page = block_table[place.at];
     if (page >= 0 && refcounts[page] > 1) {
       atomic_add(&drops[page], 1u);
@@ -148,8 +161,9 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_push(
     const pab::i32* sequences, const pab::i32* values, pab::u32* ring, pab::u64* cursor, pab::u32* refcounts,
     pab::i32* lengths, pab::i32* block_table, pab::i64* status, const pab::u64* column_ends, pab::u32* drops,
     pab::u32* last, const pab::u64* header, pab::u32* tiles, pab::u32* gate, pab::u32 ring_mask, pab::i32 max_seqs,
-    pab::i32 max_pages, pab::i32 page_size, pab::i32 what) {
+    pab::i32 max_pages, pab::i32 page_size, pab::i32 what PAB_GROUP_PARAMETERS) {
   using namespace pab;
+  const PageSizes sizes = PAB_PAGE_SIZES;
   PAB_SHARED(memory);
   u64* shared = reinterpret_cast<u64*>(memory);
   const Turn turn = take_turn(&gate[2], shared);
@@ -162,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_push(
   // others still hold, -1 where there is nothing to do
   u64 ending = 0;
   for (u64 item = begin + threadIdx.x; item < end; item += PAB_THREADS) {
-    const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what);
+    const Place place = place_of(item, column_ends, sequences, values, max_seqs, max_pages, sizes, what);
     const i32 page = block_table[place.at];
     bool ours = false, ends = false;
     if (page >= 0) {
@@ -196,7 +210,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_push(
     i32* entry = nullptr;
     i32 said = -1;
     if (item < end) {
-      entry = block_table + place_of(item, column_ends, sequences, values, max_seqs, max_pages, page_size, what).at;
+      entry = block_table + place_of(item, column_ends, sequences, values, max_seqs, max_pages, sizes, what).at;
       said = *entry;
     }
     const Pair before = block_scan({said >= 0, 0}, total, shared);
@@ -213,8 +227,9 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_push(
   }
   if (turn.block == gridDim.x - 1 && threadIdx.x == 0) {
     cursor[1] = tail + freed;
+    if (cursor[3] == cursor[4]) cursor[2] = tail + freed;  // no step is in flight
     status[0] = status[1] = status[4] = status[6] = status[7] = 0;
-    status[2] = static_cast<i64>(tail + freed - cursor[0]);
+    status[2] = static_cast<i64>(cursor[2] - cursor[0]);
     status[3] = -1;
     status[5] = static_cast<i64>(freed);
   }
@@ -222,8 +237,10 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_push(
 
 extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_fork(
     const pab::i32* parents, const pab::i32* children, const pab::u64* cursor, pab::u32* refcounts, pab::i32* lengths,
-    pab::i32* block_table, pab::i64* status, pab::i32 max_seqs, pab::i32 max_pages, pab::i32 page_size) {
+    pab::i32* block_table, pab::i64* status, pab::i32 max_seqs, pab::i32 max_pages,
+    pab::i32 page_size PAB_GROUP_PARAMETERS) {
   using namespace pab;
+  const PageSizes sizes = PAB_PAGE_SIZES;
   PAB_SHARED(memory);
   u64* shared = reinterpret_cast<u64*>(memory);
   const i32 thread = static_cast<i32>(threadIdx.x);
@@ -243,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_fork(
       if (wrong && before.pages == 0) {
         status[0] = wrong;
         status[1] = status[4] = status[5] = status[6] = status[7] = 0;
-        status[2] = static_cast<i64>(cursor[1] - cursor[0]);
+        status[2] = static_cast<i64>(cursor[2] - cursor[0]);
         status[3] = i;
       }
       return;
@@ -254,7 +271,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_fork(
     const i32 length = lengths[parents[i]];
     const i32* from = block_table + static_cast<i64>(parents[i]) * max_pages;
     i32* to = block_table + static_cast<i64>(children[i]) * max_pages;
-    for (i64 column = thread; column < pages_of(length, page_size); column += PAB_THREADS) {
+    for (i64 column = thread; column < pages_of(length, sizes.of(parents[i])); column += PAB_THREADS) {
       to[column] = from[column];
       if (from[column] >= 0) atomic_add(&refcounts[from[column]], 1u);  // entries may share a parent
     }
@@ -262,7 +279,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_fork(
   }
   if (thread == 0) {
     status[0] = status[1] = status[4] = status[5] = status[6] = status[7] = 0;
-    status[2] = static_cast<i64>(cursor[1] - cursor[0]);
+    status[2] = static_cast<i64>(cursor[2] - cursor[0]);
     status[3] = -1;
   }
 }
@@ -275,6 +292,15 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_reset(
   u64* shared = reinterpret_cast<u64*>(memory);
   const i32 thread = static_cast<i32>(threadIdx.x);
   Pair total = {0, 0};
+  if (cursor[3] != cursor[4]) {
+    if (thread == 0) {
+      status[0] = 6;
+      status[1] = status[4] = status[5] = status[6] = status[7] = 0;
+      status[2] = static_cast<i64>(cursor[2] - cursor[0]);
+      status[3] = -1;
+    }
+    return;
+  }
   for (i32 base = 0; base < max_seqs; base += PAB_THREADS) {
     const i32 sequence = base + thread;
     const bool live = sequence < max_seqs && lengths[sequence] >= 0;
@@ -283,7 +309,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_reset(
       if (live && before.pages == 0) {
         status[0] = 5;
         status[1] = status[4] = status[5] = status[6] = status[7] = 0;
-        status[2] = static_cast<i64>(cursor[1] - cursor[0]);
+        status[2] = static_cast<i64>(cursor[2] - cursor[0]);
         status[3] = sequence;
       }
       return;
@@ -292,10 +318,32 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_reset(
   // with no sequence live the tables and counts are as at the start
   for (i32 page = thread; page < num_pages; page += PAB_THREADS) ring[page] = static_cast<u32>(page);
   if (thread == 0) {
-    cursor[0] = 0;
-    cursor[1] = static_cast<u64>(num_pages);
+    cursor[0] = cursor[3] = cursor[4] = 0;
+    cursor[1] = cursor[2] = static_cast<u64>(num_pages);
     status[0] = status[1] = status[4] = status[5] = status[6] = status[7] = 0;
     status[2] = num_pages;
     status[3] = -1;
   }
+}
+
+extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_fence(
+    pab::u64* cursor, pab::u64* marks, pab::i64* status, pab::u32 mark_mask, pab::i32 what) {
+  using namespace pab;
+  if (threadIdx.x != 0) return;
+  const u64 begun = cursor[3], ended = cursor[4], flying = begun - ended, open = cursor[2];
+  const bool refused = what == kBegins ? flying > mark_mask : flying == 0;
+  u64 opened = open;
+  if (!refused && what == kBegins) {
+    marks[begun & mark_mask] = cursor[1];
+    cursor[3] = begun + 1;
+  } else if (!refused) {
+    opened = flying > 1 ? marks[(ended + 1) & mark_mask] : cursor[1];
+    cursor[2] = opened;
+    cursor[4] = ended + 1;
+  }
+  status[0] = refused ? 6 : 0;
+  status[1] = status[4] = status[6] = status[7] = 0;
+  status[2] = static_cast<i64>(opened - cursor[0]);
+  status[3] = -1;
+  status[5] = static_cast<i64>(opened - open);
 }

@@ -1,56 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sums over the threads of a block in thread order, a search in what they leave behind, and turns of blocks.
 //
-// Shared memory: 64 u64 (two values a warp).  Every thread of the block calls, none has returned.
+// Shared memory: 128 u64 (two values a warp, and their sums).  Every thread of the block calls, none has returned.
 #pragma once
 
 #include "pab/intrinsics.cuh"
 
 namespace pab {
 
+constexpr u32 kScanArea = 128;  // u64 of shared memory
+
 struct Pair {
   u64 pages, tokens;
 };
 
-// Exclusive sums over the block in thread order; `total` gets the sums of all threads.
-PAB_FN Pair block_scan(Pair mine, Pair& total, u64* shared) {
-  const u32 lane = lane_id(), warp = threadIdx.x / kWarpSize, warps = blockDim.x / kWarpSize;
-  Pair sum = mine;
+// Inclusive sums over a warp in lane order.
+PAB_FN Pair warp_scan(Pair sum) {
 #pragma unroll
   for (u32 step = 1; step < kWarpSize; step *= 2) {
     const u64 pages = shfl_up(kFullMask, sum.pages, step), tokens = shfl_up(kFullMask, sum.tokens, step);
-    if (lane >= step) {
+    if (lane_id() >= step) {
       sum.pages += pages;
       sum.tokens += tokens;
     }
   }
+  return sum;
+}
+
+// Exclusive sums over the block in thread order; `total` gets the sums of all threads.  Two barriers, and none behind
+// what is read last: the next scan writes there only after its own first.
+PAB_FN Pair block_scan(Pair mine, Pair& total, u64* shared) {
+  const u32 lane = lane_id(), warp = threadIdx.x / kWarpSize, warps = blockDim.x / kWarpSize;
+  const Pair sum = warp_scan(mine);
   if (lane == kWarpSize - 1) {
     shared[warp] = sum.pages;
     shared[32 + warp] = sum.tokens;
   }
   block_sync();
-  Pair before = {0, 0};
-  total = {0, 0};
-  for (u32 w = 0; w < warps; ++w) {
-    if (w == warp) before = total;
-    total.pages += shared[w];
-    total.tokens += shared[32 + w];
+  if (warp == 0) {  // five steps of one warp, where a loop of every thread would read up to 32 pairs
+    const Pair ends = warp_scan({lane < warps ? shared[lane] : 0, lane < warps ? shared[32 + lane] : 0});
+    shared[64 + lane] = ends.pages;
+    shared[96 + lane] = ends.tokens;
   }
-  block_sync();  // the next scan writes here
+  block_sync();
+  total = {shared[95], shared[127]};
+  const Pair before = warp ? Pair{shared[63 + warp], shared[95 + warp]} : Pair{0, 0};
   return {before.pages + sum.pages - mine.pages, before.tokens + sum.tokens - mine.tokens};
-}
-
-// The bits that any thread of the block has set.
-PAB_FN u32 block_or(u32 bits, u64* shared) {
-  const u32 warp = threadIdx.x / kWarpSize, warps = blockDim.x / kWarpSize;
-  u32 mine = 0;
-  for (u32 bit = 1; bit <= 2; bit *= 2) mine |= any(kFullMask, bits & bit) ? bit : 0;
-  if (lane_id() == 0) shared[warp] = mine;
-  block_sync();
-  u32 all = 0;
-  for (u32 w = 0; w < warps; ++w) all |= static_cast<u32>(shared[w]);
-  block_sync();
-  return all;
 }
 
 // The turn of this block in its launch, by when it started: a block that waits for earlier turns waits for nobody that
@@ -83,6 +78,10 @@ PAB_FN i32 first_above(const u64* ends, i32 count, u64 value) {
   return low;
 }
 
-PAB_FN i64 pages_of(i64 tokens, i32 page_size) { return (tokens + page_size - 1) / page_size; }
+// Of at most 2^32 - 1 tokens, so that a division of 32 bits does, a fraction of one of 64.
+PAB_FN i64 pages_of(i64 tokens, i32 page_size) {
+  const u32 count = static_cast<u32>(tokens), size = static_cast<u32>(page_size);
+  return count / size + (count % size != 0);
+}
 
 }  // namespace pab

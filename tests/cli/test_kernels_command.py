@@ -72,9 +72,10 @@ def own_file(tmp_path: Path) -> Path:
 def test_kernels_command_shows_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
     found = table(capsys, "--kernel", "page_alloc_scan.cu", "--arch", "sm_80,sm_120")
     assert (found["passed"], found["architectures"]) == (True, ["sm_80", "sm_120"])
-    assert len(found["rows"]) == 5 * 2 * 2  # blocks of 64 to 1024 threads, with a decode plan or without
+    # blocks of 64 to 1024 threads, with a decode plan, with groups, or without either
+    assert len(found["rows"]) == 5 * 3 * 2
     row = next(r for r in found["rows"] if r["instance"] == "1024 threads" and r["arch"] == "sm_80")
-    figures = {"threads": 1024, "dynamic_shared_bytes": 512, "static_shared_bytes": 0, "barriers": 1}
+    figures = {"threads": 1024, "dynamic_shared_bytes": 66560, "static_shared_bytes": 0, "barriers": 1}
     assert figures.items() <= row.items()
     assert row["kernel"] == "page_alloc_extend"
     # a block of 1024 threads leaves room for no second one above 32 registers
@@ -87,10 +88,10 @@ def test_kernels_command_shows_every_figure(capsys: pytest.CaptureFixture[str]) 
 def test_kernels_command_table_ends_in_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
     out = kernels(capsys, "--kernel", "page_alloc_scan.cu", "--arch", "sm_90a")
     rows, summary, verdict = out.strip().split("\n\n")
-    assert len(rows.splitlines()) == 1 + 10
+    assert len(rows.splitlines()) == 1 + 15
     assert rows.splitlines()[0].split()[:4] == ["kernel", "instance", "arch", "regs"]
     assert len(summary.splitlines()) == 1 + 1
-    said = "10 of 10 compilations, 10 functions, 0 warnings, 0 failures"
+    said = "15 of 15 compilations, 15 functions, 0 warnings, 0 failures"
     assert re.fullmatch(rf"{said} \(NVRTC \d+\.\d+\.\d+\)", verdict)
 
 
@@ -165,7 +166,7 @@ def test_kernels_command_reports_a_compile_error_and_goes_on(
     found = table(capsys, *words, code=1)
     (error,) = found["errors"]
     assert 'mine.cu(3): error: identifier "WIDTH" is undefined' in error["text"]
-    assert len(found["rows"]) == 10
+    assert len(found["rows"]) == 15
     out = kernels(capsys, *words, code=1)
     assert 'FAILED mine.cu for sm_80 does not compile: mine.cu(3): error: identifier "WIDTH"' in out
 
@@ -178,7 +179,7 @@ def test_kernels_command_takes_a_copy_of_the_folder(
     shutil.copytree(KERNELS_CUDA / "pab", copy / "pab")
     # renamed, and known by its entry points
     shutil.copy(KERNELS_CUDA / "page_alloc_scan.cu", copy / "other.cu")
-    assert len(table(capsys, "--kernels", copy, "--arch", "sm_80")["rows"]) == 10
+    assert len(table(capsys, "--kernels", copy, "--arch", "sm_80")["rows"]) == 15
     (copy / "other.cu").unlink()
     (copy / "page_alloc_scan.cu").write_text('extern "C" __global__ void page_alloc_free() {}\n')
     found = table(capsys, "--kernels", copy, "--arch", "sm_80", code=1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pabench.device.counters import Totals
+from pabench.device.counters import LOADS, SHARED, Counters, Totals
 from pabench.kernels import alloc_scan
 from tests.support.counting import counting_device
 
@@ -65,18 +65,71 @@ def test_counters_allocator_push_is_spread_over_blocks() -> None:
     assert alone == WARPS * (2 + 2 * PAGES // 64)
 
 
-def plan_loads(sequences: int) -> int:
-    """Load requests of a step that grows nobody: those of the plan alone, by one block of two warps."""
+def decode_step(max_seqs: int, *, tokens: int = 1, blocks: int = 1) -> Counters:
+    """Counters of a step that adds some tokens to each of ``max_seqs`` sequences, in pages that have room."""
     device = counting_device()
-    sizes = {"num_pages": 8, "page_size": PAGE_SIZE, "max_seqs": sequences, "max_pages_per_seq": 4}
-    state = alloc_scan.new_state(device, **sizes, blocks=1)
-    everyone, nothing = np.arange(sequences, dtype=np.int32), np.zeros(sequences, np.int32)
-    slots: Any = device.empty((1,), np.dtype(np.int64))
-    alloc_scan.extend(state, everyone, nothing, slots)
-    return device.counters[alloc_scan.EXTEND].totals().load_requests
+    sizes: Any = {"num_pages": max_seqs, "page_size": PAGE_SIZE, "max_seqs": max_seqs, "max_pages_per_seq": 2}
+    state = alloc_scan.new_state(device, **sizes, blocks=blocks)
+    everyone, more = np.arange(max_seqs, dtype=np.int32), np.full(max_seqs, tokens, np.int32)
+    slots: Any = device.empty((max_seqs * tokens,), np.dtype(np.int64))
+    for _ in range(2):
+        alloc_scan.extend(state, everyone, more, slots)
+    assert alloc_scan.read_status(state).tokens == max_seqs * tokens
+    assert device.last_counters is not None
+    return device.last_counters
 
 
-def test_counters_allocator_searches_nothing_where_all_fit() -> None:
-    """A search in the sums is a load on a load, one more each time that the entries double."""
-    few, more, many = (plan_loads(32 * WARPS * chunks) for chunks in (2, 4, 8))
-    assert many - more == 2 * (more - few)
+def loads_of(counters: Counters, region: str) -> dict[str, int]:
+    """Load requests to global memory by buffer."""
+    found: dict[str, int] = {}
+    for row in counters.locations:
+        if row.region == region and row.event in LOADS and row.memory not in ("", SHARED):
+            found[row.memory] = found.get(row.memory, 0) + row.requests
+    return found
+
+
+def test_counters_allocator_plans_4096_entries_in_one_pass() -> None:
+    """Each of the four arrays is asked for once, the request 16 bytes a lane; nothing is read again."""
+    warps = 32
+    counters = decode_step(4096)
+    assert loads_of(counters, "plan") == {
+        "sequences": warps,
+        "tokens": warps,
+        "lengths": 4 * warps,
+        "block_table": 4 * warps,
+        "refcounts": 4 * warps,
+        "cursor": 2 * warps,
+    }
+    totals = counters.totals(region="plan")
+    # two of the sum, one when the sums are there and one when the lengths are
+    assert totals.barriers == 4 * warps
+    # sums over a warp by all and once more by the first: two numbers, five steps
+    assert totals.collectives == {"shuffle": (warps + 1) * 2 * 5}
+    # each warp leaves two sums and takes two totals, all but the first what comes before, the first sums up;
+    # then the sums of the entries, and their last for the status: nothing is searched where all fit
+    assert totals.shared_requests == 2 * warps + 2 * warps + 2 * (warps - 1) + 4 + 2 * 2 * warps + 2
+
+
+def test_counters_allocator_plans_in_passes_of_4096() -> None:
+    """A second pass has a sum of its own, and reads the request and the lengths again to write them."""
+    warps = 32
+    counters = decode_step(4097)
+    loads = loads_of(counters, "plan")
+    assert counters.totals(region="plan").barriers == 6 * warps
+    assert loads["block_table"] == loads["refcounts"] == 2 * 4 * warps
+    # the last entry stands alone: it is read by itself, and its warp leaves the other three out
+    assert loads["sequences"] == loads["tokens"] == 2 * (warps + 1)
+    assert loads["lengths"] == 2 * (4 * warps + 1)
+
+
+def test_counters_allocator_searches_in_shared_memory() -> None:
+    """Of the sums in global memory a block reads one pass; none if it wrote them, or has nothing to do."""
+    warps = 8
+    read = ("sequences", "tokens", "lengths", "plan", "block_table")
+    one_token = decode_step(32 * warps, blocks=2)
+    assert loads_of(one_token, "spread") == {"header": 2 * 4 * warps} | dict.fromkeys(read, warps)
+    two_tokens = decode_step(32 * warps, tokens=2, blocks=2)
+    fetched = dict.fromkeys(("page_ends", "token_ends"), 2 * warps // 4)  # four of them a lane, in two loads
+    assert loads_of(two_tokens, "spread") == {"header": 2 * 4 * warps, **fetched} | dict.fromkeys(
+        read, 2 * warps
+    )

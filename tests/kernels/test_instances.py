@@ -172,8 +172,9 @@ def test_kernels_instances_hold_every_prefill_plan(head_dim: int, name: str, arc
             assert plan.launches[1].grid[0] == 2 * (2 * queries // rows + 1)
 
 
+@pytest.mark.parametrize("group_sizes", [(), (16, 4)])
 @pytest.mark.parametrize("max_seqs", [1, 32, 33, 300, 1024, 5000])
-def test_kernels_instances_hold_every_allocator(max_seqs: int) -> None:
+def test_kernels_instances_hold_every_allocator(max_seqs: int, group_sizes: tuple[int, ...]) -> None:
     recorder = Recorder()
     state = alloc_scan.new_state(
         recorder,  # type: ignore[arg-type]
@@ -181,12 +182,14 @@ def test_kernels_instances_hold_every_allocator(max_seqs: int) -> None:
         page_size=16,
         max_seqs=max_seqs,
         max_pages_per_seq=2,
+        group_sizes=group_sizes,
     )
-    request = np.zeros(max_seqs, np.int32)
+    request = np.zeros(state.lengths.shape[0], np.int32)
     alloc_scan.extend(state, request, request, np.zeros(1, np.int64))
     alloc_scan.drop(state, request, request, alloc_scan.END)
     alloc_scan.fork(state, request, request)
     alloc_scan.reset(state)
+    alloc_scan.begin_step(state)
     check(recorder)
 
 

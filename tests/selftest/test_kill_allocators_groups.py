@@ -18,16 +18,19 @@ FILE = "allocators_groups.toml"
 MUTANTS = load_mutants(Path(__file__).resolve().parents[1] / "mutants" / FILE)
 
 
-def test_kill_groups_passes_the_right_one() -> None:
-    record = ask("allocator-invariants[groups]", load_allocator("host-groups"), DEVICE, name="host-groups")
+@pytest.mark.parametrize("name", ["host-groups", "scan"])
+def test_kill_groups_passes_the_right_one(name: str) -> None:
+    record = ask("allocator-invariants[groups]", load_allocator(name), DEVICE, name=name)
     assert record.outcome is None
     assert record.cases >= 10
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)
 def test_kill_groups_kills(mutant: Mutant) -> None:
-    made = load_mutated(mutant, "pabench.subjects.allocators.host_groups").HostGroups
+    scan = Path(mutant.file).stem.startswith("scan")
+    module = load_mutated(mutant, f"pabench.subjects.allocators.{'scan' if scan else 'host_groups'}")
+    made = module.ScanAllocator if scan else module.HostGroups
     entry = AllocatorEntry.of(made)
-    outcome = ask(mutant.killed_by, entry, DEVICE, seed=1, profile="default", name="host-groups").outcome
+    outcome = ask(mutant.killed_by, entry, DEVICE, seed=1, profile="default", name=made.name).outcome
     assert outcome is not None, f"{mutant.id} lives"
     assert outcome.text.startswith("operation ")

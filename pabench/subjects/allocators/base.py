@@ -289,6 +289,9 @@ class PageAllocator(CacheOperations, ArgumentChecks):
 
         What is given back while steps are in flight is on its way until those have ended: it is neither
         granted nor evicted.  A cached page among it may be adopted, since full pages are only read.
+
+        Raises:
+            InvalidCase: as many steps are in flight as the allocator has room for, 1,024 at least.
         """
         raise self.no("begin_step")
 

@@ -54,10 +54,10 @@ class DeviceTables(PageAllocator):
         return sequence
 
     def _request(self, *columns: Sequence[int]) -> list[Any]:
-        """Return columns of a request as device arrays, int32 ``(max_seqs,)``, unused entries -1."""
+        """Return columns of a request as device arrays, int32, one entry a row, unused entries -1."""
         filled = []
         for column in columns:
-            entries = np.full(self.shape.max_seqs, -1, np.int32)
+            entries = np.full(self._lengths.shape[0], -1, np.int32)
             entries[: len(column)] = column
             filled.append(self._device.to_device(entries))
         return filled

@@ -28,6 +28,7 @@ from pabench.subjects.allocators.host import HostAllocator
 from pabench.subjects.allocators.host_cache import PrefixCache
 from pabench.subjects.allocators.host_grants import NO_COPIES, NO_POSITIONS, slots_of
 from pabench.subjects.allocators.results import NULL_PAGE, Granted, Hit, Prompt
+from pabench.subjects.allocators.sliding import pages_given_up, uncuttable
 
 
 class GroupCaches:
@@ -169,7 +170,7 @@ class HostGroups(HostAllocator):
         rows = list(self._rows(sequence))
         for group, row in rows:
             given_up = int(np.count_nonzero(row[: group.pages(tokens)] == NULL_PAGE))
-            if rule := _uncuttable(group, length, tokens, given_up):
+            if rule := uncuttable(group, length, tokens, given_up):
                 raise InvalidCase("length", length, rule)
         self._lengths[sequence] = length
         for group, row in rows:
@@ -271,13 +272,13 @@ class HostGroups(HostAllocator):
     def _unseen(self, sequence: int) -> list[int]:
         """Pages that a sequence gives up when it grows."""
         tokens = self._lengths.item(sequence)
-        below = [row[: _given_up(group, tokens)] for group, row in self._rows(sequence)]
+        below = [row[: pages_given_up(group, tokens)] for group, row in self._rows(sequence)]
         return [page for part in below for page in part.tolist() if page != NULL_PAGE]
 
     def _slide(self, sequence: int, count: int) -> None:
         tokens = self._lengths.item(sequence)
         for group, row in self._rows(sequence) if count else ():
-            self._leave(row[: _given_up(group, tokens)])
+            self._leave(row[: pages_given_up(group, tokens)])
 
     def _leave(self, entries: Array) -> None:
         """Give the pages of some entries, a view, back."""
@@ -292,30 +293,9 @@ class HostGroups(HostAllocator):
         """The pages to go on with behind ``tokens``, or None where a group lacks one."""
         pages: list[int] = []
         for group, cached in zip(self._groups, known, strict=True):
-            first, end = _given_up(group, tokens), group.pages(tokens)
+            first, end = pages_given_up(group, tokens), group.pages(tokens)
             part = cached[first:end]
             if len(part) < end - first or NULL_PAGE in part:
                 return None
             pages += [NULL_PAGE] * first + list(part)
         return tuple(pages)
-
-
-def _behind(group: KvGroup) -> int:
-    """Tokens before a query that it needs, the last of a state; of kind ``full`` all, which says -1."""
-    return {"full": -1, "window": group.window - 1, "state": 1}[group.kind]
-
-
-def _given_up(group: KvGroup, length: int) -> int:
-    """Pages that lie wholly before what the query behind ``length`` tokens needs."""
-    behind = _behind(group)
-    return max(0, length - behind) // group.page_size if behind >= 0 else 0
-
-
-def _uncuttable(group: KvGroup, length: int, tokens: int, given_up: int) -> str | None:
-    """Why a sequence of ``tokens`` that has given up pages cannot be cut to ``length``, or None."""
-    if group.kind == "state" and length != tokens:
-        return f"must stay {tokens}: a state cannot be rewound"
-    shortest = given_up * group.page_size + _behind(group)
-    if given_up and length < shortest:
-        return f"must be at least {shortest}, for what is before was given up"
-    return None

@@ -14,12 +14,14 @@ from pabench.errors import InvalidCase, OutOfPages
 from pabench.judge.allocators.model import ModelAllocator
 from pabench.judge.allocators.operations import Operation
 from pabench.judge.allocators.trial import Trial
+from pabench.kernels import alloc_scan
 from pabench.problem.dtypes import Array
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 from pabench.subjects.allocators.capabilities import Capabilities
 from pabench.subjects.allocators.entry import AllocatorEntry
 from pabench.subjects.allocators.host import HostAllocator
 from pabench.subjects.allocators.results import Granted, Prompt
+from pabench.subjects.allocators.scan import ScanAllocator
 from tests.support.kill_support import ask
 from tests.support.probe import DEVICE
 
@@ -27,7 +29,11 @@ SHAPE = PoolShape(num_pages=4, page_size=2, max_seqs=4, max_pages_per_seq=4)
 NAMES: dict[str, Any] = {"final_tokens": None, "stream": 1, "adapter": "", "salt": ""}
 
 
-@pytest.mark.parametrize("make", [ModelAllocator, HostAllocator])
+def on_device(shape: PoolShape) -> ScanAllocator:
+    return ScanAllocator(DEVICE, shape)
+
+
+@pytest.mark.parametrize("make", [ModelAllocator, HostAllocator, on_device])
 def test_fence_holds_pages_until_the_steps_have_ended(make: Any) -> None:
     pool = make(SHAPE)
     pool.alloc(0, 4)
@@ -48,6 +54,45 @@ def test_fence_holds_pages_until_the_steps_have_ended(make: Any) -> None:
     with pytest.raises(InvalidCase, match="steps in flight = 0: must be one at least"):
         pool.end_step()
     assert pool.alloc(0, 8).slots.tolist() == [6, 7, 0, 1, 2, 3, 4, 5]
+
+
+def test_fence_of_the_device_has_so_many_steps_and_begins_again() -> None:
+    """Marks are a ring: their places are used again, and a step too many is refused without a trace."""
+    pool, most = on_device(SHAPE), alloc_scan.STEPS_IN_FLIGHT
+    for _ in range(3):
+        pool.begin_step()
+        pool.end_step()
+    pool.alloc(0, 2)
+    for step in range(most):
+        pool.begin_step()
+        if step == most // 2:
+            pool.free([0])
+    before = pool.fingerprint()
+    with pytest.raises(InvalidCase, match=f"steps in flight = {most}: must be fewer than {most}"):
+        pool.begin_step()
+    assert pool.fingerprint() == before
+    for step in range(most):
+        assert pool.returning_pages == (step <= most // 2)
+        pool.end_step()
+
+
+def test_fence_of_the_device_needs_no_host() -> None:
+    """Launches alone, as a graph holds them: nothing is read before the end."""
+    state = alloc_scan.new_state(DEVICE, num_pages=2, page_size=1, max_seqs=2, max_pages_per_seq=2)
+    slots: Any = DEVICE.empty((4,), np.dtype(np.int64))
+    first, second, one = (np.array(values, np.int32) for values in ([0, -1], [1, -1], [1, 0]))
+    alloc_scan.extend(state, first, 2 * one, slots)
+    alloc_scan.begin_step(state)
+    alloc_scan.drop(state, first, one, alloc_scan.END)
+    alloc_scan.extend(state, second, one, slots)
+    early = alloc_scan.read_status(state)
+    alloc_scan.end_step(state)
+    came_back = alloc_scan.read_status(state)
+    alloc_scan.extend(state, second, one, slots)
+    late = alloc_scan.read_status(state)
+    assert (early.code, early.needed, early.free) == (alloc_scan.TOO_FEW_PAGES, 1, 0)
+    assert (came_back.code, came_back.pages, came_back.free) == (alloc_scan.OK, 2, 2)
+    assert (late.code, late.pages, late.free) == (alloc_scan.OK, 1, 1)
 
 
 @pytest.mark.parametrize("make", [ModelAllocator, HostAllocator])

@@ -17,6 +17,8 @@ from pabench.subjects.allocators.groups import KvGroup
 from pabench.subjects.allocators.host import HostAllocator
 from pabench.subjects.allocators.host_groups import HostGroups
 from pabench.subjects.allocators.results import Prompt
+from pabench.subjects.allocators.scan import ScanAllocator
+from tests.support.probe import DEVICE
 
 FULL, WINDOW, STATE = (
     KvGroup(page_size=4),
@@ -30,8 +32,18 @@ def shape_of(*groups: KvGroup, pages: int = 12, width: int = 6, **more: Any) -> 
     return PoolShape(num_pages=pages, page_size=4, max_seqs=3, max_pages_per_seq=width, groups=groups, **more)
 
 
-@pytest.fixture(params=[ModelAllocator, HostGroups])
+def on_device(shape: PoolShape) -> ScanAllocator:
+    return ScanAllocator(DEVICE, shape)
+
+
+@pytest.fixture(params=[ModelAllocator, HostGroups, on_device])
 def make(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture(params=[ModelAllocator, HostGroups])
+def caches(request: pytest.FixtureRequest) -> Any:
+    """Those that cache and swap."""
     return request.param
 
 
@@ -78,8 +90,8 @@ def test_groups_grant_no_page_that_a_step_in_flight_may_read(make: Any) -> None:
     assert pool.append(0, 1).slots.tolist() == [0]
 
 
-def test_groups_hit_where_every_group_has_what_the_next_query_needs(make: Any) -> None:
-    pool = make(shape_of(FULL, WINDOW, STATE, pages=14))
+def test_groups_hit_where_every_group_has_what_the_next_query_needs(caches: Any) -> None:
+    pool = caches(shape_of(FULL, WINDOW, STATE, pages=14))
     pool.alloc(0, 8)
     pool.commit(0, Prompt(tokens=ABC[:8]))
     # of the window the page of tokens 6 and 7, of the state what token 7 left
@@ -125,8 +137,8 @@ def test_groups_copy_the_state_of_a_fork(make: Any) -> None:
     assert rows(pool, 0) == [[0, 1], [2, 3]]
 
 
-def test_groups_refuse_a_commit_as_a_whole(make: Any) -> None:
-    pool = make(shape_of(FULL, WINDOW))
+def test_groups_refuse_a_commit_as_a_whole(caches: Any) -> None:
+    pool = caches(shape_of(FULL, WINDOW))
     pool.alloc(0, 4)
     pool.commit(0, Prompt(tokens=ABC[:2]))
     before = pool.fingerprint()
@@ -135,12 +147,28 @@ def test_groups_refuse_a_commit_as_a_whole(make: Any) -> None:
     assert pool.fingerprint() == before
 
 
-def test_groups_swap_with_their_own_pages(make: Any) -> None:
-    pool = make(shape_of(FULL, WINDOW, swap_pages=8))
+def test_groups_swap_with_their_own_pages(caches: Any) -> None:
+    pool = caches(shape_of(FULL, WINDOW, swap_pages=8))
     pool.alloc(0, 5)
     moves = [[0, 0, 4], [1, 1, 1], [2, 2, 2], [3, 3, 2], [4, 4, 1]]
     assert pool.swap_out(0).tolist() == moves
     assert pool.swap_in(0)[:, 2].tolist() == [4, 1, 2, 2, 1]
+
+
+def test_groups_of_the_device_refuse_whole_and_keep_what_they_had() -> None:
+    """Windows slide only if the growth fits; a batch in mode ``prefix`` goes without groups."""
+    pool = on_device(shape_of(FULL, WINDOW, pages=8))
+    pool.alloc(0, 6)
+    pool.alloc(1, 4)
+    before = pool.fingerprint()
+    # the window of sequence 0 would give back two pages, that of sequence 1 one
+    with pytest.raises(OutOfPages, match="6 pages needed, 3 available"):
+        pool.append_batch([0, 1], [6, 2])
+    assert pool.fingerprint() == before
+    assert pool.append_batch([0, 1], [2, 1]).slots.tolist()
+    assert ScanAllocator(DEVICE, shape_of(), batch_mode="prefix").capabilities.groups == frozenset()
+    with pytest.raises(Unsupported, match="groups of kind full"):
+        ScanAllocator(DEVICE, shape_of(FULL), batch_mode="prefix")
 
 
 def test_groups_unseen_pages_by_hand() -> None:

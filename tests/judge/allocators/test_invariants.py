@@ -342,7 +342,7 @@ def test_allocators_invariants_say_what_is_not_judged() -> None:
     about = check.about_of(ScanAllocator.capabilities)
     assert about.endswith(
         "Not offered and not judged: "
-        "16 of 24, commit, lookup, adopt, evict, swap_out, swap_in, begin_step, end_step, defragment, "
+        "14 of 24, commit, lookup, adopt, evict, swap_out, swap_in, defragment, "
         "move_down, load, end_copy, pin, unpin, retain, pass_time."
     )
     assert check.about_of(ModelAllocator.capabilities) == check.about

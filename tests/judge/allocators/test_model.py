@@ -18,6 +18,7 @@ from pabench.judge.allocators.model import ModelAllocator
 from pabench.kernels import alloc_scan
 from pabench.subjects.allocators.base import PageAllocator, PoolShape
 from pabench.subjects.allocators.capabilities import BATCH_MODES, OPERATIONS, Capabilities
+from pabench.subjects.allocators.groups import KvGroup
 from pabench.subjects.allocators.host import HostAllocator
 from pabench.subjects.allocators.host_reuse import HostReuse
 from pabench.subjects.allocators.results import Hit, MemorySplit, Prompt
@@ -68,7 +69,16 @@ def test_allocators_model_and_host_agree_step_by_step_property(
     run_both(*subjects, seed, 60, every - without)
 
 
-SCAN = {"alloc", "append", "append_batch", "decode", "fork", "truncate", "free", "free_window", "reset"}
+SCAN = {
+    *("alloc", "append", "append_batch", "decode", "fork", "truncate", "free", "free_window"),
+    *("begin_step", "end_step", "reset"),
+}
+GROUPS = (
+    KvGroup(page_size=6),
+    KvGroup(kind="window", page_size=3, window=4),
+    KvGroup(kind="window", page_size=2, window=1),
+    KvGroup(kind="state", page_size=6),
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,6 +91,21 @@ def test_allocators_model_and_scan_agree_step_by_step_property(seed: int, data: 
     DEVICE.reschedule(data.draw(st.integers(0, 100)))
     scan = ScanAllocator(DEVICE, shape, batch_mode=mode, blocks=blocks)
     run_both(ModelAllocator(shape, batch_mode=mode), scan, seed, 30, SCAN - without)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    groups=st.lists(st.sampled_from(GROUPS), min_size=1, max_size=4),
+    sizes=st.tuples(st.integers(2, 40), st.just(6), st.sampled_from([2, 5, 40]), st.integers(1, 9)),
+    blocks=st.sampled_from([1, 2, 4]),
+)
+def test_allocators_model_and_scan_agree_on_groups_property(
+    seed: int, groups: list[KvGroup], sizes: tuple[int, int, int, int], blocks: int
+) -> None:
+    shape = shape_of(*sizes, groups=tuple(groups))
+    DEVICE.reschedule(seed % 101)
+    run_both(ModelAllocator(shape), ScanAllocator(DEVICE, shape, blocks=blocks), seed, 40, SCAN - {"reset"})
 
 
 @settings(max_examples=30, deadline=None)
@@ -502,7 +527,7 @@ def test_allocators_model_kernel_names_the_first_entry_concerned() -> None:
         done = extend(wrong)
         assert (done.code, done.concerned) == (alloc_scan.BAD_VALUE, 1099)
     assert (scan.lengths == -1).all()
-    assert scan.cursor.tolist() == [0, 2000]
+    assert scan.cursor.tolist() == [0, 2000, 2000, 0, 0]
     assert slots.tobytes() == b"\xff" * slots.nbytes
     leave = np.full(1500, -1, np.int32)
     leave[[1030, 1031]] = 5, 6
