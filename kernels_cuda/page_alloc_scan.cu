@@ -51,9 +51,9 @@ namespace pab {
 
 constexpr u32 kCopies = 1, kFirst = 2;  // in plan: gets a copy of its last page; the first entry to write that page
 
-// Above the sums of a chunk, which are below 2^31 * kChunk, ride two counts, so that one scan brings all four.
+// Above the sums of a chunk, which are below 2^31 * kChunk, ride two counts, so that one scan brings all four: of pages
+// that are shared, after which pages are summed again, and of entries that are wrong, after which tokens do not matter.
 constexpr u32 kAbove = 48;
-constexpr u64 kBelow = (u64{1} << kAbove) - 1;
 
 }  // namespace pab
 
@@ -124,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
         concerned = static_cast<i64>(shared[0] / 8);
         block_sync();
       }
-      const u64 added_before = before.tokens & kBelow, added_in_all = total.tokens & kBelow;
+      const u64 added_before = before.tokens, added_in_all = total.tokens;
       if (total.pages >> kAbove) {
         sharing = true;
         u32 rank[kEach];

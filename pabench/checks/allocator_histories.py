@@ -30,10 +30,12 @@ def crowd(seed: int, can: Capabilities) -> HistoryCase:
 
 
 def thousand(seed: int, can: Capabilities) -> HistoryCase:
-    """Steps of up to 1,000 sequences on pages of the sizes that are served."""
+    """Steps of up to 1,000 sequences, on pages of the sizes that are served; some share a begun page."""
     rng = random.Random(seed)
     count, page_size = rng.choice([600, 1000]), rng.choice([16, 64, 128])
     steps = [_alloc(sequence, page_size - (sequence % 9 == 8)) for sequence in range(count)]
+    for parent in range(8, count - 1, 9) if "fork" in can.operations else ():
+        steps[parent + 1] = ("fork", {"parent": parent, "child": parent + 1, "stream": 0})
     sequences = rng.sample(range(count), count)
     steps += [("append_batch", {"sequences": sequences, "tokens": [1] * count})] * 2
     steps.append(("free", {"sequences": sequences[: count // 2]}))
