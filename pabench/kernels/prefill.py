@@ -14,7 +14,7 @@ from pabench.device.occupancy import blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_launches import check_alignment
 from pabench.kernels.decode_simple import AttentionPlan
-from pabench.kernels.features import LOG2_E, PLAIN, feature_arguments, variant_of
+from pabench.kernels.features import LOG2_E, PLAIN, variant_arguments, variant_of
 from pabench.kernels.fitted import PLAN_THREADS, fitted_instance, fitted_instances
 from pabench.kernels.instance import KernelEntry, KernelInstance, kernel_source
 from pabench.problem.pool import KvPool
@@ -171,7 +171,7 @@ def plan_prefill(
     variant = variant_of(problem)
     per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits, cached_bytes))
     instance = prefill_instance(head_dim, problem.dtype, shape, per_sm, variant)
-    more = feature_arguments(device, problem) if variant != PLAIN else ()
+    more = variant_arguments(device, problem, instance.defines)
     # the most that lengths within the shapes make: each sequence rounds up once
     row_blocks = packed_rows // shape.rows + num_seqs
     whole = np.dtype(np.int32)
