@@ -174,7 +174,8 @@ def test_kernels_instances_hold_every_prefill_plan(head_dim: int, name: str, arc
             )
             recorder.launches += plan.launches
             check(recorder)
-            rows = 16 * int(recorder.sources[0].defines["PAB_WARPS"])
+            defines = recorder.sources[0].defines
+            rows = 16 * int(defines["PAB_WARPS"]) * int(defines["PAB_ROW_TILES"])
             assert plan.launches[1].grid[0] == 2 * (2 * queries // rows + 1)
 
 
