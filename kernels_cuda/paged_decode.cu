@@ -20,11 +20,15 @@
 //          16 rows when query_len * group_size is above 16; 16 * that many flops for each row.
 //          Of a window only the keys that some row of the sequence sees are read.
 //
+// Keys of e4m3 are multiplied as float16, also by queries of bfloat16 (pab/query_halves.cuh); values in the storage type,
+// since weights reach further down than float16 does.
+//
 // A tile is 16 tokens a warp.  Each warp attends to its own 16 with its own running maximum, sum and output, so that
 // one barrier a tile is all; the warps meet at the end of a piece.  Tiles come through a ring of kStages stages in
 // shared memory: while one is attended to, the next ones are on their way, also those of other sequences.
 #include "pab/decode_plan.cuh"
 #include "pab/fragment_logits.cuh"
+#include "pab/query_halves.cuh"
 #include "pab/query_tile.cuh"
 
 namespace pab {
@@ -45,6 +49,8 @@ constexpr int kPassSteps = kE4m3 ? (kSteps + 1) / 2 : kSteps;
 constexpr int kPasses = (kSteps + kPassSteps - 1) / kPassSteps;
 // the query stays in registers while the output leaves room for it
 constexpr bool kQueryInRegisters = kHeadDim <= 128;
+// whether keys of e4m3 are multiplied as float16 by a query that was bfloat16
+constexpr bool kQueryAsHalves = kE4m3 && PAB_DTYPE == 2 && kQueryInRegisters;
 constexpr int kGroupRows = kSlice;
 constexpr int kCopiesAtOnce = 8;  // more offsets than that leave no registers to the output of a head_dim above 128
 static_assert(kHeadDim % 16 == 0, "matrix instructions take 16 elements at a time");
@@ -84,6 +90,7 @@ struct State {
   float max[2], sum[2];  // the sum is this lane's share
   LogitRow row[2];
   u32 query[kQueryInRegisters ? kSteps : 1][4];
+  bool halves;  // what `query` is, where it can be
 };
 
 // Starts the copies of tile `n` of the share, and of the query where a piece begins.
@@ -122,12 +129,21 @@ PAB_FN void begin_piece(State& state, const u16* query, const Call& call, const 
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) load_query<kSteps>(state.query[step], query, step);
   }
+  state.halves = false;
+  if constexpr (kQueryAsHalves) {
+    float inverse[2];
+    state.halves = query_as_halves(state.query, inverse);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (state.halves) scale_products(state.row[half], inverse[half]);
+    }
+  }
 }
 
 // Adds the products of the query and 2 x 8 keys at one step.
 PAB_FN void multiply_step(float (&score)[2][4], const State& state, const u16* query, int step,
                           const u32 (&key)[4]) {
-  if constexpr (kQueryInRegisters) {
+  if constexpr (kQueryInRegisters && !kQueryAsHalves) {
     mma_16816(score[0], state.query[step], key[0], key[1]);
     mma_16816(score[1], state.query[step], key[2], key[3]);
   } else {
@@ -138,24 +154,47 @@ PAB_FN void multiply_step(float (&score)[2][4], const State& state, const u16* q
   }
 }
 
-// The products of the query and a warp's keys.
-PAB_FN void multiply_keys(float (&score)[2][4], const State& state, const u16* query, const Cached* tokens) {
+// Byte offset of the chunk of e4m3 that is step `step` + `second` (0 or 1) of row `row`; of an odd number of steps the
+// last one comes twice.
+PAB_FN int offset_of_e4m3(int row, int step, int second) {
+  if constexpr (kSteps % 2 == 0) return step_offset<kCacheChunks>(chunk_offset<kCacheChunks>(row, second), step / 2);
+  else return chunk_offset<kCacheChunks>(row, step + 1 < kSteps ? step + second : step);
+}
+
+// The products of the query and a warp's keys of e4m3, two steps at once, as float16 or in the storage type.
+template <bool kHalves>
+PAB_FN void multiply_keys_of_e4m3(float (&score)[2][4], const State& state, const u16* query,
+                                  const unsigned char* keys) {
   const int lane = static_cast<int>(lane_id()), row = lane / 16 * 8 + lane % 8;
-  const auto* keys = reinterpret_cast<const unsigned char*>(tokens);
-  if constexpr (kE4m3) {
 #pragma unroll
-    for (int step = 0; step < kSteps; step += 2) {
-      // two steps at once; of an odd number the last one comes twice
-      u32 pairs[4], key[4];
-      const int chunk = step + 1 < kSteps ? step + lane / 8 % 2 : step;
-      ldmatrix_x4(pairs, keys + chunk_offset<kCacheChunks>(row, chunk));
+  for (int step = 0; step < kSteps; step += 2) {
+    u32 pairs[4], key[4];
+    ldmatrix_x4(pairs, keys + offset_of_e4m3(row, step, lane / 8 % 2));
 #pragma unroll
-      for (int i = 0; i < 2 && step + i < kSteps; ++i) {
+    for (int i = 0; i < 2 && step + i < kSteps; ++i) {
+      if constexpr (kHalves) {
+        halves_of_e4m3(key[0], key[1], pairs[i]);
+        halves_of_e4m3(key[2], key[3], pairs[2 + i]);
+        mma_16816_f16(score[0], state.query[step + i], key[0], key[1]);
+        mma_16816_f16(score[1], state.query[step + i], key[2], key[3]);
+      } else {
         keys_of_e4m3(key[0], key[1], pairs[i]);
         keys_of_e4m3(key[2], key[3], pairs[2 + i]);
         multiply_step(score, state, query, step + i, key);
       }
     }
+  }
+}
+
+// The products of the query and a warp's keys.
+PAB_FN void multiply_keys(float (&score)[2][4], const State& state, const u16* query, const Cached* tokens) {
+  const int lane = static_cast<int>(lane_id()), row = lane / 16 * 8 + lane % 8;
+  const auto* keys = reinterpret_cast<const unsigned char*>(tokens);
+  if constexpr (kQueryAsHalves) {
+    if (state.halves) multiply_keys_of_e4m3<true>(score, state, query, keys);
+    else multiply_keys_of_e4m3<false>(score, state, query, keys);
+  } else if constexpr (kE4m3) {
+    multiply_keys_of_e4m3<false>(score, state, query, keys);
   } else {
     const int first = chunk_offset<kCacheChunks>(row, lane / 8 % 2);
 #pragma unroll
@@ -175,8 +214,7 @@ PAB_FN void multiply_values(State& state, const u32 (&weight)[4], const Cached* 
 #pragma unroll
     for (int step = 0; step < kSteps; step += 2) {
       u32 value[4], even[2], odd[2];
-      const int chunk = step + 1 < kSteps ? step + lane / 16 : step;
-      ldmatrix_x4_trans(value, values + chunk_offset<kCacheChunks>(row, chunk));
+      ldmatrix_x4_trans(value, values + offset_of_e4m3(row, step, lane / 16));
 #pragma unroll
       for (int i = 0; i < 2 && step + i < kSteps; ++i) {
         values_of_e4m3(even[0], odd[0], value[2 * i]);

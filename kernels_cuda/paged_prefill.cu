@@ -13,18 +13,19 @@
 //          Sequences with fewer than min_query_len query tokens are left alone, as if they had none.
 //          Workspace, which the plan writes: starts (num_seqs + 1) i32, order (grid / num_kv_heads) RowBlock.  One
 //          plan serves all layers of a model.
-// Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block, 16 rows each; PAB_TILE keys
-//          of a tile, a multiple of 16; PAB_STAGES tiles in shared memory, at least 2; PAB_BLOCKS blocks of a
-//          multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_prefill, checked; PAB_FEATURES and
-//          PAB_E4M3 0 or 1, see pab/features.cuh and pab/storage.cuh.
+// Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block; PAB_ROW_TILES 1 or 2, a warp has
+//          16 times as many rows; PAB_TILE keys of a tile, a multiple of 16; PAB_STAGES tiles in shared memory, at least
+//          2; PAB_BLOCKS blocks of a multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_prefill, checked;
+//          PAB_FEATURES and PAB_E4M3 0 or 1, see pab/features.cuh and pab/storage.cuh.
 // Floor    4 * head_dim flops for each query head, row and key that the row sees.  K and V are read once for each
 //          block of rows and KV head, from the first key that its first row sees to the last of its last row; meant to
 //          come from L2.
 //
-// A block has kRows packed rows of one sequence and KV head, 16 a warp, and goes over its keys tile by tile.  Tiles
-// come through a ring of kStages stages in shared memory; one barrier a tile.  Each row is summed in one place and in
-// the order of its keys, in tiles that begin at multiples of kTile: its bits depend on its query, its keys and kTile,
-// and on nothing else that is in the batch, in the block or in other chunks.
+// A block has kRows packed rows of one sequence and KV head, 16 or 32 a warp, and goes over its keys tile by tile; a warp
+// reads each key and value from shared memory once for all of its rows.  Tiles come through a ring of kStages stages in
+// shared memory; one barrier a tile.  Each row is summed in one place and in the order of its keys, in tiles that begin
+// at multiples of kTile: its bits depend on its query, its keys and kTile, and on nothing else that is in the batch, in
+// the block or in other chunks.
 #include "pab/fragment_logits.cuh"
 #include "pab/prefill_order.cuh"
 #include "pab/query_tile.cuh"
@@ -36,7 +37,8 @@ constexpr int kWarps = PAB_WARPS;
 constexpr int kTile = PAB_TILE;
 constexpr int kStages = PAB_STAGES;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kWarpRows = 16;
+constexpr int kRowTiles = PAB_ROW_TILES;  // of 16 rows, what a matrix instruction takes
+constexpr int kWarpRows = 16 * kRowTiles;
 constexpr int kRows = kWarpRows * kWarps;
 constexpr int kChunks = kHeadDim / 8;  // of a row of q and out
 constexpr bool kE4m3 = sizeof(Cached) == 1;
@@ -44,10 +46,11 @@ constexpr int kGroupRows = kTile;
 constexpr int kCopiesAtOnce = kTile;  // all
 constexpr int kSteps = kHeadDim / 16;  // matrix instructions along head_dim
 constexpr int kPairs = kTile / 16;     // of 8 keys each: what one ldmatrix brings
-// the query stays in registers while the output, and what e4m3 is widened in, leave room for it
-constexpr bool kQueryInRegisters = kHeadDim <= (kE4m3 ? 96 : 128);
+// the query stays in registers while the outputs, and what e4m3 is widened in, leave room for it
+constexpr bool kQueryInRegisters = kRowTiles == 1 && kHeadDim <= (kE4m3 ? 96 : 128);
 // unrolled, a loop keeps an address for each step; else there are no registers left for that, least with a step over
-constexpr int kUnrolledSteps = kQueryInRegisters ? kSteps : kSteps % 2 ? 2 : 4;
+constexpr int kFewSteps = kRowTiles == 2 ? kSteps / (2 - kSteps % 2) : kSteps % 2 == 0 ? 4 : kE4m3 ? 1 : 2;
+constexpr int kUnrolledSteps = kQueryInRegisters ? kSteps : kFewSteps;
 static_assert(kHeadDim % 16 == 0 && kTile % 16 == 0, "matrix instructions take 16 elements at a time");
 static_assert(kStages >= 2, "one tile arrives while another is attended to");
 static_assert(kTile <= kThreads, "a thread looks up one token of a tile");
@@ -59,11 +62,37 @@ struct Stage {
   Cached keys[kTile * kHeadDim], values[kTile * kHeadDim];
 };
 
-struct SharedMemory {
+// What a block attends to: rows first_row .. last_row of a sequence with one KV head, and their keys.
+struct Work {
+  Sequence sequence;
+  i32 number, kv_head, first_row, last_row;
+  i32 begin, end;  // keys that some row sees
+  i32 first_tile, tiles;
+};
+
+constexpr int kWorkBytes = 80;  // as much as it takes with features
+
+// Keys that some row of a warp sees, and those that all of them do.
+struct alignas(16) Seen {
+  u32 some_begin, some_end, all_begin, all_end;
+};
+
+// What is rarely asked for and lies in shared memory where two row tiles leave no registers for it.
+template <bool kTwoTiles>
+struct Kept {};
+template <>
+struct alignas(16) Kept<true> {
+  Seen seen[kWarps];
+  u32 ends[kRows];                // each row sees keys before it
+  unsigned char work[kWorkBytes];  // a Work
+};
+
+struct SharedMemory : Kept<kRowTiles == 2> {
   u16 queries[kRows * kHeadDim];  // at the end the output, each warp's rows where its queries were
   Stage stages[kStages];
   i64 rows[2][kTile];  // byte offsets of tokens; negative: no such token
 };
+static_assert(sizeof(Work) <= kWorkBytes, "the work fits its place");
 static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan computes the same size");
 
 // The kernel's arguments.
@@ -84,14 +113,7 @@ struct Call {
 
 namespace pab {
 
-// What a block attends to: rows first_row .. last_row of a sequence with one KV head, and their keys.
-struct Work {
-  Sequence sequence;
-  i32 number, kv_head, first_row, last_row;
-  i32 begin, end;  // keys that some row sees
-};
-
-// What a lane keeps of its two rows: lane / 4 of its warp's, and 8 below.
+// What a lane keeps of its two rows of 16: lane / 4, and 8 below.
 struct State {
   float out[2 * kSteps][4];
   float max[2], sum[2];  // the sum is this lane's share
@@ -126,92 +148,41 @@ PAB_FN void fetch_queries(u16* queries, const Call& call, const Work& work) {
   }
 }
 
-// The products of a warp's queries and the keys of a tile.
-PAB_FN void multiply_keys(float (&score)[2 * kPairs][4], const State& state, const u16* queries, const Cached* tokens,
-                          int lane) {
-  const auto* keys = reinterpret_cast<const unsigned char*>(tokens);
-  // a chunk of e4m3 is a whole step, so that ldmatrix brings two; of an odd number the last one comes twice
-  constexpr int kAtOnce = kE4m3 ? 2 : 1;
-#pragma unroll kUnrolledSteps
-  for (int step = 0; step < kSteps; step += kAtOnce) {
-    u32 a[kAtOnce][4];
-#pragma unroll
-    for (int more = 0; more < kAtOnce; ++more) {
-      if (step + more >= kSteps) break;
-      if constexpr (kQueryInRegisters) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) a[more][i] = state.query[step + more][i];
-      } else {
-        load_query<kSteps>(a[more], queries, step + more);
-      }
-    }
-#pragma unroll
-    for (int pair = 0; pair < kPairs; ++pair) {
-      u32 key[4];
-      const int row = 16 * pair + lane / 16 * 8 + lane % 8, second = lane / 8 % 2;
-      if constexpr (kE4m3) {
-        const int chunk = step + 1 < kSteps ? step + second : step;
-        ldmatrix_x4(key, keys + chunk_offset<kCacheChunks>(row, chunk));
-#pragma unroll
-        for (int more = 0; more < 2; ++more) {
-          if (step + more >= kSteps) break;
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            u32 b0, b1;
-            keys_of_e4m3(b0, b1, key[2 * i + more]);
-            mma_16816(score[2 * pair + i], a[more], b0, b1);
-          }
-        }
-      } else {
-        const int place = chunk_offset<kCacheChunks>(lane / 16 * 8 + lane % 8, second);
-        ldmatrix_x4(key, keys + 16 * pair * kCacheChunks * kChunkBytes + step_offset<kCacheChunks>(place, step));
-        mma_16816(score[2 * pair], a[0], key[0], key[1]);
-        mma_16816(score[2 * pair + 1], a[0], key[2], key[3]);
-      }
-    }
+}  // namespace pab
+
+#include "pab/prefill_products.cuh"
+
+namespace pab {
+
+// Takes the ends of the lane's rows out of those of 16, where they are not kept in registers.
+PAB_FN void fetch_ends(State& state, const u32* ends, int lane) {
+  if constexpr (kRowTiles == 2) {
+    state.row[0].end = ends[lane / 4];
+    state.row[1].end = ends[lane / 4 + 8];
   }
 }
 
-// Adds the products of the weights of 16 tokens and their values, the first in row `first` of the tile, to the output.
-PAB_FN void multiply_values(State& state, const u32 (&weight)[4], const Cached* tokens, int first, int lane) {
-  const int row = first + lane % 16;
-  const auto* values = reinterpret_cast<const unsigned char*>(tokens);
-  u32 value[4];
-  if constexpr (kE4m3) {
-#pragma unroll
-    for (int step = 0; step < kSteps; step += 2) {
-      const int chunk = step + 1 < kSteps ? step + lane / 16 : step;
-      ldmatrix_x4_trans(value, values + chunk_offset<kCacheChunks>(row, chunk));
-#pragma unroll
-      for (int more = 0; more < 2; ++more) {
-        if (step + more >= kSteps) break;
-        u32 even[2], odd[2];
-        values_of_e4m3(even[0], odd[0], value[2 * more]);
-        values_of_e4m3(even[1], odd[1], value[2 * more + 1]);
-        mma_16816(state.out[2 * (step + more)], weight, even[0], even[1]);
-        mma_16816(state.out[2 * (step + more) + 1], weight, odd[0], odd[1]);
-      }
-    }
-  } else {
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      const int place = chunk_offset<kCacheChunks>(lane % 16, lane / 16);
-      const auto* rows = values + first * kCacheChunks * kChunkBytes;
-      ldmatrix_x4_trans(value, rows + step_offset<kCacheChunks>(place, step));
-      mma_16816(state.out[2 * step], weight, value[0], value[1]);
-      mma_16816(state.out[2 * step + 1], weight, value[2], value[3]);
-    }
-  }
+// Where the block's work, what the warp sees and the ends of the block's rows are kept: `own` is the thread's.
+template <typename Memory>
+PAB_FN Work& work_place(Memory& memory, Work& own) {
+  if constexpr (kRowTiles == 2) return *reinterpret_cast<Work*>(memory.work);
+  else return own;
+}
+template <typename Memory>
+PAB_FN Seen& seen_place(Memory& memory, Seen& own) {
+  if constexpr (kRowTiles == 2) return memory.seen[threadIdx.x / kWarpSize];
+  else return own;
+}
+template <typename Memory>
+PAB_FN u32* ends_place(Memory& memory, int row) {
+  if constexpr (kRowTiles == 2) return memory.ends + row;
+  else return nullptr;
 }
 
-// Attends to a tile whose first key is `first`; `masked` when some row of the warp does not see all of it.
-PAB_FN void attend(State& state, const Stage& stage, const u16* queries, const Features& features, float scale_log2,
-                   u32 first, bool masked) {
-  // else the places of all chunks would be kept from tile to tile, more than there are registers for
-  const int lane = static_cast<int>(opaque(lane_id()));
-  float score[2 * kPairs][4] = {};
-  multiply_keys(score, state, queries, stage.keys, lane);
-
+// Turns the products of 16 rows and a tile of keys into weights: the state's maximum and sum go on to this tile's, and
+// its output is scaled to that.  `first` and `masked` as of attend.
+PAB_FN void weigh(u32 (&weights)[kPairs][4], State& state, float (&score)[2 * kPairs][4], const u32* ends,
+                  const Features& features, float scale_log2, u32 first, bool masked, int lane) {
 #pragma unroll
   for (int i = 0; i < 2 * kPairs; ++i) {
 #pragma unroll
@@ -221,6 +192,7 @@ PAB_FN void attend(State& state, const Stage& stage, const u16* queries, const F
     }
   }
   if (masked) {
+    fetch_ends(state, ends, lane);
 #pragma unroll
     for (int i = 0; i < 2 * kPairs; ++i) {
 #pragma unroll
@@ -273,13 +245,28 @@ PAB_FN void attend(State& state, const Stage& stage, const u16* queries, const F
 #pragma unroll
   for (int pair = 0; pair < kPairs; ++pair) {
     // accumulators of the first product are, rounded, operand A of the second
-    u32 weight[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      weight[i] = pack_pair(score[2 * pair + i / 2][2 * (i % 2)], score[2 * pair + i / 2][2 * (i % 2) + 1]);
+      const float(&pairs)[4] = score[2 * pair + i / 2];
+      weights[pair][i] = pack_pair(pairs[2 * (i % 2)], pairs[2 * (i % 2) + 1]);
     }
-    multiply_values(state, weight, stage.values, 16 * pair, lane);
   }
+}
+
+// Attends to a tile whose first key is `first`; `masked` when some row of the warp does not see all of it.
+PAB_FN void attend(State (&states)[kRowTiles], const Stage& stage, const u16* queries, const u32* ends,
+                   const Features& features, float scale_log2, u32 first, bool masked) {
+  // else the places of all chunks would be kept from tile to tile, more than there are registers for
+  const int lane = static_cast<int>(opaque(lane_id()));
+  float score[kRowTiles][2 * kPairs][4] = {};
+  multiply_keys(score, states, queries, stage.keys, lane);
+  u32 weights[kRowTiles][kPairs][4];
+#pragma unroll
+  for (int tile = 0; tile < kRowTiles; ++tile) {
+    weigh(weights[tile], states[tile], score[tile], ends + 16 * tile, features, scale_log2, first, masked, lane);
+  }
+#pragma unroll
+  for (int pair = 0; pair < kPairs; ++pair) multiply_values(states, weights, stage.values, pair, lane);
 }
 
 }  // namespace pab
@@ -312,56 +299,72 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
                      max_pages, page_stride, token_stride, head_stride, scale_log2};
   const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
   const Batch batch = {kv_lens, qo_indptr, num_seqs, num_qo_heads / num_kv_heads, causal, features};
-  const RowBlock block = load_wide(&order[number]);
-  Work work = {sequence_of(batch, block.sequence), block.sequence, static_cast<i32>(blockIdx.x) % num_kv_heads,
-               block.first_row, block.first_row + kRows - 1, 0, 0};
-  if (work.last_row >= work.sequence.rows()) work.last_row = work.sequence.rows() - 1;
-  work.begin = work.sequence.oldest(work.first_row);
-  work.end = work.sequence.limit(work.last_row);
-  const i32 first_tile = work.begin / kTile, tiles = work.end / kTile + (work.end % kTile != 0) - first_tile;
+  Work own_work;
+  Work& work = work_place(memory, own_work);
+  if (kRowTiles == 1 || threadIdx.x == 0) {
+    const RowBlock block = load_wide(&order[number]);
+    work = {sequence_of(batch, block.sequence), block.sequence, static_cast<i32>(blockIdx.x) % num_kv_heads,
+            block.first_row, block.first_row + kRows - 1, 0, 0, 0, 0};
+    if (work.last_row >= work.sequence.rows()) work.last_row = work.sequence.rows() - 1;
+    work.begin = work.sequence.oldest(work.first_row);
+    work.end = work.sequence.limit(work.last_row);
+    work.first_tile = work.begin / kTile;
+    work.tiles = work.end / kTile + (work.end % kTile != 0) - work.first_tile;
+  }
+  if constexpr (kRowTiles == 2) block_sync();
+  const i32 first_tile = kFeatures ? work.first_tile : 0;  // only a window hides the first keys
 
   const i32 warp = static_cast<i32>(threadIdx.x / kWarpSize), first_row = work.first_row + kWarpRows * warp;
   const i32 last_row = first_row + kWarpRows - 1 < work.last_row ? first_row + kWarpRows - 1 : work.last_row;
-  const bool idle = first_row > work.last_row;
-  // keys that some row of the warp sees, and those that all of them do
-  const u32 some_begin = static_cast<u32>(work.sequence.oldest(first_row));
-  const u32 some_end = idle ? 0 : static_cast<u32>(work.sequence.limit(last_row));
-  const u32 all_begin = static_cast<u32>(work.sequence.oldest(last_row));
-  const u32 all_end = static_cast<u32>(work.sequence.limit(first_row));
+  Seen own_seen;
+  if (kRowTiles == 1 || lane_id() == 0) {
+    Seen& seen = seen_place(memory, own_seen);
+    seen.some_begin = static_cast<u32>(work.sequence.oldest(first_row));
+    seen.some_end = first_row > work.last_row ? 0 : static_cast<u32>(work.sequence.limit(last_row));
+    seen.all_begin = static_cast<u32>(work.sequence.oldest(last_row));
+    seen.all_end = static_cast<u32>(work.sequence.limit(first_row));
+  }
   u16* queries = memory.queries + kWarpRows * kHeadDim * warp;
-  State state = {};
+  State states[kRowTiles] = {};
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const i32 row = first_row + static_cast<i32>(lane_id()) / 4 + 8 * half, head = query_head(work, row);
+  for (int i = 0; i < 2 * kRowTiles; ++i) {
+    State& state = states[i / 2];
+    const i32 row = first_row + static_cast<i32>(lane_id()) / 4 + 8 * i, head = query_head(work, row), half = i % 2;
     const i32 position = work.sequence.position(row);
-    state.row[half] = logit_row(features, head, position, static_cast<u32>(work.sequence.limit(row)), scale_log2);
+    const u32 limit = static_cast<u32>(work.sequence.limit(row));
+    state.row[half] = logit_row(features, head, position, limit, scale_log2);
+    if (kRowTiles == 2 && lane_id() % 4 == 0) *ends_place(memory, row - work.first_row) = limit;
     // a sink is one more key, without a value
     state.max[half] = sink_log2(features, head);
     state.sum[half] = lane_id() % 4 == 0 && state.max[half] > minus_infinity() ? 1.0f : 0.0f;
   }
+  if constexpr (kRowTiles == 2) warp_sync(kFullMask);  // the warp's ends are there, whether or not there are tiles
 
   // Tokens of tile n are looked up kStages tiles ahead and fetched kStages - 1 ahead, each step a barrier after the
   // one before.  A group of copies is committed a tile, also when there is nothing left to fetch.
+  // With two row tiles no register is left for places that are the same in all tiles: they are computed in each.
+  const auto this_thread = [&] { return kRowTiles == 2 ? opaque(threadIdx.x) : threadIdx.x; };
   const auto fetch = [&](i32 n) {
-    if (n < tiles) copy_tile(memory.rows[n % 2], call, [&](int) -> Stage& { return memory.stages[n % kStages]; });
+    const auto stage = [&](int) -> Stage& { return memory.stages[n % kStages]; };
+    if (n < work.tiles) copy_tile(memory.rows[n % 2], call, stage, this_thread());
     cp_async_commit();
   };
   const auto look_up = [&](i32 n) { return token_page(call, work, first_tile + n); };
   const auto note = [&](i32 n, i32 page) {
-    const u32 token = static_cast<u32>(first_tile + n) * kTile + threadIdx.x;
-    note_token(memory.rows[n % 2], call, work.kv_head, token, page);
+    const u32 thread = this_thread(), token = static_cast<u32>(first_tile + n) * kTile + thread;
+    note_token(memory.rows[n % 2], call, work.kv_head, token, page, thread);
   };
-  if (tiles > 0) {
+  if (work.tiles > 0) {
     fetch_queries(memory.queries, call, work);
     note(0, look_up(0));
     block_sync();
   }
-  for (i32 n = 0; n < kStages - 1 && tiles > 0; ++n) {
+  for (i32 n = 0; n < kStages - 1 && work.tiles > 0; ++n) {
     fetch(n);
     note(n + 1, look_up(n + 1));
     block_sync();
   }
-  for (i32 n = 0; n < tiles; ++n) {
+  for (i32 n = 0; n < work.tiles; ++n) {
     cp_async_wait<kStages - 2>();
     block_sync();
     fetch(n + kStages - 1);
@@ -369,15 +372,27 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
     if constexpr (kQueryInRegisters) {
       if (n == 0) {
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) load_query<kSteps>(state.query[step], queries, step);
+        for (int step = 0; step < kSteps; ++step) load_query<kSteps>(states[0].query[step], queries, step);
       }
     }
     const u32 first = static_cast<u32>(first_tile + n) * kTile, end = first + kTile;
-    if (first < some_end && end > some_begin) {
-      const bool masked = first < all_begin || end > all_end;
-      attend(state, memory.stages[n % kStages], queries, features, scale_log2, first, masked);
+    const Seen& seen = seen_place(memory, own_seen);
+    if (first < seen.some_end && (!kFeatures || end > seen.some_begin)) {
+      const bool masked = (kFeatures && first < seen.all_begin) || end > seen.all_end;
+      const u32* ends = ends_place(memory, kWarpRows * static_cast<int>(threadIdx.x / kWarpSize));
+      attend(states, memory.stages[n % kStages], queries, ends, features, scale_log2, first, masked);
     }
     note(n + kStages, page);  // behind the products: the table entry has had time to arrive
   }
-  if (!idle) write_rows(state, queries, call, work, first_row);
+  // asked for anew, so that no register holds the place of the memory through the tiles
+  SharedMemory& last = *reinterpret_cast<SharedMemory*>(shared + (kRowTiles == 2 ? opaque(0) : 0));
+  const Work& done = work_place(last, own_work);
+  const i32 first_row_of_warp = kWarpRows * static_cast<i32>(threadIdx.x / kWarpSize);
+#pragma unroll
+  for (int tile = 0; tile < kRowTiles; ++tile) {
+    const i32 row = first_row_of_warp + 16 * tile;  // of the block
+    if (done.first_row + row > done.last_row) break;
+    fetch_ends(states[tile], ends_place(last, row), static_cast<int>(lane_id()));
+    write_rows(states[tile], last.queries + kHeadDim * row, call, done, done.first_row + row);
+  }
 }

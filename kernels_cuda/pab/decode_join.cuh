@@ -8,11 +8,20 @@
 
 namespace pab {
 
+// Where pair `pair` of packs of four floats of row `row` lies, in floats.  At a time lanes write one pair of four rows, or
+// two of two, without bank conflicts: of rows that begin in the same banks, every second one is moved by two pairs, and
+// every second two of them by one.
+template <int kPairs>
+PAB_FN int pair_place(int row, int pair) {
+  const int spread = (kPairs % 4 == 0 ? row % 2 * 2 : 0) + row / 2 % 2;
+  return (row * kPairs + (pair ^ spread)) * 8;
+}
+
 // Joins the warps' states at the end of a piece and writes the result, or a partial one.  A pass is 16 * kPassSteps
 // columns, which take the place of the tokens.
 PAB_FN void end_piece(SharedMemory& memory, State& state, Slice* slices, const Call& call, const Batch& batch,
                       const Work& work) {
-  constexpr int kPacks = 4 * kPassSteps;  // of four floats in a row; they are swizzled as chunks are
+  constexpr int kPairs = 2 * kPassSteps;  // of packs of four floats, in a row
   const int lane = static_cast<int>(lane_id()), warp = static_cast<int>(threadIdx.x) / 32;
   float* mine = slices[warp].out;
   warp_sync(kFullMask);  // all lanes are done with the tokens that the output replaces
@@ -29,10 +38,9 @@ PAB_FN void end_piece(SharedMemory& memory, State& state, Slice* slices, const C
         if constexpr (kE4m3) {
           if (i % 2) continue;
           const Pack<float, 4> four = row_of_e4m3(state.out[2 * first + i], state.out[2 * first + i + 1], half);
-          store_pack(mine + chunk_offset<kPacks>(row, 2 * i + lane % 4) / 4, four);
+          store_pack(mine + pair_place<kPairs>(row, i + lane % 4 / 2) + 4 * (lane % 2), four);
         } else {
-          const int at = chunk_offset<kPacks>(row, 2 * i + lane % 4 / 2) / 4 + 2 * (lane % 2);
-          store_pack(mine + at, Pack<float, 2>{{state.out[i][2 * half], state.out[i][2 * half + 1]}});
+          store_pack(mine + pair_place<kPairs>(row, i) + 2 * (lane % 4), Pack<float, 2>{{state.out[i][2 * half], state.out[i][2 * half + 1]}});
         }
       }
       if (pass > 0) continue;
@@ -48,16 +56,24 @@ PAB_FN void end_piece(SharedMemory& memory, State& state, Slice* slices, const C
     rows = left < kUnitRows ? left : kUnitRows;
     for (int index = static_cast<int>(threadIdx.x); index < rows * 2 * steps; index += kThreads) {
       const int row = index / (2 * steps), place = index % (2 * steps), chunk = 2 * first + place;
+      // four neighbouring lanes read the second packs of their pairs when the next four read the first ones
+      const int place_of_pair = pair_place<kPairs>(row, place), swapped = lane / 4 % 2;
       Merged merged = {{}, minus_infinity(), 0.0f};
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) merged.max = fmaxf(merged.max, memory.max[w][row]);
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) {
-        const Pack<float, 4> low = load_pack<4>(slices[w].out + chunk_offset<kPacks>(row, 2 * place) / 4);
-        const Pack<float, 4> high = load_pack<4>(slices[w].out + chunk_offset<kPacks>(row, 2 * place + 1) / 4);
-        const float out[8] = {low.at[0],  low.at[1],  low.at[2],  low.at[3],
-                              high.at[0], high.at[1], high.at[2], high.at[3]};
+        const float* pair = slices[w].out + place_of_pair;
+        const Pack<float, 4> one = load_pack<4>(pair + 4 * swapped), other = load_pack<4>(pair + 4 - 4 * swapped);
+        const float out[8] = {one.at[0],   one.at[1],   one.at[2],   one.at[3],
+                              other.at[0], other.at[1], other.at[2], other.at[3]};
         merge(merged, out, memory.max[w][row], memory.sum[w][row]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4 && swapped; ++i) {
+        const float first = merged.out[i];
+        merged.out[i] = merged.out[i + 4];
+        merged.out[i + 4] = first;
       }
       if (work.pieces == 1) {
         write_result(call, batch, work, merged, work.first_row + row, chunk);

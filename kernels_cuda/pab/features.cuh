@@ -3,8 +3,9 @@
 // query rows a sequence.
 //
 //   PAB_FEATURES   1: the kernel takes PAB_FEATURE_PARAMETERS after its own, and each feature is there when its
-//                  parameter says so; 0 or not defined: none of it is compiled.  PAB_ROW_PARAMETERS come before them
-//                  in a kernel that has none of its own for several query rows.
+//                  parameter says so; 0 or not defined: none of it is compiled, but for the scales of a cache of
+//                  e4m3 (PAB_E4M3), which are then the only parameter.  PAB_ROW_PARAMETERS come before them in a
+//                  kernel that has none of its own for several query rows.
 //
 //   qo_indptr      (num_seqs + 1) first query row of each sequence
 //   causal         0 or 1, aligned at the bottom right
@@ -13,6 +14,7 @@
 //   per_head       (4, num_qo_heads): ALiBi slope * log2(e), 0 for none; sink * log2(e), -inf for none; scale of
 //                  the keys, scale of the values, 1 for none.  PAB_SEQUENCE_SCALES 1: the two scales for each sequence,
 //                  (2 + 2 * num_seqs, num_qo_heads).  Scales of queries are in those of the keys.
+//   scales         (2, num_qo_heads): the last two of per_head
 //
 // Logits are in base 2 throughout.
 #pragma once
@@ -20,14 +22,22 @@
 #include "pab/intrinsics.cuh"
 
 #if defined(PAB_FEATURES) && PAB_FEATURES
+#define PAB_SCALES 1
 #define PAB_ROW_PARAMETERS , const pab::i32 *qo_indptr, pab::i32 num_seqs, pab::i32 causal
 #define PAB_FEATURE_PARAMETERS , pab::i32 window, float cap_log2, const float *per_head
 #define PAB_GIVEN_ROWS \
   pab::Rows { qo_indptr, num_seqs, causal }
 #define PAB_GIVEN_FEATURES(num_qo_heads) \
   pab::Features { window, cap_log2, per_head, num_qo_heads }
+#elif defined(PAB_E4M3) && PAB_E4M3
+#define PAB_FEATURES 0
+#define PAB_SCALES 1
+#define PAB_FEATURE_PARAMETERS , const float *scales
+#define PAB_GIVEN_FEATURES(num_qo_heads) \
+  pab::Features { scales, num_qo_heads }
 #else
 #define PAB_FEATURES 0
+#define PAB_SCALES 0
 #define PAB_ROW_PARAMETERS
 #define PAB_FEATURE_PARAMETERS
 #define PAB_GIVEN_ROWS \
@@ -108,12 +118,21 @@ PAB_FN float shaped_logit(const Features& given, float slope, float product, int
 constexpr bool kFeatures = false;
 
 struct Rows {};
+#if PAB_SCALES
+struct Features {
+  const float* scales;
+  i32 num_qo_heads;
+};
+PAB_FN float key_scale(const Features& given, int head, i64 = 0) { return given.scales[head]; }
+PAB_FN float value_scale(const Features& given, int head, i64 = 0) { return given.scales[given.num_qo_heads + head]; }
+#else
 struct Features {};
+PAB_FN float key_scale(const Features&, int, i64 = 0) { return 1.0f; }
+PAB_FN float value_scale(const Features&, int, i64 = 0) { return 1.0f; }
+#endif
 
 PAB_FN float slope_log2(const Features&, int) { return 0.0f; }
 PAB_FN float sink_log2(const Features&, int) { return minus_infinity(); }
-PAB_FN float key_scale(const Features&, int, i64 = 0) { return 1.0f; }
-PAB_FN float value_scale(const Features&, int, i64 = 0) { return 1.0f; }
 PAB_FN int oldest_key(const Features&, int) { return 0; }
 PAB_FN RowKeys keys_of_row(const Features&, const Rows&, i64 query, const i32* kv_lens) {
   return {query, kv_lens[query] - 1, 0, kv_lens[query]};

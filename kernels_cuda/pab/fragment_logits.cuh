@@ -13,7 +13,10 @@ struct LogitRow {
   u32 end;  // the row sees keys before this one
 #if PAB_FEATURES
   i32 position;
-  float slope, scale_log2;
+  float slope;
+#endif
+#if PAB_SCALES
+  float scale_log2;
 #endif
 };
 
@@ -21,8 +24,17 @@ struct LogitRow {
 PAB_FN LogitRow logit_row(const Features& given, int head, i32 position, u32 end, float scale_log2) {
 #if PAB_FEATURES
   return {end, position, slope_log2(given, head), scale_log2 * key_scale(given, head)};
+#elif PAB_SCALES
+  return {end, scale_log2 * key_scale(given, head)};
 #else
   return {end};
+#endif
+}
+
+// From here on the row's products are multiplied by `factor` as well.
+PAB_FN void scale_products([[maybe_unused]] LogitRow& row, [[maybe_unused]] float factor) {
+#if PAB_SCALES
+  row.scale_log2 *= factor;
 #endif
 }
 
@@ -42,6 +54,8 @@ PAB_FN float seen_logit(const Features& given, const LogitRow& row, float produc
 #if PAB_FEATURES
   const i32 distance = static_cast<i32>(token) - row.position;
   return shaped_logit(given, row.slope, product * row.scale_log2, distance);
+#elif PAB_SCALES
+  return product * row.scale_log2;
 #else
   return product * scale_log2;
 #endif

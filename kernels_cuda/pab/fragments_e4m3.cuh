@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles of e4m3 in shared memory as operands of matrix instructions on the storage type of the instance, in which every
-// e4m3 number is exact.
+// Tiles of e4m3 in shared memory as operands of matrix instructions on the storage type of the instance, or float16, in
+// which every e4m3 number is exact.
 //
 // A chunk of 16 bytes is 16 elements: one step of m16n8k16 along head_dim.  ldmatrix hands out pairs of bytes as if
 // they were single elements, so that what a lane (4 * g + t) gets has an order of its own:
@@ -31,6 +31,12 @@ PAB_FN u32 widen_pair(u32 both) {
 PAB_FN void keys_of_e4m3(u32& b0, u32& b1, u32 word) {
   b0 = widen_pair(word);
   b1 = widen_pair(word >> 16);
+}
+
+// The same as float16, in whatever type the instance stores.
+PAB_FN void halves_of_e4m3(u32& b0, u32& b1, u32 word) {
+  b0 = e4m3x2_to_f16x2(static_cast<u16>(word));
+  b1 = e4m3x2_to_f16x2(static_cast<u16>(word >> 16));
 }
 
 // Operand B, one of its two words, for the even and for the odd elements, from a word of ldmatrix.trans.

@@ -9,10 +9,10 @@
 
 namespace pab {
 
-// Divides by the sum and writes a warp's rows, first_row its first; `room` is its part of the shared memory.
+// Divides by the sum and writes 16 rows, first_row the first; `room` is their part of the shared memory.
 PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Work& work, i32 first_row) {
   const Features& features = work.sequence.features;
-  const int lane = static_cast<int>(lane_id());
+  const int lane = static_cast<int>(opaque(lane_id()));  // nothing of it is kept from before the tiles
   auto* bytes = reinterpret_cast<unsigned char*>(room);
   warp_sync(kFullMask);  // all lanes are done with the queries that the output replaces
 #pragma unroll
@@ -44,7 +44,7 @@ PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Wo
   }
   warp_sync(kFullMask);
 #pragma unroll
-  for (int i = 0; i < kWarpRows * kChunks / 32; ++i) {
+  for (int i = 0; i < 16 * kChunks / 32; ++i) {
     const int index = lane + 32 * i, row = index / kChunks, chunk = index % kChunks;
     if (first_row + row > work.last_row) break;
     const auto loaded = load_pack<4>(reinterpret_cast<const u32*>(bytes + query_offset<kSteps>(row, chunk)));

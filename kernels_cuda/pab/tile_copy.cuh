@@ -17,14 +17,15 @@ constexpr bool kSameChunk =
     kThreads % kCacheChunks == 0 && kRowsAtOnce % kBankGroups == 0 && kGroupRows % kRowsAtOnce == 0;
 
 // Starts the copies of a tile whose tokens lie at `rows`; group(row) has the keys and values of kGroupRows rows.
+// `thread` is this one's number in the block.
 template <typename Group>
-PAB_FN void copy_tile(const i64* rows, const Call& call, const Group& group) {
+PAB_FN void copy_tile(const i64* rows, const Call& call, const Group& group, u32 thread = threadIdx.x) {
   const auto* keys = reinterpret_cast<const unsigned char*>(call.k);
   const auto* values = reinterpret_cast<const unsigned char*>(call.v);
   // a weight of zero does not silence a NaN: dead rows are zeros
   if constexpr (kSameChunk) {
     // a thread copies one chunk of every kRowsAtOnce-th row: places are one and constants beside it
-    const int first = static_cast<int>(threadIdx.x) / kCacheChunks, chunk = static_cast<int>(threadIdx.x) % kCacheChunks;
+    const int first = static_cast<int>(thread) / kCacheChunks, chunk = static_cast<int>(thread) % kCacheChunks;
     const int place = chunk_offset<kCacheChunks>(first, chunk) / static_cast<int>(sizeof(Cached));
     keys += kChunkBytes * chunk;
     values += kChunkBytes * chunk;
@@ -41,7 +42,7 @@ PAB_FN void copy_tile(const i64* rows, const Call& call, const Group& group) {
   } else {
 #pragma unroll kCopiesAtOnce
     for (int i = 0; i < (kTile * kCacheChunks + kThreads - 1) / kThreads; ++i) {
-      const int index = static_cast<int>(threadIdx.x) + i * kThreads;
+      const int index = static_cast<int>(thread) + i * kThreads;
       const int row = index / kCacheChunks, chunk = index % kCacheChunks;
       if (kTile * kCacheChunks % kThreads != 0 && row >= kTile) break;
       const i64 offset = rows[row];

@@ -16,7 +16,7 @@ from pabench.errors import InvalidCase
 from pabench.kernels.decode_launches import check_alignment, decode_launches
 from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.features import PLAIN, variant_of
-from pabench.kernels.fitted import DTYPES, PLAN_THREADS, fitted_instance, fitted_instances
+from pabench.kernels.fitted import DTYPES, PLAN_THREADS, cached_bytes_of, fitted_instance, fitted_instances
 from pabench.kernels.instance import KernelEntry, KernelInstance
 from pabench.problem.checks import INT32_MAX
 from pabench.problem.dtypes import dtype_by_name
@@ -137,7 +137,11 @@ def decode_instance(
 
 def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it."""
-    return fitted_instances(lambda *given: (decode_shape(*given),), decode_instance)
+
+    def shapes(head_dim: int, limits: DeviceLimits, variant: str) -> tuple[DecodeShape]:
+        return (decode_shape(head_dim, limits, cached_bytes_of(variant)),)
+
+    return fitted_instances(shapes, decode_instance)
 
 
 def plan_decode(

@@ -10,7 +10,7 @@ import numpy as np
 from pabench.device.base import Device, Launch
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_simple import AttentionPlan
-from pabench.kernels.features import LOG2_E, feature_arguments
+from pabench.kernels.features import LOG2_E, variant_arguments
 from pabench.kernels.instance import KernelInstance, address_of, kernel_source
 from pabench.problem.layout import pages_needed
 from pabench.problem.pool import KvPool
@@ -41,7 +41,7 @@ def decode_launches(
     Args:
         device: where the arrays lie.
         problem: what is asked.
-        instance: with ``PAB_FEATURES`` as the problem needs.
+        instance: of the variant that the problem needs.
         unit_rows: packed rows of a unit, query tokens x heads of a group.
         tile_tokens: tokens of a tile.
         blocks: of the persistent grid.
@@ -59,7 +59,7 @@ def decode_launches(
     if split_tokens % tile_tokens:
         raise InvalidCase("split_tokens", split_tokens, f"must be a multiple of the tile, {tile_tokens}")
     planning, attending = instance.entries
-    more = feature_arguments(device, problem) if instance.defines["PAB_FEATURES"] else ()
+    more = variant_arguments(device, problem, instance.defines)
     num_seqs, max_pages = block_table.shape
     rows = min(q.shape[0], num_seqs * max_query_len)  # a long prompt that is left alone needs no room
     # the most partial results, and meeting places of pieces, that lengths within the shapes need

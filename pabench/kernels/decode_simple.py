@@ -12,9 +12,11 @@ import numpy as np
 
 from pabench.device.base import Device, Launch, Module
 from pabench.kernels.features import (
+    E4M3_CACHE,
     FEATURED,
     LOG2_E,
     PLAIN,
+    PLAIN_E4M3,
     ROW_CACHE,
     ROW_VARIANTS,
     VARIANTS,
@@ -45,6 +47,8 @@ SPLIT_TOKENS = 512
 MAX_SPLITS = 32
 WARPS_WANTED = 2048
 """Enough warps to fill a large GPU; no split beyond that."""
+SIMPLE_VARIANTS = {words: more for words, more in (VARIANTS | ROW_VARIANTS).items() if words != PLAIN_E4M3}
+"""Of this kernel, which reads no cache of e4m3 without its features."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,7 +93,7 @@ def instances() -> Iterator[KernelInstance]:
             KernelEntry(name=DECODE, threads=THREADS, shared_bytes=shared_bytes(head_dim)),
             KernelEntry(name=MERGE, threads=THREADS),
         )
-        for words, more in (VARIANTS | ROW_VARIANTS).items():
+        for words, more in SIMPLE_VARIANTS.items():
             asked = head_dim == TABLE_HEAD_DIM and defines["PAB_VEC"] == row_width(head_dim)
             if words == ROW_CACHE and not asked:
                 continue
@@ -132,6 +136,8 @@ def plan_decode(
     if mask is not None:
         problem = replace(problem, causal=False, window=None)
     variant = variant_of(problem)
+    if variant not in SIMPLE_VARIANTS:
+        variant = E4M3_CACHE
     if variant == PLAIN and (qo_indptr is not None or mask is not None or problem.q_dtype):
         variant = FEATURED
     more: tuple[Any, ...] = ()
@@ -162,7 +168,7 @@ def plan_decode(
         **shape_defines(head_dim, problem.storage, width),
         PAB_HEAD_DIM_V=problem.value_dim,
         PAB_MASK=int(mask is not None),
-        **(VARIANTS | ROW_VARIANTS)[variant],
+        **SIMPLE_VARIANTS[variant],
         **({"PAB_LSE_BASE_2": 1} if lse_base == "2" else {}),
         **({"PAB_Q_E4M3": 1} if problem.q_dtype else {}),
         **({"PAB_SEQUENCE_SCALES": 1} if scales else {}),

@@ -4,24 +4,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from pabench.device.base import Device
 from pabench.kernels.row_formats import takes_rows
+from pabench.problem.dtypes import Array
 from pabench.problem.problem import CACHE_FEATURES, Problem
 from pabench.problem.scales import Scales, scales_of
 
 LOG2_E = math.log2(math.e)
-PLAIN, FEATURED, E4M3_CACHE = "", " with features", " with features over e4m3"
+PLAIN, FEATURED = "", " with features"
+PLAIN_E4M3, E4M3_CACHE = " over e4m3", " with features over e4m3"
 ROW_CACHE = " with features over rows of any format"
 VARIANTS = {
     PLAIN: {"PAB_FEATURES": 0, "PAB_E4M3": 0},
     FEATURED: {"PAB_FEATURES": 1, "PAB_E4M3": 0},
+    PLAIN_E4M3: {"PAB_FEATURES": 0, "PAB_E4M3": 1},
     E4M3_CACHE: {"PAB_FEATURES": 1, "PAB_E4M3": 1},
 }
-"""Instances of one shape: one does plain attention and nothing else, the others whatever is asked."""
+"""Instances of one shape: for each kind of cache one does plain attention and nothing else, the other
+whatever is asked."""
 ROW_VARIANTS = {ROW_CACHE: {"PAB_FEATURES": 1, "PAB_E4M3": 0, "PAB_ROWS": 1}}
 """One more of kernels that take any format of the cache."""
 
@@ -31,9 +36,29 @@ def variant_of(problem: Problem) -> str:
 
     Masks, rows and how a cache lies go with each.
     """
+    more = problem.features - {"non-causal", "fp8-kv", *CACHE_FEATURES}
     if problem.kv_dtype is not None:
-        return ROW_CACHE if takes_rows(problem) else E4M3_CACHE
-    return FEATURED if problem.features - {"non-causal", *CACHE_FEATURES} else PLAIN
+        if takes_rows(problem):
+            return ROW_CACHE
+        return E4M3_CACHE if more else PLAIN_E4M3
+    return FEATURED if more else PLAIN
+
+
+def variant_arguments(device: Device, problem: Problem, defines: Mapping[str, int]) -> tuple[Any, ...]:
+    """Return the arguments of ``PAB_FEATURE_PARAMETERS`` of an instance with the macros of a variant.
+
+    Scales are those of all sequences.
+    """
+    if defines["PAB_FEATURES"]:
+        return feature_arguments(device, problem)
+    return (device.to_device(head_scales(problem)),) if defines["PAB_E4M3"] else ()
+
+
+def head_scales(problem: Problem, scales: Scales = (), sequence: int = 0) -> Array:
+    """Return what dot products and outputs of a head are multiplied by: ``(2, num_qo_heads) float32``."""
+    q, k, v = (np.asarray(scales_of(scales, problem, kind, sequence)) for kind in "qkv")
+    pairs = np.repeat(q * k, problem.group_size), np.repeat(v, problem.group_size)
+    return np.stack(pairs).astype(np.float32)
 
 
 def feature_arguments(
@@ -43,13 +68,11 @@ def feature_arguments(
 
     With ``scales`` they are those of ``PAB_SEQUENCE_SCALES``, for ``num_seqs`` sequences.
     """
-    heads, group = problem.num_qo_heads, problem.group_size
-    per_head = np.empty((2 + 2 * (num_seqs if scales else 1), heads))
+    per_head = np.empty((2 + 2 * (num_seqs if scales else 1), problem.num_qo_heads))
     per_head[0] = np.asarray(problem.alibi_slopes or (0.0,)) * LOG2_E
     per_head[1] = -math.inf if problem.sinks is None else np.asarray(problem.sinks) * LOG2_E
-    for sequence, pair in enumerate(per_head[2:].reshape(-1, 2, heads)):
-        q, k, v = (np.asarray(scales_of(scales, problem, kind, sequence)) for kind in "qkv")
-        pair[:] = np.repeat(q * k, group), np.repeat(v, group)
+    for sequence, pair in enumerate(per_head[2:].reshape(-1, 2, problem.num_qo_heads)):
+        pair[:] = head_scales(problem, scales, sequence)
     return (
         np.int32(problem.window or 0),
         np.float32((problem.soft_cap or 0.0) * LOG2_E),

@@ -93,13 +93,13 @@ def fitted_instance(
 
 
 def fitted_instances(
-    shapes: Callable[[int, DeviceLimits, int], Iterable[S]],
+    shapes: Callable[[int, DeviceLimits, str], Iterable[S]],
     instance: Callable[[int, str, S, int, str], KernelInstance],
 ) -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it.
 
     Args:
-        shapes: of a head_dim, a device and the bytes of a cached element.
+        shapes: of a head_dim, a device and a variant.
         instance: of a head_dim, a dtype, a shape, blocks of a multiprocessor and a variant.
     """
     for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, VARIANTS):
@@ -107,7 +107,7 @@ def fitted_instances(
         fitting: dict[tuple[S, int], set[str]] = {}
         for architecture, sm in SM_LIMITS.items():
             limits = architecture_limits(sm)
-            for shape in shapes(head_dim, limits, cached_bytes):
+            for shape in shapes(head_dim, limits, variant):
                 blocks = shape.blocks_per_sm(head_dim, limits, cached_bytes)
                 fitting.setdefault((shape, blocks), set()).add(architecture)
         for (shape, blocks), names in fitting.items():

@@ -14,21 +14,36 @@ from pabench.device.occupancy import blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_launches import check_alignment
 from pabench.kernels.decode_simple import AttentionPlan
-from pabench.kernels.features import LOG2_E, PLAIN, feature_arguments, variant_of
-from pabench.kernels.fitted import PLAN_THREADS, fitted_instance, fitted_instances
+from pabench.kernels.features import (
+    E4M3_CACHE,
+    FEATURED,
+    LOG2_E,
+    PLAIN,
+    PLAIN_E4M3,
+    variant_arguments,
+    variant_of,
+)
+from pabench.kernels.fitted import PLAN_THREADS, cached_bytes_of, fitted_instance, fitted_instances
 from pabench.kernels.instance import KernelEntry, KernelInstance, kernel_source
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
 FILE = "paged_prefill.cu"
 PLAN, PREFILL = "paged_prefill_plan", "paged_prefill"
-WARP_ROWS = 16
-"""Packed rows (query tokens x heads of a group) of a warp."""
+TILE_ROWS = 16
+"""Packed rows (query tokens x heads of a group) of a matrix instruction."""
+WORK_BYTES = 80
+"""``kWorkBytes`` of the kernel file."""
+SEEN_BYTES = 16
+"""``sizeof(Seen)``, of each warp."""
 PLAN_SHARED_BYTES = 32 * 8 + 256 * 4
-OTHER_REGISTERS = 96
+OTHER_REGISTERS = {1: 96, 2: 60}
+"""Of a lane beside those, by the row tiles of a warp."""
 WIDE_TILE_HEAD_DIM = 128
 """Up to here the scores of 64 keys stay in registers beside the output."""
 FEW_WARPS, MANY_WARPS = 4, 8
+TWO_TILES = {PLAIN: 128, PLAIN_E4M3: 96, FEATURED: 96, E4M3_CACHE: 96}
+"""Up to which head_dim a lane has registers for the outputs of two row tiles, by variant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +51,21 @@ class PrefillShape:
     """Compile-time shape of an instance; none of it changes a bit of the result but ``tile_tokens``.
 
     Attributes:
-        warps: warps of a block, of 16 packed rows each.
+        warps: warps of a block.
         tile_tokens: keys of a tile.
         stages: tiles in shared memory.
+        row_tiles: 16 packed rows of a warp; with two it reads keys and values half as often.
     """
 
     warps: int
     tile_tokens: int
     stages: int
+    row_tiles: int = 1
 
     @property
     def rows(self) -> int:
         """Packed rows of a block."""
-        return WARP_ROWS * self.warps
+        return TILE_ROWS * self.row_tiles * self.warps
 
     @property
     def threads(self) -> int:
@@ -58,34 +75,40 @@ class PrefillShape:
     def shared_bytes(self, head_dim: int, cached_bytes: int = 2) -> int:
         """Return ``sizeof(SharedMemory)`` of the kernel file, which compares both."""
         tokens = 2 * cached_bytes * self.stages * self.tile_tokens * head_dim
-        return 2 * self.rows * head_dim + tokens + 2 * self.tile_tokens * 8
+        kept = WORK_BYTES + SEEN_BYTES * self.warps + 4 * self.rows if self.row_tiles == 2 else 0
+        return 2 * self.rows * head_dim + tokens + 2 * self.tile_tokens * 8 + kept
 
     def blocks_per_sm(self, head_dim: int, limits: DeviceLimits, cached_bytes: int = 2) -> int:
         """Return how many blocks a multiprocessor holds, by shared memory and registers; 0 when none fits."""
         needed = self.shared_bytes(head_dim, cached_bytes)
         if needed > limits.shared_bytes_per_block:
             return 0
-        # output, query and scores of a lane, and what everything else takes
-        registers = head_dim // 2 + (head_dim // 4 if head_dim <= 128 else 0) + self.tile_tokens // 2
-        by_registers = blocks_by_registers(self.warps, registers + OTHER_REGISTERS)
+        # outputs, query and scores of a lane, and what everything else takes
+        query = head_dim // 4 if self.row_tiles == 1 and head_dim <= 128 else 0
+        sums = self.row_tiles * (head_dim + self.tile_tokens) // 2
+        by_registers = blocks_by_registers(self.warps, sums + query + OTHER_REGISTERS[self.row_tiles])
         return max(1, min(blocks_by_shared(limits.shared_bytes_per_sm, needed), by_registers))
 
 
-def prefill_shape(head_dim: int, limits: DeviceLimits, *, rows: int, cached_bytes: int = 2) -> PrefillShape:
+def prefill_shape(head_dim: int, limits: DeviceLimits, *, rows: int, variant: str = PLAIN) -> PrefillShape:
     """Return the shape for a batch: 128 rows where they fit, most blocks at once, most stages.
 
     Args:
         head_dim: of the instance; alone it decides on ``tile_tokens``, so that no bit depends on the rest.
         limits: of the device.
         rows: packed rows of a sequence, roughly: a block takes 64 when there are no more.
-        cached_bytes: of an element of the cache.
+        variant: one of ``pabench.kernels.features.VARIANTS``.
 
     Raises:
         InvalidCase: no shape fits the shared memory of a block.
     """
     tile = 64 if head_dim <= WIDE_TILE_HEAD_DIM else 32
-    for warps in (MANY_WARPS, FEW_WARPS) if rows > WARP_ROWS * FEW_WARPS else (FEW_WARPS,):
-        shapes = [PrefillShape(warps=warps, tile_tokens=tile, stages=stages) for stages in (3, 2)]
+    few, many = (FEW_WARPS, 1), (FEW_WARPS, 2) if head_dim <= TWO_TILES[variant] else (MANY_WARPS, 1)
+    for warps, tiles in (many, few) if rows > TILE_ROWS * FEW_WARPS else (few,):
+        shapes = [
+            PrefillShape(warps=warps, tile_tokens=tile, stages=stages, row_tiles=tiles) for stages in (3, 2)
+        ]
+        cached_bytes = cached_bytes_of(variant)
         best = max(shapes, key=lambda shape: shape.blocks_per_sm(head_dim, limits, cached_bytes))
         if best.blocks_per_sm(head_dim, limits, cached_bytes):
             return best
@@ -111,15 +134,16 @@ def prefill_instance(
         plan=KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
         attention=PREFILL,
         PAB_TILE=shape.tile_tokens,
+        PAB_ROW_TILES=shape.row_tiles,
     )
 
 
 def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it."""
 
-    def shapes(head_dim: int, limits: DeviceLimits, cached_bytes: int) -> Iterator[PrefillShape]:
+    def shapes(head_dim: int, limits: DeviceLimits, variant: str) -> Iterator[PrefillShape]:
         for rows in (1, 128):
-            yield prefill_shape(head_dim, limits, rows=rows, cached_bytes=cached_bytes)
+            yield prefill_shape(head_dim, limits, rows=rows, variant=variant)
 
     return fitted_instances(shapes, prefill_instance)
 
@@ -167,11 +191,11 @@ def plan_prefill(
     cached_bytes, mean_rows = problem.kv_storage.itemsize, packed_rows // max(1, num_seqs)
     if mean_query_len is not None:
         mean_rows = mean_query_len * problem.group_size
-    shape = shape or prefill_shape(head_dim, device.limits, rows=mean_rows, cached_bytes=cached_bytes)
     variant = variant_of(problem)
+    shape = shape or prefill_shape(head_dim, device.limits, rows=mean_rows, variant=variant)
     per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits, cached_bytes))
     instance = prefill_instance(head_dim, problem.dtype, shape, per_sm, variant)
-    more = feature_arguments(device, problem) if variant != PLAIN else ()
+    more = variant_arguments(device, problem, instance.defines)
     # the most that lengths within the shapes make: each sequence rounds up once
     row_blocks = packed_rows // shape.rows + num_seqs
     whole = np.dtype(np.int32)

@@ -25,8 +25,6 @@ CACHES: dict[str, dict[str, Any]] = {
     "e4m3": {"kv_dtype": "e4m3", "k_scale": (0.5,), "v_scale": (2.0, 0.25)},
 }
 LENGTHS = (700, 0, 300, 33, 1, 64)
-MAIN_LOOP = "tiles"
-"""Region of the kernel."""
 PROMPT = 4096
 FLOPS = 2 * 16 * 8 * 16
 """Of one mma m16n8k16."""
@@ -44,7 +42,7 @@ class CountedRow:
         copies: asynchronous copies of the cache, requests of 16 bytes a lane.
         sectors: of 32 bytes that they touch.
         ideal_sectors: the least that as many bytes take.
-        bank_conflicts: of the main loop.
+        bank_conflicts: in shared memory, of the whole kernel.
         table_reads: page-table entries read.
         token_heads: tokens seen times KV heads.
     """
@@ -129,7 +127,7 @@ def counted_rows(
                 copies=sum(row.requests for row in copies),
                 sectors=sum(row.sectors for row in copies),
                 ideal_sectors=sum(row.ideal_sectors for row in copies),
-                bank_conflicts=counted.totals(region=MAIN_LOOP).bank_conflicts,
+                bank_conflicts=counted.totals().bank_conflicts,
                 table_reads=sum(row.lanes for row in counted.of("block_table")),
                 token_heads=floor.tokens * problem.num_kv_heads,
             )

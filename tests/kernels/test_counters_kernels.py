@@ -159,3 +159,20 @@ def test_counters_kernels_of_the_tensor_core_kernel(page_size: int, dtype: str) 
     slices = problem.num_kv_heads * sum(-(-length // 16) for length in kv_lens)
     shape = "m16n8k16.f16" if dtype == "float16" else "m16n8k16.bf16"
     assert counted.totals().matrix_products == {shape: slices * problem.head_dim // 4}
+
+
+@pytest.mark.parametrize("kv_dtype", [None, "e4m3"])
+@pytest.mark.parametrize("head_dim", [16, 48, 64, 80, 112, 128, 192])
+def test_counters_kernels_of_the_tensor_core_kernel_have_no_bank_conflicts(
+    head_dim: int, kv_dtype: str | None
+) -> None:
+    """Nor has the end of a piece, where the warps' outputs meet, in one pass or two unequal ones."""
+    problem = Problem(
+        num_qo_heads=8, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype="float16", kv_dtype=kv_dtype
+    )
+    for q_lens in (None, (1, 8, 3, 2)):
+        device = counting_device()
+        backend = RawKernelMmaBackend(device, blocks=5)
+        batch = Batch(kv_lens=(100, 33, 0, 64), q_lens=q_lens)
+        backend.run(backend.plan(build_tensors(Case(problem=problem, batch=batch))))
+        assert device.counters["paged_decode"].totals().bank_conflicts == 0

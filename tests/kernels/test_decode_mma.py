@@ -261,7 +261,7 @@ def test_kernels_decode_mma_instances_fit_their_device(architecture: str) -> Non
         (head_dim, dtype, *variant)
         for head_dim in HEAD_DIMS
         for dtype in (1, 2)
-        for variant in ((0, 0), (1, 0), (1, 1))
+        for variant in ((0, 0), (1, 0), (0, 1), (1, 1))
     ]
     for instance in found:
         plan, attention = instance.entries

@@ -87,13 +87,19 @@ def pool_of(problem: Problem, elements: int) -> KvPool:
     return KvPool(storage=shifted(shape, problem.kv_storage, elements), kv_layout="NHD", interleaved=False)
 
 
+def variants_of(plain: Problem) -> tuple[Problem, ...]:
+    """Without and with features, over a cache like the queries and over one of e4m3."""
+    small = replace(plain, kv_dtype="e4m3")
+    return plain, replace(plain, window=3), small, replace(small, window=3)
+
+
 @pytest.mark.parametrize("elements", [0, 1, 2, 4])
 @pytest.mark.parametrize("name", DTYPES)
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: int) -> None:
     dtype = DTYPES[name]
     plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
-    for problem in (plain, replace(plain, window=3), replace(plain, kv_dtype="e4m3")):
+    for problem in variants_of(plain):
         decode = Recorder()
         plan = plan_decode(
             decode,  # type: ignore[arg-type]
@@ -131,7 +137,7 @@ def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: i
 def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str, architecture: str) -> None:
     dtype = DTYPES[name]
     plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
-    for problem in (plain, replace(plain, window=3), replace(plain, kv_dtype="e4m3")):
+    for problem in variants_of(plain):
         recorder = Recorder()
         recorder.limits = fitted.architecture_limits(SM_LIMITS[architecture], multiprocessors=10)
         plan = decode.plan_decode(
@@ -153,7 +159,7 @@ def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str,
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_kernels_instances_hold_every_prefill_plan(head_dim: int, name: str, architecture: str) -> None:
     plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
-    for problem in (plain, replace(plain, window=3), replace(plain, kv_dtype="e4m3")):
+    for problem in variants_of(plain):
         for queries in (20, 40):
             recorder = Recorder()
             recorder.limits = fitted.architecture_limits(SM_LIMITS[architecture])
@@ -168,7 +174,8 @@ def test_kernels_instances_hold_every_prefill_plan(head_dim: int, name: str, arc
             )
             recorder.launches += plan.launches
             check(recorder)
-            rows = 16 * int(recorder.sources[0].defines["PAB_WARPS"])
+            defines = recorder.sources[0].defines
+            rows = 16 * int(defines["PAB_WARPS"]) * int(defines["PAB_ROW_TILES"])
             assert plan.launches[1].grid[0] == 2 * (2 * queries // rows + 1)
 
 

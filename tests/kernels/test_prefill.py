@@ -21,6 +21,7 @@ from pabench.judge.reference import truth
 from pabench.judge.traffic import attention_flops
 from pabench.judge.verdict import judge
 from pabench.kernels.decode_simple import AttentionPlan
+from pabench.kernels.features import FEATURED
 from pabench.kernels.fitted import architecture_limits
 from pabench.kernels.instance import HEAD_DIMS
 from pabench.kernels.prefill import PREFILL, PrefillShape, instances, plan_prefill, prefill_shape
@@ -38,6 +39,7 @@ from tests.support.probe import DEVICE
 KIB = 1024
 PROFILE = RawKernelMmaBackend.profile
 FEW, MANY = (PrefillShape(warps=warps, tile_tokens=64, stages=3) for warps in (4, 8))
+WIDE = PrefillShape(warps=4, tile_tokens=64, stages=2, row_tiles=2)
 FEATURES = ("soft-cap", "window", "alibi", "sinks", "fp8-kv", "non-causal")
 SAME = settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -127,7 +129,7 @@ def test_kernels_prefill_right_with_and_without_causal_mask(causal: bool, page_s
 @SAME
 @given(
     case=cases(dtypes=["bfloat16"], head_dims=[16, 80], batch=prefill_batches, features=FEATURES),
-    shape=st.sampled_from([FEW, MANY]),
+    shape=st.sampled_from([FEW, MANY, WIDE]),
 )
 def test_kernels_prefill_agrees_with_the_simple_kernel_property(case: Case, shape: PrefillShape) -> None:
     """Two right kernels differ by no more than both bounds together."""
@@ -192,7 +194,7 @@ def test_kernels_prefill_touches_nothing_but_its_own(causal: bool) -> None:
         num_qo_heads=6, num_kv_heads=2, head_dim=16, page_size=5, dtype="bfloat16", causal=causal
     )
     batch = Batch(kv_lens=(0, 1, 64, 200, 65, 3), q_lens=(1, 2, 22, 43, 0, 18))
-    for tail, shape in (("minus-one", FEW), ("int-max", MANY)):
+    for tail, shape in (("minus-one", FEW), ("int-max", MANY), ("minus-one", WIDE)):
         tensors = build_tensors(Case(problem=problem, batch=batch, poison="nan", tail=tail))
         assert_right(tensors, run(planned(tensors, device, shape=shape)))
     assert device.findings == []
@@ -216,7 +218,7 @@ CASES = cases(
 
 
 @SAME
-@given(case=CASES, shape=st.sampled_from([FEW, MANY]))
+@given(case=CASES, shape=st.sampled_from([FEW, MANY, WIDE]))
 def test_kernels_prefill_does_not_see_the_batch_property(case: Case, shape: PrefillShape) -> None:
     """Bit for bit: a sequence alone, in blocks of any size, gives what it gives in the batch."""
     tensors = build_tensors(case)
@@ -277,6 +279,21 @@ def test_kernels_prefill_right_with_windows_at_tile_edges(window: int, causal: b
 
 
 # --- planned on the device ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("head_dim", "kv_dtype"), [(16, None), (80, None), (128, None), (96, "e4m3")])
+def test_kernels_prefill_no_bit_depends_on_the_rows_of_a_warp(head_dim: int, kv_dtype: str | None) -> None:
+    """Nor on those of a block: a row is summed in one place, in the order of its keys."""
+    problem = Problem(
+        num_qo_heads=6, num_kv_heads=2, head_dim=head_dim, page_size=5, dtype="bfloat16", kv_dtype=kv_dtype
+    )
+    batch = Batch(kv_lens=(201, 63, 130, 300, 0, 90), q_lens=(200, 63, 9, 70, 3, 0))
+    for more in ({}, {"window": 50, "soft_cap": 20.0, "sinks": (1.0,) * 6}, {"causal": False}):
+        case = Case(problem=replace(problem, **more), batch=batch, family="ascending", poison="nan")
+        tensors = build_tensors(case)
+        results = [run(planned(tensors, shape=shape)) for shape in (FEW, MANY, WIDE)]
+        assert_right(tensors, results[0])
+        assert bits(results[0]) == bits(results[1]) == bits(results[2])
 
 
 def test_kernels_prefill_replays_after_lengths_change_in_place() -> None:
@@ -396,12 +413,14 @@ def test_kernels_prefill_counted_without_bank_conflicts(head_dim: int, kv_dtype:
     )
     batch = Batch(kv_lens=(150, 40), q_lens=(30, 20))
     device = counting_device()
-    plan = planned(build_tensors(Case(problem=problem, batch=batch)), device)
-    for launch in plan.launches:
-        plan.module.launch(launch)
-    counted = device.counters[PREFILL]
-    assert counted.totals().bank_conflicts == 0
-    assert counted.loaded_bytes("k", "v") == (150 + 40) * problem.token_bytes
+    for shape in (None,) if head_dim > 128 else (None, WIDE):
+        device.counters.clear()
+        plan = planned(build_tensors(Case(problem=problem, batch=batch)), device, shape=shape)
+        for launch in plan.launches:
+            plan.module.launch(launch)
+        counted = device.counters[PREFILL]
+        assert counted.totals().bank_conflicts == 0
+        assert counted.loaded_bytes("k", "v") == (150 + 40) * problem.token_bytes
 
 
 # --- shapes of instances ------------------------------------------------------------------------------------
@@ -428,8 +447,9 @@ def test_kernels_prefill_instances_fit_their_device(architecture: str) -> None:
 def test_kernels_prefill_takes_64_rows_where_128_do_not_fit_or_are_not_there() -> None:
     hopper, small = (architecture_limits(SM_LIMITS[name]) for name in ("sm_90a", "sm_120"))
     assert prefill_shape(128, hopper, rows=64) == FEW
-    assert prefill_shape(128, hopper, rows=65) == MANY
-    assert FEW.blocks_per_sm(128, hopper) == 2
+    assert prefill_shape(128, hopper, rows=65) == WIDE
+    assert prefill_shape(128, hopper, rows=65, variant=FEATURED) == MANY
+    assert FEW.blocks_per_sm(128, hopper) == WIDE.blocks_per_sm(128, hopper) == 2
     assert prefill_shape(256, small, rows=500).rows == 64
 
 
