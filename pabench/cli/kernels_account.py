@@ -31,6 +31,11 @@ def account_text(results: Sequence[Compilation], failures: Sequence[str], head: 
             "Bounds are clocks of a multiprocessor for a turn of a block, each as if nothing else took\n"
             "time.  Modelled, not measured."
         )
+        for result, row in shown:
+            if row.account is not None and row.account.inner:
+                inner = f"{row.account.inner} of {row.account.instructions} instructions"
+                where = f"{row.usage.name}, {result.label}, {result.architecture}"
+                parts.append(f"{where}: {inner} are in a loop within the turn, counted for one round")
         if not all(row.account is not None and row.account.has_lines for _, row in shown):
             parts.append(NO_LINES)
     else:

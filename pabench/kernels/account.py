@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabench.device.sass import CLASS_NAMES, Function, Instruction
-from pabench.kernels.flow import blocks_of, hot_loop, steady_way
+from pabench.kernels.flow import blocks_of, hot_loop, inner_blocks, steady_way
 from pabench.kernels.instance import KernelEntry
 from pabench.kernels.load_use import LoadUse, loads_of
 
@@ -49,6 +49,7 @@ class Account:
     Attributes:
         name: of the function.
         classes: instructions of a warp on the steady way, by class.
+        inner: of these instructions, those in loops within the turn, counted for one round of each.
         loading: instructions of a warp that loads from global memory besides.
         clocks: of a multiprocessor by bound; without those for which the architecture's rate is not known.
         turn_bytes: that the block's asynchronous copies move.
@@ -64,6 +65,7 @@ class Account:
 
     name: str
     classes: dict[str, int]
+    inner: int
     loading: int
     clocks: dict[str, float]
     turn_bytes: int
@@ -128,7 +130,8 @@ def account_of(
     def code_of(way: Iterable[int]) -> list[Instruction]:
         return [one for at in way for one in function.instructions[blocks[at].first : blocks[at].last]]
 
-    code = code_of(steady_way(function, blocks, loop))
+    way = steady_way(function, blocks, loop)
+    code, inside = code_of(way), inner_blocks(blocks, loop)
     loading = steady_way(function, blocks, loop, loading=True)
     on_way = {id(one) for one in code_of(loading)}
     warps = -(-entry.threads // WARP) if entry else 1
@@ -140,6 +143,7 @@ def account_of(
     return Account(
         name=function.name,
         classes={name: classes[name] for name in CLASS_NAMES if classes[name]},
+        inner=len(code_of(at for at in way if at in inside)),
         loading=len(on_way),
         clocks=_clocks(code, warps, copied, architecture),
         turn_bytes=copied,
@@ -159,6 +163,7 @@ def account_dict(account: Account) -> dict[str, Any]:
     place = None if first is None or first.load.place is None else "{}:{}".format(*first.load.place)
     return {
         "instructions": account.instructions,
+        "instructions_inner": account.inner,
         "instructions_loading": account.loading,
         "classes": account.classes,
         "per_token": account.per_token,

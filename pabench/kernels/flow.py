@@ -80,6 +80,12 @@ def loops_of(blocks: Sequence[Block]) -> tuple[Loop, ...]:
     return tuple(loops)
 
 
+def inner_blocks(blocks: Sequence[Block], loop: Loop) -> frozenset[int]:
+    """Return the blocks of a loop that a way round it may run several times: those of loops within it."""
+    within = [inner.blocks for inner in loops_of(blocks) if inner.blocks < loop.blocks]
+    return frozenset[int]().union(*within)
+
+
 def _knots(blocks: Sequence[Block], before: dict[int, list[int]]) -> list[set[int]]:
     """Blocks that reach one another, in sets of several: the outermost loops, however they are entered."""
     left, found = set(before), []

@@ -12,7 +12,7 @@ from pabench.device.disassembler import NVDISASM, find_tool
 from pabench.device.nvrtc import nvrtc_installed, nvrtc_version
 from pabench.device.sass import Function, class_of, parse_sass
 from pabench.errors import UsageError
-from pabench.kernels.account import account_of
+from pabench.kernels.account import Account, account_of
 from pabench.kernels.account_table import COLUMNS, account_rows, as_csv, compared, read_table, worse
 from pabench.kernels.flow import blocks_of, hot_loop, steady_way
 from pabench.kernels.instance import KernelEntry
@@ -66,6 +66,12 @@ def turns(text: str) -> Function:
     return parse_sass(text)["turns"]
 
 
+def counted(text: str) -> Account:
+    account = account_of(turns(text), "sm_90a", ENTRY, 2)
+    assert account is not None
+    return account
+
+
 @pytest.mark.parametrize(
     ("opcode", "kind"),
     [
@@ -103,6 +109,13 @@ def test_account_walks_the_steady_way_of_the_loop_with_the_work() -> None:
     # neither the look-up nor the rescaling; then with the look-up
     assert named[0] == [0x10, 0x20, 0x30, 0x70, 0x80, 0x90, 0xC0, 0xD0, 0xE0]
     assert named[1] == [0x10, 0x20, 0x30, 0x40, 0x50, 0x70, 0x80, 0x90, 0xC0, 0xD0, 0xE0]
+
+
+def test_account_says_what_is_in_a_loop_within_the_turn() -> None:
+    assert counted(LATE).inner == 0
+    rounds = "        /*0088*/               @P4 BRA `(.L_x_2) ;\n        /*0090*/"
+    nested = counted(LATE.replace("        /*0090*/", rounds))
+    assert (nested.inner, nested.instructions) == (3, counted(LATE).instructions + 1)
 
 
 def test_account_finds_a_loop_that_is_entered_at_two_places() -> None:
