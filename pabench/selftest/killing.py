@@ -326,6 +326,9 @@ def stages_of(mutant: Mutant) -> Iterator[Stage]:
 
         if named:
             yield stage(named, few, "quick")
+            if subject.kernels and not checked:
+                # an index beyond an array may change no number, and stops here
+                last.append(replace(stage(named, few, "quick"), checked=True))
         elif others and (kernels := subject.kernels) not in looked_at:
             # one backend of these very kernels will do for a glance
             looked_at |= {kernels} if subject.kind == "backend" else set()

@@ -115,6 +115,20 @@ def test_selftest_mutants_stages_without_a_name_end_on_the_checked_device() -> N
     assert stages[2].scope.dtypes == ("bfloat16",)
 
 
+def test_selftest_mutants_stages_ask_the_named_check_on_the_checked_device_at_last() -> None:
+    mutant = Mutant(
+        id="m",
+        file="paged_prefill.cu",
+        before="a",
+        after="b",
+        **{**FIELDS, "killed_by": "prefill[causal]"},
+    )
+    named = [stage for stage in stages_of(mutant) if stage.questions == ("prefill[causal]",)]
+    assert {stage.subject.name for stage in named if stage.checked} == {stage.subject.name for stage in named}
+    last = [*stages_of(mutant)][-1]
+    assert (last.checked, last.profile, last.scope.max_head_dim) == (True, "quick", 16)
+
+
 # --- made by rule -------------------------------------------------------------------------------------------
 
 SOURCE = """\
