@@ -34,7 +34,7 @@ KERNELS = resource_dir("kernels_cuda")
 SEEDS = (0, 1, 2)
 QUICK_RUNS = CASE_BUDGETS["quick"].machine_runs
 PLACE = r"^operation \d+ \([a-z_]+\): "
-WILD = re.compile("pool-(index|grows|the-dead)-")
+WILD = re.compile("pool-(index|grows|the-dead)-|scan-wide-load-")
 """Planted faults that write beside the tables: each runs in a process of its own."""
 SUBJECTS = {"pab/pool_ticket.cuh": "ticket", "pab/pool_stack.cuh": "stack", "pab/page_requests.cuh": "stack"}
 

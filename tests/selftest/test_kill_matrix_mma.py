@@ -30,6 +30,7 @@ FEATURES_OF = {
     "mma-window-of-the-sequence-for-all-rows": ("window",),
     "mma-alibi-position-of-the-last-row": ("alibi",),
     "mma-sink-in-every-piece": ("sinks",),
+    "mma-key-scale-on-values-with-features": ("fp8-kv", "window"),
 }
 """What must be drawn for a mutant, where it is not the feature that its check is named after."""
 
