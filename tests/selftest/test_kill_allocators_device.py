@@ -125,4 +125,5 @@ def test_kill_allocators_device_checked_finds_races(mutant: Mutant, tmp_path: Pa
     for seed in SEEDS:
         found = findings(mutant.file, kernels, seed, workers=1)
         assert found, f"{mutant.id} lives with seed {seed}"
-        assert {finding.check for finding in found} == {mutant.killed_by}
+        # what is read too soon may be an index, and lead beside the arrays
+        assert {mutant.killed_by} <= {finding.check for finding in found} <= {mutant.killed_by, "memory"}

@@ -31,8 +31,12 @@ FEATURES_OF = {
     "mma-alibi-position-of-the-last-row": ("alibi",),
     "mma-sink-in-every-piece": ("sinks",),
     "mma-key-scale-on-values-with-features": ("fp8-kv", "window"),
+    "mma-e4m3-power-of-the-query-left-in": ("fp8-kv",),
 }
 """What must be drawn for a mutant, where it is not the feature that its check is named after."""
+
+DTYPES = {"mma-e4m3-pairs-of-keys-swapped": ["float16"]}
+"""Faults in instances of one type of queries."""
 
 
 def features_of(mutant: Mutant) -> tuple[str, ...]:
@@ -55,6 +59,8 @@ def test_kill_matrix_mma_kills(mutant: Mutant, tmp_path: Path) -> None:
         "features": features_of(mutant),
         "max_head_dim": MAX_HEAD_DIM.get(mutant.id, 16),
     }
+    if mutant.id in DTYPES:
+        narrow["dtypes"] = DTYPES[mutant.id]
     for seed in SEEDS:
         text = killed(mutant, kernels, seed=seed, profile="default", **narrow)
         assert text is not None, f"{mutant.id} lives with seed {seed}"
