@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pabench.activities.serving.schedulers import Candidate, Rank, Scheduler
@@ -74,14 +74,19 @@ def victim_of(
 
 
 def outranked(
-    running: Mapping[int, tuple[int, int]], first: int, rank: Rank, lacks: tuple[int, int]
+    running: Iterable[int],
+    first: int,
+    rank: Rank,
+    room: Callable[[int], tuple[int, int]],
+    lacks: tuple[int, int],
 ) -> list[int]:
     """Return who makes way for a request that waits: the last by rank, as many as it takes.
 
     Args:
-        running: requests, of which those behind ``first`` may go, and the pages and sequences of each.
+        running: requests, of which those behind ``first`` may go.
         first: the one that waits.
         rank: of requests.
+        room: pages and sequences that a request has.
         lacks: pages and sequences that ``first`` needs more than there are; nobody goes for none.
 
     Returns:
@@ -93,7 +98,7 @@ def outranked(
     for request in sorted(behind, key=rank, reverse=True):
         if pages <= 0 and sequences <= 0:
             break
-        held, seats = running[request]
+        held, seats = room(request)
         pages, sequences = pages - held, sequences - seats
         gone.append(request)
     return gone if pages <= 0 and sequences <= 0 else []

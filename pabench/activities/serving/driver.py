@@ -67,7 +67,7 @@ class Driver:
         self._prefilling: dict[int, Seat] = {}
         self._fresh: list[Seat] = []  # whose further answers are still to fork
         self._done: list[Seat] = []  # finished, its pages not given back
-        self._ends, self._more = Ends(late=scheduler.ahead), int(scheduler.ahead)
+        self._ends = Ends(late=scheduler.ahead)
         self._final, self._mask = (np.zeros(allocator.shape.max_seqs, kind) for kind in (np.int64, bool))
         self._active, self._stale = NOTHING, False
         self._context = 0
@@ -241,7 +241,7 @@ class Driver:
 
     def _last(self, request: int) -> int:
         """Tokens in the cache when a request leaves."""
-        return int(self._prompt[request] + self._output[request] - 1 + self._more)
+        return int(self._prompt[request] + self._output[request] - 1 + self.scheduler.ahead)
 
     def _words(self, request: int, tokens: int) -> Prompt | None:
         """The first tokens of a request's prompt and output, where the prefix cache is asked."""
@@ -268,7 +268,7 @@ class Driver:
                 self.seats.allocator.commit(seat.slots[0], seat.words)
                 seat.words = None
             left = self._output[request] - log.generated[request]
-            if not left and not self._more:
+            if not left and not self.scheduler.ahead:
                 self._ends.add(self.number, request)
                 continue
             self._decode_until(request, seat, self.number + left)
@@ -326,13 +326,13 @@ class Driver:
         target = self._prompt[first] + self.log.generated[first]
         pages = pages_needed(target, size) + self.limits.reserve_pages - self.seats.available
         lacks = pages, self.requests.forks - len(self.seats.spare)
-        if max(lacks) <= 0:
-            return 0
-        room = {request: self.seats.room(seat) for request, seat in self.running.items()}
-        gone = outranked(room, first, self._rank, lacks)
+        gone = outranked(self.running, first, self._rank, self._room, lacks) if max(lacks) > 0 else []
         for request in gone:
             self._preempt(request)
         return len(gone)
+
+    def _room(self, request: int) -> tuple[int, int]:
+        return self.seats.room(self.running[request])
 
     def _preempt(self, request: int | None = None) -> None:
         """Make a request go, the one that the scheduler names if none is."""

@@ -89,8 +89,7 @@ class Trial:
         self.contents = Contents(shape.kv_groups, shape.page_size, pages, shape.swap_pages, shape.host_pages)
         self.tiers = Tiers(self.contents)
         self._handed = HandedOut(self.subject)
-        mode = can.batch_mode
-        mode = "prefix" if mode == "prefix" else "all"
+        mode = "prefix" if can.batch_mode == "prefix" else "all"
         asked: Any = {
             name: getattr(can, name) for name in ("partial", "duplicates", "forks", "commits", "hits")
         }
@@ -161,7 +160,8 @@ class Trial:
         if name == "unpin" and 0 <= given["place"] < len(self.tiers.pinned):
             pin = self.tiers.pinned[given["place"]]
             return pin[0], pin[1]
-        return self.hit, renewed(self._model, self.subject, self.hit, self._model_hit)
+        known = self._model_hit
+        return self.hit, renewed(self._model, self.subject, self.hit, known) if name == "adopt" else known
 
     # --- what may be refused --------------------------------------------------------------------------------
 
