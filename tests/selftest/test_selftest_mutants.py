@@ -68,27 +68,19 @@ def test_selftest_mutants_subjects_of_a_file() -> None:
     assert names("judge/reference.py") == names("absent.cu") == set()
 
 
+def in_file(file: str, killed_by: str) -> Mutant:
+    return Mutant(id="m", file=file, before="a", after="b", **{**FIELDS, "killed_by": killed_by})
+
+
 def test_selftest_mutants_stages_begin_with_the_named_check() -> None:
-    mutant = Mutant(
-        id="m",
-        file="subjects/allocators/host_groups.py",
-        before="a",
-        after="b",
-        **{**FIELDS, "killed_by": "allocator-decode"},
-    )
+    mutant = in_file("subjects/allocators/host_groups.py", "allocator-decode")
     first, second, third = stages_of(mutant)
     assert first.questions == second.questions == ("allocator-decode",)
     assert (first.profile, second.profile, third.profile) == ("quick", "default", "quick")
     assert first.scope.features == ()
     assert set(third.questions) == QUESTIONS - set(first.questions)
     assert not first.checked
-    unknown = Mutant(
-        id="m",
-        file="subjects/allocators/host_groups.py",
-        before="a",
-        after="b",
-        **{**FIELDS, "killed_by": "race"},
-    )
+    unknown = in_file("subjects/allocators/host_groups.py", "race")
     spearhead, glance, everything = stages_of(unknown)
     assert spearhead.checked
     assert set(spearhead.questions) == set(glance.questions) == set(everything.questions) == QUESTIONS
@@ -102,7 +94,7 @@ def test_selftest_mutants_stages_begin_with_the_named_check() -> None:
 
 
 def test_selftest_mutants_stages_without_a_name_end_on_the_checked_device() -> None:
-    mutant = Mutant(id="m", file="page_copy.cu", before="a", after="b", **{**FIELDS, "killed_by": "any"})
+    mutant = in_file("page_copy.cu", "any")
     stages = [stage for stage in stages_of(mutant) if stage.subject.name == "rawkernel"]
     about = [(one.profile, one.scope.max_head_dim, one.hasty, one.checked) for one in stages]
     assert about == [
@@ -116,13 +108,7 @@ def test_selftest_mutants_stages_without_a_name_end_on_the_checked_device() -> N
 
 
 def test_selftest_mutants_stages_ask_the_named_check_on_the_checked_device_at_last() -> None:
-    mutant = Mutant(
-        id="m",
-        file="paged_prefill.cu",
-        before="a",
-        after="b",
-        **{**FIELDS, "killed_by": "prefill[causal]"},
-    )
+    mutant = in_file("paged_prefill.cu", "prefill[causal]")
     named = [stage for stage in stages_of(mutant) if stage.questions == ("prefill[causal]",)]
     assert {stage.subject.name for stage in named if stage.checked} == {stage.subject.name for stage in named}
     last = [*stages_of(mutant)][-1]

@@ -177,18 +177,12 @@ class Contents:
         reader = Reader(cut(turns, count), prompt.adapter, prompt.salt, images)
         reader.tokens = list(prompt.tokens[:count])
         reader.serials = np.full((len(self.groups), count), NOTHING, np.int64)
-        rest, position = np.asarray(pages, np.int64), np.arange(count)
+        rest = np.asarray(pages, np.int64)
         for at, group in enumerate(self.groups):
             reader.meanings.append(self._mean(at, reader, reader.tokens))
             mine, rest = rest[: group.pages(count)], rest[group.pages(count) :]
-            page = mine[position // group.page_size]
-            places = self._place(group, page * group.page_size + position % group.page_size)
-            reader.serials[at] = found = np.where(page == NULL_PAGE, NOTHING, self._at(self._slots, places))
-            meant = zip(position.tolist(), found.tolist(), reader.meanings[at], strict=True)
-            for token, serial, meaning in meant:
-                if page[token] != NULL_PAGE and (serial == NOTHING or self._meaning[serial] != meaning):
-                    slot = int(page[token]) * group.page_size + token % group.page_size
-                    return f"slot {slot} does not hold token {token} of the prompt"
+            if wrong := self._go_on_with(reader, at, mine):
+                return wrong
         self.live[sequence] = reader
         return None
 
@@ -198,18 +192,20 @@ class Contents:
         Returns:
             The first token that they do not hold, or None.
         """
-        reader, size, row = self.live[sequence], self.page_size, table[sequence]
-        position = np.arange(len(reader.tokens))
-        slots = row[position // size].astype(np.int64) * size + position % size
-        found = self._at(self._slots, slots)
-        for token in np.flatnonzero(found != reader.serials[0]).tolist():
-            serial = int(found[token])
-            if row[token // size] != NULL_PAGE and (
-                serial == NOTHING or self._meaning[serial] != reader.meanings[0][token]
-            ):
-                said = f"slot {slots[token]} does not hold token {token} of the prompt"
-                return f"invariant 7: {said} that was committed"
-            reader.serials[0, token] = serial
+        wrong = self._go_on_with(self.live[sequence], 0, table[sequence].astype(np.int64))
+        return wrong and f"invariant 7: {wrong} that was committed"
+
+    def _go_on_with(self, reader: Reader, at: int, pages: Array) -> str | None:
+        """Let a reader read its tokens of a group from ``pages``; what they hold that it has not, or None."""
+        group, position = self.groups[at], np.arange(len(reader.tokens))
+        page = pages[position // group.page_size]
+        places = self._place(group, page * group.page_size + position % group.page_size)
+        reader.serials[at] = found = np.where(page == NULL_PAGE, NOTHING, self._at(self._slots, places))
+        meant = zip(position.tolist(), found.tolist(), reader.meanings[at], strict=True)
+        for token, serial, meaning in meant:
+            if page[token] != NULL_PAGE and (serial == NOTHING or self._meaning[serial] != meaning):
+                slot = int(page[token]) * group.page_size + token % group.page_size
+                return f"slot {slot} does not hold token {token} of the prompt"
         return None
 
     def misread(self, table: Array) -> str | None:
