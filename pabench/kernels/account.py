@@ -17,14 +17,15 @@ the L2 cache, so that ``memory`` stands beside the first three, what the multipr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pabench.device.sass import CLASS_NAMES, Function, Instruction
-from pabench.kernels.flow import blocks_of, hot_loop, inner_blocks, steady_way
+from pabench.kernels.flow import blocks_of, hot_loop, steady_way
 from pabench.kernels.instance import KernelEntry
 from pabench.kernels.load_use import LoadUse, loads_of
+from pabench.kernels.rounds import rounds_within
 
 WARP = 32
 MEMORY = "memory"
@@ -49,7 +50,8 @@ class Account:
     Attributes:
         name: of the function.
         classes: instructions of a warp on the steady way, by class.
-        inner: of these instructions, those in loops within the turn, counted for one round of each.
+        inner: of these instructions, those in loops within the turn of which the code does not say how often
+            they go round, counted for one round.
         loading: instructions of a warp that loads from global memory besides.
         clocks: of a multiprocessor by bound; without those for which the architecture's rate is not known.
         turn_bytes: that the block's asynchronous copies move.
@@ -127,13 +129,17 @@ def account_of(
     if loop is None:
         return None
 
-    def code_of(way: Iterable[int]) -> list[Instruction]:
-        return [one for at in way for one in function.instructions[blocks[at].first : blocks[at].last]]
-
     way = steady_way(function, blocks, loop)
-    code, inside = code_of(way), inner_blocks(blocks, loop)
     loading = steady_way(function, blocks, loop, loading=True)
-    on_way = {id(one) for one in code_of(loading)}
+    rounds, more = (rounds_within(function, blocks, loop, one) for one in (way, loading))
+
+    def code_of(way: Iterable[int], times: Mapping[int, int]) -> list[Instruction]:
+        return [
+            one for at in way for one in function.instructions[blocks[at].first : blocks[at].last] * times[at]
+        ]
+
+    code, loaded = code_of(way, rounds.times), code_of(loading, more.times)
+    on_way = {id(one) for one in loaded}
     warps = -(-entry.threads // WARP) if entry else 1
     classes = Counter(one.kind for one in code)
     copied = sum(one.moved_bytes * WARP for one in code if one.opcode.startswith("LDGSTS")) * warps
@@ -143,15 +149,17 @@ def account_of(
     return Account(
         name=function.name,
         classes={name: classes[name] for name in CLASS_NAMES if classes[name]},
-        inner=len(code_of(at for at in way if at in inside)),
-        loading=len(on_way),
+        inner=len(code_of(rounds.unknown, rounds.times)),
+        loading=len(loaded),
         clocks=_clocks(code, warps, copied, architecture),
         turn_bytes=copied,
         turn_flop=_matrix_products(code) * MMA_SHAPE_FLOP * warps,
         flight_bytes=flight,
         tokens=entry.turn_tokens if entry else 0,
         warps=warps,
-        loads=tuple(one for one in loads_of(function, blocks, loop, loading) if id(one.load) in on_way),
+        loads=tuple(
+            one for one in loads_of(function, blocks, loop, loading, more.times) if id(one.load) in on_way
+        ),
         has_lines=function.has_lines,
         architecture=architecture,
     )

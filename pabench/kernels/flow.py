@@ -2,8 +2,9 @@
 """How a function of a GPU flows: basic blocks, loops, and the steady way round a loop.
 
 The steady way is what a warp runs turn after turn when nothing special happens: of all ways round the loop
-those with the most work (matrix instructions, else those on numbers), of these those that copy to shared
-memory when any does, and of these the shortest.  Rescaling, masks and the ends of sequences lie beside it.
+those with the most work (matrix instructions, else those on numbers), of these those past the block that
+copies most to shared memory, when any does, and of these the shortest.  Rescaling, masks and the ends of
+sequences lie beside it.
 """
 
 from __future__ import annotations
@@ -80,12 +81,6 @@ def loops_of(blocks: Sequence[Block]) -> tuple[Loop, ...]:
     return tuple(loops)
 
 
-def inner_blocks(blocks: Sequence[Block], loop: Loop) -> frozenset[int]:
-    """Return the blocks of a loop that a way round it may run several times: those of loops within it."""
-    within = [inner.blocks for inner in loops_of(blocks) if inner.blocks < loop.blocks]
-    return frozenset[int]().union(*within)
-
-
 def _knots(blocks: Sequence[Block], before: dict[int, list[int]]) -> list[set[int]]:
     """Blocks that reach one another, in sets of several: the outermost loops, however they are entered."""
     left, found = set(before), []
@@ -142,6 +137,7 @@ def steady_way(
     work = _work_kind(function)
     # work, whether it copies, whether it loads: to the fewest instructions that do so, and their way
     ordered = _forward(blocks, loop)
+    most = max((_copying(function, blocks[index]) for index in ordered), default=0)
     states: dict[int, dict[_Done, tuple[int, tuple[int, ...]]]] = {index: {} for index in ordered}
     finished: dict[_Done, tuple[int, tuple[int, ...]]] = {}
     states[loop.header] = {(0, False, False): (0, ())}
@@ -149,7 +145,8 @@ def steady_way(
     for index in ordered:
         code = _code(function, blocks[index])
         effort = sum(one.kind == work for one in code)
-        copies, loads = any(map(_copies, code)), loading and any(map(_loads, code))
+        copies = 0 < most == _copying(function, blocks[index])
+        loads = loading and any(map(_loads, code))
         for (done, copied, loaded), (length, way) in states[index].items():
             key = (done + effort, copied or copies, loaded or loads)
             reached = (length + len(code), (*way, index))
@@ -214,6 +211,11 @@ def _loads(one: Instruction) -> bool:
 
 def _code(function: Function, block: Block) -> list[Instruction]:
     return function.instructions[block.first : block.last]
+
+
+def _copying(function: Function, block: Block) -> int:
+    """Copies of a block: what a tile takes is more than what now and then is copied besides."""
+    return sum(map(_copies, _code(function, block)))
 
 
 def _branches(one: Instruction) -> bool:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pabench.device.sass import Function, Instruction
@@ -28,9 +28,12 @@ class LoadUse:
 
 
 def loads_of(
-    function: Function, blocks: Sequence[Block], loop: Loop, way: Sequence[int]
+    function: Function, blocks: Sequence[Block], loop: Loop, way: Sequence[int], times: Mapping[int, int]
 ) -> tuple[LoadUse, ...]:
-    """Return every load from global memory in ``loop``, beside its steady ``way`` too, by address."""
+    """Return every load from global memory in ``loop``, beside its steady ``way`` too, by address.
+
+    ``times`` says how often a turn runs a block, where more than once.
+    """
     following = _kept_to(blocks, loop, way)
     found = []
     for index in sorted(loop.blocks):
@@ -38,7 +41,7 @@ def loads_of(
         for at in range(block.first, block.last):
             one = function.instructions[at]
             if one.opcode.startswith(("LDG.", "LD.")):
-                distance, tensor = _first_use(function, blocks, following, index, at)
+                distance, tensor = _first_use(function, blocks, following, index, at, times)
                 found.append(LoadUse(load=one, distance=distance, tensor=tensor))
     return tuple(found)
 
@@ -58,7 +61,12 @@ def _kept_to(blocks: Sequence[Block], loop: Loop, way: Sequence[int]) -> dict[in
 
 
 def _first_use(
-    function: Function, blocks: Sequence[Block], following: dict[int, tuple[int, ...]], index: int, at: int
+    function: Function,
+    blocks: Sequence[Block],
+    following: Mapping[int, tuple[int, ...]],
+    index: int,
+    at: int,
+    times: Mapping[int, int],
 ) -> tuple[int | None, int]:
     wanted = function.instructions[at].written()
     # by distance: how far, matrix instructions so far, block, instruction
@@ -66,6 +74,7 @@ def _first_use(
     seen: set[int] = set()
     while waiting:
         far, tensor, block, start = heapq.heappop(waiting)
+        before = far, tensor
         for place in range(start, blocks[block].last):
             one = function.instructions[place]
             far += 1
@@ -75,6 +84,11 @@ def _first_use(
                 break
             tensor += one.kind == "tensor"
         else:
+            if start == blocks[block].first:  # all of its rounds lie between
+                rounds = times.get(block, 1)
+                far, tensor = (
+                    old + (new - old) * rounds for old, new in zip(before, (far, tensor), strict=True)
+                )
             for target in following[block]:
                 if target not in seen:
                     seen.add(target)

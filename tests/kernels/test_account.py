@@ -230,8 +230,8 @@ def _held(file: str, label: str, architecture: str) -> dict[str, Any]:
         ("paged_decode.cu", "bfloat16 head_dim 128 2 warps 4 stages over e4m3", 576, 208),
         ("paged_decode.cu", "bfloat16 head_dim 128 2 warps 4 stages with features over e4m3", 576, 208),
         ("paged_prefill.cu", "bfloat16 head_dim 128 64 rows 64 keys 3 stages", 670, 224),
-        # 32 rows a warp; without one of the two rounds over head_dim
-        ("paged_prefill.cu", "bfloat16 head_dim 128 128 rows 64 keys 2 stages", 1100, 255),
+        # 32 rows a warp
+        ("paged_prefill.cu", "bfloat16 head_dim 128 128 rows 64 keys 2 stages", 1200, 255),
     ],
 )
 def test_account_of_our_kernels_holds_their_rows_and_comments(
