@@ -27,7 +27,7 @@
 // at multiples of kTile: its bits depend on its query, its keys and kTile, and on nothing else that is in the batch, in
 // the block or in other chunks.
 #include "pab/fragment_logits.cuh"
-#include "pab/prefill_order.cuh"
+#include "pab/prefill_work.cuh"
 #include "pab/query_tile.cuh"
 
 namespace pab {
@@ -56,18 +56,8 @@ static_assert(kStages >= 2, "one tile arrives while another is attended to");
 static_assert(kTile <= kThreads, "a thread looks up one token of a tile");
 static_assert(PAB_PLAN_THREADS >= kBuckets, "the plan sums the buckets at once");
 
-constexpr float kLn2 = 0.693147180559945309f;
-
 struct Stage {
   Cached keys[kTile * kHeadDim], values[kTile * kHeadDim];
-};
-
-// What a block attends to: rows first_row .. last_row of a sequence with one KV head, and their keys.
-struct Work {
-  Sequence sequence;
-  i32 number, kv_head, first_row, last_row;
-  i32 begin, end;  // keys that some row sees
-  i32 first_tile, tiles;
 };
 
 constexpr int kWorkBytes = 80;  // as much as it takes with features
@@ -95,18 +85,6 @@ struct SharedMemory : Kept<kRowTiles == 2> {
 static_assert(sizeof(Work) <= kWorkBytes, "the work fits its place");
 static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan computes the same size");
 
-// The kernel's arguments.
-struct Call {
-  const Stored* q;
-  const Cached *k, *v;
-  const i32* block_table;
-  Stored* out;
-  float* lse;
-  i32 num_qo_heads, page_size, max_pages;
-  i64 page_stride, token_stride, head_stride;
-  float scale_log2;
-};
-
 }  // namespace pab
 
 #include "pab/tile_copy.cuh"
@@ -120,15 +98,6 @@ struct State {
   LogitRow row[2];
   u32 query[kQueryInRegisters ? kSteps : 1][4];
 };
-
-// Query head of packed row `row`, and the row of q and out that it is.
-PAB_FN i32 query_head(const Work& work, i32 row) {
-  return work.kv_head * work.sequence.group_size + row % work.sequence.group_size;
-}
-PAB_FN i64 query_row(const Call& call, const Work& work, i32 row) {
-  const i32 token = row / work.sequence.group_size;
-  return static_cast<i64>(work.sequence.first_query + token) * call.num_qo_heads + query_head(work, row);
-}
 
 // The page of the token of tile `tile` that this thread looks up; negative when no row of the block sees it.
 PAB_FN i32 token_page(const Call& call, const Work& work, i32 tile) {

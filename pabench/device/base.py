@@ -30,11 +30,13 @@ class KernelSource:
         path: the ``.cu`` file.
         defines: macro name to value, for instance ``{"PAB_HEAD_DIM": "128"}``.
         include_dir: folder of kernels whose headers go first; what it has not is the project's own.
+        architecture: the one that it is for, such as ``sm_90a``; None where any will do.
     """
 
     path: Path
     include_dir: Path
     defines: Mapping[str, str] = field(default_factory=dict)
+    architecture: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

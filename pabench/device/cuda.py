@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pabench.device.arguments import check_limits, check_scalars
 from pabench.device.base import MAX_ROOM_BYTES, DeviceLimits, KernelSource, Launch, Rooms
 from pabench.device.compiler import first_error
 from pabench.device.cupy_home import settle_cupy
-from pabench.device.nvrtc import header_key, nvrtc_options
+from pabench.device.nvrtc import compile_cubin, header_key, nvrtc_options
 from pabench.errors import CompileError, DeviceFault, EnvironmentRefused, LaunchError
 from pabench.problem.dtypes import Array
 from pabench.resources import resource_dir
@@ -30,9 +31,10 @@ STATIC_SHARED_LIMIT = 48 * 1024
 class CudaModule:
     """A kernel file as a CuPy RawModule."""
 
-    def __init__(self, module: Any, source: KernelSource) -> None:
+    def __init__(self, module: Any, source: KernelSource, file: Any = None) -> None:
         self._module = module
         self._source = source
+        self._file = file  # of the binary: read when a kernel is first used
         self._kernels: dict[str, Any] = {}
 
     def launch(self, launch: Launch) -> None:
@@ -187,6 +189,8 @@ class CudaDevice:
         """Compile ``source`` with NVRTC; CuPy keeps the binary in its cache."""
         import cupy
 
+        if source.architecture is not None:
+            return _for_one_architecture(source, source.architecture)
         # CuPy's cache looks at the text and the options only, so a changed header must change an option
         defines = {**source.defines, "PAB_HEADERS": f'"{header_key(source)}"'}
         options = (*nvrtc_options(replace(source, defines=defines)), *self._options)
@@ -201,6 +205,16 @@ class CudaDevice:
         except (ImportError, RuntimeError) as error:
             raise EnvironmentRefused(f"{source.path.name} cannot be compiled here: {error}") from error
         return CudaModule(module, source)
+
+
+def _for_one_architecture(source: KernelSource, architecture: str) -> CudaModule:
+    """Return a module of what one architecture alone has: CuPy names that of a GPU without its letter."""
+    import cupy
+
+    file = tempfile.NamedTemporaryFile(prefix="pabench-", suffix=".cubin")  # noqa: SIM115  the module's
+    file.write(compile_cubin(source, architecture).image)
+    file.flush()
+    return CudaModule(cupy.RawModule(path=file.name), source, file)
 
 
 @contextlib.contextmanager

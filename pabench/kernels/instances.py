@@ -20,6 +20,7 @@ from pabench.kernels import (
     page_copy,
     page_pool,
     prefill,
+    prefill_wgmma,
 )
 from pabench.kernels.instance import KernelInstance
 
@@ -28,6 +29,7 @@ MODULES = (
     decode,
     latent,
     prefill,
+    prefill_wgmma,
     append,
     gather,
     merge_states,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -182,22 +182,67 @@ def plan_prefill(
     Raises:
         InvalidCase: an array that does not start at a multiple of 16 bytes, or 2^31 packed rows and more.
     """
-    head_dim = problem.head_dim
     check_alignment(q, pool)
+    variant = variant_of(problem)
+    mean_rows = _mean_rows(problem, q, block_table, mean_query_len)
+    shape = shape or prefill_shape(problem.head_dim, device.limits, rows=mean_rows, variant=variant)
+    per_sm = max(1, shape.blocks_per_sm(problem.head_dim, device.limits, problem.kv_storage.itemsize))
+    return plan_rows(
+        device,
+        problem,
+        prefill_instance(problem.head_dim, problem.dtype, shape, per_sm, variant),
+        shape.rows,
+        q=q,
+        pool=pool,
+        block_table=block_table,
+        kv_lens=kv_lens,
+        qo_indptr=qo_indptr,
+        min_query_len=min_query_len,
+        beside=beside,
+    )
+
+
+def _mean_rows(problem: Problem, q: Any, block_table: Any, mean_query_len: int | None) -> int:
+    if mean_query_len is not None:
+        return mean_query_len * problem.group_size
+    return int(q.shape[0] * problem.group_size // max(1, block_table.shape[0]))
+
+
+def plan_rows(
+    device: Device,
+    problem: Problem,
+    instance: KernelInstance,
+    rows: int,
+    *,
+    q: Any,
+    pool: KvPool,
+    block_table: Any,
+    kv_lens: Any,
+    qo_indptr: Any,
+    min_query_len: int = 0,
+    beside: AttentionPlan | None = None,
+    maps: tuple[Any, ...] = (),
+) -> AttentionPlan:
+    """Return the launches of an instance of this kernel or of another with the same arguments.
+
+    Args:
+        device: where the arrays lie; they are as of ``plan_prefill``.
+        problem: what is asked.
+        instance: its entries are the kernel that plans and the one that attends.
+        rows: packed rows of a block.
+        q, pool, block_table, kv_lens, qo_indptr, min_query_len, beside: see ``plan_prefill``.
+        maps: arguments of the kernel that attends, behind the scale.
+
+    Raises:
+        InvalidCase: 2^31 packed rows and more.
+    """
     num_seqs, max_pages = block_table.shape
     packed_rows = q.shape[0] * problem.group_size
     if packed_rows >= 2**31:
         raise InvalidCase("query tokens x heads of a group", packed_rows, "must be below 2^31")
-    cached_bytes, mean_rows = problem.kv_storage.itemsize, packed_rows // max(1, num_seqs)
-    if mean_query_len is not None:
-        mean_rows = mean_query_len * problem.group_size
-    variant = variant_of(problem)
-    shape = shape or prefill_shape(head_dim, device.limits, rows=mean_rows, variant=variant)
-    per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits, cached_bytes))
-    instance = prefill_instance(head_dim, problem.dtype, shape, per_sm, variant)
     more = variant_arguments(device, problem, instance.defines)
     # the most that lengths within the shapes make: each sequence rounds up once
-    row_blocks = packed_rows // shape.rows + num_seqs
+    row_blocks = packed_rows // rows + num_seqs
     whole = np.dtype(np.int32)
     if beside is None:
         out = device.empty(tuple(q.shape), problem.storage.storage)
@@ -209,11 +254,12 @@ def plan_prefill(
     causal = np.int32(problem.causal)
     page, token, head = pool.element_strides
     k, v = pool.k, pool.v
+    first, second = instance.entries
     plan = Launch(
-        entry=PLAN,
+        entry=first.name,
         grid=(1, 1, 1),
-        block=(PLAN_THREADS, 1, 1),
-        shared_bytes=PLAN_SHARED_BYTES,
+        block=(first.threads, 1, 1),
+        shared_bytes=first.shared_bytes,
         args=(
             *(kv_lens, qo_indptr, starts, order),
             *(np.int32(num_seqs), np.int32(problem.num_kv_heads), np.int32(problem.group_size)),
@@ -222,20 +268,24 @@ def plan_prefill(
         ),
     )
     prefill = Launch(
-        entry=PREFILL,
+        entry=second.name,
         grid=(row_blocks * problem.num_kv_heads, 1, 1),
-        block=(shape.threads, 1, 1),
-        shared_bytes=shape.shared_bytes(head_dim, cached_bytes),
+        block=(second.threads, 1, 1),
+        shared_bytes=second.shared_bytes,
         args=(
             *(q, k, v, block_table, kv_lens, qo_indptr, out, lse, starts, order),
             *(np.int32(num_seqs), np.int32(problem.num_qo_heads), np.int32(problem.num_kv_heads)),
             *(np.int32(problem.page_size), np.int32(max_pages), causal),
             *(np.int64(page), np.int64(token), np.int64(head)),
             np.float32(problem.scale * LOG2_E),
+            *maps,
             *more,
         ),
     )
-    module = device.load(kernel_source(device, FILE, **instance.defines))
+    source = kernel_source(device, instance.file, **instance.defines)
+    if len(instance.architectures) == 1:
+        source = replace(source, architecture=min(instance.architectures))
+    module = device.load(source)
     launches = (plan, prefill) if row_blocks else ()
     planning = len(launches[:1])
     return AttentionPlan(module=module, launches=launches, planning=planning, q=q, k=k, v=v, out=out, lse=lse)

@@ -18,6 +18,10 @@ OWN: dict[str, NamedSubject] = {
         about="rawkernel-mma with sequences cut at fixed places, so that bits do not depend on the batch",
         place="pabench.subjects.backends.rawkernel_mma_fixed:RawKernelMmaFixedBackend",
     ),
+    "rawkernel-wgmma": NamedSubject(
+        about="rawkernel-mma with prompts by products of warpgroups, on sm_90a alone",
+        place="pabench.subjects.backends.rawkernel_wgmma:RawKernelWgmmaBackend",
+    ),
     "rawkernel-mla": NamedSubject(
         about="our decode over latent caches (MLA) on tensor cores",
         place="pabench.subjects.backends.rawkernel_mla:RawKernelMlaBackend",

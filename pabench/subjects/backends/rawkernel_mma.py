@@ -17,7 +17,7 @@ from pabench.problem.case import Case
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
 from pabench.problem.pool import KvPool
-from pabench.problem.problem import FEATURES
+from pabench.problem.problem import FEATURES, Problem
 from pabench.problem.profile import NumericsProfile
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import DUMMY_LENGTHS, LAYERS, AttentionOutput, Capabilities
@@ -74,12 +74,11 @@ class RawKernelMmaBackend:
         problem = tensors.case.problem
         long = [length for length in batch.query_lens if length > SPECULATIVE_TOKENS]
         if len(long) == batch.num_seqs:
-            return (plan_prefill(device, problem, **arrays),)
+            return (self._prompts(problem, **arrays),)
         if not long:
             return (plan_decode(device, problem, **arrays, **self._cut),)
         short = plan_decode(device, problem, **arrays, **self._cut, max_query_len=SPECULATIVE_TOKENS)
-        rest = plan_prefill(
-            device,
+        rest = self._prompts(
             problem,
             **arrays,
             min_query_len=SPECULATIVE_TOKENS + 1,
@@ -87,6 +86,10 @@ class RawKernelMmaBackend:
             beside=short,
         )
         return short, rest
+
+    def _prompts(self, problem: Problem, **options: Any) -> AttentionPlan:
+        """Plan the call for sequences with many query tokens; options are those of ``plan_prefill``."""
+        return plan_prefill(self._device, problem, **options)
 
     def _uploaded(self, tensors: Tensors) -> dict[str, Any]:
         upload = self._device.to_device

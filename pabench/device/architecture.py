@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which architecture a device's kernels are compiled for."""
+
+from __future__ import annotations
+
+from pabench.device.base import Device, device_kind
+from pabench.device.ptx.architectures import KIND, read_name
+
+
+def architecture_of(device: Device) -> str | None:
+    """Return such as ``sm_80`` or ``sm_90a``; None on the emulated device, which has none.
+
+    A GPU of compute capability 9.0 or later has what its architecture alone has, which the letter stands for.
+    """
+    kind = device_kind(device.name)
+    if kind == KIND:
+        return read_name(device.name).architecture
+    if kind != "cuda":
+        return None
+    import cupy
+
+    capability = str(cupy.cuda.Device().compute_capability)
+    return f"sm_{capability}{'a' if int(capability) >= 90 else ''}"

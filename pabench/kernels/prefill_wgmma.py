@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launch plan of ``paged_prefill_wgmma.cu``: prompts by products of warpgroups, on sm_90a alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pabench.device.base import Device, DeviceLimits
+from pabench.device.occupancy import SM_LIMITS
+from pabench.errors import InvalidCase
+from pabench.kernels.decode_launches import check_alignment
+from pabench.kernels.decode_simple import AttentionPlan
+from pabench.kernels.features import FEATURED, PLAIN, variant_of
+from pabench.kernels.fitted import DTYPES, PLAN_THREADS, architecture_limits, fitted_instance
+from pabench.kernels.instance import HEAD_DIMS, KernelEntry, KernelInstance
+from pabench.kernels.prefill import PLAN_SHARED_BYTES, WIDE_TILE_HEAD_DIM, plan_rows
+from pabench.problem.pool import KvPool
+from pabench.problem.problem import Problem
+
+FILE = "paged_prefill_wgmma.cu"
+PLAN, PREFILL = "paged_prefill_wgmma_plan", "paged_prefill_wgmma"
+ARCHITECTURE = "sm_90a"
+"""The one that has these instructions."""
+MAX_HEAD_DIM = 256
+ROWS = 128
+"""Packed rows of a block, 64 for each of two warpgroups."""
+WARPS = 12
+"""Those of two warpgroups that attend, and of one that copies."""
+PANEL, PANEL_ROW_BYTES = 64, 128
+"""Elements of a row that lie together in shared memory, and their bytes."""
+BARRIER_BYTES = 4 * 8
+"""Of a stage."""
+ALIGNED = 1024
+MOST_STAGES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WgmmaShape:
+    """Compile-time shape of an instance; none of it changes a bit of the result but ``tile_tokens``.
+
+    Attributes:
+        tile_tokens: keys of a tile.
+        stages: tiles in shared memory.
+        warps: of a block.
+    """
+
+    tile_tokens: int
+    stages: int
+    warps: int = WARPS
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps
+
+    def shared_bytes(self, head_dim: int, cached_bytes: int = 2) -> int:
+        """Return ``sizeof(SharedMemory)`` of the kernel file, which compares both."""
+        row = -(-head_dim // PANEL) * PANEL_ROW_BYTES * cached_bytes // 2
+        needed = ROWS * row + self.stages * (2 * self.tile_tokens * row + BARRIER_BYTES)
+        return -(-needed // ALIGNED) * ALIGNED
+
+    def blocks_per_sm(self, head_dim: int, limits: DeviceLimits, cached_bytes: int = 2) -> int:
+        """Return 1, or 0 where the shared memory of a block does not suffice: it takes all registers."""
+        return int(self.shared_bytes(head_dim, cached_bytes) <= limits.shared_bytes_per_block)
+
+
+def wgmma_shape(head_dim: int, limits: DeviceLimits) -> WgmmaShape:
+    """Return the shape of a head dimension with the most stages that a block has shared memory for.
+
+    Raises:
+        InvalidCase: no shape fits.
+    """
+    tile = 128 if head_dim <= WIDE_TILE_HEAD_DIM else 64
+    for stages in range(MOST_STAGES, 1, -1):
+        shape = WgmmaShape(tile_tokens=tile, stages=stages)
+        if shape.blocks_per_sm(head_dim, limits):
+            return shape
+    rule = f"needs more shared memory than a block has here, {limits.shared_bytes_per_block} bytes"
+    raise InvalidCase("head_dim", head_dim, rule)
+
+
+def wgmma_instance(head_dim: int, dtype: str, shape: WgmmaShape, variant: str = PLAIN) -> KernelInstance:
+    """Return the instance of one head dimension, storage type and shape, plain or with features."""
+    made = fitted_instance(
+        FILE,
+        f"{shape.tile_tokens} keys {shape.stages} stages",
+        head_dim=head_dim,
+        dtype=dtype,
+        variant=variant,
+        shape=shape,
+        blocks=1,
+        plan=KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
+        attention=PREFILL,
+        PAB_TILE=shape.tile_tokens,
+    )
+    return replace(made, architectures=frozenset({ARCHITECTURE}))
+
+
+def instances() -> Iterator[KernelInstance]:
+    """Yield the instances of the static table."""
+    limits = architecture_limits(SM_LIMITS[ARCHITECTURE])
+    for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, (PLAIN, FEATURED)):
+        yield wgmma_instance(head_dim, dtype, wgmma_shape(head_dim, limits), variant)
+
+
+def plan_prefill_wgmma(
+    device: Device,
+    problem: Problem,
+    *,
+    q: Any,
+    pool: KvPool,
+    block_table: Any,
+    kv_lens: Any,
+    qo_indptr: Any,
+    shape: WgmmaShape | None = None,
+    min_query_len: int = 0,
+    beside: AttentionPlan | None = None,
+) -> AttentionPlan:
+    """Return two launches, as ``plan_prefill`` does; arguments and errors are its own.
+
+    Args:
+        device: with architecture sm_90a.
+        problem: what is asked; its cache is stored as the queries are.
+        q, pool, block_table, kv_lens, qo_indptr: see ``plan_prefill``.
+        shape: of the instance; None chooses by the device.
+        min_query_len: sequences with fewer query tokens are left alone, and their rows as they are.
+        beside: the call that does what is left alone; its output and LSE are written.
+    """
+    check_alignment(q, pool)
+    shape = shape or wgmma_shape(problem.head_dim, device.limits)
+    return plan_rows(
+        device,
+        problem,
+        wgmma_instance(problem.head_dim, problem.dtype, shape, variant_of(problem)),
+        ROWS,
+        q=q,
+        pool=pool,
+        block_table=block_table,
+        kv_lens=kv_lens,
+        qo_indptr=qo_indptr,
+        min_query_len=min_query_len,
+        beside=beside,
+    )

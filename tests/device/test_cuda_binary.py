@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels for one architecture on the CUDA device: compiled for it by name, and loaded as a binary."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pabench.device.cuda import CudaDevice
+from tests.device.test_cuda_device import FakeCupy, cupy, kernel_source, launch
+
+__all__ = ["cupy"]
+
+
+def test_cuda_device_loads_what_one_architecture_has_as_a_binary(
+    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def compiled(source: object, architecture: str) -> object:
+        asked.append(architecture)
+        return type("Cubin", (), {"image": b"\x7fELF of it"})
+
+    monkeypatch.setattr("pabench.device.cuda.compile_cubin", compiled)
+    module = CudaDevice().load(replace(kernel_source(), architecture="sm_90a"))
+    assert asked == ["sm_90a"]
+    (given,) = cupy.modules
+    path = Path(given.pop("path"))
+    assert given == {}
+    assert path.read_bytes() == b"\x7fELF of it"
+    module.launch(launch())
+    assert [name for name, *_ in cupy.launched] == ["k"]
+    del module
+    cupy.modules.clear()
+    assert not path.exists()
