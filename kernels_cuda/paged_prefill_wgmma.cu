@@ -6,7 +6,9 @@
 //   paged_prefill_wgmma        grid num_kv_heads * (num_query_tokens * group_size / kRows + num_seqs), the most blocks
 //                              that any lengths make; block 32 * PAB_WARPS; shared: sizeof(SharedMemory)
 //
-// Layout   as of paged_prefill.cu: arguments, alignment, workspace and what is left alone.
+// Layout   as of paged_prefill.cu: arguments, alignment, workspace and what is left alone.  Besides, k and v as tensor maps
+//          of head_dim, tokens of a page, KV heads and pages with boxes of 64 elements and box_tokens tokens, 16 to kTile,
+//          which divide the page, and a swizzle of 128 bytes; box_tokens 0 where there are none.
 // Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS 12; PAB_TILE keys of a tile, 64 or 128; PAB_STAGES
 //          tiles in shared memory, at least 2; PAB_BLOCKS 1, of a multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of
 //          paged_prefill_wgmma, checked; PAB_FEATURES 0 or 1, see pab/features.cuh; PAB_E4M3 0.
@@ -14,7 +16,8 @@
 //
 // Four warps feed, eight attend.  A block has kRows packed rows of one sequence and KV head, 64 a warpgroup that attends;
 // both go over the same keys tile by tile.  Those that feed copy tiles into a ring of kStages stages, with few registers;
-// those that attend take theirs.  Keys and values of a stage each have two mbarriers, of which one says that they are
+// those that attend take theirs.  Whole tiles come in boxes, page by page, where pages have 16 tokens or more; others, and
+// smaller pages, by 16-byte copies.  Keys and values of a stage each have two mbarriers, of which one says that they are
 // there and the other that both warpgroups are done with them.  While a warpgroup makes weights of a tile's scores, its
 // products of the weights and values before run.  Each row is summed in one place and in the order of its keys, in
 // tiles that begin at multiples of kTile: its bits depend on its query, its keys and kTile, and on nothing else.
@@ -257,7 +260,8 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::Stored* out, float* lse, const pab::i32* starts,
     const pab::RowBlock* order, pab::i32 num_seqs, pab::i32 num_qo_heads, pab::i32 num_kv_heads, pab::i32 page_size,
     pab::i32 max_pages, pab::i32 causal, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
-    float scale_log2 PAB_FEATURE_PARAMETERS) {
+    float scale_log2, const __grid_constant__ pab::TensorMap key_map, const __grid_constant__ pab::TensorMap value_map,
+    pab::i32 box_tokens PAB_FEATURE_PARAMETERS) {
   using namespace pab;
   PAB_PANELS(shared);
   SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
@@ -289,7 +293,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
   const u32 group = threadIdx.x / kGroupThreads;  // 0 feeds
   if (group == 0) {
     registers_less<kFeedRegisters>();
-    if (work.tiles > 0) feed(memory, call, work);
+    if (work.tiles > 0) feed(memory, {key_map, value_map, box_tokens}, call, work);
     return;
   }
   registers_more<kAttendRegisters>();

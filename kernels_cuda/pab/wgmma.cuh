@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The only door to what sm_90a alone has: products of a warpgroup, mbarriers, and registers that warps hand to others.
+// The only door to what sm_90a alone has: products of a warpgroup, mbarriers, boxes of a tensor that come by themselves,
+// and registers that warps hand to others.
 //
 //   warpgroup   four neighbouring warps, the first a multiple of four; all of its threads come to each function here
 //               whose name begins with product_ or registers_
@@ -16,6 +17,9 @@
 //   mbarrier    barrier_init(b, n): n arrivals end a phase; barriers_ready: other threads may use them behind the next
 //               block_sync; barrier_arrive; barrier_wait(b, parity): until the phase of that parity, 0 first, has ended
 //   proxy_fence what this thread wrote to shared memory is there for products
+//   boxes       barrier_expect(b, n): arrives, and the phase ends when n bytes of boxes have come as well; copy_box: brings
+//               a box of a TensorMap, of four dimensions, to a multiple of 128 bytes, and tells the mbarrier.  A
+//               TensorMap is a __grid_constant__ parameter of the kernel.
 //   registers_less<N>, registers_more<N>: of each thread from here on; N a multiple of 8
 #pragma once
 
@@ -61,6 +65,22 @@ PAB_FN void barrier_wait(u64* barrier, u32 parity) {
   } while (!ended);
 }
 PAB_FN void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// --- boxes --------------------------------------------------------------------------------------------------
+struct alignas(64) TensorMap {
+  u64 words[16];
+};
+PAB_FN void barrier_expect(u64* barrier, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+PAB_FN void copy_box(void* target, const TensorMap& map, i32 x, i32 y, i32 z, i32 w, u64* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
+      "[%6];" ::"r"(shared_address(target)),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(shared_address(barrier))
+      : "memory");
+}
 
 // --- registers ----------------------------------------------------------------------------------------------
 template <int N>

@@ -51,7 +51,7 @@ class CudaModule:
                 raise LaunchError(f"{launch.entry}: argument {position} is a {what}: {rule}")
         try:
             kernel = self._kernel(launch)
-            kernel(launch.grid, launch.block, tuple(launch.args), shared_mem=launch.shared_bytes)
+            kernel(launch.grid, launch.block, tuple(map(_given, launch.args)), shared_mem=launch.shared_bytes)
         except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as error:
             raise LaunchError(f"{self._source.path.name}, {launch.entry}: {error}") from error
 
@@ -205,6 +205,11 @@ class CudaDevice:
         except (ImportError, RuntimeError) as error:
             raise EnvironmentRefused(f"{source.path.name} cannot be compiled here: {error}") from error
         return CudaModule(module, source)
+
+
+def _given(arg: Any) -> Any:
+    """Return an argument as CuPy takes it: a structure as an array of the host, which it passes by value."""
+    return np.frombuffer(arg.tobytes(), np.uint8) if isinstance(arg, np.void) else arg
 
 
 def _for_one_architecture(source: KernelSource, architecture: str) -> CudaModule:

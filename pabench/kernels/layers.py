@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from pabench.device.base import Device
 from pabench.errors import InvalidCase
@@ -14,7 +17,13 @@ from pabench.problem.pool import KvPool
 
 
 def layer_of(
-    device: Device, plan: AttentionPlan, q: Any, pool: KvPool, *, beside: AttentionPlan | None = None
+    device: Device,
+    plan: AttentionPlan,
+    q: Any,
+    pool: KvPool,
+    *,
+    beside: AttentionPlan | None = None,
+    maps: Sequence[np.void] = (),
 ) -> AttentionPlan:
     """Return ``plan`` for another layer: lengths, block table and what the device planned are shared.
 
@@ -24,6 +33,7 @@ def layer_of(
         q: on the device, like the first layer's.
         pool: the layer's cache on the device, like the first layer's.
         beside: the same layer's other call, whose output and LSE are written too.
+        maps: tensor maps of the layer's cache, in the order in which a launch has them.
 
     Raises:
         InvalidCase: an array of another shape, type, stride or alignment than the first layer's.
@@ -53,8 +63,14 @@ def layer_of(
         )
     }
     attention = (
-        replace(launch, args=tuple(other.get(id(arg), arg) for arg in launch.args))
+        replace(launch, args=with_maps([other.get(id(arg), arg) for arg in launch.args], maps))
         for launch in plan.launches[plan.planning :]
     )
     launches = (*plan.launches[: plan.planning], *attention)
     return replace(plan, launches=launches, q=q, k=given["keys"], v=given["values"], out=out, lse=lse)
+
+
+def with_maps(args: Sequence[Any], maps: Sequence[np.void]) -> tuple[Any, ...]:
+    """Return arguments of a launch with ``maps`` in place of its tensor maps, as many."""
+    left = iter(maps)
+    return tuple(next(left) if isinstance(arg, np.void) else arg for arg in args)

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from pabench.device.base import Device, DeviceLimits
 from pabench.device.occupancy import SM_LIMITS
+from pabench.device.tensor_map import NO_MAP, tensor_map
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_launches import check_alignment
 from pabench.kernels.decode_simple import AttentionPlan
@@ -35,6 +38,10 @@ BARRIER_BYTES = 4 * 8
 """Of a stage."""
 ALIGNED = 1024
 MOST_STAGES = 4
+LEAST_BOX = 16
+"""Tokens; smaller pages are copied row by row."""
+MOST_STRIDE = 2**40
+"""Bytes, of a tensor map."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +80,8 @@ def wgmma_shape(head_dim: int, limits: DeviceLimits) -> WgmmaShape:
     Raises:
         InvalidCase: no shape fits.
     """
-    tile = 128 if head_dim <= WIDE_TILE_HEAD_DIM else 64
     for stages in range(MOST_STAGES, 1, -1):
-        shape = WgmmaShape(tile_tokens=tile, stages=stages)
+        shape = WgmmaShape(tile_tokens=_tile_tokens(head_dim), stages=stages)
         if shape.blocks_per_sm(head_dim, limits):
             return shape
     rule = f"needs more shared memory than a block has here, {limits.shared_bytes_per_block} bytes"
@@ -106,6 +112,49 @@ def instances() -> Iterator[KernelInstance]:
         yield wgmma_instance(head_dim, dtype, wgmma_shape(head_dim, limits), variant)
 
 
+def box_tokens(pool: KvPool) -> int:
+    """Return the tokens of a box, which divide page and tile; 0 where pages come by 16-byte copies."""
+    page_size, head_dim = _page_size(pool), int(pool.k.shape[-1])
+    tokens = min(page_size & -page_size, _tile_tokens(head_dim))
+    strides = [2 * stride for stride in pool.element_strides]
+    fits = all(0 < stride < MOST_STRIDE for stride in strides) and pool.num_pages > 0
+    return tokens if fits and tokens >= LEAST_BOX else 0
+
+
+def tensor_maps(device: Device, pool: KvPool) -> tuple[np.void, np.void]:
+    """Return the maps of keys and values in which the kernel finds its boxes.
+
+    Args:
+        device: with architecture sm_90a.
+        pool: the cache on the device.
+    """
+    tokens = box_tokens(pool)
+    if not tokens:
+        return NO_MAP, NO_MAP
+    page, token, head = (2 * stride for stride in pool.element_strides)
+    heads = pool.k.shape[2 if pool.kv_layout == "NHD" else 1]
+
+    def of(array: Any) -> np.void:
+        return tensor_map(
+            device,
+            array,
+            box=(PANEL, tokens, 1, 1),
+            sizes=(int(array.shape[-1]), _page_size(pool), int(heads), pool.num_pages),
+            strides=(token, head, page),
+            swizzle=PANEL_ROW_BYTES,
+        )
+
+    return of(pool.k), of(pool.v)
+
+
+def _page_size(pool: KvPool) -> int:
+    return int(pool.k.shape[1 if pool.kv_layout == "NHD" else 2])
+
+
+def _tile_tokens(head_dim: int) -> int:
+    return 128 if head_dim <= WIDE_TILE_HEAD_DIM else 64
+
+
 def plan_prefill_wgmma(
     device: Device,
     problem: Problem,
@@ -118,6 +167,7 @@ def plan_prefill_wgmma(
     shape: WgmmaShape | None = None,
     min_query_len: int = 0,
     beside: AttentionPlan | None = None,
+    boxes: bool = True,
 ) -> AttentionPlan:
     """Return two launches, as ``plan_prefill`` does; arguments and errors are its own.
 
@@ -128,6 +178,7 @@ def plan_prefill_wgmma(
         shape: of the instance; None chooses by the device.
         min_query_len: sequences with fewer query tokens are left alone, and their rows as they are.
         beside: the call that does what is left alone; its output and LSE are written.
+        boxes: whether whole tiles of large pages come through tensor maps; no bit depends on it.
     """
     check_alignment(q, pool)
     shape = shape or wgmma_shape(problem.head_dim, device.limits)
@@ -143,4 +194,5 @@ def plan_prefill_wgmma(
         qo_indptr=qo_indptr,
         min_query_len=min_query_len,
         beside=beside,
+        maps=(*tensor_maps(device, pool), np.int32(box_tokens(pool) if boxes else 0)),
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pabench.device.cuda import CudaDevice
@@ -35,3 +36,10 @@ def test_cuda_device_loads_what_one_architecture_has_as_a_binary(
     del module
     cupy.modules.clear()
     assert not path.exists()
+
+
+def test_cuda_device_gives_structures_by_value(cupy: FakeCupy) -> None:
+    CudaDevice().load(kernel_source()).launch(launch(np.void(bytes(range(128)))))
+    ((_, _, _, (given,), _),) = cupy.launched
+    assert isinstance(given, np.ndarray)
+    assert given.tobytes() == bytes(range(128))

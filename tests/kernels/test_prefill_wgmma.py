@@ -13,11 +13,21 @@ import pytest
 from pabench.device.base import DeviceLimits
 from pabench.device.occupancy import SM_LIMITS
 from pabench.device.registry import open_device
-from pabench.errors import InvalidCase, Unsupported
+from pabench.device.tensor_map import NO_MAP
+from pabench.errors import DeviceFault, InvalidCase, Unsupported
 from pabench.judge.verdict import judge
 from pabench.kernels.fitted import architecture_limits
 from pabench.kernels.instance import HEAD_DIMS
-from pabench.kernels.prefill_wgmma import ROWS, WgmmaShape, instances, plan_prefill_wgmma, wgmma_shape
+from pabench.kernels.layers import with_maps
+from pabench.kernels.prefill_wgmma import (
+    ROWS,
+    WgmmaShape,
+    box_tokens,
+    instances,
+    plan_prefill_wgmma,
+    tensor_maps,
+    wgmma_shape,
+)
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import decode
 from pabench.problem.tensors import Tensors
@@ -129,6 +139,97 @@ def test_wgmma_prefill_touches_nothing_but_its_own() -> None:
         for tail in ("minus-one", "int-max"):
             right(replace(PLAIN, page_size=page_size), batch, device, tail=tail)
     assert device.findings == []
+
+
+# --- boxes --------------------------------------------------------------------------------------------------
+
+LONG = Batch(kv_lens=(700, 128, 256, 130, 40), q_lens=(150, 128, 20, 130, 9))
+
+
+def both_ways(tensors: Tensors, device: Any = None) -> None:
+    """By boxes and by 16-byte copies: right, and the same bits."""
+    results = [run(planned(tensors, device, boxes=boxes)) for boxes in (True, False)]
+    assert_right(tensors, results[0])
+    assert bits(results[0]) == bits(results[1])
+
+
+@needs_nvrtc
+@pytest.mark.slow
+@pytest.mark.parametrize(("page_size", "tokens"), [(16, 16), (48, 16), (64, 64), (96, 32), (1024, 128)])
+def test_wgmma_boxes_bring_what_copies_do(page_size: int, tokens: int) -> None:
+    problem = replace(PLAIN, page_size=page_size)
+    for layout, interleaved in (("NHD", False), ("HND", True)):
+        case = Case(problem=problem, batch=LONG, poison="nan", kv_layout=layout, interleaved=interleaved)
+        tensors = build_tensors(case)
+        assert box_tokens(tensors.pool) == tokens
+        both_ways(tensors)
+
+
+@needs_nvrtc
+@pytest.mark.slow
+def test_wgmma_boxes_of_heads_that_end_within_a_panel() -> None:
+    both_ways(
+        build_tensors(Case(problem=replace(PLAIN, head_dim=80, page_size=32), batch=LONG, poison="inf"))
+    )
+
+
+@needs_nvrtc
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{"window": 200}, {"window": 300, "causal": False}, {"causal": False}])
+def test_wgmma_boxes_leave_what_no_row_sees(more: dict[str, Any]) -> None:
+    """Infinities lie before windows and behind ends, in pages of which the rest is seen."""
+    problem = replace(PLAIN, page_size=64, **more)
+    for batch in (LONG, Batch(kv_lens=(1000,), q_lens=(20,))):
+        both_ways(build_tensors(Case(problem=problem, batch=batch, poison="inf", family="window-edge")))
+
+
+@needs_nvrtc
+@pytest.mark.slow
+def test_wgmma_boxes_are_looked_at_on_the_checked_device() -> None:
+    device = hopper(checked=True)
+    both_ways(build_tensors(Case(problem=replace(PLAIN, page_size=16), batch=LONG, poison="nan")), device)
+    assert device.findings == []
+
+
+@needs_nvrtc
+@pytest.mark.slow
+def test_wgmma_boxes_are_what_whole_tiles_come_in() -> None:
+    """Without maps a batch runs as long as it has none."""
+    problem = replace(PLAIN, page_size=16)
+
+    def without_maps(kv_len: int) -> None:
+        plan = planned(build_tensors(Case(problem=problem, batch=Batch(kv_lens=(kv_len,), q_lens=(20,)))))
+        bare = [replace(one, args=with_maps(one.args, (NO_MAP, NO_MAP))) for one in plan.launches]
+        run(replace(plan, launches=tuple(bare)))
+
+    without_maps(127)
+    with pytest.raises(DeviceFault, match="no tensor map at"):
+        without_maps(128)
+
+
+@pytest.mark.parametrize("page_size", [1, 8, 24, 15])
+def test_wgmma_small_and_odd_pages_have_no_boxes(page_size: int) -> None:
+    tensors = build_tensors(Case(problem=replace(PLAIN, page_size=page_size), batch=RAGGED))
+    assert box_tokens(tensors.pool) == 0
+    assert tensor_maps(hopper(), tensors.pool) == (NO_MAP, NO_MAP)
+
+
+@needs_nvrtc
+@pytest.mark.slow
+def test_wgmma_layers_have_maps_of_their_own() -> None:
+    problem = replace(PLAIN, page_size=16)
+    first, second = (
+        build_tensors(Case(problem=problem, batch=Batch(kv_lens=(300, 140), q_lens=(30, 1)), seed=seed))
+        for seed in (1, 2)
+    )
+    second = replace(second, layout=first.layout)
+    backend = RawKernelWgmmaBackend(hopper())
+    plan = backend.plan(first)
+    other = backend.layer(plan, second.q, second.pool)
+    backend.prepare(plan)
+    for tensors, call in ((first, plan), (second, other)):
+        backend.run_layer(call)
+        assert_right(tensors, backend.fetch(call))
 
 
 # --- a row's bits are its own -------------------------------------------------------------------------------

@@ -91,6 +91,10 @@ class RawKernelMmaBackend:
         """Plan the call for sequences with many query tokens; options are those of ``plan_prefill``."""
         return plan_prefill(self._device, problem, **options)
 
+    def _maps(self, pool: KvPool) -> tuple[Any, ...]:
+        """Return the tensor maps of a cache on the device that calls for prompts take."""
+        return ()
+
     def _uploaded(self, tensors: Tensors) -> dict[str, Any]:
         upload = self._device.to_device
         return {
@@ -106,9 +110,10 @@ class RawKernelMmaBackend:
         device = self._device
         held, cache = device.to_device(q), pool.with_storage(device.to_device(pool.storage))
         check_alignment(held, cache)
+        maps = self._maps(cache)
         calls: list[AttentionPlan] = []
         for call in plan:
-            calls.append(layer_of(device, call, held, cache, beside=calls[0] if calls else None))
+            calls.append(layer_of(device, call, held, cache, beside=calls[0] if calls else None, maps=maps))
         return tuple(calls)
 
     def prepare(self, plan: tuple[AttentionPlan, ...]) -> None:

@@ -10,7 +10,8 @@ from pabench.device.architecture import architecture_of
 from pabench.device.base import Device
 from pabench.errors import Unsupported
 from pabench.kernels.decode_simple import AttentionPlan
-from pabench.kernels.prefill_wgmma import ARCHITECTURE, plan_prefill_wgmma
+from pabench.kernels.prefill_wgmma import ARCHITECTURE, plan_prefill_wgmma, tensor_maps
+from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 from pabench.subjects.backends.rawkernel_mma import RawKernelMmaBackend
 
@@ -43,3 +44,6 @@ class RawKernelWgmmaBackend(RawKernelMmaBackend):
     def _prompts(self, problem: Problem, **options: Any) -> AttentionPlan:
         options.pop("mean_query_len", None)  # blocks have as many rows whatever it is
         return plan_prefill_wgmma(self._device, problem, **options)
+
+    def _maps(self, pool: KvPool) -> tuple[Any, ...]:
+        return tensor_maps(self._device, pool)
