@@ -10,7 +10,7 @@ FUNCTION = re.compile(r"^\s*\.section\s+\.text\.([^,\s]+)")
 LABEL = re.compile(r"^\s*(\.L\S*):")
 LINE = re.compile(r'^\s*//## File "([^"]*)", line (\d+)')
 INSTRUCTION = re.compile(
-    r"^\s*(?:\{\s*)?/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][A-Z0-9_.]*)\s*([^;]*);"
+    r"^\s*(?:\{\s*)?/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][A-Zx0-9_.]*)\s*([^;]*);"
 )
 TARGET = re.compile(r"\((\.L[^)]*)\)")
 REGISTER = re.compile(r"\b(U?R)(\d+)(\.64)?")

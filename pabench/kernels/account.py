@@ -5,8 +5,10 @@ Bounds are clocks of one multiprocessor for one turn of one block, each as if no
 
 =========  ====================================================================================
 issue      instructions of all warps over four a clock
-tensor     matrix instructions over what the matrix units do, by ``MMA_CLOCKS``
-shared     bytes of lanes in ``ldmatrix``, loads, stores and asynchronous copies over 128 a clock
+tensor     matrix instructions over what the matrix units do, by ``MMA_CLOCKS`` and ``GROUP_FLOP_A_CLOCK``
+shared     bytes of lanes in ``ldmatrix``, loads, stores and asynchronous copies over 128 a clock; of products
+           of warpgroups what each reads of A, unless in registers, and of B, and B once more for a block:
+           other warps bring it
 memory     bytes of asynchronous copies over what the device memory gives a multiprocessor
 =========  ====================================================================================
 
@@ -16,6 +18,7 @@ the L2 cache, so that ``memory`` stands beside the first three, what the multipr
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -36,6 +39,11 @@ MMA_SHAPE_FLOP = 2 * 16 * 8 * 16
 MMA_CLOCKS = {"sm_80": 8.0, "sm_90": 6.4}
 """Clocks of a quarter multiprocessor for one m16n8k16 with float32 sums.  sm_80: 1,024 fused operations a
 clock and multiprocessor, of NVIDIA's whitepaper.  sm_90: mma.sync reaches 62.5 % of the peak of wgmma."""
+GROUP_PRODUCT = re.compile(r"HGMMA\.64x(\d+)x16\.")
+"""A product of four warps: 64 rows of A by so many columns of B, 16 deep, elements of 16 bits."""
+GROUP_WARPS, GROUP_ROWS, GROUP_DEPTH_BYTES = 4, 64, 32
+GROUP_FLOP_A_CLOCK = {"sm_90": 4096}
+"""Operations of a multiprocessor in these: 989.4 TFLOP/s of 132 at 1.83 GHz, NVIDIA's whitepaper (H100)."""
 MEMORY_BYTES_A_CLOCK = {"sm_80": 13.4, "sm_90": 18.56}
 """Of one multiprocessor.  sm_80: 2,039 GB/s over 108 at 1.41 GHz (A100).  sm_90: 4.3 TB/s over 132 at 1.755
 GHz, the speed of a copy on an H200."""
@@ -59,7 +67,7 @@ class Account:
         flight_bytes: of asynchronous copies on their way to a multiprocessor at the top of a turn; None where
             the code does not say how many groups it leaves, or blocks are not known.
         tokens: keys of a turn; 0 where nobody said.
-        warps: of a block.
+        warps: of a block, that run the loop.
         loads: from global memory, of the warp that loads.
         has_lines: whether instructions have lines of source.
         architecture: such as ``sm_90a``.
@@ -140,7 +148,7 @@ def account_of(
 
     code, loaded = code_of(way, rounds.times), code_of(loading, more.times)
     on_way = {id(one) for one in loaded}
-    warps = -(-entry.threads // WARP) if entry else 1
+    warps = (entry.turn_warps or -(-entry.threads // WARP)) if entry else 1
     classes = Counter(one.kind for one in code)
     copied = sum(one.moved_bytes * WARP for one in code if one.opcode.startswith("LDGSTS")) * warps
     groups, flight = _groups_left(code), None
@@ -153,7 +161,7 @@ def account_of(
         loading=len(loaded),
         clocks=_clocks(code, warps, copied, architecture),
         turn_bytes=copied,
-        turn_flop=_matrix_products(code) * MMA_SHAPE_FLOP * warps,
+        turn_flop=_matrix_products(code) * MMA_SHAPE_FLOP * warps + _group_flop(code, warps),
         flight_bytes=flight,
         tokens=entry.turn_tokens if entry else 0,
         warps=warps,
@@ -193,7 +201,10 @@ def _clocks(code: list[Instruction], warps: int, copied: int, architecture: str)
     found = {"issue": len(code) * warps / ISSUE_SLOTS}
     if products and family in MMA_CLOCKS:
         found["tensor"] = products * MMA_CLOCKS[family] * warps / ISSUE_SLOTS
-    found["shared"] = sum(map(_shared_bytes, code)) * WARP * warps / SHARED_BYTES_A_CLOCK
+    if (flop := _group_flop(code, warps)) and family in GROUP_FLOP_A_CLOCK:
+        found["tensor"] = found.get("tensor", 0.0) + flop / GROUP_FLOP_A_CLOCK[family]
+    shared = sum(map(_shared_bytes, code)) * WARP * warps + _group_bytes(code, warps)
+    found["shared"] = shared / SHARED_BYTES_A_CLOCK
     if copied and family in MEMORY_BYTES_A_CLOCK:
         found[MEMORY] = copied / MEMORY_BYTES_A_CLOCK[family]
     return found
@@ -201,6 +212,28 @@ def _clocks(code: list[Instruction], warps: int, copied: int, architecture: str)
 
 def _matrix_products(code: Iterable[Instruction]) -> int:
     return sum(one.opcode.startswith("HMMA.16816") for one in code)
+
+
+def _group_columns(one: Instruction) -> int:
+    """Columns of a product of a warpgroup; 0 for other instructions."""
+    found = GROUP_PRODUCT.match(one.opcode)
+    return int(found[1]) if found else 0
+
+
+def _group_flop(code: Iterable[Instruction], warps: int) -> int:
+    """Operations of all products of warpgroups in a turn."""
+    deep = GROUP_DEPTH_BYTES // 2
+    return sum(2 * GROUP_ROWS * _group_columns(one) * deep for one in code) * warps // GROUP_WARPS
+
+
+def _group_bytes(code: Iterable[Instruction], warps: int) -> int:
+    """Bytes of shared memory that they read, and those of B once more."""
+    total = 0
+    for one in code:
+        if columns := _group_columns(one):
+            rows = 0 if one.operands.split(",")[1].strip().startswith("R") else GROUP_ROWS
+            total += ((rows + columns) * (warps // GROUP_WARPS) + columns) * GROUP_DEPTH_BYTES
+    return total
 
 
 def _shared_bytes(one: Instruction) -> int:

@@ -30,6 +30,7 @@ class KernelEntry:
         shared_bytes: dynamic shared memory of one block.
         allowed_spill_bytes: of one thread, stores or loads, that are known and accepted.
         turn_tokens: keys that a block attends to in one turn of its loop; 0 where that says nothing.
+        turn_warps: warps of a block that run that loop; 0 for all.
     """
 
     name: str
@@ -37,6 +38,7 @@ class KernelEntry:
     shared_bytes: int = 0
     allowed_spill_bytes: int = 0
     turn_tokens: int = 0
+    turn_warps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ ARCHITECTURE = "sm_90a"
 MAX_HEAD_DIM = 256
 ROWS = 128
 """Packed rows of a block, 64 for each of two warpgroups."""
-WARPS = 12
+WARPS, ATTENDING_WARPS = 12, 8
 """Those of two warpgroups that attend, and of one that copies."""
 PANEL, PANEL_ROW_BYTES = 64, 128
 """Elements of a row that lie together in shared memory, and their bytes."""
@@ -100,9 +100,12 @@ def wgmma_instance(head_dim: int, dtype: str, shape: WgmmaShape, variant: str = 
         blocks=1,
         plan=KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES),
         attention=PREFILL,
+        turn_tokens=shape.tile_tokens,
         PAB_TILE=shape.tile_tokens,
     )
-    return replace(made, architectures=frozenset({ARCHITECTURE}))
+    plan, attend = made.entries
+    entries = (plan, replace(attend, turn_warps=ATTENDING_WARPS))
+    return replace(made, entries=entries, architectures=frozenset({ARCHITECTURE}))
 
 
 def instances() -> Iterator[KernelInstance]:

@@ -118,6 +118,29 @@ def test_account_says_what_is_in_a_loop_within_the_turn() -> None:
     assert (nested.inner, nested.instructions) == (3, counted(LATE).instructions + 1)
 
 
+@pytest.mark.parametrize(
+    ("operands", "columns", "shared"),
+    [
+        # bytes that both warpgroups read, and those of B once more
+        ("R16, gdesc[UR8], R16, gsb0", 128, 2 * (64 + 128) * 32 + 128 * 32),
+        ("R16, R88, gdesc[UR8].tnspB, R16", 64, 2 * 64 * 32 + 64 * 32),
+    ],
+)
+def test_account_counts_products_of_warpgroups(operands: str, columns: int, shared: int) -> None:
+    """Of eight of twelve warps, whichever operand A is."""
+    product = f"HGMMA.64x{columns}x16.F32.BF16 {operands} ;"
+    text = LATE.replace("HMMA.16816.F32.BF16 R16, R12, R20, R16 ;", product)
+    entry = KernelEntry(name="turns", threads=384, turn_warps=8)
+    account = account_of(turns(text), "sm_90a", entry, 1)
+    before = account_of(turns(text.replace(product, "NOP ;")), "sm_90a", entry, 1)
+    assert account is not None
+    assert before is not None
+    assert account.turn_flop == 2 * 2 * 64 * columns * 16
+    assert account.clocks["tensor"] == account.turn_flop / 4096
+    assert account.clocks["shared"] - before.clocks["shared"] == shared / 128
+    assert account.warps == 8
+
+
 def test_account_finds_a_loop_that_is_entered_at_two_places() -> None:
     twice = LATE.replace(".L_x_1:", "        /*0008*/               @P5 CALL.REL.NOINC `(.L_x_2) ;\n.L_x_1:")
     function = turns(twice)
@@ -243,6 +266,17 @@ def test_account_of_our_kernels_holds_their_rows_and_comments(
     assert row["spill_bytes"] == 0
     # "behind the products: the table entry has had time to arrive"
     assert row["tensor_before_use"] == row["tensor"]
+
+
+@needs_disassembler
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "instructions"), [("", 560), (" with features", 800)])
+def test_account_of_products_of_warpgroups_is_bound_by_matrix_units(variant: str, instructions: int) -> None:
+    row = _held("paged_prefill_wgmma.cu", f"bfloat16 head_dim 128 128 keys 3 stages{variant}", "sm_90a")
+    assert row["instructions"] <= instructions
+    assert row["spill_bytes"] == 0
+    assert (row["tensor"], row["bound"]) == (16, "tensor")
+    assert row["most_tflops"] >= 900
 
 
 @needs_disassembler
