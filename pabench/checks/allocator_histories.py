@@ -18,12 +18,16 @@ MANY_PAGES = 2**16
 
 
 def crowd(seed: int, can: Capabilities) -> HistoryCase:
-    """More sequences in one call than a block has threads, and more pages than two blocks have."""
+    """More sequences in a call than a block has threads, one of them forked; more pages than two have."""
     count = MOST_THREADS + 36
     everybody = list(range(count))
     steps = [_alloc(sequence, sequence % 2) for sequence in everybody]
     random.Random(seed).shuffle(everybody)
     steps += [("append_batch", {"sequences": everybody, "tokens": [1] * count})] * 2
+    if "fork" in can.operations:
+        child, *_, parent = everybody
+        steps.append(("free", {"sequences": [child]}))
+        steps.append(("fork", {"parent": parent, "child": child, "stream": 0}))
     steps.append(("free", {"sequences": everybody}))
     shape = PoolShape(num_pages=3 * count, page_size=1, max_seqs=count, max_pages_per_seq=3)
     return HistoryCase(shape=shape, operations=tuple(steps))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pabench.problem.problem import Problem
 
-LATENT_DIMS = ((24, 16), (72, 64), (576, 512))
-"""``head_dim`` and ``head_dim_v``: small ones, and those of DeepSeek-V2 and after."""
+LATENT_DIMS = ((24, 16), (88, 80), (576, 512))
+"""``head_dim`` and ``head_dim_v``: small ones, five steps of 16, and those of DeepSeek-V2 and after."""
 APART_DIMS = ((24, 16), (16, 24), (192, 128))
 """Likewise without a latent: longer keys, longer values, and those of prefill in DeepSeek-V2."""
 LATENT_GROUPS = (1, 2, 4, 5, 16, 17, 128)

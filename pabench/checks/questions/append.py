@@ -113,6 +113,11 @@ def few_sizes(declared: Range) -> dict[str, Any]:
     return {**declared.layouts, "head_dims": declared.head_dims([16])}
 
 
+def _many_pages(declared: Range) -> Any:
+    drawn = append_cases(**few_sizes(declared))
+    return st.builds(lambda case, pages: replace(case, num_pages=pages), drawn, st.sampled_from([300, 129]))
+
+
 def _gathered(declared: Range) -> Any:
     formats = [row.feature for row in FORMATS.values() if row.feature in declared.features]
     kinds = [*_caches(declared), *_gaps(declared)]
@@ -203,6 +208,14 @@ COPIES = (
         draw=lambda declared: append_cases(
             **declared.appends, **_pools(declared), formats=(None, *_formats(declared))
         ),
+    ),
+    Question(
+        check=COPY,
+        clauses=("K1",),
+        draw=_many_pages,
+        label="many",
+        about="Up to 300 copies in one call: more than a kernel has blocks for at once.",
+        share=0.25,
     ),
     Question(
         check=HUGE_POOL_COPY,

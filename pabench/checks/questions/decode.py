@@ -133,6 +133,19 @@ def _long_windows(declared: Range) -> Any:
     )
 
 
+def _features_of(declared: Range) -> list[str]:
+    return [name for name in FEATURES if name in declared.features]
+
+
+def _long_features(declared: Range) -> Any:
+    """A feature that a backend has, where keys are split: what of it belongs into the merge is there once."""
+    sizes = {"head_dims": declared.head_dims([16]), "heads": FEW_HEADS}
+    batch = partial(long_batches, max_len=1500)
+    return st.sampled_from(_features_of(declared)).flatmap(
+        lambda feature: shapes(declared, families=FEATURE_FAMILIES, batch=batch, required=[feature], **sizes)
+    )
+
+
 MANY_KV_HEADS = head_counts() | many_kv_heads()
 FEW_HEADS = st.sampled_from([(1, 1), (2, 1), (2, 2), (4, 2), (3, 3)])
 """``(num_qo_heads, num_kv_heads)`` where there are many rows or keys."""
@@ -269,7 +282,7 @@ ORACLE = (
         clauses=("S6",),
         draw=_crowded,
         label="crowd",
-        about="33 to 300 sequences in a batch, all but a few with keys.",
+        about="33 to 300 sequences in a batch, or 1,025, all but a few with keys.",
         share=0.2,
     ),
     Question(
@@ -289,6 +302,15 @@ ORACLE = (
         about="Windows of 256 to 4,097 keys, sinks beside them: splits that end before the window begins.",
         share=0.3,
         needs="window",
+    ),
+    Question(
+        check=DECODE,
+        clauses=("S6",),
+        draw=_long_features,
+        label="long-features",
+        about="A feature over up to 1,500 tokens: where keys are split, scales, sinks and caps enter once.",
+        share=0.5,
+        unasked=unless(_features_of, "none of the features that change a merge of split keys"),
     ),
     Question(
         check=DECODE,
