@@ -33,8 +33,6 @@ CHECK_SECONDS = {"doctor": 30.0, "kernels": 90.0, CONFORMANCE: 200.0, "controls"
 SWEEP_MARGIN = 30.0
 """Seconds of the sweep's time in which no cell begins: the last one ends, and the report is written."""
 PEERS = ("torch-sdpa",)
-ONLY_ON = {"rawkernel-wgmma": "sm_90a"}
-"""Backends of ours that one architecture alone runs."""
 STRESS = (
     *("stress", "--device", "cuda", "--allocator", "scan", "--scenario", "requests"),
     *("--max-requests", "1024", "--budget", "15s"),
@@ -180,7 +178,8 @@ def _conformance(folder: Path) -> dict[str, Sequence[str]]:
 
     made: dict[str, Sequence[str]] = {}
     here = _architecture_here()
-    subjects = [("backend", name) for name in OWN if name not in PEERS and ONLY_ON.get(name, here) == here]
+    mine = (name for name, one in OWN.items() if one.architecture in ("", here) and name not in PEERS)
+    subjects = [("backend", name) for name in mine]
     for kind, subject in (*subjects, ("allocator", "scan")):
         name = f"{CONFORMANCE}-{subject}"
         words = ("conformance", "--device", "cuda", "--profile", "quick", f"--{kind}", subject)

@@ -283,7 +283,9 @@ class MutantRunner:
 
 def device_of(file: str) -> str:
     """Return the name of the device on which a fault in ``file`` can show."""
-    return PTX if file == ASSEMBLY else EMULATED
+    if file == ASSEMBLY:
+        return PTX
+    return next((one.only_on for one in subjects_of(file) if one.only_on), EMULATED)
 
 
 def _request(stage: Stage, questions: tuple[str, ...], seed: int) -> ConformanceRequest:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pabench.device.ptx.architectures import KIND as PTX
 from pabench.resources import resource_dir
 from pabench.selftest.mutants import PACKAGE
 from pabench.subjects.reference import KINDS
@@ -26,11 +27,13 @@ class Subject:
         name: as on the command line.
         kind: ``backend`` or ``allocator``.
         module: full name of the module that defines it.
+        only_on: the device that alone runs it; empty for any.
     """
 
     name: str
     kind: str
     module: str
+    only_on: str = ""
 
     def files(self) -> frozenset[str]:
         """Return what it is made of, as mutants name files.
@@ -53,7 +56,8 @@ def _own() -> tuple[Subject, ...]:
         for name, subject in known(kind).items():
             module = subject.place.partition(":")[0]
             if not subject.peers and module.startswith(SUBJECTS_ROOM):
-                found.append(Subject(name=name, kind=kind, module=module))
+                only_on = f"{PTX}:{subject.architecture}" if subject.architecture else ""
+                found.append(Subject(name=name, kind=kind, module=module, only_on=only_on))
     return tuple(found)
 
 
@@ -61,8 +65,12 @@ SUBJECTS = _own()
 
 
 def subjects_of(file: str) -> tuple[Subject, ...]:
-    """Return the subjects that ``file`` is a part of, in the order of ``SUBJECTS``."""
-    return tuple(subject for subject in SUBJECTS if file in subject.files())
+    """Return the subjects that ``file`` is a part of, in the order of ``SUBJECTS``.
+
+    Those that one device alone runs are among them where it is a part of no others.
+    """
+    found = tuple(subject for subject in SUBJECTS if file in subject.files())
+    return tuple(subject for subject in found if not subject.only_on) or found
 
 
 def units_of(file: str) -> frozenset[str] | None:

@@ -21,6 +21,7 @@ OWN: dict[str, NamedSubject] = {
     "rawkernel-wgmma": NamedSubject(
         about="rawkernel-mma with prompts by products of warpgroups, on sm_90a alone",
         place="pabench.subjects.backends.rawkernel_wgmma:RawKernelWgmmaBackend",
+        architecture="sm_90a",
     ),
     "rawkernel-mla": NamedSubject(
         about="our decode over latent caches (MLA) on tensor cores",

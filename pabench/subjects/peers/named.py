@@ -21,6 +21,7 @@ class NamedSubject:
         needs_gpu: its kernels have no interpreter; without a GPU every case is unsupported.
         on_ptx: ``module:attribute`` of the class that runs its compiled kernels on devices that run PTX.
         compilers: what that class compiles them with.
+        architecture: the one that alone runs it; empty for any.
     """
 
     about: str
@@ -29,6 +30,7 @@ class NamedSubject:
     needs_gpu: bool = False
     on_ptx: str = ""
     compilers: tuple[ThirdPartyPackage, ...] = ()
+    architecture: str = ""
 
     def place_on(self, device: str) -> str:
         """Return the place of the class for a device by name."""
