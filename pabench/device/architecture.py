@@ -19,5 +19,6 @@ def architecture_of(device: Device) -> str | None:
         return None
     import cupy
 
-    capability = str(cupy.cuda.Device().compute_capability)
-    return f"sm_{capability}{'a' if int(capability) >= 90 else ''}"
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    capability = 10 * int(properties["major"]) + int(properties["minor"])
+    return f"sm_{capability}{'a' if capability >= 90 else ''}"

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pabench.device.architecture import architecture_of
 from pabench.device.cuda import CudaDevice
+from pabench.device.registry import open_device
 from tests.device.test_cuda_device import FakeCupy, cupy, kernel_source, launch
 
 __all__ = ["cupy"]
@@ -43,3 +45,18 @@ def test_cuda_device_gives_structures_by_value(cupy: FakeCupy) -> None:
     ((_, _, _, (given,), _),) = cupy.launched
     assert isinstance(given, np.ndarray)
     assert given.tobytes() == bytes(range(128))
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "architecture"),
+    [(8, 0, "sm_80"), (8, 9, "sm_89"), (9, 0, "sm_90a"), (10, 0, "sm_100a"), (12, 0, "sm_120a")],
+)
+def test_cuda_device_has_an_architecture(cupy: FakeCupy, major: int, minor: int, architecture: str) -> None:
+    cupy.cuda.runtime.getDeviceProperties = lambda number: {"major": major, "minor": minor, "name": b"GPU"}
+    assert architecture_of(CudaDevice()) == architecture
+
+
+def test_other_devices_have_an_architecture_where_they_run_ptx() -> None:
+    assert architecture_of(open_device("ptx:sm_90a")) == "sm_90a"
+    assert architecture_of(open_device("ptx:sm_80:lockstep")) == "sm_80"
+    assert architecture_of(open_device("emulated")) is None
