@@ -15,10 +15,11 @@
 //          that one plan serves all layers of a model.
 // Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block; PAB_STAGES tiles in shared
 //          memory, at least 2; PAB_BLOCKS blocks of a multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_decode,
-//          checked; PAB_FEATURES and PAB_E4M3 0 or 1, see pab/features.cuh and pab/storage.cuh.
+//          checked; PAB_FEATURES, PAB_E4M3 and PAB_KEY_LISTS 0 or 1, see pab/features.cuh, pab/storage.cuh and
+//          pab/key_list.cuh.
 // Floor    each live K and V element once: 2 * sum(kv_lens) * num_kv_heads * head_dim * 2 bytes, times the blocks of
 //          16 rows when query_len * group_size is above 16; 16 * that many flops for each row.
-//          Of a window only the keys that some row of the sequence sees are read.
+//          Of a window, and with PAB_KEY_LISTS, only the keys that some row of the sequence sees are read.
 //
 // Keys of e4m3 are multiplied as float16, also by queries of bfloat16 (pab/query_halves.cuh); values in the storage type,
 // since weights reach further down than float16 does.
@@ -27,7 +28,7 @@
 // one barrier a tile is all; the warps meet at the end of a piece.  Tiles come through a ring of kStages stages in
 // shared memory: while one is attended to, the next ones are on their way, also those of other sequences.
 #include "pab/decode_plan.cuh"
-#include "pab/fragment_logits.cuh"
+#include "pab/listed_logits.cuh"
 #include "pab/query_halves.cuh"
 #include "pab/query_tile.cuh"
 
@@ -40,7 +41,7 @@ constexpr int kStages = PAB_STAGES;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kSlice = 16;  // tokens of a warp
 constexpr int kTile = kSlice * kWarps;
-constexpr int kWorks = kStages + 2;  // tiles between look-up and end
+constexpr int kWorks = kStages + 2 + kKeyLists;  // tiles between look-up and end
 constexpr int kChunks = kHeadDim / 8;  // of a row of q and out
 constexpr bool kE4m3 = sizeof(Cached) == 1;
 constexpr int kSteps = kHeadDim / 16;  // matrix instructions along head_dim
@@ -85,7 +86,7 @@ static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan compute
 namespace pab {
 
 // What a warp keeps of the piece that it attends to: two rows a lane, lane / 4 and 8 below.
-struct State {
+struct State : ListedRows {
   float out[2 * kSteps][4];
   float max[2], sum[2];  // the sum is this lane's share
   LogitRow row[2];
@@ -121,8 +122,9 @@ PAB_FN void begin_piece(State& state, const u16* query, const Call& call, const 
     state.max[half] = minus_infinity();
     state.sum[half] = 0.0f;
     const i32 row = work.first_row + static_cast<i32>(lane_id()) / 4 + 8 * half;
-    const i32 position = work.kv_len - work.query_len + row / batch.group_size;
+    const i32 position = row_position(batch, work, row);
     const u32 limit = row_limit(call, batch, work, row);
+    note_listed_row(state, half, batch, work, row);
     state.row[half] = logit_row(batch.features, query_head(batch, work, row), position, limit, call.scale_log2);
   }
   if constexpr (kQueryInRegisters) {
@@ -235,9 +237,9 @@ PAB_FN void multiply_values(State& state, const u32 (&weight)[4], const Cached* 
   }
 }
 
-// Attends to one warp's tokens; `first` is the first one's place in the sequence.
+// Attends to one warp's tokens; `first` is the first one's place in the sequence, or on its list.
 PAB_FN void attend(State& state, const Slice& slice, const u16* query, const Features& features, float scale_log2,
-                   u32 first) {
+                   u32 first, const Shown& shown) {
   const int lane = static_cast<int>(lane_id());
   float score[2][4] = {};
   multiply_keys(score, state, query, slice.tokens.keys);
@@ -248,7 +250,7 @@ PAB_FN void attend(State& state, const Slice& slice, const u16* query, const Fea
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const u32 token = first + 8 * i + 2 * (lane % 4) + j % 2;
-      score[i][j] = masked_logit(features, state.row[j / 2], score[i][j], token, scale_log2);
+      score[i][j] = shown_logit(features, state.row[j / 2], score[i][j], token, scale_log2, shown, i, j);
       top[j / 2] = fmaxf(top[j / 2], score[i][j]);
     }
   }
@@ -294,11 +296,12 @@ PAB_FN void attend(State& state, const Slice& slice, const u16* query, const Fea
 extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_plan(
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i64* line, pab::i32* first, pab::u32* arrivals,
     pab::i32 num_seqs, pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 split_tiles, pab::i32 blocks,
-    pab::i32 num_arrivals, pab::i32 max_query_len PAB_FEATURE_PARAMETERS) {
+    pab::i32 num_arrivals, pab::i32 max_query_len PAB_FEATURE_PARAMETERS PAB_KEY_LIST_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
-  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, max_query_len, features};
+  const Batch batch = {kv_lens,     qo_indptr,     num_kv_heads, group_size, kTile,
+                       split_tiles, max_query_len, features PAB_GIVEN_KEY_LISTS};
   plan_line(batch, {line, first, arrivals, num_seqs, blocks, num_arrivals}, reinterpret_cast<u64*>(shared));
 }
 
@@ -308,7 +311,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     const pab::i32* first, pab::u32* arrivals, float* partial_out, float* partial_max, float* partial_sum,
     pab::i32 num_seqs, pab::i32 num_qo_heads, pab::i32 num_kv_heads, pab::i32 page_size, pab::i32 max_pages,
     pab::i32 split_tiles, pab::i32 max_query_len, pab::i32 causal, pab::i64 page_stride, pab::i64 token_stride,
-    pab::i64 head_stride, float scale_log2 PAB_FEATURE_PARAMETERS) {
+    pab::i64 head_stride, float scale_log2 PAB_FEATURE_PARAMETERS PAB_KEY_LIST_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
@@ -317,7 +320,8 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
                      max_pages,   causal,      page_stride, token_stride, head_stride, scale_log2};
   const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
   const i32 group_size = num_qo_heads / num_kv_heads;
-  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, max_query_len, features};
+  const Batch batch = {kv_lens,     qo_indptr,     num_kv_heads, group_size, kTile,
+                       split_tiles, max_query_len, features PAB_GIVEN_KEY_LISTS};
   const u32 warp = threadIdx.x / kWarpSize;
   State state;
   const auto start = [&](u32 n) { fetch(memory, call, batch, n); };
@@ -328,7 +332,8 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     const u32 token = static_cast<u32>(work.tile) * kTile + warp * kSlice;
     const u32 seen = static_cast<u32>(first_seen(batch, work.kv_len, work.query_len));
     if (token < static_cast<u32>(work.kv_len) && token + kSlice > seen) {
-      attend(state, slices[warp], query, features, scale_log2, token);
+      const Shown shown = shown_places(batch, work, state, token);
+      attend(state, slices[warp], query, features, scale_log2, token, shown);
     }
     if (work.ends) {
       PAB_REGION("piece");

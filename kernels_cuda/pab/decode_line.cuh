@@ -11,12 +11,13 @@
 //                     on nothing else, and neither does its result, bit for bit.
 //
 // Tiles before the window of every row of a sequence are not on the line; a sequence's first tile is the one with the
-// first key that any row sees.
+// first key that any row sees.  With PAB_KEY_LISTS tiles go over the places of the sequence's list (pab/key_list.cuh).
 //
 // Nothing of this is known to the host: lengths may change in place between two launches.
 #pragma once
 
 #include "pab/features.cuh"
+#include "pab/key_list.cuh"
 
 namespace pab {
 
@@ -35,10 +36,16 @@ struct Batch {
   i32 num_kv_heads, group_size, tile_tokens, split_tiles;
   i32 max_query_len;  // sequences with more query tokens are another kernel's
   Features features;
+#if PAB_KEY_LISTS
+  KeyLists lists;
+#endif
 };
 
 // One sequence on the line.
 struct Shape {
+#if PAB_KEY_LISTS
+  i32 list;  // where it begins; kv_len is its length
+#endif
   i32 kv_len, first_query, query_len;
   i32 tiles;   // on the line, at least 1: an empty sequence has output too
   i32 units;   // none without queries, nor with too many
@@ -54,7 +61,12 @@ PAB_FN i32 first_seen(const Batch& batch, i32 kv_len, i32 query_len) {
 
 PAB_FN Shape shape_of(const Batch& batch, i32 sequence) {
   Shape shape;
+#if PAB_KEY_LISTS
+  shape.list = batch.lists.begins[sequence];
+  shape.kv_len = batch.lists.begins[sequence + 1] - shape.list;
+#else
   shape.kv_len = batch.kv_lens[sequence];
+#endif
   shape.first_query = batch.qo_indptr[sequence];
   shape.query_len = batch.qo_indptr[sequence + 1] - shape.first_query;
   const i32 hidden = first_seen(batch, shape.kv_len, shape.query_len) / batch.tile_tokens;
@@ -84,6 +96,9 @@ struct Work {
   i32 tile;  // of the sequence; -1: the share is done
   i32 begins, ends;  // whether this is the first, the last tile of the piece
   i32 sequence, kv_len, first_query, query_len;
+#if PAB_KEY_LISTS
+  i32 list;
+#endif
   i32 kv_head, first_row;  // the unit; first_row is its first packed row
   i32 number;              // of the piece in this share
   i32 piece, pieces;       // of the unit
@@ -136,6 +151,9 @@ PAB_FN void next_unit(Walk& walk, const Batch& batch) {
 PAB_FN void describe_piece(Walk& walk, const Batch& batch, u32 block) {
   const i32 row_blocks = walk.shape.units / batch.num_kv_heads;
   Work& work = walk.work;
+#if PAB_KEY_LISTS
+  work.list = walk.shape.list;
+#endif
   work.kv_len = walk.shape.kv_len;
   work.first_query = walk.shape.first_query;
   work.query_len = walk.shape.query_len;

@@ -49,7 +49,7 @@ PAB_FN RowEnd row_end(const Call& call, const Batch& batch, const Work& work, i3
     scale = value_scale(batch.features, query_head(batch, work, row));
   }
   // no key: output 0, LSE -inf or that of the sink; a NaN among the logits, or nothing but -inf, comes out as NaN
-  return {row_limit(call, batch, work, row) > 0 ? scale / sum : 0.0f, (max + lg2(sum)) * kLn2};
+  return {sees_any(call, batch, work, row) ? scale / sum : 0.0f, (max + lg2(sum)) * kLn2};
 }
 
 // Writes eight elements of a packed row, and its LSE, from the state of all its keys.

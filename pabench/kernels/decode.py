@@ -15,9 +15,10 @@ from pabench.device.occupancy import blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_launches import check_alignment, decode_launches
 from pabench.kernels.decode_simple import AttentionPlan
-from pabench.kernels.features import PLAIN, variant_of
+from pabench.kernels.features import LIST_VARIANTS, LISTED, LISTED_E4M3, PLAIN, VARIANTS, variant_of
 from pabench.kernels.fitted import DTYPES, PLAN_THREADS, cached_bytes_of, fitted_instance, fitted_instances
 from pabench.kernels.instance import KernelEntry, KernelInstance
+from pabench.kernels.key_lists import KeyLists
 from pabench.problem.checks import INT32_MAX
 from pabench.problem.dtypes import dtype_by_name
 from pabench.problem.pool import KvPool
@@ -31,9 +32,18 @@ UNIT_ROWS = 16
 """Rows of a unit: query tokens x heads of a group."""
 WORK_BYTES, WALK_BYTES = 56, 128
 """``sizeof(Work)`` and ``sizeof(Walk)`` of ``pab/decode_line.cuh``."""
+LISTED_WORK_BYTES, LISTED_WALK_BYTES = 64, 144
+"""Likewise of instances with key lists."""
 PLAN_SHARED_BYTES = 32 * 8
 MAX_BLOCKS_PER_SM = 4
 OTHER_REGISTERS = 72
+
+
+def works_bytes(stages: int, *, lists: bool) -> int:
+    """Return the bytes of the tiles between being found and their end, and of the walk, in shared memory."""
+    if lists:
+        return (stages + 3) * LISTED_WORK_BYTES + LISTED_WALK_BYTES
+    return (stages + 2) * WORK_BYTES + WALK_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +53,12 @@ class DecodeShape:
     Attributes:
         warps: warps of a block; a tile is 16 tokens each.
         stages: tiles in shared memory.
+        lists: whether it attends to the keys of lists.
     """
 
     warps: int
     stages: int
+    lists: bool = False
 
     @property
     def tile_tokens(self) -> int:
@@ -70,7 +82,7 @@ class DecodeShape:
         tile = max(self.tile_bytes(head_dim, cached_bytes), output)
         queries = self.stages * UNIT_ROWS * head_dim * 2
         rows = 2 * self.tile_tokens * 8
-        works = (self.stages + 2) * WORK_BYTES + WALK_BYTES
+        works = works_bytes(self.stages, lists=self.lists)
         states = 2 * self.warps * UNIT_ROWS * 4
         return self.stages * tile + queries + rows + works + states + 8
 
@@ -90,13 +102,16 @@ STAGES = {2: (3, 2), 1: (4, 3, 2)}
 """Of a shape, by bytes of a cached element: smaller elements make smaller tiles, so more are on their way."""
 
 
-def decode_shape(head_dim: int, limits: DeviceLimits, cached_bytes: int = 2) -> DecodeShape:
+def decode_shape(
+    head_dim: int, limits: DeviceLimits, cached_bytes: int = 2, *, lists: bool = False
+) -> DecodeShape:
     """Return the shape with the most bytes on their way to a multiprocessor; of equals, the most blocks.
 
     Args:
         head_dim: elements of one head's vector.
         limits: of the device.
         cached_bytes: of an element of the cache.
+        lists: whether it attends to the keys of lists.
 
     Raises:
         InvalidCase: no shape fits the shared memory of a block.
@@ -107,7 +122,7 @@ def decode_shape(head_dim: int, limits: DeviceLimits, cached_bytes: int = 2) -> 
         return blocks * (shape.stages - 1) * shape.tile_bytes(head_dim, cached_bytes), blocks
 
     shapes = itertools.product((4, 2), STAGES[cached_bytes])
-    best = max((DecodeShape(warps=warps, stages=stages) for warps, stages in shapes), key=merit)
+    best = max((DecodeShape(warps=warps, stages=stages, lists=lists) for warps, stages in shapes), key=merit)
     if not best.blocks_per_sm(head_dim, limits, cached_bytes):
         rule = f"needs more shared memory than a block has here, {limits.shared_bytes_per_block} bytes"
         raise InvalidCase("head_dim", head_dim, rule)
@@ -119,7 +134,7 @@ def decode_instance(
 ) -> KernelInstance:
     """Return the instance of one head dimension, storage type and shape, ``blocks`` to a multiprocessor.
 
-    ``variant`` is one of ``pabench.kernels.features.VARIANTS``.
+    ``variant`` is one of ``pabench.kernels.fitted.KNOWN_VARIANTS``, with lists where the shape has them.
     """
     return fitted_instance(
         FILE,
@@ -139,9 +154,9 @@ def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it."""
 
     def shapes(head_dim: int, limits: DeviceLimits, variant: str) -> tuple[DecodeShape]:
-        return (decode_shape(head_dim, limits, cached_bytes_of(variant)),)
+        return (decode_shape(head_dim, limits, cached_bytes_of(variant), lists=variant in LIST_VARIANTS),)
 
-    return fitted_instances(shapes, decode_instance)
+    return fitted_instances(shapes, decode_instance, (*VARIANTS, *LIST_VARIANTS))
 
 
 def plan_decode(
@@ -157,6 +172,7 @@ def plan_decode(
     blocks: int | None = None,
     shape: DecodeShape | None = None,
     max_query_len: int = INT32_MAX,
+    lists: KeyLists | None = None,
 ) -> AttentionPlan:
     """Return two launches: a plan, made on the device from the lengths of that moment, and the attention.
 
@@ -175,6 +191,7 @@ def plan_decode(
         blocks: of the persistent grid; None fills the device.
         shape: of the instance; None chooses by the device.
         max_query_len: sequences with more query tokens are left alone, and their rows as they are.
+        lists: the keys that rows see; None when causal flag and window of ``problem`` say it.
 
     Raises:
         InvalidCase: an array that does not start at a multiple of 16 bytes, or a ``split_tokens`` that is no
@@ -183,9 +200,10 @@ def plan_decode(
     head_dim = problem.head_dim
     check_alignment(q, pool)
     cached_bytes = problem.kv_storage.itemsize
-    shape = shape or decode_shape(head_dim, device.limits, cached_bytes)
+    listed = lists is not None
+    shape = shape or decode_shape(head_dim, device.limits, cached_bytes, lists=listed)
     per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits, cached_bytes))
-    variant = variant_of(problem)
+    variant = (LISTED_E4M3 if problem.kv_dtype else LISTED) if listed else variant_of(problem)
     instance = decode_instance(head_dim, problem.dtype, shape, per_sm, variant)
     return decode_launches(
         device,
@@ -201,6 +219,7 @@ def plan_decode(
         block_table=block_table,
         kv_lens=kv_lens,
         qo_indptr=qo_indptr,
+        lists=lists,
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pabench.errors import InvalidCase
 from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.features import LOG2_E, variant_arguments
 from pabench.kernels.instance import KernelInstance, address_of, kernel_source
+from pabench.kernels.key_lists import KeyLists
 from pabench.problem.layout import pages_needed
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
@@ -35,6 +37,7 @@ def decode_launches(
     block_table: Any,
     kv_lens: Any,
     qo_indptr: Any,
+    lists: KeyLists | None = None,
 ) -> AttentionPlan:
     """Return the launches of ``instance``, whose entries are the kernel that plans and the one that attends.
 
@@ -52,6 +55,7 @@ def decode_launches(
         block_table: on the device.
         kv_lens: on the device.
         qo_indptr: on the device.
+        lists: of an instance with key lists; causal flag and window of ``problem`` are then in them.
 
     Raises:
         InvalidCase: a ``split_tokens`` that is no multiple of the tile.
@@ -59,7 +63,10 @@ def decode_launches(
     if split_tokens % tile_tokens:
         raise InvalidCase("split_tokens", split_tokens, f"must be a multiple of the tile, {tile_tokens}")
     planning, attending = instance.entries
+    if lists is not None:
+        problem = replace(problem, causal=False, window=None)
     more = variant_arguments(device, problem, instance.defines)
+    more += () if lists is None else lists.arguments
     num_seqs, max_pages = block_table.shape
     rows = min(q.shape[0], num_seqs * max_query_len)  # a long prompt that is left alone needs no room
     # the most partial results, and meeting places of pieces, that lengths within the shapes need

@@ -29,6 +29,12 @@ VARIANTS = {
 whatever is asked."""
 ROW_VARIANTS = {ROW_CACHE: {"PAB_FEATURES": 1, "PAB_E4M3": 0, "PAB_ROWS": 1}}
 """One more of kernels that take any format of the cache."""
+LISTED, LISTED_E4M3 = " with features and key lists", " with features and key lists over e4m3"
+LIST_VARIANTS = {
+    LISTED: {"PAB_FEATURES": 1, "PAB_E4M3": 0, "PAB_KEY_LISTS": 1},
+    LISTED_E4M3: {"PAB_FEATURES": 1, "PAB_E4M3": 1, "PAB_KEY_LISTS": 1},
+}
+"""Two more of decode kernels that take any set of keys: see ``pab/key_list.cuh``."""
 
 
 def variant_of(problem: Problem) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from pabench.device.base import DeviceLimits
 from pabench.device.occupancy import RESERVED_SHARED_BYTES, SM_LIMITS, SmLimits
-from pabench.kernels.features import VARIANTS
+from pabench.kernels.features import LIST_VARIANTS, VARIANTS
 from pabench.kernels.instance import DTYPE_CODES, HEAD_DIMS, KernelEntry, KernelInstance
 
 DTYPES = ("float16", "bfloat16")
@@ -41,6 +41,7 @@ class Shape(Protocol):
 
 
 S = TypeVar("S", bound=Shape)
+KNOWN_VARIANTS = VARIANTS | LIST_VARIANTS
 
 
 def fitted_instance(
@@ -64,7 +65,7 @@ def fitted_instance(
         label: the instance in words, without its variant.
         head_dim: elements of one head's vector.
         dtype: of queries and output.
-        variant: one of ``pabench.kernels.features.VARIANTS``.
+        variant: one of ``KNOWN_VARIANTS``.
         shape: of the instance.
         blocks: of a multiprocessor.
         plan: entry point that plans.
@@ -86,7 +87,7 @@ def fitted_instance(
             "PAB_PLAN_THREADS": PLAN_THREADS,
             "PAB_SHARED_BYTES": shared,
             **more,
-            **VARIANTS[variant],
+            **KNOWN_VARIANTS[variant],
         },
         entries=(plan, attend),
     )
@@ -95,14 +96,16 @@ def fitted_instance(
 def fitted_instances(
     shapes: Callable[[int, DeviceLimits, str], Iterable[S]],
     instance: Callable[[int, str, S, int, str], KernelInstance],
+    variants: Iterable[str] = tuple(VARIANTS),
 ) -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it.
 
     Args:
         shapes: of a head_dim, a device and a variant.
         instance: of a head_dim, a dtype, a shape, blocks of a multiprocessor and a variant.
+        variants: those of the kernel.
     """
-    for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, VARIANTS):
+    for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, tuple(variants)):
         cached_bytes = cached_bytes_of(variant)
         fitting: dict[tuple[S, int], set[str]] = {}
         for architecture, sm in SM_LIMITS.items():
@@ -117,7 +120,7 @@ def fitted_instances(
 
 def cached_bytes_of(variant: str) -> int:
     """Return the bytes of a cached element in instances of a variant."""
-    return 1 if VARIANTS[variant]["PAB_E4M3"] else 2
+    return 1 if KNOWN_VARIANTS[variant]["PAB_E4M3"] else 2
 
 
 def architecture_limits(sm: SmLimits, multiprocessors: int = 1) -> DeviceLimits:

@@ -256,12 +256,12 @@ def test_kernels_decode_mma_no_sequence_with_queries() -> None:
 def test_kernels_decode_mma_instances_fit_their_device(architecture: str) -> None:
     limits = architecture_limits(SM_LIMITS[architecture])
     found = [instance for instance in instances() if architecture in instance.architectures]
-    names = ("PAB_HEAD_DIM", "PAB_DTYPE", "PAB_FEATURES", "PAB_E4M3")
-    assert [tuple(one.defines[name] for name in names) for one in found] == [
+    names = ("PAB_HEAD_DIM", "PAB_DTYPE", "PAB_FEATURES", "PAB_E4M3", "PAB_KEY_LISTS")
+    assert [tuple(one.defines.get(name, 0) for name in names) for one in found] == [
         (head_dim, dtype, *variant)
         for head_dim in HEAD_DIMS
         for dtype in (1, 2)
-        for variant in ((0, 0), (1, 0), (0, 1), (1, 1))
+        for variant in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 1), (1, 1, 1))
     ]
     for instance in found:
         plan, attention = instance.entries

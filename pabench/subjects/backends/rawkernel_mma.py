@@ -10,12 +10,14 @@ from pabench.kernels.decode import MAX_HEAD_DIM, plan_decode, why_not_decode
 from pabench.kernels.decode_launches import check_alignment
 from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.fitted import DTYPES
+from pabench.kernels.key_lists import key_lists
 from pabench.kernels.layers import layer_of
 from pabench.kernels.prefill import plan_prefill
 from pabench.problem.batch import SPECULATIVE_TOKENS
 from pabench.problem.case import Case
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
+from pabench.problem.masks import MASKS
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import FEATURES, Problem
 from pabench.problem.profile import NumericsProfile
@@ -26,6 +28,8 @@ from pabench.subjects.backends.validate import check_attention
 
 
 def _why_not(case: Case) -> str | None:
+    if case.masks and not case.batch.is_speculative:
+        return f"no masks with more than {SPECULATIVE_TOKENS} query tokens a sequence"
     return why_not_decode(case.problem)
 
 
@@ -33,7 +37,8 @@ class RawKernelMmaBackend:
     """Attention on tensor cores; append as ``rawkernel`` does it.
 
     Sequences with up to 8 query tokens go to the decode kernel, the others to the prefill kernel; a batch
-    with both takes two calls, and each finds its sequences on the device.
+    with both takes two calls, and each finds its sequences on the device.  With masks beyond causal flag and
+    window the decode kernel reads the keys that some row sees, and no others.
 
     Args:
         device: where to run.
@@ -51,7 +56,7 @@ class RawKernelMmaBackend:
         devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset({"decode", "speculative", "prefill", "append", "replay", LAYERS, DUMMY_LENGTHS}),
         max_head_dim=MAX_HEAD_DIM,
-        features=frozenset(FEATURES),
+        features=frozenset({*FEATURES, *MASKS}),
         rule=_why_not,
     )
     # weights are an operand of the second product, so they are rounded to the storage type
@@ -72,6 +77,9 @@ class RawKernelMmaBackend:
         check_attention(self.name, self.capabilities, tensors)
         device, batch, arrays = self._device, tensors.case.batch, self._uploaded(tensors)
         problem = tensors.case.problem
+        if tensors.case.masks:
+            lists = key_lists(device, tensors.case)
+            return (plan_decode(device, problem, **arrays, **self._cut, lists=lists),)
         long = [length for length in batch.query_lens if length > SPECULATIVE_TOKENS]
         if len(long) == batch.num_seqs:
             return (self._prompts(problem, **arrays),)
