@@ -12,16 +12,17 @@
 // Compile  PAB_HEAD_DIM a multiple of 8; PAB_HEAD_DIM_V a multiple of 16 up to PAB_HEAD_DIM; PAB_DTYPE 1 or 2;
 //          PAB_UNIT_ROWS 16 for each group of warps; PAB_WARPS a multiple of the groups; PAB_TILE tokens of a tile, a
 //          multiple of 16 for each warp of a group; PAB_STAGES, PAB_BLOCKS, PAB_PLAN_THREADS, PAB_SHARED_BYTES,
-//          PAB_FEATURES as in paged_decode.cu.
+//          PAB_FEATURES, PAB_KEY_LISTS as in paged_decode.cu.
 // Floor    each live row once: sum(kv_lens) * head_dim * 2 bytes, times the units of PAB_UNIT_ROWS rows of
-//          query_len * num_qo_heads; 2 * (head_dim + head_dim_v) flops for each row and key.
+//          query_len * num_qo_heads; 2 * (head_dim + head_dim_v) flops for each row and key.  With PAB_KEY_LISTS only
+//          rows that some query token of the sequence sees are read.
 //
 // The output of 16 rows is 512 columns wide, more than a warp has registers for.  So a group of warps shares 16 rows:
 // for the first product each takes its own tokens of the tile, for the second its own columns of the values.  In
 // between they meet twice, over the maximum and over the weights, which go through shared memory.  Both products read
 // the tile that one copy has brought.
 #include "pab/decode_plan.cuh"
-#include "pab/fragment_logits.cuh"
+#include "pab/listed_logits.cuh"
 #include "pab/storage.cuh"
 
 namespace pab {
@@ -32,7 +33,7 @@ constexpr int kWarps = PAB_WARPS;
 constexpr int kTile = PAB_TILE;
 constexpr int kStages = PAB_STAGES;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kWorks = kStages + 2;  // tiles between look-up and end
+constexpr int kWorks = kStages + 2 + kKeyLists;  // tiles between look-up and end
 constexpr int kGroups = kUnitRows / 16;
 constexpr int kGroupWarps = kWarps / kGroups;
 constexpr int kWarpTokens = kTile / kGroupWarps;  // of a warp, for the first product
@@ -71,7 +72,7 @@ static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan compute
 namespace pab {
 
 // What a warp keeps of the piece that it attends to: its columns of two rows a lane, lane / 4 and 8 below.
-struct State {
+struct State : ListedRows {
   float out[2 * kWarpSteps][4];
   float max[2], sum[2];  // the sum is this lane's share, of this warp's tokens
   LogitRow row[2];
@@ -147,7 +148,8 @@ PAB_FN void begin_piece(SharedMemory& memory, State& state, const Call& call, co
     state.max[half] = minus_infinity();
     state.sum[half] = 0.0f;
     const i32 row = work.first_row + unit_row(half);
-    const i32 position = work.kv_len - work.query_len + row / batch.group_size;
+    const i32 position = row_position(batch, work, row);
+    note_listed_row(state, half, batch, work, row);
     // a row that is not there may see keys, or stand before them all: nobody looks at what comes of it
     const int head = query_head(batch, work, row);
     state.row[half] = logit_row(batch.features, head, position, row_limit(call, batch, work, row), call.scale_log2);
@@ -202,9 +204,9 @@ PAB_FN void multiply_values(State& state, const u16* weights, const u16* tile, i
   }
 }
 
-// Attends to a tile, whose first token is `first` of the sequence; all warps of the group together.
-PAB_FN void attend(SharedMemory& memory, State& state, const u16* tile, const Features& features, float scale_log2,
-                   u32 first) {
+// Attends to a tile, whose first token is `first` of the sequence, or on its list; all warps of the group together.
+PAB_FN void attend(SharedMemory& memory, State& state, const u16* tile, const Batch& batch, const Work& work,
+                   float scale_log2, u32 first) {
   const int lane = static_cast<int>(opaque(lane_id())), warp = static_cast<int>(threadIdx.x) / 32;
   const int group = warp_group(), token = kWarpTokens * warp_in_group();
   float score[2 * kPairs][4] = {};
@@ -213,10 +215,11 @@ PAB_FN void attend(SharedMemory& memory, State& state, const u16* tile, const Fe
   float top[2] = {minus_infinity(), minus_infinity()};
 #pragma unroll
   for (int i = 0; i < 2 * kPairs; ++i) {
+    const Shown shown = shown_places(batch, work, state, first + static_cast<u32>(token + i / 2 * 16));
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const u32 key = first + static_cast<u32>(token + 8 * i + 2 * (lane % 4) + j % 2);
-      score[i][j] = masked_logit(features, state.row[j / 2], score[i][j], key, scale_log2);
+      score[i][j] = shown_logit(batch.features, state.row[j / 2], score[i][j], key, scale_log2, shown, i % 2, j);
       top[j / 2] = fmaxf(top[j / 2], score[i][j]);
     }
   }
@@ -308,11 +311,12 @@ PAB_FN void end_rows(SharedMemory& memory, const State& state, const Call& call,
 extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_latent_plan(
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i64* line, pab::i32* first, pab::u32* arrivals,
     pab::i32 num_seqs, pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 split_tiles, pab::i32 blocks,
-    pab::i32 num_arrivals, pab::i32 max_query_len PAB_FEATURE_PARAMETERS) {
+    pab::i32 num_arrivals, pab::i32 max_query_len PAB_FEATURE_PARAMETERS PAB_KEY_LIST_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
-  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, max_query_len, features};
+  const Batch batch = {kv_lens,     qo_indptr,     num_kv_heads, group_size, kTile,
+                       split_tiles, max_query_len, features PAB_GIVEN_KEY_LISTS};
   plan_line(batch, {line, first, arrivals, num_seqs, blocks, num_arrivals}, reinterpret_cast<u64*>(shared));
 }
 
@@ -322,7 +326,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     pab::u32* arrivals, float* partial_out, float* partial_max, float* partial_sum, pab::i32 num_seqs,
     pab::i32 num_qo_heads, pab::i32 num_kv_heads, pab::i32 page_size, pab::i32 max_pages, pab::i32 split_tiles,
     pab::i32 max_query_len, pab::i32 causal, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
-    float scale_log2 PAB_FEATURE_PARAMETERS) {
+    float scale_log2 PAB_FEATURE_PARAMETERS PAB_KEY_LIST_PARAMETERS) {
   using namespace pab;
   PAB_SHARED(shared);
   SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
@@ -331,7 +335,8 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
                      max_pages,   causal,      page_stride, token_stride, head_stride, scale_log2};
   const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
   const i32 group_size = num_qo_heads / num_kv_heads;
-  const Batch batch = {kv_lens, qo_indptr, num_kv_heads, group_size, kTile, split_tiles, max_query_len, features};
+  const Batch batch = {kv_lens,     qo_indptr,     num_kv_heads, group_size, kTile,
+                       split_tiles, max_query_len, features PAB_GIVEN_KEY_LISTS};
   State state;
   const auto start = [&](u32 n) { fetch(memory, call, n); };
   walk_tiles(memory, call, batch, line, first, num_seqs, start, [&](const Work& work, u32 n) {
@@ -340,7 +345,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     const bool live = 16 * warp_group() < rows;  // else no row of the group has a query
     const u32 token = static_cast<u32>(work.tile) * kTile;
     if (live && token < static_cast<u32>(work.kv_len)) {
-      attend(memory, state, memory.stages[n % kStages], features, scale_log2, token);
+      attend(memory, state, memory.stages[n % kStages], batch, work, scale_log2, token);
     }
     if (work.ends) {
       PAB_REGION("piece");

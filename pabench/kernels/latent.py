@@ -11,12 +11,13 @@ from typing import Any
 from pabench.device.base import Device, DeviceLimits
 from pabench.device.occupancy import SM_LIMITS, blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
-from pabench.kernels.decode import MAX_BLOCKS_PER_SM, PLAN_SHARED_BYTES, WALK_BYTES, WORK_BYTES
+from pabench.kernels.decode import MAX_BLOCKS_PER_SM, PLAN_SHARED_BYTES, works_bytes
 from pabench.kernels.decode_launches import check_alignment, decode_launches
 from pabench.kernels.decode_simple import AttentionPlan
-from pabench.kernels.features import FEATURED, PLAIN, VARIANTS, variant_of
-from pabench.kernels.fitted import DTYPES, PLAN_THREADS, architecture_limits
+from pabench.kernels.features import FEATURED, LISTED, PLAIN, variant_of
+from pabench.kernels.fitted import DTYPES, KNOWN_VARIANTS, PLAN_THREADS, architecture_limits
 from pabench.kernels.instance import DTYPE_CODES, KernelEntry, KernelInstance
+from pabench.kernels.key_lists import KeyLists
 from pabench.problem.checks import INT32_MAX
 from pabench.problem.dtypes import dtype_by_name
 from pabench.problem.pool import KvPool
@@ -41,12 +42,14 @@ class LatentShape:
         group_warps: warps of a group, which share its rows.
         tile_tokens: tokens of a tile, a multiple of 16 for each warp of a group.
         stages: tiles in shared memory.
+        lists: whether it attends to the keys of lists.
     """
 
     groups: int
     group_warps: int
     tile_tokens: int
     stages: int
+    lists: bool = False
 
     @property
     def unit_rows(self) -> int:
@@ -68,7 +71,7 @@ class LatentShape:
         row = 2 * VALUE_STEP * -(-head_dim // VALUE_STEP)  # filled up to whole steps
         rows = self.stages * self.tile_tokens + self.unit_rows
         weights = 2 * self.unit_rows * self.tile_tokens
-        works = (self.stages + 2) * WORK_BYTES + WALK_BYTES
+        works = works_bytes(self.stages, lists=self.lists)
         states = 2 * self.warps * GROUP_ROWS * 4
         return rows * row + weights + 2 * self.tile_tokens * 8 + works + states + 8
 
@@ -93,13 +96,14 @@ WIDE = (_shape(4, 2, 64, 2), _shape(4, 2, 32, 2), *NARROW)
 """Likewise for more rows: 64 read each token once where the queries of 64 fit."""
 
 
-def latent_shape(head_dim: int, limits: DeviceLimits, rows: int) -> LatentShape:
-    """Return the shape for sequences of about ``rows`` packed rows.
+def latent_shape(head_dim: int, limits: DeviceLimits, rows: int, *, lists: bool = False) -> LatentShape:
+    """Return the shape for sequences of about ``rows`` packed rows; ``lists``: that attends to keys of lists.
 
     Raises:
         InvalidCase: no shape fits the shared memory of a block.
     """
-    for shape in WIDE if rows > GROUP_ROWS else NARROW:
+    for known in WIDE if rows > GROUP_ROWS else NARROW:
+        shape = replace(known, lists=lists)
         if shape.shared_bytes(head_dim) <= limits.shared_bytes_per_block:
             return shape
     rule = f"needs more shared memory than a block has here, {limits.shared_bytes_per_block} bytes"
@@ -130,7 +134,7 @@ def latent_instance(
             "PAB_BLOCKS": blocks,
             "PAB_PLAN_THREADS": PLAN_THREADS,
             "PAB_SHARED_BYTES": shared,
-            **VARIANTS[variant],
+            **KNOWN_VARIANTS[variant],
         },
         entries=(KernelEntry(name=PLAN, threads=PLAN_THREADS, shared_bytes=PLAN_SHARED_BYTES), attend),
     )
@@ -138,17 +142,16 @@ def latent_instance(
 
 def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it."""
-    fitting: dict[tuple[LatentShape, int], set[str]] = {}
-    for (architecture, sm), rows in itertools.product(SM_LIMITS.items(), (GROUP_ROWS, GROUP_ROWS + 1)):
-        limits = architecture_limits(sm)
-        shape = latent_shape(LATENT_DIMS[0], limits, rows)
-        blocks = shape.blocks_per_sm(*LATENT_DIMS, limits)
-        fitting.setdefault((shape, blocks), set()).add(architecture)
-    for ((shape, blocks), names), dtype, variant in itertools.product(
-        fitting.items(), DTYPES, (PLAIN, FEATURED)
-    ):
-        made = latent_instance(LATENT_DIMS, dtype, shape, blocks, variant)
-        yield replace(made, architectures=frozenset(names))
+    for lists, variants in ((False, (PLAIN, FEATURED)), (True, (LISTED,))):
+        fitting: dict[tuple[LatentShape, int], set[str]] = {}
+        for (architecture, sm), rows in itertools.product(SM_LIMITS.items(), (GROUP_ROWS, GROUP_ROWS + 1)):
+            limits = architecture_limits(sm)
+            shape = latent_shape(LATENT_DIMS[0], limits, rows, lists=lists)
+            blocks = shape.blocks_per_sm(*LATENT_DIMS, limits)
+            fitting.setdefault((shape, blocks), set()).add(architecture)
+        for ((shape, blocks), names), dtype, variant in itertools.product(fitting.items(), DTYPES, variants):
+            made = latent_instance(LATENT_DIMS, dtype, shape, blocks, variant)
+            yield replace(made, architectures=frozenset(names))
 
 
 def plan_latent(
@@ -163,6 +166,7 @@ def plan_latent(
     split_tokens: int = 0,
     blocks: int | None = None,
     shape: LatentShape | None = None,
+    lists: KeyLists | None = None,
 ) -> AttentionPlan:
     """Return two launches, a plan and the attention, for any number of query tokens a sequence.
 
@@ -174,13 +178,14 @@ def plan_latent(
     """
     check_alignment(q, pool)
     rows = -(-q.shape[0] * problem.group_size // max(1, block_table.shape[0]))
-    shape = shape or latent_shape(problem.head_dim, device.limits, rows)
+    listed = lists is not None
+    shape = shape or latent_shape(problem.head_dim, device.limits, rows, lists=listed)
     dims = problem.head_dim, problem.value_dim
     per_sm = max(1, shape.blocks_per_sm(*dims, device.limits))
     return decode_launches(
         device,
         problem,
-        latent_instance(dims, problem.dtype, shape, per_sm, variant_of(problem)),
+        latent_instance(dims, problem.dtype, shape, per_sm, LISTED if listed else variant_of(problem)),
         unit_rows=shape.unit_rows,
         tile_tokens=shape.tile_tokens,
         blocks=blocks or device.limits.multiprocessors * per_sm,
@@ -191,6 +196,7 @@ def plan_latent(
         block_table=block_table,
         kv_lens=kv_lens,
         qo_indptr=qo_indptr,
+        lists=lists,
     )
 
 

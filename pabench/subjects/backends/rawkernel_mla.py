@@ -6,8 +6,10 @@ from __future__ import annotations
 from pabench.kernels.decode_launches import ALIGNMENT
 from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.fitted import DTYPES
+from pabench.kernels.key_lists import key_lists
 from pabench.kernels.latent import LATENT_DIMS, plan_latent, why_not_latent
 from pabench.problem.case import Case
+from pabench.problem.masks import MASKS
 from pabench.problem.tensors import Tensors
 from pabench.subjects.backends.base import LAYERS, Capabilities
 from pabench.subjects.backends.rawkernel_mma import RawKernelMmaBackend
@@ -35,7 +37,7 @@ class RawKernelMlaBackend(RawKernelMmaBackend):
         operations=frozenset({"decode", "speculative", "prefill", "append", "replay", LAYERS}),
         max_head_dim=LATENT_DIMS[0],
         features=frozenset(
-            {"latent-cache", "page-gaps", "soft-cap", "window", "alibi", "sinks", "non-causal"}
+            {"latent-cache", "page-gaps", "soft-cap", "window", "alibi", "sinks", "non-causal", *MASKS}
         ),
         requires=frozenset({"latent-cache"}),
         rule=_why_not,
@@ -44,4 +46,6 @@ class RawKernelMlaBackend(RawKernelMmaBackend):
     def plan(self, tensors: Tensors) -> tuple[AttentionPlan, ...]:
         """Upload the arrays and build the launches: one call."""
         check_attention(self.name, self.capabilities, tensors)
-        return (plan_latent(self._device, tensors.case.problem, **self._uploaded(tensors), **self._cut),)
+        device, case = self._device, tensors.case
+        lists = key_lists(device, case) if case.masks else None
+        return (plan_latent(device, case.problem, **self._uploaded(tensors), **self._cut, lists=lists),)
