@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from pabench.kernels.decode_simple import plan_decode
 from pabench.kernels.gather import plan_gather
 from pabench.kernels.instance import HEAD_DIMS, KernelEntry
 from pabench.kernels.instances import kernel_instances
+from pabench.kernels.key_lists import key_lists
 from pabench.kernels.merge_states import plan_merge
+from pabench.problem.batch import Batch
+from pabench.problem.case import Case
 from pabench.problem.dtypes import DTYPES, E4M3, DType
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
@@ -137,9 +141,10 @@ def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: i
 def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str, architecture: str) -> None:
     dtype = DTYPES[name]
     plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
-    for problem in variants_of(plain):
+    for problem, listed in itertools.product(variants_of(plain), (False, True)):
         recorder = Recorder()
         recorder.limits = fitted.architecture_limits(SM_LIMITS[architecture], multiprocessors=10)
+        case = Case(problem=problem, batch=Batch(kv_lens=(40,)), masks=(("token-lists", ((3,),)),))
         plan = decode.plan_decode(
             recorder,  # type: ignore[arg-type]
             problem,
@@ -148,6 +153,7 @@ def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str,
             block_table=np.zeros((1, 3), np.int32),
             kv_lens=np.full(1, 40, np.int32),
             qo_indptr=np.array([0, 1], np.int32),
+            lists=key_lists(recorder, case) if listed else None,  # type: ignore[arg-type]
         )
         recorder.launches += plan.launches
         check(recorder)
