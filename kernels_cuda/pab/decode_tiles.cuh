@@ -62,8 +62,10 @@ PAB_FN i32 listed_token(const Batch& batch, const Work& work) {
   return batch.lists.positions[work.list + static_cast<i64>(place)];
 }
 
+// The same for one that is there.
 PAB_FN u32 tile_token(const Work&, i32 listed) { return static_cast<u32>(listed); }
 
+// The page of that token; negative for none.
 PAB_FN i32 token_page(const Call& call, const Batch&, const Work& work, i32 listed) {
   if (listed < 0) return kNoToken;
   const u32 page = static_cast<u32>(listed) / static_cast<u32>(call.page_size);
@@ -108,7 +110,7 @@ constexpr u32 kFindAhead = kWorks - 1;  // in tiles
 // Tile n of the share is found by one thread kStages + 1 tiles ahead, its tokens are looked up kStages ahead and
 // fetched kStages - 1 ahead, each step a barrier after the one before.  A group of copies is committed a tile, also
 // when there is nothing left to fetch.  With PAB_KEY_LISTS a tile's places become tokens a tile before those are looked
-// up, and it is found a tile earlier: no load waits for another within a tile.
+// up, and it is found a tile earlier: no load of the look-up waits for another.
 template <typename Memory, typename Fetch, typename Attend>
 PAB_FN void walk_tiles(Memory& memory, const Call& call, const Batch& batch, const i64* line, const i32* first,
                        i32 num_seqs, const Fetch& fetch, const Attend& attend) {

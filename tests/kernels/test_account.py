@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from pabench.device.disassembler import NVDISASM, find_tool
-from pabench.device.nvrtc import nvrtc_installed, nvrtc_version
+from pabench.device.disassembler import NVDISASM, disassemble, find_tool
+from pabench.device.nvrtc import compile_cubin, nvrtc_installed, nvrtc_version
 from pabench.device.sass import Function, class_of, parse_sass
 from pabench.errors import UsageError
 from pabench.kernels.account import Account, account_of
 from pabench.kernels.account_table import COLUMNS, account_rows, as_csv, compared, read_table, worse
 from pabench.kernels.flow import blocks_of, hot_loop, steady_way
 from pabench.kernels.instance import KernelEntry
+from pabench.kernels.load_use import loads_of
 from pabench.kernels.static_sources import file_sources
 from pabench.kernels.static_table import compile_one
 from pabench.resources import resource_dir
@@ -277,6 +278,32 @@ def test_account_of_products_of_warpgroups_is_bound_by_matrix_units(variant: str
     assert row["spill_bytes"] == 0
     assert (row["tensor"], row["bound"]) == (16, "tensor")
     assert row["most_tflops"] >= 900
+
+
+@needs_disassembler
+@pytest.mark.slow
+def test_account_of_key_lists_waits_for_neither_place_nor_page() -> None:
+    """Both loads of the look-up are first used behind all products of a tile: none waits for the other."""
+    tiles = KERNELS / "pab" / "decode_tiles.cuh"
+    lines = tiles.read_text(encoding="utf-8").splitlines()
+    label = "bfloat16 head_dim 128 4 warps 3 stages with features and key lists"
+    (source,) = [
+        one
+        for one in file_sources(KERNELS / "paged_decode.cu", include_dir=KERNELS)
+        if one.label == label and one.suits("sm_90a")
+    ]
+    image = compile_cubin(source.source, "sm_90a", lines=True).image
+    function = parse_sass(disassemble(image, tiles.name))["paged_decode"]
+    blocks = blocks_of(function)
+    loop = hot_loop(function, blocks)
+    assert loop is not None
+    way = steady_way(function, blocks, loop)
+    turn = [one for at in way for one in function.instructions[blocks[at].first : blocks[at].last]]
+    loads = loads_of(function, blocks, loop, way, {})
+    for text in ("return batch.lists.positions[", "call.max_pages + page];"):
+        (number,) = [number for number, line in enumerate(lines, 1) if text in line]
+        (found,) = [one for one in loads if one.load.place == (tiles.name, number)]
+        assert found.tensor == sum(one.kind == "tensor" for one in turn)
 
 
 @needs_disassembler
