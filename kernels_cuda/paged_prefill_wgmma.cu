@@ -24,6 +24,7 @@
 #include "pab/fragment_logits.cuh"
 #include "pab/prefill_work.cuh"
 #include "pab/query_tile.cuh"
+#include "pab/values_apart.cuh"
 #include "pab/wgmma.cuh"
 
 namespace pab {
@@ -38,6 +39,7 @@ constexpr int kRows = kGroupRows * kGroups;
 constexpr int kChunks = kHeadDim / 8;  // of a row
 constexpr bool kE4m3 = false;
 constexpr int kSteps = kHeadDim / 16;  // products along head_dim
+constexpr int kValueSteps = kSteps, kOutChunks = kChunks;  // values are as wide as keys
 constexpr int kPairs = kTile / 16;     // products along the keys of a tile
 constexpr int kPanels = (kHeadDim + kPanelElements - 1) / kPanelElements;
 constexpr int kTilePanel = kTile * kPanelRowBytes, kQueryPanel = kGroupRows * kPanelRowBytes;  // bytes
@@ -57,6 +59,18 @@ struct alignas(1024) SharedMemory {
   u64 keys_done[kStages], values_done[kStages];    // and these when the attending ones have
 };
 static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan computes the same size");
+
+// The kernel's arguments.
+struct Call {
+  const Stored* q;
+  const Cached *k, *v;
+  const i32* block_table;
+  Stored* out;
+  float* lse;
+  i32 num_qo_heads, page_size, max_pages;
+  i64 page_stride, token_stride, head_stride;
+  float scale_log2;
+};
 
 // What a lane keeps of its two rows of 16: lane / 4, and 8 below.
 struct State {

@@ -42,6 +42,14 @@ struct alignas(8) RowBlock {
   i32 sequence, first_row;
 };
 
+// What blocks are ordered by: the tiles from the first key that the first row sees to the last of the last row.
+template <int kTile>
+struct RangeCost {
+  PAB_METHOD i32 tiles(const Batch&, const Sequence& found, i32, i32 first_row, i32 last_row) const {
+    return found.limit(last_row) / kTile - found.oldest(first_row) / kTile;
+  }
+};
+
 constexpr int kBuckets = 256;  // of cost; the block that plans has at least as many threads
 
 PAB_FN Sequence sequence_of(const Batch& batch, i32 sequence) {
@@ -60,9 +68,10 @@ PAB_FN i32 bucket_of(i32 tiles) {
 // Plans with one block of whole warps: `starts` (num_seqs + 1) gets the number of each sequence's first block and at
 // the end how many there are, `order` all of them by falling cost; equal ones in any order, for none depends on
 // another.  Sequences with fewer than `min_query_len` query tokens are another kernel's: they have no blocks.  `counts`
-// is kBuckets of shared memory, `scan` kScanWords.
-template <int kRows, int kTile>
-PAB_FN void order_blocks(const Batch& batch, i32 min_query_len, i32* starts, RowBlock* order, u32* counts, u64* scan) {
+// is kBuckets of shared memory, `scan` kScanWords; cost.tiles says what a block costs.
+template <int kRows, int kTile, typename Cost = RangeCost<kTile>>
+PAB_FN void order_blocks(const Batch& batch, i32 min_query_len, i32* starts, RowBlock* order, u32* counts, u64* scan,
+                         const Cost& cost = {}) {
   const i32 thread = static_cast<i32>(threadIdx.x), threads = static_cast<i32>(blockDim.x);
   u64 carried = 0;
   for (i32 base = 0; base < batch.num_seqs; base += threads) {
@@ -93,7 +102,7 @@ PAB_FN void order_blocks(const Batch& batch, i32 min_query_len, i32* starts, Row
     const Sequence found = sequence_of(batch, low);
     const i32 first_row = (number - starts[low]) * kRows, left = found.rows() - first_row;
     const i32 last_row = first_row + (left < kRows ? left : kRows) - 1;
-    bucket = bucket_of(found.limit(last_row) / kTile - found.oldest(first_row) / kTile);
+    bucket = bucket_of(cost.tiles(batch, found, low, first_row, last_row));
     return {low, first_row};
   };
   i32 bucket = 0;

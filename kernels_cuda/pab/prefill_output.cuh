@@ -23,19 +23,19 @@ PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Wo
     const float scale = value_scale(features, query_head(work, first_row + row));
     const float inverse = state.row[half].end > 0 ? scale / sum : 0.0f;
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
+    for (int step = 0; step < kValueSteps; ++step) {
       const float(&low)[4] = state.out[2 * step], (&high)[4] = state.out[2 * step + 1];
       if constexpr (kE4m3) {
         const Pack<float, 4> four = row_of_e4m3(low, high, half);
         const u32 first = pack_pair(four.at[0] * inverse, four.at[1] * inverse);
         const u32 second = pack_pair(four.at[2] * inverse, four.at[3] * inverse);
-        unsigned char* at = bytes + query_offset<kSteps>(row, 2 * step + lane % 4 / 2);
+        unsigned char* at = bytes + query_offset<kValueSteps>(row, 2 * step + lane % 4 / 2);
         store_pack(reinterpret_cast<u32*>(at) + 2 * (lane % 2), Pack<u32, 2>{{first, second}});
       } else {
         const u32 first = pack_pair(low[2 * half] * inverse, low[2 * half + 1] * inverse);
         const u32 second = pack_pair(high[2 * half] * inverse, high[2 * half + 1] * inverse);
-        store_wide(reinterpret_cast<u32*>(bytes + query_offset<kSteps>(row, 2 * step)) + lane % 4, first);
-        store_wide(reinterpret_cast<u32*>(bytes + query_offset<kSteps>(row, 2 * step + 1)) + lane % 4, second);
+        store_wide(reinterpret_cast<u32*>(bytes + query_offset<kValueSteps>(row, 2 * step)) + lane % 4, first);
+        store_wide(reinterpret_cast<u32*>(bytes + query_offset<kValueSteps>(row, 2 * step + 1)) + lane % 4, second);
       }
     }
     if (lane % 4 == 0 && first_row + row <= work.last_row) {
@@ -44,11 +44,11 @@ PAB_FN void write_rows(const State& state, u16* room, const Call& call, const Wo
   }
   warp_sync(kFullMask);
 #pragma unroll
-  for (int i = 0; i < 16 * kChunks / 32; ++i) {
-    const int index = lane + 32 * i, row = index / kChunks, chunk = index % kChunks;
+  for (int i = 0; i < 16 * kOutChunks / 32; ++i) {
+    const int index = lane + 32 * i, row = index / kOutChunks, chunk = index % kOutChunks;
     if (first_row + row > work.last_row) break;
-    const auto loaded = load_pack<4>(reinterpret_cast<const u32*>(bytes + query_offset<kSteps>(row, chunk)));
-    const i64 target = query_row(call, work, first_row + row) * kHeadDim + 8 * chunk;
+    const auto loaded = load_pack<4>(reinterpret_cast<const u32*>(bytes + query_offset<kValueSteps>(row, chunk)));
+    const i64 target = query_row(call, work, first_row + row) * kValueDim + 8 * chunk;
     store_pack(reinterpret_cast<u32*>(call.out + target), loaded);
   }
 }

@@ -27,7 +27,7 @@ PAB_FN void multiply_keys(float (&score)[kRowTiles][2 * kPairs][4], const State 
 #pragma unroll
           for (int i = 0; i < 4; ++i) a[tile][more][i] = states[tile].query[step + more][i];
         } else {
-          load_query<kSteps>(a[tile][more], queries + 16 * kHeadDim * tile, step + more);
+          load_query<kSteps>(a[tile][more], queries + 16 * kRowRoom * tile, step + more);
         }
       }
     }
@@ -71,12 +71,12 @@ PAB_FN void multiply_values(State (&states)[kRowTiles], const u32 (&weights)[kRo
   u32 value[4];
   if constexpr (kE4m3) {
 #pragma unroll
-    for (int step = 0; step < kSteps; step += 2) {
-      const int chunk = step + 1 < kSteps ? step + lane / 16 : step;
-      ldmatrix_x4_trans(value, values + chunk_offset<kCacheChunks>(row, chunk));
+    for (int step = 0; step < kValueSteps; step += 2) {
+      const int chunk = step + 1 < kValueSteps ? step + lane / 16 : step;
+      ldmatrix_x4_trans(value, values + chunk_offset<kValueChunks>(row, chunk));
 #pragma unroll
       for (int more = 0; more < 2; ++more) {
-        if (step + more >= kSteps) break;
+        if (step + more >= kValueSteps) break;
         u32 even[2], odd[2];
         values_of_e4m3(even[0], odd[0], value[2 * more]);
         values_of_e4m3(even[1], odd[1], value[2 * more + 1]);
@@ -90,10 +90,10 @@ PAB_FN void multiply_values(State (&states)[kRowTiles], const u32 (&weights)[kRo
     }
   } else {
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      const int place = chunk_offset<kCacheChunks>(lane % 16, lane / 16);
-      const auto* rows = values + first * kCacheChunks * kChunkBytes;
-      ldmatrix_x4_trans(value, rows + step_offset<kCacheChunks>(place, step));
+    for (int step = 0; step < kValueSteps; ++step) {
+      const int place = chunk_offset<kValueChunks>(lane % 16, lane / 16);
+      const auto* rows = values + first * kValueChunks * kChunkBytes;
+      ldmatrix_x4_trans(value, rows + step_offset<kValueChunks>(place, step));
 #pragma unroll
       for (int tile = 0; tile < kRowTiles; ++tile) {
         mma_16816(states[tile].out[2 * step], weights[tile][pair], value[0], value[1]);

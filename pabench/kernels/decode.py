@@ -156,7 +156,7 @@ def instances() -> Iterator[KernelInstance]:
     def shapes(head_dim: int, limits: DeviceLimits, variant: str) -> tuple[DecodeShape]:
         return (decode_shape(head_dim, limits, cached_bytes_of(variant), lists=variant in LIST_VARIANTS),)
 
-    return fitted_instances(shapes, decode_instance, (*VARIANTS, *LIST_VARIANTS))
+    return fitted_instances(shapes, decode_instance, variants=(*VARIANTS, *LIST_VARIANTS))
 
 
 def plan_decode(

@@ -35,6 +35,12 @@ LIST_VARIANTS = {
     LISTED_E4M3: {"PAB_FEATURES": 1, "PAB_E4M3": 1, "PAB_KEY_LISTS": 1},
 }
 """Two more of decode kernels that take any set of keys: see ``pab/key_list.cuh``."""
+MASKED, MASKED_E4M3 = " with masks", " with masks over e4m3"
+MASK_VARIANTS = {
+    MASKED: {"PAB_FEATURES": 1, "PAB_E4M3": 0, "PAB_MASKS": 1},
+    MASKED_E4M3: {"PAB_FEATURES": 1, "PAB_E4M3": 1, "PAB_MASKS": 1},
+}
+"""More of kernels that take the keys of each query row as bits, see ``pab/mask_bits.cuh``."""
 
 
 def variant_of(problem: Problem) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from pabench.device.base import DeviceLimits
 from pabench.device.occupancy import RESERVED_SHARED_BYTES, SM_LIMITS, SmLimits
-from pabench.kernels.features import LIST_VARIANTS, VARIANTS
+from pabench.kernels.features import LIST_VARIANTS, MASK_VARIANTS, VARIANTS
 from pabench.kernels.instance import DTYPE_CODES, HEAD_DIMS, KernelEntry, KernelInstance
 
 DTYPES = ("float16", "bfloat16")
@@ -41,7 +41,7 @@ class Shape(Protocol):
 
 
 S = TypeVar("S", bound=Shape)
-KNOWN_VARIANTS = VARIANTS | LIST_VARIANTS
+KNOWN_VARIANTS = VARIANTS | LIST_VARIANTS | MASK_VARIANTS
 
 
 def fitted_instance(
@@ -96,6 +96,7 @@ def fitted_instance(
 def fitted_instances(
     shapes: Callable[[int, DeviceLimits, str], Iterable[S]],
     instance: Callable[[int, str, S, int, str], KernelInstance],
+    head_dims: Iterable[int] = HEAD_DIMS,
     variants: Iterable[str] = tuple(VARIANTS),
 ) -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it.
@@ -103,9 +104,10 @@ def fitted_instances(
     Args:
         shapes: of a head_dim, a device and a variant.
         instance: of a head_dim, a dtype, a shape, blocks of a multiprocessor and a variant.
-        variants: those of the kernel.
+        head_dims: for which they are made.
+        variants: likewise, of ``KNOWN_VARIANTS``.
     """
-    for head_dim, dtype, variant in itertools.product(HEAD_DIMS, DTYPES, tuple(variants)):
+    for head_dim, dtype, variant in itertools.product(head_dims, DTYPES, variants):
         cached_bytes = cached_bytes_of(variant)
         fitting: dict[tuple[S, int], set[str]] = {}
         for architecture, sm in SM_LIMITS.items():

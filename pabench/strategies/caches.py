@@ -14,8 +14,9 @@ from pabench.problem.problem import Problem
 
 LATENT_DIMS = ((24, 16), (88, 80), (576, 512))
 """``head_dim`` and ``head_dim_v``: small ones, five steps of 16, and those of DeepSeek-V2 and after."""
-APART_DIMS = ((24, 16), (16, 24), (192, 128))
-"""Likewise without a latent: longer keys, longer values, and those of prefill in DeepSeek-V2."""
+APART_DIMS = ((24, 16), (16, 24), (48, 32), (32, 48), (192, 128))
+"""Likewise without a latent: longer keys, longer values, also where matrix instructions take them whole, and
+those of prefill in DeepSeek-V2."""
 LATENT_GROUPS = (1, 2, 4, 5, 16, 17, 128)
 LATENT_SCALES = (0.0625, 192.0**-0.5, 0.3, 1.0)
 GAPS = (0, 1, 8, 24, 1000)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ from pabench.judge.reference import truth
 from pabench.judge.verdict import Verdict, judge
 from pabench.problem import Batch, Case, NumericsProfile, Problem, Tensors, build_tensors
 from pabench.problem.problem import CACHE_FEATURES
-from pabench.problem.tensors import SequenceRows, lay_out, sequences_of
+from pabench.problem.tensors import sequences_of
 from pabench.strategies.attention import cases
 from pabench.strategies.lengths import prefill_batches
 from pabench.subjects.backends.base import attend
 from pabench.subjects.backends.function import FunctionBackend
 from pabench.subjects.backends.rawkernel import RawKernelBackend
+from tests.support.absorbed import absorbed
 
 DEVICE = open_device("emulated")
 EXACT = NumericsProfile()
@@ -47,38 +47,6 @@ def test_judge_caches_naive_truth_agrees_property(feature: str, data: st.DataObj
     found, (out, lse) = truth(tensors, EXACT), naive_attention(tensors)
     np.testing.assert_allclose(found.out, out, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.lse, lse, rtol=1e-9, atol=1e-9)
-
-
-def absorbed(case: Case) -> tuple[Tensors, Tensors, Any]:
-    """The same heads over a latent cache and over keys and values of their own, and what unfolds outputs.
-
-    Weights and latents are small whole numbers, so that every product that either form stores is exact.
-    """
-    problem, rng = case.problem, np.random.default_rng(case.seed)
-    heads, latent, rope, nope = problem.num_qo_heads, problem.value_dim, 8, 12
-    w_k, w_v = (rng.integers(-2, 3, (heads, nope, latent)).astype(np.float64) for _ in range(2))
-    short, long = list[SequenceRows](), list[SequenceRows]()
-    for kv_len in case.batch.kv_lens:
-        c, k_rope = rng.integers(-2, 3, (kv_len, latent)) / 4, rng.integers(-4, 5, (kv_len, rope)) / 4
-        q_nope, q_rope = rng.integers(-2, 3, (heads, nope)) / 4, rng.integers(-4, 5, (heads, rope)) / 4
-        query = np.concatenate([np.einsum("hn,hnl->hl", q_nope, w_k), q_rope], 1)
-        key = np.concatenate([c, k_rope], 1)[:, None]
-        short.append(SequenceRows(queries=query[None], keys=key, values=key[..., :latent]))
-        keys = np.concatenate(
-            [np.einsum("hnl,tl->thn", w_k, c), np.broadcast_to(k_rope[:, None], (kv_len, heads, rope))], 2
-        )
-        values = np.einsum("hnl,tl->thn", w_v, c)
-        long.append(SequenceRows(queries=np.concatenate([q_nope, q_rope], 1)[None], keys=keys, values=values))
-    expanded = replace(problem, num_kv_heads=heads, head_dim=nope + rope, head_dim_v=nope, latent=False)
-    given = [[_single(rows) for rows in form] for form in (short, long)]
-    return lay_out(case, given[0]), lay_out(replace(case, problem=expanded), given[1]), w_v
-
-
-def _single(rows: SequenceRows) -> SequenceRows:
-    found = [array.astype(np.float32) for array in (rows.queries, rows.keys, rows.values)]
-    for array, exact in zip(found, (rows.queries, rows.keys, rows.values), strict=True):
-        assert (array == exact).all()
-    return SequenceRows(queries=found[0], keys=found[1], values=found[2])
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -20,11 +20,12 @@ from pabench.kernels.gather import plan_gather
 from pabench.kernels.instance import HEAD_DIMS, KernelEntry
 from pabench.kernels.instances import kernel_instances
 from pabench.kernels.key_lists import key_lists
+from pabench.kernels.mask_bits import MaskBits
 from pabench.kernels.merge_states import plan_merge
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
 from pabench.problem.dtypes import DTYPES, E4M3, DType
-from pabench.problem.pool import KvPool
+from pabench.problem.pool import KvPool, pool_parts, pool_shape
 from pabench.problem.problem import Problem
 
 
@@ -183,6 +184,69 @@ def test_kernels_instances_hold_every_prefill_plan(head_dim: int, name: str, arc
             defines = recorder.sources[0].defines
             rows = 16 * int(defines["PAB_WARPS"]) * int(defines["PAB_ROW_TILES"])
             assert plan.launches[1].grid[0] == 2 * (2 * queries // rows + 1)
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a", "sm_120"])
+@pytest.mark.parametrize("name", fitted.DTYPES)
+def test_kernels_instances_hold_every_prefill_plan_with_masks(name: str, architecture: str) -> None:
+    head_dim = prefill.MASK_HEAD_DIM
+    plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
+    for problem in variants_of(plain):
+        for queries in (20, 40):
+            recorder = Recorder()
+            recorder.limits = fitted.architecture_limits(SM_LIMITS[architecture])
+            plan = prefill.plan_prefill(
+                recorder,  # type: ignore[arg-type]
+                problem,
+                q=shifted((queries, 4, head_dim), DTYPES[name], 0),
+                pool=pool_of(problem, 0),
+                block_table=np.zeros((1, 3), np.int32),
+                kv_lens=np.full(1, 40, np.int32),
+                qo_indptr=np.array([0, queries], np.int32),
+                mask=MaskBits(
+                    words=np.zeros((queries, 3), np.uint32),
+                    words_per_row=3,
+                    row_keys=np.zeros(queries, np.int32),
+                ),
+            )
+            recorder.launches += plan.launches
+            check(recorder)
+            listing, ordering, attention = plan.launches
+            assert listing.grid[0] * 2 == attention.grid[0]
+            # a tile of 64 keys is two words, of which the last has one
+            assert listing.args[-3].shape == (listing.grid[0], 2, prefill.LIVE_WORDS)
+            assert (listing.args[-1], ordering.args[-1]) == (1, 0)
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90a", "sm_120"])
+@pytest.mark.parametrize("name", fitted.DTYPES)
+@pytest.mark.parametrize("dims", prefill.APART_DIMS)
+def test_kernels_instances_hold_every_prefill_plan_apart(
+    dims: tuple[int, int], name: str, architecture: str
+) -> None:
+    head_dim, value_dim = dims
+    plain = Problem(
+        num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, head_dim_v=value_dim, page_size=16, dtype=name
+    )
+    for problem in variants_of(plain):
+        for queries in (20, 40):
+            recorder = Recorder()
+            recorder.limits = fitted.architecture_limits(SM_LIMITS[architecture])
+            shape = pool_shape(problem, 3, kv_layout="NHD", interleaved=False)
+            storage = shifted(shape, problem.kv_storage, 0)
+            plan = prefill.plan_prefill(
+                recorder,  # type: ignore[arg-type]
+                problem,
+                q=shifted((queries, 4, head_dim), DTYPES[name], 0),
+                pool=KvPool(storage=storage, kv_layout="NHD", interleaved=False, parts=pool_parts(problem)),
+                block_table=np.zeros((1, 3), np.int32),
+                kv_lens=np.full(1, 40, np.int32),
+                qo_indptr=np.array([0, queries], np.int32),
+            )
+            recorder.launches += plan.launches
+            check(recorder)
+            assert plan.out.shape == (queries, 4, value_dim)
+            assert recorder.sources[0].defines["PAB_HEAD_DIM_V"] == str(value_dim)
 
 
 @pytest.mark.parametrize("group_sizes", [(), (16, 4)])

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pabench.device.checked import CheckedDevice
-from pabench.errors import Unsupported
 from pabench.kernels.key_lists import key_lists
 from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import decode
@@ -165,6 +164,8 @@ def test_kernels_key_lists_are_the_keys_that_rows_see() -> None:
 
 
 def test_kernels_key_lists_are_of_short_sequences() -> None:
-    case = token_lists(3, batch=Batch(kv_lens=LENGTHS, q_lens=(9, *QUERIES[1:])))
-    with pytest.raises(Unsupported, match="no masks with more than 8 query tokens a sequence"):
-        RawKernelMmaBackend(DEVICE).plan(build_tensors(case))
+    backend = RawKernelMmaBackend(DEVICE)
+    for longest, entry in ((8, "paged_decode"), (9, "paged_prefill")):
+        case = token_lists(3, batch=Batch(kv_lens=LENGTHS, q_lens=(longest, *QUERIES[1:])))
+        (call,) = backend.plan(build_tensors(case))
+        assert call.launches[-1].entry == entry

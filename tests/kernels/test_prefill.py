@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 
 from pabench.device.base import DeviceLimits
 from pabench.device.checked import CheckedDevice
-from pabench.device.emulated import EmulatedDevice
 from pabench.device.occupancy import SM_LIMITS
 from pabench.errors import InvalidCase
 from pabench.judge.reference import truth
 from pabench.judge.traffic import attention_flops
 from pabench.judge.verdict import judge
-from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.features import FEATURED
 from pabench.kernels.fitted import architecture_limits
 from pabench.kernels.instance import HEAD_DIMS
@@ -29,45 +27,17 @@ from pabench.problem import Batch, Case, Problem, build_tensors
 from pabench.problem.dtypes import decode
 from pabench.problem.tensors import Tensors
 from pabench.strategies import cases, long_prefill_batches, prefill_batches
-from pabench.subjects.backends.base import AttentionOutput, attend
+from pabench.subjects.backends.base import attend
 from pabench.subjects.backends.rawkernel import RawKernelBackend
 from pabench.subjects.backends.rawkernel_mma import RawKernelMmaBackend
 from tests.support.counting import counting_device
 from tests.support.kernel_support import bits, shifted
+from tests.support.prefill_support import FEW, MANY, PROFILE, WIDE, assert_right, planned, run
 from tests.support.probe import DEVICE
 
 KIB = 1024
-PROFILE = RawKernelMmaBackend.profile
-FEW, MANY = (PrefillShape(warps=warps, tile_tokens=64, stages=3) for warps in (4, 8))
-WIDE = PrefillShape(warps=4, tile_tokens=64, stages=2, row_tiles=2)
 FEATURES = ("soft-cap", "window", "alibi", "sinks", "fp8-kv", "non-causal")
 SAME = settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-
-
-def planned(tensors: Tensors, device: EmulatedDevice = DEVICE, **options: Any) -> AttentionPlan:
-    return plan_prefill(
-        device,
-        tensors.case.problem,
-        q=device.to_device(tensors.q),
-        pool=tensors.pool.with_storage(device.to_device(tensors.pool.storage)),
-        block_table=device.to_device(tensors.layout.block_table),
-        kv_lens=device.to_device(tensors.kv_lens),
-        qo_indptr=device.to_device(tensors.qo_indptr),
-        **options,
-    )
-
-
-def run(plan: AttentionPlan, launches: slice = slice(None)) -> AttentionOutput:
-    """Run on output that holds NaN everywhere before."""
-    plan.out[...], plan.lse[...] = 0xFFFF if plan.out.dtype == np.uint16 else np.nan, np.nan
-    for launch in plan.launches[launches]:
-        plan.module.launch(launch)
-    return AttentionOutput(out=plan.out.copy(), lse=plan.lse.copy())
-
-
-def assert_right(tensors: Tensors, result: AttentionOutput) -> None:
-    verdict = judge(tensors, result.out, result.lse, PROFILE)
-    assert verdict.passed, verdict.text
 
 
 def part(tensors: Tensors, sequence: int, first: int = 0, end: int | None = None) -> Tensors:
@@ -433,13 +403,15 @@ def test_kernels_prefill_instances_fit_their_device(architecture: str) -> None:
     assert {(one.defines["PAB_HEAD_DIM"], one.defines["PAB_DTYPE"]) for one in found} == {
         (head_dim, dtype) for head_dim in HEAD_DIMS for dtype in (1, 2)
     }
-    tiles: dict[int, set[int]] = {}
+    tiles: dict[tuple[int, int | None], set[int]] = {}
     for instance in found:
         _, attention = instance.entries
         assert attention.shared_bytes <= limits.shared_bytes_per_block
         assert instance.defines["PAB_BLOCKS"] * (attention.shared_bytes + KIB) <= limits.shared_bytes_per_sm
         assert attention.threads == 32 * instance.defines["PAB_WARPS"]
-        tiles.setdefault(instance.defines["PAB_HEAD_DIM"], set()).add(instance.defines["PAB_TILE"])
+        dims = instance.defines["PAB_HEAD_DIM"], instance.defines.get("PAB_HEAD_DIM_V")
+        assert instance.defines.get("PAB_MASKS", 0) <= (instance.defines["PAB_ROW_TILES"] == 1)
+        tiles.setdefault(dims, set()).add(instance.defines["PAB_TILE"])
     # else the bits of a row would depend on the batch
     assert all(len(of_one) == 1 for of_one in tiles.values())
 

@@ -36,8 +36,9 @@ from pabench.subjects.backends.rawkernel_mma import RawKernelMmaBackend
 from pabench.subjects.backends.rawkernel_wgmma import RawKernelWgmmaBackend
 from pabench.subjects.registry import load_backend
 from tests.device.ptx.test_device import needs_nvrtc
-from tests.kernels.test_prefill import part, run
+from tests.kernels.test_prefill import part
 from tests.support.kernel_support import bits
+from tests.support.prefill_support import run
 
 HOPPER = "ptx:sm_90a"
 PROFILE = RawKernelWgmmaBackend.profile

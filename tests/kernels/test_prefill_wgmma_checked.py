@@ -16,8 +16,8 @@ from pabench.problem import Batch, Case, build_tensors
 from pabench.resources import resource_dir
 from pabench.selftest.mutants import Mutant, overlay
 from tests.device.ptx.test_device import needs_nvrtc
-from tests.kernels.test_prefill import run
 from tests.kernels.test_prefill_wgmma import HOPPER, PLAIN, planned
+from tests.support.prefill_support import run
 
 KERNEL, FEED = "paged_prefill_wgmma.cu", "pab/wgmma_feed.cuh"
 LONG = Batch(kv_lens=(1100,), q_lens=(70,))

@@ -47,6 +47,7 @@ KINDS = {
     "non-causal": (("Q2",), "Without a causal mask every row sees all keys, or those from its window on."),
     "window": (("F2",), "Each row has a window of its own."),
     "fp8-kv": (("F5",), "A cache of e4m3 with scales, for several rows a sequence."),
+    "head-dim-v": (("S7",), "Values longer or shorter than keys, for several rows a sequence."),
     "latent-cache": (("S8",), "A latent cache, for several rows a sequence."),
     "features": (
         ("F1", "F2", "F3", "F4", "F5"),

@@ -12,7 +12,8 @@ from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.fitted import DTYPES
 from pabench.kernels.key_lists import key_lists
 from pabench.kernels.layers import layer_of
-from pabench.kernels.prefill import plan_prefill
+from pabench.kernels.mask_bits import mask_bits
+from pabench.kernels.prefill import APART_FEATURES, lies_apart, plan_prefill, why_not_apart
 from pabench.problem.batch import SPECULATIVE_TOKENS
 from pabench.problem.case import Case
 from pabench.problem.checks import whole_number
@@ -28,9 +29,7 @@ from pabench.subjects.backends.validate import check_attention
 
 
 def _why_not(case: Case) -> str | None:
-    if case.masks and not case.batch.is_speculative:
-        return f"no masks with more than {SPECULATIVE_TOKENS} query tokens a sequence"
-    return why_not_decode(case.problem)
+    return why_not_decode(case.problem) or why_not_apart(case)
 
 
 class RawKernelMmaBackend:
@@ -38,7 +37,8 @@ class RawKernelMmaBackend:
 
     Sequences with up to 8 query tokens go to the decode kernel, the others to the prefill kernel; a batch
     with both takes two calls, and each finds its sequences on the device.  With masks beyond causal flag and
-    window the decode kernel reads the keys that some row sees, and no others.
+    window the decode kernel reads the keys that some row sees, and no others, if no sequence has more query
+    tokens.  Where keys and values lie apart all go to the prefill kernel, which alone takes them.
 
     Args:
         device: where to run.
@@ -56,7 +56,7 @@ class RawKernelMmaBackend:
         devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset({"decode", "speculative", "prefill", "append", "replay", LAYERS, DUMMY_LENGTHS}),
         max_head_dim=MAX_HEAD_DIM,
-        features=frozenset({*FEATURES, *MASKS}),
+        features=frozenset((*FEATURES, *APART_FEATURES, *MASKS)),
         rule=_why_not,
     )
     # weights are an operand of the second product, so they are rounded to the storage type
@@ -77,9 +77,13 @@ class RawKernelMmaBackend:
         check_attention(self.name, self.capabilities, tensors)
         device, batch, arrays = self._device, tensors.case.batch, self._uploaded(tensors)
         problem = tensors.case.problem
-        if tensors.case.masks:
+        apart, masks = lies_apart(problem, tensors.pool), bool(tensors.case.masks)
+        if masks and batch.is_speculative and not apart:
             lists = key_lists(device, tensors.case)
             return (plan_decode(device, problem, **arrays, **self._cut, lists=lists),)
+        if masks or apart:
+            mask = mask_bits(device, tensors.case) if masks else None
+            return (plan_prefill(device, problem, **arrays, mask=mask),)
         long = [length for length in batch.query_lens if length > SPECULATIVE_TOKENS]
         if len(long) == batch.num_seqs:
             return (self._prompts(problem, **arrays),)
