@@ -101,7 +101,7 @@ BEYOND_A_BLOCK = 1025
 @st.composite
 def crowded_batches(draw: st.DrawFn, page_size: int) -> Batch:
     """33 to 300 sequences or 1,025, most of which have keys, and more than 32 of them in any case."""
-    count = draw(_any_or(33, 300, (33, 63, 64, 65, 128, 129, 256, 257, BEYOND_A_BLOCK)))
+    count = draw(_any_or(33, 300, (33, 63, 64, 65, 128, 129, 256, 257, *[BEYOND_A_BLOCK] * 3)))
     # few lengths that come round again: each one drawn would be more than Hypothesis allows a case
     lengths = kv_lengths(page_size, max_len=70 if count < BEYOND_A_BLOCK else 7, min_len=1)
     few = draw(st.lists(lengths, min_size=1, max_size=7))
