@@ -162,8 +162,8 @@ class ScanAllocator(DeviceTables):
         alloc_scan.reset(self._state)
         done = self._refuse_steps("page_alloc_reset", "must all have ended before a reset")
         if done.code == alloc_scan.STILL_LIVE:
-            self._believe("page_alloc_reset", done, **NOTHING)
             live = np.flatnonzero(self.lengths() >= 0).tolist()
+            self._believe("page_alloc_reset", done, concerned=live[0] * len(self._groups), **NOTHING)
             raise InvalidCase("sequences", live, "must all be freed before a reset")
         self._expect_ok("page_alloc_reset")
 
