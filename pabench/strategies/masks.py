@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pabench.problem.batch import Batch
+from pabench.problem.batch import SPECULATIVE_TOKENS, Batch
 from pabench.problem.masks import MASKS, Mask
 from pabench.problem.problem import Problem
 from pabench.strategies.lengths import batches, kv_lengths, speculative_batches
@@ -45,7 +45,7 @@ def with_fields(problem: Problem, asked: Sequence[str]) -> Problem:
 
 
 @st.composite
-def mask_batches(draw: st.DrawFn, page_size: int, *, mask: Mask, rows: bool) -> Batch:
+def mask_batches(draw: st.DrawFn, page_size: int, *, mask: Mask, rows: bool, prompts: bool = False) -> Batch:
     """Batches on which ``mask`` shows.
 
     Args:
@@ -53,7 +53,16 @@ def mask_batches(draw: st.DrawFn, page_size: int, *, mask: Mask, rows: bool) -> 
         page_size: of the problem.
         mask: which.
         rows: whether sequences may have several query rows; at most 8 where the mask is one of drafts.
+        prompts: whether one may have more than a draft has, over keys of several tiles.
     """
+    if prompts and draw(among(True, False, False)):
+        count = draw(whole(SPECULATIVE_TOKENS + 1, 20))
+        pairs = [(draw(whole(count, 150)), count)]
+        if draw(st.booleans()):
+            rows = draw(whole(1, SPECULATIVE_TOKENS))
+            pairs.append((draw(whole(rows, 80)), rows))
+        pairs = draw(st.permutations(pairs))
+        return Batch(kv_lens=tuple(kv for kv, _ in pairs), q_lens=tuple(count for _, count in pairs))
     if not rows:
         return draw(batches(page_size, max_seqs=3, max_len=100, min_len=int(mask.rows_in_keys)))
     batch = draw(speculative_batches(page_size, max_seqs=3, max_len=70))

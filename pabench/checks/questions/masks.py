@@ -24,7 +24,7 @@ def mask_question(mask: Mask) -> Question:
         rows = declared.offers("speculative") or declared.offers("prefill")
         # a bias by distance leaves no two keys alike, so that no mistake of a mask could be named
         features = [name for name in declared.features if name not in {*mask.without, "alibi", "non-causal"}]
-        batch = partial(mask_batches, mask=mask, rows=rows)
+        batch = partial(mask_batches, mask=mask, rows=rows, prompts=declared.offers("prefill"))
         choices = declared.attention | {"head_dims": declared.head_dims([16]), "features": features}
         return cases(families=FAMILIES, required=[mask.name], batch=batch, **choices)
 
