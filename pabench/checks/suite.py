@@ -9,7 +9,7 @@ from pabench.checks.questions.append import APPENDS, COPIES, GATHERS
 from pabench.checks.questions.contract import CONTRACT
 from pabench.checks.questions.decode import DECODES
 from pabench.checks.questions.formats import FORMATS_ASKED
-from pabench.checks.questions.masks import MASKS_ASKED
+from pabench.checks.questions.masks import MASKED_PROMPTS, MASKS_ASKED
 from pabench.checks.questions.merge import MERGES
 from pabench.checks.questions.prefill import PREFILLS
 from pabench.checks.questions.relations import RELATED
@@ -28,6 +28,7 @@ QUESTIONS: tuple[AnyQuestion, ...] = (
     *FORMATS_ASKED,
     *GATHERS,
     *MASKS_ASKED,
+    MASKED_PROMPTS,
     *MERGES,
     *PREFILLS,
     *RELATED,

@@ -45,7 +45,7 @@ def with_fields(problem: Problem, asked: Sequence[str]) -> Problem:
 
 
 @st.composite
-def mask_batches(draw: st.DrawFn, page_size: int, *, mask: Mask, rows: bool, prompts: bool = False) -> Batch:
+def mask_batches(draw: st.DrawFn, page_size: int, *, mask: Mask, rows: bool) -> Batch:
     """Batches on which ``mask`` shows.
 
     Args:
@@ -53,16 +53,7 @@ def mask_batches(draw: st.DrawFn, page_size: int, *, mask: Mask, rows: bool, pro
         page_size: of the problem.
         mask: which.
         rows: whether sequences may have several query rows; at most 8 where the mask is one of drafts.
-        prompts: whether one may have more than a draft has, over keys of several tiles.
     """
-    if prompts and draw(among(True, False, False)):
-        count = draw(whole(SPECULATIVE_TOKENS + 1, 20))
-        pairs = [(draw(whole(count, 150)), count)]
-        if draw(st.booleans()):
-            rows = draw(whole(1, SPECULATIVE_TOKENS))
-            pairs.append((draw(whole(rows, 80)), rows))
-        pairs = draw(st.permutations(pairs))
-        return Batch(kv_lens=tuple(kv for kv, _ in pairs), q_lens=tuple(count for _, count in pairs))
     if not rows:
         return draw(batches(page_size, max_seqs=3, max_len=100, min_len=int(mask.rows_in_keys)))
     batch = draw(speculative_batches(page_size, max_seqs=3, max_len=70))
@@ -74,3 +65,15 @@ def mask_batches(draw: st.DrawFn, page_size: int, *, mask: Mask, rows: bool, pro
     if mask.rows_in_keys:
         lens = [kv_len + q_len for kv_len, q_len in zip(lens, batch.query_lens, strict=True)]
     return Batch(kv_lens=tuple(lens), q_lens=batch.query_lens)
+
+
+@st.composite
+def masked_prompts(draw: st.DrawFn, page_size: int) -> Batch:
+    """A sequence of 9 to 20 query rows over up to 150 keys, several tiles, beside at most one short one."""
+    count = draw(whole(SPECULATIVE_TOKENS + 1, 20))
+    pairs = [(draw(whole(count, 150)), count)]
+    if draw(st.booleans()):
+        short = draw(whole(1, SPECULATIVE_TOKENS))
+        pairs.append((draw(whole(short, 80)), short))
+    chosen = draw(st.permutations(pairs))
+    return Batch(kv_lens=tuple(kv for kv, _ in chosen), q_lens=tuple(q for _, q in chosen))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pabench.problem.features import all_features
+from pabench.problem.masks import MASKS
 from pabench.resources import resource_dir
 from pabench.selftest.mutants import Mutant, load_mutants
 from tests.support.kill_support import examine, killed, place_of, plant
@@ -22,6 +23,8 @@ FEATURES = ("non-causal", "window", "sinks")
 
 def features_of(check: str) -> tuple[str, ...]:
     """What the backend declares: the feature that a check is named after besides, so that it can be asked."""
+    if check == "masked-prompts":
+        return (*FEATURES, *MASKS)
     label = check.rpartition("[")[2].removesuffix("]")
     return (*FEATURES, *({label} & {*all_features()} - {*FEATURES}))
 

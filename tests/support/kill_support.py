@@ -159,6 +159,7 @@ WILD = {
     "causal-top-left",
     "mma-page-stride-rebuilt",
     "mma-table-entry-after-the-last",
+    "prefill-live-keys-unseen-copied",
     "prefill-live-lists-of-the-first-sequence",
     "prefill-table-entry-after-the-last",
     "row-of-the-sequence-before",

@@ -6,12 +6,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from hypothesis import strategies as st
+
 from pabench.checks.attention_checks import check_decode
 from pabench.checks.question import Check, Question
 from pabench.problem.masks import MASKS, Mask
 from pabench.strategies import cases
 from pabench.strategies.drawn import Range
-from pabench.strategies.masks import mask_batches
+from pabench.strategies.masks import mask_batches, masked_prompts
 
 MASKED = Check(id="masked", operation="decode", run=check_decode)
 FAMILIES = ("needle", "marker", "normal", "spotlight")
@@ -24,7 +26,7 @@ def mask_question(mask: Mask) -> Question:
         rows = declared.offers("speculative") or declared.offers("prefill")
         # a bias by distance leaves no two keys alike, so that no mistake of a mask could be named
         features = [name for name in declared.features if name not in {*mask.without, "alibi", "non-causal"}]
-        batch = partial(mask_batches, mask=mask, rows=rows, prompts=declared.offers("prefill"))
+        batch = partial(mask_batches, mask=mask, rows=rows)
         choices = declared.attention | {"head_dims": declared.head_dims([16]), "features": features}
         return cases(families=FAMILIES, required=[mask.name], batch=batch, **choices)
 
@@ -46,3 +48,25 @@ def mask_question(mask: Mask) -> Question:
 
 
 MASKS_ASKED = tuple(mask_question(mask) for mask in MASKS.values())
+
+
+def _offered(declared: Range) -> list[Mask]:
+    return [mask for name, mask in MASKS.items() if name in declared.features]
+
+
+def _prompts(declared: Range) -> Any:
+    def of(mask: Mask) -> Any:
+        features = [name for name in declared.features if name not in {*mask.without, "alibi", "non-causal"}]
+        choices = declared.attention | {"head_dims": declared.head_dims([16]), "features": features}
+        return cases(families=FAMILIES, required=[mask.name], batch=masked_prompts, **choices)
+
+    return st.sampled_from(_offered(declared)).flatmap(of)
+
+
+MASKED_PROMPTS = Question(
+    check=Check(id="masked-prompts", operation="prefill", run=check_decode),
+    clauses=tuple(dict.fromkeys(mask.clause for mask in MASKS.values())),
+    draw=_prompts,
+    about="Masks of prompts, of more rows than a draft has, over several tiles of keys.",
+    unasked=lambda declared: None if _offered(declared) else f"{declared.subject} offers no mask",
+)
