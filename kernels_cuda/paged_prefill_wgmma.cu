@@ -60,18 +60,6 @@ struct alignas(1024) SharedMemory {
 };
 static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan computes the same size");
 
-// The kernel's arguments.
-struct Call {
-  const Stored* q;
-  const Cached *k, *v;
-  const i32* block_table;
-  Stored* out;
-  float* lse;
-  i32 num_qo_heads, page_size, max_pages;
-  i64 page_stride, token_stride, head_stride;
-  float scale_log2;
-};
-
 // What a lane keeps of its two rows of 16: lane / 4, and 8 below.
 struct State {
   float out[2 * kSteps][4];
@@ -281,8 +269,9 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
   SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
   const i32 number = static_cast<i32>(blockIdx.x) / num_kv_heads;
   if (number >= starts[num_seqs]) return;
-  const Call call = {q,         k,           v,            block_table, out,       lse, num_qo_heads, page_size,
-                     max_pages, page_stride, token_stride, head_stride, scale_log2};
+  const Call call = {q,         k,           v,            block_table, out,
+                     lse,       num_qo_heads, page_size,    max_pages,   page_stride,
+                     token_stride, head_stride, PAB_GIVEN_VALUE_STRIDES, scale_log2};
   const Features features = PAB_GIVEN_FEATURES(num_qo_heads);
   const Batch batch = {kv_lens, qo_indptr, num_seqs, num_qo_heads / num_kv_heads, causal, features};
   const RowBlock block = load_wide(&order[number]);

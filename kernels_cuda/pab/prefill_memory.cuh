@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a block of paged_prefill.cu keeps, in shared memory and in registers, and the kernel's arguments.
+// What a block of paged_prefill.cu keeps, in shared memory and in registers.
 //
 // Part of that kernel, not of others: it uses the constants that paged_prefill.cu defines before it.
 #pragma once
@@ -57,19 +57,6 @@ struct SharedMemory : Kept<kRowTiles == 2>, ValueRows<kApart>, LiveRing<kMasks> 
 };
 static_assert(sizeof(Work) <= kWorkBytes, "the work fits its place");
 static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan computes the same size");
-
-// The kernel's arguments.
-struct Call {
-  const Stored* q;
-  const Cached *k, *v;
-  const i32* block_table;
-  Stored* out;
-  float* lse;
-  i32 num_qo_heads, page_size, max_pages;
-  i64 page_stride, token_stride, head_stride;
-  ValueStrides value_strides;
-  float scale_log2;
-};
 
 // What a lane keeps of its two rows of 16: lane / 4, and 8 below.
 struct State {

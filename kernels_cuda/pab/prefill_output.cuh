@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The end of a block of paged_prefill.cu: rows and their LSE from the states of its lanes.
+// The end of a block of paged_prefill.cu and of paged_prefill_wgmma.cu: rows and their LSE from the states of its lanes.
 //
-// Part of that kernel, not of others: it uses the constants and the memory that paged_prefill.cu defines before it.
+// Part of these kernels, not of others: it uses the constants and the state that they define before it.
 #pragma once
 
 #include "pab/prefill_order.cuh"

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabench.device.sass import CLASS_NAMES, Function, Instruction
-from pabench.kernels.flow import blocks_of, hot_loop, steady_way
+from pabench.kernels.flow import blocks_of, hot_loop, loops_of, steady_way
 from pabench.kernels.instance import KernelEntry
 from pabench.kernels.load_use import LoadUse, loads_of
 from pabench.kernels.rounds import rounds_within
@@ -139,7 +139,8 @@ def account_of(
 
     way = steady_way(function, blocks, loop)
     loading = steady_way(function, blocks, loop, loading=True)
-    rounds, more = (rounds_within(function, blocks, loop, one) for one in (way, loading))
+    within = [one for one in loops_of(blocks) if one.blocks < loop.blocks]
+    rounds, more = (rounds_within(function, blocks, within, one) for one in (way, loading))
 
     def code_of(way: Iterable[int], times: Mapping[int, int]) -> list[Instruction]:
         return [

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pabench.device.sass import Function, Instruction
-from pabench.kernels.flow import Block, Loop, loops_of
+from pabench.kernels.flow import Block, Loop
 
 MOST_ROUNDS = 2**16
 NUMBER = re.compile(r"-?(?:0x[0-9a-f]+|\d+)$")
@@ -41,12 +41,14 @@ class Rounds:
     unknown: frozenset[int]
 
 
-def rounds_within(function: Function, blocks: Sequence[Block], loop: Loop, way: Sequence[int]) -> Rounds:
-    """Return how often a turn of ``loop`` along ``way`` runs each block of the way."""
+def rounds_within(
+    function: Function, blocks: Sequence[Block], loops: Sequence[Loop], way: Sequence[int]
+) -> Rounds:
+    """Return how often a turn along ``way`` runs each block of it; ``loops`` are those within the turn."""
     times, unknown = dict.fromkeys(way, 1), set[int]()
-    for inner in loops_of(blocks):
+    for inner in loops:
         held = [index for index in way if index in inner.blocks]
-        if not inner.blocks < loop.blocks or not held:
+        if not held:
             continue
         rounds = _rounds(function, blocks, inner, way[: way.index(held[0])])
         for index in held:

@@ -38,7 +38,7 @@ from pabench.subjects.registry import load_backend
 from tests.device.ptx.test_device import needs_nvrtc
 from tests.kernels.test_prefill import part
 from tests.support.kernel_support import bits
-from tests.support.prefill_support import run
+from tests.support.prefill_support import run, uploaded
 
 HOPPER = "ptx:sm_90a"
 PROFILE = RawKernelWgmmaBackend.profile
@@ -53,16 +53,7 @@ def hopper(*, checked: bool = False) -> Any:
 
 def planned(tensors: Tensors, device: Any = None, **options: Any) -> Any:
     device = device or hopper()
-    return plan_prefill_wgmma(
-        device,
-        tensors.case.problem,
-        q=device.to_device(tensors.q),
-        pool=tensors.pool.with_storage(device.to_device(tensors.pool.storage)),
-        block_table=device.to_device(tensors.layout.block_table),
-        kv_lens=device.to_device(tensors.kv_lens),
-        qo_indptr=device.to_device(tensors.qo_indptr),
-        **options,
-    )
+    return plan_prefill_wgmma(device, tensors.case.problem, **uploaded(tensors, device), **options)
 
 
 def assert_right(tensors: Tensors, result: AttentionOutput) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pabench.device.base import Device
 from pabench.device.emulated import EmulatedDevice
 from pabench.judge.verdict import judge
 from pabench.kernels.decode_simple import AttentionPlan
@@ -21,17 +22,19 @@ FEW, MANY = (PrefillShape(warps=warps, tile_tokens=64, stages=3) for warps in (4
 WIDE = PrefillShape(warps=4, tile_tokens=64, stages=2, row_tiles=2)
 
 
+def uploaded(tensors: Tensors, device: Device) -> dict[str, Any]:
+    """The arrays of a case on a device, by the names that plans have for them."""
+    return {
+        "q": device.to_device(tensors.q),
+        "pool": tensors.pool.with_storage(device.to_device(tensors.pool.storage)),
+        "block_table": device.to_device(tensors.layout.block_table),
+        "kv_lens": device.to_device(tensors.kv_lens),
+        "qo_indptr": device.to_device(tensors.qo_indptr),
+    }
+
+
 def planned(tensors: Tensors, device: EmulatedDevice = DEVICE, **options: Any) -> AttentionPlan:
-    return plan_prefill(
-        device,
-        tensors.case.problem,
-        q=device.to_device(tensors.q),
-        pool=tensors.pool.with_storage(device.to_device(tensors.pool.storage)),
-        block_table=device.to_device(tensors.layout.block_table),
-        kv_lens=device.to_device(tensors.kv_lens),
-        qo_indptr=device.to_device(tensors.qo_indptr),
-        **options,
-    )
+    return plan_prefill(device, tensors.case.problem, **uploaded(tensors, device), **options)
 
 
 def run(plan: AttentionPlan, launches: slice = slice(None)) -> AttentionOutput:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,16 +20,19 @@ MASKED = Check(id="masked", operation="decode", run=check_decode)
 FAMILIES = ("needle", "marker", "normal", "spotlight")
 
 
+def _masked(declared: Range, mask: Mask, batch: Callable[[int], Any]) -> Any:
+    # a bias by distance leaves no two keys alike, so that no mistake of a mask could be named
+    features = [name for name in declared.features if name not in {*mask.without, "alibi", "non-causal"}]
+    choices = declared.attention | {"head_dims": declared.head_dims([16]), "features": features}
+    return cases(families=FAMILIES, required=[mask.name], batch=batch, **choices)
+
+
 def mask_question(mask: Mask) -> Question:
     """Return the question that asks whether a backend has ``mask`` right."""
 
     def draw(declared: Range) -> Any:
         rows = declared.offers("speculative") or declared.offers("prefill")
-        # a bias by distance leaves no two keys alike, so that no mistake of a mask could be named
-        features = [name for name in declared.features if name not in {*mask.without, "alibi", "non-causal"}]
-        batch = partial(mask_batches, mask=mask, rows=rows)
-        choices = declared.attention | {"head_dims": declared.head_dims([16]), "features": features}
-        return cases(families=FAMILIES, required=[mask.name], batch=batch, **choices)
+        return _masked(declared, mask, partial(mask_batches, mask=mask, rows=rows))
 
     def unasked(declared: Range) -> str | None:
         if mask.several_rows and not (declared.offers("speculative") or declared.offers("prefill")):
@@ -55,12 +59,7 @@ def _offered(declared: Range) -> list[Mask]:
 
 
 def _prompts(declared: Range) -> Any:
-    def of(mask: Mask) -> Any:
-        features = [name for name in declared.features if name not in {*mask.without, "alibi", "non-causal"}]
-        choices = declared.attention | {"head_dims": declared.head_dims([16]), "features": features}
-        return cases(families=FAMILIES, required=[mask.name], batch=masked_prompts, **choices)
-
-    return st.sampled_from(_offered(declared)).flatmap(of)
+    return st.sampled_from(_offered(declared)).flatmap(lambda mask: _masked(declared, mask, masked_prompts))
 
 
 MASKED_PROMPTS = Question(
