@@ -313,6 +313,7 @@ extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_late
     pab::i32 num_seqs, pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 split_tiles, pab::i32 blocks,
     pab::i32 num_arrivals, pab::i32 max_query_len PAB_FEATURE_PARAMETERS PAB_KEY_LIST_PARAMETERS) {
   using namespace pab;
+  grid_release();  // what attends waits for the end of this all the same
   PAB_SHARED(shared);
   const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
   const Batch batch = {kv_lens,     qo_indptr,     num_kv_heads, group_size, kTile,
@@ -328,6 +329,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_d
     pab::i32 max_query_len, pab::i32 causal, pab::i64 page_stride, pab::i64 token_stride, pab::i64 head_stride,
     float scale_log2 PAB_FEATURE_PARAMETERS PAB_KEY_LIST_PARAMETERS) {
   using namespace pab;
+  grid_wait();
   PAB_SHARED(shared);
   SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
   const Call call = {q,           k,           k,           block_table,  out,       lse,

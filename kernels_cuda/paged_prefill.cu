@@ -125,6 +125,7 @@ extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_prefill_pla
     pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 min_query_len,
     pab::i32 causal PAB_FEATURE_PARAMETERS PAB_MASK_PARAMETERS PAB_LIST_PARAMETERS) {
   using namespace pab;
+  grid_release();  // what attends waits for the end of this all the same
   PAB_SHARED(shared);
   const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
   const Batch batch = {kv_lens, qo_indptr, num_seqs, group_size, causal, features};
@@ -142,6 +143,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
     pab::i64 head_stride PAB_VALUE_PARAMETERS,
     float scale_log2 PAB_FEATURE_PARAMETERS PAB_MASK_PARAMETERS PAB_LIVE_PARAMETERS) {
   using namespace pab;
+  grid_wait();
   PAB_SHARED(shared);
   SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
   const i32 number = static_cast<i32>(blockIdx.x) / num_kv_heads;

@@ -250,6 +250,7 @@ extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_prefill_wgm
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i32* starts, pab::RowBlock* order, pab::i32 num_seqs,
     pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 min_query_len, pab::i32 causal PAB_FEATURE_PARAMETERS) {
   using namespace pab;
+  grid_release();  // what attends waits for the end of this all the same
   PAB_PANELS(shared);
   const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
   const Batch batch = {kv_lens, qo_indptr, num_seqs, group_size, causal, features};
@@ -265,6 +266,7 @@ extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_p
     float scale_log2, const __grid_constant__ pab::TensorMap key_map, const __grid_constant__ pab::TensorMap value_map,
     pab::i32 box_tokens PAB_FEATURE_PARAMETERS) {
   using namespace pab;
+  grid_wait();
   PAB_PANELS(shared);
   SharedMemory& memory = *reinterpret_cast<SharedMemory*>(shared);
   const i32 number = static_cast<i32>(blockIdx.x) / num_kv_heads;

@@ -15,6 +15,10 @@
 //   registers               opaque(x): x, of which the compiler knows nothing, so that what follows from it in a loop is
 //                           computed each time and keeps no register from one time to the next
 //   block                   block_sync, bar_sync(id, threads), bar_arrive(id, threads)
+//   grid                    grid_wait(): until the kernels before this one on its stream have ended, and what they wrote can
+//                           be seen; a kernel that is launched to overlap them calls it before it touches memory.
+//                           grid_release(): the next kernel, if it is launched so, may begin.  Both do nothing before sm_90,
+//                           and in a kernel that is launched as usual
 //   memory order            fence_block, fence_device, ld_acquire (u32, u64), st_release, ld_relaxed, st_relaxed (u32), device
 //                           scope
 //                           ld_system (u32): relaxed, and sees what the host writes to memory that both share

@@ -57,6 +57,15 @@ PAB_FN void bar_arrive(u32 id, u32 threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// --- grid ---------------------------------------------------------------------------------------------------
+#if __CUDA_ARCH__ >= 900
+PAB_FN void grid_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+PAB_FN void grid_release() { asm volatile("griddepcontrol.launch_dependents;"); }
+#else
+PAB_FN void grid_wait() {}
+PAB_FN void grid_release() {}
+#endif
+
 // --- memory order -------------------------------------------------------------------------------------------
 PAB_FN void fence_block() { __threadfence_block(); }
 PAB_FN void fence_device() { __threadfence(); }

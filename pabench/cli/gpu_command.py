@@ -121,10 +121,11 @@ def command(
 
 def architecture(major: int, minor: int) -> str:
     """Return the architecture of the static table that a GPU of this compute capability runs."""
+    from pabench.device.architecture import capability_of
     from pabench.device.nvrtc import ARCHITECTURES
 
     number = 10 * major + minor
-    known = {int("".join(filter(str.isdigit, name))): name for name in ARCHITECTURES}
+    known = {capability_of(name): name for name in ARCHITECTURES}
     fitting = [value for value in known if value <= number and value // 10 == major]
     return known[max(fitting, default=min(known))]
 

@@ -22,3 +22,8 @@ def architecture_of(device: Device) -> str | None:
     properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
     capability = 10 * int(properties["major"]) + int(properties["minor"])
     return f"sm_{capability}{'a' if capability >= 90 else ''}"
+
+
+def capability_of(architecture: str) -> int:
+    """Return the compute capability, times ten, of a name such as ``sm_90a``."""
+    return int("".join(filter(str.isdigit, architecture)))

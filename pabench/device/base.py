@@ -45,7 +45,8 @@ class Launch:
 
     Arguments are device arrays or numpy scalars whose type is the parameter's (``np.int32(3)``).  ``names``
     are those of the parameters, where the source does not tell them; ``held`` the arrays by name that a
-    structure among the arguments points to.
+    structure among the arguments points to.  ``overlaps``: the kernel waits by itself (``grid_wait``) for
+    those before it, so that it may be launched while they run, where the device can.
     """
 
     entry: str
@@ -55,6 +56,7 @@ class Launch:
     shared_bytes: int = 0
     names: Sequence[str] = ()
     held: Mapping[str, Any] = field(default_factory=dict)
+    overlaps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

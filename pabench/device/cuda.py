@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pabench.device import cuda_overlap
 from pabench.device.arguments import check_limits, check_scalars
 from pabench.device.base import MAX_ROOM_BYTES, DeviceLimits, KernelSource, Launch, Rooms
 from pabench.device.compiler import first_error
@@ -51,6 +52,10 @@ class CudaModule:
                 raise LaunchError(f"{launch.entry}: argument {position} is a {what}: {rule}")
         try:
             kernel = self._kernel(launch)
+            if launch.overlaps and _can_overlap():
+                return cuda_overlap.launch_overlapping(
+                    kernel.kernel.ptr, launch, cupy.cuda.get_current_stream().ptr
+                )
             kernel(launch.grid, launch.block, tuple(map(_given, launch.args)), shared_mem=launch.shared_bytes)
         except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as error:
             raise LaunchError(f"{self._source.path.name}, {launch.entry}: {error}") from error
@@ -205,6 +210,14 @@ class CudaDevice:
         except (ImportError, RuntimeError) as error:
             raise EnvironmentRefused(f"{source.path.name} cannot be compiled here: {error}") from error
         return CudaModule(module, source)
+
+
+def _can_overlap() -> bool:
+    """Whether kernels of the current GPU may begin while those before them run; elsewhere they come after."""
+    import cupy
+
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    return 10 * int(properties["major"]) + int(properties["minor"]) >= cuda_overlap.FIRST_CAPABILITY
 
 
 def _given(arg: Any) -> Any:

@@ -100,7 +100,7 @@ OPERATIONS = ("append", "merge", "gather")
 """Of the tiny grid."""
 SUBJECTS = (
     *("rawkernel", "rawkernel-cascade", "rawkernel-mla", "rawkernel-mma", "rawkernel-mma-fixed"),
-    "rawkernel-wgmma",
+    *("rawkernel-mma-overlap", "rawkernel-wgmma"),
     "scan",
 )
 """What the conformance steps judge."""
@@ -133,8 +133,8 @@ PLAN = """at most 540 s:
   30 s          doctor
   90 s          kernels
   200 s         conformance-rawkernel, conformance-rawkernel-mma, conformance-rawkernel-mma-fixed, \
-conformance-rawkernel-wgmma, conformance-rawkernel-mla, conformance-rawkernel-cascade and conformance-scan, \
-at the same time
+conformance-rawkernel-mma-overlap, conformance-rawkernel-wgmma, conformance-rawkernel-mla, \
+conformance-rawkernel-cascade and conformance-scan, at the same time
   75 s          controls
   25 s          allocators
   60 s          kinds

@@ -160,10 +160,13 @@ def resolve_config(
     )
 
 
-NOT_IN_GRIDS = ("rawkernel-cascade", "rawkernel-mma-fixed", "rawkernel-mla", "rawkernel-wgmma")
+NOT_IN_GRIDS = (
+    *("rawkernel-cascade", "rawkernel-mma-fixed", "rawkernel-mma-overlap"),
+    *("rawkernel-mla", "rawkernel-wgmma"),
+)
 """Run over a grid only when named, by a point of it or as an option.  The first is another's kernel where no
-pages are shared; the second is that kernel too, cut for equal bits and not for speed; the third takes latent
-caches alone, the fourth one architecture."""
+pages are shared; the second is that kernel too, cut for equal bits and not for speed; the third is launched
+in another way; the fourth takes latent caches alone, the fifth one architecture."""
 
 
 def absent_adapters() -> tuple[str, ...]:

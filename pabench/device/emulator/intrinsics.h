@@ -93,6 +93,10 @@ inline void meet(u32 id, u32 threads, bool wait) {
 inline void bar_sync(u32 id, u32 threads) { meet(id, threads, true); }
 inline void bar_arrive(u32 id, u32 threads) { meet(id, threads, false); }
 
+// --- grid ---------------------------------------------------------------------------------------------------
+inline void grid_wait() {}  // kernels run one after the other
+inline void grid_release() {}
+
 // --- memory order -------------------------------------------------------------------------------------------
 #ifdef PAB_EMU_CHECKED
 inline void fence_block() { pab_emu::note_fence(false); }

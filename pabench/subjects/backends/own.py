@@ -18,6 +18,11 @@ OWN: dict[str, NamedSubject] = {
         about="rawkernel-mma with sequences cut at fixed places, so that bits do not depend on the batch",
         place="pabench.subjects.backends.rawkernel_mma_fixed:RawKernelMmaFixedBackend",
     ),
+    "rawkernel-mma-overlap": NamedSubject(
+        about="rawkernel-mma with the attention launched while its plan is made, on sm_90 and later",
+        place="pabench.subjects.backends.rawkernel_overlap:RawKernelOverlapBackend",
+        architecture="sm_90a",
+    ),
     "rawkernel-wgmma": NamedSubject(
         about="rawkernel-mma with prompts by products of warpgroups, on sm_90a alone",
         place="pabench.subjects.backends.rawkernel_wgmma:RawKernelWgmmaBackend",

@@ -38,7 +38,8 @@ class RawKernelWgmmaBackend(RawKernelMmaBackend):
     def __init__(self, device: Device) -> None:
         there = architecture_of(device)
         if there != ARCHITECTURE:
-            raise Unsupported(f"{self.name}: wgmma is on {ARCHITECTURE} alone, not on {there or device.name}")
+            rule = f"wgmma is on {ARCHITECTURE} alone, not on {there or device.name}"
+            raise Unsupported(f"{self.name}: {rule}; without such a GPU use --device ptx:{ARCHITECTURE}")
         super().__init__(device)
 
     def _prompts(self, problem: Problem, **options: Any) -> AttentionPlan:
