@@ -152,6 +152,7 @@ void copy_async(void* target, const void* source, bool valid);
 void copy_async_part(void* target, const void* source, u32 bytes, u32 given);
 void copy_commit();
 void copy_wait(u32 newest_groups_left);
+void copy_land_all();  // of this thread, committed or not
 
 // Bulk copies.  One into shared memory lands when somebody waits at its mbarrier, one of many by chance; one out of it
 // when its lane waits for its group.  Each is handed out once, to be performed by who asked.

@@ -184,24 +184,35 @@ void copy_commit() {
   ++current->copy_group;
 }
 
+namespace {
+
+void land_copy(const PendingCopy& copy) {
+  observe::copy_land(*current, copy);
+  if (copy.given == 16) {
+    std::memcpy(copy.target, copy.source, 16);
+    return;
+  }
+  std::memset(copy.target, 0, copy.bytes);
+  if (copy.source) std::memcpy(copy.target, copy.source, copy.given);
+}
+
+}  // namespace
+
 void copy_wait(u32 newest_groups_left) {
   Lane* me = current;
   u32 kept = 0;
   for (u32 i = 0; i < me->copy_count; ++i) {
     const PendingCopy copy = me->copies[i];
-    if (copy.group + newest_groups_left >= me->copy_group) {
-      me->copies[kept++] = copy;
-      continue;
-    }
-    observe::copy_land(*me, copy);
-    if (copy.given == 16) {
-      std::memcpy(copy.target, copy.source, 16);
-    } else {
-      std::memset(copy.target, 0, copy.bytes);
-      if (copy.source) std::memcpy(copy.target, copy.source, copy.given);
-    }
+    if (copy.group + newest_groups_left >= me->copy_group) me->copies[kept++] = copy;
+    else land_copy(copy);
   }
   me->copy_count = kept;
+}
+
+void copy_land_all() {
+  Lane* me = current;
+  for (u32 i = 0; i < me->copy_count; ++i) land_copy(me->copies[i]);
+  me->copy_count = 0;
 }
 
 void bulk_issue(const BulkCopy& copy) {

@@ -15,6 +15,8 @@ BULK = (
     "mbarrier::complete_tx::bytes cta_group::1"
 )
 """Modifiers of ``cp.async.bulk``."""
+ARRIVE = "mbarrier arrive noinc b64"
+"""Modifiers of ``cp.async.mbarrier.arrive``."""
 CHANGES = ("arrive", "arrive_drop", "expect_tx", "complete_tx")
 BARRIER = "init inval noComplete test_wait try_wait parity pending_count"
 
@@ -65,6 +67,13 @@ def _change(f: Body, i: Instruction, space: str) -> None:
     arrivals = "0u" if not arrives else "1u" if i.has("expect_tx") else number
     drop = "true" if i.has("arrive_drop") else "false"
     f.assign(target, "b64", f"ptx::barrier_change({address}, {arrivals}, {bytes_}, {drop})")
+
+
+def arrive_of_copies(f: Body, i: Instruction) -> None:
+    """Write ``cp.async.mbarrier.arrive``."""
+    count_operands(i, 1)
+    counted = "true" if i.has("noinc") else "false"
+    f.line(f"ptx::barrier_of_copies({f.address(i.operands[0], space_of(i.modifiers))}, {counted});")
 
 
 def copy(f: Body, i: Instruction) -> None:

@@ -193,7 +193,7 @@ def atomic(f: Body, i: Instruction) -> None:
     )
 
 
-@opcode("cp", modifiers=f"async commit_group wait_group wait_all {bulk.BULK} {WHERE} {CACHES}")
+@opcode("cp", modifiers=f"async commit_group wait_group wait_all {bulk.ARRIVE} {bulk.BULK} {WHERE} {CACHES}")
 def copy(f: Body, i: Instruction) -> None:
     """Write ``cp``."""
     if i.modifiers[0] != "async":
@@ -202,6 +202,8 @@ def copy(f: Body, i: Instruction) -> None:
         return bulk.copy(f, i)
     if i.has("commit_group"):
         return f.line("pab_emu::copy_commit();")
+    if i.has("mbarrier"):
+        return bulk.arrive_of_copies(f, i)
     if i.has("wait_all"):
         f.line("pab_emu::copy_commit();")
         return f.line("pab_emu::copy_wait(0);")

@@ -19,14 +19,15 @@ from pabench.resources import resource_dir
 from tests.device.ptx.test_device import needs_nvrtc
 
 FILE = Path(__file__).parents[2] / "support" / "cuda" / "bulk.cu"
+COPIES = FILE.with_name("copies.cu")
 TABLE = np.array([5, 0, 3, 5, 2, 6, 1], np.int32)
 TOKENS, DIM = 8, 64
 IN_VAIN = r"waited at the mbarrier at byte \d+ of shared memory \(.* arrivals missing, .* bytes expected"
 HEAD = ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry k()"
 
 
-def load(device: Any, defines: dict[str, str]) -> Any:
-    return device.load(KernelSource(path=FILE, include_dir=resource_dir("kernels_cuda"), defines=defines))
+def load(device: Any, defines: dict[str, str], path: Path = FILE) -> Any:
+    return device.load(KernelSource(path=path, include_dir=resource_dir("kernels_cuda"), defines=defines))
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
@@ -94,6 +95,43 @@ def test_a_buffer_read_before_its_barrier_was_never_written() -> None:
         KernelFindings, match=r"^init: .* never written in shared memory .* read at bulk.cu:\d+"
     ):
         gather({"PARITY_OFF": "1"}, checked=True)
+
+
+def gather_by_threads(
+    defines: dict[str, str] | None = None, *, checked: bool = False, poll_seconds: int = 60, seed: int = 5
+) -> tuple[Array, Array]:
+    """Likewise, by ``cp.async`` of a warp."""
+    device = open_device("ptx:sm_80", checked=checked, seed=seed, poll_seconds=poll_seconds)
+    pages = device.zeros((7, 256), np.dtype(np.uint16))
+    pages[...] = np.arange(pages.size, dtype=np.uint16).reshape(pages.shape)
+    out, table = device.zeros((len(TABLE), 256), np.dtype(np.uint16)), device.zeros(TABLE.shape, TABLE.dtype)
+    table[...] = TABLE
+    launch = Launch(
+        entry="gather", grid=(1, 1, 1), block=(64, 1, 1), args=(pages, table, np.int32(len(TABLE)), out)
+    )
+    load(device, defines or {}, COPIES).launch(launch)
+    return np.array(out), pages[TABLE]
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("counted", ["1", "0"], ids=["noinc", "inc"])
+@pytest.mark.parametrize("checked", [False, True])
+def test_copies_of_threads_tell_an_mbarrier_of_their_end(checked: bool, counted: str) -> None:
+    found, want = gather_by_threads({"COUNTED": counted}, checked=checked)
+    np.testing.assert_array_equal(found, want)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("counted", ["1", "0"], ids=["noinc", "inc"])
+def test_an_arrival_that_copies_do_not_make_is_missed(counted: str) -> None:
+    with pytest.raises(DeviceFault, match=IN_VAIN):
+        gather_by_threads({"COUNTED": counted, "ARRIVES": "0"}, poll_seconds=1)
+
+
+@needs_nvrtc
+def test_copies_of_threads_that_nobody_waits_for_are_found() -> None:
+    with pytest.raises(KernelFindings, match=r"copies\.cu:\d+"):
+        gather_by_threads({"WAITS": "0"}, checked=True, poll_seconds=1)
 
 
 @needs_nvrtc

@@ -54,6 +54,12 @@ PTX_FN void barrier_inval(void* at) { store<u64>(at, checked_barrier(load<u64>(a
 PTX_FN u64 barrier_look(const void* at) {
   return checked_barrier(__atomic_load_n(static_cast<const typename Cell<u64>::type*>(at), __ATOMIC_ACQUIRE), at);
 }
+// The thread's copies tell of their end: it is one arrival, which the count of the phase either has (`counted`) or is
+// raised by.  They may end at any time, and do so here.
+PTX_FN void barrier_of_copies(void* at, bool counted) {
+  pab_emu::copy_land_all();
+  barrier_change(at, counted ? 1 : 0, 0);
+}
 PTX_OWN void waits_at(const void* at) { pab_emu::current->at_barrier = at; }
 
 // --- copies ---------------------------------------------------------------------------------------------------------
