@@ -40,7 +40,7 @@
 #include "pab/decode_plan.cuh"
 #define PAB_PLAN_PARAMETERS                                                                                         \
   , const pab::i32 *qo_indptr, pab::i64 *line, pab::i32 *first, pab::u32 *arrivals, pab::i32 num_kv_heads,           \
-      pab::i32 group_size, pab::i32 tile_tokens, pab::i32 split_tiles, pab::i32 window, pab::i32 decode_blocks,      \
+      pab::i32 group_size, pab::i32 tile_tokens, pab::i32 split_tiles, pab::i32 window, pab::i32 shares,             \
       pab::i32 num_arrivals
 #else
 #define PAB_DECODE_PLAN 0
@@ -221,7 +221,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) page_alloc_extend(
     const Features features = {window, 0.0f, nullptr, num_kv_heads * group_size};
     const Batch batch = {lengths, qo_indptr, num_kv_heads, group_size, tile_tokens, split_tiles,
                          kAnyQueryLen, features};
-    plan_line(batch, {line, first, arrivals, max_seqs, decode_blocks, num_arrivals}, shared);
+    plan_line(batch, {line, first, arrivals, max_seqs, shares, num_arrivals}, shared);
 #endif
   } else {
     if (thread == 0) {

@@ -2,15 +2,15 @@
 // Paged decode attention on tensor cores: a persistent grid that reads each key and value once per KV head.
 //
 //   paged_decode_plan   grid 1; block PAB_PLAN_THREADS (a multiple of 32); shared: kScanWords u64
-//   paged_decode        grid any (blocks that stay resident: SMs x blocks an SM); block 32 * PAB_WARPS
-//                       shared: sizeof(SharedMemory)
+//   paged_decode        grid shares * num_kv_heads, best of as many blocks as stay resident (SMs x blocks an SM)
+//                       block 32 * PAB_WARPS; shared: sizeof(SharedMemory)
 //
 // Layout   q, out (num_query_tokens, num_qo_heads, head_dim), rows qo_indptr[s]..qo_indptr[s+1] of sequence s; lse
 //          (num_query_tokens, num_qo_heads) float, natural log; k, v any layout with contiguous head_dim, given by
 //          three element strides (page, token, head); block_table (num_seqs, max_pages); all but the last two aligned
 //          to 16 bytes, strides multiples of 8.
 //          Sequences with more than max_query_len query tokens are left alone: nothing of theirs is read or written.
-//          Workspace: line (num_seqs + 1) i64, first (grid) i32, arrivals u32, partial_out (slot, 16, head_dim),
+//          Workspace: line (num_seqs + 1) i64, first (shares) i32, arrivals u32, partial_out (slot, 16, head_dim),
 //          partial_max and partial_sum (slot, 16).  The plan writes the first three; a launch leaves arrivals 0, so
 //          that one plan serves all layers of a model.
 // Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block; PAB_STAGES tiles in shared
@@ -295,7 +295,7 @@ PAB_FN void attend(State& state, const Slice& slice, const u16* query, const Fea
 
 extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_plan(
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i64* line, pab::i32* first, pab::u32* arrivals,
-    pab::i32 num_seqs, pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 split_tiles, pab::i32 blocks,
+    pab::i32 num_seqs, pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 split_tiles, pab::i32 shares,
     pab::i32 num_arrivals, pab::i32 max_query_len PAB_FEATURE_PARAMETERS PAB_KEY_LIST_PARAMETERS) {
   using namespace pab;
   grid_release();  // what attends waits for the end of this all the same
@@ -303,7 +303,7 @@ extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_plan
   const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
   const Batch batch = {kv_lens,     qo_indptr,     num_kv_heads, group_size, kTile,
                        split_tiles, max_query_len, features PAB_GIVEN_KEY_LISTS};
-  plan_line(batch, {line, first, arrivals, num_seqs, blocks, num_arrivals}, reinterpret_cast<u64*>(shared));
+  plan_line(batch, {line, first, arrivals, num_seqs, shares, num_arrivals}, reinterpret_cast<u64*>(shared));
 }
 
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_decode(

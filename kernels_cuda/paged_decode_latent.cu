@@ -3,8 +3,7 @@
 // heads, and its first elements are the value.
 //
 //   paged_decode_latent_plan   grid 1; block PAB_PLAN_THREADS (a multiple of 32); shared: kScanWords u64
-//   paged_decode_latent        grid any (blocks that stay resident: SMs x blocks an SM); block 32 * PAB_WARPS
-//                              shared: sizeof(SharedMemory)
+//   paged_decode_latent        grid as of paged_decode.cu; block 32 * PAB_WARPS; shared: sizeof(SharedMemory)
 //
 // Layout   q (num_query_tokens, num_qo_heads, head_dim), out (num_query_tokens, num_qo_heads, head_dim_v); k any layout
 //          with contiguous head_dim, by three element strides (page, token, head); the rest as in paged_decode.cu, with
@@ -310,7 +309,7 @@ PAB_FN void end_rows(SharedMemory& memory, const State& state, const Call& call,
 
 extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_latent_plan(
     const pab::i32* kv_lens, const pab::i32* qo_indptr, pab::i64* line, pab::i32* first, pab::u32* arrivals,
-    pab::i32 num_seqs, pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 split_tiles, pab::i32 blocks,
+    pab::i32 num_seqs, pab::i32 num_kv_heads, pab::i32 group_size, pab::i32 split_tiles, pab::i32 shares,
     pab::i32 num_arrivals, pab::i32 max_query_len PAB_FEATURE_PARAMETERS PAB_KEY_LIST_PARAMETERS) {
   using namespace pab;
   grid_release();  // what attends waits for the end of this all the same
@@ -318,7 +317,7 @@ extern "C" __global__ void __launch_bounds__(PAB_PLAN_THREADS) paged_decode_late
   const Features features = PAB_GIVEN_FEATURES(num_kv_heads * group_size);
   const Batch batch = {kv_lens,     qo_indptr,     num_kv_heads, group_size, kTile,
                        split_tiles, max_query_len, features PAB_GIVEN_KEY_LISTS};
-  plan_line(batch, {line, first, arrivals, num_seqs, blocks, num_arrivals}, reinterpret_cast<u64*>(shared));
+  plan_line(batch, {line, first, arrivals, num_seqs, shares, num_arrivals}, reinterpret_cast<u64*>(shared));
 }
 
 extern "C" __global__ void __launch_bounds__(32 * PAB_WARPS, PAB_BLOCKS) paged_decode_latent(

@@ -10,12 +10,13 @@
 
 namespace pab {
 
-// What a plan writes: line (num_seqs + 1), first (blocks), arrivals (num_arrivals), all 0 afterwards.
+// What a plan writes: line (num_seqs + 1), first (shares), arrivals (num_arrivals), all 0 afterwards.  It has one line
+// for all KV heads, and `shares` of each: the blocks of the grid that attends, divided by the heads.
 struct Line {
   i64* line;
   i32* first;
   u32* arrivals;
-  i32 num_seqs, blocks, num_arrivals;
+  i32 num_seqs, shares, num_arrivals;
 };
 
 // `shared` holds kScanWords u64; the lengths are there for all threads of the block.
@@ -36,9 +37,9 @@ PAB_FN void plan_line(const Batch& batch, const Line& plan, u64* shared) {
   if (thread == 0) plan.line[plan.num_seqs] = static_cast<i64>(carried);
   for (i32 i = thread; i < plan.num_arrivals; i += threads) plan.arrivals[i] = 0;
   block_sync();
-  const Cut cut = cut_line(static_cast<i64>(carried), static_cast<u32>(plan.blocks));
-  for (i32 block = thread; block < static_cast<i32>(cut.blocks); block += threads) {
-    const i64 position = share_begin(cut, static_cast<u64>(block));
+  const Cut cut = cut_line(static_cast<i64>(carried), static_cast<u32>(plan.shares), 0);
+  for (i32 share = thread; share < static_cast<i32>(cut.shares); share += threads) {
+    const i64 position = share_begin(cut, static_cast<u64>(share));
     i32 low = 0, high = plan.num_seqs - 1;  // the last sequence that begins at or before the position has units
     while (low < high) {
       const i32 middle = low + (high - low + 1) / 2;
@@ -48,7 +49,7 @@ PAB_FN void plan_line(const Batch& batch, const Line& plan, u64* shared) {
         high = middle - 1;
       }
     }
-    plan.first[block] = low;
+    plan.first[share] = low;
   }
 }
 

@@ -116,7 +116,7 @@ PAB_FN void walk_tiles(Memory& memory, const Call& call, const Batch& batch, con
                        i32 num_seqs, const Fetch& fetch, const Attend& attend) {
   const auto find = [&](u32 n) {
     if (threadIdx.x != 0) return;
-    next_tile(memory.walk, batch, blockIdx.x);
+    next_tile(memory.walk, batch);
     memory.works[n % kWorks] = memory.walk.work;
   };
   [[maybe_unused]] const auto listed = [&](u32 n) { return listed_token(batch, memory.works[n % kWorks]); };

@@ -188,7 +188,8 @@ def plan_decode(
         qo_indptr: ``(num_seqs + 1,) int32`` on the device; query rows of each sequence.
         split_tokens: 0 cuts the work into equal shares; otherwise each sequence is cut after so many tokens,
             a multiple of the tile, and its result does not depend on the rest of the batch.
-        blocks: of the persistent grid; None fills the device.
+        blocks: of the persistent grid, rounded down to a multiple of the KV heads; where that is fewer than
+            four a head, ``decode_launches.shares_of`` may take more.  None fills the device.
         shape: of the instance; None chooses by the device.
         max_query_len: sequences with more query tokens are left alone, and their rows as they are.
         lists: the keys that rows see; None when causal flag and window of ``problem`` say it.
@@ -241,13 +242,13 @@ class StepPlan:
 def step_plan(plan: AttentionPlan, problem: Problem) -> StepPlan:
     """Return the parts of a plan of ``plan_decode`` for a kernel that plans in its place."""
     first, decode = plan.launches
-    kv_lens, qo_indptr, line, shares, arrivals, _, kv_heads, group_size, split_tiles, blocks, meetings = (
+    kv_lens, qo_indptr, line, begins, arrivals, _, kv_heads, group_size, split_tiles, shares, meetings = (
         first.args[:11]
     )
     tile_tokens = np.int32(decode.block[0] // 32 * 16)
     window = np.int32(problem.window or 0)
-    args = (qo_indptr, line, shares, arrivals, kv_heads, group_size, tile_tokens, split_tiles, window)
-    return StepPlan(kv_lens=kv_lens, args=(*args, blocks, meetings), decode=decode)
+    args = (qo_indptr, line, begins, arrivals, kv_heads, group_size, tile_tokens, split_tiles, window)
+    return StepPlan(kv_lens=kv_lens, args=(*args, shares, meetings), decode=decode)
 
 
 def why_not_decode(problem: Problem) -> str | None:

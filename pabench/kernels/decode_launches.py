@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from pabench.problem.problem import Problem
 
 ALIGNMENT = 16
 """Bytes of one asynchronous copy; queries, cache and output start at a multiple."""
+FEW_SHARES = 4
+"""With as many for each KV head, or more, division leaves over less than a fifth of the blocks: let be."""
 
 
 def decode_launches(
@@ -47,7 +50,7 @@ def decode_launches(
         instance: of the variant that the problem needs.
         unit_rows: packed rows of a unit, query tokens x heads of a group.
         tile_tokens: tokens of a tile.
-        blocks: of the persistent grid.
+        blocks: of the persistent grid; what is launched is ``shares_of`` it for each KV head.
         split_tokens: as of ``plan_decode`` in ``decode``; so are the arguments that follow.
         max_query_len: sequences with more query tokens are left alone.
         q: queries on the device.
@@ -68,9 +71,11 @@ def decode_launches(
     more = variant_arguments(device, problem, instance.defines)
     more += () if lists is None else lists.arguments
     num_seqs, max_pages = block_table.shape
+    shares = shares_of(blocks, problem.num_kv_heads)
+    grid = shares * problem.num_kv_heads
     rows = min(q.shape[0], num_seqs * max_query_len)  # a long prompt that is left alone needs no room
     # the most partial results, and meeting places of pieces, that lengths within the shapes need
-    slots, meetings = 2 * blocks, blocks
+    slots, meetings = 2 * grid, grid
     if split_tokens:
         row_blocks = rows * problem.group_size // unit_rows + num_seqs
         pieces = max(1, pages_needed(max_pages * problem.page_size, split_tokens))
@@ -79,7 +84,7 @@ def decode_launches(
     out = device.empty((*q.shape[:2], problem.value_dim), problem.storage.storage)
     lse = device.empty(tuple(q.shape[:2]), single)
     line = device.empty((num_seqs + 1,), np.dtype(np.int64))
-    first = device.empty((blocks,), np.dtype(np.int32))
+    first = device.empty((shares,), np.dtype(np.int32))
     arrivals = device.empty((meetings,), np.dtype(np.uint32))
     partial_out = device.empty((slots, unit_rows, problem.value_dim), single)
     partial_max = device.empty((slots, unit_rows), single)
@@ -95,13 +100,13 @@ def decode_launches(
         args=(
             *(kv_lens, qo_indptr, line, first, arrivals),
             *(np.int32(num_seqs), heads[1], np.int32(problem.group_size), split_tiles),
-            *(np.int32(blocks), np.int32(meetings), np.int32(max_query_len)),
+            *(np.int32(shares), np.int32(meetings), np.int32(max_query_len)),
             *more,
         ),
     )
     decode = Launch(
         entry=attending.name,
-        grid=(blocks, 1, 1),
+        grid=(grid, 1, 1),
         block=(attending.threads, 1, 1),
         shared_bytes=attending.shared_bytes,
         args=(
@@ -117,6 +122,19 @@ def decode_launches(
     )
     module = device.load(kernel_source(device, instance.file, **instance.defines))
     return AttentionPlan(module=module, launches=(plan, decode), planning=1, q=q, k=k, v=v, out=out, lse=lse)
+
+
+def shares_of(blocks: int, num_kv_heads: int) -> int:
+    """Return into how many shares the work of one KV head is cut, each of which is a block's.
+
+    As many as the resident ``blocks`` hold of all heads; of fewer than four, which may leave much of the
+    device idle, the number whose turns are done soonest, and of equals the largest.
+    """
+    shares = blocks // num_kv_heads
+    if shares >= FEW_SHARES:
+        return shares
+    # no block waits for another, so that blocks beyond the resident ones take further turns
+    return min(range(min(FEW_SHARES, blocks), 0, -1), key=lambda few: ceil(few * num_kv_heads / blocks) / few)
 
 
 def check_alignment(q: Any, pool: KvPool) -> None:

@@ -69,6 +69,16 @@ def test_kernels_decode_mma_right_for_every_group_size(group: int) -> None:
         )
 
 
+@pytest.mark.parametrize("split_tokens", [0, 64])
+def test_kernels_decode_mma_right_for_more_heads_than_blocks(split_tokens: int) -> None:
+    """No block waits for one that may not be resident yet, and heads do not meet at each other's places."""
+    problem = Problem(num_qo_heads=30, num_kv_heads=10, head_dim=16, page_size=4, dtype="bfloat16")
+    batch = Batch(kv_lens=(300, 0, 65, 130), q_lens=(1, 2, 8, 0))
+    tensors = build_tensors(Case(problem=problem, batch=batch, poison="nan", family="spotlight"))
+    for blocks in (1, 3, 10, 25, 60):
+        assert_right(tensors, RawKernelMmaBackend(DEVICE, split_tokens=split_tokens, blocks=blocks))
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("page_size", [1, 3, 64, 1000])
 def test_kernels_decode_mma_right_with_and_without_causal_mask(causal: bool, page_size: int) -> None:

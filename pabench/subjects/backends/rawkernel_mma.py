@@ -44,7 +44,7 @@ class RawKernelMmaBackend:
         device: where to run.
         split_tokens: 0 cuts the work into equal shares; otherwise each sequence is cut after so many tokens,
             a multiple of 64, and its result does not depend on the rest of the batch, bit for bit.
-        blocks: blocks of the persistent grid; None fills the device.
+        blocks: blocks of the persistent grid, as of ``plan_decode``; None fills the device.
     """
 
     name = "rawkernel-mma"
