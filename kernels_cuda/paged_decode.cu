@@ -49,7 +49,8 @@ constexpr int kTileDim = kNumberBits == 4 ? (kHeadDim + 31) / 32 * 32 : kHeadDim
 constexpr int kChunks = kTileDim / 8;  // of a row of q in shared memory
 constexpr int kSteps = kTileDim / 16;  // matrix instructions along head_dim
 // the output takes the place of tokens, of half or a quarter as many bytes it takes two or four passes, or more
-constexpr int kPassSteps = kNumberBits == 16 ? kSteps : kNumberBits == 8 ? (kSteps + 1) / 2 : kSteps < 8 ? 2 : kSteps / 8 * 2;
+constexpr int kFewSteps = kNumberBits == 8 ? (kSteps + 1) / 2 : kSteps < 8 ? 2 : kSteps / 8 * 2;
+constexpr int kPassSteps = kNumberBits == 16 ? kSteps : kFewSteps;
 constexpr int kPasses = (kSteps + kPassSteps - 1) / kPassSteps;
 // the query stays in registers while the output leaves room for it
 constexpr bool kQueryInRegisters = kHeadDim <= 128;

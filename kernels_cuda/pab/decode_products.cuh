@@ -45,15 +45,15 @@ PAB_FN void multiply_keys_of_bytes(float (&score)[2][4], const State& state, con
   }
 }
 
-// Scales of blocks 2 * chunk + `block` of chunks `chunk` and the next, of two of which `words` has the bytes: a pair of
-// each chunk's own scale twice for the keys (block 0 or 1 of the chunk).
+// A key's scales of block `block` (0 or 1) of two chunks, of whose blocks `word` has the bytes: of each a pair, twice the
+// same.
 PAB_FN void key_scales_of_chunks(u32 (&scales)[2], u32 word, int block) {
   const u32 both = pair_of_scales<kHalfKeys>(byte_permute(word, block ? 0x0031 : 0x0020));
   scales[0] = byte_permute(both, 0x1010);
   scales[1] = byte_permute(both, 0x3232);
 }
 
-// The same for the values of two tokens, whose words are given: a pair of both tokens' scales.
+// The same for two tokens' values, of which each has a word: of each chunk a pair, the scales of both tokens.
 PAB_FN void value_scales_of_chunks(u32 (&scales)[2], u32 first, u32 second, int block) {
   scales[0] = pair_of_scales<kHalfValues>(byte_permute(first, second, block ? 0x0051 : 0x0040));
   scales[1] = pair_of_scales<kHalfValues>(byte_permute(first, second, block ? 0x0073 : 0x0062));

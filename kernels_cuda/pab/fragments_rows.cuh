@@ -11,10 +11,10 @@
 //             a row: half_row_of_4_bits.
 //
 // Every number is exact in float16 and in bfloat16, but for a power of two (kKeyFactor, kValueFactor), and made of its bits
-// by one operation on pairs.  Where the
-// scale is that of a token and head, weight times scale takes the weight's place in the second product: that is beyond
-// float16, so that values are bfloat16 whatever the instance stores, and for float16, which has three bits more, the
-// weight is the sum of two.  Scales of blocks, of e4m3, are multiplied into the numbers, which is exact too.
+// by one operation on pairs.  Where the scale is that of a token and head, weight times scale takes the weight's place in
+// the second product: that is beyond float16, so that values are bfloat16 whatever the instance stores, and for float16,
+// which has three bits more, the weight is the sum of two.  Scales of blocks, of e4m3, are multiplied into the numbers,
+// which is exact too.
 #pragma once
 
 #include "pab/fragments_e4m3.cuh"
@@ -34,7 +34,8 @@ PAB_FN u32 whole_pair(u32 both, int zero, int place = 0) {
   // 2^15 and zero * 2^-9, 2^126 and zero * 2^-7, of numbers `place` bits up that much less
   const u32 power = (kHalves ? 0x7800u : 0x7E80u) - (kHalves ? 0x0400u : 0x0080u) * static_cast<u32>(place);
   const u32 less = zero == 128 ? (kHalves ? 0xB400u : 0xBF80u) : (kHalves ? 0xA400u : 0xBD80u);
-  return kHalves ? fma_f16x2(both, power * 0x10001u, less * 0x10001u) : fma_bf16x2(both, power * 0x10001u, less * 0x10001u);
+  const u32 powers = power * 0x10001u, both_less = less * 0x10001u;
+  return kHalves ? fma_f16x2(both, powers, both_less) : fma_bf16x2(both, powers, both_less);
 }
 
 // Two e2m1, number `j` of either half of `word`, times `scales`, which pair_of_scales made: 2^14 too small.

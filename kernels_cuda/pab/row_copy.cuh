@@ -27,7 +27,7 @@ PAB_FN void copy_tile(const i64* rows, const Call& call, const Group& group) {
     const u8 *key = keys + 4 * word, *value = values + 4 * word;
     constexpr int kCopies = kTile / kRowsAtOnce, kBatch = kCopies < kCopiesAtOnce ? kCopies : kCopiesAtOnce;
     static_assert(!kSameWord || kCopies % kBatch == 0, "batches are whole");
-#pragma unroll 1
+#pragma unroll
     for (int base = 0; base < kCopies; base += kBatch) {
       i64 offsets[kBatch];  // all before the first copy: the next load would wait for it
 #pragma unroll
