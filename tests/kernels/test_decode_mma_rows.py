@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pabench.device.checked import CheckedDevice
 from pabench.device.registry import open_device
 from pabench.errors import InvalidCase, Unsupported
 from pabench.kernels.row_formats import TILE_ROWS
@@ -223,8 +224,18 @@ def test_kernels_decode_mma_rows_are_read_once_without_bank_conflicts(name: str,
             assert counted.loaded_bytes("k", "v") == 2 * tokens * problem.row_units("k")
 
 
-def test_kernels_decode_mma_rows_take_a_shared_plan_for_layers() -> None:
-    """Another layer's cache begins at a multiple of 4 bytes, and of no more."""
+@pytest.mark.parametrize("name", TILE_ROWS)
+def test_kernels_decode_mma_rows_touch_nothing_but_their_own(name: str) -> None:
+    """Every access looked at: bounds, alignment, bytes that nobody wrote, races; the bits are the same."""
+    batch = Batch(kv_lens=(0, 1, 64, 130, 65, 3), q_lens=(1, 2, 8, 7, 0, 8))
+    tensors = tensors_of(problem_of(name, head_dim=80, window=50), batch=batch, tail="int-max")
+    device = CheckedDevice()
+    found = bits(judged(RawKernelMmaBackend(device, blocks=3), tensors))
+    assert device.findings == []
+    assert found == bits(judged(RawKernelMmaBackend(DEVICE, blocks=3), tensors))
+
+
+def test_kernels_decode_mma_rows_begin_at_multiples_of_4_bytes() -> None:
     tensors = tensors_of(problem_of("int8-token-head"))
     backend = RawKernelMmaBackend(DEVICE)
     plain = bits(judged(backend, tensors))
