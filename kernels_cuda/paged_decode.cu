@@ -8,7 +8,8 @@
 // Layout   q, out (num_query_tokens, num_qo_heads, head_dim), rows qo_indptr[s]..qo_indptr[s+1] of sequence s; lse
 //          (num_query_tokens, num_qo_heads) float, natural log; k, v any layout with contiguous head_dim, given by
 //          three element strides (page, token, head); block_table (num_seqs, max_pages); all but the last two aligned
-//          to 16 bytes, strides multiples of 8.
+//          to 16 bytes, strides multiples of 8.  With PAB_TILE_ROWS k and v are rows of bytes, the numbers and at the next
+//          multiple of 4 bytes their scales; they and their strides are multiples of 4.
 //          Sequences with more than max_query_len query tokens are left alone: nothing of theirs is read or written.
 //          Workspace: line (num_seqs + 1) i64, first (shares) i32, arrivals u32, partial_out (slot, 16, head_dim),
 //          partial_max and partial_sum (slot, 16).  The plan writes the first three; a launch leaves arrivals 0, so
@@ -16,13 +17,13 @@
 // Compile  PAB_HEAD_DIM a multiple of 16; PAB_DTYPE 1 or 2; PAB_WARPS warps of a block; PAB_STAGES tiles in shared
 //          memory, at least 2; PAB_BLOCKS blocks of a multiprocessor; PAB_PLAN_THREADS; PAB_SHARED_BYTES of paged_decode,
 //          checked; PAB_FEATURES, PAB_E4M3 and PAB_KEY_LISTS 0 or 1, see pab/features.cuh, pab/storage.cuh and
-//          pab/key_list.cuh.
+//          pab/key_list.cuh; PAB_TILE_ROWS, see pab/storage.cuh, with PAB_FEATURES 1.
 // Floor    each live K and V element once: 2 * sum(kv_lens) * num_kv_heads * head_dim * 2 bytes, times the blocks of
 //          16 rows when query_len * group_size is above 16; 16 * that many flops for each row.
 //          Of a window, and with PAB_KEY_LISTS, only the keys that some row of the sequence sees are read.
 //
 // Keys of e4m3 are multiplied as float16, also by queries of bfloat16 (pab/query_halves.cuh); values in the storage type,
-// since weights reach further down than float16 does.
+// since weights reach further down than float16 does, but for rows with scales of tokens (pab/fragments_rows.cuh).
 //
 // A tile is 16 tokens a warp.  Each warp attends to its own 16 with its own running maximum, sum and output, so that
 // one barrier a tile is all; the warps meet at the end of a piece.  Tiles come through a ring of kStages stages in
@@ -42,11 +43,14 @@ constexpr int kThreads = 32 * kWarps;
 constexpr int kSlice = 16;  // tokens of a warp
 constexpr int kTile = kSlice * kWarps;
 constexpr int kWorks = kStages + 2 + kKeyLists;  // tiles between look-up and end
-constexpr int kChunks = kHeadDim / 8;  // of a row of q and out
-constexpr bool kE4m3 = sizeof(Cached) == 1;
-constexpr int kSteps = kHeadDim / 16;  // matrix instructions along head_dim
-// the output takes the place of tokens, of half as many bytes it takes two passes
-constexpr int kPassSteps = kE4m3 ? (kSteps + 1) / 2 : kSteps;
+constexpr bool kE4m3 = PAB_E4M3 || kTileRows == kE4m3Rows;
+// of 4 bits a chunk is 32 elements: the last one may be half zeros
+constexpr int kTileDim = kNumberBits == 4 ? (kHeadDim + 31) / 32 * 32 : kHeadDim;
+constexpr int kChunks = kTileDim / 8;  // of a row of q in shared memory
+constexpr int kSteps = kTileDim / 16;  // matrix instructions along head_dim
+// the output takes the place of tokens, of half or a quarter as many bytes it takes two or four passes, or more
+constexpr int kFewSteps = kNumberBits == 8 ? (kSteps + 1) / 2 : kSteps < 8 ? 2 : kSteps / 8 * 2;
+constexpr int kPassSteps = kNumberBits == 16 ? kSteps : kFewSteps;
 constexpr int kPasses = (kSteps + kPassSteps - 1) / kPassSteps;
 // the query stays in registers while the output leaves room for it
 constexpr bool kQueryInRegisters = kHeadDim <= 128;
@@ -57,18 +61,31 @@ constexpr int kCopiesAtOnce = 8;  // more offsets than that leave no registers t
 static_assert(kHeadDim % 16 == 0, "matrix instructions take 16 elements at a time");
 static_assert(kStages >= 2, "one tile arrives while another is attended to");
 
-// One warp's tokens of a stage; at the end of a piece, (half of) the warp's output takes their place.
+}  // namespace pab
+
+#if PAB_TILE_ROWS
+#include "pab/row_tiles.cuh"
+#endif
+
+namespace pab {
+
+#if !PAB_TILE_ROWS
+// A warp's tokens of a stage.
+struct Tokens {
+  Cached keys[kSlice * kHeadDim], values[kSlice * kHeadDim];
+};
+#endif
+
+// One warp's tokens of a stage; at the end of a piece, a pass of the warp's output takes their place.
 union Slice {
-  struct {
-    Cached keys[kSlice * kHeadDim], values[kSlice * kHeadDim];
-  } tokens;
+  Tokens tokens;
   float out[kUnitRows * 16 * kPassSteps];
 };
-static_assert(kE4m3 || sizeof(Slice) == sizeof(Slice::tokens), "the output fits what it replaces");
+static_assert(kNumberBits < 16 || sizeof(Slice) == sizeof(Slice::tokens), "the output fits what it replaces");
 
 struct SharedMemory {
   Slice stages[kStages][kWarps];
-  u16 queries[kStages][kUnitRows * kHeadDim];  // of the pieces under way
+  u16 queries[kStages][kUnitRows * kTileDim];  // of the pieces under way
   i64 rows[2][kTile];                          // byte offsets of tokens; negative: no such token
   Work works[kWorks];
   Walk walk;                                   // one thread's
@@ -81,7 +98,11 @@ static_assert(sizeof(SharedMemory) == PAB_SHARED_BYTES, "the launch plan compute
 }  // namespace pab
 
 #include "pab/decode_tiles.cuh"
+#if PAB_TILE_ROWS
+#include "pab/row_copy.cuh"
+#else
 #include "pab/tile_copy.cuh"
+#endif
 
 namespace pab {
 
@@ -104,7 +125,7 @@ PAB_FN void fetch(SharedMemory& memory, const Call& call, const Batch& batch, u3
   u16* query = memory.queries[static_cast<u32>(work.number) % kStages];
   for (int index = static_cast<int>(threadIdx.x); index < kUnitRows * kChunks; index += kThreads) {
     const int row = index / kChunks, chunk = index % kChunks;
-    const bool live = work.first_row + row < work.query_len * batch.group_size;
+    const bool live = work.first_row + row < work.query_len * batch.group_size && 8 * chunk < kHeadDim;
     const i64 source = live ? query_row(call, batch, work, work.first_row + row) * kHeadDim + 8 * chunk : 0;
     const int target = query_offset<kSteps>(row, chunk) / static_cast<int>(sizeof(u16));
     cp_async16(query + target, call.q + source, live);
@@ -126,10 +147,14 @@ PAB_FN void begin_piece(State& state, const u16* query, const Call& call, const 
     const u32 limit = row_limit(call, batch, work, row);
     note_listed_row(state, half, batch, work, row);
     state.row[half] = logit_row(batch.features, query_head(batch, work, row), position, limit, call.scale_log2);
+    scale_products(state.row[half], kKeyFactor);
   }
   if constexpr (kQueryInRegisters) {
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) load_query<kSteps>(state.query[step], query, step);
+    for (int step = 0; step < kSteps; ++step) {
+      load_query<kSteps>(state.query[step], query, step);
+      if constexpr (kTileRows != kNoRows && !kQueryAsHalves) settle_query(state.query[step]);
+    }
   }
   state.halves = false;
   if constexpr (kQueryAsHalves) {
@@ -156,93 +181,18 @@ PAB_FN void multiply_step(float (&score)[2][4], const State& state, const u16* q
   }
 }
 
-// Byte offset of the chunk of e4m3 that is step `step` + `second` (0 or 1) of row `row`; of an odd number of steps the
-// last one comes twice.
-PAB_FN int offset_of_e4m3(int row, int step, int second) {
-  if constexpr (kSteps % 2 == 0) return step_offset<kCacheChunks>(chunk_offset<kCacheChunks>(row, second), step / 2);
-  else return chunk_offset<kCacheChunks>(row, step + 1 < kSteps ? step + second : step);
-}
+}  // namespace pab
 
-// The products of the query and a warp's keys of e4m3, two steps at once, as float16 or in the storage type.
-template <bool kHalves>
-PAB_FN void multiply_keys_of_e4m3(float (&score)[2][4], const State& state, const u16* query,
-                                  const unsigned char* keys) {
-  const int lane = static_cast<int>(lane_id()), row = lane / 16 * 8 + lane % 8;
-#pragma unroll
-  for (int step = 0; step < kSteps; step += 2) {
-    u32 pairs[4], key[4];
-    ldmatrix_x4(pairs, keys + offset_of_e4m3(row, step, lane / 8 % 2));
-#pragma unroll
-    for (int i = 0; i < 2 && step + i < kSteps; ++i) {
-      if constexpr (kHalves) {
-        halves_of_e4m3(key[0], key[1], pairs[i]);
-        halves_of_e4m3(key[2], key[3], pairs[2 + i]);
-        mma_16816_f16(score[0], state.query[step + i], key[0], key[1]);
-        mma_16816_f16(score[1], state.query[step + i], key[2], key[3]);
-      } else {
-        keys_of_e4m3(key[0], key[1], pairs[i]);
-        keys_of_e4m3(key[2], key[3], pairs[2 + i]);
-        multiply_step(score, state, query, step + i, key);
-      }
-    }
-  }
-}
+#include "pab/decode_products.cuh"
 
-// The products of the query and a warp's keys.
-PAB_FN void multiply_keys(float (&score)[2][4], const State& state, const u16* query, const Cached* tokens) {
-  const int lane = static_cast<int>(lane_id()), row = lane / 16 * 8 + lane % 8;
-  const auto* keys = reinterpret_cast<const unsigned char*>(tokens);
-  if constexpr (kQueryAsHalves) {
-    if (state.halves) multiply_keys_of_e4m3<true>(score, state, query, keys);
-    else multiply_keys_of_e4m3<false>(score, state, query, keys);
-  } else if constexpr (kE4m3) {
-    multiply_keys_of_e4m3<false>(score, state, query, keys);
-  } else {
-    const int first = chunk_offset<kCacheChunks>(row, lane / 8 % 2);
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      u32 key[4];
-      ldmatrix_x4(key, keys + step_offset<kCacheChunks>(first, step));
-      multiply_step(score, state, query, step, key);
-    }
-  }
-}
-
-// Adds the products of the weights and a warp's values to the output.
-PAB_FN void multiply_values(State& state, const u32 (&weight)[4], const Cached* tokens) {
-  const int lane = static_cast<int>(lane_id()), row = lane % 16;
-  const auto* values = reinterpret_cast<const unsigned char*>(tokens);
-  if constexpr (kE4m3) {
-#pragma unroll
-    for (int step = 0; step < kSteps; step += 2) {
-      u32 value[4], even[2], odd[2];
-      ldmatrix_x4_trans(value, values + offset_of_e4m3(row, step, lane / 16));
-#pragma unroll
-      for (int i = 0; i < 2 && step + i < kSteps; ++i) {
-        values_of_e4m3(even[0], odd[0], value[2 * i]);
-        values_of_e4m3(even[1], odd[1], value[2 * i + 1]);
-        mma_16816(state.out[2 * (step + i)], weight, even[0], even[1]);
-        mma_16816(state.out[2 * (step + i) + 1], weight, odd[0], odd[1]);
-      }
-    }
-  } else {
-    const int first = chunk_offset<kCacheChunks>(row, lane / 16);
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      u32 value[4];
-      ldmatrix_x4_trans(value, values + step_offset<kCacheChunks>(first, step));
-      mma_16816(state.out[2 * step], weight, value[0], value[1]);
-      mma_16816(state.out[2 * step + 1], weight, value[2], value[3]);
-    }
-  }
-}
+namespace pab {
 
 // Attends to one warp's tokens; `first` is the first one's place in the sequence, or on its list.
 PAB_FN void attend(State& state, const Slice& slice, const u16* query, const Features& features, float scale_log2,
                    u32 first, const Shown& shown) {
   const int lane = static_cast<int>(lane_id());
   float score[2][4] = {};
-  multiply_keys(score, state, query, slice.tokens.keys);
+  multiply_keys(score, state, query, slice.tokens);
 
   float top[2] = {minus_infinity(), minus_infinity()};
 #pragma unroll
@@ -282,11 +232,7 @@ PAB_FN void attend(State& state, const Slice& slice, const u16* query, const Fea
     }
   }
 
-  // an accumulator of the first product is, rounded, operand A of the second
-  u32 weight[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) weight[i] = pack_pair(score[i / 2][2 * (i % 2)], score[i / 2][2 * (i % 2) + 1]);
-  multiply_values(state, weight, slice.tokens.values);
+  multiply_values(state, weights_of(score, slice.tokens), slice.tokens);
 }
 
 }  // namespace pab

@@ -35,7 +35,14 @@ PAB_FN void end_piece(SharedMemory& memory, State& state, Slice* slices, const C
       const int row = lane / 4 + 8 * half;
 #pragma unroll
       for (int i = 0; i < 2 * steps; ++i) {
-        if constexpr (kE4m3) {
+        if constexpr (kNumberBits == 4) {
+          if (i % 4) continue;
+          // every second row begins with the second pack of its pair, so that eight lanes write 128 bytes
+          float* pair = mine + pair_place<kPairs>(row, i + lane % 4);
+          const int second = row % 2;
+          store_pack(pair + 4 * second, half_row_of_4_bits(state.out + 2 * first + i, half, second));
+          store_pack(pair + 4 - 4 * second, half_row_of_4_bits(state.out + 2 * first + i, half, 1 - second));
+        } else if constexpr (kNumberBits == 8) {
           if (i % 2) continue;
           const Pack<float, 4> four = row_of_e4m3(state.out[2 * first + i], state.out[2 * first + i + 1], half);
           store_pack(mine + pair_place<kPairs>(row, i + lane % 4 / 2) + 4 * (lane % 2), four);
@@ -56,6 +63,7 @@ PAB_FN void end_piece(SharedMemory& memory, State& state, Slice* slices, const C
     rows = left < kUnitRows ? left : kUnitRows;
     for (int index = static_cast<int>(threadIdx.x); index < rows * 2 * steps; index += kThreads) {
       const int row = index / (2 * steps), place = index % (2 * steps), chunk = 2 * first + place;
+      if (kTileDim != kHeadDim && chunk >= kOutChunks) continue;
       // four neighbouring lanes read the second packs of their pairs when the next four read the first ones
       const int place_of_pair = pair_place<kPairs>(row, place), swapped = lane / 4 % 2;
       Merged merged = {{}, minus_infinity(), 0.0f};

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "pab/decode_tiles.cuh"
+#include "pab/fragments_rows.cuh"
 
 namespace pab {
 
@@ -38,7 +39,7 @@ PAB_FN RowEnd row_end(const Call& call, const Batch& batch, const Work& work, i3
   if constexpr (kFeatures) {
     const int head = query_head(batch, work, row);
     const float sink = sink_log2(batch.features, head);
-    scale = value_scale(batch.features, head);
+    scale = kValueFactor * value_scale(batch.features, head);
     if (sink > minus_infinity()) {  // one more key, without a value
       const float top = fmaxf(max, sink), keys = ex2(max - top);
       sum = fmadd(sum, keys, ex2(sink - top));

@@ -11,7 +11,8 @@
 //                           any, all, match_any, reduce_add, warp_sync; all take the mask of taking part lanes,
 //                           of which those that have returned are not waited for
 //   bits                    popc, ffs (1-based, 0 for none), lanemask_lt; byte_permute(x, selector): byte i of the
-//                           result is the byte of x that hexadecimal digit i of the selector, 0 to 3, names
+//                           result is the byte of x that hexadecimal digit i of the selector, 0 to 3, names;
+//                           byte_permute(x, y, selector): likewise, 4 to 7 are those of y
 //   registers               opaque(x): x, of which the compiler knows nothing, so that what follows from it in a loop is
 //                           computed each time and keeps no register from one time to the next
 //   block                   block_sync, bar_sync(id, threads), bar_arrive(id, threads)
@@ -26,6 +27,7 @@
 //   atomics                 atomic_add / max / min / exch / cas / or / and on u32, add / min / cas on u64;
 //                           relaxed, device scope, return the old value
 //   asynchronous copy       cp_async16(shared, global, valid): 16 bytes, zeros when not valid;
+//                           cp_async4(shared, global, there): 4 bytes, zeros when `there` is negative;
 //                           cp_async_commit; cp_async_wait<N>: all but the newest N groups have landed
 //   math                    ex2, rcp: approximate, relative error up to 2^-22; lg2: the same, but an absolute
 //                           error up to 2^-22 between 1/2 and 2; denormals are zeros to them; fmadd;
@@ -37,6 +39,8 @@
 //                           unpack_bf16x2: two in a u32;
 //                           e4m3_to_float, float_to_e4m3: bits in u8, what is too large becomes +-448;
 //                           e4m3x2_to_f16x2: two in a u16, exact
+//   pairs of 16 bits        fma_f16x2, fma_bf16x2 (a, b, c): a b + c of both, rounded once, to nearest even;
+//                           denormals are numbers like others
 //   matrix                  whole warps only; fragments as in the PTX ISA, repeated in emulator/matrix.h.
 //                           ldmatrix_x4(out, row), ldmatrix_x4_trans: four 8 x 8 matrices of 16-bit elements from
 //                           shared memory; lane i gives the address, a multiple of 16 bytes, of row i % 8 of

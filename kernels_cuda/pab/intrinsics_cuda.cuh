@@ -43,6 +43,7 @@ PAB_FN void warp_sync(u32 mask) { __syncwarp(mask); }
 PAB_FN u32 popc(u32 bits) { return __popc(bits); }
 PAB_FN u32 ffs(u32 bits) { return __ffs(bits); }
 PAB_FN u32 byte_permute(u32 x, u32 selector) { return __byte_perm(x, 0, selector); }
+PAB_FN u32 byte_permute(u32 x, u32 y, u32 selector) { return __byte_perm(x, y, selector); }
 
 // --- registers ----------------------------------------------------------------------------------------------
 PAB_FN u32 opaque(u32 x) {
@@ -134,6 +135,14 @@ PAB_FN void cp_async16(void* shared, const void* global, bool valid) {
       "{\n.reg .pred ignored;\nsetp.eq.u32 ignored, %2, 0;\n"
       "cp.async.cg.shared.global [%0], [%1], 16, ignored;\n}" ::"r"(target),
       "l"(global), "r"(static_cast<u32>(valid))
+      : "memory");
+}
+PAB_FN void cp_async4(void* shared, const void* global, i32 there) {
+  const u32 target = static_cast<u32>(__cvta_generic_to_shared(shared));
+  asm volatile(
+      "{\n.reg .pred ignored;\nsetp.lt.s32 ignored, %2, 0;\n"
+      "cp.async.ca.shared.global [%0], [%1], 4, ignored;\n}" ::"r"(target),
+      "l"(global), "r"(there)
       : "memory");
 }
 PAB_FN void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -242,6 +251,18 @@ PAB_FN void unpack_f16x2(u32 both, float& low, float& high) {
 PAB_FN void unpack_bf16x2(u32 both, float& low, float& high) {
   low = __uint_as_float(both << 16);
   high = __uint_as_float(both & 0xFFFF0000u);
+}
+
+// --- pairs of 16 bits ---------------------------------------------------------------------------------------
+PAB_FN u32 fma_f16x2(u32 a, u32 b, u32 c) {
+  u32 both;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(both) : "r"(a), "r"(b), "r"(c));
+  return both;
+}
+PAB_FN u32 fma_bf16x2(u32 a, u32 b, u32 c) {
+  u32 both;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(both) : "r"(a), "r"(b), "r"(c));
+  return both;
 }
 
 // --- matrix -------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 //
 //   PAB_DTYPE   0 float32, 1 float16, 2 bfloat16 (the smaller types are carried as their bits)
 //   PAB_E4M3    1 when the cache is stored as e4m3; else, or not defined, it is stored as the rest
+//   PAB_TILE_ROWS   the cache holds rows of bytes, numbers and behind them their scales, of the format that this names in
+//                   TileRows; 0 or not defined: it does not
 #pragma once
 
 #include "pab/intrinsics.cuh"
@@ -29,6 +31,10 @@ PAB_FN Stored from_float(float x) { return float_to_bf16(x); }
 using Cached = u8;  // bytes of rows, see pab/cache_rows.cuh
 #undef PAB_E4M3
 #define PAB_E4M3 0
+#elif defined(PAB_TILE_ROWS) && PAB_TILE_ROWS
+using Cached = u8;
+#undef PAB_E4M3
+#define PAB_E4M3 0
 #elif defined(PAB_E4M3) && PAB_E4M3
 using Cached = u8;
 PAB_FN float to_float(Cached x) { return e4m3_to_float(x); }
@@ -37,6 +43,17 @@ using Cached = Stored;
 #undef PAB_E4M3
 #define PAB_E4M3 0
 #endif
+
+#ifndef PAB_TILE_ROWS
+#define PAB_TILE_ROWS 0
+#endif
+
+// Formats of rows that tensor-core kernels take; the host has the same list.
+enum TileRows { kNoRows, kInt8Rows, kInt4Rows, kE4m3Rows, kNvfp4Rows };
+constexpr TileRows kTileRows = static_cast<TileRows>(PAB_TILE_ROWS);
+constexpr bool kTokenScales = kTileRows == kInt8Rows || kTileRows == kInt4Rows || kTileRows == kE4m3Rows;
+constexpr bool kBlockScales = kTileRows == kNvfp4Rows;
+constexpr int kNumberBits = kTileRows == kInt4Rows || kTileRows == kNvfp4Rows ? 4 : 8 * static_cast<int>(sizeof(Cached));
 
 // N neighbouring elements, moved by one load or store; the address must be a multiple of their size.
 template <typename T, int N>

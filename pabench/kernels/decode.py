@@ -15,12 +15,21 @@ from pabench.device.occupancy import blocks_by_registers, blocks_by_shared
 from pabench.errors import InvalidCase
 from pabench.kernels.decode_launches import check_alignment, decode_launches
 from pabench.kernels.decode_simple import AttentionPlan
-from pabench.kernels.features import LIST_VARIANTS, LISTED, LISTED_E4M3, PLAIN, VARIANTS, variant_of
-from pabench.kernels.fitted import DTYPES, PLAN_THREADS, cached_bytes_of, fitted_instance, fitted_instances
+from pabench.kernels.features import LIST_VARIANTS, PLAIN, TILE_ROW_VARIANTS, VARIANTS, tile_variant_of
+from pabench.kernels.fitted import (
+    DTYPES,
+    KNOWN_VARIANTS,
+    PLAN_THREADS,
+    cached_bytes_of,
+    fitted_instance,
+    fitted_instances,
+)
 from pabench.kernels.instance import KernelEntry, KernelInstance
 from pabench.kernels.key_lists import KeyLists
+from pabench.kernels.row_formats import TABLE_HEAD_DIM, TILE_ROWS, takes_rows
 from pabench.problem.checks import INT32_MAX
 from pabench.problem.dtypes import dtype_by_name
+from pabench.problem.formats import FORMATS
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
 
@@ -36,7 +45,8 @@ LISTED_WORK_BYTES, LISTED_WALK_BYTES = 64, 144
 """Likewise of instances with key lists."""
 PLAN_SHARED_BYTES = 32 * 8
 MAX_BLOCKS_PER_SM = 4
-OTHER_REGISTERS = 72
+OTHER_REGISTERS, ROW_REGISTERS = 72, 24
+"""Beside output and query of a lane, and what rows that hold their scales take more."""
 
 
 def works_bytes(stages: int, *, lists: bool) -> int:
@@ -54,11 +64,13 @@ class DecodeShape:
         warps: warps of a block; a tile is 16 tokens each.
         stages: tiles in shared memory.
         lists: whether it attends to the keys of lists.
+        rows: name of the format of ``TILE_ROWS`` of the cache; empty where it holds elements.
     """
 
     warps: int
     stages: int
     lists: bool = False
+    rows: str = ""
 
     @property
     def tile_tokens(self) -> int:
@@ -71,16 +83,30 @@ class DecodeShape:
         return 32 * self.warps
 
     def tile_bytes(self, head_dim: int, cached_bytes: int = 2) -> int:
-        """Return the bytes of a tile's keys and values, of ``cached_bytes`` an element."""
-        return 2 * cached_bytes * self.tile_tokens * head_dim
+        """Return the bytes of a tile's keys, values and scales, of ``cached_bytes`` an element."""
+        row = cached_bytes * head_dim
+        if self.rows:
+            form, dim = FORMATS[self.rows], self._tile_dim(head_dim)
+            row = form.row_units(head_dim) - form.scales_at(head_dim) + form.scales_at(dim)
+        return 2 * self.tile_tokens * row
+
+    def _bits(self, cached_bytes: int) -> int:
+        """Return the bits of a number of the cache."""
+        return FORMATS[self.rows].bits if self.rows else 8 * cached_bytes
+
+    def _tile_dim(self, head_dim: int, cached_bytes: int = 1) -> int:
+        """Return the numbers of a row in shared memory: whole chunks."""
+        return -(-head_dim // 32) * 32 if self._bits(cached_bytes) == 4 else head_dim
 
     def shared_bytes(self, head_dim: int, cached_bytes: int = 2) -> int:
         """Return ``sizeof(SharedMemory)`` of the kernel file, which compares both."""
-        # at the end of a piece the output, float32, takes the place of tokens; of e4m3 in two passes
-        steps = head_dim // HEAD_DIM_STEP
-        output = 4 * self.warps * UNIT_ROWS * HEAD_DIM_STEP * (steps if cached_bytes == 2 else -(-steps // 2))
+        dim = self._tile_dim(head_dim, cached_bytes)
+        steps = dim // HEAD_DIM_STEP
+        # at the end of a piece the output, float32, takes the place of tokens, in passes where it is larger
+        passed = {16: steps, 8: -(-steps // 2), 4: max(2, steps // 8 * 2)}[self._bits(cached_bytes)]
+        output = 4 * self.warps * UNIT_ROWS * HEAD_DIM_STEP * passed
         tile = max(self.tile_bytes(head_dim, cached_bytes), output)
-        queries = self.stages * UNIT_ROWS * head_dim * 2
+        queries = self.stages * UNIT_ROWS * dim * 2
         rows = 2 * self.tile_tokens * 8
         works = works_bytes(self.stages, lists=self.lists)
         states = 2 * self.warps * UNIT_ROWS * 4
@@ -93,6 +119,7 @@ class DecodeShape:
             return 0
         # output and query of a lane, and what everything else takes
         registers = head_dim // 2 + (head_dim // 4 if head_dim <= 128 else 0) + OTHER_REGISTERS
+        registers += ROW_REGISTERS if self.rows else 0
         by_registers = blocks_by_registers(self.warps, registers)
         by_shared = blocks_by_shared(limits.shared_bytes_per_sm, needed)
         return max(1, min(by_shared, by_registers, MAX_BLOCKS_PER_SM))
@@ -103,7 +130,7 @@ STAGES = {2: (3, 2), 1: (4, 3, 2)}
 
 
 def decode_shape(
-    head_dim: int, limits: DeviceLimits, cached_bytes: int = 2, *, lists: bool = False
+    head_dim: int, limits: DeviceLimits, cached_bytes: int = 2, *, lists: bool = False, rows: str = ""
 ) -> DecodeShape:
     """Return the shape with the most bytes on their way to a multiprocessor; of equals, the most blocks.
 
@@ -112,6 +139,7 @@ def decode_shape(
         limits: of the device.
         cached_bytes: of an element of the cache.
         lists: whether it attends to the keys of lists.
+        rows: as of ``DecodeShape``.
 
     Raises:
         InvalidCase: no shape fits the shared memory of a block.
@@ -122,7 +150,10 @@ def decode_shape(
         return blocks * (shape.stages - 1) * shape.tile_bytes(head_dim, cached_bytes), blocks
 
     shapes = itertools.product((4, 2), STAGES[cached_bytes])
-    best = max((DecodeShape(warps=warps, stages=stages, lists=lists) for warps, stages in shapes), key=merit)
+    best = max(
+        (DecodeShape(warps=warps, stages=stages, lists=lists, rows=rows) for warps, stages in shapes),
+        key=merit,
+    )
     if not best.blocks_per_sm(head_dim, limits, cached_bytes):
         rule = f"needs more shared memory than a block has here, {limits.shared_bytes_per_block} bytes"
         raise InvalidCase("head_dim", head_dim, rule)
@@ -154,9 +185,13 @@ def instances() -> Iterator[KernelInstance]:
     """Yield the instances of the static table, each for the architectures whose devices take it."""
 
     def shapes(head_dim: int, limits: DeviceLimits, variant: str) -> tuple[DecodeShape]:
-        return (decode_shape(head_dim, limits, cached_bytes_of(variant), lists=variant in LIST_VARIANTS),)
+        macros = KNOWN_VARIANTS[variant]
+        number, lists = macros.get("PAB_TILE_ROWS", 0), "PAB_KEY_LISTS" in macros
+        rows = TILE_ROWS[number - 1] if number else ""
+        return (decode_shape(head_dim, limits, cached_bytes_of(variant), lists=lists, rows=rows),)
 
-    return fitted_instances(shapes, decode_instance, variants=(*VARIANTS, *LIST_VARIANTS))
+    yield from fitted_instances(shapes, decode_instance, variants=(*VARIANTS, *LIST_VARIANTS))
+    yield from fitted_instances(shapes, decode_instance, (TABLE_HEAD_DIM,), tuple(TILE_ROW_VARIANTS))
 
 
 def plan_decode(
@@ -195,17 +230,17 @@ def plan_decode(
         lists: the keys that rows see; None when causal flag and window of ``problem`` say it.
 
     Raises:
-        InvalidCase: an array that does not start at a multiple of 16 bytes, or a ``split_tokens`` that is no
-            multiple of the tile.
+        InvalidCase: an array that does not start at a multiple of 16 bytes, or of 4 a cache whose rows hold
+            their scales; a ``split_tokens`` that is no multiple of the tile.
     """
     head_dim = problem.head_dim
     check_alignment(q, pool)
     cached_bytes = problem.kv_storage.itemsize
     listed = lists is not None
-    shape = shape or decode_shape(head_dim, device.limits, cached_bytes, lists=listed)
+    rows = problem.kv_dtype if problem.kv_dtype and takes_rows(problem) else ""
+    shape = shape or decode_shape(head_dim, device.limits, cached_bytes, lists=listed, rows=rows)
     per_sm = max(1, shape.blocks_per_sm(head_dim, device.limits, cached_bytes))
-    variant = (LISTED_E4M3 if problem.kv_dtype else LISTED) if listed else variant_of(problem)
-    instance = decode_instance(head_dim, problem.dtype, shape, per_sm, variant)
+    instance = decode_instance(head_dim, problem.dtype, shape, per_sm, tile_variant_of(problem, lists=listed))
     return decode_launches(
         device,
         problem,
@@ -255,6 +290,8 @@ def why_not_decode(problem: Problem) -> str | None:
     """Return why the kernel cannot do ``problem``, or None."""
     if dtype_by_name(problem.dtype).name not in DTYPES:
         return f"no dtype {problem.dtype}"
+    if takes_rows(problem) and problem.kv_dtype not in TILE_ROWS:
+        return f"no cache of {problem.kv_dtype}"
     if problem.head_dim % HEAD_DIM_STEP or problem.head_dim > MAX_HEAD_DIM:
         return f"head_dim {problem.head_dim} is not a multiple of {HEAD_DIM_STEP} up to {MAX_HEAD_DIM}"
     return None

@@ -15,6 +15,7 @@ from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.features import LOG2_E, variant_arguments
 from pabench.kernels.instance import KernelInstance, address_of, kernel_source
 from pabench.kernels.key_lists import KeyLists
+from pabench.problem.formats.format import ALIGNMENT as ROW_ALIGNMENT
 from pabench.problem.layout import pages_needed
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
@@ -138,8 +139,12 @@ def shares_of(blocks: int, num_kv_heads: int) -> int:
 
 
 def check_alignment(q: Any, pool: KvPool) -> None:
-    """Raise ``InvalidCase`` when an array does not start at a multiple of 16 bytes, an asynchronous copy."""
-    for field, array in (("q", q), ("keys", pool.k), ("values", pool.v)):
-        if address_of(array) % ALIGNMENT:
-            rule = f"must be a multiple of {ALIGNMENT} bytes"
+    """Raise ``InvalidCase`` when an array does not start at a multiple of an asynchronous copy's bytes.
+
+    Rows that hold their scales, which are of another length than a query's, are copied 4 bytes at a time.
+    """
+    cached = ALIGNMENT if pool.k.shape[-1] == q.shape[-1] else ROW_ALIGNMENT
+    for field, array, multiple in (("q", q, ALIGNMENT), ("keys", pool.k, cached), ("values", pool.v, cached)):
+        if address_of(array) % multiple:
+            rule = f"must be a multiple of {multiple} bytes"
             raise InvalidCase(f"address of {field}", address_of(array), rule)

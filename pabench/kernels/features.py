@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pabench.device.base import Device
-from pabench.kernels.row_formats import takes_rows
+from pabench.kernels.row_formats import TILE_ROWS, takes_rows
 from pabench.problem.dtypes import Array
 from pabench.problem.problem import CACHE_FEATURES, Problem
 from pabench.problem.scales import Scales, scales_of
@@ -35,6 +35,17 @@ LIST_VARIANTS = {
     LISTED_E4M3: {"PAB_FEATURES": 1, "PAB_E4M3": 1, "PAB_KEY_LISTS": 1},
 }
 """Two more of decode kernels that take any set of keys: see ``pab/key_list.cuh``."""
+TILE_ROW_VARIANTS = {
+    f" with features{lists} over rows of {name}": {
+        "PAB_FEATURES": 1,
+        "PAB_E4M3": 0,
+        "PAB_TILE_ROWS": number,
+        **({"PAB_KEY_LISTS": 1} if lists else {}),
+    }
+    for lists in ("", " and key lists")
+    for number, name in enumerate(TILE_ROWS, start=1)
+}
+"""More of the decode kernel, for caches of rows that hold their scales: see ``pab/row_tiles.cuh``."""
 MASKED, MASKED_E4M3 = " with masks", " with masks over e4m3"
 MASK_VARIANTS = {
     MASKED: {"PAB_FEATURES": 1, "PAB_E4M3": 0, "PAB_MASKS": 1},
@@ -54,6 +65,15 @@ def variant_of(problem: Problem) -> str:
             return ROW_CACHE
         return E4M3_CACHE if more else PLAIN_E4M3
     return FEATURED if more else PLAIN
+
+
+def tile_variant_of(problem: Problem, *, lists: bool = False) -> str:
+    """Return which variant of the tensor-core decode kernel computes ``problem``; ``lists``: of keys."""
+    if takes_rows(problem):
+        return f" with features{' and key lists' if lists else ''} over rows of {problem.kv_dtype}"
+    if lists:
+        return LISTED_E4M3 if problem.kv_dtype else LISTED
+    return variant_of(problem)
 
 
 def variant_arguments(device: Device, problem: Problem, defines: Mapping[str, int]) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from pabench.device.base import DeviceLimits
 from pabench.device.occupancy import RESERVED_SHARED_BYTES, SM_LIMITS, SmLimits
-from pabench.kernels.features import LIST_VARIANTS, MASK_VARIANTS, VARIANTS
+from pabench.kernels.features import LIST_VARIANTS, MASK_VARIANTS, TILE_ROW_VARIANTS, VARIANTS
 from pabench.kernels.instance import DTYPE_CODES, HEAD_DIMS, KernelEntry, KernelInstance
 
 DTYPES = ("float16", "bfloat16")
@@ -41,7 +41,7 @@ class Shape(Protocol):
 
 
 S = TypeVar("S", bound=Shape)
-KNOWN_VARIANTS = VARIANTS | LIST_VARIANTS | MASK_VARIANTS
+KNOWN_VARIANTS = VARIANTS | LIST_VARIANTS | MASK_VARIANTS | TILE_ROW_VARIANTS
 
 
 def fitted_instance(
@@ -121,8 +121,9 @@ def fitted_instances(
 
 
 def cached_bytes_of(variant: str) -> int:
-    """Return the bytes of a cached element in instances of a variant."""
-    return 1 if KNOWN_VARIANTS[variant]["PAB_E4M3"] else 2
+    """Return the bytes of a cached element in instances of a variant; rows are bytes."""
+    macros = KNOWN_VARIANTS[variant]
+    return 1 if macros["PAB_E4M3"] or "PAB_TILE_ROWS" in macros else 2
 
 
 def architecture_limits(sm: SmLimits, multiprocessors: int = 1) -> DeviceLimits:

@@ -19,6 +19,8 @@ TABLE_HEAD_DIM = 128
 """The one head dimension of the static table's instances over rows, whose compilation takes seconds each."""
 ROW_VECTOR = 4
 """Numbers that a lane takes at a time; loads are bytes."""
+TILE_ROWS = ("int8-token-head", "int4-token-head", "e4m3-token-head", "nvfp4")
+"""Formats that the tensor-core decode kernel takes, in the order of ``TileRows`` in ``pab/storage.cuh``."""
 
 
 def takes_rows(problem: Problem) -> bool:

@@ -222,6 +222,7 @@ def test_account_tables_fail_where_a_row_is_worse(tmp_path: Path) -> None:
 
 TABLE = Path(__file__).resolve().parents[2] / "results" / "kernel_account.csv"
 """Rows of our kernels: ``pabench kernels --account --csv`` writes them."""
+ROWS = "bfloat16 head_dim 128 2 warps 4 stages with features over rows of"
 
 
 def _row_of(file: str, label: str, architecture: str) -> dict[str, Any]:
@@ -253,6 +254,11 @@ def _held(file: str, label: str, architecture: str) -> dict[str, Any]:
         # 36 a key
         ("paged_decode.cu", "bfloat16 head_dim 128 2 warps 4 stages over e4m3", 576, 208),
         ("paged_decode.cu", "bfloat16 head_dim 128 2 warps 4 stages with features over e4m3", 576, 208),
+        # 44, 37, 47 and 52 a key
+        ("paged_decode.cu", f"{ROWS} int8-token-head", 700, 224),
+        ("paged_decode.cu", f"{ROWS} int4-token-head", 596, 224),
+        ("paged_decode.cu", f"{ROWS} e4m3-token-head", 756, 224),
+        ("paged_decode.cu", f"{ROWS} nvfp4", 832, 224),
         ("paged_prefill.cu", "bfloat16 head_dim 128 64 rows 64 keys 3 stages", 670, 224),
         # 32 rows a warp
         ("paged_prefill.cu", "bfloat16 head_dim 128 128 rows 64 keys 2 stages", 1200, 255),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -266,13 +267,13 @@ def test_kernels_decode_mma_no_sequence_with_queries() -> None:
 def test_kernels_decode_mma_instances_fit_their_device(architecture: str) -> None:
     limits = architecture_limits(SM_LIMITS[architecture])
     found = [instance for instance in instances() if architecture in instance.architectures]
-    names = ("PAB_HEAD_DIM", "PAB_DTYPE", "PAB_FEATURES", "PAB_E4M3", "PAB_KEY_LISTS")
+    names = ("PAB_HEAD_DIM", "PAB_DTYPE", "PAB_FEATURES", "PAB_E4M3", "PAB_KEY_LISTS", "PAB_TILE_ROWS")
     assert [tuple(one.defines.get(name, 0) for name in names) for one in found] == [
-        (head_dim, dtype, *variant)
+        (head_dim, dtype, *variant, 0)
         for head_dim in HEAD_DIMS
         for dtype in (1, 2)
         for variant in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 1), (1, 1, 1))
-    ]
+    ] + [(128, dtype, 1, 0, *rows) for dtype in (1, 2) for rows in itertools.product((0, 1), (1, 2, 3, 4))]
     for instance in found:
         plan, attention = instance.entries
         assert plan.name == "paged_decode_plan"

@@ -22,6 +22,7 @@ from pabench.kernels.instances import kernel_instances
 from pabench.kernels.key_lists import key_lists
 from pabench.kernels.mask_bits import MaskBits
 from pabench.kernels.merge_states import plan_merge
+from pabench.kernels.row_formats import TABLE_HEAD_DIM, TILE_ROWS
 from pabench.problem.batch import Batch
 from pabench.problem.case import Case
 from pabench.problem.dtypes import DTYPES, E4M3, DType
@@ -88,7 +89,7 @@ def shifted(shape: tuple[int, ...], dtype: DType, elements: int) -> Any:
 
 
 def pool_of(problem: Problem, elements: int) -> KvPool:
-    shape = (2, 3, 16, 2, problem.head_dim)
+    shape = (2, 3, 16, 2, problem.row_units("k"))
     return KvPool(storage=shifted(shape, problem.kv_storage, elements), kv_layout="NHD", interleaved=False)
 
 
@@ -142,7 +143,8 @@ def test_kernels_instances_hold_every_plan(head_dim: int, name: str, elements: i
 def test_kernels_instances_hold_every_tensor_core_plan(head_dim: int, name: str, architecture: str) -> None:
     dtype = DTYPES[name]
     plain = Problem(num_qo_heads=4, num_kv_heads=2, head_dim=head_dim, page_size=16, dtype=name)
-    for problem, listed in itertools.product(variants_of(plain), (False, True)):
+    rows = [replace(plain, kv_dtype=form) for form in TILE_ROWS] if head_dim == TABLE_HEAD_DIM else []
+    for problem, listed in itertools.product((*variants_of(plain), *rows), (False, True)):
         recorder = Recorder()
         recorder.limits = fitted.architecture_limits(SM_LIMITS[architecture], multiprocessors=10)
         case = Case(problem=problem, batch=Batch(kv_lens=(40,)), masks=(("token-lists", ((3,),)),))

@@ -80,6 +80,12 @@ inline u32 byte_permute(u32 x, u32 selector) {
   for (u32 i = 0; i < 4; ++i) result |= (x >> 8 * (selector >> 4 * i & 3) & 0xFF) << 8 * i;
   return result;
 }
+inline u32 byte_permute(u32 x, u32 y, u32 selector) {
+  const u64 both = static_cast<u64>(y) << 32 | x;
+  u32 result = 0;
+  for (u32 i = 0; i < 4; ++i) result |= static_cast<u32>(both >> 8 * (selector >> 4 * i & 7) & 0xFF) << 8 * i;
+  return result;
+}
 
 // --- registers ----------------------------------------------------------------------------------------------
 inline u32 opaque(u32 x) { return x; }
@@ -209,6 +215,9 @@ inline void store_wide(T* address, const T& value) { *address = value; }
 
 // --- asynchronous copy --------------------------------------------------------------------------------------
 inline void cp_async16(void* shared, const void* global, bool valid) { pab_emu::copy_async(shared, global, valid); }
+inline void cp_async4(void* shared, const void* global, i32 there) {
+  pab_emu::copy_async_part(shared, global, 4, there < 0 ? 0 : 4);
+}
 inline void cp_async_commit() { pab_emu::copy_commit(); }
 template <int N>
 inline void cp_async_wait() { pab_emu::copy_wait(N); }
@@ -259,6 +268,22 @@ inline void unpack_f16x2(u32 both, float& low, float& high) {
 inline void unpack_bf16x2(u32 both, float& low, float& high) {
   low = bf16_to_float(static_cast<u16>(both));
   high = bf16_to_float(static_cast<u16>(both >> 16));
+}
+
+// --- pairs of 16 bits ---------------------------------------------------------------------------------------
+inline u32 fma_f16x2(u32 a, u32 b, u32 c) {
+  float x[2], y[2], z[2];
+  unpack_f16x2(a, x[0], x[1]);
+  unpack_f16x2(b, y[0], y[1]);
+  unpack_f16x2(c, z[0], z[1]);
+  return pack_f16x2(odd_fma(x[0], y[0], z[0]), odd_fma(x[1], y[1], z[1]));
+}
+inline u32 fma_bf16x2(u32 a, u32 b, u32 c) {
+  float x[2], y[2], z[2];
+  unpack_bf16x2(a, x[0], x[1]);
+  unpack_bf16x2(b, y[0], y[1]);
+  unpack_bf16x2(c, z[0], z[1]);
+  return pack_bf16x2(odd_fma(x[0], y[0], z[0]), odd_fma(x[1], y[1], z[1]));
 }
 
 // --- matrix -------------------------------------------------------------------------------------------------

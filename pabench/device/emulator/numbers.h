@@ -37,4 +37,18 @@ inline u16 float_to_bf16(float value) {
   return static_cast<u16>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
 }
 
+// a * b + c rounded to odd, so that rounding it once more, to 16 bits, gives what rounding the exact number would.  The
+// product is exact in double; of the sum's error, Knuth's, the sign is enough.
+inline float odd_fma(float a, float b, float c) {
+  const double product = static_cast<double>(a) * b, sum = product + c, added = sum - product;
+  const double error = (product - (sum - added)) + (c - added);
+  const float nearest = static_cast<float>(sum);
+  const double beside = (sum - static_cast<double>(nearest)) + error;
+  const u32 bits = std::bit_cast<u32>(nearest);
+  // NaN, infinity, exact, or odd already
+  if (!(beside < 0.0 || beside > 0.0) || (bits & 0x7F800000u) == 0x7F800000u || bits & 1) return nearest;
+  if (nearest == 0.0f) return beside > 0.0 ? 0x1p-149f : -0x1p-149f;
+  return std::bit_cast<float>((beside > 0.0) == (nearest > 0.0f) ? bits + 1 : bits - 1);
+}
+
 }  // namespace pab

@@ -14,10 +14,12 @@ from pabench.kernels.key_lists import key_lists
 from pabench.kernels.layers import layer_of
 from pabench.kernels.mask_bits import mask_bits
 from pabench.kernels.prefill import APART_FEATURES, lies_apart, plan_prefill, why_not_apart
+from pabench.kernels.row_formats import TILE_ROWS, takes_rows
 from pabench.problem.batch import SPECULATIVE_TOKENS
 from pabench.problem.case import Case
 from pabench.problem.checks import whole_number
 from pabench.problem.dtypes import Array
+from pabench.problem.formats import FORMATS
 from pabench.problem.masks import MASKS
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import FEATURES, Problem
@@ -27,9 +29,23 @@ from pabench.subjects.backends.base import DUMMY_LENGTHS, LAYERS, AttentionOutpu
 from pabench.subjects.backends.rawkernel import TANH_ERROR, RawKernelBackend
 from pabench.subjects.backends.validate import check_attention
 
+ROW_FEATURES = tuple(FORMATS[name].feature for name in TILE_ROWS)
+"""Caches that the decode kernel takes, and the prefill kernel does not."""
+
 
 def _why_not(case: Case) -> str | None:
-    return why_not_decode(case.problem) or why_not_apart(case)
+    return why_not_decode(case.problem) or (
+        _why_not_rows(case) if takes_rows(case.problem) else why_not_apart(case)
+    )
+
+
+def _why_not_rows(case: Case) -> str | None:
+    """Return why the decode kernel, which alone takes rows that hold their scales, does not take a case."""
+    problem, cache = case.problem, f"a cache of {case.problem.kv_dtype}"
+    if not case.batch.is_speculative:
+        return f"no more than {SPECULATIVE_TOKENS} query tokens a sequence over {cache}"
+    apart = problem.head_dim_v is not None or any(k != v for k, v in (case.page_gaps, case.row_gaps))
+    return f"no keys and values apart in {cache}" if apart else None
 
 
 class RawKernelMmaBackend:
@@ -38,7 +54,8 @@ class RawKernelMmaBackend:
     Sequences with up to 8 query tokens go to the decode kernel, the others to the prefill kernel; a batch
     with both takes two calls, and each finds its sequences on the device.  With masks beyond causal flag and
     window the decode kernel reads the keys that some row sees, and no others, if no sequence has more query
-    tokens.  Where keys and values lie apart all go to the prefill kernel, which alone takes them.
+    tokens.  Where keys and values lie apart all go to the prefill kernel, which alone takes them.  A cache
+    whose rows hold their scales goes to the decode kernel, which alone takes that.
 
     Args:
         device: where to run.
@@ -56,7 +73,7 @@ class RawKernelMmaBackend:
         devices=frozenset({"cuda", "emulated", "ptx"}),
         operations=frozenset({"decode", "speculative", "prefill", "append", "replay", LAYERS, DUMMY_LENGTHS}),
         max_head_dim=MAX_HEAD_DIM,
-        features=frozenset((*FEATURES, *APART_FEATURES, *MASKS)),
+        features=frozenset((*FEATURES, *APART_FEATURES, *MASKS, *ROW_FEATURES)),
         rule=_why_not,
     )
     # weights are an operand of the second product, so they are rounded to the storage type

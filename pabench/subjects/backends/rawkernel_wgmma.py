@@ -13,7 +13,7 @@ from pabench.kernels.decode_simple import AttentionPlan
 from pabench.kernels.prefill_wgmma import ARCHITECTURE, plan_prefill_wgmma, tensor_maps
 from pabench.problem.pool import KvPool
 from pabench.problem.problem import Problem
-from pabench.subjects.backends.rawkernel_mma import RawKernelMmaBackend
+from pabench.subjects.backends.rawkernel_mma import ROW_FEATURES, RawKernelMmaBackend
 
 
 class RawKernelWgmmaBackend(RawKernelMmaBackend):
@@ -32,7 +32,7 @@ class RawKernelWgmmaBackend(RawKernelMmaBackend):
     capabilities = replace(
         RawKernelMmaBackend.capabilities,
         devices=frozenset({"cuda", "ptx"}),
-        features=RawKernelMmaBackend.capabilities.features - {"fp8-kv"},
+        features=RawKernelMmaBackend.capabilities.features - {"fp8-kv", *ROW_FEATURES},
     )
 
     def __init__(self, device: Device) -> None:

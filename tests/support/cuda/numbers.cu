@@ -53,6 +53,20 @@ extern "C" __global__ void permute_bytes(const pab::u32* in, pab::u32* out, pab:
   out[threadIdx.x] = pab::byte_permute(pab::opaque(in[threadIdx.x]), selector);
 }
 
+extern "C" __global__ void permute_two_words(const pab::u32* low, const pab::u32* high, pab::u32* out, pab::u32 selector) {
+  out[threadIdx.x] = pab::byte_permute(pab::opaque(low[threadIdx.x]), high[threadIdx.x], selector);
+}
+
+// pairs of float16, of bfloat16: all (n)
+extern "C" __global__ void fma_half(const pab::u32* a, const pab::u32* b, const pab::u32* c, pab::u32* out, pab::u32 n) {
+  const pab::u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = pab::fma_f16x2(a[i], b[i], c[i]);
+}
+extern "C" __global__ void fma_bfloat(const pab::u32* a, const pab::u32* b, const pab::u32* c, pab::u32* out, pab::u32 n) {
+  const pab::u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = pab::fma_bf16x2(a[i], b[i], c[i]);
+}
+
 extern "C" __global__ void narrow_e4m3(const float* in, pab::u8* bits, pab::u32 n) {
   const pab::u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) bits[i] = pab::float_to_e4m3(in[i]);
