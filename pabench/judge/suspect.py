@@ -277,11 +277,11 @@ class Suspect:
         """Whether the row found is what ``fault`` gives, within rounding.
 
         Huge numbers among what the fault would read leave it so much slack that it fits anything; an
-        explanation must be nearer to the row found than the truth is.
+        explanation must be nearer to some number of the row found than the truth is.
         """
         with np.errstate(invalid="ignore"):
-            distance = float(np.abs(self.got_out - self.reference.out[self.row, self.head]).max())
-            if not float(fault.slack.max()) < 0.5 * distance:
+            distance = np.abs(self.got_out - self.reference.out[self.row, self.head])
+            if not bool((fault.slack < 0.5 * distance).any()):
                 return False
             if not bool((np.abs(self.got_out - fault.out) <= fault.slack).all()):
                 return False

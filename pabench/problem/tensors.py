@@ -20,7 +20,7 @@ from pabench.problem.huge_pool import WRAPS, reserved_zeros, wrap_pages
 from pabench.problem.latent import put_values_in_keys, steered_part
 from pabench.problem.layout import PageLayout
 from pabench.problem.placement import HIGH_PAGE_BASE, HUGE_POOL, place_pages
-from pabench.problem.poison import poison_row
+from pabench.problem.poison import filled_up, poison_row
 from pabench.problem.pool import NONE, KvPool, pool_parts, pool_shape
 from pabench.problem.recorded import RECORDED, recorded
 from pabench.problem.visibility import unseen_tokens, visible_range
@@ -122,7 +122,7 @@ def lay_out(case: Case, sequences: Sequence[SequenceRows]) -> Tensors:
     places = [layout.pages(sequence, kv_len) for sequence, kv_len in enumerate(batch.kv_lens)]
     unseen = [np.flatnonzero(unseen_tokens(case, sequence)) for sequence in range(batch.num_seqs)]
     for pages, dead, rows in zip(places, unseen, sequences, strict=True):
-        write_tokens(pool, pages, rows.keys, rows.values)
+        write_tokens(pool, pages, *filled_up(problem, case.poison, rows.keys, rows.values))
         # tokens that no row sees stay as they are, unless something worse is asked for
         if dead.size and case.poison != "zero":
             worse = [
@@ -134,7 +134,8 @@ def lay_out(case: Case, sequences: Sequence[SequenceRows]) -> Tensors:
         # what one sequence does not see another may
         for pages, dead, rows in zip(places, unseen, sequences, strict=True):
             kept = np.delete(np.arange(len(rows.keys)), dead)
-            write_tokens(pool, pages, rows.keys[kept], rows.values[kept], tokens=kept)
+            seen = filled_up(problem, case.poison, rows.keys[kept], rows.values[kept])
+            write_tokens(pool, pages, *seen, tokens=kept)
     return Tensors(
         case=case,
         q=np.concatenate([rows.queries for rows in sequences]),

@@ -21,7 +21,7 @@ def narrow(mutant: Mutant) -> dict[str, Any]:
     """Declare little, so that few instances are compiled, and what shows the fault."""
     label = mutant.killed_by.partition("[")[2].rstrip("]")
     dtypes = ["float16"] if "half-its-bits" in mutant.id else None
-    widest = 80 if label == "kv-nvfp4" else 16
+    widest = 80 if label == "kv-nvfp4" else 128 if "wide" in mutant.id else 16
     return {"backend": BACKEND, "features": (label,), "dtypes": dtypes, "max_head_dim": widest}
 
 

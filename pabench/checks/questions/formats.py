@@ -19,6 +19,8 @@ STORED = Check(id="stored", operation="decode", run=check_decode)
 FAMILIES = ("normal", "needle", "marker", "spotlight", "one-hot")
 HEAD_DIMS = (16, 80, 192)
 """One for each size of block: a row of several blocks, the last of which is not full."""
+SERVED_HEAD_DIM = 128
+"""Asked of every format besides: kernels have a way of their own for it."""
 LATENT_DIM = 24
 """Largest head_dim of latent caches here: each is one more compiled kernel."""
 
@@ -32,7 +34,10 @@ def format_question(row: CacheFormat) -> Question:
         asked = [[row.feature], [row.feature, "latent-cache"]]
         # a bias by distance leaves no two keys alike, so that no mistake could be named
         features = [name for name in declared.features if name in FEATURES and name != "alibi"]
-        choices = declared.attention | {"head_dims": declared.head_dims([dim]), "features": features}
+        choices = declared.attention | {
+            "head_dims": declared.head_dims([dim, SERVED_HEAD_DIM]),
+            "features": features,
+        }
         batch = partial(batches, max_seqs=3, max_len=100)
         several = partial(speculative_batches, max_seqs=3, max_len=70)
         return st.sampled_from([names for names in asked if {*names} <= {*declared.features}]).flatmap(

@@ -175,9 +175,9 @@ class CacheFormat:
         """Return a row full of ``value``, of NaN, or as near to an infinity as the format comes."""
         if self.scale is None:
             return np.repeat(encode(np.asarray(value), self.numbers), dim)
-        if value == 0.0 or np.isnan(value):
-            # all bits set are a NaN in each type of scale
-            return np.full(self.row_units(dim), 0 if value == 0.0 else 0xFF, np.uint8)
+        if value == 0.0:
+            return np.zeros(self.row_units(dim), np.uint8)
+        # a NaN of scales alone: float32 with all bits set would come out as memory that nobody wrote
         codes = encode(np.full(dim, self.numbers.maximum), self.numbers)
         return self.packed(codes, np.repeat(encode(np.asarray(value), self.scale), self.blocks(dim)))
 
