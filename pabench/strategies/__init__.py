@@ -34,6 +34,7 @@ from pabench.strategies.lengths import (
     prefill_batches,
     prefix_batches,
     speculative_batches,
+    tile_end_batches,
 )
 from pabench.strategies.shapes import (
     ALL_HEAD_DIMS,
@@ -91,4 +92,5 @@ __all__ = [
     "prefix_batches",
     "problems",
     "speculative_batches",
+    "tile_end_batches",
 ]

@@ -86,6 +86,14 @@ def long_prefill_batches(
 
 
 @st.composite
+def tile_end_batches(draw: st.DrawFn, page_size: int) -> Batch:
+    """A prompt or chunk whose keys nearly fill the last tile of a kernel: up to 15 slots are free."""
+    kv_len = 128 * draw(whole(1, 3)) - draw(among(1, 7, 8, 15))
+    queries = draw(_any_or(9, 100, (33, 64, 65)))
+    return Batch(kv_lens=(kv_len,), q_lens=(queries,))
+
+
+@st.composite
 def batches_of_pages(draw: st.DrawFn, page_size: int) -> Batch:
     """One sequence of most of a page to two and a little, beside two short ones at most."""
     edges = tuple(page_size * k + d for k in (1, 2) for d in (-1, 0, 1, 17))

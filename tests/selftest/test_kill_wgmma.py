@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults in the prefill kernel of warpgroups die on the PTX device for sm_90a, which alone runs it.
 
-All of them: ``pabench selftest --mutants tests/mutants/prefill_wgmma.toml``; here two.
+All of them: ``pabench selftest --mutants tests/mutants/prefill_wgmma.toml``; here three.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MUTANTS = {
 }
 SAMPLE = (
     "wgmma-rows-not-swizzled",
+    "wgmma-stale-tokens-in-boxes",
     pytest.param("wgmma-boxes-of-the-first-head", marks=pytest.mark.nightly),
 )
 

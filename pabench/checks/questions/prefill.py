@@ -34,6 +34,7 @@ from pabench.strategies import (
     long_prefill_batches,
     many_row_batches,
     prefill_batches,
+    tile_end_batches,
 )
 from pabench.strategies.drawn import Range
 
@@ -55,6 +56,10 @@ KINDS = {
     ),
 }
 """Label to clauses, and what is asked."""
+
+
+BOX_PAGES = (16, 32, 64)
+"""Page sizes from which kernels copy pages whole."""
 
 
 def prefill_choices(declared: Range, **changed: Any) -> dict[str, Any]:
@@ -85,6 +90,13 @@ def _of_kind(kind: str) -> Any:
 def _long(declared: Range) -> Any:
     families = ["normal", "needle", "spotlight", "marker", "ascending"]
     return cases(families=families, **prefill_choices(declared, batch=long_prefill_batches))
+
+
+def _tile_ends(declared: Range) -> Any:
+    # whole pages of these come in one copy, which brings what stands behind the last key
+    sizes = {"page_sizes": declared.page_sizes(BOX_PAGES), "head_dims": declared.head_dims([16, 128])}
+    given = prefill_choices(declared, batch=tile_end_batches, **sizes)
+    return cases(families=["normal", "needle", "marker"], poisons=["nan", "inf"], **given)
 
 
 def _large_groups(declared: Range) -> Any:
@@ -129,6 +141,14 @@ PREFILLS = (
         label="long",
         about="Up to 140 query rows over up to 500 keys: many tiles of rows and of keys.",
         share=0.5,
+    ),
+    Question(
+        check=PREFILL,
+        clauses=("Q1", "D4"),
+        draw=_tile_ends,
+        label="tile-ends",
+        about="Prompts that end up to 15 keys before a tile does, in pages of 16 to 64: free slots are free.",
+        share=0.25,
     ),
     Question(
         check=PREFILL,
