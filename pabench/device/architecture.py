@@ -17,11 +17,16 @@ def architecture_of(device: Device) -> str | None:
         return read_name(device.name).architecture
     if kind != "cuda":
         return None
+    capability = gpu_capability()
+    return f"sm_{capability}{'a' if capability >= 90 else ''}"
+
+
+def gpu_capability() -> int:
+    """Return the compute capability of the current GPU, times ten."""
     import cupy
 
     properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
-    capability = 10 * int(properties["major"]) + int(properties["minor"])
-    return f"sm_{capability}{'a' if capability >= 90 else ''}"
+    return 10 * int(properties["major"]) + int(properties["minor"])
 
 
 def capability_of(architecture: str) -> int:

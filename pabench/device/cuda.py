@@ -8,12 +8,14 @@ import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pabench.device import cuda_overlap
+from pabench.device.architecture import gpu_capability
 from pabench.device.arguments import check_limits, check_scalars
 from pabench.device.base import MAX_ROOM_BYTES, DeviceLimits, KernelSource, Launch, Rooms
 from pabench.device.compiler import first_error
@@ -52,13 +54,18 @@ class CudaModule:
                 raise LaunchError(f"{launch.entry}: argument {position} is a {what}: {rule}")
         try:
             kernel = self._kernel(launch)
-            if launch.overlaps and _can_overlap():
+            if launch.overlaps and self._can_overlap:
                 return cuda_overlap.launch_overlapping(
                     kernel.kernel.ptr, launch, cupy.cuda.get_current_stream().ptr
                 )
             kernel(launch.grid, launch.block, tuple(map(_given, launch.args)), shared_mem=launch.shared_bytes)
         except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as error:
             raise LaunchError(f"{self._source.path.name}, {launch.entry}: {error}") from error
+
+    @cached_property
+    def _can_overlap(self) -> bool:
+        """Whether kernels may begin while those before them run; elsewhere they come after."""
+        return gpu_capability() >= cuda_overlap.FIRST_CAPABILITY
 
     def _kernel(self, launch: Launch) -> Any:
         if launch.entry not in self._kernels:
@@ -210,14 +217,6 @@ class CudaDevice:
         except (ImportError, RuntimeError) as error:
             raise EnvironmentRefused(f"{source.path.name} cannot be compiled here: {error}") from error
         return CudaModule(module, source)
-
-
-def _can_overlap() -> bool:
-    """Whether kernels of the current GPU may begin while those before them run; elsewhere they come after."""
-    import cupy
-
-    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
-    return 10 * int(properties["major"]) + int(properties["minor"]) >= cuda_overlap.FIRST_CAPABILITY
 
 
 def _given(arg: Any) -> Any:

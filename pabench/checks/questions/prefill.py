@@ -94,8 +94,7 @@ def _long(declared: Range) -> Any:
 
 def _tile_ends(declared: Range) -> Any:
     # whole pages of these come in one copy, which brings what stands behind the last key
-    sizes = {"page_sizes": declared.page_sizes(BOX_PAGES), "head_dims": declared.head_dims([16, 128])}
-    given = prefill_choices(declared, batch=tile_end_batches, **sizes)
+    given = prefill_choices(declared, batch=tile_end_batches, page_sizes=declared.page_sizes(BOX_PAGES))
     return cases(families=["normal", "needle", "marker"], poisons=["nan", "inf"], **given)
 
 
@@ -147,7 +146,7 @@ PREFILLS = (
         clauses=("Q1", "D4"),
         draw=_tile_ends,
         label="tile-ends",
-        about="Prompts that end up to 15 keys before a tile does, in pages of 16 to 64: free slots are free.",
+        about="Prompts that end up to 15 keys before a tile does, with NaN or infinity behind them.",
         share=0.25,
     ),
     Question(

@@ -271,20 +271,16 @@ inline void unpack_bf16x2(u32 both, float& low, float& high) {
 }
 
 // --- pairs of 16 bits ---------------------------------------------------------------------------------------
-inline u32 fma_f16x2(u32 a, u32 b, u32 c) {
+template <void (*unpack)(u32, float&, float&), u32 (*pack)(float, float)>
+inline u32 fma_pair(u32 a, u32 b, u32 c) {
   float x[2], y[2], z[2];
-  unpack_f16x2(a, x[0], x[1]);
-  unpack_f16x2(b, y[0], y[1]);
-  unpack_f16x2(c, z[0], z[1]);
-  return pack_f16x2(odd_fma(x[0], y[0], z[0]), odd_fma(x[1], y[1], z[1]));
+  unpack(a, x[0], x[1]);
+  unpack(b, y[0], y[1]);
+  unpack(c, z[0], z[1]);
+  return pack(odd_fma(x[0], y[0], z[0]), odd_fma(x[1], y[1], z[1]));
 }
-inline u32 fma_bf16x2(u32 a, u32 b, u32 c) {
-  float x[2], y[2], z[2];
-  unpack_bf16x2(a, x[0], x[1]);
-  unpack_bf16x2(b, y[0], y[1]);
-  unpack_bf16x2(c, z[0], z[1]);
-  return pack_bf16x2(odd_fma(x[0], y[0], z[0]), odd_fma(x[1], y[1], z[1]));
-}
+inline u32 fma_f16x2(u32 a, u32 b, u32 c) { return fma_pair<unpack_f16x2, pack_f16x2>(a, b, c); }
+inline u32 fma_bf16x2(u32 a, u32 b, u32 c) { return fma_pair<unpack_bf16x2, pack_bf16x2>(a, b, c); }
 
 // --- matrix -------------------------------------------------------------------------------------------------
 inline void ldmatrix_x4(u32 (&out)[4], const void* row) {

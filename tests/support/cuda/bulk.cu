@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pages of a cache come into shared memory through tensor maps and mbarriers, in the two buffers of a ring, and leave
 // by bulk copies.  Macros plant faults.
+#include "mbarrier.cuh"
+
 struct alignas(64) CUtensorMap {
   unsigned long long words[16];
 };
@@ -20,20 +22,8 @@ struct alignas(64) CUtensorMap {
 
 constexpr int kTokens = 8, kDim = 64, kConsumers = 32;
 
-__device__ unsigned offset(const void* at) { return static_cast<unsigned>(__cvta_generic_to_shared(at)); }
-__device__ void init(unsigned long long* at, unsigned count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(offset(at)), "r"(count) : "memory");
-}
-__device__ void arrive(unsigned long long* at) {
-  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared::cta.b64 state, [%0]; }" ::"r"(offset(at)) : "memory");
-}
 __device__ void expect(unsigned long long* at, unsigned bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(offset(at)), "r"(bytes) : "memory");
-}
-__device__ void wait(unsigned long long* at, unsigned parity) {
-  asm volatile(
-      "{ .reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @done bra ended; bra again; "
-      "ended: }" ::"r"(offset(at)), "r"(parity) : "memory");
 }
 
 // Thread 0 fetches, a warp reads.  `pages` by TMA, a page a box of kTokens x kDim halves with a swizzle of 128 bytes.

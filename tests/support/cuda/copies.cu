@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pages of a cache come into shared memory by cp.async of a warp, whose end an mbarrier is told of, in the two buffers
 // of a ring; another warp reads them.  Macros plant faults.
+#include "mbarrier.cuh"
+
 #ifndef COUNTED  // whether the arrival of the copies is one that the barrier counts; else threads arrive by themselves
 #define COUNTED 1
 #endif
@@ -13,23 +15,13 @@
 
 constexpr int kPage = 256, kLane = kPage / 32;  // numbers; eight of them are one copy
 
-__device__ unsigned offset(const void* at) { return static_cast<unsigned>(__cvta_generic_to_shared(at)); }
-__device__ void arrive(unsigned long long* at) {
-  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared::cta.b64 state, [%0]; }" ::"r"(offset(at)) : "memory");
-}
-__device__ void wait(unsigned long long* at, unsigned parity) {
-  asm volatile(
-      "{ .reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @done bra ended; bra again; "
-      "ended: }" ::"r"(offset(at)), "r"(parity) : "memory");
-}
-
 extern "C" __global__ void gather(const unsigned short* pages, const int* table, int count, unsigned short* out) {
   __shared__ alignas(16) unsigned short ring[2][kPage];
   __shared__ unsigned long long full[2], empty[2];
   const int lane = threadIdx.x % 32;
   if (threadIdx.x < 4) {
     unsigned long long* at = threadIdx.x < 2 ? &full[threadIdx.x] : &empty[threadIdx.x - 2];
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 32;" ::"r"(offset(at)) : "memory");
+    init(at, 32);
   }
   __syncthreads();
   for (int round = 0; round < count; ++round) {

@@ -2,6 +2,8 @@
 // out = left right^T, both of rows of halves: a producer brings tiles of `right` through a tensor map, a warpgroup
 // stores those of `left` itself, and multiplies.  One thread tells the producer that a tile has been read, as kernels
 // of this kind do.  `fault` plants one.
+#include "mbarrier.cuh"
+
 struct alignas(64) CUtensorMap {
   unsigned long long words[16];
 };
@@ -10,18 +12,6 @@ enum Fault { kNone, kSwizzle, kNoWait, kWaitsLate, kNoFence, kComputedBehindFenc
 
 constexpr int kRows = 64, kDepth = 64, kGroup = 128, kTile = kRows * kDepth;
 
-__device__ unsigned offset(const void* at) { return static_cast<unsigned>(__cvta_generic_to_shared(at)); }
-__device__ void init(unsigned long long* at, unsigned count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(offset(at)), "r"(count) : "memory");
-}
-__device__ void arrive(unsigned long long* at) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(offset(at)) : "memory");
-}
-__device__ void wait(unsigned long long* at, unsigned parity) {
-  asm volatile(
-      "{ .reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @done bra ended; bra again; "
-      "ended: }" ::"r"(offset(at)), "r"(parity) : "memory");
-}
 __device__ unsigned long long descriptor(const void* at, int fault) {
   return offset(at) >> 4 | 1ull << 16 | (1024ull >> 4) << 32 | (fault == kSwizzle ? 2ull : 1ull) << 62;
 }
