@@ -117,8 +117,9 @@ PAB_FN void copy_rows(u16* target, const void* source, const Place& place) {
       const int beside = i * kRowsAtOnce * kRowBytes + 8 * j * kChunkBytes;
       const int at = kRowChunks % 8 == 0 ? chunk_offset<kRowChunks>(first, begin) + beside
                                          : chunk_offset<kRowChunks>(row, chunk);
-      const bool live = places[i] >= 0 && (kCacheChunks == kRowChunks || chunk < kCacheChunks);
-      cp_async16(to + at, from + places[i] + 8 * j * kChunkBytes, live);
+      const i32 behind = kCacheChunks == kRowChunks || chunk < kCacheChunks ? 0 : -1;
+      const i32 there = static_cast<i32>(places[i] >> 32) | behind;
+      cp_async16_there(to + at, from + places[i] + 8 * j * kChunkBytes, there);
     }
   }
 }

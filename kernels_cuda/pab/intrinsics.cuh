@@ -14,7 +14,9 @@
 //                           result is the byte of x that hexadecimal digit i of the selector, 0 to 3, names;
 //                           byte_permute(x, y, selector): likewise, 4 to 7 are those of y
 //   registers               opaque(x): x, of which the compiler knows nothing, so that what follows from it in a loop is
-//                           computed each time and keeps no register from one time to the next
+//                           computed each time and keeps no register from one time to the next;
+//                           kept(pointer): pointer, which is not taken apart into what it was computed from, so that a
+//                           loop keeps it in registers
 //   block                   block_sync, bar_sync(id, threads), bar_arrive(id, threads)
 //   grid                    grid_wait(): until the kernels before this one on its stream have ended, and what they wrote can
 //                           be seen; a kernel that is launched to overlap them calls it before it touches memory.
@@ -27,7 +29,8 @@
 //   atomics                 atomic_add / max / min / exch / cas / or / and on u32, add / min / cas on u64;
 //                           relaxed, device scope, return the old value
 //   asynchronous copy       cp_async16(shared, global, valid): 16 bytes, zeros when not valid;
-//                           cp_async4(shared, global, there): 4 bytes, zeros when `there` is negative;
+//                           cp_async16_there, cp_async4(shared, global, there): 16 and 4 bytes, zeros when `there` is
+//                           negative, an instruction less where that is the sign of an offset;
 //                           cp_async_commit; cp_async_wait<N>: all but the newest N groups have landed
 //   math                    ex2, rcp: approximate, relative error up to 2^-22; lg2: the same, but an absolute
 //                           error up to 2^-22 between 1/2 and 2; denormals are zeros to them; fmadd;

@@ -50,6 +50,11 @@ PAB_FN u32 opaque(u32 x) {
   asm volatile("" : "+r"(x));  // volatile: a loop holds it, else it would be moved out of it
   return x;
 }
+template <typename T>
+PAB_FN T* kept(T* pointer) {
+  asm("" : "+l"(pointer));
+  return pointer;
+}
 
 // --- block --------------------------------------------------------------------------------------------------
 PAB_FN void block_sync() { __syncthreads(); }
@@ -128,14 +133,17 @@ template <typename T>
 PAB_FN void store_wide(T* address, const T& value) { *address = value; }
 
 // --- asynchronous copy --------------------------------------------------------------------------------------
-PAB_FN void cp_async16(void* shared, const void* global, bool valid) {
+PAB_FN void cp_async16_there(void* shared, const void* global, i32 there) {
   const u32 target = static_cast<u32>(__cvta_generic_to_shared(shared));
   // as a predicate: ptxas moves the source where it must reckon with any number of bytes, five instructions a copy
   asm volatile(
-      "{\n.reg .pred ignored;\nsetp.eq.u32 ignored, %2, 0;\n"
+      "{\n.reg .pred ignored;\nsetp.lt.s32 ignored, %2, 0;\n"
       "cp.async.cg.shared.global [%0], [%1], 16, ignored;\n}" ::"r"(target),
-      "l"(global), "r"(static_cast<u32>(valid))
+      "l"(global), "r"(there)
       : "memory");
+}
+PAB_FN void cp_async16(void* shared, const void* global, bool valid) {
+  cp_async16_there(shared, global, valid ? 0 : -1);
 }
 PAB_FN void cp_async4(void* shared, const void* global, i32 there) {
   const u32 target = static_cast<u32>(__cvta_generic_to_shared(shared));

@@ -24,7 +24,7 @@ PAB_FN void copy_tile(const i64* rows, const Call& call, const Group& group) {
     const int place = chunk_offset<kCacheChunks>(first, word / 4) + word % 4 * 4;
     // what a row has not is not there for any: its number is as negative as that of no token
     const i32 behind = kRowWords == kTileWords || word < kRowWords ? 0 : -1;
-    const u8 *key = keys + 4 * word, *value = values + 4 * word;
+    const u8 *key = kept(keys + 4 * word), *value = kept(values + 4 * word);
     constexpr int kCopies = kTile / kRowsAtOnce, kBatch = kCopies < kCopiesAtOnce ? kCopies : kCopiesAtOnce;
     static_assert(!kSameWord || kCopies % kBatch == 0, "batches are whole");
 #pragma unroll

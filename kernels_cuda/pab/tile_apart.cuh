@@ -35,9 +35,8 @@ PAB_FN void copy_side(Cached* target, const Cached* side, const i64* rows, u32 t
     const int row = index / kRowChunks, chunk = index % kRowChunks;
     if (kTile * kRowChunks % kThreads != 0 && row >= kTile) break;
     const i64 offset = rows[row];
-    const bool live = offset >= 0;
     const int place = chunk_offset<kRowChunks>(row, chunk) / static_cast<int>(sizeof(Cached));
-    cp_async16(target + place, source + (live ? offset + kChunkBytes * chunk : 0), live);
+    cp_async16_there(target + place, source + offset + kChunkBytes * chunk, static_cast<i32>(offset >> 32));
   }
 }
 

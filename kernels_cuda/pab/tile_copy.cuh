@@ -27,8 +27,8 @@ PAB_FN void copy_tile(const i64* rows, const Call& call, const Group& group, u32
     // a thread copies one chunk of every kRowsAtOnce-th row: places are one and constants beside it
     const int first = static_cast<int>(thread) / kCacheChunks, chunk = static_cast<int>(thread) % kCacheChunks;
     const int place = chunk_offset<kCacheChunks>(first, chunk) / static_cast<int>(sizeof(Cached));
-    keys += kChunkBytes * chunk;
-    values += kChunkBytes * chunk;
+    keys = kept(keys + kChunkBytes * chunk);
+    values = kept(values + kChunkBytes * chunk);
     i64 offsets[kSameChunk ? kTile / kRowsAtOnce : 1];  // all before the first copy: the next load would wait for it
 #pragma unroll
     for (int i = 0; i < kTile / kRowsAtOnce; ++i) offsets[i] = rows[first + i * kRowsAtOnce];
@@ -36,8 +36,9 @@ PAB_FN void copy_tile(const i64* rows, const Call& call, const Group& group, u32
     for (int i = 0; i < kTile / kRowsAtOnce; ++i) {
       auto& tokens = group(i * kRowsAtOnce);
       const int target = place + i * kRowsAtOnce % kGroupRows * kHeadDim;
-      cp_async16(tokens.keys + target, keys + offsets[i], offsets[i] >= 0);
-      cp_async16(tokens.values + target, values + offsets[i], offsets[i] >= 0);
+      const i32 there = static_cast<i32>(offsets[i] >> 32);
+      cp_async16_there(tokens.keys + target, keys + offsets[i], there);
+      cp_async16_there(tokens.values + target, values + offsets[i], there);
     }
   } else {
 #pragma unroll kCopiesAtOnce
@@ -45,12 +46,11 @@ PAB_FN void copy_tile(const i64* rows, const Call& call, const Group& group, u32
       const int index = static_cast<int>(thread) + i * kThreads;
       const int row = index / kCacheChunks, chunk = index % kCacheChunks;
       if (kTile * kCacheChunks % kThreads != 0 && row >= kTile) break;
-      const i64 offset = rows[row];
-      const bool live = offset >= 0;
-      const i64 source = live ? offset + kChunkBytes * chunk : 0;
+      const i64 offset = rows[row], source = offset + kChunkBytes * chunk;
       const int target = chunk_offset<kCacheChunks>(row % kGroupRows, chunk) / static_cast<int>(sizeof(Cached));
-      cp_async16(group(row).keys + target, keys + source, live);
-      cp_async16(group(row).values + target, values + source, live);
+      const i32 there = static_cast<i32>(offset >> 32);
+      cp_async16_there(group(row).keys + target, keys + source, there);
+      cp_async16_there(group(row).values + target, values + source, there);
     }
   }
 }

@@ -65,7 +65,8 @@ PAB_FN void copy_rows(u16* tile, const Cached* cache, i64 place) {
     const int index = static_cast<int>(lane_id()) + i * static_cast<int>(kWarpSize);
     const int row = index / kChunks, chunk = index % kChunks;
     const i64 at = shfl_idx(kFullMask, place, static_cast<u32>(row));
-    cp_async16(target + panel_place<kTile>(first + row, chunk), source + (at < 0 ? 0 : at + chunk * kChunkBytes), at >= 0);
+    const i32 there = static_cast<i32>(at >> 32);
+    cp_async16_there(target + panel_place<kTile>(first + row, chunk), source + at + chunk * kChunkBytes, there);
   }
 }
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pabench.errors import UnknownName, UsageError
-from pabench.run.options import activity_options, options_of, poll_seconds
+from pabench.run.deadlines import poll_seconds
+from pabench.run.options import activity_options, options_of
 
 if TYPE_CHECKING:
     from pabench.run.record import Record

@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pabench.cli.text_table import text_table
 
 if TYPE_CHECKING:
+    from pabench.kernels.account_goals import Held
     from pabench.kernels.static_table import Compilation, StaticRow
 
 NO_LINES = "no line information: loads are named by their address"
 
 
-def account_text(results: Sequence[Compilation], failures: Sequence[str], head: str) -> str:
-    """Return two tables, a turn by classes and its bounds, and ``failures``; ``head`` ends the last line."""
+def account_text(
+    results: Sequence[Compilation], goals: Sequence[Held], failures: Sequence[str], head: str
+) -> str:
+    """Return a turn by classes, its bounds, the ``goals``, and ``failures``; ``head`` ends the last line."""
     shown = [
         (result, row)
         for result in results
@@ -40,6 +44,8 @@ def account_text(results: Sequence[Compilation], failures: Sequence[str], head: 
             parts.append(NO_LINES)
     else:
         parts.append("no function has a loop with matrix instructions or asynchronous copies")
+    if goals:
+        parts.append(text_table([_goal(one) for one in goals]))
     if failures:
         parts.append("\n".join(f"FAILED {text}" for text in failures))
     parts.append(f"{len(shown)} hot loops in {len(results)} compilations, {len(failures)} failures ({head})")
@@ -85,6 +91,23 @@ def _bounds(result: Compilation, row: StaticRow) -> dict[str, Any]:
         "tensor between": None if first is None else first.tensor,
         "load": where,
     }
+
+
+def _goal(one: Held) -> dict[str, Any]:
+    goal = one.goal
+    return {
+        "kernel": goal.kernel,
+        "instance": goal.instance,
+        "arch": goal.arch,
+        "set": goal.words,
+        "has": None if one.value is None else f"{one.value:g}",
+        "met": "yes" if one.met else f"no: {goal.missed}" if goal.missed else "no",
+    }
+
+
+def goals_json(goals: Sequence[Held]) -> list[dict[str, Any]]:
+    """Return goals beside what the compiled code has, as JSON values."""
+    return [{**asdict(one.goal), "value": one.value, "met": one.met} for one in goals]
 
 
 def account_json(results: Sequence[Compilation]) -> list[dict[str, Any]]:

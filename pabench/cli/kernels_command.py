@@ -144,11 +144,13 @@ def _account(
     as_csv: bool,
     as_json: bool,
 ) -> int:
-    from pabench.cli.kernels_account import account_json, account_text
+    from pabench.cli.kernels_account import account_json, account_text, goals_json
     from pabench.device.nvrtc import nvrtc_version
     from pabench.kernels import account_table
     from pabench.kernels.account_binary import binary_account
+    from pabench.kernels.account_goals import held, read_goals
     from pabench.kernels.static_table import compile_table
+    from pabench.resources import resource_dir
 
     before = None if baseline is None else account_table.read_table(baseline)
     results: list[Compilation] = []
@@ -162,18 +164,21 @@ def _account(
             done = lambda: bar.update(1) if bar else None  # noqa: E731
             results += compile_table(sources, names, accounted=True, finished=done)
     rows = account_table.account_rows(results, version)
+    goals = held(read_goals(resource_dir("suites") / "kernels" / "goals.toml"), rows)
     wrong = [result.error for result in results if result.error]
+    wrong += [one.failure for one in goals if one.failure]
     if before is not None:
         wrong += account_table.worse(rows, before)
     if as_csv:
         say(account_table.as_csv(rows).rstrip("\n"))
     elif as_json:
-        say(json.dumps({"nvrtc": version, "accounts": account_json(results), "failures": wrong}, indent=2))
+        told = {"accounts": account_json(results), "goals": goals_json(goals), "failures": wrong}
+        say(json.dumps({"nvrtc": version, **told}, indent=2))
     else:
         head = "as compiled" if version is None else f"NVRTC {version}"
         if before is not None:
             head += f"; {account_table.compared(rows, before)} compared with {baseline}"
-        say(account_text(results, wrong, head))
+        say(account_text(results, goals, wrong, head))
     if as_csv:
         for text in wrong:
             click.echo(f"FAILED {text}", err=True)

@@ -11,8 +11,9 @@ import click
 
 from pabench.console import say
 from pabench.errors import UsageError
+from pabench.run.deadlines import poll_seconds
 from pabench.run.files import check_output
-from pabench.run.options import activity_options, options_of, poll_seconds
+from pabench.run.options import activity_options, options_of
 
 if TYPE_CHECKING:
     from pabench.run.record import Record

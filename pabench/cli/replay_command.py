@@ -12,7 +12,8 @@ import click
 from pabench.cli.stamp import check_json, json_option, write_json
 from pabench.console import say
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
-from pabench.run.options import deadline_of, poll_seconds
+from pabench.run.deadlines import deadline_help
+from pabench.run.options import deadline_of
 
 if TYPE_CHECKING:
     from pabench.activities.conformance.replay import Replayed
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     help="Captured activations (.npz) that the case needs.",
 )
 @click.option("--checked", is_flag=True, help="Check every memory access, on the emulated device.")
-@click.option("--deadline", metavar="SECONDS", help="Timeout per call, in seconds.  [default: 60]")
+@click.option("--deadline", metavar="SECONDS", help=deadline_help("call"))
 @json_option("the verdict")
 @click.option("--in-process", is_flag=True, help="Run without worker processes, for debuggers.")
 def command(
@@ -68,7 +69,6 @@ def command(
     if deadline is not None and in_process:
         raise UsageError("--deadline needs a process of its own, must not be given with --in-process")
     from pabench.activities.conformance.replay import ReplayRequest, judge_outputs, replay
-    from pabench.run.workers import DEFAULT_DEADLINE_S
     from pabench.workloads.captured import inputs_in_use
 
     check_json(json_file)
@@ -76,17 +76,16 @@ def command(
         if subject or device or kernels or checked or deadline is not None:
             raise UsageError("--outputs calls no backend: it stands alone")
         return _told(judge_outputs(case_dir, outputs), json_file)
-    deadline_s = DEFAULT_DEADLINE_S if deadline is None else deadline_of(deadline)
     request = ReplayRequest(
         folder=str(case_dir.absolute()),
         subject=subject,
         device=device,
         kernels=str(kernels) if kernels else None,
         checked=checked,
-        poll_seconds=poll_seconds(deadline_s),
     )
+    deadline_s = None if deadline is None else deadline_of(deadline)
     with inputs_in_use(inputs):
-        return _told(replay(request, deadline_s=None if in_process else deadline_s), json_file)
+        return _told(replay(request, deadline_s=deadline_s, in_process=in_process), json_file)
 
 
 def _told(replayed: Replayed, json_file: Path | None) -> int:

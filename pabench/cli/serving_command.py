@@ -22,7 +22,8 @@ from pabench.cli.serving_options import serving_options
 from pabench.cli.text_table import screen_width, text_table
 from pabench.console import say
 from pabench.errors import EXIT_FAILURE, EXIT_OK, UsageError
-from pabench.run.options import Options, activity_options, default_out, options_of, poll_seconds, whole
+from pabench.run.deadlines import poll_seconds
+from pabench.run.options import Options, activity_options, default_out, options_of, whole
 from pabench.text import one_line
 
 if TYPE_CHECKING:

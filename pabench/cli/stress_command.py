@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from pabench.run.options import activity_options, options_of, poll_seconds
+from pabench.run.deadlines import poll_seconds
+from pabench.run.options import activity_options, options_of
 from pabench.text import one_line
 
 DEFAULT_DEADLINE_S = 20.0

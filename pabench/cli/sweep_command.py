@@ -12,7 +12,8 @@ import click
 
 from pabench.console import say
 from pabench.errors import UsageError
-from pabench.run.options import activity_options, options_of, poll_seconds
+from pabench.run.deadlines import poll_seconds
+from pabench.run.options import activity_options, options_of
 
 if TYPE_CHECKING:
     from pabench.activities.sweep.cell import Cell

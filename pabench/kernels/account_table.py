@@ -15,7 +15,7 @@ from pabench.kernels.static_table import Compilation, StaticRow
 
 KEY = ("kernel", "instance", "arch")
 LESS_IS_BETTER = ("registers", "spill_bytes", "instructions", "ldmatrix")
-MORE_IS_BETTER = ("tensor_before_use", "flight_bytes_per_sm")
+MORE_IS_BETTER = ("ctas_per_sm", "tensor_before_use", "flight_bytes_per_sm")
 COLUMNS = (
     *KEY,
     "nvrtc",
@@ -116,6 +116,7 @@ def _row(result: Compilation, row: StaticRow, nvrtc: str | None) -> Row:
         "nvrtc": nvrtc,
         "registers": row.usage.registers,
         "spill_bytes": row.usage.spill_bytes,
+        "ctas_per_sm": row.occupancy.blocks_per_sm if row.occupancy else None,
         "instructions": figures["instructions"],
         "ldmatrix": classes.get("ldmatrix", 0),
         "tensor": classes.get("tensor", 0),

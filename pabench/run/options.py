@@ -15,6 +15,7 @@ import click
 
 from pabench.cores import usable_cores
 from pabench.errors import UsageError
+from pabench.run.deadlines import DEFAULT_DEADLINE_S, MAX_DEADLINE_S, deadline_help, deadline_on
 from pabench.run.files import check_output
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -50,7 +51,7 @@ class Options:
     checked: bool = False
     inputs: Path | None = None
     seed: int = 0
-    deadline_s: float = 60.0
+    deadline_s: float = DEFAULT_DEADLINE_S
     in_process: bool = False
     jobs: int | None = None
     ray: str | None = None
@@ -63,22 +64,22 @@ class Options:
 
 
 def activity_options(
-    *, deadline_s: float = 60.0, without: Sequence[str] = ()
+    *, deadline_s: float = DEFAULT_DEADLINE_S, without: Sequence[str] = ()
 ) -> Callable[[Command], Command]:
     """Return a decorator that adds the options of ``Options``; the command gets them as keywords.
 
     ``options_of`` makes an ``Options`` of them.
 
     Args:
-        deadline_s: default of ``--deadline``.
+        deadline_s: default of ``--deadline``; see ``deadline_on``.
         without: of ``OPTIONAL``, what the activity has no use for; hidden, and refused when given.
     """
     file = click.Path(path_type=Path)
-    number = f"[default: {deadline_s:g}]"
 
     def hidden(name: str) -> bool:
         return name in without
 
+    told = deadline_help("case", deadline_s, checked=not hidden("checked"))
     made = [
         click.option("--out", metavar="DIR", help="Run directory.  [default: runs/KIND-TIME]"),
         click.option("--resume", is_flag=True, help="Continue the run in --out."),
@@ -113,7 +114,7 @@ def activity_options(
         click.option(
             "--seed", metavar="N", hidden=hidden("seed"), help="Seed for case generation.  [default: 0]"
         ),
-        click.option("--deadline", metavar="SECONDS", help=f"Timeout per case, in seconds.  {number}"),
+        click.option("--deadline", metavar="SECONDS", help=told),
         click.option("--in-process", is_flag=True, help="Run without worker processes, for debuggers."),
         click.option(
             "--jobs",
@@ -147,7 +148,7 @@ def activity_options(
 
 
 def options_of(
-    kind: str, given: dict[str, Any], *, deadline_s: float = 60.0, without: Sequence[str] = ()
+    kind: str, given: dict[str, Any], *, deadline_s: float = DEFAULT_DEADLINE_S, without: Sequence[str] = ()
 ) -> Options:
     """Take the options of ``activity_options`` out of ``given`` and return them, checked.
 
@@ -174,9 +175,10 @@ def options_of(
         raise UsageError("--resume: needs the folder of the run", hint="add --out DIR")
     if taken["resume"] and taken["overwrite"]:
         raise UsageError("--resume continues a run, --overwrite removes it: give one of them")
+    usual = deadline_on(taken["device"] or "auto", checked=bool(taken["checked"]), deadline_s=deadline_s)
     options = Options(
         **{name: value for name, value in taken.items() if value is not None},
-        deadline_s=deadline_s if deadline is None else deadline_of(deadline),
+        deadline_s=usual if deadline is None else deadline_of(deadline),
         budget_s=None if budget is None else parse_seconds("--budget", budget),
         maxfail=1 if first else None if maxfail is None else whole("--maxfail", maxfail, low=1, high=10**9),
         jobs=None if jobs is None else whole("--jobs", jobs, low=1, high=256),
@@ -197,8 +199,6 @@ def folder_of(option: str, text: object) -> Path:
 
 def deadline_of(text: str, option: str = "--deadline") -> float:
     """Return the seconds that a deadline gives; raises ``UsageError``."""
-    from pabench.run.workers import MAX_DEADLINE_S
-
     return parse_seconds(option, text, most=MAX_DEADLINE_S)
 
 
@@ -241,8 +241,3 @@ def default_out(kind: str) -> Path:
         number += 1
         path = Path("runs") / f"{kind}-{stamp}-{number}"
     return path
-
-
-def poll_seconds(deadline_s: float) -> int:
-    """Return how long a kernel may spin: less than the deadline, so that it says where it waits."""
-    return max(1, int(deadline_s / 2))

@@ -22,8 +22,6 @@ from pabench.errors import EnvironmentRefused, PabenchError
 from pabench.run.channel import CHUNK_BYTES, Channel, Garbled, Message
 from pabench.run.ending import Ending, ending_of, hung
 
-DEFAULT_DEADLINE_S = 60.0
-MAX_DEADLINE_S = 86_400.0
 OUTPUT_BYTES = 2**14
 """The end of a worker's output that is kept."""
 DUMP_SECONDS = 5.0

@@ -134,9 +134,10 @@ MOST_ROWS = 1100
 
 
 @st.composite
-def many_row_batches(draw: st.DrawFn, page_size: int) -> Batch:
-    """A prompt or chunk of 257 to 1,100 query rows, over as many keys, some more, or few."""
-    queries = draw(_any_or(257, MOST_ROWS, (257, 511, 512, 513, 1023, 1024, 1025, MOST_ROWS)))
+def many_row_batches(draw: st.DrawFn, page_size: int, *, most: int = MOST_ROWS) -> Batch:
+    """A prompt or chunk of 257 to ``most`` query rows, over as many keys, some more, or few."""
+    edges = (257, 511, 512, 513, 1023, 1024, 1025, most)
+    queries = draw(_any_or(257, most, tuple(rows for rows in edges if rows <= most)))
     kv_len = draw(st.one_of(st.just(queries), whole(queries, queries + 100), whole(1, 100)))
     pairs = [(kv_len, queries)]
     if draw(st.booleans()):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from pabench.cli.main import run
 from pabench.device import disassembler
 from pabench.device.base import KernelSource
 from pabench.device.nvrtc import compile_cubin
+from pabench.kernels import account_goals
+from pabench.kernels.account_goals import Goal
 from tests.kernels.test_account import needs_disassembler
 
 MINE = """
@@ -81,6 +84,31 @@ def test_account_fails_against_a_better_table(mine: Path, capsys: pytest.Capture
         f"FAILED mine, no macros, sm_90a: instructions {int(cells[at]) + 1}, at most {cells[at]} before"
         in (capsys.readouterr().out)
     )
+
+
+@needs_disassembler
+def test_account_prints_what_was_set_and_fails_where_a_miss_has_no_reason(
+    mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["kernels", "--account", "--threads", "128", "--arch", "sm_90a", "--kernel", "mine.cu"]
+
+    def goal(figure: str, limit: float, missed: str | None) -> Goal:
+        row = {"kernel": "mine", "instance": "no macros", "arch": "sm_90a"}
+        return Goal(**row, figure=figure, limit=limit, least=False, missed=missed)
+
+    goals = [goal("registers", 255, None), goal("instructions", 1, "it is a loop")]
+    monkeypatch.setattr(account_goals, "read_goals", lambda file: goals)
+    assert run(words) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"mine +no macros +sm_90a +at most 255 registers +\d+ +yes\n", told)
+    assert re.search(r"mine +no macros +sm_90a +at most 1 instructions a turn +\d+ +no: it is a loop\n", told)
+    goals[1] = goal("instructions", 1, None)
+    assert run(words) == 1
+    assert re.search(
+        r"FAILED mine, no macros, sm_90a: \d+, at most 1 instructions a turn was set", capsys.readouterr().out
+    )
+    assert run([*words, "--json"]) == 1
+    assert [one["met"] for one in json.loads(capsys.readouterr().out)["goals"]] == [True, False]
 
 
 def test_account_without_the_tools_says_so(

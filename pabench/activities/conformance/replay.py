@@ -20,6 +20,7 @@ from pabench.errors import UsageError
 from pabench.judge.verdict import judge
 from pabench.problem.case import Case
 from pabench.problem.tensors import build_tensors
+from pabench.run.deadlines import deadline_on, poll_seconds
 from pabench.subjects.backends.solution_call import PROFILE
 from pabench.subjects.reference import BACKEND
 from pabench.text import shown_path
@@ -33,7 +34,7 @@ class ReplayRequest:
         folder: the case directory.
         subject: another subject than the saved one, or None.
         device: another device than the saved one, or None.
-        kernels, checked, poll_seconds: see ``open_device``.
+        kernels, checked: see ``open_device``.
     """
 
     folder: str
@@ -41,7 +42,6 @@ class ReplayRequest:
     device: str | None = None
     kernels: str | None = None
     checked: bool = False
-    poll_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,27 +65,31 @@ class Replayed:
     traceback: str | None = None
 
 
-def replay(request: ReplayRequest, *, deadline_s: float | None) -> Replayed:
+def replay(request: ReplayRequest, *, deadline_s: float | None = None, in_process: bool = False) -> Replayed:
     """Judge a saved case again; the subject runs in a process of its own, whose end is a verdict too.
 
     Args:
         request: what to replay.
-        deadline_s: seconds that one call may take; None runs the subject in this process.
+        deadline_s: seconds that one call may take; None for what is usual on the device.
+        in_process: run the subject in this process.
 
     Raises:
         PabenchError: there is no such case, or it cannot run here.
     """
     saved = load_case(Path(request.folder))
     keep_recording(Path(request.folder), saved.case)
+    # the saved device is what the case ran on, not a wish
+    on = request.device or ("emulated" if request.checked else saved.device)
+    if deadline_s is None:
+        deadline_s = deadline_on(on, checked=request.checked)
     wanted = DeviceRequest(
-        # the saved device is what the case ran on, not a wish
-        name=request.device or ("emulated" if request.checked else saved.device),
+        name=on,
         kernels=request.kernels,
         checked=request.checked,
-        poll_seconds=request.poll_seconds,
+        poll_seconds=poll_seconds(deadline_s),
     )
     kind, name = subject_of(saved, request.subject)
-    if deadline_s is None:
+    if in_process:
         device = open_verified(wanted)
         outcome = rerun(saved, device, subject=name)
         return _replayed(saved, name, device.name, outcome)

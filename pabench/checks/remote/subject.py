@@ -26,8 +26,9 @@ from pabench.device.registry import DeviceRequest
 from pabench.errors import EnvironmentRefused, PabenchError, Unsupported
 from pabench.problem.huge_pool import lent_by
 from pabench.run.channel import Message
+from pabench.run.deadlines import DEFAULT_DEADLINE_S
 from pabench.run.ending import Ending
-from pabench.run.workers import DEFAULT_DEADLINE_S, ForkServer, Worker, WorkerEnded
+from pabench.run.workers import ForkServer, Worker, WorkerEnded
 from pabench.subjects.allocators.base import PoolShape
 from pabench.subjects.process.memory import lent
 

@@ -89,6 +89,10 @@ inline u32 byte_permute(u32 x, u32 y, u32 selector) {
 
 // --- registers ----------------------------------------------------------------------------------------------
 inline u32 opaque(u32 x) { return x; }
+template <typename T>
+T* kept(T* pointer) {
+  return pointer;
+}
 
 // --- block --------------------------------------------------------------------------------------------------
 inline void block_sync() { pab_emu::barrier(0, pab_emu::kAllThreads, true); }
@@ -215,6 +219,7 @@ inline void store_wide(T* address, const T& value) { *address = value; }
 
 // --- asynchronous copy --------------------------------------------------------------------------------------
 inline void cp_async16(void* shared, const void* global, bool valid) { pab_emu::copy_async(shared, global, valid); }
+inline void cp_async16_there(void* shared, const void* global, i32 there) { cp_async16(shared, global, there >= 0); }
 inline void cp_async4(void* shared, const void* global, i32 there) {
   pab_emu::copy_async_part(shared, global, 4, there < 0 ? 0 : 4);
 }
