@@ -303,3 +303,13 @@ def _blocks(num_pages: int) -> int:
     fewer pages one takes care alone.
     """
     return 1 if num_pages < 6 else max(2, min(128, 1 << (num_pages // 1024).bit_length()))
+
+
+class ScanPrefix(ScanAllocator):
+    """The same, but a batch that does not fit is served up to the first request that lacks pages."""
+
+    name = "scan-prefix"
+    capabilities = replace(ScanAllocator.capabilities, batch_mode="prefix", groups=frozenset())
+
+    def __init__(self, device: Device, shape: PoolShape) -> None:
+        super().__init__(device, shape, batch_mode="prefix")

@@ -20,6 +20,10 @@ ALLOCATORS: dict[str, NamedSubject] = {
         about="on the device: tables, counts and free ring in its memory, one launch a step, the model's ids",
         place=f"{_ROOM}.scan:ScanAllocator",
     ),
+    "scan-prefix": NamedSubject(
+        about="scan that serves a batch in part, up to the first request that lacks pages",
+        place=f"{_ROOM}.scan:ScanPrefix",
+    ),
     "ticket": NamedSubject(
         about="on the device: a ring with tickets, each thread a request, one atomic operation a warp",
         place=f"{_ROOM}.pool:TicketAllocator",
