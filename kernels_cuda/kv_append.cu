@@ -43,7 +43,8 @@
 
 namespace pab {
 
-constexpr int kHeadDim = PAB_HEAD_DIM, kVec = PAB_VEC, kPacks = kHeadDim / kVec;
+constexpr int kHeadDim = PAB_HEAD_DIM, kVec = PAB_VEC;
+[[maybe_unused]] constexpr int kPacks = kHeadDim / kVec;
 
 #if PAB_ROWS
 // All heads of one token, by a warp: a lane writes whole blocks.

@@ -49,10 +49,10 @@ constexpr int kChunks = kHeadDim / 8, kOutChunks = kValueDim / 8;  // of a row o
 constexpr int kRowRoom = kHeadDim > kValueDim ? kHeadDim : kValueDim;
 constexpr bool kE4m3 = sizeof(Cached) == 1;
 constexpr int kGroupRows = kTile;
-constexpr int kCopiesAtOnce = kTile;  // all
+[[maybe_unused]] constexpr int kCopiesAtOnce = kTile;  // all
 constexpr int kSteps = kHeadDim / 16, kValueSteps = kValueDim / 16;  // matrix instructions along a row
 constexpr int kPairs = kTile / 16;     // of 8 keys each: what one ldmatrix brings
-constexpr int kTileWords = kTile / 32;  // of a mask
+[[maybe_unused]] constexpr int kTileWords = kTile / 32;  // of a mask
 // the query stays in registers while the outputs, and what e4m3 is widened in, leave room for it
 constexpr bool kQueryInRegisters = kRowTiles == 1 && kHeadDim + 2 * kValueDim <= 3 * (kE4m3 ? 96 : 128);
 // unrolled, a loop keeps an address for each step; else there are no registers left for that, least with a step over

@@ -40,7 +40,7 @@ PAB_FN u32 nearest_bits(i32 type, double x) {
   if (!(size < 1e30)) return size != size ? 0x7Fu : sign | kind.largest;
   i32 exponent = exponent_of(static_cast<float>(size));
   if (exponent < 1 - kind.bias) exponent = 1 - kind.bias;
-  const double steps = nearest_whole(size / power_of_two(exponent - kind.fraction));
+  const double steps = nearest_whole(size * power_of_two(kind.fraction - exponent));
   // the leading bit is in the steps, and a carry goes into the exponent
   const i64 code = (static_cast<i64>(exponent + kind.bias - 1) << kind.fraction) + static_cast<i64>(steps);
   return sign | (code < kind.largest ? static_cast<u32>(code) : kind.largest);

@@ -120,6 +120,20 @@ def test_nvrtc_leaves_room_to_the_tightest_kernels(
 
 
 @needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nvrtc_keeps_all_formats_of_rows_in_registers(architecture: str) -> None:
+    """Divisions of doubles are calls, around which registers are short: with three in a loop some spilled."""
+    (instance,) = [
+        one
+        for one in file_sources(KERNELS_CUDA / "kv_append.cu", include_dir=KERNELS_CUDA)
+        if one.label.startswith("bfloat16 ") and one.label.endswith("into rows of any format")
+    ]
+    result = compile_one(instance, architecture)
+    assert result.warnings == ()
+    assert [row.usage.spill_bytes for row in result.rows if row.entry] == [0, 0]
+
+
+@needs_nvrtc
 @pytest.mark.parametrize("head_dim", [16, 32, 48])
 def test_nvrtc_compiles_decode_of_e4m3_for_small_head_dims(head_dim: int) -> None:
     """Their rows are so short that a block copies more of them at once than a tile has."""
