@@ -11,6 +11,7 @@ from typing import Any
 
 from pabench.errors import InvalidCase
 from pabench.kernels.account_table import KEY, Row
+from pabench.problem.checks import one_of
 from pabench.tables import check_fields, read_tables
 
 FIGURES = {
@@ -110,8 +111,7 @@ def _goal(entry: Any) -> Goal:
     for name in sorted(entry.keys() & (TEXTS | {"missed"})):
         if not isinstance(entry[name], str) or not entry[name].strip():
             raise InvalidCase(name, entry[name], "must be a text")
-    if entry["figure"] not in FIGURES:
-        raise InvalidCase("figure", entry["figure"], f"must be one of {', '.join(FIGURES)}")
+    one_of("figure", entry["figure"], FIGURES)
     limits = [name for name in ("least", "most") if name in entry]
     if len(limits) != 1:
         raise InvalidCase("least", entry.get("least"), "must be there, or most, and not both")
